@@ -1,0 +1,114 @@
+"""The only ``import uwsgi``: what spoolkit asks of the server, and the one entry by which the server calls back."""
+
+from __future__ import annotations
+
+import os
+import types
+from collections.abc import Callable, Mapping
+from typing import Any
+
+try:
+    import uwsgi
+except ImportError:
+    uwsgi = None
+else:
+    if not hasattr(uwsgi, "masterpid"):  # a folder or a stub of that name
+        uwsgi = None
+
+Env = Mapping[Any, bytes]
+"""A spool file as uWSGI hands it over: the packet's keys as bytes, ``spooler_task_name`` and ``body`` as text."""
+
+Handler = Callable[[Env], int]
+
+LIBRARIES = ("uwsgidecorators", "uwsgi_tasks")
+"""Modules that set ``uwsgi.spooler`` to a handler of their own when they are imported."""
+
+plain_handler: Handler | None = None
+"""A handler that the application itself gave to ``uwsgi.spooler``: it serves the files that nobody else knows."""
+
+_started_in: int | None = None
+
+
+def is_uwsgi() -> bool:
+    """Whether this process is one of uWSGI's."""
+    return uwsgi is not None
+
+
+def is_spooler() -> bool:
+    """Whether this process is a spooler of uWSGI's."""
+    return uwsgi is not None and bool(uwsgi.i_am_the_spooler())
+
+
+def spooler_directory() -> str:
+    """The directory that this spooler process serves."""
+    # 2.0.31 has no call for it: both lists hold one entry per process, in one order, and the pid is set by now.
+    by_pid = dict(zip(uwsgi.spooler_pids(), uwsgi.spoolers, strict=True))
+    return os.fsdecode(by_pid[os.getpid()])
+
+
+def directories() -> list[str]:
+    """The spool directories that this uWSGI serves, in the order of its configuration; none outside uWSGI."""
+    if uwsgi is None:
+        return []
+    # One entry per process, so each directory may be there several times.
+    return list(dict.fromkeys(os.fsdecode(directory) for directory in getattr(uwsgi, "spoolers", ())))
+
+
+def has_priorities() -> bool | None:
+    """Whether this uWSGI looks into priority folders; ``None`` outside uWSGI, where it cannot be known."""
+    return None if uwsgi is None else "spooler-ordered" in uwsgi.opt
+
+
+def install(handler: Handler, started: Callable[[str], None]) -> None:
+    """Own ``uwsgi.spooler``, for good, and have ``started(directory)`` called once in each spooler process.
+
+    Does nothing outside uWSGI. May be called again.
+    """
+    if uwsgi is None:
+        return
+
+    def start() -> None:
+        global _started_in
+        if is_spooler() and _started_in != os.getpid():
+            _started_in = os.getpid()
+            uwsgi.spooler = handler
+            started(spooler_directory())
+
+    if not isinstance(uwsgi, _Guarded):
+        earlier = vars(uwsgi).get("spooler")
+        uwsgi.__class__ = _Guarded
+        vars(uwsgi)["spooler"] = handler
+        if earlier is not None:
+            uwsgi.spooler = earlier
+        uwsgi.post_fork_hook = start
+    # With lazy-apps a spooler imports the tasks after its fork: too late for the hook.
+    start()
+
+
+class _Guarded(types.ModuleType):
+    """The module ``uwsgi``, where ``spooler`` and ``post_fork_hook`` can be added to but not taken away.
+
+    uwsgidecorators and uwsgi_tasks set ``uwsgi.spooler`` when they are imported, and uWSGI knows only one handler:
+    whoever came last would fail or delete the files of all others.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        global plain_handler
+        if name == "spooler" and value is not self.__dict__["spooler"]:
+            if getattr(value, "__module__", "").partition(".")[0] not in LIBRARIES:
+                plain_handler = value
+            return
+        if name == "post_fork_hook":
+            value = _chain(self.__dict__.get(name), value)
+        super().__setattr__(name, value)
+
+
+def _chain(first: Callable[[], object] | None, second: Callable[[], object]) -> Callable[[], object]:
+    if first is None or first is second:
+        return second
+
+    def both() -> None:
+        first()
+        second()
+
+    return both

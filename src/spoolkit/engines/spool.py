@@ -1,0 +1,200 @@
+"""The spool: a job is one file in a spool directory. Below, how it gets there and what is done when it comes back."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+
+from spoolkit import bridge, clock, packet, presence, registry, runner, settings, spoolfile
+from spoolkit.engines import foreign
+from spoolkit.errors import DecodeError, QueueOptionError, SpoolUnavailableError, UnknownTaskError
+from spoolkit.job import SPOOL_RETRY, Dead, Done, Job, Outcome, RetryAt
+from spoolkit.registry import Declared
+
+HEADER_TIME = 60.0
+"""Seconds after which a file without a full header can have no writer any more."""
+
+_presence: presence.Presence | None = None
+_working_directory: str | None = None
+
+
+class SpoolEngine:
+    """Jobs that survive the process, a reload and a reboot."""
+
+    name = "spool"
+
+    def submit(self, job: Job, declared: Declared) -> None:
+        """Write ``job`` into its spool directory and wake a spooler.
+
+        Raises :class:`ArgumentError` for what cannot cross, :class:`SpoolUnavailableError` where the directory is full,
+        read-only or gone. Nothing was written then.
+        """
+        config = settings.current(declared.home)
+        content = packet.dump(packet.pack(job, max_body=config.max_body, names=declared.positional))
+        directory = _directory(job, config)
+        try:
+            folder = directory if job.priority is None else _priority_folder(directory, job.priority)
+            spoolfile.write(folder, job.id, content, run_at=job.run_at, fsync=config.fsync)
+        except OSError as error:
+            raise SpoolUnavailableError(
+                f"the spool directory {directory} takes no job: {error.strerror or error}. Nothing was accepted; "
+                "look whether it is there, writable and not full",
+                directory=directory,
+                errno=error.errno,
+            ) from error
+        if job.run_at is None or job.run_at <= clock.now():
+            presence.wake(directory)
+
+
+def _directory(job: Job, config: settings.Settings) -> str:
+    served = bridge.directories()
+    if job.queue is None:
+        return served[0] if served else config.spool
+    if served and job.queue not in served:
+        raise QueueOptionError(
+            f"spooler is {job.queue!r}, which this uWSGI does not serve; it serves {', '.join(served)}",
+            argument="spooler",
+        )
+    return job.queue
+
+
+def _priority_folder(directory: str, priority: int) -> str:
+    if bridge.has_priorities() is False:
+        raise QueueOptionError(
+            f"priority is {priority}, but this uWSGI does not look into priority folders and would never run the job: "
+            "set spooler-ordered = true in uwsgi.ini",
+            argument="priority",
+        )
+    folder = os.path.join(directory, str(priority))
+    # Not makedirs: a spool directory that is gone must not come back as an empty one that nobody serves.
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(folder, mode=0o700)
+    return folder
+
+
+def install() -> None:
+    """Own ``uwsgi.spooler`` from here on; outside uWSGI, nothing."""
+    global _working_directory
+    if _working_directory is None:
+        _working_directory = os.getcwd()
+    bridge.install(on_spool, start)
+
+
+def start(directory: str) -> None:
+    """This process is a spooler of ``directory`` from now on: put the directory in order and be known in it."""
+    global _presence
+    try:
+        _close_to_others(directory)
+        spoolfile.sweep(directory)
+        vet(directory)
+        _presence = presence.Presence(directory)
+    except OSError:
+        runner.log.exception("the spool directory %s could not be put in order", directory)
+
+
+def leave() -> None:
+    """This process is a spooler no more."""
+    global _presence
+    if _presence is not None:
+        _presence.leave()
+        _presence = None
+
+
+def on_spool(env: bridge.Env) -> int:
+    """The one entry from uWSGI: one spool file, locked by its C code. Never raises; returns what uWSGI shall do.
+
+    The answer is always "leave the file alone": whatever is finished has left its name by then, so that a kill
+    between here and uWSGI's own unlink cannot run a job again.
+    """
+    try:
+        root = bridge.spooler_directory()
+        return serve(env, _path(env, root), root)
+    except BaseException:
+        # A raise would be a retry at every scan; the file stays and is tried again no sooner than that.
+        runner.log.exception("a spool file could not be dealt with: %r", env.get("spooler_task_name"))
+        return int(SPOOL_RETRY)
+
+
+def serve(env: bridge.Env, path: str, root: str) -> int:
+    """Run the job of the locked file ``path`` of the spool directory ``root``, settle it, return uWSGI's integer."""
+    if not spoolfile.is_due(path):
+        return int(SPOOL_RETRY)
+    if _presence is not None:
+        _presence.busy()
+    try:
+        outcome = _outcome(env)
+        if isinstance(outcome, int):
+            return outcome
+        settle(path, root, outcome, task=_task_name(env))
+        return int(SPOOL_RETRY)
+    finally:
+        if _presence is not None:
+            _presence.idle()
+
+
+def settle(path: str, root: str, outcome: Outcome, *, task: str | None = None) -> None:
+    """Make the outcome true on the disk. By path alone: to open the file would drop uWSGI's lock on it."""
+    match outcome:
+        case Done():
+            spoolfile.finish(path)
+        case RetryAt(time):
+            spoolfile.reschedule(path, time)
+        case Dead(reason, traceback):
+            kept = spoolfile.quarantine(path, root, reason=reason, task=task, traceback=traceback)
+            runner.log.error("set aside as dead: %s (%s)", kept, reason)
+
+
+def vet(directory: str) -> None:
+    """Set aside what uWSGI would delete unrun or trip over for ever. Only before this process holds any job.
+
+    uWSGI's C code unlinks a file whose header promises more than there is, or whose packet breaks off, before any
+    Python sees it (``spooler_manage_task`` in core/spooler.c, ``uwsgi_python_spooler`` in the Python plugin).
+    """
+    for path in spoolfile.pending(directory):
+        with spoolfile.claim(path) as fd:
+            if fd is None:
+                continue
+            try:
+                os.path.basename(path).encode()
+                packet.load(os.pread(fd, 4 + packet.LIMIT, 0))
+            except (DecodeError, UnicodeEncodeError) as error:
+                about = os.fstat(fd)
+                if about.st_size >= 4 or about.st_ctime < clock.now() - HEADER_TIME:
+                    settle(path, directory, Dead(str(error)))
+
+
+def _outcome(env: bridge.Env) -> Outcome | int:
+    delay = settings.current().retry_delay
+    try:
+        if packet.MARKER not in env:
+            return foreign.run(env, retry_at=clock.now() + delay)
+        fields = {key: value for key, value in env.items() if isinstance(key, bytes)}
+        job = packet.unpack(packet.Packet(fields, env.get("body", b"")))
+        declared = registry.find(job.task)
+    except (DecodeError, UnknownTaskError) as error:
+        return Dead(str(error))
+    if _working_directory is not None:
+        os.chdir(_working_directory)
+    return runner.attempt(job, declared, retry_delay=delay)
+
+
+def _task_name(env: bridge.Env) -> str | None:
+    for key in (b"task", b"ud_spool_func", b"function_name"):
+        if key in env:
+            return env[key].decode("utf-8", "backslashreplace")
+    return None
+
+
+def _path(env: bridge.Env, root: str) -> str:
+    # uWSGI stands in the directory of the file, a priority's folder included, unless spooler-chdir says otherwise.
+    name = os.fsdecode(env["spooler_task_name"])
+    here = os.path.abspath(name)
+    return here if os.path.lexists(here) else os.path.join(root, name)
+
+
+def _close_to_others(directory: str) -> None:
+    """Whoever can write here has code run: the directory is its owner's alone."""
+    about = os.stat(directory)
+    if about.st_uid == os.geteuid() and stat.S_IMODE(about.st_mode) & 0o077:
+        os.chmod(directory, 0o700)

@@ -1,0 +1,107 @@
+"""Every error of spoolkit: one root, typed, with its evidence as attributes."""
+
+from __future__ import annotations
+
+
+class SpoolkitError(Exception):
+    """The root of all errors of spoolkit.
+
+    ``argument`` names the argument at fault, where there is one.
+    """
+
+    argument: str | None = None
+
+    def __init__(self, message: str, *, argument: str | None = None) -> None:
+        super().__init__(message)
+        self.argument = argument
+
+    def to_dict(self) -> dict[str, str | None]:
+        """The error as JSON over HTTP tells it: ``type``, ``message`` and ``argument``."""
+        return {"type": type(self).__name__, "message": str(self), "argument": self.argument}
+
+
+class ArgumentError(SpoolkitError, ValueError):
+    """The call was refused at the door: nothing was written. Over HTTP a 400."""
+
+
+class SignatureError(ArgumentError, TypeError):
+    """The arguments do not fit the task's own signature."""
+
+
+class ArgumentTypeError(ArgumentError, TypeError):
+    """A value of this type cannot cross to the spooler. ``type_name`` says which type it is."""
+
+    def __init__(self, message: str, *, argument: str | None = None, type_name: str | None = None) -> None:
+        super().__init__(message, argument=argument)
+        self.type_name = type_name
+
+
+class ReservedNameError(ArgumentError):
+    """The argument's name means something else to uWSGI or to its decorators."""
+
+
+class TooLargeError(ArgumentError):
+    """Something is over a limit of uWSGI's or of the configuration: ``size`` of ``limit`` bytes."""
+
+    def __init__(self, message: str, *, size: int, limit: int, argument: str | None = None) -> None:
+        super().__init__(message, argument=argument)
+        self.size = size
+        self.limit = limit
+
+
+class ScheduleError(ArgumentError):
+    """An ``at`` or a ``delay`` in a form that cannot be meant."""
+
+
+class QueueOptionError(ArgumentError):
+    """A ``priority``, a ``spooler`` or a ``body`` that uWSGI would misread."""
+
+
+class SpoolUnavailableError(SpoolkitError):
+    """The spool directory took nothing: full, read-only or gone. Nothing was accepted. Over HTTP a 503.
+
+    ``directory`` is the spool directory, ``errno`` the operating system's reason, where it gave one.
+    """
+
+    def __init__(self, message: str, *, directory: str | None = None, errno: int | None = None) -> None:
+        super().__init__(message)
+        self.directory = directory
+        self.errno = errno
+
+
+class DecodeError(SpoolkitError, ValueError):
+    """Bytes from the spool directory that are no job of spoolkit's."""
+
+
+class UnknownTaskError(SpoolkitError, LookupError):
+    """No task of this name is declared in this process. ``task`` is the name."""
+
+    def __init__(self, message: str, *, task: str) -> None:
+        super().__init__(message)
+        self.task = task
+
+
+class NoCurrentJobError(SpoolkitError, RuntimeError):
+    """``current_job()`` was asked outside a running job."""
+
+
+class ConfigurationError(SpoolkitError, ValueError):
+    """A setting or a registration that cannot be used. ``setting`` is its name."""
+
+    def __init__(self, message: str, *, setting: str | None = None) -> None:
+        super().__init__(message)
+        self.setting = setting
+
+
+class Retry(SpoolkitError):  # noqa: N818 - the field's own word; a task raises it on purpose
+    """Raised by a task: run this job again.
+
+    ``delay`` is in seconds (``None``: the task's own ``retry_delay``), ``reason`` goes into the log.
+    """
+
+    def __init__(self, delay: float | None = None, reason: str = "") -> None:
+        super().__init__(reason or "the task asked to run again")
+        if delay is not None and not 0 <= delay < float("inf"):
+            raise ScheduleError(f"Retry(delay={delay!r}): give seconds, zero or more", argument="delay")
+        self.delay = delay
+        self.reason = reason

@@ -1,0 +1,122 @@
+"""Which spooler processes serve a directory, and which of them to wake for a new job.
+
+Each spooler keeps a small file, ``DIRECTORY/spoolers/<pid>``: two flag bytes (busy, woken) and its identity. So whoever
+enqueues, within uWSGI or not, wakes one idle spooler instead of all, and also a busy one, which uWSGI itself never
+does: a job enqueued while every spooler is busy would wait for ``spooler-frequency`` after they are free.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import random
+import signal
+from functools import lru_cache
+
+FOLDER = "spoolers"
+
+_BUSY, _WOKEN = 0, 1
+_HEAD = 2
+
+
+class Presence:
+    """This process, as a spooler of ``directory``. Make it only once SIGUSR1 is handled: by default it kills."""
+
+    def __init__(self, directory: str) -> None:
+        folder = os.path.join(directory, FOLDER)
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        self.pid = os.getpid()
+        self._path = os.path.join(folder, str(self.pid))
+        temporary = f"{self._path}.new"
+        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        os.write(fd, b"00" + _identity(self.pid))
+        os.rename(temporary, self._path)
+        # uWSGI puts /dev/null over descriptor 0 after the fork, which may be the one that open() just gave.
+        self._fd = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10)
+        os.close(fd)
+
+    def busy(self) -> None:
+        """A job starts here; who enqueues from now on may ask for another look at the directory."""
+        os.pwrite(self._fd, b"10", 0)
+
+    def idle(self) -> None:
+        """The job is over."""
+        os.pwrite(self._fd, b"00", 0)
+
+    def leave(self) -> None:
+        """This process serves the directory no more."""
+        with contextlib.suppress(OSError):
+            os.unlink(self._path)
+        os.close(self._fd)
+
+
+def wake(directory: str) -> int | None:
+    """Have a new job looked at: signal one idle spooler, or, where all are busy, each of them once.
+
+    Returns the pid of the idle one, if any. Never raises: the job is accepted already, and
+    uWSGI looks by itself every ``spooler-frequency``.
+    """
+    idle: list[int] = []
+    busy: list[tuple[int, int]] = []
+    folder = os.path.join(directory, FOLDER)
+    try:
+        names = [name for name in os.listdir(folder) if name.isdigit()]
+    except OSError:
+        return None
+    with contextlib.ExitStack() as opened:
+        for name in names:
+            path, pid = os.path.join(folder, name), int(name)
+            try:
+                fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+                opened.callback(os.close, fd)
+                data = os.pread(fd, 256, 0)
+            except OSError:
+                continue
+            if data[_HEAD:] != _identity(pid):
+                # Dead, and its pid may be another process by now, which SIGUSR1 would kill.
+                with contextlib.suppress(OSError):
+                    os.unlink(path)
+            elif data[_BUSY : _BUSY + 1] == b"0":
+                idle.append(pid)
+            elif data[_WOKEN : _WOKEN + 1] == b"0":
+                busy.append((pid, fd))
+        # At random: in a burst, everybody picking the first would leave the others asleep.
+        random.shuffle(idle)
+        for pid in idle:
+            if _signal(pid):
+                return pid
+        for pid, fd in busy:
+            # Once per job: each further signal would cost one more scan of the directory afterwards.
+            os.pwrite(fd, b"1", _WOKEN)
+            _signal(pid)
+    return None
+
+
+def _signal(pid: int) -> bool:
+    try:
+        os.kill(pid, signal.SIGUSR1)
+    except OSError:
+        return False
+    return True
+
+
+def _identity(pid: int) -> bytes:
+    """What tells this process from a later one of the same number: its start time, and the boot it belongs to."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # The second field is the command's name and may itself hold spaces and parentheses.
+            started = file.read().rpartition(b")")[2].split()[19]
+    except (OSError, IndexError):
+        # No such process, or no /proc: then nobody is signalled, and the spoolers' own rhythm must do.
+        return b"unknown %d" % os.getpid()
+    return b" %s %s\n" % (started, _boot())
+
+
+@lru_cache(maxsize=1)
+def _boot() -> bytes:
+    try:
+        with open("/proc/sys/kernel/random/boot_id", "rb") as file:
+            return file.read().strip()
+    except OSError:
+        return b"-"

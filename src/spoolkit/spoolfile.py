@@ -1,0 +1,182 @@
+"""Spool files, without uWSGI: write, claim, list, reschedule, set aside.
+
+Inside a spooler process never open a spool file: closing any descriptor of it drops the lock that uWSGI's C code
+holds (fcntl locks belong to the process). What works by path alone (:func:`finish`, :func:`reschedule`,
+:func:`quarantine`) is safe there; :func:`claim` is for every other process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import math
+import os
+import re
+import stat
+from collections.abc import Iterator
+
+from spoolkit import clock
+
+PREFIX = "uwsgi_spoolfile_on_"
+"""What uWSGI looks for: any other name is invisible to it."""
+
+TEMPORARY = "tmp_"
+DEAD = "dead"
+STRAY_AGE = 3600.0
+"""Seconds after which a temporary file can have no writer any more."""
+
+_SUFFIX = re.compile(r"\.(\d{1,9})$", re.ASCII)
+
+
+def write(directory: str, name: str, data: bytes, *, run_at: float | None = None, fsync: bool = False) -> str:
+    """Make ``data`` a spool file, whole or not at all, and return its path.
+
+    ``name`` is what follows uWSGI's prefix, ``run_at`` unix time in seconds (``None``: at once). With ``fsync`` it is
+    on the disk when this returns. Raises ``OSError``; then there is no file.
+    """
+    temporary = os.path.join(directory, f"{TEMPORARY}{name}")
+    path = os.path.join(directory, f"{PREFIX}{name}")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        with open(fd, "wb") as file:
+            file.write(data)
+            file.flush()
+            if run_at is not None:
+                # Before the rename: uWSGI itself sets it after the data, and now and then runs such a job at once.
+                os.utime(fd, ns=_ns(run_at))
+            if fsync:
+                os.fsync(fd)
+        os.rename(temporary, path)
+        if fsync:
+            _fsync_directory(directory)
+    except BaseException:
+        for leftover in (temporary, path):
+            with contextlib.suppress(OSError):
+                os.unlink(leftover)
+        raise
+    return path
+
+
+@contextlib.contextmanager
+def claim(path: str) -> Iterator[int | None]:
+    """Hold the lock that a spooler takes, and yield a descriptor of the file, or ``None`` where it cannot be had.
+
+    Only within it may a process other than a spooler read, unlink, rename or touch the file. Never use it in a process
+    that is a uWSGI spooler, or twice at once on one file in one process.
+    """
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        yield None
+        return
+    try:
+        yield fd if _lock(fd) and _is_still(fd, path) else None
+    finally:
+        os.close(fd)
+
+
+def _lock(fd: int) -> bool:
+    try:
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _is_still(fd: int, path: str) -> bool:
+    # Between open and lock the file may have been finished, or given another name.
+    opened = os.fstat(fd)
+    try:
+        named = os.lstat(path)
+    except OSError:
+        return False
+    return stat.S_ISREG(opened.st_mode) and (opened.st_dev, opened.st_ino) == (named.st_dev, named.st_ino)
+
+
+def read(fd: int) -> bytes:
+    """All bytes of a claimed file."""
+    # closefd=False: closing even a duplicate of the descriptor would drop the lock.
+    with open(fd, "rb", closefd=False) as file:
+        file.seek(0)
+        return file.read()
+
+
+def is_due(path: str) -> bool:
+    """Whether the file is there and its time has come. uWSGI looks at the time only before it has the lock."""
+    try:
+        return os.lstat(path).st_mtime_ns <= clock.now() * 1e9
+    except FileNotFoundError:
+        return False
+
+
+def finish(path: str) -> None:
+    """The job is done: its file goes away."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def reschedule(path: str, run_at: float) -> str:
+    """Let the job run again, not before ``run_at`` (unix time); returns the new path.
+
+    The name changes with the time: a spooler that saw the old time looks, once it has the lock, only at the name.
+    """
+    base, count = path, 0
+    if found := _SUFFIX.search(path):
+        base, count = path[: found.start()], int(found[1])
+    new = f"{base}.{count + 1}"
+    os.utime(path, ns=_ns(run_at))
+    os.rename(path, new)
+    return new
+
+
+def quarantine(path: str, root: str, *, reason: str, task: str | None = None, traceback: str | None = None) -> str:
+    """Set the file aside, into ``root``/dead, with its reason beside it as JSON; returns the new path."""
+    folder = os.path.join(root, DEAD)
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    # A stranger's name may be no UTF-8, or leave no room for the ending.
+    name = os.fsencode(os.path.basename(path)).decode("utf-8", "backslashreplace").replace("\\", "_")[:200]
+    target = os.path.join(folder, name)
+    report = {"file": name, "task": task, "reason": reason, "time": clock.now(), "traceback": traceback}
+    fd = os.open(f"{target}.json", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    with open(fd, "w", encoding="utf-8", errors="backslashreplace") as file:
+        json.dump(report, file, indent=1)
+    os.rename(path, target)
+    return target
+
+
+def pending(directory: str) -> list[str]:
+    """The paths of the spool files in ``directory``, priorities (folders of digits) first, then by name."""
+    folders, files = [], []
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            if entry.name.startswith(PREFIX):
+                files.append(entry.path)
+            elif entry.name.isdigit() and entry.is_dir(follow_symlinks=False):
+                folders.append(entry)
+    first = [path for folder in sorted(folders, key=lambda entry: int(entry.name)) for path in pending(folder.path)]
+    return first + sorted(files)
+
+
+def sweep(directory: str) -> None:
+    """Remove temporary files whose writer died before the rename: nothing was accepted there."""
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            if entry.name.startswith(TEMPORARY):
+                with contextlib.suppress(OSError):
+                    # The time of change, not of content: the latter may already stand at the job's run_at.
+                    if entry.stat(follow_symlinks=False).st_ctime < clock.now() - STRAY_AGE:
+                        os.unlink(entry.path)
+
+
+def _ns(time: float) -> tuple[int, int]:
+    whole = math.ceil(time * 1e9)
+    return whole, whole
+
+
+def _fsync_directory(directory: str) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

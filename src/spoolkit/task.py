@@ -1,0 +1,187 @@
+"""``@spool`` and ``@thread``: a declared function whose call is a job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from functools import update_wrapper
+from typing import Any, Generic, ParamSpec, TypeVar, overload
+
+from spoolkit import clock, plain, registry, runner, schedule
+from spoolkit.engine import Engine
+from spoolkit.engines import spool as spool_engine
+from spoolkit.engines.thread import ThreadEngine
+from spoolkit.errors import ArgumentError, ArgumentTypeError, ConfigurationError, DecodeError, SignatureError
+from spoolkit.job import Job, TaskOptions, new_id
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+At = float | datetime
+Delay = float | timedelta
+
+
+class Task(Generic[P, R]):
+    """A declared function. Calling it makes a job; :meth:`run` calls the function itself."""
+
+    def __init__(self, function: Callable[P, R], engine: Engine, options: TaskOptions) -> None:
+        update_wrapper(self, function)
+        self.declared = registry.declare(function, options)
+        self.name = self.declared.name
+        self._function = function
+        self._engine = engine
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Job:
+        """Have the function run with these arguments, whatever their names, as soon as may be.
+
+        Returns the :class:`Job`, which is accepted by then. Raises :class:`ArgumentError` for arguments that cannot be
+        taken and :class:`SpoolUnavailableError` where no job can be kept; nothing was accepted then.
+        """
+        return self._submit(args, kwargs)
+
+    def run(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run the function here and now, as a plain function, with ``current_job()`` to be had."""
+        with runner.running(self._job(args, kwargs, engine="inline")):
+            return self._function(*args, **kwargs)
+
+    def _submit(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], at: object = None, delay: object = None, **where: Any
+    ) -> Job:
+        job = self._job(args, kwargs, self._engine.name, at, delay, **where)
+        self._engine.submit(job, self.declared)
+        return job
+
+    def _job(
+        self,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        engine: str,
+        at: object = None,
+        delay: object = None,
+        queue: str | None = None,
+        priority: int | None = None,
+    ) -> Job:
+        try:
+            self.declared.signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise SignatureError(f"{self.name}: {error}", argument=_named_in(str(error))) from None
+        now = clock.now()
+        return Job(
+            id=new_id(),
+            task=self.name,
+            args=args,
+            kwargs=kwargs,
+            engine=engine,
+            enqueued_at=now,
+            run_at=schedule.run_at(at, delay, now=now),
+            queue=queue,
+            priority=priority,
+        )
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}>"
+
+
+class SpoolTask(Task[P, R]):
+    """A task whose jobs go through the spool directory."""
+
+    def using(
+        self,
+        *,
+        at: At | None = None,
+        delay: Delay | None = None,
+        priority: int | None = None,
+        queue: str | None = None,
+    ) -> Callable[P, Job]:
+        """The same call with options, kept apart from the arguments: ``task.using(delay=30)(5)``.
+
+        ``at``        unix time in seconds (UTC), or an aware datetime; the job does not start before it
+        ``delay``     the same as seconds from now, or a timedelta
+        ``priority``  a number, lower first; uWSGI needs ``spooler-ordered``
+        ``queue``     another spool directory, absolute
+        """
+        where: dict[str, Any] = {}
+        if priority is not None:
+            where["priority"] = plain.priority(priority)
+        if queue is not None:
+            where["queue"] = plain.spooler(queue)
+
+        def call(*args: P.args, **kwargs: P.kwargs) -> Job:
+            return self._submit(args, kwargs, at, delay, **where)
+
+        return call
+
+    def spool(self, packet: Mapping[bytes, bytes] | None = None, /, **kwargs: Any) -> Job:
+        """uWSGI's own spelling: arguments by name, among them its ``at``, ``priority``, ``spooler`` and ``body``.
+
+        ``packet`` is a bytes-only dict, such as ``prepare_spooler_args`` gives: each value is read back by the type
+        that the function's annotation gives the argument, and stays bytes where there is none. ``delay`` is understood
+        as well, unless the function has an argument of that name. Returns the :class:`Job`; raises as a call does.
+        """
+        given: dict[str, Any] = {**self._from_packet(packet or {}), **kwargs}
+        where: dict[str, Any] = {}
+        if "at" in given:
+            where["at"] = plain.at(given.pop("at"))
+        if "delay" in given and "delay" not in self.declared.signature.parameters:
+            where["delay"] = given.pop("delay")
+        if "priority" in given:
+            where["priority"] = plain.priority(given.pop("priority"))
+        if "spooler" in given:
+            where["queue"] = plain.spooler(given.pop("spooler"))
+        if "body" in given:
+            given["body"] = plain.body(given["body"])
+        return self._submit((), given, **where)
+
+    def _from_packet(self, packet: Mapping[bytes, bytes]) -> dict[str, object]:
+        types = plain.hints(self.declared.function)
+        given: dict[str, object] = {}
+        for key, value in packet.items():
+            if not isinstance(key, bytes) or not isinstance(value, bytes):
+                raise ArgumentTypeError(
+                    f"{key!r}: {type(value).__name__} is no pair of bytes: give arguments by name, or the dict that "
+                    "prepare_spooler_args makes",
+                    argument=key.decode("utf-8", "replace") if isinstance(key, bytes) else str(key),
+                    type_name=type(value).__qualname__,
+                )
+            try:
+                name = key.decode()
+                given[name] = value if name in plain.MAGIC else plain.convert(name, value, types.get(name, bytes))
+            except (DecodeError, UnicodeDecodeError) as error:
+                raise ArgumentError(str(error), argument=key.decode("utf-8", "replace")) from error
+        return given
+
+
+class ThreadTask(Task[P, R]):
+    """A task whose jobs run in a thread of the calling process, and are lost with it."""
+
+
+@overload
+def spool(function: Callable[P, R], /) -> SpoolTask[P, R]: ...
+@overload
+def spool(*, retry_delay: float | None = None) -> Callable[[Callable[P, R]], SpoolTask[P, R]]: ...
+def spool(function: Callable[P, R] | None = None, /, *, retry_delay: float | None = None) -> Any:
+    """Declare a task whose jobs are kept on disk and run by a spooler, again until they are done.
+
+    ``retry_delay`` is the time in seconds before a job that failed, or returned ``SPOOL_RETRY``, runs again; ``None``
+    takes ``SPOOLKIT_RETRY_DELAY``. Raises :class:`ConfigurationError` where it is no such number.
+    """
+    if retry_delay is not None and not 0 <= retry_delay < float("inf"):
+        raise ConfigurationError(f"retry_delay is {retry_delay!r}: give seconds, zero or more", setting="retry_delay")
+    options = TaskOptions(retry_delay=retry_delay)
+
+    def declare(function: Callable[P, R]) -> SpoolTask[P, R]:
+        spool_engine.install()
+        return SpoolTask(function, spool_engine.SpoolEngine(), options)
+
+    return declare if function is None else declare(function)
+
+
+def thread(function: Callable[P, R], /) -> ThreadTask[P, R]:
+    """Declare a task whose jobs run at once in a thread of the calling process."""
+    return ThreadTask(function, ThreadEngine(), TaskOptions())
+
+
+def _named_in(message: str) -> str | None:
+    """The argument that a message of ``inspect`` names in quotes."""
+    parts = message.split("'")
+    return parts[1] if len(parts) >= 3 else None

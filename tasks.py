@@ -1,0 +1,39 @@
+"""The work that is done in the background."""
+
+import time
+
+from uwsgi_tasks import TaskExecutor
+from uwsgi_tasks import task as uwsgi_tasks_declare
+
+import spool_args  # noqa: F401 - the application's own types cross from here on
+from spoolkit import spool, thread
+
+
+def threaded_task(duration: int) -> None:
+    """Work in a plain thread: nobody keeps it, counts it or waits for it."""
+    count("Working...", duration)
+
+
+@thread
+def uwsgi_task(duration: int) -> None:
+    """Work in a thread of this process, in the application's context."""
+    count("Working in uwsgi thread...", duration)
+
+
+@spool
+def spool_task(duration: int) -> None:
+    """Work in a spooler: kept on disk, and run again if it fails or its process dies."""
+    count("Working in uwsgi spool...", duration)
+
+
+@uwsgi_tasks_declare(executor=TaskExecutor.SPOOLER, retry_count=3, retry_timeout=5)
+def uwsgi_tasks_task(duration: int) -> None:
+    """The same, declared with the uwsgi-tasks library: RetryTaskException runs it again, three runs in all."""
+    count("Working in uwsgi tasks...", duration)
+
+
+def count(doing: str, duration: int) -> None:
+    """Print what goes on, once a second."""
+    for i in range(1, duration + 1):
+        print(f"{doing} {i}/{duration}", flush=True)
+        time.sleep(1)

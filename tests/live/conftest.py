@@ -1,0 +1,135 @@
+"""A site on a real uWSGI, with a history of what its tasks did."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from uwsgi_server import Response, UwsgiServer, wait_until
+
+PROJECT = Path(__file__).parents[2]
+SITE = Path(__file__).parent / "site"
+
+
+class Event(NamedTuple):
+    """One line of the history."""
+
+    time: float
+    pid: int
+    words: tuple[str, ...]
+
+
+class History:
+    """What the tasks of a site wrote down."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def events(self, *words: str) -> list[Event]:
+        """The events that begin with ``words``, in order."""
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        parsed = [Event(float(t), int(p), tuple(rest)) for t, p, *rest in (line.split(" ") for line in lines)]
+        return [event for event in parsed if event.words[: len(words)] == words]
+
+    def wait_for(self, *words: str, count: int = 1, timeout: float = 15) -> list[Event]:
+        """The same, once there are ``count``."""
+        wait_until(
+            lambda: len(self.events(*words)) >= count,
+            timeout=timeout,
+            message=lambda: f"{words} happened {len(self.events(*words))} times, not {count}; history: {self.events()}",
+        )
+        return self.events(*words)
+
+
+class Site:
+    """A server and its history."""
+
+    def __init__(self, server: UwsgiServer, history: History) -> None:
+        self.server = server
+        self.history = history
+        self.spool = server.spool
+
+    def call(self, task: str, *args: Any, expect: int = 200, **asked: Any) -> dict[str, Any]:
+        """POST /call/<task>; ``asked`` holds ``kwargs``, ``using``, ``spool`` or ``packet``."""
+        answer = self.server.post(f"/call/{task}", json={"args": args, **asked})
+        assert answer.status == expect, (answer.text, self.server.log()[-3000:])
+        return answer.json
+
+    def files(self) -> list[str]:
+        """The names of the spool files."""
+        return sorted(name for name in os.listdir(self.spool) if name.startswith("uwsgi_spoolfile_on_"))
+
+    def dead(self) -> dict[str, dict[str, Any]]:
+        """What was set aside, by name, with its report."""
+        folder = self.spool / "dead"
+        reports = sorted(folder.glob("*.json")) if folder.exists() else []
+        return {path.name.removesuffix(".json"): json.loads(path.read_text()) for path in reports}
+
+    def wait_empty(self, timeout: float = 15) -> None:
+        wait_until(
+            lambda: not self.files(),
+            timeout=timeout,
+            message=lambda: f"left in the spool: {self.files()}; {self.server.log()[-3000:]}",
+        )
+
+
+StartSite = Callable[..., Site]
+
+
+@pytest.fixture
+def history(tmp_path: Path) -> History:
+    return History(tmp_path / "history")
+
+
+@pytest.fixture
+def environment(tmp_path: Path, history: History) -> dict[str, str]:
+    """What a process of the site, within uWSGI or not, needs in its environment."""
+    return {
+        "HISTORY": str(history.path),
+        "SPOOLKIT_SPOOL": str(tmp_path / "spool"),
+        "PYTHONPATH": str(SITE),
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+@pytest.fixture
+def start_site(tmp_path: Path, history: History, environment: dict[str, str]) -> Iterator[StartSite]:
+    with ExitStack() as running:
+
+        def start(
+            *options: str,
+            module: str = "site_app",
+            processes: int = 1,
+            threads: int = 2,
+            spoolers: int = 1,
+            frequency: int = 1,
+            env: Mapping[str, str] = {},
+            spool: Path | None = None,
+        ) -> Site:
+            spool = spool or tmp_path / "spool"
+            lines: Sequence[str] = [
+                "master = true",
+                "enable-threads = true",
+                "need-app = true",
+                f"processes = {processes}",
+                f"threads = {threads}",
+                f"pythonpath = {SITE}",
+                f"chdir = {SITE}",
+                f"module = {module}:app",
+                f"spooler-processes = {spoolers}",
+                f"spooler-frequency = {frequency}",
+                f"spooler = {spool}",
+                *options,
+            ]
+            server = UwsgiServer(tmp_path, options=lines, env={**environment, **env}, spool=spool)
+            return Site(running.enter_context(server), history)
+
+        yield start
+
+
+__all__ = ["Response"]

@@ -1,0 +1,79 @@
+"""Tasks that write down what happened to them, one line each, into the file that HISTORY names."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import time
+
+from flask import current_app, has_request_context
+from history import record, runs_so_far
+
+from spoolkit import SPOOL_IGNORE, SPOOL_RETRY, Retry, current_job, spool, thread
+
+
+@spool
+def note(word: str) -> None:
+    record("note", word)
+
+
+@spool
+def work(name: str, seconds: float) -> None:
+    record("start", name)
+    time.sleep(seconds)
+    record("end", name)
+
+
+@spool(retry_delay=0.2)
+def flaky(how: str, failures: int) -> object:
+    record("flaky", how)
+    if runs_so_far(f"flaky {how}") > failures:
+        return None
+    if how == "returned":
+        return SPOOL_RETRY
+    if how == "ignored":
+        return SPOOL_IGNORE
+    if how == "asked":
+        raise Retry(delay=1.5)
+    if how == "exit":
+        sys.exit(3)
+    if how == "interrupt":
+        raise KeyboardInterrupt
+    raise ValueError(how)
+
+
+@spool
+def returns(value: int) -> int:
+    record("returned", value)
+    return value
+
+
+@spool
+def weigh(data: bytes) -> None:
+    record("weighed", len(data), hashlib.sha256(data).hexdigest())
+
+
+@spool
+def circumstances() -> None:
+    record("circumstances", current_app.name, has_request_context(), os.getcwd(), current_job().id)
+
+
+@spool
+def named(at: float, body: bytes, id: int, args: list[int], self: str, priority: str, spooler: str) -> None:
+    record("named", at, body, id, args, self, priority, spooler)
+
+
+@spool
+def uwsgi_style(duration: int, body: bytes, untyped) -> None:  # type: ignore[no-untyped-def]
+    record("uwsgi_style", repr(duration), body, untyped)
+
+
+@thread
+def in_thread(word: str) -> None:
+    record("thread", word, current_app.name, has_request_context(), current_job().id)
+
+
+@thread
+def thread_fails() -> None:
+    raise ValueError("the thread's own trouble")

@@ -1,0 +1,30 @@
+import uwsgi
+from history import record, runs_so_far
+from uwsgidecorators import spool, spoolforever, spoolraw
+
+
+@spool
+def decorated(env):
+    record("ran", env["word"])
+
+
+@spool(pass_arguments=True)
+def with_arguments(words, word):
+    record("ran", word)
+
+
+@spoolraw
+def raw(env):
+    record("ran", env["word"], env["body"].replace(" ", "-"))
+    return uwsgi.SPOOL_OK if runs_so_far("ran raw its-body") > 1 else uwsgi.SPOOL_RETRY
+
+
+@spoolforever
+def forever(env):
+    record("ran", env["word"])
+
+
+@spool
+def failing(env):
+    record("ran", env["word"])
+    raise ValueError("of the application's own")

@@ -1,0 +1,151 @@
+"""The application at the top of the repository, by its own ``uwsgi.ini``."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from uwsgi_server import UwsgiServer, wait_until
+
+from .conftest import PROJECT
+
+INI = PROJECT / "uwsgi.ini"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UwsgiServer]:
+    with UwsgiServer(tmp_path_factory.mktemp("application"), ini=INI) as server:
+        yield server
+
+
+@pytest.mark.parametrize("verb", ["get", "post"])
+@pytest.mark.parametrize(
+    ("path", "keys", "printed"),
+    [
+        ("/1", {"thread_name", "started"}, r"Working\.\.\. 1/1"),
+        ("/uwsgi_thread/1", {"started", "job"}, r"Working in uwsgi thread\.\.\. 1/1"),
+        ("/uwsgi_spool/1", {"started", "job", "run_at"}, r"Working in uwsgi spool\.\.\. 1/1"),
+        ("/uwsgi_tasks/1", {"started"}, r"Working in uwsgi tasks\.\.\. 1/1"),
+    ],
+)
+def test_each_route_starts_its_work(site: UwsgiServer, verb: str, path: str, keys: set[str], printed: str) -> None:
+    before = site.log().count(printed.replace("\\", ""))
+    answer = getattr(site, verb)(path)
+    assert answer.status == 200
+    assert set(answer.json) == keys
+    assert answer.json["started"] is True
+    wait_until(lambda: site.log().count(printed.replace("\\", "")) > before, message=lambda: site.log()[-2000:])
+
+
+@pytest.mark.parametrize("path", ["/", "/uwsgi_thread", "/uwsgi_spool", "/uwsgi_tasks"])
+def test_without_a_duration_it_is_five(site: UwsgiServer, path: str) -> None:
+    counts = {"/": "Working", "/uwsgi_thread": "Working in uwsgi thread"}
+    printed = f"{counts.get(path, 'Working in uwsgi ' + path.removeprefix('/uwsgi_'))}... 1/5"
+    before = site.log().count(printed)
+    assert site.get(path).status == 200
+    wait_until(lambda: site.log().count(printed) > before, message=lambda: site.log()[-2000:], timeout=30)
+
+
+def test_the_answer_names_job_and_time(site: UwsgiServer) -> None:
+    now = time.time()
+    assert site.get("/uwsgi_spool/1").json["run_at"] is None
+    delayed = site.get("/uwsgi_spool/1?delay=2").json
+    assert now + 2 <= delayed["run_at"] <= time.time() + 2
+    at = site.get(f"/uwsgi_spool/1?at={now + 1.5:.3f}").json
+    assert at["run_at"] == pytest.approx(now + 1.5, abs=0.001)
+    assert len(at["job"]) == 32
+    assert at["job"] > delayed["job"], "ids sort by time"
+
+
+BAD = [
+    ("/3601", "duration"),
+    ("/uwsgi_thread/3601", "duration"),
+    ("/uwsgi_spool/3601", "duration"),
+    ("/uwsgi_tasks/99999999999999999999", "duration"),
+    ("/uwsgi_spool/1?at=tomorrow", "at"),
+    ("/uwsgi_spool/1?at=", "at"),
+    ("/uwsgi_spool/1?at=-5", "at"),
+    ("/uwsgi_spool/1?at=nan", "at"),
+    ("/uwsgi_spool/1?at=1e9", "at"),
+    ("/uwsgi_spool/1?at=1790000000000", "at"),
+    ("/uwsgi_spool/1?delay=soon", "delay"),
+    ("/uwsgi_spool/1?delay=-1", "delay"),
+    ("/uwsgi_spool/1?delay=inf", "delay"),
+    ("/uwsgi_spool/1?delay=999999999", "delay"),
+    ("/uwsgi_spool/1?delay=1&at=1790000000", "delay"),
+]
+
+
+@pytest.mark.parametrize(("path", "argument"), BAD)
+def test_bad_input_is_a_400_that_names_the_argument(site: UwsgiServer, path: str, argument: str) -> None:
+    files = set(os.listdir(site.spool))
+    answer = site.get(path)
+    assert answer.status == 400
+    error = answer.json["error"]
+    assert set(error) == {"type", "message", "argument"}
+    assert error["argument"] == argument
+    assert argument in error["message"]
+    assert {name for name in set(os.listdir(site.spool)) - files if name.startswith("uwsgi_")} == set()
+
+
+@pytest.mark.parametrize("path", ["/nowhere", "/-1", "/uwsgi_spool/x", "/uwsgi_spool/1.5"])
+def test_unknown_paths_are_json_too(site: UwsgiServer, path: str) -> None:
+    answer = site.get(path)
+    assert answer.status == 404
+    assert answer.json["error"]["type"] == "NotFound"
+
+
+@pytest.mark.parametrize("path", ["/uwsgi_spool/1", "/uwsgi_spool/1?delay=5", "/uwsgi_tasks/1"])
+def test_a_spool_directory_that_is_gone_is_a_503(tmp_path: Path, path: str) -> None:
+    with UwsgiServer(tmp_path, ini=INI) as server:
+        shutil.rmtree(server.spool)
+        answer = server.get(path)
+        assert answer.status == 503
+        assert answer.json["error"]["type"] == "SpoolUnavailableError"
+        assert answer.json["error"]["argument"] is None
+        assert not server.spool.exists(), "a directory that nobody serves came back"
+
+
+@pytest.mark.parametrize("trouble", ["full", "read-only"])
+def test_a_spool_directory_that_takes_nothing_is_a_503(tmp_path: Path, trouble: str) -> None:
+    """On a small file system of its own, since root may write into any directory."""
+    spool = tmp_path / "spool"
+    spool.mkdir(mode=0o700)
+    mount("-t", "tmpfs", "-o", "size=64k,mode=0700", "none", spool)
+    try:
+        with UwsgiServer(tmp_path, ini=INI) as server:
+            if trouble == "full":
+                with (spool / "filler").open("wb", buffering=0) as filler, pytest.raises(OSError, match="space"):
+                    while True:
+                        filler.write(b"x" * 4096)
+            else:
+                mount("-o", "remount,ro", spool)
+            before = sorted(os.listdir(spool))
+            for path in ("/uwsgi_spool/1", "/uwsgi_spool/1?delay=9", "/uwsgi_tasks/1"):
+                answer = server.get(path)
+                assert answer.status == 503, answer.text
+                assert answer.json["error"]["type"] == "SpoolUnavailableError"
+            assert sorted(os.listdir(spool)) == before
+    finally:
+        subprocess.run(["umount", "--lazy", spool], check=True)
+
+
+def mount(*arguments: str | Path) -> None:
+    subprocess.run(["mount", *arguments], check=True)
+
+
+def test_it_starts_from_any_directory_without_an_environment(tmp_path: Path) -> None:
+    with UwsgiServer(tmp_path, ini=INI, cwd=Path("/")) as server:
+        assert server.get("/0").status == 200
+        assert server.get("/uwsgi_spool/0").json["started"] is True
+
+
+def test_sigterm_stops_it(tmp_path: Path) -> None:
+    with UwsgiServer(tmp_path, ini=INI) as server:
+        os.kill(server.master_pid, 15)
+        wait_until(lambda: not Path(f"/proc/{server.master_pid}").exists() or server.exited, timeout=15)

@@ -1,0 +1,80 @@
+"""Three libraries in one application, imported in every order; none takes ``uwsgi.spooler`` from the others."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from itertools import permutations
+from pathlib import Path
+
+import pytest
+from uwsgi_server import wait_until
+
+from spoolkit import packet, spoolfile
+
+from .conftest import StartSite
+
+MODULES = ("with_spoolkit", "with_uwsgidecorators", "with_uwsgi_tasks")
+
+
+@pytest.mark.parametrize("order", permutations(MODULES), ids="-".join)
+def test_each_library_runs_its_own(start_site: StartSite, order: tuple[str, ...]) -> None:
+    site = start_site(module="three_libraries", env={"ORDER": ",".join(order), "SPOOLKIT_RETRY_DELAY": "1.5"})
+    assert site.server.post("/all").status == 200
+    for word in ("own", "decorated", "arguments", "library"):
+        site.history.wait_for("ran", word)
+    site.history.wait_for("ran", "raw", "its-body", count=2)  # SPOOL_RETRY first, SPOOL_OK then
+    site.history.wait_for("ran", "retried", count=3)
+    site.history.wait_for("ran", "forever", count=2)
+    first, second = site.history.wait_for("ran", "failing", count=2)[:2]
+    assert second.time - first.time >= 1.5, "a function that raises was run at every scan"
+    for word in ("own", "decorated", "arguments", "library"):
+        assert len(site.history.events("ran", word)) == 1
+    assert site.dead() == {}
+
+
+@pytest.mark.parametrize("order", [("with_spoolkit",), ("with_uwsgidecorators",)], ids=["spoolkit", "uwsgidecorators"])
+def test_a_library_imported_in_a_request_changes_nothing(start_site: StartSite, order: tuple[str, ...]) -> None:
+    """The spooler was forked before that import and knows nothing of it: spoolkit sets such files aside."""
+    site = start_site(module="three_libraries", env={"ORDER": ",".join(order)})
+    assert site.server.post("/all").status == 200
+    if order == ("with_spoolkit",):
+        site.history.wait_for("ran", "own")
+        # All that the other two libraries wrote, for which the spooler has no function.
+
+        wait_until(lambda: len(site.dead()) >= 7, message=lambda: f"{site.dead()} {site.server.log()[-2000:]}")
+    else:
+        site.history.wait_for("ran", "decorated")
+
+
+def test_a_handler_of_the_applications_own_serves_the_rest(start_site: StartSite) -> None:
+    site = start_site(module="plain_handler")
+    assert site.server.post("/both").status == 200
+    site.history.wait_for("ran", "own")
+    site.history.wait_for("ran", "plain")
+    site.wait_empty()
+
+
+def test_what_the_libraries_cannot_run_is_set_aside_with_its_reason(start_site: StartSite, tmp_path: Path) -> None:
+    site = start_site(module="three_libraries", env={"ORDER": ",".join(MODULES)})
+    nobody = pickle.dumps({})
+    files = {
+        "unknown-function": {b"ud_spool_func": b"nobody"},
+        "bad-pickle": {b"ud_spool_func": b"with_arguments", b"args": b"no pickle", b"kwargs": nobody},
+        "unknown-task": {b"function_name": b"nobody.at_all", b"setup": nobody, b"args": nobody, b"kwargs": nobody},
+        "bad-setup": {b"function_name": b"with_uwsgi_tasks.library_task", b"setup": b"no pickle"},
+        "raising-task": {
+            b"function_name": b"with_uwsgi_tasks.broken",
+            b"setup": nobody,
+            b"args": pickle.dumps(("broken",)),
+            b"kwargs": nobody,
+        },
+        "nobodys": {b"some": b"thing"},
+    }
+    for name, fields in files.items():
+        spoolfile.write(str(site.spool), name, packet.dump(packet.Packet(fields)))
+    site.wait_empty()
+    assert {name.removeprefix(spoolfile.PREFIX) for name in site.dead()} == set(files)
+    assert all(report["reason"] for report in site.dead().values())
+    assert "of the application's own" in site.dead()[f"{spoolfile.PREFIX}raising-task"]["traceback"]
+    assert set(os.listdir(site.spool / "dead")) >= {f"{spoolfile.PREFIX}{name}" for name in files}

@@ -1,0 +1,239 @@
+"""Outside uWSGI: a cron script, a shell, ``flask spool run``, ``flask run``."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from uwsgi_server import wait_until
+
+from .conftest import SITE, History, StartSite
+
+ENQUEUE = "import site_tasks; print(site_tasks.note({word!r}).id)"
+
+Start = Callable[..., "subprocess.Popen[bytes]"]
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Path:
+    path = tmp_path / "spool"
+    path.mkdir(mode=0o700)
+    return path
+
+
+@pytest.fixture
+def flask(environment: dict[str, str], tmp_path: Path, spool: Path) -> Iterator[Start]:
+    """Start ``flask ...`` for the site; it is ended with the test, and so is what it started."""
+    with ExitStack() as running:
+
+        def start(*arguments: str) -> subprocess.Popen[bytes]:
+            log = running.enter_context((tmp_path / "flask.log").open("ab"))
+            process = subprocess.Popen(
+                [sys.executable, "-m", "flask", "--app", "site_app", *arguments],
+                env={**os.environ, **environment},
+                cwd=SITE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+            def end() -> None:
+                try:
+                    os.killpg(process.pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+                process.wait(10)
+
+            running.callback(end)
+            return process
+
+        yield start
+
+
+def script(environment: dict[str, str], code: str, cwd: Path = Path("/")) -> str:
+    """Run a script as cron would: from elsewhere, with no application."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        env={**os.environ, **environment},
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def files(spool: Path) -> list[str]:
+    return [name for name in os.listdir(spool) if name.startswith("uwsgi_spoolfile_on_")]
+
+
+def test_a_cron_script_enqueues_while_uwsgi_runs(start_site: StartSite, environment: dict[str, str]) -> None:
+    # A frequency beyond the deadline: the script itself has to wake the spooler.
+    site = start_site(frequency=60)
+    job = script(environment, ENQUEUE.format(word="cron"))
+    site.history.wait_for("note", "cron", timeout=20)
+    assert len(job) == 32
+
+
+def test_a_shell_enqueues_too(start_site: StartSite, flask: Start, history: History) -> None:
+    start_site(frequency=60)
+    shell = subprocess.run(
+        [sys.executable, "-m", "flask", "--app", "site_app", "shell"],
+        input=b"import site_tasks; site_tasks.note('shell')\n",
+        env={**os.environ, "HISTORY": str(history.path), "SPOOLKIT_SPOOL": str(history.path.parent / "spool")},
+        cwd=SITE,
+        capture_output=True,
+        timeout=60,
+    )
+    assert shell.returncode == 0, shell.stderr
+    history.wait_for("note", "shell", timeout=20)
+
+
+def test_enqueued_while_uwsgi_is_down_it_runs_when_uwsgi_comes_up(
+    start_site: StartSite, environment: dict[str, str], spool: Path
+) -> None:
+    script(environment, ENQUEUE.format(word="before"))
+    assert len(files(spool)) == 1
+    site = start_site()
+    site.history.wait_for("note", "before")
+    site.wait_empty()
+
+
+def test_without_an_application_the_spool_lies_beside_the_tasks(environment: dict[str, str], tmp_path: Path) -> None:
+    site = tmp_path / "elsewhere"
+    (site / "my_spools").mkdir(parents=True)
+    (site / "far_tasks.py").write_text("from spoolkit import spool\n@spool\ndef far(): ...\n")
+    alone = {**environment, "PYTHONPATH": str(site), "SPOOLKIT_SPOOL": ""}
+    script(alone, "import far_tasks; far_tasks.far()")
+    assert len(files(site / "my_spools")) == 1
+
+
+def test_flask_spool_run_runs_jobs(flask: Start, environment: dict[str, str], history: History, spool: Path) -> None:
+    runner = flask("spool", "run")
+    script(environment, ENQUEUE.format(word="one"))
+    (event,) = history.wait_for("note", "one")
+    assert event.pid == runner.pid
+    script(environment, "import site_tasks, time; site_tasks.note.using(at=time.time() + 1.2)('later')")
+    script(environment, "import site_tasks; site_tasks.flaky('raised', 2)")
+    history.wait_for("note", "later")
+    history.wait_for("flaky", "raised", count=3)
+    script(environment, "import site_tasks; site_tasks.circumstances()")
+    (event,) = history.wait_for("circumstances")
+    assert event.words[1:4] == ("site_app", "False", str(SITE))
+    wait_until(lambda: not files(spool))
+
+
+def test_flask_spool_run_finishes_the_running_job_when_stopped(
+    flask: Start, environment: dict[str, str], history: History, spool: Path
+) -> None:
+    runner = flask("spool", "run")
+    script(environment, "import site_tasks; site_tasks.work('long', 1.5); site_tasks.note('next')")
+    history.wait_for("start", "long")
+    runner.send_signal(signal.SIGTERM)
+    assert runner.wait(20) == 0
+    assert len(history.events("end", "long")) == 1
+    assert history.events("note") == []
+    assert len(files(spool)) == 1
+    assert os.listdir(spool / "spoolers") == []
+
+
+def test_several_processes_share_the_jobs_and_are_replaced(
+    flask: Start, environment: dict[str, str], history: History, spool: Path
+) -> None:
+    runner = flask("spool", "run", "--processes", "3")
+    enqueue = (
+        "import site_tasks\nfor i in range(60): site_tasks.note(str(i))\nfor i in range(3): site_tasks.work(str(i), 1)"
+    )
+    script(environment, enqueue)
+    starts = history.wait_for("start", count=3)
+    assert len({event.pid for event in starts}) == 3
+    assert runner.pid not in {event.pid for event in starts}
+    os.kill(starts[0].pid, signal.SIGKILL)
+    history.wait_for("start", starts[0].words[1], count=2)
+    wait_until(lambda: not files(spool), timeout=20)
+    assert sorted(int(event.words[1]) for event in history.events("note")) == list(range(60))
+    runner.send_signal(signal.SIGTERM)
+    assert runner.wait(20) == 0
+
+
+def test_beside_uwsgi_it_takes_no_job_twice(
+    start_site: StartSite, flask: Start, environment: dict[str, str], history: History
+) -> None:
+    site = start_site(spoolers=2)
+    flask("spool", "run", "--processes", "2")
+    wait_until(lambda: len(os.listdir(site.spool / "spoolers")) == 4)
+    script(environment, "import site_tasks\nfor i in range(300): site_tasks.note(str(i))")
+    site.wait_empty(timeout=30)
+    ran = history.events("note")
+    assert sorted(int(event.words[1]) for event in ran) == list(range(300))
+    assert len({event.pid for event in ran}) > 2, "one of the two did nothing"
+
+
+def test_it_sets_aside_what_is_no_job_and_leaves_what_is_another_librarys(
+    flask: Start, environment: dict[str, str], spool: Path
+) -> None:
+    from spoolkit import packet, spoolfile
+
+    foreign = packet.dump(packet.Packet({b"ud_spool_func": b"other"}))
+    spoolfile.write(str(spool), "foreign", foreign)
+    flask("spool", "run")
+    spoolfile.write(str(spool), "broken", b"\x11\x50\x00\x00 too short")
+    wait_until(lambda: (spool / "dead" / f"{spoolfile.PREFIX}broken.json").exists())
+    assert files(spool) == [f"{spoolfile.PREFIX}foreign"]
+
+
+@pytest.mark.parametrize("options", [[], ["--debug"], ["--debug", "--no-reload"]], ids=["plain", "reloader", "debug"])
+def test_flask_run_brings_one_runner_along(
+    flask: Start, history: History, spool: Path, tmp_path: Path, options: list[str]
+) -> None:
+    port = free_port()
+    no_reload = [option for option in options if option == "--no-reload"]
+    server = flask(*[option for option in options if option == "--debug"], "run", "--port", str(port), *no_reload)
+    wait_until(lambda: answers(port), timeout=30, message=lambda: (tmp_path / "flask.log").read_text())
+    post(port, "/call/note", b'{"args": ["dev"]}')
+    (event,) = history.wait_for("note", "dev")
+    runners = wait_until(lambda: spool_runners(spool))
+    assert runners == [event.pid]
+    server.send_signal(signal.SIGKILL if not options else signal.SIGINT)
+    if options == ["--debug"]:
+        os.killpg(server.pid, signal.SIGINT)  # as a terminal's Ctrl-C does, to the reloader's child as well
+    wait_until(lambda: not Path(f"/proc/{event.pid}").exists(), timeout=20, message="the runner outlived flask run")
+
+
+def spool_runners(spool: Path) -> list[int]:
+    return [int(name) for name in os.listdir(spool / "spoolers")]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True
+
+
+def post(port: int, path: str, data: bytes) -> bytes:
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", data, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return bytes(answer.read())
+
+
+@pytest.mark.parametrize("module", ["tasks", "app"])
+def test_the_application_imports_without_uwsgi(environment: dict[str, str], module: str) -> None:
+    project = str(Path(__file__).parents[2])
+    script({**environment, "PYTHONPATH": project}, f"import {module}, sys; assert 'uwsgi' not in sys.modules")

@@ -1,0 +1,206 @@
+"""What happens to a job on a real uWSGI: when it runs, in what circumstances, and again when it did not finish."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+
+import pytest
+
+from .conftest import SITE, StartSite
+
+
+def test_arguments_come_back_as_what_they_were(start_site: StartSite) -> None:
+    site = start_site()
+    odd = {"at": 1.5, "body": "b", "id": 7, "args": [1, 2], "self": "me", "priority": "p", "spooler": "s"}
+    site.call("named", kwargs=odd)
+    (event,) = site.history.wait_for("named")
+    assert event.words == ("named", "1.5", "b", "7", "[1,", "2]", "me", "p", "s")
+    site.wait_empty()
+
+
+def test_a_job_runs_in_the_application_and_in_no_request(start_site: StartSite) -> None:
+    site = start_site()
+    job = site.call("circumstances")["job"]
+    (event,) = site.history.wait_for("circumstances")
+    assert event.words[1:] == ("site_app", "False", str(SITE), job)
+    assert event.pid != site.server.master_pid
+
+
+def test_a_thread_runs_in_the_application_and_in_no_request(start_site: StartSite) -> None:
+    site = start_site()
+    answer = site.call("in_thread", "hello")
+    (event,) = site.history.wait_for("thread")
+    assert event.words[1:] == ("hello", "site_app", "False", answer["job"])
+    assert event.pid == answer["pid"]
+
+
+def test_a_thread_that_raises_is_in_the_log(start_site: StartSite) -> None:
+    site = start_site()
+    site.call("thread_fails")
+    site.server.wait_for_log("ValueError: the thread's own trouble")
+
+
+@pytest.mark.parametrize("option", ["at", "delay"])
+def test_a_delayed_job_is_never_early_and_little_late(start_site: StartSite, option: str) -> None:
+    site = start_site()
+    for moment in (1.2, 1.7, 2.4):
+        run_at = time.time() + moment
+        using = {"at": run_at} if option == "at" else {"delay": moment}
+        answer = site.call("note", f"{moment}", using=using)
+        run_at = answer["run_at"]
+        (event,) = site.history.wait_for("note", f"{moment}")
+        assert 0 <= event.time - run_at <= 2.5
+
+
+def test_an_at_in_the_past_runs_at_once(start_site: StartSite) -> None:
+    site = start_site(frequency=30)
+    site.call("note", "past", using={"at": time.time() - 1000})
+    site.history.wait_for("note", "past", timeout=15)
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ("returned", "SPOOL_RETRY"),
+        ("ignored", "SPOOL_IGNORE"),
+        ("raised", "ValueError: raised"),
+        ("exit", "SystemExit: 3"),
+        ("interrupt", "KeyboardInterrupt"),
+    ],
+)
+def test_a_job_that_did_not_finish_runs_again(start_site: StartSite, how: str, reason: str) -> None:
+    site = start_site()
+    spooler = site.server.spooler_pids()
+    site.call("flaky", how, 2)
+    runs = site.history.wait_for("flaky", count=3)
+    site.wait_empty()
+    assert len(site.history.events("flaky")) == 3
+    assert all(after.time - before.time >= 0.2 for before, after in pairwise(runs))
+    assert site.server.spooler_pids() == spooler, "the task took the spooler down with it"
+    site.server.wait_for_log(reason)
+
+
+def test_a_job_that_asks_for_a_delay_gets_it(start_site: StartSite) -> None:
+    site = start_site()
+    site.call("flaky", "asked", 1)
+    first, second = site.history.wait_for("flaky", count=2)
+    assert second.time - first.time >= 1.5
+    site.wait_empty()
+
+
+def test_plain_integers_are_results(start_site: StartSite) -> None:
+    site = start_site()
+    for value in (0, -1, -2, 5):
+        site.call("returns", value)
+    site.wait_empty()
+    assert sorted(event.words[1] for event in site.history.events("returned")) == ["-1", "-2", "0", "5"]
+
+
+def test_a_job_enqueued_while_all_spoolers_are_busy_follows_at_once(start_site: StartSite) -> None:
+    # Left to uWSGI it would wait for the frequency: 60 s here, more than any deadline below.
+    site = start_site(frequency=60)
+    site.call("work", "long", 1.5)
+    site.history.wait_for("start", "long")
+    site.call("note", "after")
+    site.history.wait_for("note", "after", timeout=20)
+
+
+def test_killed_in_mid_job_the_job_runs_again(start_site: StartSite) -> None:
+    site = start_site(spoolers=2)
+    site.call("work", "victim", 1.0)
+    (start,) = site.history.wait_for("start", "victim")
+    os.kill(start.pid, signal.SIGKILL)
+    again = site.history.wait_for("start", "victim", count=2)[1]
+    (end,) = site.history.wait_for("end", "victim")
+    assert again.pid == end.pid != start.pid
+    site.wait_empty()
+
+
+def test_accepted_while_uwsgi_is_killed_the_jobs_run_when_it_is_back(start_site: StartSite) -> None:
+    site = start_site()
+    site.call("work", "cut", 30)
+    site.history.wait_for("start", "cut")
+    for word in ("one", "two"):
+        site.call("note", word)
+    site.server.kill()
+    assert len(site.files()) == 3
+    back = start_site(spoolers=2)
+    back.history.wait_for("note", "one")
+    back.history.wait_for("note", "two")
+    back.history.wait_for("start", "cut", count=2)
+
+
+def test_two_hundred_jobs_from_many_threads_run_once_each(start_site: StartSite) -> None:
+    site = start_site(processes=2, threads=4, spoolers=4)
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda i: site.call("note", str(i)), range(200)))
+    site.wait_empty(timeout=30)
+    ran = sorted(int(event.words[1]) for event in site.history.events("note"))
+    assert ran == list(range(200))
+    assert len({answer["job"] for answer in answers}) == 200
+    assert len({answer["pid"] for answer in answers}) == 2, "only one HTTP process took part"
+
+
+def test_ten_megabytes_cross(start_site: StartSite) -> None:
+    site = start_site()
+    size = 10_000_000
+    answer = site.server.post(f"/weigh/{size}")
+    assert answer.status == 200, answer.text
+    (event,) = site.history.wait_for("weighed")
+    assert event.words[1] == str(size)
+
+
+def test_over_the_ceiling_is_refused_and_nothing_written(start_site: StartSite) -> None:
+    site = start_site(env={"SPOOLKIT_MAX_BODY": "100000"})
+    answer = site.server.post("/weigh/200000")
+    assert answer.status == 400
+    assert answer.json["error"]["argument"] == "data"
+    assert site.files() == []
+
+
+def test_uwsgi_spelling(start_site: StartSite) -> None:
+    site = start_site()
+    packet = {"duration": "NQ==", "body": "Ynl0ZXM=", "untyped": "NQ==", "at": "MTAwMA=="}  # 5, bytes, 5, 1000
+    site.call("uwsgi_style", packet=packet)
+    (event,) = site.history.wait_for("uwsgi_style")
+    assert event.words[1:] == ("5", "b'bytes'", "b'5'")
+    run_at = site.call("note", spool={"word": "later", "at": time.time() + 1.5})["run_at"]
+    (event,) = site.history.wait_for("note", "later")
+    assert 0 <= event.time - run_at <= 2.5
+
+
+def test_priority_needs_ordered_spoolers(start_site: StartSite) -> None:
+    site = start_site()
+    answer = site.call("note", "urgent", using={"priority": 1}, expect=400)
+    assert answer["error"]["argument"] == "priority"
+    site.server.stop()
+    site = start_site("spooler-ordered = true")
+    site.call("note", "urgent", using={"priority": 1})
+    site.history.wait_for("note", "urgent")
+
+
+def test_a_queue_that_is_not_served_is_refused(start_site: StartSite) -> None:
+    site = start_site()
+    answer = site.call("note", "lost", using={"queue": "/tmp"}, expect=400)
+    assert answer["error"]["argument"] == "spooler"
+
+
+def test_with_lazy_apps_the_spooler_imports_the_application_itself(start_site: StartSite) -> None:
+    site = start_site("lazy-apps = true", "spooler-import = site_app", spoolers=2)
+    job = site.call("circumstances")["job"]
+    (event,) = site.history.wait_for("circumstances")
+    assert event.words[1:] == ("site_app", "False", str(SITE), job)
+
+
+def test_the_directory_is_closed_to_others(start_site: StartSite, tmp_path) -> None:
+    spool = tmp_path / "spool"
+    spool.mkdir(mode=0o755)
+    site = start_site()
+    assert spool.stat().st_mode & 0o777 == 0o700
+    site.call("note", "later", using={"delay": 60})
+    (name,) = site.files()
+    assert (spool / name).stat().st_mode & 0o777 == 0o600
