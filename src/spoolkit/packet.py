@@ -17,7 +17,7 @@ from spoolkit.job import Job
 
 MODIFIER = 17
 FORMAT = b"1"
-MARKER = b"spoolkit"
+MARKER: bytes = b"spoolkit"
 CALL = b"call"
 LIMIT = 0xFFFF
 """Bytes that a key, a value, and the whole packet may take: each length is a uint16, and uWSGI cuts silently."""

@@ -31,7 +31,7 @@ class Task(Generic[P, R]):
         self._function = function
         self._engine = engine
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Job:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Job:
         """Have the function run with these arguments, whatever their names, as soon as may be.
 
         Returns the :class:`Job`, which is accepted by then. Raises :class:`ArgumentError` for arguments that cannot be
@@ -39,7 +39,7 @@ class Task(Generic[P, R]):
         """
         return self._submit(args, kwargs)
 
-    def run(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def run(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the function here and now, as a plain function, with ``current_job()`` to be had."""
         with runner.running(self._job(args, kwargs, engine="inline")):
             return self._function(*args, **kwargs)

@@ -1,0 +1,204 @@
+"""A real uWSGI for tests: started on a free port, talked to over HTTP, stopped or killed."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json as jsonlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+START = 30.0
+STOP = 15.0
+
+
+def wait_until(condition: Callable[[], T], *, timeout: float = 15, message: str | Callable[[], str] = "") -> T:
+    """What ``condition`` gives once it is true; an AssertionError with ``message`` after ``timeout`` seconds."""
+    deadline = time.monotonic() + timeout
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            raise AssertionError((message() if callable(message) else message) or f"not within {timeout} s")
+        time.sleep(0.01)
+    return value
+
+
+@dataclass(frozen=True)
+class Response:
+    """An HTTP answer."""
+
+    status: int
+    text: str
+    headers: Mapping[str, str]
+
+    @property
+    def json(self) -> Any:
+        return jsonlib.loads(self.text)
+
+
+class UwsgiServer:
+    """One uWSGI instance, of the given ini file or of lines of options."""
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        ini: Path | None = None,
+        options: Sequence[str] = (),
+        env: Mapping[str, str] | None = None,
+        spool: Path | None = None,
+        cwd: Path | None = None,
+    ) -> None:
+        self.directory = directory
+        self.spool = spool or directory / "spool"
+        self.port = free_port()
+        self._cwd = cwd or directory
+        self._log = directory / "uwsgi.log"
+        self._ini = ini or self._written(options)
+        self._env = {**os.environ, **(env or {}), "HOST": "127.0.0.1", "PORT": str(self.port)}
+        self._env["SPOOLKIT_SPOOL"] = str(self.spool)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def _written(self, options: Sequence[str]) -> Path:
+        path = self.directory / "uwsgi.ini"
+        path.write_text("\n".join(["[uwsgi]", f"http-socket = 127.0.0.1:{self.port}", *options, ""]))
+        return path
+
+    def __enter__(self) -> UwsgiServer:
+        if not self.spool.exists():
+            self.spool.mkdir(mode=0o700)
+        binary = Path(sys.executable).with_name("uwsgi")
+        assert binary.exists(), f"{binary} is missing: make test installs it"
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                # auto-procname: the processes can be told apart by their names.
+                [binary, "--ini", self._ini, "--auto-procname"],
+                cwd=self._cwd,
+                env=self._env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        try:
+            wait_until(lambda: self.exited or self._listens(), timeout=START, message=lambda: self.log()[-4000:])
+            assert not self.exited, f"uWSGI did not start:\n{self.log()[-4000:]}"
+            wait_until(self.spooler_pids, timeout=START, message=lambda: self.log()[-4000:])
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def master_pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def exited(self) -> bool:
+        return self._process is None or self._process.poll() is not None
+
+    def spooler_pids(self) -> list[int]:
+        return self._pids("uWSGI spooler")
+
+    def worker_pids(self) -> list[int]:
+        return self._pids("uWSGI worker")
+
+    def get(self, path: str) -> Response:
+        return self._request("GET", path)
+
+    def post(self, path: str, json: Any = None) -> Response:
+        return self._request("POST", path, json)
+
+    def log(self) -> str:
+        return self._log.read_text(errors="replace") if self._log.exists() else ""
+
+    def wait_for_log(self, pattern: str, timeout: float = 15) -> None:
+        wait_until(
+            lambda: re.search(pattern, self.log()),
+            timeout=timeout,
+            message=lambda: f"{pattern!r} is not in the log:\n{self.log()[-4000:]}",
+        )
+
+    def stop(self) -> None:
+        """As an administrator stops it; what does not go within the time is killed."""
+        if self._process is not None and not self.exited:
+            self._process.send_signal(signal.SIGINT)  # SIGTERM is a brutal reload without die-on-term
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(STOP)
+        self.kill()
+
+    def kill(self) -> None:
+        """As a power cut does: master and children at once."""
+        if self._process is None:
+            return
+        # The session is ours alone. Spoolers outlive a killed master until they have done the directory.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait(STOP)
+        wait_until(lambda: not self._members(), message="processes of uWSGI survived")
+        self._process = None
+
+    def _members(self) -> list[int]:
+        """The living processes of this uWSGI's session; what a job started among them."""
+        assert self._process is not None
+        members = []
+        for name in os.listdir("/proc"):
+            if name.isdigit():
+                fields = self._stat(int(name))
+                if fields and int(fields[3]) == self._process.pid and fields[0] != "Z":
+                    members.append(int(name))
+        return sorted(members)
+
+    @staticmethod
+    def _stat(pid: int) -> list[str]:
+        """The fields of /proc/<pid>/stat behind the name: state, parent, group, session, ..."""
+        try:
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return []
+
+    def _pids(self, role: str) -> list[int]:
+        found = []
+        for pid in self._members():
+            with contextlib.suppress(OSError):
+                if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(role.encode()):
+                    found.append(pid)
+        return found
+
+    def _listens(self) -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", self.port), 1).close()
+        except OSError:
+            return False
+        return bool(self.worker_pids())
+
+    def _request(self, method: str, path: str, json: Any = None) -> Response:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        try:
+            body = None if json is None else jsonlib.dumps(json)
+            connection.request(method, path, body, {"Content-Type": "application/json"} if body else {})
+            answer = connection.getresponse()
+            return Response(answer.status, answer.read().decode(), dict(answer.getheaders()))
+        finally:
+            connection.close()
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
