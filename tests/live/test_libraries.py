@@ -17,7 +17,7 @@ from .conftest import StartSite
 MODULES = ("with_spoolkit", "with_uwsgidecorators", "with_uwsgi_tasks")
 
 
-@pytest.mark.parametrize("order", permutations(MODULES), ids="-".join)
+@pytest.mark.parametrize("order", list(permutations(MODULES)), ids="-".join)
 def test_each_library_runs_its_own(start_site: StartSite, order: tuple[str, ...]) -> None:
     site = start_site(module="three_libraries", env={"ORDER": ",".join(order), "SPOOLKIT_RETRY_DELAY": "1.5"})
     assert site.server.post("/all").status == 200
