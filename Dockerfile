@@ -1,0 +1,33 @@
+# syntax=docker/dockerfile:1
+
+# uWSGI is compiled here, and the compiler stays here.
+FROM python:3.12-slim AS build
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends gcc libc6-dev make \
+    && rm -rf /var/lib/apt/lists/*
+RUN python -m venv /opt/venv
+WORKDIR /build
+COPY pyproject.toml README.md LICENSE ./
+COPY src ./src
+RUN /opt/venv/bin/pip install --no-cache-dir '.[uwsgi,app]'
+
+FROM python:3.12-slim
+# A fixed number, so that the volume's files keep their owner from image to image.
+RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin spoolkit \
+    && install --directory --owner spoolkit --group spoolkit --mode 0700 /var/spool/spoolkit
+COPY --from=build /opt/venv /opt/venv
+WORKDIR /srv/app
+COPY app.py tasks.py spool_args.py uwsgi.ini ./
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    HOST=0.0.0.0 \
+    PORT=5000 \
+    SPOOLKIT_SPOOL=/var/spool/spoolkit
+USER spoolkit
+VOLUME /var/spool/spoolkit
+EXPOSE 5000
+# A path that is not there: every other one starts work. Its 404 shows that the application answers.
+HEALTHCHECK --interval=10s --timeout=3s --start-period=10s \
+    CMD ["python", "-c", "import http.client, os; c = http.client.HTTPConnection('127.0.0.1', int(os.environ['PORT']), timeout=2); c.request('GET', '/healthy/not-there'); raise SystemExit(c.getresponse().status != 404)"]
+# uWSGI stops on the SIGTERM that Docker sends (die-on-term).
+CMD ["uwsgi", "--ini", "uwsgi.ini"]

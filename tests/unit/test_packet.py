@@ -1,0 +1,145 @@
+"""A job crosses as bytes and comes back; whatever bytes are read give a job or a DecodeError."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spoolkit import packet
+from spoolkit.errors import DecodeError, TooLargeError
+from spoolkit.job import Job, new_id
+from spoolkit.packet import LIMIT, Packet
+
+text = st.text(st.characters(codec="utf-8"))
+ids = st.text("0123456789abcdef", min_size=32, max_size=32)
+times = st.floats(0, 1e11) | st.just(0.0) | st.just(5e-324)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | text | st.binary(),
+    lambda inner: st.lists(inner) | st.dictionaries(text, inner) | st.lists(inner).map(tuple),
+    max_leaves=8,
+)
+jobs = st.builds(
+    Job,
+    id=ids,
+    task=text,
+    args=st.lists(values, max_size=4).map(tuple),
+    kwargs=st.dictionaries(text, values, max_size=4),
+    enqueued_at=times.filter(lambda seconds: seconds == 0 or seconds >= 1e-9),
+    run_at=st.none() | st.floats(1, 1e11),
+    queue=st.none() | text,
+    priority=st.none() | st.integers(0, 999_999_999),
+)
+
+
+def there_and_back(job: Job) -> Job:
+    return packet.unpack(packet.load(packet.dump(packet.pack(job, max_body=10**7))))
+
+
+def a_job(**given: Any) -> Job:
+    return Job(**{"id": new_id(), "task": "tasks.one", "enqueued_at": 1.5, **given})
+
+
+@given(jobs)
+def test_a_job_comes_back(job: Job) -> None:
+    assert there_and_back(job) == job
+
+
+@given(st.integers(LIMIT - 400, LIMIT + 400))
+def test_no_packet_is_over_the_limit(length: int) -> None:
+    job = a_job(args=("x" * length,))
+    packed = packet.pack(job, max_body=10**7)
+    assert packet.size(packed.fields) <= LIMIT
+    assert all(len(part) <= LIMIT for pair in packed.fields.items() for part in pair)
+    assert packet.unpack(packed) == job
+
+
+def test_the_body_is_used_only_where_it_must() -> None:
+    room = LIMIT - packet.size(packet.pack(a_job(args=("",)), max_body=10**7).fields)
+    assert packet.pack(a_job(args=("x" * room,)), max_body=10**7).body == b""
+    over = packet.pack(a_job(args=("x" * (room + 1),)), max_body=10**7)
+    assert over.body
+    assert b"call" not in over.fields
+
+
+def test_over_the_ceiling_the_largest_argument_is_named() -> None:
+    job = a_job(args=("x" * 10, "y" * 2000), kwargs={"third": "z" * 100})
+    with pytest.raises(TooLargeError) as refused:
+        packet.pack(job, max_body=1000, names=["first", "second"])
+    assert (refused.value.argument, refused.value.limit) == ("second", 1000)
+    assert refused.value.size > 2000
+
+
+def test_a_name_that_fills_the_packet_is_refused() -> None:
+    with pytest.raises(TooLargeError):
+        packet.pack(a_job(task="t" * LIMIT), max_body=10**7)
+
+
+def test_the_bytes_are_uwsgis() -> None:
+    assert packet.dump(Packet({b"k": b"val"}, b"body")) == b"\x11\x08\x00\x00\x01\x00k\x03\x00valbody"
+
+
+def test_fields_of_a_newer_version_are_passed_over() -> None:
+    packed = packet.pack(a_job(), max_body=1000)
+    assert packet.unpack(Packet({**packed.fields, b"deadline": b"\xff"}, b"")) == packet.unpack(packed)
+
+
+@given(st.binary(max_size=200) | st.binary(max_size=100).map(lambda data: b"\x11" + bytes([len(data), 0, 0]) + data))
+def test_any_bytes_give_a_packet_or_our_error(data: bytes) -> None:
+    with contextlib.suppress(DecodeError):
+        packet.unpack(packet.load(data))
+
+
+@given(jobs, st.data())
+def test_damaged_bytes_give_a_job_or_our_error(job: Job, draw: st.DataObject) -> None:
+    data = bytearray(packet.dump(packet.pack(job, max_body=10**7)))
+    for _ in range(draw.draw(st.integers(1, 3))):
+        data[draw.draw(st.integers(0, len(data) - 1))] = draw.draw(st.integers(0, 255))
+    with contextlib.suppress(DecodeError):
+        packet.unpack(packet.load(bytes(data[: draw.draw(st.integers(0, len(data)))])))
+
+
+KEYS = st.sampled_from([b"spoolkit", b"id", b"task", b"enqueued_at", b"run_at", b"queue", b"priority", b"call"])
+VALUES = st.binary() | st.sampled_from([b"1", b"[[],{}]", b"0" * 32, b"1.5", b"\xb2", b"9" * 400, b"[[" + b"1" * 5000])
+
+
+@given(st.dictionaries(KEYS, VALUES), st.binary())
+def test_any_fields_give_a_job_or_our_error(fields: dict[bytes, bytes], body: bytes) -> None:
+    with contextlib.suppress(DecodeError):
+        packet.unpack(Packet({**fields, b"spoolkit": b"1"}, body))
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        (b"id", b"../../etc/passwd"),
+        (b"id", b"0" * 31),
+        (b"enqueued_at", b"soon"),
+        (b"run_at", b"-1"),
+        (b"run_at", b"inf"),
+        (b"priority", b"../evil"),
+        (b"priority", "²".encode()),
+        (b"task", b"\xff"),
+        (b"spoolkit", b"2"),
+    ],
+)
+def test_a_field_that_cannot_be(field: bytes, value: bytes) -> None:
+    packed = packet.pack(a_job(), max_body=1000)
+    with pytest.raises(DecodeError):
+        packet.unpack(Packet({**packed.fields, field: value}))
+
+
+@pytest.mark.parametrize("field", [b"id", b"task", b"enqueued_at", b"call"])
+def test_a_field_that_is_missing(field: bytes) -> None:
+    packed = packet.pack(a_job(), max_body=1000)
+    with pytest.raises(DecodeError):
+        packet.unpack(Packet({key: value for key, value in packed.fields.items() if key != field}))
+
+
+def test_times_are_exact() -> None:
+    for seconds in (1790000000.123456, math.nextafter(1790000000.5, 2e9), 0.1 + 0.2):
+        assert there_and_back(a_job(run_at=seconds)).run_at == seconds

@@ -1,0 +1,83 @@
+"""When a job may start: what can be meant, and what cannot."""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime, timedelta, timezone
+from decimal import Decimal
+from zoneinfo import ZoneInfo
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spoolkit import schedule
+from spoolkit.errors import ScheduleError
+
+NOW = 1_790_000_000.25
+
+
+@pytest.mark.parametrize(
+    ("at", "delay", "expected"),
+    [
+        (None, None, None),
+        (NOW + 5, None, NOW + 5),
+        (1_790_000_010, None, 1_790_000_010.0),
+        (5, None, 5.0),
+        (datetime(2026, 9, 21, 14, 13, 21, tzinfo=timezone.utc), None, 1_790_000_001.0),
+        (datetime(2026, 9, 21, 16, 13, 21, tzinfo=ZoneInfo("Europe/Rome")), None, 1_790_000_001.0),
+        (None, 30, NOW + 30),
+        (None, 0, NOW),
+        (None, 0.5, NOW + 0.5),
+        (None, timedelta(minutes=1), NOW + 60),
+        (None, timedelta(days=2), NOW + 172_800),  # a library lost the days of a timedelta once
+    ],
+)
+def test_what_is_meant(at: object, delay: object, expected: float | None) -> None:
+    assert schedule.run_at(at, delay, now=NOW) == expected
+
+
+@pytest.mark.parametrize(
+    ("at", "delay", "argument"),
+    [
+        *((at, None, "at") for at in (datetime(2026, 1, 1), "1790000000", b"1", True, -1, math.nan, math.inf, [])),
+        *(
+            (at, None, "at")
+            for at in (1_790_000_000_000, 10**400, Decimal(5), datetime.max.replace(tzinfo=timezone.utc))
+        ),
+        *((None, delay, "delay") for delay in ("5", True, -1, -0.1, math.nan, math.inf, 10**9, timedelta(seconds=-1))),
+        (5, 5, "delay"),
+    ],
+)
+def test_what_cannot_be_meant(at: object, delay: object, argument: str) -> None:
+    with pytest.raises(ScheduleError) as refused:
+        schedule.run_at(at, delay, now=NOW)
+    assert refused.value.argument == argument
+    assert argument in str(refused.value)
+
+
+@given(st.floats(0, schedule.MAX_AHEAD / 2))
+def test_a_delay_is_from_now(delay: float) -> None:
+    assert schedule.run_at(None, delay, now=NOW) == NOW + delay
+
+
+@given(st.text() | st.binary())
+def test_text_is_digits_or_refused(text: str | bytes) -> None:
+    try:
+        seconds = schedule.from_text(text)
+    except ScheduleError:
+        return
+    assert 0 <= seconds < 1e12
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("30", 30.0), (b"1790000000", 1_790_000_000.0), ("1.5", 1.5)])
+def test_text_that_is_digits(text: str | bytes, seconds: float) -> None:
+    assert schedule.from_text(text) == seconds
+
+
+@pytest.mark.parametrize(
+    "text", ["", " 5", "5 ", "-5", "+5", "1e9", "nan", "٣", "5.", ".5", "1_000", b"\xff", "9" * 13]
+)
+def test_text_that_is_not(text: str | bytes) -> None:
+    with pytest.raises(ScheduleError):
+        schedule.from_text(text, argument="at")

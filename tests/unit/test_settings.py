@@ -1,0 +1,67 @@
+"""Settings: the application's before the environment's before the start values."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from spoolkit import settings
+from spoolkit.errors import ConfigurationError
+from spoolkit.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def nothing_set(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in list(os.environ):
+        if name.startswith("SPOOLKIT_"):
+            monkeypatch.delenv(name)
+    before = settings._source
+    settings.use(lambda: None)
+    yield
+    settings.use(before)
+
+
+def test_the_start_values(tmp_path: Path) -> None:
+    loaded = Settings.load({}, str(tmp_path))
+    assert loaded == Settings(spool=str(tmp_path / "my_spools"))
+    assert (loaded.fsync, loaded.max_body, loaded.retry_delay, loaded.dev_runner) == (False, 64 * 2**20, 5.0, True)
+
+
+def test_the_environment_comes_before_the_start_values(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    values = {"SPOOL": "elsewhere", "FSYNC": "yes", "MAX_BODY": "100", "RETRY_DELAY": "0.5", "DEV_RUNNER": "off"}
+    for name, value in values.items():
+        monkeypatch.setenv(f"SPOOLKIT_{name}", value)
+    assert Settings.load({}, str(tmp_path)) == Settings(str(tmp_path / "elsewhere"), True, 100, 0.5, False)
+
+
+def test_the_application_comes_before_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SPOOLKIT_SPOOL", "/environment")
+    monkeypatch.setenv("SPOOLKIT_FSYNC", "1")
+    loaded = Settings.load({"SPOOLKIT_SPOOL": tmp_path / "application", "SPOOLKIT_FSYNC": False}, "/")
+    assert (loaded.spool, loaded.fsync) == (str(tmp_path / "application"), False)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("FSYNC", "maybe"),
+        ("DEV_RUNNER", 2),
+        ("MAX_BODY", "big"),
+        ("MAX_BODY", -1),
+        ("RETRY_DELAY", "nan"),
+        ("SPOOL", 5),
+    ],
+)
+def test_what_cannot_be_used_is_named(name: str, value: object) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        Settings.load({f"SPOOLKIT_{name}": value}, "/")
+    assert refused.value.setting == f"SPOOLKIT_{name}"
+
+
+def test_without_an_application_the_spool_lies_beside_who_asks(tmp_path: Path) -> None:
+    assert settings.current(str(tmp_path)).spool == str(tmp_path / "my_spools")
+    settings.use(lambda: Settings(spool="/the/applications"))
+    assert settings.current(str(tmp_path)).spool == "/the/applications"
