@@ -1,0 +1,115 @@
+"""The package as its users' tools see it: types, imports, names."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import spoolkit
+
+PROJECT = Path(__file__).parents[2]
+
+TYPED = """
+from datetime import datetime, timedelta
+from spoolkit import Job, spool, thread
+
+@spool
+def plain(duration: int) -> str:
+    return ""
+
+@spool(retry_delay=5)
+def with_options(duration: int, word: str = "") -> None: ...
+
+@thread
+def in_thread(duration: int) -> None: ...
+
+class Site:
+    job: Job = plain(5)
+
+ok: Job = with_options(5, word="x")
+ok = plain.using(at=datetime.now(), delay=timedelta(1))(5)
+ok = in_thread(5)
+result: str = plain.run(5)
+ok = plain.spool(duration=5, at=1)
+"""
+
+
+@pytest.fixture(scope="module")
+def mypy(tmp_path_factory: pytest.TempPathFactory):
+    folder = tmp_path_factory.mktemp("typing")
+
+    def check(code: str) -> str:
+        (folder / "checked.py").write_text(code)
+        command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", folder / "cache", folder / "checked.py"]
+        return subprocess.run(command, capture_output=True, text=True, cwd=folder).stdout
+
+    return check
+
+
+def test_calls_that_fit_type_check(mypy) -> None:
+    assert "Success" in mypy(TYPED)
+
+
+def test_calls_that_do_not_fit_are_refused_by_the_type_checker(mypy) -> None:
+    bad = [
+        'plain("x")',
+        "plain()",
+        "plain(5, 6)",
+        "with_options(5, word=6)",
+        'plain.using(delay=1)("x")',
+        'plain.using(at="tomorrow")',
+        'in_thread("x")',
+        'plain.run("x")',
+        "wrong: int = plain.run(5)",
+        "in_thread.using(delay=1)",
+        "spool(retry_delay='x')",
+    ]
+    found = mypy(TYPED + "\n".join(bad) + "\n")
+    first = TYPED.count("\n") + 1
+    for number, line in enumerate(bad, start=first):
+        assert f"checked.py:{number}: error" in found, f"{line} passed: {found}"
+
+
+def test_importing_it_imports_no_server() -> None:
+    code = (
+        "import sys, spoolkit; heavy = {'uwsgi', 'uwsgidecorators', 'uwsgi_tasks', 'celery', 'pickle', 'sqlite3'};"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, cwd="/")
+    assert done.stdout.strip() in ("[]", "['pickle']"), done.stderr  # Flask's own dependencies import pickle
+
+
+def test_no_module_of_ours_imports_pickle() -> None:
+    for path in (PROJECT / "src").rglob("*.py"):
+        assert "import pickle" not in path.read_text()
+
+
+def test_its_names_are_there_and_documented() -> None:
+    for name in spoolkit.__all__:
+        member = getattr(spoolkit, name)
+        assert getattr(member, "__doc__", None) or isinstance(member, int), name
+
+
+def test_a_module_over_300_lines_says_why() -> None:
+    for path in (PROJECT / "src").rglob("*.py"):
+        lines = path.read_text().splitlines()
+        assert len(lines) <= 300 or any("300 lines" in line for line in lines[:12]), path
+
+
+def test_errors_have_one_root_and_tell_themselves_as_json() -> None:
+    errors = [value for value in vars(spoolkit).values() if isinstance(value, type) and issubclass(value, Exception)]
+    assert len(errors) >= 13
+    assert all(issubclass(error, spoolkit.SpoolkitError) for error in errors)
+    told = spoolkit.ArgumentError("it is wrong", argument="it").to_dict()
+    assert told == {"type": "ArgumentError", "message": "it is wrong", "argument": "it"}
+
+
+def test_every_setting_is_in_the_readme() -> None:
+    readme = (PROJECT / "README.md").read_text()
+    settings_source = (PROJECT / "src/spoolkit/settings.py").read_text()
+    for name in set(re.findall(r"SPOOLKIT_[A-Z_]+[A-Z]", settings_source)):
+        assert f"`{name}`" in readme, name

@@ -1,0 +1,127 @@
+"""Who is woken: one idle spooler, or each busy one once; never a stranger."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from spoolkit import presence
+
+SPOOLER = """
+import signal, sys
+from spoolkit.presence import Presence
+woken = 0
+def wake(signum, frame):
+    global woken
+    woken += 1
+signal.signal(signal.SIGUSR1, wake)
+me = Presence(sys.argv[1])
+print("up", flush=True)
+for command in sys.stdin:
+    if command.strip() == "woken":
+        print(woken, flush=True)
+    else:
+        getattr(me, command.strip())()
+        print("ok", flush=True)
+"""
+
+
+class Spooler:
+    """A process that is present in the directory and counts its signals."""
+
+    def __init__(self, directory: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", SPOOLER, directory], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == "up\n"
+
+    def tell(self, command: str) -> str:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{command}\n")
+        self.process.stdin.flush()
+        return self.process.stdout.readline().strip()
+
+    def woken(self) -> int:
+        return int(self.tell("woken"))
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture
+def spoolers(tmp_path: Path) -> Iterator[list[Spooler]]:
+    with ExitStack() as running:
+        started = [Spooler(str(tmp_path)) for _ in range(3)]
+        for spooler in started:
+            running.callback(spooler.end)
+        yield started
+
+
+def test_one_idle_spooler_is_woken(spoolers: list[Spooler], tmp_path: Path) -> None:
+    pid = presence.wake(str(tmp_path))
+    assert [spooler.woken() for spooler in spoolers] == [int(spooler.process.pid == pid) for spooler in spoolers]
+
+
+def test_a_busy_one_is_left_alone_while_another_is_idle(spoolers: list[Spooler], tmp_path: Path) -> None:
+    for spooler in spoolers[:2]:
+        spooler.tell("busy")
+    for _ in range(5):
+        assert presence.wake(str(tmp_path)) == spoolers[2].process.pid
+    assert [spooler.woken() for spooler in spoolers[:2]] == [0, 0]
+
+
+def test_where_all_are_busy_each_is_woken_once_a_job(spoolers: list[Spooler], tmp_path: Path) -> None:
+    for spooler in spoolers:
+        spooler.tell("busy")
+    for _ in range(5):
+        assert presence.wake(str(tmp_path)) is None
+    assert [spooler.woken() for spooler in spoolers] == [1, 1, 1]
+    spoolers[0].tell("busy")  # its next job
+    presence.wake(str(tmp_path))
+    assert [spooler.woken() for spooler in spoolers] == [2, 1, 1]
+
+
+def test_the_dead_are_forgotten(spoolers: list[Spooler], tmp_path: Path) -> None:
+    for spooler in spoolers[:2]:
+        spooler.end()
+    for _ in range(3):
+        assert presence.wake(str(tmp_path)) == spoolers[2].process.pid
+    assert os.listdir(tmp_path / "spoolers") == [str(spoolers[2].process.pid)]
+
+
+def test_a_stranger_who_got_the_pid_is_not_signalled(spoolers: list[Spooler], tmp_path: Path) -> None:
+    for spooler in spoolers:
+        path = tmp_path / "spoolers" / str(spooler.process.pid)
+        path.write_bytes(path.read_bytes().replace(b" ", b" 1", 1))  # another start time
+    assert presence.wake(str(tmp_path)) is None
+    assert [spooler.woken() for spooler in spoolers] == [0, 0, 0]
+
+
+def test_who_leaves_is_gone(spoolers: list[Spooler], tmp_path: Path) -> None:
+    spoolers[0].tell("leave")
+    assert str(spoolers[0].process.pid) not in os.listdir(tmp_path / "spoolers")
+
+
+def test_nobody_there(tmp_path: Path) -> None:
+    assert presence.wake(str(tmp_path / "nowhere")) is None
+    (tmp_path / "spoolers").mkdir()
+    (tmp_path / "spoolers" / "12345678").write_bytes(b"00")
+    (tmp_path / "spoolers" / "no-pid").write_bytes(b"00")
+    assert presence.wake(str(tmp_path)) is None
+
+
+def test_its_descriptor_is_out_of_uwsgis_way(tmp_path: Path) -> None:
+    me = presence.Presence(str(tmp_path))
+    try:
+        assert me._fd > 3, "uWSGI puts /dev/null over descriptor 0 after the fork"
+    finally:
+        me.leave()

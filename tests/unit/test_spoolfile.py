@@ -1,0 +1,197 @@
+"""Spool files: whole or not at all, claimed by one, set aside with a reason."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from spoolkit import clock, spoolfile
+from spoolkit.spoolfile import PREFIX
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> str:
+    return str(tmp_path)
+
+
+def others_may_lock(path: str) -> bool:
+    """Whether another process gets the lock on the file."""
+    code = "import fcntl, os, sys; fcntl.lockf(os.open(sys.argv[1], os.O_RDWR), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+    return subprocess.run([sys.executable, "-c", code, path], stderr=subprocess.DEVNULL).returncode == 0
+
+
+def test_a_file_is_written_whole_and_private(spool: str) -> None:
+    path = spoolfile.write(spool, "one", b"data", fsync=True)
+    assert path == f"{spool}/{PREFIX}one"
+    assert Path(path).read_bytes() == b"data"
+    assert os.stat(path).st_mode & 0o777 == 0o600
+    assert os.listdir(spool) == [f"{PREFIX}one"]
+
+
+@pytest.mark.parametrize("run_at", [1790000000, 1790000000.25, 4e9 + 0.123456])
+def test_it_never_shows_itself_before_its_time_is_set(
+    spool: str, run_at: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    rename = os.rename
+    monkeypatch.setattr(os, "rename", lambda old, new: (seen.append(os.stat(old).st_mtime_ns), rename(old, new)))
+    path = spoolfile.write(spool, "one", b"data", run_at=run_at)
+    assert seen == [os.stat(path).st_mtime_ns]
+    assert seen[0] >= run_at * 1e9
+
+
+def test_when_the_disk_refuses_nothing_is_left(spool: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(FileNotFoundError):
+        spoolfile.write(f"{spool}/gone", "one", b"data")
+    with pytest.raises(OSError, match="long"):
+        spoolfile.write(spool, "x" * 300, b"data")
+
+    def broken(fd: int) -> None:
+        raise OSError("the disk is broken")
+
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(OSError, match="broken"):
+        spoolfile.write(spool, "one", b"data", fsync=True)
+    assert os.listdir(spool) == []
+
+
+def test_one_process_holds_a_claim(spool: str) -> None:
+    path = spoolfile.write(spool, "one", b"data")
+    with spoolfile.claim(path) as fd:
+        assert fd is not None
+        assert spoolfile.read(fd) == b"data"
+        assert not others_may_lock(path), "reading dropped the lock"
+    assert others_may_lock(path)
+
+
+def test_what_another_process_holds_cannot_be_claimed(spool: str) -> None:
+    path = spoolfile.write(spool, "one", b"data")
+    code = (
+        "import fcntl, os, sys; fcntl.lockf(os.open(sys.argv[1], os.O_RDWR), fcntl.LOCK_EX); print(1, flush=True);"
+        "sys.stdin.read()"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        with spoolfile.claim(path) as fd:
+            assert fd is None
+        assert holder.stdin is not None
+        holder.stdin.close()
+
+
+def test_a_name_that_changed_hands_cannot_be_claimed(spool: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    lock = fcntl.lockf
+    for change in (os.unlink, lambda path: os.rename(path, path + "x"), lambda path: os.replace(path + "-other", path)):
+        path = spoolfile.write(spool, "one", b"data")
+        spoolfile.write(spool, "one-other", b"data")
+
+        def late(fd: int, how: int, change=change, path=path) -> None:  # type: ignore[no-untyped-def]
+            change(path)
+            lock(fd, how)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(fcntl, "lockf", late)
+            with spoolfile.claim(path) as fd:
+                assert fd is None
+
+
+def test_what_is_no_file_cannot_be_claimed(spool: str) -> None:
+    os.mkdir(f"{spool}/folder")
+    os.symlink("/etc/hostname", f"{spool}/link")
+    os.mkfifo(f"{spool}/pipe")
+    for name in ("folder", "link", "pipe", "nothing"):
+        with spoolfile.claim(f"{spool}/{name}") as fd:
+            assert fd is None
+
+
+def test_a_later_run_takes_a_new_name_and_a_new_time(spool: str) -> None:
+    first = spoolfile.write(spool, "one", b"data")
+    second = spoolfile.reschedule(first, clock.now() + 100)
+    third = spoolfile.reschedule(second, clock.now() - 100)
+    assert [os.path.basename(path) for path in (second, third)] == [f"{PREFIX}one.1", f"{PREFIX}one.2"]
+    assert os.listdir(spool) == [f"{PREFIX}one.2"]
+    assert spoolfile.is_due(third)
+    assert not spoolfile.is_due(spoolfile.reschedule(third, clock.now() + 100))
+
+
+def test_what_is_gone_is_not_due_and_finished_already(spool: str) -> None:
+    assert not spoolfile.is_due(f"{spool}/nothing")
+    spoolfile.finish(f"{spool}/nothing")
+
+
+@pytest.mark.parametrize("name", [b"plain", b"not-\xff-utf8", b"x" * 230, b"back\\slash", b"new\nline"])
+def test_a_file_set_aside_has_its_reason_beside_it(spool: str, name: bytes) -> None:
+    path = os.fsdecode(os.fsencode(f"{spool}/{PREFIX}") + name)
+    Path(path).write_bytes(b"bad")
+    kept = spoolfile.quarantine(path, spool, reason="it is bad", task="a.b", traceback="Trace")
+    assert not os.path.lexists(path)
+    assert Path(kept).read_bytes() == b"bad"
+    assert os.path.dirname(kept) == f"{spool}/dead"
+    report = json.loads(Path(f"{kept}.json").read_text())
+    assert (report["reason"], report["task"], report["traceback"]) == ("it is bad", "a.b", "Trace")
+    assert os.stat(f"{spool}/dead").st_mode & 0o777 == 0o700
+    assert os.stat(f"{kept}.json").st_mode & 0o777 == 0o600
+
+
+def test_priorities_come_first_in_the_order_of_numbers(spool: str) -> None:
+    for folder in ("10", "9", "dead", "x1"):
+        os.mkdir(f"{spool}/{folder}")
+        spoolfile.write(f"{spool}/{folder}", f"in-{folder}", b"")
+    for name in ("b", "a"):
+        spoolfile.write(spool, name, b"")
+    Path(spool, "tmp_c").write_bytes(b"")
+    names = [os.path.relpath(path, spool).replace(PREFIX, "") for path in spoolfile.pending(spool)]
+    assert names == ["9/in-9", "10/in-10", "a", "b"]
+
+
+def test_only_old_temporary_files_are_swept(spool: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path(spool, "tmp_one").write_bytes(b"")
+    os.utime(f"{spool}/tmp_one", (0, 0))  # a job for the past, whose writer is at work
+    kept = spoolfile.write(spool, "two", b"")
+    spoolfile.sweep(spool)
+    assert os.path.exists(f"{spool}/tmp_one")
+    later = clock.now() + spoolfile.STRAY_AGE + 1
+    monkeypatch.setattr(clock, "now", lambda: later)
+    spoolfile.sweep(spool)
+    assert os.listdir(spool) == [os.path.basename(kept)]
+
+
+def test_four_processes_finish_each_file_once(spool: str) -> None:
+    names = [f"{i:03}" for i in range(200)]
+    for name in names:
+        spoolfile.write(spool, name, b"data")
+    children = []
+    for seed in range(4):
+        reader, writer = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            with contextlib.suppress(BaseException):
+                mine = spoolfile.pending(spool)
+                random.Random(seed).shuffle(mine)
+                for path in mine:
+                    with spoolfile.claim(path) as fd:
+                        if fd is not None:
+                            os.write(writer, f"{path[-3:]}\n".encode())
+                            if random.Random(path).random() < 0.2:
+                                spoolfile.finish(spoolfile.reschedule(path, 1))
+                            else:
+                                spoolfile.finish(path)
+            os._exit(0)
+        os.close(writer)
+        children.append((pid, reader))
+    done: list[str] = []
+    for pid, reader in children:
+        with open(reader) as pipe:
+            done += pipe.read().split()
+        os.waitpid(pid, 0)
+    assert sorted(done) == names
+    assert os.listdir(spool) == []

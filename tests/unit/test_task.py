@@ -1,0 +1,199 @@
+"""What a call of a task makes, and what it refuses."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+from flask import Flask
+
+from spoolkit import (
+    ArgumentError,
+    ArgumentTypeError,
+    ConfigurationError,
+    Job,
+    NoCurrentJobError,
+    QueueOptionError,
+    ScheduleError,
+    SignatureError,
+    SpoolKit,
+    SpoolUnavailableError,
+    current_job,
+    packet,
+    prepare_spooler_args,
+    spool,
+    thread,
+)
+from spoolkit.spoolfile import PREFIX
+
+
+@spool
+def add(first: int, second: int = 1) -> int:
+    return first + second
+
+
+@spool
+def anything(*args: object, **kwargs: object) -> None: ...
+
+
+@spool
+def named(at: float, body: bytes, id: int, args: list[int], self: str, delay: int) -> None: ...
+
+
+@spool
+def waits(delay: int) -> None: ...
+
+
+@thread
+def in_thread(word: str) -> None: ...
+
+
+@pytest.fixture(autouse=True)
+def directory(tmp_path: Path) -> Iterator[Path]:
+    app = Flask("an_application", root_path=str(tmp_path))
+    app.config["SPOOLKIT_SPOOL"] = tmp_path / "spool"
+    SpoolKit(app)
+    with app.app_context():
+        yield tmp_path / "spool"
+
+
+def written(directory: Path) -> list[Job]:
+    files = sorted(directory.glob(f"{PREFIX}*"))
+    return [packet.unpack(packet.load(path.read_bytes())) for path in files]
+
+
+def test_a_call_is_a_job_on_disk(directory: Path) -> None:
+    job = add(1, second=2)
+    assert written(directory) == [job]
+    assert (job.task, job.args, job.kwargs) == (f"{__name__}.add", (1,), {"second": 2})
+    assert (job.engine, job.run_at) == ("spool", None)
+    assert abs(job.enqueued_at - time.time()) < 60
+    assert directory.stat().st_mode & 0o777 == 0o700
+
+
+def test_jobs_lie_in_the_order_of_their_calls(directory: Path) -> None:
+    jobs = [add(i) for i in range(50)]
+    assert written(directory) == jobs
+
+
+def test_options_are_apart_from_the_arguments(directory: Path) -> None:
+    soon = datetime.now(timezone.utc) + timedelta(hours=1)
+    assert add.using(at=soon)(1).run_at == soon.timestamp()
+    assert add.using(delay=timedelta(minutes=1))(1).run_at == pytest.approx(time.time() + 60, abs=30)
+    late = add.using(at=4_000_000.5 + time.time())(1)
+    (path,) = directory.glob(f"{PREFIX}{late.id}")
+    assert path.stat().st_mtime >= late.run_at  # type: ignore[operator]
+
+
+def test_arguments_may_have_any_name(directory: Path) -> None:
+    kwargs = {"at": 1.5, "body": b"b", "id": 2, "args": [3], "self": "me", "delay": 4}
+    assert named(**kwargs).kwargs == kwargs
+    assert anything(1, function=2, packet=3, kwargs=4, job=5).kwargs == {
+        "function": 2,
+        "packet": 3,
+        "kwargs": 4,
+        "job": 5,
+    }
+    assert len(written(directory)) == 2
+
+
+def test_uwsgis_spelling(directory: Path) -> None:
+    at = time.time() + 100
+    job = add.spool(first=5, at=at)
+    assert (job.kwargs, job.run_at) == ({"first": 5}, at)
+    assert add.spool(first=5, at=b"1790000000").run_at == 1_790_000_000
+    assert add.spool(first=5, delay=5).run_at == pytest.approx(time.time() + 5, abs=30)
+    assert anything.spool(delay=5).kwargs == {}
+    assert waits.spool(delay=5).kwargs == {"delay": 5}
+    assert add.spool(prepare_spooler_args(first=5, second=6)).kwargs == {"first": 5, "second": 6}
+    assert add.spool(prepare_spooler_args(first=5, at=at)).run_at == pytest.approx(at, abs=1)
+    assert anything.spool({b"raw": b"\xff"}).kwargs == {"raw": b"\xff"}
+    assert anything.spool(body=bytearray(b"its body")).kwargs == {"body": b"its body"}
+    assert anything.spool(spooler=directory, word="x").queue == str(directory)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "argument"),
+    [
+        (lambda: add(), SignatureError, "first"),
+        (lambda: add(1, 2, 3), SignatureError, None),
+        (lambda: add(1, third=3), SignatureError, "third"),
+        (lambda: add(object()), ArgumentTypeError, "first"),
+        (lambda: add(1, second=[object()]), ArgumentTypeError, "second[0]"),
+        (lambda: add.using(at=datetime(2026, 1, 1))(1), ScheduleError, "at"),
+        (lambda: add.using(at="tomorrow")(1), ScheduleError, "at"),
+        (lambda: add.using(at=1, delay=1)(1), ScheduleError, "delay"),
+        (lambda: add.using(priority="../evil")(1), QueueOptionError, "priority"),
+        (lambda: add.using(queue="relative")(1), QueueOptionError, "spooler"),
+        (lambda: add.spool(first=1, at="tomorrow"), ScheduleError, "at"),
+        (lambda: add.spool(first=1, at=None), ScheduleError, "at"),
+        (lambda: add.spool(first=1, body="text"), QueueOptionError, "body"),
+        (lambda: add.spool(first=1, body=b"x"), SignatureError, "body"),
+        (lambda: add.spool(first=1, priority=-1), QueueOptionError, "priority"),
+        (lambda: add.spool({b"first": b"five"}), ArgumentError, "first"),
+        (lambda: add.spool({b"\xff": b"5"}), ArgumentError, "\ufffd"),
+        (lambda: add.spool({"first": 5}), ArgumentTypeError, "first"),
+        (lambda: add.spool({b"first": 5}), ArgumentTypeError, "first"),
+    ],
+)
+def test_what_cannot_be_taken_is_refused_and_nothing_written(
+    directory: Path, call, error: type[ArgumentError], argument: str | None
+) -> None:
+    with pytest.raises(error) as refused:
+        call()
+    assert refused.value.argument == argument
+    assert written(directory) == []
+
+
+def test_too_large_names_the_argument(directory: Path) -> None:
+    from flask import current_app
+
+    current_app.config["SPOOLKIT_MAX_BODY"] = 1000
+    with pytest.raises(ArgumentError) as refused:
+        add(1, second="x" * 2000)  # type: ignore[arg-type]
+    assert refused.value.argument == "second"
+    assert written(directory) == []
+
+
+def test_a_directory_that_is_gone_does_not_come_back(directory: Path) -> None:
+    os.rmdir(directory)
+    for call in (add, add.using(priority=3)):
+        with pytest.raises(SpoolUnavailableError) as refused:
+            call(1)
+        assert refused.value.directory == str(directory)
+        assert refused.value.errno == 2
+    assert not directory.exists()
+
+
+def test_priorities_are_folders(directory: Path) -> None:
+    job = add.using(priority=3)(1)
+    (path,) = (directory / "3").glob(f"{PREFIX}*")
+    assert packet.unpack(packet.load(path.read_bytes())) == job
+    assert (directory / "3").stat().st_mode & 0o777 == 0o700
+
+
+def test_run_is_the_plain_function(directory: Path) -> None:
+    @spool
+    def asks(word: str) -> tuple[str, str]:
+        return word, current_job().engine
+
+    assert add.run(1, 2) == 3
+    assert asks.run("x") == ("x", "inline")
+    with pytest.raises(NoCurrentJobError):
+        current_job()
+    assert written(directory) == []
+
+
+def test_a_task_still_looks_like_its_function() -> None:
+    assert add.__name__ == "add"
+    assert repr(add) == f"<SpoolTask {__name__}.add>"
+
+
+def test_options_that_cannot_be() -> None:
+    with pytest.raises(ConfigurationError):
+        spool(retry_delay=-1)
+    assert spool(retry_delay=0)(lambda: None)
