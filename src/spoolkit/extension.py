@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from weakref import ref
 
@@ -39,7 +40,9 @@ class SpoolKit:
 
         settings.use(in_force)
         if not bridge.is_uwsgi():
-            os.makedirs(config.spool, mode=0o700, exist_ok=True)
+            # Where it cannot be made, the site still starts: whoever enqueues is told.
+            with contextlib.suppress(OSError):
+                os.makedirs(config.spool, mode=0o700, exist_ok=True)
             if config.dev_runner:
                 devrunner.start_beside_flask_run()
 

@@ -6,12 +6,14 @@ import contextlib
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import yaml
 from uwsgi_server import UwsgiServer, wait_until
 
 from .conftest import PROJECT
@@ -153,6 +155,14 @@ def test_it_starts_from_any_directory_without_an_environment(tmp_path: Path) -> 
     with UwsgiServer(tmp_path, ini=INI, cwd=Path("/")) as server:
         assert server.get("/0").status == 200
         assert server.get("/uwsgi_spool/0").json["started"] is True
+
+
+def test_the_containers_healthcheck_passes_and_starts_nothing(site: UwsgiServer) -> None:
+    check = yaml.safe_load((PROJECT / "docker-compose.yml").read_text())["services"]["web"]["healthcheck"]["test"]
+    before = site.log().count("Working")
+    subprocess.run([sys.executable, *check[2:-1], check[-1].replace("5000", str(site.port))], check=True)
+    wait_until(lambda: "/healthy/not-there" in site.log())
+    assert site.log().count("Working") == before
 
 
 def test_sigterm_stops_it(tmp_path: Path) -> None:

@@ -47,6 +47,14 @@ def test_a_library_imported_in_a_request_changes_nothing(start_site: StartSite, 
         site.history.wait_for("ran", "decorated")
 
 
+def test_a_job_that_imports_spoolkit_first_keeps_its_lock(start_site: StartSite) -> None:
+    site = start_site(module="three_libraries", env={"ORDER": "with_uwsgidecorators"}, spoolers=3)
+    assert site.server.post("/import").status == 200
+    site.history.wait_for("importing", "ends")
+    site.wait_empty()
+    assert len(site.history.events("importing", "starts")) == 1
+
+
 def test_a_handler_of_the_applications_own_serves_the_rest(start_site: StartSite) -> None:
     site = start_site(module="plain_handler")
     assert site.server.post("/both").status == 200

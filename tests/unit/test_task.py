@@ -9,7 +9,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
-from flask import Flask
+from flask import Flask, current_app
 
 from spoolkit import (
     ArgumentError,
@@ -150,8 +150,6 @@ def test_what_cannot_be_taken_is_refused_and_nothing_written(
 
 
 def test_too_large_names_the_argument(directory: Path) -> None:
-    from flask import current_app
-
     current_app.config["SPOOLKIT_MAX_BODY"] = 1000
     with pytest.raises(ArgumentError) as refused:
         add(1, second="x" * 2000)  # type: ignore[arg-type]
@@ -167,6 +165,25 @@ def test_a_directory_that_is_gone_does_not_come_back(directory: Path) -> None:
         assert refused.value.directory == str(directory)
         assert refused.value.errno == 2
     assert not directory.exists()
+
+
+def test_fsync_writes_through_to_the_file_and_its_directory(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")))
+    add(1)
+    assert synced == []
+    current_app.config["SPOOLKIT_FSYNC"] = True
+    job = add(1)
+    assert synced == [str(directory / f"tmp_{job.id}"), str(directory)]
+
+
+def test_a_spool_directory_that_cannot_be_made_stops_no_site(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    app = Flask("another")
+    app.config["SPOOLKIT_SPOOL"] = tmp_path / "file" / "spool"
+    SpoolKit(app)
+    with app.app_context(), pytest.raises(SpoolUnavailableError):
+        add(1)
 
 
 def test_priorities_are_folders(directory: Path) -> None:

@@ -38,8 +38,8 @@ class SpoolEngine:
             spoolfile.write(folder, job.id, content, run_at=job.run_at, fsync=config.fsync)
         except OSError as error:
             raise SpoolUnavailableError(
-                f"the spool directory {directory} takes no job: {error.strerror or error}. Nothing was accepted; "
-                "look whether it is there, writable and not full",
+                f"the spool directory takes no job ({error.strerror or error}), nothing was accepted: "
+                "see that it is there, writable and not full",
                 directory=directory,
                 errno=error.errno,
             ) from error
@@ -87,7 +87,10 @@ def start(directory: str) -> None:
     try:
         _close_to_others(directory)
         spoolfile.sweep(directory)
-        vet(directory)
+        # uWSGI stands in the directory once it scans. Where a job of another library is the first to import spoolkit,
+        # the directory must not be vetted: that would open the job's own file and drop its lock.
+        if os.path.realpath(os.curdir) != os.path.realpath(directory):
+            vet(directory)
         _presence = presence.Presence(directory)
     except OSError:
         runner.log.exception("the spool directory %s could not be put in order", directory)

@@ -21,6 +21,8 @@ log = logging.getLogger("spoolkit")
 FREQUENCY = 1.0
 """Seconds between two looks at the directory when nobody signals."""
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
 RESPAWN_PAUSE = 1.0
 """Seconds before a process that died is started again: a job that kills it must not spin."""
 
@@ -42,7 +44,7 @@ class Spooler:
         """Serve until :meth:`stop`."""
         signal.set_wakeup_fd(self._wakeup_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGUSR1, lambda signum, frame: None)
-        for signum in (signal.SIGTERM, signal.SIGINT):
+        for signum in STOP_SIGNALS:
             signal.signal(signum, self._on_stop_signal)
         spool.start(self.directory)
         while not self._stopping:
@@ -126,18 +128,26 @@ def supervise(directory: str, processes: int, *, run: Callable[[str], None]) -> 
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
 
-    for signum in (signal.SIGTERM, signal.SIGINT):
+    def spawn() -> None:
+        # A signal between the fork and the note of it would stop every child but this one.
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        try:
+            if not stopping:
+                children.add(_spawn(directory, run))
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+
+    for signum in STOP_SIGNALS:
         signal.signal(signum, pass_on)
-    while not stopping and len(children) < processes:
-        children.add(_spawn(directory, run))
+    for _ in range(processes):
+        spawn()
     while children:
         pid, status = os.wait()
         children.discard(pid)
         if not stopping:
             log.error("spooler process %d ended with status %d and is started again", pid, status)
             time.sleep(RESPAWN_PAUSE)
-        if not stopping:
-            children.add(_spawn(directory, run))
+            spawn()
 
 
 def _spawn(directory: str, run: Callable[[str], None]) -> int:
@@ -148,6 +158,9 @@ def _spawn(directory: str, run: Callable[[str], None]) -> int:
     os.setpgid(0, 0)
     status = 1
     try:
+        for signum in STOP_SIGNALS:
+            signal.signal(signum, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         run(directory)
         status = 0
     finally:

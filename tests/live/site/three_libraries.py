@@ -13,6 +13,14 @@ for _module in os.environ["ORDER"].split(","):
     importlib.import_module(_module)
 
 
+@app.post("/import")
+def import_in_a_job() -> Response:
+    import with_uwsgidecorators
+
+    with_uwsgidecorators.importing.spool({})
+    return jsonify(ok=True)
+
+
 @app.post("/all")
 def everything() -> Response:
     import with_spoolkit

@@ -1,3 +1,5 @@
+import time
+
 import uwsgi
 from history import record, runs_so_far
 from uwsgidecorators import spool, spoolforever, spoolraw
@@ -22,6 +24,15 @@ def raw(env):
 @spoolforever
 def forever(env):
     record("ran", env["word"])
+
+
+@spool
+def importing(env):
+    record("importing", "starts")
+    import with_spoolkit  # noqa: F401 - the first import of spoolkit in this process
+
+    time.sleep(2.5)
+    record("importing", "ends")
 
 
 @spool
