@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import NamedTuple
 
 from spoolkit import codec
@@ -138,9 +139,8 @@ def _read_field(data: bytes, at: int, end: int) -> tuple[bytes, int]:
 
 
 def _time(seconds: float) -> bytes:
-    # repr() of a float is exact, but tiny and huge ones carry an exponent, which no reader of a time should meet.
-    text = repr(float(seconds))
-    return (text if _TIME.fullmatch(text) else f"{seconds:.9f}").encode()
+    # repr() of a float is exact, but tiny ones carry an exponent, which no reader of a time should meet.
+    return format(Decimal(repr(float(seconds))), "f").encode()
 
 
 def _read_time(text: bytes) -> float:

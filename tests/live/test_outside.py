@@ -43,6 +43,8 @@ def flask(environment: dict[str, str], tmp_path: Path, spool: Path) -> Iterator[
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                # A test run in the background has it ignored, and a child of it would ignore Ctrl-C as well.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
             )
 
             def end() -> None:
@@ -151,7 +153,7 @@ def test_several_processes_share_the_jobs_and_are_replaced(
 ) -> None:
     runner = flask("spool", "run", "--processes", "3")
     enqueue = (
-        "import site_tasks\nfor i in range(60): site_tasks.note(str(i))\nfor i in range(3): site_tasks.work(str(i), 1)"
+        "import site_tasks\nfor i in range(60): site_tasks.note(str(i))\nfor i in range(3): site_tasks.work(str(i), 3)"
     )
     script(environment, enqueue)
     starts = history.wait_for("start", count=3)
