@@ -38,17 +38,22 @@ class Presence:
 
     def busy(self) -> None:
         """A job starts here; who enqueues from now on may ask for another look at the directory."""
-        os.pwrite(self._fd, b"10", 0)
+        self._flag(b"10")
 
     def idle(self) -> None:
         """The job is over."""
-        os.pwrite(self._fd, b"00", 0)
+        self._flag(b"00")
+
+    def _flag(self, flags: bytes) -> None:
+        # A full disk, or a task that closed what is not its own, costs promptness; it must not cost the job.
+        with contextlib.suppress(OSError):
+            os.pwrite(self._fd, flags, 0)
 
     def leave(self) -> None:
         """This process serves the directory no more."""
         with contextlib.suppress(OSError):
             os.unlink(self._path)
-        os.close(self._fd)
+            os.close(self._fd)
 
 
 def wake(directory: str) -> int | None:

@@ -138,9 +138,11 @@ def quarantine(path: str, root: str, *, reason: str, task: str | None = None, tr
     name = os.fsencode(os.path.basename(path)).decode("utf-8", "backslashreplace").replace("\\", "_")[:200]
     target = os.path.join(folder, name)
     report = {"file": name, "task": task, "reason": reason, "time": clock.now(), "traceback": traceback}
-    fd = os.open(f"{target}.json", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    with open(fd, "w", encoding="utf-8", errors="backslashreplace") as file:
-        json.dump(report, file, indent=1)
+    # On a full disk the report is lost; were the file left where it is for that, it would come up at every scan.
+    with contextlib.suppress(OSError):
+        fd = os.open(f"{target}.json", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        with open(fd, "w", encoding="utf-8", errors="backslashreplace") as file:
+            json.dump(report, file, indent=1)
     os.rename(path, target)
     return target
 

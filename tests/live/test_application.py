@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -95,6 +96,12 @@ def test_bad_input_is_a_400_that_names_the_argument(site: UwsgiServer, path: str
     assert error["argument"] == argument
     assert argument in error["message"]
     assert {name for name in set(os.listdir(site.spool)) - files if name.startswith("uwsgi_")} == set()
+
+
+def test_the_readmes_example_of_an_error_is_what_it_answers(site: UwsgiServer) -> None:
+    readme = (PROJECT / "README.md").read_text()
+    asked, answered = re.search(r"\$ curl 'http://127.0.0.1:5000(.*)'\n(.*)\n", readme).groups()  # type: ignore[union-attr]
+    assert site.get(asked).text.strip() == answered
 
 
 @pytest.mark.parametrize("path", ["/nowhere", "/-1", "/uwsgi_spool/x", "/uwsgi_spool/1.5"])

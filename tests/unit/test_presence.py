@@ -119,6 +119,15 @@ def test_nobody_there(tmp_path: Path) -> None:
     assert presence.wake(str(tmp_path)) is None
 
 
+def test_a_task_that_closes_everything_hurts_only_itself(tmp_path: Path) -> None:
+    me = presence.Presence(str(tmp_path))
+    os.close(me._fd)
+    me.busy()
+    me.idle()
+    me.leave()
+    assert os.listdir(tmp_path / "spoolers") == []
+
+
 def test_its_descriptor_is_out_of_uwsgis_way(tmp_path: Path) -> None:
     me = presence.Presence(str(tmp_path))
     try:

@@ -142,6 +142,19 @@ def test_a_file_set_aside_has_its_reason_beside_it(spool: str, name: bytes) -> N
     assert os.stat(f"{kept}.json").st_mode & 0o777 == 0o600
 
 
+def test_without_room_for_the_reason_the_file_is_set_aside_all_the_same(
+    spool: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = spoolfile.write(spool, "one", b"bad")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(json, "dump", full)
+    assert os.path.exists(spoolfile.quarantine(path, spool, reason="it is bad"))
+    assert not os.path.exists(path)
+
+
 def test_priorities_come_first_in_the_order_of_numbers(spool: str) -> None:
     for folder in ("10", "9", "dead", "x1"):
         os.mkdir(f"{spool}/{folder}")
