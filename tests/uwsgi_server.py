@@ -81,8 +81,7 @@ class UwsgiServer:
         assert binary.exists(), f"{binary} is missing: make test installs it"
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                # auto-procname: the processes can be told apart by their names.
-                [binary, "--ini", self._ini, "--auto-procname"],
+                [binary, "--ini", self._ini],
                 cwd=self._cwd,
                 env=self._env,
                 stdin=subprocess.DEVNULL,
@@ -112,10 +111,10 @@ class UwsgiServer:
         return self._process is None or self._process.poll() is not None
 
     def spooler_pids(self) -> list[int]:
-        return self._pids("uWSGI spooler")
+        return self._pids(r"spawned the uWSGI spooler on dir \S+ with pid (\d+)")
 
     def worker_pids(self) -> list[int]:
-        return self._pids("uWSGI worker")
+        return self._pids(r"pawned uWSGI worker \d+ \((?:new )?pid: (\d+)")
 
     def get(self, path: str) -> Response:
         return self._request("GET", path)
@@ -171,13 +170,9 @@ class UwsgiServer:
         except OSError:
             return []
 
-    def _pids(self, role: str) -> list[int]:
-        found = []
-        for pid in self._members():
-            with contextlib.suppress(OSError):
-                if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(role.encode()):
-                    found.append(pid)
-        return found
+    def _pids(self, announced: str) -> list[int]:
+        # By the log, not by their names: pyuwsgi cannot set those.
+        return sorted({int(pid) for pid in re.findall(announced, self.log())} & set(self._members()))
 
     def _listens(self) -> bool:
         try:

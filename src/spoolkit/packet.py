@@ -59,7 +59,8 @@ def pack(job: Job, *, max_body: int, names: Sequence[str] = ()) -> Packet:
     if job.run_at is not None:
         fields[b"run_at"] = _time(job.run_at)
     if job.queue is not None:
-        fields[b"queue"] = job.queue.encode()
+        # A directory's name need not be UTF-8.
+        fields[b"queue"] = job.queue.encode("utf-8", "surrogateescape")
     if job.priority is not None:
         fields[b"priority"] = str(job.priority).encode()
     if size(fields) > LIMIT:
@@ -93,7 +94,7 @@ def unpack(packet: Packet) -> Job:
             kwargs=kwargs,
             enqueued_at=_read_time(fields[b"enqueued_at"]),
             run_at=_read_time(fields[b"run_at"]) if b"run_at" in fields else None,
-            queue=fields[b"queue"].decode() if b"queue" in fields else None,
+            queue=fields[b"queue"].decode("utf-8", "surrogateescape") if b"queue" in fields else None,
             priority=None if priority is None else _read_priority(priority),
         )
     except KeyError as error:

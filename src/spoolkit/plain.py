@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import types
 import typing
 from collections.abc import Callable, Mapping
 
@@ -108,7 +109,8 @@ def convert(name: str, data: bytes, wanted: object) -> object:
 
     Raises :class:`DecodeError`.
     """
-    members = typing.get_args(wanted) or (wanted,)
+    kind = typing.get_origin(wanted) or wanted  # list of list[str]
+    members = typing.get_args(wanted) if kind in (typing.Union, types.UnionType) else (kind,)
     if bytes in members:
         return data
     try:
@@ -122,10 +124,10 @@ def convert(name: str, data: bytes, wanted: object) -> object:
         value = json.loads(data, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise DecodeError(f"argument {name!r} is {data[:80]!r}: {error}", argument=name) from error
-    if wanted is float and type(value) is int:
+    if kind is float and type(value) is int:
         return float(value)
-    if wanted in (int, float, bool, list, dict) and type(value) is not wanted:
-        raise DecodeError(f"argument {name!r} is {data[:80]!r}, not {wanted.__name__}", argument=name)
+    if kind in (int, float, bool, list, dict) and type(value) is not kind:
+        raise DecodeError(f"argument {name!r} is {data[:80]!r}, not {kind.__name__}", argument=name)
     return value
 
 

@@ -66,7 +66,7 @@ def wake(directory: str) -> int | None:
     busy: list[tuple[int, int]] = []
     folder = os.path.join(directory, FOLDER)
     try:
-        names = [name for name in os.listdir(folder) if name.isdigit()]
+        names = [name for name in os.listdir(folder) if name.isascii() and name.isdigit()]
     except OSError:
         return None
     with contextlib.ExitStack() as opened:
@@ -76,9 +76,10 @@ def wake(directory: str) -> int | None:
                 fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
                 opened.callback(os.close, fd)
                 data = os.pread(fd, 256, 0)
+                identity = _identity(pid)
             except OSError:
                 continue
-            if data[_HEAD:] != _identity(pid):
+            if data[_HEAD:] != identity:
                 # Dead, and its pid may be another process by now, which SIGUSR1 would kill.
                 with contextlib.suppress(OSError):
                     os.unlink(path)
@@ -93,7 +94,8 @@ def wake(directory: str) -> int | None:
                 return pid
         for pid, fd in busy:
             # Once per job: each further signal would cost one more scan of the directory afterwards.
-            os.pwrite(fd, b"1", _WOKEN)
+            with contextlib.suppress(OSError):
+                os.pwrite(fd, b"1", _WOKEN)
             _signal(pid)
     return None
 
@@ -112,7 +114,7 @@ def _identity(pid: int) -> bytes:
         with open(f"/proc/{pid}/stat", "rb") as file:
             # The second field is the command's name and may itself hold spaces and parentheses.
             started = file.read().rpartition(b")")[2].split()[19]
-    except (OSError, IndexError):
+    except (FileNotFoundError, ProcessLookupError, IndexError):
         # No such process, or no /proc: then nobody is signalled, and the spoolers' own rhythm must do.
         return b"unknown %d" % os.getpid()
     return b" %s %s\n" % (started, _boot())

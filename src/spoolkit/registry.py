@@ -40,7 +40,7 @@ class Declared:
         file: str | None = getattr(module, "__file__", None)
         if file is None:
             return None
-        levels = self.function.__module__.count(".") + (os.path.basename(file) == "__init__.py")
+        levels = _module_name(self.function).count(".") + (os.path.basename(file) == "__init__.py")
         directory = os.path.dirname(os.path.abspath(file))
         for _ in range(levels):
             directory = os.path.dirname(directory)
@@ -70,7 +70,11 @@ def find(name: str) -> Declared:
 
 
 def _module_name(function: Callable[..., Any]) -> str:
-    # What runs as a script is __main__ only there; a spooler knows it by its file's name.
-    if function.__module__ == "__main__" and (file := sys.modules["__main__"].__file__):
-        return os.path.splitext(os.path.basename(file))[0]
+    # What runs as a script is __main__ only there; a spooler knows it by its module's or its file's name.
+    if function.__module__ == "__main__":
+        main = sys.modules["__main__"]
+        if main.__spec__ is not None:  # python -m
+            return main.__spec__.name
+        if file := getattr(main, "__file__", None):  # none in a shell
+            return os.path.splitext(os.path.basename(file))[0]
     return function.__module__

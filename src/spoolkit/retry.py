@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from spoolkit.errors import Retry
 from spoolkit.job import SPOOL_IGNORE, SPOOL_RETRY, Done, Outcome, RetryAt
+from spoolkit.schedule import MAX_AHEAD
 
 
 def decide(returned: object, error: BaseException | None, *, retry_delay: float, now: float) -> Outcome:
@@ -13,9 +14,18 @@ def decide(returned: object, error: BaseException | None, *, retry_delay: float,
     so that a task may return the integers -1 and 0 as results.
     """
     if isinstance(error, Retry):
-        return RetryAt(now + (retry_delay if error.delay is None else error.delay), str(error))
+        # No file system holds a time that is any number of seconds ahead.
+        delay = min(retry_delay if error.delay is None else error.delay, MAX_AHEAD)
+        return RetryAt(now + delay, _text(error))
     if error is not None:
-        return RetryAt(now + retry_delay, f"{type(error).__name__}: {error}")
+        return RetryAt(now + retry_delay, f"{type(error).__name__}: {_text(error)}")
     if returned is SPOOL_RETRY or returned is SPOOL_IGNORE:
         return RetryAt(now + retry_delay, f"the task returned SPOOL_{returned.name}")
     return Done(returned)
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # of its own __str__(), which is the application's code
+        return "(its message cannot be read)"

@@ -54,7 +54,7 @@ def _at(at: object) -> float:
                 f"at is {at!r}, which has no time zone: give datetime.now(timezone.utc) + ..., or unix time",
                 argument="at",
             )
-        return at.timestamp()
+        at = at.timestamp()
     return _seconds(at, "at", "unix time in seconds or an aware datetime")
 
 
@@ -74,7 +74,7 @@ def _seconds(value: object, argument: str, wanted: str) -> float:
         seconds = math.inf
     if not seconds >= 0:
         raise ScheduleError(f"{argument} is {value!r}: give {wanted}, zero or more", argument=argument)
-    return seconds
+    return abs(seconds)  # -0.0 is zero too
 
 
 def _near(time: float, now: float, argument: str, given: object) -> float:

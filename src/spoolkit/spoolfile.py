@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import math
 import os
 import re
 import stat
@@ -105,7 +104,7 @@ def read(fd: int) -> bytes:
 def is_due(path: str) -> bool:
     """Whether the file is there and its time has come. uWSGI looks at the time only before it has the lock."""
     try:
-        return os.lstat(path).st_mtime_ns <= clock.now() * 1e9
+        return os.lstat(path).st_mtime_ns <= _ns(clock.now())[0]
     except FileNotFoundError:
         return False
 
@@ -135,9 +134,15 @@ def quarantine(path: str, root: str, *, reason: str, task: str | None = None, tr
     folder = os.path.join(root, DEAD)
     os.makedirs(folder, mode=0o700, exist_ok=True)
     # A stranger's name may be no UTF-8, or leave no room for the ending.
-    name = os.fsencode(os.path.basename(path)).decode("utf-8", "backslashreplace").replace("\\", "_")[:200]
-    target = os.path.join(folder, name)
-    report = {"file": name, "task": task, "reason": reason, "time": clock.now(), "traceback": traceback}
+    name = os.fsencode(os.path.basename(path)).decode("utf-8", "backslashreplace").replace("\\", "_")
+    target = _free(os.path.join(folder, name.encode()[:200].decode("utf-8", "ignore")))
+    report = {
+        "file": os.path.basename(target),
+        "task": task,
+        "reason": reason,
+        "time": clock.now(),
+        "traceback": traceback,
+    }
     # On a full disk the report is lost; were the file left where it is for that, it would come up at every scan.
     with contextlib.suppress(OSError):
         fd = os.open(f"{target}.json", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
@@ -147,6 +152,15 @@ def quarantine(path: str, root: str, *, reason: str, task: str | None = None, tr
     return target
 
 
+def _free(path: str) -> str:
+    """``path``, numbered where something lies there already: what was set aside earlier stays."""
+    free, count = path, 0
+    while os.path.lexists(free) or os.path.lexists(f"{free}.json"):
+        count += 1
+        free = f"{path}.{count}"
+    return free
+
+
 def pending(directory: str) -> list[str]:
     """The paths of the spool files in ``directory``, priorities (folders of digits) first, then by name."""
     folders, files = [], []
@@ -154,10 +168,14 @@ def pending(directory: str) -> list[str]:
         for entry in entries:
             if entry.name.startswith(PREFIX):
                 files.append(entry.path)
-            elif entry.name.isdigit() and entry.is_dir(follow_symlinks=False):
+            elif _is_priority(entry):
                 folders.append(entry)
     first = [path for folder in sorted(folders, key=lambda entry: int(entry.name)) for path in pending(folder.path)]
     return first + sorted(files)
+
+
+def _is_priority(entry: os.DirEntry[str]) -> bool:
+    return entry.name.isascii() and entry.name.isdigit() and entry.is_dir(follow_symlinks=False)
 
 
 def sweep(directory: str) -> None:
@@ -169,10 +187,14 @@ def sweep(directory: str) -> None:
                     # The time of change, not of content: the latter may already stand at the job's run_at.
                     if entry.stat(follow_symlinks=False).st_ctime < clock.now() - STRAY_AGE:
                         os.unlink(entry.path)
+            elif _is_priority(entry):
+                sweep(entry.path)
 
 
 def _ns(time: float) -> tuple[int, int]:
-    whole = math.ceil(time * 1e9)
+    # In whole numbers: as a float, nanoseconds of today come in steps of 256 and may fall before their time.
+    numerator, denominator = float(time).as_integer_ratio()
+    whole = -(-numerator * 10**9 // denominator)
     return whole, whole
 
 
