@@ -73,8 +73,9 @@ def _module_name(function: Callable[..., Any]) -> str:
     # What runs as a script is __main__ only there; a spooler knows it by its module's or its file's name.
     if function.__module__ == "__main__":
         main = sys.modules["__main__"]
-        if main.__spec__ is not None:  # python -m
-            return main.__spec__.name
-        if file := getattr(main, "__file__", None):  # none in a shell
+        if spec := getattr(main, "__spec__", None):  # python -m
+            return str(spec.name)
+        file: str | None = getattr(main, "__file__", None)
+        if file is not None:  # a shell has none
             return os.path.splitext(os.path.basename(file))[0]
     return function.__module__

@@ -134,15 +134,10 @@ def quarantine(path: str, root: str, *, reason: str, task: str | None = None, tr
     folder = os.path.join(root, DEAD)
     os.makedirs(folder, mode=0o700, exist_ok=True)
     # A stranger's name may be no UTF-8, or leave no room for the ending.
-    name = os.fsencode(os.path.basename(path)).decode("utf-8", "backslashreplace").replace("\\", "_")
-    target = _free(os.path.join(folder, name.encode()[:200].decode("utf-8", "ignore")))
-    report = {
-        "file": os.path.basename(target),
-        "task": task,
-        "reason": reason,
-        "time": clock.now(),
-        "traceback": traceback,
-    }
+    text = os.fsencode(os.path.basename(path)).decode("utf-8", "backslashreplace").replace("\\", "_")
+    target = _free(os.path.join(folder, text.encode()[:200].decode("utf-8", "ignore")))
+    name = os.path.basename(target)
+    report = {"file": name, "task": task, "reason": reason, "time": clock.now(), "traceback": traceback}
     # On a full disk the report is lost; were the file left where it is for that, it would come up at every scan.
     with contextlib.suppress(OSError):
         fd = os.open(f"{target}.json", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

@@ -67,8 +67,10 @@ class Site:
     def dead(self) -> dict[str, dict[str, Any]]:
         """What was set aside, by name, with its report."""
         folder = self.spool / "dead"
-        reports = sorted(folder.glob("*.json")) if folder.exists() else []
-        return {path.name.removesuffix(".json"): json.loads(path.read_text()) for path in reports}
+        names = os.listdir(folder) if folder.exists() else []
+        # The report is written before the file comes, so where the file is there it is whole.
+        kept = sorted(name for name in names if not name.endswith(".json"))
+        return {name: json.loads((folder / f"{name}.json").read_text()) for name in kept}
 
     def wait_empty(self, timeout: float = 15) -> None:
         wait_until(

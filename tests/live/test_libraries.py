@@ -41,7 +41,6 @@ def test_a_library_imported_in_a_request_changes_nothing(start_site: StartSite, 
     if order == ("with_spoolkit",):
         site.history.wait_for("ran", "own")
         # All that the other two libraries wrote, for which the spooler has no function.
-
         wait_until(lambda: len(site.dead()) >= 7, message=lambda: f"{site.dead()} {site.server.log()[-2000:]}")
     else:
         site.history.wait_for("ran", "decorated")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
+import re
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -49,6 +52,15 @@ def test_a_job_comes_back(job: Job) -> None:
     assert there_and_back(job) == job
 
 
+@given(jobs, st.sampled_from(["task", "queue"]), st.integers(LIMIT - 400, LIMIT + 400))
+def test_no_name_or_path_takes_the_packet_over_the_limit(job: Job, field: str, length: int) -> None:
+    job = replace(job, **{field: "n" * length})
+    with contextlib.suppress(TooLargeError):
+        packed = packet.pack(job, max_body=10**7)
+        assert packet.size(packed.fields) <= LIMIT
+        assert packet.unpack(packed) == job
+
+
 @given(st.integers(LIMIT - 400, LIMIT + 400))
 def test_no_packet_is_over_the_limit(length: int) -> None:
     job = a_job(args=("x" * length,))
@@ -60,27 +72,77 @@ def test_no_packet_is_over_the_limit(length: int) -> None:
 
 def test_the_body_is_used_only_where_it_must() -> None:
     room = LIMIT - packet.size(packet.pack(a_job(args=("",)), max_body=10**7).fields)
-    assert packet.pack(a_job(args=("x" * room,)), max_body=10**7).body == b""
+    full = packet.pack(a_job(args=("x" * room,)), max_body=10**7)
+    assert (packet.size(full.fields), full.body) == (LIMIT, b"")
     over = packet.pack(a_job(args=("x" * (room + 1),)), max_body=10**7)
     assert over.body
     assert b"call" not in over.fields
 
 
-def test_over_the_ceiling_the_largest_argument_is_named() -> None:
-    job = a_job(args=("x" * 10, "y" * 2000), kwargs={"third": "z" * 100})
-    with pytest.raises(TooLargeError) as refused:
-        packet.pack(job, max_body=1000, names=["first", "second"])
-    assert (refused.value.argument, refused.value.limit) == ("second", 1000)
-    assert refused.value.size > 2000
+@pytest.mark.parametrize(
+    ("args", "kwargs", "argument"),
+    [
+        (("x" * 10, "y" * 2000), {"third": "z" * 100}, "second"),
+        (("x" * 10,), {"third": "z" * 2000}, "third"),
+        (("x", "y", "z" * 2000), {}, "args[2]"),  # one of *args has no name of its own
+    ],
+)
+def test_over_the_ceiling_the_largest_argument_is_named(
+    args: tuple[str, ...], kwargs: dict[str, str], argument: str
+) -> None:
+    with pytest.raises(TooLargeError, match=rf"{re.escape(repr(argument))}.* 1000 bytes") as refused:
+        packet.pack(a_job(args=args, kwargs=kwargs), max_body=1000, names=["first", "second"])
+    assert (refused.value.argument, refused.value.limit) == (argument, 1000)
+    assert 2000 < refused.value.size < 2200
+
+
+def test_the_ceiling_itself_may_be_reached() -> None:
+    length = len(packet.pack(a_job(args=("x" * 100,)), max_body=1000).fields[b"call"])
+    assert packet.pack(a_job(args=("x" * 100,)), max_body=length)
+    with pytest.raises(TooLargeError):
+        packet.pack(a_job(args=("x" * 100,)), max_body=length - 1)
+
+
+def test_a_directory_whose_name_is_no_utf8_comes_back() -> None:
+    job = a_job(queue=os.fsdecode(b"/spools/\xff"))
+    assert there_and_back(job) == job
 
 
 def test_a_name_that_fills_the_packet_is_refused() -> None:
-    with pytest.raises(TooLargeError):
+    with pytest.raises(TooLargeError) as refused:
         packet.pack(a_job(task="t" * LIMIT), max_body=10**7)
+    assert refused.value.size > refused.value.limit == LIMIT
 
 
-def test_the_bytes_are_uwsgis() -> None:
-    assert packet.dump(Packet({b"k": b"val"}, b"body")) == b"\x11\x08\x00\x00\x01\x00k\x03\x00valbody"
+@pytest.mark.parametrize(
+    ("content", "data"),
+    [
+        (Packet({}), b"\x11\x00\x00\x00"),
+        (Packet({b"k": b"val"}, b"body"), b"\x11\x08\x00\x00\x01\x00k\x03\x00valbody"),
+        (Packet({b"k": b"", b"l": b"1"}), b"\x11\x0b\x00\x00\x01\x00k\x00\x00\x01\x00l\x01\x001"),
+        (Packet({b"k": b"v" * 258}), b"\x11\x07\x01\x00\x01\x00k\x02\x01" + b"v" * 258),  # low byte first
+    ],
+)
+def test_the_bytes_are_uwsgis(content: Packet, data: bytes) -> None:
+    assert packet.dump(content) == data
+    assert packet.load(data) == content
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"", "header"),
+        (b"\x11\x00\x00", "header"),
+        (b"\x11\x05\x00\x00abcd", "promises 5"),
+        (b"\x11\x01\x00\x00a", "within a length"),
+        (b"\x11\x04\x00\x00\x09\x00ab", "within a key"),
+        (b"\x11\x03\x00\x00\x01\x00k", "within a length"),  # a key without its value
+        (b"\x11\x04\x00\x00\x00\x00\x00\x00", "empty key"),
+    ],
+)
+def test_bytes_that_are_no_packet(data: bytes, why: str) -> None:
+    with pytest.raises(DecodeError, match=why):
+        packet.load(data)
 
 
 def test_fields_of_a_newer_version_are_passed_over() -> None:
@@ -107,7 +169,7 @@ KEYS = st.sampled_from([b"spoolkit", b"id", b"task", b"enqueued_at", b"run_at", 
 VALUES = st.binary() | st.sampled_from([b"1", b"[[],{}]", b"0" * 32, b"1.5", b"\xb2", b"9" * 400, b"[[" + b"1" * 5000])
 
 
-@given(st.dictionaries(KEYS, VALUES), st.binary())
+@given(st.dictionaries(KEYS | st.binary(), VALUES), st.binary())
 def test_any_fields_give_a_job_or_our_error(fields: dict[bytes, bytes], body: bytes) -> None:
     with contextlib.suppress(DecodeError):
         packet.unpack(Packet({**fields, b"spoolkit": b"1"}, body))
@@ -118,6 +180,11 @@ def test_any_fields_give_a_job_or_our_error(fields: dict[bytes, bytes], body: by
     [
         (b"id", b"../../etc/passwd"),
         (b"id", b"0" * 31),
+        (b"id", b"0" * 33),
+        (b"id", b"0" * 32 + b"\n"),
+        (b"id", b"A" * 32),
+        (b"id", ("\u0663" * 32).encode()),
+        (b"id", b"0" * 29 + b"/.."),
         (b"enqueued_at", b"soon"),
         (b"run_at", b"-1"),
         (b"run_at", b"inf"),

@@ -46,6 +46,8 @@ def test_how_values_cross(value: object, crosses: bytes) -> None:
         ({"": 1}, ReservedNameError, ""),
         *(({name: "x"}, ReservedNameError, name) for name in RESERVED),
         ({"big": "x" * (LIMIT + 1)}, TooLargeError, "big"),
+        ({"big": b"x" * LIMIT}, TooLargeError, "big"),  # the value fits, the packet does not
+        ({"odd": 10**5000}, ArgumentTypeError, "odd"),  # more digits than Python writes
         ({"k" * (LIMIT + 1): 1}, TooLargeError, "k" * (LIMIT + 1)),
         ({"one": "x" * 40_000, "two": "y" * 30_000}, TooLargeError, "one"),
         ({"odd": object()}, ArgumentTypeError, "odd"),
@@ -62,6 +64,13 @@ def test_what_uwsgi_would_cut_misread_or_delete_is_refused(
     with pytest.raises(error) as refused:
         prepare_spooler_args(**given)
     assert refused.value.argument == argument
+
+
+@pytest.mark.parametrize(("size", "given"), [(LIMIT + 1, {"k": "x" * (LIMIT + 1)}), (LIMIT + 5, {"k": b"x" * LIMIT})])
+def test_a_refusal_for_size_tells_size_and_limit(size: int, given: dict[str, object]) -> None:
+    with pytest.raises(TooLargeError, match=rf"'k'.*{LIMIT}") as refused:
+        prepare_spooler_args(**given)
+    assert (refused.value.size, refused.value.limit) == (size, LIMIT)
 
 
 def test_the_packet_may_be_full_to_the_byte() -> None:
@@ -101,6 +110,7 @@ def test_magic_keys_that_are_meant(name: str, value: object, crosses: bytes) -> 
     [
         *(("at", value) for value in ("tomorrow", b"-5", b" 179", "1e9", True, float("nan"), float("inf"), -1, None)),
         *(("at", value) for value in (datetime(2026, 1, 1), 1.79e12, [1], "", b"\xff")),
+        ("at", datetime(1960, 1, 1, tzinfo=timezone.utc)),
         *(("priority", value) for value in ("../evil", -1, 1.5, True, "", None, "²", 10**9)),
         *(("spooler", value) for value in ("relative", "", None, 5, "/a\0b")),
         *(("body", value) for value in ("text", None, 5, [1])),
@@ -126,6 +136,7 @@ plain_values = st.one_of(
     st.integers(-(2**63), 2**63),
     st.floats(allow_nan=False, allow_infinity=False),
     st.booleans(),
+    st.none(),
     st.lists(st.integers() | st.text(st.characters(codec="utf-8"))),
     st.dictionaries(st.text(st.characters(codec="utf-8")), st.integers()),
 )
@@ -137,11 +148,22 @@ def test_the_inverse_gives_back_what_was_sent(kwargs: dict[str, object]) -> None
     assert restore_spooler_args(prepare_spooler_args(**kwargs), types) == kwargs
 
 
-def declared(number: int, text: str, data: bytes, maybe: int | None, ratio: float, untyped) -> None: ...  # type: ignore[no-untyped-def]
+def declared(
+    number: int, text: str, data: bytes, maybe: int | None, ratio: float, names: list[str], by: dict[str, int], untyped
+) -> None: ...  # type: ignore[no-untyped-def]
 
 
 def test_a_functions_annotations_say_the_types() -> None:
-    sent = {"number": 5, "text": "5", "data": b"5", "maybe": None, "ratio": 2, "untyped": "5"}
+    sent = {
+        "number": 5,
+        "text": "5",
+        "data": b"5",
+        "maybe": None,
+        "ratio": 2,
+        "names": ["ä"],
+        "by": {"a": 1},
+        "untyped": "5",
+    }
     back = restore_spooler_args(prepare_spooler_args(**sent), declared)
     assert back == sent
     assert type(back["ratio"]) is float
@@ -160,9 +182,22 @@ def test_uwsgidecorators_hands_over_text() -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "wanted"), [(b"x", int), (b"1.5", int), (b"true", int), (b'"1"', float), (b"\xff", str), (b"NaN", float)]
+    ("data", "wanted"),
+    [
+        (b"x", int),
+        (b"1.5", int),
+        (b"true", int),
+        (b'"1"', float),
+        (b"\xff", str),
+        (b"NaN", float),
+        (b"5", list[int]),
+        (b"[1]", dict[str, int]),
+        (b"5", bool),
+        (b"[" * 100_000, list),
+        (b"9" * 5000, int),
+    ],
 )
-def test_what_is_not_of_the_type_is_an_error(data: bytes, wanted: type) -> None:
+def test_what_is_not_of_the_type_is_an_error(data: bytes, wanted: object) -> None:
     with pytest.raises(DecodeError) as refused:
         restore_spooler_args({b"it": data}, {"it": wanted})
     assert refused.value.argument == "it"

@@ -71,6 +71,10 @@ def test_one_idle_spooler_is_woken(spoolers: list[Spooler], tmp_path: Path) -> N
     assert [spooler.woken() for spooler in spoolers] == [int(spooler.process.pid == pid) for spooler in spoolers]
 
 
+def test_in_a_burst_no_idle_one_is_left_asleep(spoolers: list[Spooler], tmp_path: Path) -> None:
+    assert {presence.wake(str(tmp_path)) for _ in range(100)} == {spooler.process.pid for spooler in spoolers}
+
+
 def test_a_busy_one_is_left_alone_while_another_is_idle(spoolers: list[Spooler], tmp_path: Path) -> None:
     for spooler in spoolers[:2]:
         spooler.tell("busy")
@@ -88,6 +92,8 @@ def test_where_all_are_busy_each_is_woken_once_a_job(spoolers: list[Spooler], tm
     spoolers[0].tell("busy")  # its next job
     presence.wake(str(tmp_path))
     assert [spooler.woken() for spooler in spoolers] == [2, 1, 1]
+    spoolers[0].tell("idle")
+    assert presence.wake(str(tmp_path)) == spoolers[0].process.pid
 
 
 def test_the_dead_are_forgotten(spoolers: list[Spooler], tmp_path: Path) -> None:
@@ -106,6 +112,46 @@ def test_a_stranger_who_got_the_pid_is_not_signalled(spoolers: list[Spooler], tm
     assert [spooler.woken() for spooler in spoolers] == [0, 0, 0]
 
 
+WAKER = """
+import os, resource, sys
+from spoolkit import presence
+presence._boot()
+"""
+NO_DESCRIPTORS = (
+    WAKER
+    + """
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+taken = []
+try:
+    while True:
+        taken.append(os.dup(0))
+except OSError:
+    os.close(taken.pop())  # enough to open one file, and no other beside it
+"""
+)
+NO_ROOM = (
+    WAKER
+    + """
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+"""
+)
+
+
+@pytest.mark.parametrize("trouble", [NO_DESCRIPTORS, NO_ROOM], ids=["no descriptors", "no room"])
+def test_who_is_short_of_something_wakes_whom_it_can_and_forgets_nobody(
+    trouble: str, spoolers: list[Spooler], tmp_path: Path
+) -> None:
+    for spooler in spoolers:
+        spooler.tell("busy")
+    known = set(os.listdir(tmp_path / "spoolers"))
+    done = subprocess.run(
+        [sys.executable, "-c", f"{trouble}\npresence.wake(sys.argv[1])", tmp_path], stderr=subprocess.PIPE, text=True
+    )
+    assert done.stderr == "", "the job is accepted already: wake() never raises"
+    assert set(os.listdir(tmp_path / "spoolers")) == known
+    assert [spooler.woken() for spooler in spoolers] == [int(trouble is NO_ROOM)] * 3
+
+
 def test_who_leaves_is_gone(spoolers: list[Spooler], tmp_path: Path) -> None:
     spoolers[0].tell("leave")
     assert str(spoolers[0].process.pid) not in os.listdir(tmp_path / "spoolers")
@@ -115,7 +161,8 @@ def test_nobody_there(tmp_path: Path) -> None:
     assert presence.wake(str(tmp_path / "nowhere")) is None
     (tmp_path / "spoolers").mkdir()
     (tmp_path / "spoolers" / "12345678").write_bytes(b"00")
-    (tmp_path / "spoolers" / "no-pid").write_bytes(b"00")
+    for name in ("no-pid", "²", "0"):
+        (tmp_path / "spoolers" / name).write_bytes(b"00")
     assert presence.wake(str(tmp_path)) is None
 
 

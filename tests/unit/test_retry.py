@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from spoolkit import SPOOL_IGNORE, SPOOL_OK, SPOOL_RETRY, Retry, ScheduleError, retry
+from spoolkit import SPOOL_IGNORE, SPOOL_OK, SPOOL_RETRY, Retry, ScheduleError, retry, schedule
 from spoolkit.job import Done, Outcome, RetryAt
 
 
@@ -14,6 +14,7 @@ from spoolkit.job import Done, Outcome, RetryAt
         (None, None, Done(None)),
         ({"a": 1}, None, Done({"a": 1})),
         (SPOOL_OK, None, Done(SPOOL_OK)),
+        (-2, None, Done(-2)),  # told from SPOOL_OK, SPOOL_RETRY and SPOOL_IGNORE by identity
         (-1, None, Done(-1)),
         (0, None, Done(0)),
         (False, None, Done(False)),
@@ -28,6 +29,28 @@ from spoolkit.job import Done, Outcome, RetryAt
 )
 def test_the_outcome(returned: object, error: BaseException | None, outcome: Outcome) -> None:
     assert retry.decide(returned, error, retry_delay=5.0, now=1000.0) == outcome
+
+
+def test_a_plain_integer_stays_one() -> None:
+    outcome = retry.decide(-2, None, retry_delay=5.0, now=1000.0)
+    assert isinstance(outcome, Done)
+    assert type(outcome.result) is int
+
+
+class Broken(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
+def test_an_error_that_cannot_be_told_is_tried_again_all_the_same() -> None:
+    outcome = retry.decide(None, Broken(), retry_delay=5.0, now=1000.0)
+    assert outcome == RetryAt(1005.0, "Broken: (its message cannot be read)")
+
+
+def test_a_delay_that_no_file_can_hold_is_cut() -> None:
+    outcome = retry.decide(None, Retry(delay=1e300), retry_delay=5.0, now=1000.0)
+    assert isinstance(outcome, RetryAt)
+    assert outcome.time == 1000.0 + schedule.MAX_AHEAD
 
 
 @pytest.mark.parametrize("delay", [-1, float("nan"), float("inf")])

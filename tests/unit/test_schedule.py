@@ -24,6 +24,7 @@ NOW = 1_790_000_000.25
         (NOW + 5, None, NOW + 5),
         (1_790_000_010, None, 1_790_000_010.0),
         (5, None, 5.0),
+        (datetime(1970, 1, 1, tzinfo=timezone.utc), None, 0.0),
         (datetime(2026, 9, 21, 14, 13, 21, tzinfo=timezone.utc), None, 1_790_000_001.0),
         (datetime(2026, 9, 21, 16, 13, 21, tzinfo=ZoneInfo("Europe/Rome")), None, 1_790_000_001.0),
         (None, 30, NOW + 30),
@@ -43,7 +44,13 @@ def test_what_is_meant(at: object, delay: object, expected: float | None) -> Non
         *((at, None, "at") for at in (datetime(2026, 1, 1), "1790000000", b"1", True, -1, math.nan, math.inf, [])),
         *(
             (at, None, "at")
-            for at in (1_790_000_000_000, 10**400, Decimal(5), datetime.max.replace(tzinfo=timezone.utc))
+            for at in (
+                1_790_000_000_000,
+                10**400,
+                Decimal(5),
+                datetime.max.replace(tzinfo=timezone.utc),
+                datetime(1960, 1, 1, tzinfo=timezone.utc),  # before the epoch, as -1 is
+            )
         ),
         *((None, delay, "delay") for delay in ("5", True, -1, -0.1, math.nan, math.inf, 10**9, timedelta(seconds=-1))),
         (5, 5, "delay"),
@@ -79,5 +86,10 @@ def test_text_that_is_digits(text: str | bytes, seconds: float) -> None:
     "text", ["", " 5", "5 ", "-5", "+5", "1e9", "nan", "٣", "5.", ".5", "1_000", b"\xff", "9" * 13]
 )
 def test_text_that_is_not(text: str | bytes) -> None:
-    with pytest.raises(ScheduleError):
-        schedule.from_text(text, argument="at")
+    with pytest.raises(ScheduleError, match="delay is") as refused:
+        schedule.from_text(text, argument="delay")
+    assert refused.value.argument == "delay"
+
+
+def test_zero_has_one_sign() -> None:
+    assert str(schedule.run_at(-0.0, None, now=NOW)) == "0.0"

@@ -45,18 +45,50 @@ def test_the_application_comes_before_the_environment(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(
+    ("name", "in_environment", "in_application", "expected"),
+    [
+        ("SPOOL", "/environment", "/application", "/application"),
+        ("FSYNC", "1", False, False),
+        ("MAX_BODY", "100", 0, 0),
+        ("RETRY_DELAY", "100", 0.25, 0.25),
+        ("DEV_RUNNER", "0", "on", True),
+        ("MAX_BODY", "100", None, 100),  # None: not given
+    ],
+)
+def test_each_setting_has_that_order(
+    name: str, in_environment: str, in_application: object, expected: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(f"SPOOLKIT_{name}", in_environment)
+    loaded = Settings.load({f"SPOOLKIT_{name}": in_application}, "/")
+    assert getattr(loaded, name.lower()) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "spool"), [("a/b", "root/a/b"), ("../a", "a"), ("link", "real"), ("", "root/my_spools")]
+)
+def test_a_relative_spool_lies_in_the_applications_directory(given: str, spool: str, tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "link").symlink_to(tmp_path / "real")  # uWSGI wants the real path
+    assert Settings.load({"SPOOLKIT_SPOOL": given}, str(tmp_path / "root")).spool == str(tmp_path / spool)
+
+
+@pytest.mark.parametrize(
     ("name", "value"),
     [
         ("FSYNC", "maybe"),
         ("DEV_RUNNER", 2),
         ("MAX_BODY", "big"),
         ("MAX_BODY", -1),
+        ("MAX_BODY", ""),
+        ("MAX_BODY", True),
+        ("RETRY_DELAY", "inf"),
+        ("RETRY_DELAY", "-0.1"),
         ("RETRY_DELAY", "nan"),
         ("SPOOL", 5),
     ],
 )
 def test_what_cannot_be_used_is_named(name: str, value: object) -> None:
-    with pytest.raises(ConfigurationError) as refused:
+    with pytest.raises(ConfigurationError, match=f"SPOOLKIT_{name}") as refused:
         Settings.load({f"SPOOLKIT_{name}": value}, "/")
     assert refused.value.setting == f"SPOOLKIT_{name}"
 
@@ -65,3 +97,10 @@ def test_without_an_application_the_spool_lies_beside_who_asks(tmp_path: Path) -
     assert settings.current(str(tmp_path)).spool == str(tmp_path / "my_spools")
     settings.use(lambda: Settings(spool="/the/applications"))
     assert settings.current(str(tmp_path)).spool == "/the/applications"
+    settings.use(lambda: None)  # an extension whose application is not made yet
+    assert settings.current(str(tmp_path)).spool == str(tmp_path / "my_spools")
+
+
+def test_without_either_it_lies_in_the_current_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert settings.current().spool == str(tmp_path / "my_spools")

@@ -5,13 +5,17 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import math
 import os
 import random
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from spoolkit import clock, spoolfile
 from spoolkit.spoolfile import PREFIX
@@ -36,16 +40,50 @@ def test_a_file_is_written_whole_and_private(spool: str) -> None:
     assert os.listdir(spool) == [f"{PREFIX}one"]
 
 
-@pytest.mark.parametrize("run_at", [1790000000, 1790000000.25, 4e9 + 0.123456])
-def test_it_never_shows_itself_before_its_time_is_set(
+# 1790000000.123456 lies between two nanoseconds: the later one is meant.
+@pytest.mark.parametrize("run_at", [1, 1790000000, 1790000000.25, 1790000000.123456, 4e9 + 0.123456])
+def test_it_shows_itself_whole_and_with_its_time_set(
     spool: str, run_at: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
     rename = os.rename
-    monkeypatch.setattr(os, "rename", lambda old, new: (seen.append(os.stat(old).st_mtime_ns), rename(old, new)))
+
+    def look_and_rename(old: str, new: str) -> None:
+        assert spoolfile.pending(spool) == []
+        seen.append((Path(old).read_bytes(), os.stat(old).st_mtime_ns))
+        rename(old, new)
+
+    monkeypatch.setattr(os, "rename", look_and_rename)
     path = spoolfile.write(spool, "one", b"data", run_at=run_at)
-    assert seen == [os.stat(path).st_mtime_ns]
-    assert seen[0] >= run_at * 1e9
+    assert seen == [(b"data", os.stat(path).st_mtime_ns)]
+    assert 0 <= Fraction(os.stat(path).st_mtime_ns, 10**9) - Fraction(run_at) < Fraction(1, 10**9)
+
+
+@given(st.floats(0, 4e9))
+def test_the_files_time_is_never_before_the_jobs(run_at: float) -> None:
+    nanoseconds, _ = spoolfile._ns(run_at)
+    assert 0 <= Fraction(nanoseconds, 10**9) - Fraction(run_at) < Fraction(1, 10**9)
+
+
+WRITER = """
+import os, sys
+from spoolkit import spoolfile
+def stuck(*_):
+    print("written", flush=True)
+    sys.stdin.read()
+os.rename = stuck
+spoolfile.write(sys.argv[1], "one", b"data")
+"""
+
+
+def test_a_writer_that_is_killed_leaves_nothing_that_runs(spool: str) -> None:
+    command = [sys.executable, "-c", WRITER, spool]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == b"written\n"
+        writer.kill()
+    assert os.listdir(spool) == ["tmp_one"]
+    assert spoolfile.pending(spool) == []
 
 
 def test_when_the_disk_refuses_nothing_is_left(spool: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,6 +91,8 @@ def test_when_the_disk_refuses_nothing_is_left(spool: str, monkeypatch: pytest.M
         spoolfile.write(f"{spool}/gone", "one", b"data")
     with pytest.raises(OSError, match="long"):
         spoolfile.write(spool, "x" * 300, b"data")
+    with pytest.raises(OSError, match="long"):  # not as a temporary name, but with uWSGI's prefix
+        spoolfile.write(spool, "x" * 245, b"data")
 
     def broken(fd: int) -> None:
         raise OSError("the disk is broken")
@@ -104,13 +144,25 @@ def test_a_name_that_changed_hands_cannot_be_claimed(spool: str, monkeypatch: py
                 assert fd is None
 
 
-def test_what_is_no_file_cannot_be_claimed(spool: str) -> None:
-    os.mkdir(f"{spool}/folder")
-    os.symlink("/etc/hostname", f"{spool}/link")
-    os.mkfifo(f"{spool}/pipe")
-    for name in ("folder", "link", "pipe", "nothing"):
-        with spoolfile.claim(f"{spool}/{name}") as fd:
-            assert fd is None
+@pytest.mark.parametrize("kind", ["folder", "link", "pipe", "nothing"])
+def test_what_is_no_file_cannot_be_claimed(spool: str, kind: str) -> None:
+    path = f"{spool}/{PREFIX}{kind}"
+    match kind:
+        case "folder":
+            os.mkdir(path)
+        case "link":
+            os.symlink(spoolfile.write(spool, "one", b"data"), path)
+        case "pipe":
+            os.mkfifo(path)  # to open it would wait for the other end
+    with spoolfile.claim(path) as fd:
+        assert fd is None
+
+
+def test_a_claim_ends_with_an_error_in_it(spool: str) -> None:
+    path = spoolfile.write(spool, "one", b"data")
+    with pytest.raises(ZeroDivisionError), spoolfile.claim(path):
+        _ = 1 / 0
+    assert others_may_lock(path)
 
 
 def test_a_later_run_takes_a_new_name_and_a_new_time(spool: str) -> None:
@@ -123,12 +175,46 @@ def test_a_later_run_takes_a_new_name_and_a_new_time(spool: str) -> None:
     assert not spoolfile.is_due(spoolfile.reschedule(third, clock.now() + 100))
 
 
+@pytest.mark.parametrize(
+    ("name", "then"),
+    [("one", "one.1"), ("one.9", "one.10"), ("host.example_7", "host.example_7.1"), ("one.1.2", "one.1.3")],
+)
+def test_the_suffix_counts_up(spool: str, name: str, then: str) -> None:
+    path = spoolfile.reschedule(spoolfile.write(spool, name, b"data"), 1790000000.123456)
+    assert os.listdir(spool) == [f"{PREFIX}{then}"]
+    assert Path(path).read_bytes() == b"data"
+    assert Fraction(os.stat(path).st_mtime_ns, 10**9) >= Fraction(1790000000.123456)
+
+
+@pytest.mark.parametrize(
+    ("now", "due"),
+    [(999.0, False), (math.nextafter(1790000000.123456, 0), False), (1790000000.123456, True), (2e9, True)],
+)
+def test_a_file_is_due_at_its_time_and_no_sooner(
+    spool: str, now: float, due: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = spoolfile.write(spool, "one", b"data", run_at=1790000000.123456)
+    monkeypatch.setattr(clock, "now", lambda: now)
+    assert spoolfile.is_due(path) is due
+
+
 def test_what_is_gone_is_not_due_and_finished_already(spool: str) -> None:
     assert not spoolfile.is_due(f"{spool}/nothing")
     spoolfile.finish(f"{spool}/nothing")
 
 
-@pytest.mark.parametrize("name", [b"plain", b"not-\xff-utf8", b"x" * 230, b"back\\slash", b"new\nline"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"plain",
+        b"not-\xff-utf8",
+        b"x" * (255 - len(PREFIX)),
+        b"\xff" * (255 - len(PREFIX)),
+        "é".encode() * ((255 - len(PREFIX)) // 2),
+        b"back\\slash",
+        b"new\nline",
+    ],
+)
 def test_a_file_set_aside_has_its_reason_beside_it(spool: str, name: bytes) -> None:
     path = os.fsdecode(os.fsencode(f"{spool}/{PREFIX}") + name)
     Path(path).write_bytes(b"bad")
@@ -140,6 +226,19 @@ def test_a_file_set_aside_has_its_reason_beside_it(spool: str, name: bytes) -> N
     assert (report["reason"], report["task"], report["traceback"]) == ("it is bad", "a.b", "Trace")
     assert os.stat(f"{spool}/dead").st_mode & 0o777 == 0o700
     assert os.stat(f"{kept}.json").st_mode & 0o777 == 0o600
+
+
+def test_what_was_set_aside_earlier_stays(spool: str) -> None:
+    # The same name in two priority folders, names that differ only past the cut, and one like another's reason.
+    names = ["one", "one", "one.json", "one", "x" * 230 + "a", "x" * 230 + "b"]
+    kept = []
+    for number, name in enumerate(names):
+        path = spoolfile.write(spool, name, b"%d" % number)
+        kept.append(spoolfile.quarantine(path, spool, reason=f"reason {number}"))
+    assert [Path(path).read_bytes() for path in kept] == [b"%d" % number for number in range(len(names))]
+    reports = [json.loads(Path(f"{path}.json").read_text()) for path in kept]
+    assert [report["reason"] for report in reports] == [f"reason {number}" for number in range(len(names))]
+    assert [report["file"] for report in reports] == [os.path.basename(path) for path in kept]
 
 
 def test_without_room_for_the_reason_the_file_is_set_aside_all_the_same(
@@ -156,7 +255,7 @@ def test_without_room_for_the_reason_the_file_is_set_aside_all_the_same(
 
 
 def test_priorities_come_first_in_the_order_of_numbers(spool: str) -> None:
-    for folder in ("10", "9", "dead", "x1"):
+    for folder in ("10", "9", "dead", "x1", "²"):
         os.mkdir(f"{spool}/{folder}")
         spoolfile.write(f"{spool}/{folder}", f"in-{folder}", b"")
     for name in ("b", "a"):
@@ -167,15 +266,21 @@ def test_priorities_come_first_in_the_order_of_numbers(spool: str) -> None:
 
 
 def test_only_old_temporary_files_are_swept(spool: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    Path(spool, "tmp_one").write_bytes(b"")
-    os.utime(f"{spool}/tmp_one", (0, 0))  # a job for the past, whose writer is at work
-    kept = spoolfile.write(spool, "two", b"")
+    os.mkdir(f"{spool}/7")
+    past, future, urgent = (Path(spool, name) for name in ("tmp_past", "tmp_future", "7/tmp_urgent"))
+    for stray in (past, future, urgent):
+        stray.write_bytes(b"")
+    # The job's own time is on the file already: it says nothing about the writer.
+    os.utime(past, (0, 0))
+    os.utime(future, (4e9, 4e9))
+    kept = {spoolfile.write(spool, "two", b""), spoolfile.write(f"{spool}/7", "three", b"", run_at=1)}
     spoolfile.sweep(spool)
-    assert os.path.exists(f"{spool}/tmp_one")
+    assert all(stray.exists() for stray in (past, future, urgent)), "their writers may be at work"
     later = clock.now() + spoolfile.STRAY_AGE + 1
     monkeypatch.setattr(clock, "now", lambda: later)
     spoolfile.sweep(spool)
-    assert os.listdir(spool) == [os.path.basename(kept)]
+    assert not any(stray.exists() for stray in (past, future, urgent))
+    assert set(spoolfile.pending(spool)) == kept
 
 
 def test_four_processes_finish_each_file_once(spool: str) -> None:
