@@ -39,6 +39,13 @@ class SpoolKit:
             return None if known is None else settings_of(known)
 
         settings.use(in_force)
+        served = bridge.directories()
+        if served and config.spool not in served:
+            runner.log.warning(
+                "uWSGI serves %s, but SPOOLKIT_SPOOL is %s: jobs from outside uWSGI would lie there unseen",
+                ", ".join(served),
+                config.spool,
+            )
         if not bridge.is_uwsgi():
             # Where it cannot be made, the site still starts: whoever enqueues is told.
             with contextlib.suppress(OSError):

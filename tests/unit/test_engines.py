@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ import pytest
 from flask import Flask, current_app, g, has_request_context
 from uwsgi_server import wait_until
 
-from spoolkit import ScheduleError, SpoolKit, current_job, registry
+from spoolkit import ScheduleError, SpoolKit, bridge, current_job, registry
 from spoolkit.engine import Engine
+from spoolkit.engines import spool
 from spoolkit.engines.spool import SpoolEngine
 from spoolkit.engines.spooler import Spooler
 from spoolkit.engines.thread import ThreadEngine
@@ -106,9 +108,28 @@ def test_a_thread_is_not_the_callers(app: Flask) -> None:
     assert seen[0][-1] != threading.get_ident()
 
 
-def test_a_job_runs_in_the_applications_directory(app: Flask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from spoolkit.engines import spool
+def test_where_the_applications_directory_is_gone_the_job_waits(
+    app: Flask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen.clear()
+    monkeypatch.setattr(spool, "_working_directory", str(tmp_path / "gone"))
+    SpoolEngine().submit(a_job(SpoolEngine(), "x"), DECLARED)
+    Spooler(str(tmp_path / "spool")).run_due()
+    (path,) = (tmp_path / "spool").glob("uwsgi_spoolfile_on_*.1")
+    assert path.stat().st_mtime > time.time()
+    assert seen == []
 
+
+def test_a_directory_that_uwsgi_does_not_serve_is_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = Flask("elsewhere", root_path=str(tmp_path))
+    monkeypatch.setattr(bridge, "directories", lambda: [str(tmp_path / "served")])
+    SpoolKit(app)
+    assert "would lie there unseen" in caplog.text
+
+
+def test_a_job_runs_in_the_applications_directory(app: Flask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen.clear()
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()

@@ -70,6 +70,10 @@ def test_no_packet_is_over_the_limit(length: int) -> None:
     assert packet.unpack(packed) == job
 
 
+def test_a_packet_holds_what_a_uint16_counts() -> None:
+    assert LIMIT == 65_535
+
+
 def test_the_body_is_used_only_where_it_must() -> None:
     room = LIMIT - packet.size(packet.pack(a_job(args=("",)), max_body=10**7).fields)
     full = packet.pack(a_job(args=("x" * room,)), max_body=10**7)
@@ -112,6 +116,10 @@ def test_a_name_that_fills_the_packet_is_refused() -> None:
     with pytest.raises(TooLargeError) as refused:
         packet.pack(a_job(task="t" * LIMIT), max_body=10**7)
     assert refused.value.size > refused.value.limit == LIMIT
+    room = LIMIT - packet.size(packet.pack(a_job(task="", args=("x" * LIMIT,)), max_body=10**7).fields)
+    full = packet.pack(a_job(task="t" * room), max_body=10**7)
+    assert packet.size(full.fields) == LIMIT
+    assert full.body
 
 
 @pytest.mark.parametrize(
@@ -119,6 +127,7 @@ def test_a_name_that_fills_the_packet_is_refused() -> None:
     [
         (Packet({}), b"\x11\x00\x00\x00"),
         (Packet({b"k": b"val"}, b"body"), b"\x11\x08\x00\x00\x01\x00k\x03\x00valbody"),
+        (Packet({b"k": b""}), b"\x11\x05\x00\x00\x01\x00k\x00\x00"),
         (Packet({b"k": b"", b"l": b"1"}), b"\x11\x0b\x00\x00\x01\x00k\x00\x00\x01\x00l\x01\x001"),
         (Packet({b"k": b"v" * 258}), b"\x11\x07\x01\x00\x01\x00k\x02\x01" + b"v" * 258),  # low byte first
     ],
@@ -205,6 +214,13 @@ def test_a_field_that_is_missing(field: bytes) -> None:
     packed = packet.pack(a_job(), max_body=1000)
     with pytest.raises(DecodeError):
         packet.unpack(Packet({key: value for key, value in packed.fields.items() if key != field}))
+
+
+@pytest.mark.parametrize(("value", "is_one"), [(b"0", True), (b"9" * 9, True), (b"9" * 10, False), (b"", False)])
+def test_a_priority_has_one_to_nine_digits(value: bytes, is_one: bool) -> None:
+    content = Packet({**packet.pack(a_job(), max_body=1000).fields, b"priority": value})
+    with contextlib.nullcontext() if is_one else pytest.raises(DecodeError, match="priority"):
+        assert packet.unpack(content).priority == int(value)
 
 
 def test_times_are_exact() -> None:

@@ -97,6 +97,7 @@ def test_the_body_has_no_limit_of_its_own() -> None:
         ("priority", 0, b"0"),
         ("priority", "7", b"7"),
         ("priority", b"10", b"10"),
+        ("priority", 999_999_999, b"999999999"),
         ("body", bytearray(b"x"), b"x"),
         ("body", memoryview(b"x"), b"x"),
     ],
@@ -190,6 +191,7 @@ def test_uwsgidecorators_hands_over_text() -> None:
         (b'"1"', float),
         (b"\xff", str),
         (b"NaN", float),
+        (b"[NaN]", list),
         (b"5", list[int]),
         (b"[1]", dict[str, int]),
         (b"5", bool),
@@ -200,6 +202,12 @@ def test_uwsgidecorators_hands_over_text() -> None:
 def test_what_is_not_of_the_type_is_an_error(data: bytes, wanted: object) -> None:
     with pytest.raises(DecodeError) as refused:
         restore_spooler_args({b"it": data}, {"it": wanted})
+    assert refused.value.argument == "it"
+
+
+def test_what_is_neither_bytes_nor_text_never_crossed() -> None:
+    with pytest.raises(DecodeError) as refused:
+        restore_spooler_args({"it": 5})
     assert refused.value.argument == "it"
 
 

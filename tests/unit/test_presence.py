@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import mmap
 import os
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -164,6 +166,28 @@ def test_nobody_there(tmp_path: Path) -> None:
     for name in ("no-pid", "²", "0"):
         (tmp_path / "spoolers" / name).write_bytes(b"00")
     assert presence.wake(str(tmp_path)) is None
+
+
+def test_a_process_is_told_by_what_never_changes_in_it() -> None:
+    name = Path("/proc/self/comm").read_bytes()
+    before = presence._identity(os.getpid())
+    try:
+        Path("/proc/self/comm").write_bytes(b"a) R 1 (b")
+        with mmap.mmap(-1, 2**24):
+            assert presence._identity(os.getpid()) == before
+    finally:
+        Path("/proc/self/comm").write_bytes(name)
+
+
+def test_it_is_private_and_leaves_no_descriptor_open(tmp_path: Path) -> None:
+    before = os.listdir("/proc/self/fd")
+    me = presence.Presence(str(tmp_path))
+    file = tmp_path / "spoolers" / str(me.pid)
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (file.parent, file)] == [0o700, 0o600]
+    file.write_bytes(file.read_bytes() + b"of another")  # or SIGUSR1 would end the tests
+    presence.wake(str(tmp_path))
+    me.leave()
+    assert os.listdir("/proc/self/fd") == before
 
 
 def test_a_task_that_closes_everything_hurts_only_itself(tmp_path: Path) -> None:

@@ -91,5 +91,11 @@ def test_text_that_is_not(text: str | bytes) -> None:
     assert refused.value.argument == "delay"
 
 
+def test_ten_years_ahead_is_the_end() -> None:
+    assert schedule.run_at(None, schedule.MAX_AHEAD, now=0.0) == 315_576_000.0
+    with pytest.raises(ScheduleError):
+        schedule.run_at(None, math.nextafter(schedule.MAX_AHEAD, math.inf), now=0.0)
+
+
 def test_zero_has_one_sign() -> None:
     assert str(schedule.run_at(-0.0, None, now=NOW)) == "0.0"

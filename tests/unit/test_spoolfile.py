@@ -65,6 +65,17 @@ def test_the_files_time_is_never_before_the_jobs(run_at: float) -> None:
     assert 0 <= Fraction(nanoseconds, 10**9) - Fraction(run_at) < Fraction(1, 10**9)
 
 
+def test_with_fsync_the_file_and_then_its_name_are_on_the_disk(spool: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.path.basename(os.readlink(f"/proc/self/fd/{fd}"))))
+    before = os.listdir("/proc/self/fd")
+    spoolfile.write(spool, "one", b"data", fsync=True)
+    assert synced == ["tmp_one", os.path.basename(spool)]
+    assert os.listdir("/proc/self/fd") == before, "a descriptor was left open"
+    spoolfile.write(spool, "two", b"data")
+    assert len(synced) == 2
+
+
 WRITER = """
 import os, sys
 from spoolkit import spoolfile
@@ -107,7 +118,7 @@ def test_one_process_holds_a_claim(spool: str) -> None:
     path = spoolfile.write(spool, "one", b"data")
     with spoolfile.claim(path) as fd:
         assert fd is not None
-        assert spoolfile.read(fd) == b"data"
+        assert [spoolfile.read(fd), spoolfile.read(fd)] == [b"data", b"data"]
         assert not others_may_lock(path), "reading dropped the lock"
     assert others_may_lock(path)
 

@@ -92,7 +92,8 @@ def start(directory: str) -> None:
         if os.path.realpath(os.curdir) != os.path.realpath(directory):
             vet(directory)
         _presence = presence.Presence(directory)
-    except OSError:
+    except Exception:
+        # Jobs are run all the same.
         runner.log.exception("the spool directory %s could not be put in order", directory)
 
 
@@ -177,8 +178,12 @@ def _outcome(env: bridge.Env) -> Outcome | int:
         declared = registry.find(job.task)
     except (DecodeError, UnknownTaskError) as error:
         return Dead(str(error))
-    if _working_directory is not None:
-        os.chdir(_working_directory)
+    try:
+        # uWSGI left us in the spool directory, an earlier task perhaps elsewhere.
+        os.chdir(_working_directory or os.curdir)
+    except OSError as error:
+        runner.log.error("job %s of %s did not start: %s", job.id, job.task, error)
+        return RetryAt(clock.now() + delay, str(error))
     return runner.attempt(job, declared, retry_delay=delay)
 
 
