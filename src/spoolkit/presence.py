@@ -53,6 +53,7 @@ class Presence:
         """This process serves the directory no more."""
         with contextlib.suppress(OSError):
             os.unlink(self._path)
+        with contextlib.suppress(OSError):
             os.close(self._fd)
 
 

@@ -13,14 +13,14 @@ def decide(returned: object, error: BaseException | None, *, retry_delay: float,
     ``retry_delay`` is in seconds, ``now`` is unix time. ``SPOOL_RETRY`` and ``SPOOL_IGNORE`` are told by identity,
     so that a task may return the integers -1 and 0 as results.
     """
+    # No file system holds a time that is any number of seconds ahead.
+    again = now + min(retry_delay, MAX_AHEAD)
     if isinstance(error, Retry):
-        # No file system holds a time that is any number of seconds ahead.
-        delay = min(retry_delay if error.delay is None else error.delay, MAX_AHEAD)
-        return RetryAt(now + delay, _text(error))
+        return RetryAt(again if error.delay is None else now + min(error.delay, MAX_AHEAD), _text(error))
     if error is not None:
-        return RetryAt(now + retry_delay, f"{type(error).__name__}: {_text(error)}")
+        return RetryAt(again, f"{type(error).__name__}: {_text(error)}")
     if returned is SPOOL_RETRY or returned is SPOOL_IGNORE:
-        return RetryAt(now + retry_delay, f"the task returned SPOOL_{returned.name}")
+        return RetryAt(again, f"the task returned SPOOL_{returned.name}")
     return Done(returned)
 
 

@@ -40,7 +40,8 @@ class Settings:
         """
 
         def given(name: str) -> object:
-            return config[name] if config.get(name) is not None else os.environ.get(name)
+            # Set to nothing, as compose files and shells do with what they do not know, is not set.
+            return config[name] if config.get(name) is not None else os.environ.get(name) or None
 
         spool = given("SPOOLKIT_SPOOL") or SPOOL_FOLDER
         if not isinstance(spool, (str, os.PathLike)):
