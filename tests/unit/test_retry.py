@@ -57,3 +57,10 @@ def test_a_delay_that_no_file_can_hold_is_cut() -> None:
 def test_a_delay_that_cannot_be(delay: float) -> None:
     with pytest.raises(ScheduleError):
         Retry(delay=delay)
+
+
+def test_no_delay_is_more_than_a_file_can_hold() -> None:
+    for returned, error in ((SPOOL_RETRY, None), (None, ValueError()), (None, Retry(delay=1e300)), (None, Retry())):
+        outcome = retry.decide(returned, error, retry_delay=1e300, now=1000.0)
+        assert isinstance(outcome, RetryAt)
+        assert outcome.time == 1000.0 + schedule.MAX_AHEAD
