@@ -40,10 +40,9 @@ def uwsgi_spool(duration: int) -> Response:
 @app.route("/uwsgi_tasks", defaults={"duration": 5}, methods=["GET", "POST"])
 @app.route("/uwsgi_tasks/<int:duration>", methods=["GET", "POST"])
 def uwsgi_tasks(duration: int) -> Response:
+    duration = checked(duration)
     try:
-        tasks.uwsgi_tasks_task(checked(duration))
-    except ArgumentError:
-        raise
+        tasks.uwsgi_tasks_task(duration)
     except ValueError as error:  # all that uwsgi.spool says of a directory that is full, read-only or gone
         raise SpoolUnavailableError(f"uWSGI took no job: {error}. Nothing was accepted") from error
     return jsonify(started=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import select
 import signal
@@ -15,8 +14,7 @@ from spoolkit import bridge, clock, packet, spoolfile
 from spoolkit.engines import spool
 from spoolkit.errors import DecodeError
 from spoolkit.job import Dead
-
-log = logging.getLogger("spoolkit")
+from spoolkit.runner import log
 
 FREQUENCY = 1.0
 """Seconds between two looks at the directory when nobody signals."""
