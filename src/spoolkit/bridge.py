@@ -59,6 +59,26 @@ def has_priorities() -> bool | None:
     return None if uwsgi is None else "spooler-ordered" in uwsgi.opt
 
 
+def set_harakiri(seconds: int) -> None:
+    """Have the master kill this spooler ``seconds`` from now; 0: do not."""
+    uwsgi.set_user_harakiri(seconds)
+
+
+def options() -> Mapping[str, object]:
+    """The options of this uWSGI, as it gives them."""
+    return {} if uwsgi is None else {os.fsdecode(name): value for name, value in uwsgi.opt.items()}
+
+
+def master_pid() -> int:
+    """The process that started all others."""
+    return int(uwsgi.masterpid())
+
+
+def version() -> str:
+    """The version of uWSGI."""
+    return os.fsdecode(uwsgi.version)
+
+
 def install(handler: Handler, started: Callable[[str], None]) -> None:
     """Own ``uwsgi.spooler``, for good, and have ``started(directory)`` called once in each spooler process.
 
@@ -72,6 +92,8 @@ def install(handler: Handler, started: Callable[[str], None]) -> None:
         if is_spooler() and _started_in != os.getpid():
             _started_in = os.getpid()
             uwsgi.spooler = handler
+            # A deadline that was set by a spooler that died since is this one's now, and would kill an innocent job.
+            set_harakiri(0)
             started(spooler_directory())
 
     if not isinstance(uwsgi, _Guarded):

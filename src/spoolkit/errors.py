@@ -93,10 +93,72 @@ class ConfigurationError(SpoolkitError, ValueError):
         self.setting = setting
 
 
-class Retry(SpoolkitError):  # noqa: N818 - the field's own word; a task raises it on purpose
-    """Raised by a task: run this job again.
+class StoreUnavailableError(SpoolkitError):
+    """The record of jobs cannot be read or written. Jobs are accepted and run all the same. ``path`` is its file."""
 
-    ``delay`` is in seconds (``None``: the task's own ``retry_delay``), ``reason`` goes into the log.
+    def __init__(self, message: str, *, path: str) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+class JobError(SpoolkitError):
+    """Something about one job. ``job`` is its id."""
+
+    def __init__(self, message: str, *, job: str) -> None:
+        super().__init__(message)
+        self.job = job
+
+
+class UnknownJobError(JobError, LookupError):
+    """There is neither a file nor a record of the job: never accepted, or pruned since. Over HTTP a 404."""
+
+
+class JobStateError(JobError):
+    """The job's state does not allow it. ``state`` is where it stands."""
+
+    def __init__(self, message: str, *, job: str, state: str) -> None:
+        super().__init__(message, job=job)
+        self.state = state
+
+
+class ResultUnavailableError(JobError):
+    """The job is done, but its result could not be kept: too large, or of a type that cannot cross."""
+
+
+class JobFailedError(JobError):
+    """The job is dead. ``error_type`` names what the task raised; the traceback stands in the notes."""
+
+    def __init__(self, message: str, *, job: str = "", error_type: str | None = None) -> None:
+        super().__init__(message, job=job)
+        self.error_type = error_type
+
+
+class JobCrashedError(JobFailedError):
+    """The job is dead: its process died in the last attempt."""
+
+
+class JobTimeout(JobFailedError):  # noqa: N818 - the field's own word; a task catches it on purpose
+    """Raised in a task that runs longer than its ``timeout``; asked for its result, a job that died of it raises it."""
+
+    def __init__(self, message: str = "", *, job: str = "", error_type: str | None = None) -> None:
+        super().__init__(message, job=job, error_type=error_type)
+
+
+class JobCancelled(JobError):  # noqa: N818 - as above
+    """Raised by ``progress()`` in a job that was cancelled; asked for its result, a cancelled job raises it."""
+
+    def __init__(self, message: str = "", *, job: str = "") -> None:
+        super().__init__(message or "the job was cancelled", job=job)
+
+
+class JobLostError(JobError):
+    """The job went away with its process or its file; nothing is left to run."""
+
+
+class Retry(SpoolkitError):  # noqa: N818 - the field's own word; a task raises it on purpose
+    """Raised by a task: run this job again, as long as attempts are left.
+
+    ``delay`` is in seconds (``None``: the task's own ``backoff``), ``reason`` goes into the record.
     """
 
     def __init__(self, delay: float | None = None, reason: str = "") -> None:
@@ -104,4 +166,12 @@ class Retry(SpoolkitError):  # noqa: N818 - the field's own word; a task raises 
         if delay is not None and not 0 <= delay < float("inf"):
             raise ScheduleError(f"Retry(delay={delay!r}): give seconds, zero or more", argument="delay")
         self.delay = delay
+        self.reason = reason
+
+
+class Abort(SpoolkitError):  # noqa: N818 - as above
+    """Raised by a task: this job cannot succeed, do not try again. It is kept as dead, with ``reason``."""
+
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(reason or "the task gave up")
         self.reason = reason

@@ -1,11 +1,12 @@
-"""The values that travel: a job, a task's options, the outcome of an attempt."""
+"""The values that travel: a job, its states, a task's options, the outcome of an attempt."""
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from enum import IntEnum
+from enum import Enum, IntEnum
+from typing import Literal
 
 from spoolkit import clock
 
@@ -25,6 +26,39 @@ class SpoolResult(IntEnum):
 SPOOL_OK = SpoolResult.OK
 SPOOL_RETRY = SpoolResult.RETRY
 SPOOL_IGNORE = SpoolResult.IGNORE
+
+
+class State(str, Enum):
+    """Where a job stands. Each may become only what :data:`MOVES` says."""
+
+    QUEUED = "queued"
+    """Accepted, never started; perhaps not due yet."""
+    RUNNING = "running"
+    """An attempt is going on."""
+    RETRYING = "retrying"
+    """An attempt failed, the next one waits for its time."""
+    DONE = "done"
+    DEAD = "dead"
+    """Out of attempts, or cannot run. Kept with its arguments; can be run again."""
+    CANCELLED = "cancelled"
+    LOST = "lost"
+    """Its process went away, or its file did, with nothing left to run."""
+
+    def __str__(self) -> str:
+        return self.value
+
+
+MOVES: Mapping[State, frozenset[State]] = {
+    State.QUEUED: frozenset({State.RUNNING, State.DEAD, State.CANCELLED}),
+    State.RUNNING: frozenset({State.RETRYING, State.DONE, State.DEAD, State.CANCELLED, State.LOST}),
+    State.RETRYING: frozenset({State.RUNNING, State.DEAD, State.CANCELLED}),
+    State.DEAD: frozenset({State.QUEUED, State.RUNNING}),
+    State.DONE: frozenset(),
+    State.CANCELLED: frozenset(),
+    State.LOST: frozenset(),
+}
+
+FINISHED = frozenset({State.DONE, State.DEAD, State.CANCELLED, State.LOST})
 
 
 def new_id() -> str:
@@ -58,14 +92,51 @@ class Job:
     priority: int | None = None
 
 
+Backoff = float | Callable[[int], float]
+"""Seconds before the next attempt: always the same, or what it gives for the number of the attempt that failed."""
+
+
 @dataclass(frozen=True)
 class TaskOptions:
     """How a task's jobs are run.
 
-    ``retry_delay``  seconds before a failed job runs again; ``None``: ``SPOOLKIT_RETRY_DELAY``
+    ``retries``     how many attempts may follow the first
+    ``backoff``     seconds between two attempts; ``None``: from 2 s, doubling, with jitter, up to an hour
+    ``timeout``     seconds after which :class:`~spoolkit.errors.JobTimeout` is raised in the task; ``None``: never
+    ``retry_on``    the exceptions after which another attempt makes sense; any other makes the job dead at once
+    ``discard_on``  the exceptions after which the job is pointless: it ends as cancelled
     """
 
-    retry_delay: float | None = None
+    retries: int = 5
+    backoff: Backoff | None = None
+    timeout: float | None = None
+    retry_on: tuple[type[BaseException], ...] = (BaseException,)
+    discard_on: tuple[type[BaseException], ...] = ()
+
+    @property
+    def attempts(self) -> int:
+        """How often a job may be started."""
+        return self.retries + 1
+
+
+Ending = Literal["failed", "retry", "timeout", "crashed", "aborted", "discarded", "cancelled"]
+"""How an attempt ended that did not finish its job."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why an attempt did not finish its job.
+
+    ``type`` names the exception, if there was one.
+    """
+
+    message: str
+    type: str | None = None
+    traceback: str | None = None
+    ending: Ending = "failed"
+
+    def __str__(self) -> str:
+        return self.message if self.type is None else f"{self.type}: {self.message}"
 
 
 @dataclass(frozen=True)
@@ -80,15 +151,84 @@ class RetryAt:
     """The job runs again, not before ``time`` (unix seconds, UTC)."""
 
     time: float
-    reason: str
+    failure: Failure
 
 
 @dataclass(frozen=True)
 class Dead:
-    """The job cannot run. It is kept, with its reason, for a person to look at."""
+    """The job cannot run, or not again. It is kept, with its reason, for a person to look at."""
 
-    reason: str
+    failure: Failure
+
+
+@dataclass(frozen=True)
+class Cancelled:
+    """Nobody wants the job any more."""
+
+    failure: Failure
+
+
+Outcome = Done | RetryAt | Dead | Cancelled
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a running job says it is: ``done`` of ``total``, in its own unit."""
+
+    done: float
+    total: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One run of a job. Times are unix seconds, ``None`` where it goes on; ``outcome`` is ``running``, ``done`` or an
+    :data:`Ending`; ``log`` is what it printed and logged, its last 64 KiB.
+    """
+
+    number: int
+    started_at: float
+    finished_at: float | None = None
+    outcome: str = "running"
+    pid: int | None = None
+    error_type: str | None = None
+    message: str | None = None
     traceback: str | None = None
+    log: str = ""
 
 
-Outcome = Done | RetryAt | Dead
+@dataclass(frozen=True)
+class Event:
+    """Something else that happened to a job: ``retried``, ``run now``, ``cancel asked`` and the like."""
+
+    time: float
+    kind: str
+
+
+@dataclass(frozen=True)
+class Status:
+    """What is known of a job: its file and its record, as one.
+
+    Times are unix seconds (UTC). ``attempt`` counts the attempts started, ``max_attempts`` those it may have; ``None``
+    before the first. ``result`` is the value in the codec's bytes, ``result_error`` why there is none.
+    """
+
+    id: str
+    task: str | None
+    state: State
+    engine: str = "spool"
+    queue: str | None = None
+    attempt: int = 0
+    max_attempts: int | None = None
+    enqueued_at: float | None = None
+    run_at: float | None = None
+    started_at: float | None = None
+    finished_at: float | None = None
+    pid: int | None = None
+    progress: Progress | None = None
+    result: bytes | None = None
+    result_error: str | None = None
+    error_type: str | None = None
+    error_message: str | None = None
+    ending: str | None = None
+    cancel_asked: bool = False

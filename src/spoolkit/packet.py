@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from decimal import Decimal
 from typing import NamedTuple
 
@@ -74,24 +75,33 @@ def pack(job: Job, *, max_body: int, names: Sequence[str] = ()) -> Packet:
     return Packet(inside) if size(inside) <= LIMIT else Packet(fields, call)
 
 
+def arguments(packet: Packet) -> bytes:
+    """The job's arguments as they crossed, in the codec's bytes."""
+    return packet.fields.get(CALL, packet.body)
+
+
 def unpack(packet: Packet) -> Job:
     """The job that ``packet`` holds; fields of a newer version that this one does not know are passed over.
 
     Raises :class:`DecodeError`, and nothing else, whatever the bytes.
     """
+    job = head(packet)
+    args, kwargs = codec.decode_call(arguments(packet))
+    return replace(job, args=args, kwargs=kwargs)
+
+
+def head(packet: Packet) -> Job:
+    """The same job without its arguments: their end may be missing. Raises :class:`DecodeError`."""
     fields = packet.fields
     if fields.get(MARKER) != FORMAT:
         raise DecodeError(f"not a packet of format {FORMAT.decode()}: {MARKER.decode()}={fields.get(MARKER)!r}")
     try:
-        args, kwargs = codec.decode_call(fields.get(CALL, packet.body))
         id, priority = fields[b"id"].decode(), fields.get(b"priority")
         if not _ID.fullmatch(id):
             raise DecodeError(f"the id is {id[:80]!r}, not 32 hex digits")
         return Job(
             id=id,
             task=fields[b"task"].decode(),
-            args=args,
-            kwargs=kwargs,
             enqueued_at=_read_time(fields[b"enqueued_at"]),
             run_at=_read_time(fields[b"run_at"]) if b"run_at" in fields else None,
             queue=fields[b"queue"].decode("utf-8", "surrogateescape") if b"queue" in fields else None,

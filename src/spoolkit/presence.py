@@ -12,7 +12,8 @@ import fcntl
 import os
 import random
 import signal
-from functools import lru_cache
+
+from spoolkit import process
 
 FOLDER = "spoolers"
 
@@ -30,7 +31,7 @@ class Presence:
         self._path = os.path.join(folder, str(self.pid))
         temporary = f"{self._path}.new"
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        os.write(fd, b"00" + _identity(self.pid))
+        os.write(fd, b"00" + process.own())
         os.rename(temporary, self._path)
         # uWSGI puts /dev/null over descriptor 0 after the fork, which may be the one that open() just gave.
         self._fd = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10)
@@ -77,7 +78,7 @@ def wake(directory: str) -> int | None:
                 fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
                 opened.callback(os.close, fd)
                 data = os.pread(fd, 256, 0)
-                identity = _identity(pid)
+                identity = process.identity(pid)
             except OSError:
                 continue
             if data[_HEAD:] != identity:
@@ -107,24 +108,3 @@ def _signal(pid: int) -> bool:
     except OSError:
         return False
     return True
-
-
-def _identity(pid: int) -> bytes:
-    """What tells this process from a later one of the same number: its start time, and the boot it belongs to."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            # The second field is the command's name and may itself hold spaces and parentheses.
-            started = file.read().rpartition(b")")[2].split()[19]
-    except (FileNotFoundError, ProcessLookupError, IndexError):
-        # No such process, or no /proc: then nobody is signalled, and the spoolers' own rhythm must do.
-        return b"unknown %d" % os.getpid()
-    return b" %s %s\n" % (started, _boot())
-
-
-@lru_cache(maxsize=1)
-def _boot() -> bytes:
-    try:
-        with open("/proc/sys/kernel/random/boot_id", "rb") as file:
-            return file.read().strip()
-    except OSError:
-        return b"-"

@@ -1,30 +1,103 @@
-"""One attempt: the function, in an application context, with ``current_job()``. Knows no engine."""
+"""One attempt: claimed, run in an application context with ``current_job()``, recorded. Knows no engine."""
 
 from __future__ import annotations
 
 import logging
-import traceback
+import os
+import random
+import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from typing import Any
 
-from spoolkit import clock, retry
-from spoolkit.errors import NoCurrentJobError, Retry
-from spoolkit.job import Job, Outcome, RetryAt
+from spoolkit import capture, clock, codec, limits, recorder, retry, waiting
+from spoolkit.errors import ArgumentError, JobCancelled, NoCurrentJobError, StoreUnavailableError
+from spoolkit.job import Cancelled, Dead, Done, Failure, Job, Outcome, Progress, RetryAt
+from spoolkit.recorder import Recorder
 from spoolkit.registry import Declared
+from spoolkit.settings import Settings
+from spoolkit.store import Crashed, Result, Settled, StandBack, Start, Store
 
 log = logging.getLogger("spoolkit")
 
-_current: ContextVar[Job] = ContextVar("spoolkit.current_job")
+COMPLAINT_PAUSE = 60.0
+"""Seconds between two log lines about a store that cannot be had."""
+
+_current: ContextVar[CurrentJob] = ContextVar("spoolkit.current_job")
 _application: Callable[[], AbstractContextManager[object]] = nullcontext
+_complained = 0.0
 
 
-def current_job() -> Job:
+@dataclass(frozen=True)
+class CurrentJob(Job):
+    """The job that is running here, as its task sees it.
+
+    ``attempt``       which run of the job this is, from 1
+    ``max_attempts``  how many it may have
+    """
+
+    attempt: int = 1
+    max_attempts: int = 1
+    _recorder: Recorder | None = field(default=None, repr=False, compare=False)
+    _told: list[bool] = field(default_factory=list, repr=False, compare=False)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether somebody wants the job to stop. A task that then returns ends its job as cancelled."""
+        if self._recorder is None or not self._recorder.cancelled:
+            return False
+        self._told.append(True)
+        return True
+
+    def progress(self, done: float, total: float | None = None, note: str = "") -> None:
+        """Show that ``done`` of ``total`` is done. Cheap enough for the innermost loop.
+
+        Raises :class:`JobCancelled` if somebody wants the job to stop, so that a task that reports needs not ask.
+        """
+        if self._recorder is not None:
+            self._recorder.progress(Progress(done, total, note))
+        if self.cancelled:
+            raise JobCancelled(job=self.id)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a job lies: what its engine knows of it and the runner asks.
+
+    ``file``   the name of its file, if it has one
+    ``still``  whether the file has that name now
+    ``count``  counts the attempt where the store cannot: gives how many there are then
+    ``owned``  whether this process runs one job at a time, and may be ended for it
+    """
+
+    file: str | None = None
+    still: Callable[[], bool] = lambda: True
+    count: Callable[[], int] = lambda: 1
+    owned: bool = False
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What follows from an attempt, and :meth:`record`, which writes it down and never raises."""
+
+    outcome: Outcome
+    record: Callable[[], None] = lambda: None
+
+
+def current_job() -> CurrentJob:
     """The job that is running here. Raises :class:`NoCurrentJobError` outside of one."""
     try:
         return _current.get()
     except LookupError:
         raise NoCurrentJobError("current_job() is for the inside of a running task") from None
+
+
+def is_current(id: str) -> bool:
+    """Whether the job ``id`` is the one that is running here."""
+    job = _current.get(None)
+    return job is not None and job.id == id
 
 
 def use_application(context: Callable[[], AbstractContextManager[object]]) -> None:
@@ -34,7 +107,7 @@ def use_application(context: Callable[[], AbstractContextManager[object]]) -> No
 
 
 @contextmanager
-def running(job: Job) -> Iterator[None]:
+def running(job: CurrentJob) -> Iterator[None]:
     """Within it, ``job`` is the current job."""
     token = _current.set(job)
     try:
@@ -43,26 +116,169 @@ def running(job: Job) -> Iterator[None]:
         _current.reset(token)
 
 
-def attempt(job: Job, declared: Declared, *, retry_delay: float) -> Outcome:
-    """Run ``job`` once and say what follows. Never raises: ``sys.exit()`` in a task is a failure of the task.
+def attempt(
+    job: Job, declared: Declared, place: Place, store: Store, config: Settings, arguments: bytes | None = None
+) -> Ended | None:
+    """Run ``job`` once, if it may, and say what follows; ``None`` where another process is at it. Never raises.
 
-    ``retry_delay`` is in seconds and gives way to the task's own.
+    ``arguments`` are the job's in the codec's bytes, for the record.
     """
+    options = declared.options
+    try:
+        claim = store.claim(job, file=place.file, still=place.still, max_attempts=options.attempts, arguments=arguments)
+    except StoreUnavailableError as error:
+        complain(error)
+        number = place.count()
+        if number > options.attempts:
+            return _logged(job, Dead(Failure("no attempt is left; the last ended with its process", ending="crashed")))
+        return _run(job, declared, Start(number, number), place, None, store.folder, config)
+    match claim:
+        case StandBack():
+            return None
+        case Settled(outcome):
+            return Ended(outcome, lambda: refuse(job, outcome, place, store))
+        case Crashed():
+            return _after_crash(job, declared, claim, store)
+        case Start():
+            return _run(job, declared, claim, place, store, store.folder, config)
+
+
+def attempt_untracked(job: Job, declared: Declared) -> Outcome:
+    """Run ``job`` once without a record of it. Never raises."""
     returned: object = None
     error: BaseException | None = None
     try:
-        with _application(), running(job):
+        with limits.soft(declared.options.timeout), _application(), running(CurrentJob(**vars(job))):
             returned = declared.function(*job.args, **job.kwargs)
     except BaseException as raised:
         error = raised
-    delay = declared.options.retry_delay
-    outcome = retry.decide(returned, error, retry_delay=retry_delay if delay is None else delay, now=clock.now())
-    if isinstance(outcome, RetryAt):
-        trace = None if error is None or isinstance(error, Retry) else error
-        log.warning("job %s of %s did not finish: %s", job.id, job.task, outcome.reason, exc_info=trace)
-    return outcome
+    once = replace(declared.options, retries=0)
+    return _logged(job, retry.decide(once, 1, returned, error, now=clock.now(), jitter=0.0)).outcome
 
 
-def describe(error: BaseException) -> str:
-    """The error with its traceback, as text."""
-    return "".join(traceback.format_exception(error))
+def refuse(job: Job, outcome: Outcome, place: Place, store: Store) -> None:
+    """Record a job as dead that has no attempt to be recorded with. Never raises."""
+    if isinstance(outcome, Dead):
+        _recorded(lambda: store.refuse(job, outcome.failure, file=place.file))
+        waiting.announce(store.folder, job.id)
+
+
+def _run(
+    job: Job, declared: Declared, start: Start, place: Place, store: Store | None, folder: str, config: Settings
+) -> Ended:
+    options = declared.options
+    show = Recorder(folder, job.id)
+    most = start.number - start.fresh + options.attempts
+    current = CurrentJob(**vars(job), attempt=start.number, max_attempts=most, _recorder=show)
+    returned: object = None
+    error: BaseException | None = None
+    try:
+        with ExitStack() as within:
+            if place.owned:
+                limit = None if options.timeout is None else options.timeout + config.timeout_grace
+                within.enter_context(limits.hard(limit, show.fd))
+            within.enter_context(capture.to(show.write))
+            within.enter_context(limits.soft(options.timeout))
+            within.enter_context(_application())
+            within.enter_context(running(current))
+            returned = declared.function(*job.args, **job.kwargs)
+    except BaseException as raised:  # sys.exit() in a task is a failure of the task
+        # Without this function's own line, which tells the reader nothing.
+        error = raised.with_traceback(raised.__traceback__ and raised.__traceback__.tb_next)
+    now, jitter = clock.now(), random.random()  # noqa: S311 - spreads retries, guards nothing
+    outcome = retry.decide(options, start.fresh, returned, error, now=now, jitter=jitter)
+    # Whoever stopped because he was asked to is not done; and what nobody wants any more is not tried again.
+    if isinstance(outcome, RetryAt) and show.cancelled:
+        outcome = Cancelled(outcome.failure)
+    elif isinstance(outcome, Done) and current._told:
+        outcome = Cancelled(Failure("the task stopped when it was asked to", ending="cancelled"))
+    return _logged(job, outcome, lambda: _end(job, start.number, outcome, show, store, folder, config))
+
+
+def _after_crash(job: Job, declared: Declared, crash: Crashed, store: Store) -> Ended:
+    progress, left = recorder.look(store.folder, job.id)
+    failure = _what_killed(crash, left)
+    now, jitter = clock.now(), random.random()  # noqa: S311 - as above
+    if crash.cancelled:
+        outcome: Outcome = Cancelled(Failure(failure.message, failure.type, ending="cancelled"))
+    else:
+        outcome = retry.after_failure(declared.options, crash.fresh, failure, now=now, jitter=jitter)
+
+    def record() -> None:
+        _recorded(lambda: store.finish(job, crash.number, outcome, progress=progress, log=left))
+        recorder.forget(store.folder, job.id)
+        _announce(job, outcome, store.folder)
+
+    return _logged(job, outcome, record)
+
+
+def _what_killed(crash: Crashed, left: str) -> Failure:
+    """What is known of the end of a process that could not say anything itself."""
+    who = f"process {crash.pid}, in attempt {crash.number}"
+    for mark, ending in ((limits.CRASH_MARK, "crashed"), (limits.TIMEOUT_MARK, "timeout")):
+        at = left.rfind(f"\n{mark}") + 1 if not left.startswith(mark) else 0
+        if at or left.startswith(mark):
+            what = left[at:].splitlines()[0].removeprefix(mark).rstrip("!")
+            if ending == "timeout":
+                message = f"{who}, was killed at its hard limit (after {what.rstrip(')')})"
+                return Failure(message, "JobTimeout", left[at:], "timeout")
+            return Failure(f"{who}, died: {what}", what, left[at:], "crashed")
+    message = f"{who}, died without a word: kill -9, out of memory, os._exit(), or a stop of the server"
+    return Failure(message, None, None, "crashed")
+
+
+def _end(
+    job: Job, number: int, outcome: Outcome, show: Recorder, store: Store | None, folder: str, config: Settings
+) -> None:
+    """Write down how the attempt ended."""
+    result = _result(outcome, config.max_result) if isinstance(outcome, Done) else None
+    if store is not None:
+        kept = show.log()
+        _recorded(lambda: store.finish(job, number, outcome, result=result, progress=show.last, log=kept))
+    show.close()
+    _announce(job, outcome, folder)
+
+
+def _announce(job: Job, outcome: Outcome, folder: str) -> None:
+    if not isinstance(outcome, RetryAt):
+        waiting.announce(folder, job.id)
+
+
+def _result(done: Done, limit: int) -> Result:
+    try:
+        data = codec.encode(done.result)
+    except ArgumentError as error:
+        return Result(error=f"the result cannot be kept: {error}")
+    except Exception as error:  # of an encoder of the application's own
+        return Result(error=f"the result cannot be kept: {type(error).__name__}: {retry.message_of(error)}")
+    if len(data) > limit:
+        return Result(error=f"the result takes {len(data)} bytes; the limit is {limit} (SPOOLKIT_MAX_RESULT)")
+    return Result(data)
+
+
+def _logged(job: Job, outcome: Outcome, record: Callable[[], None] = lambda: None) -> Ended:
+    match outcome:
+        case RetryAt(at, failure):
+            wait = max(0.0, at - clock.now())
+            text = failure.traceback or ""
+            log.warning("job %s of %s runs again in %.1f s: %s\n%s", job.id, job.task, wait, failure, text)
+        case Dead(failure):
+            log.error("job %s of %s is dead: %s\n%s", job.id, job.task, failure, failure.traceback or "")
+        case Cancelled(failure):
+            log.warning("job %s of %s is cancelled: %s", job.id, job.task, failure)
+    return Ended(outcome, record)
+
+
+def _recorded(write: Callable[[], Any]) -> None:
+    try:
+        write()
+    except StoreUnavailableError as error:
+        complain(error)
+
+
+def complain(error: StoreUnavailableError) -> None:
+    """Log that jobs run without a record, now and then."""
+    global _complained
+    if not _complained or time.monotonic() - _complained > COMPLAINT_PAUSE:
+        _complained = time.monotonic()
+        log.error("jobs run without being recorded, pid %d: %s (see `flask spool doctor`)", os.getpid(), error)

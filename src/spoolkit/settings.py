@@ -21,8 +21,13 @@ class Settings:
     ``spool``        the spool directory, absolute; under uWSGI the directory that uWSGI serves comes first
     ``fsync``        write each job through to the disk before the call returns
     ``max_body``     bytes that a job's arguments may take
-    ``retry_delay``  seconds before a failed job runs again
+    ``retry_delay``  seconds before a failed job of another library runs again
     ``dev_runner``   run jobs beside ``flask run``
+    ``store``        the SQLite file in which jobs are recorded, absolute; empty: ``spoolkit.db`` in the spool directory
+    ``max_result``   bytes that a job's result may take
+    ``timeout_grace``  seconds after a task's timeout at which its process is ended
+    ``keep_done``    seconds for which the record of a job that is done or cancelled is kept
+    ``keep_dead``    seconds for which a dead job is kept, its file included
     """
 
     spool: str
@@ -30,6 +35,11 @@ class Settings:
     max_body: int = 64 * 1024 * 1024
     retry_delay: float = 5.0
     dev_runner: bool = True
+    store: str = ""
+    max_result: int = 1024 * 1024
+    timeout_grace: float = 10.0
+    keep_done: float = 7 * 86400.0
+    keep_dead: float = 90 * 86400.0
 
     @classmethod
     def load(cls, config: Mapping[str, object], root: str) -> Settings:
@@ -43,15 +53,29 @@ class Settings:
             # Set to nothing, as compose files and shells do with what they do not know, is not set.
             return config[name] if config.get(name) is not None else os.environ.get(name) or None
 
-        spool = given("SPOOLKIT_SPOOL") or SPOOL_FOLDER
-        if not isinstance(spool, (str, os.PathLike)):
-            raise ConfigurationError(f"SPOOLKIT_SPOOL is {spool!r}: give a directory", setting="SPOOLKIT_SPOOL")
+        def path(name: str, start: str) -> str:
+            value = given(name) or start
+            if not isinstance(value, (str, os.PathLike)):
+                raise ConfigurationError(f"{name} is {value!r}: give a path", setting=name)
+            return os.path.realpath(os.path.join(root, os.fspath(value))) if value else ""
+
+        def flag(name: str, start: bool) -> bool:
+            return _flag(name, given(name), start)
+
+        def number(name: str, start: float) -> float:
+            return _number(name, given(name), start)
+
         return cls(
-            spool=os.path.realpath(os.path.join(root, os.fspath(spool))),
-            fsync=_flag("SPOOLKIT_FSYNC", given("SPOOLKIT_FSYNC"), cls.fsync),
-            max_body=int(_number("SPOOLKIT_MAX_BODY", given("SPOOLKIT_MAX_BODY"), cls.max_body)),
-            retry_delay=_number("SPOOLKIT_RETRY_DELAY", given("SPOOLKIT_RETRY_DELAY"), cls.retry_delay),
-            dev_runner=_flag("SPOOLKIT_DEV_RUNNER", given("SPOOLKIT_DEV_RUNNER"), cls.dev_runner),
+            spool=path("SPOOLKIT_SPOOL", SPOOL_FOLDER),
+            fsync=flag("SPOOLKIT_FSYNC", cls.fsync),
+            max_body=int(number("SPOOLKIT_MAX_BODY", cls.max_body)),
+            retry_delay=number("SPOOLKIT_RETRY_DELAY", cls.retry_delay),
+            dev_runner=flag("SPOOLKIT_DEV_RUNNER", cls.dev_runner),
+            store=path("SPOOLKIT_STORE", ""),
+            max_result=int(number("SPOOLKIT_MAX_RESULT", cls.max_result)),
+            timeout_grace=number("SPOOLKIT_TIMEOUT_GRACE", cls.timeout_grace),
+            keep_done=number("SPOOLKIT_KEEP_DONE", cls.keep_done),
+            keep_dead=number("SPOOLKIT_KEEP_DEAD", cls.keep_dead),
         )
 
 

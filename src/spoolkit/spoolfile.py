@@ -1,15 +1,14 @@
 """Spool files, without uWSGI: write, claim, list, reschedule, set aside.
 
 Inside a spooler process never open a spool file: closing any descriptor of it drops the lock that uWSGI's C code
-holds (fcntl locks belong to the process). What works by path alone (:func:`finish`, :func:`reschedule`,
-:func:`quarantine`) is safe there; :func:`claim` is for every other process.
+holds (fcntl locks belong to the process). What works by path alone (:func:`finish`, :func:`reschedule`)
+is safe there; :func:`claim` is for every other process.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import re
 import stat
@@ -21,10 +20,13 @@ PREFIX = "uwsgi_spoolfile_on_"
 """What uWSGI looks for: any other name is invisible to it."""
 
 TEMPORARY = "tmp_"
-DEAD = "dead"
 STRAY_AGE = 3600.0
 """Seconds after which a temporary file can have no writer any more."""
 
+held: str | None = None
+"""The job whose file uWSGI's lock of this process is on: opened and closed, it would be free for others."""
+
+_NAME = re.compile(PREFIX + r"([0-9a-f]{32})(?:\.\d{1,9})*", re.ASCII)
 _SUFFIX = re.compile(r"\.(\d{1,9})$", re.ASCII)
 
 
@@ -43,7 +45,7 @@ def write(directory: str, name: str, data: bytes, *, run_at: float | None = None
             file.flush()
             if run_at is not None:
                 # Before the rename: uWSGI itself sets it after the data, and now and then runs such a job at once.
-                os.utime(fd, ns=_ns(run_at))
+                os.utime(fd, ns=ns_of(run_at))
             if fsync:
                 os.fsync(fd)
         os.rename(temporary, path)
@@ -101,10 +103,41 @@ def read(fd: int) -> bytes:
         return file.read()
 
 
+def peek(path: str, size: int = -1) -> bytes | None:
+    """The first ``size`` bytes of a spool file of spoolkit's (-1: all), which never change; ``None`` if it is gone.
+
+    No file of another library: uWSGI writes those in place, under a lock that opening them here might drop.
+    """
+    id = id_of(os.path.basename(path))
+    if id is None or id == held:
+        return None
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return None
+    with open(fd, "rb") as file:
+        return file.read(size)
+
+
+def locate(directory: str, id: str, known: str | None = None) -> str | None:
+    """The path of the job's file, waiting or running; ``known`` is a name that it has had."""
+    likely = [f"{PREFIX}{id}"]
+    if known is not None:
+        likely += [known, f"{_SUFFIX.sub('', known)}.{number(known) + 1}"]
+    for name in likely:
+        path = os.path.join(directory, name)
+        if os.path.lexists(path):
+            return path
+    try:
+        return next((path for path in pending(directory) if id_of(os.path.basename(path)) == id), None)
+    except OSError:
+        return None
+
+
 def is_due(path: str) -> bool:
     """Whether the file is there and its time has come. uWSGI looks at the time only before it has the lock."""
     try:
-        return os.lstat(path).st_mtime_ns <= _ns(clock.now())[0]
+        return os.lstat(path).st_mtime_ns <= ns_of(clock.now())[0]
     except FileNotFoundError:
         return False
 
@@ -120,40 +153,29 @@ def reschedule(path: str, run_at: float) -> str:
 
     The name changes with the time: a spooler that saw the old time looks, once it has the lock, only at the name.
     """
-    base, count = path, 0
-    if found := _SUFFIX.search(path):
-        base, count = path[: found.start()], int(found[1])
+    os.utime(path, ns=ns_of(run_at))
+    return rename_on(path)
+
+
+def rename_on(path: str) -> str:
+    """Give the file its next name, numbered; returns the new path. The number is that of the names before it."""
+    found = _SUFFIX.search(path)
+    base, count = (path[: found.start()], int(found[1])) if found else (path, 0)
     new = f"{base}.{count + 1}"
-    os.utime(path, ns=_ns(run_at))
     os.rename(path, new)
     return new
 
 
-def quarantine(path: str, root: str, *, reason: str, task: str | None = None, traceback: str | None = None) -> str:
-    """Set the file aside, into ``root``/dead, with its reason beside it as JSON; returns the new path."""
-    folder = os.path.join(root, DEAD)
-    os.makedirs(folder, mode=0o700, exist_ok=True)
-    # A stranger's name may be no UTF-8, or leave no room for the ending.
-    text = os.fsencode(os.path.basename(path)).decode("utf-8", "backslashreplace").replace("\\", "_")
-    target = _free(os.path.join(folder, text.encode()[:200].decode("utf-8", "ignore")))
-    name = os.path.basename(target)
-    report = {"file": name, "task": task, "reason": reason, "time": clock.now(), "traceback": traceback}
-    # On a full disk the report is lost; were the file left where it is for that, it would come up at every scan.
-    with contextlib.suppress(OSError):
-        fd = os.open(f"{target}.json", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        with open(fd, "w", encoding="utf-8", errors="backslashreplace") as file:
-            json.dump(report, file, indent=1)
-    os.rename(path, target)
-    return target
+def number(path: str) -> int:
+    """How many names the file has had before this one."""
+    found = _SUFFIX.search(path)
+    return int(found[1]) if found else 0
 
 
-def _free(path: str) -> str:
-    """``path``, numbered where something lies there already: what was set aside earlier stays."""
-    free, count = path, 0
-    while os.path.lexists(free) or os.path.lexists(f"{free}.json"):
-        count += 1
-        free = f"{path}.{count}"
-    return free
+def id_of(name: str) -> str | None:
+    """The job whose file is called ``name``; ``None`` where it is not one of spoolkit's."""
+    found = _NAME.fullmatch(name)
+    return found[1] if found else None
 
 
 def pending(directory: str) -> list[str]:
@@ -186,7 +208,8 @@ def sweep(directory: str) -> None:
                 sweep(entry.path)
 
 
-def _ns(time: float) -> tuple[int, int]:
+def ns_of(time: float) -> tuple[int, int]:
+    """The time as ``os.utime`` takes it twice, in nanoseconds: never before ``time``."""
     # In whole numbers: as a float, nanoseconds of today come in steps of 256 and may fall before their time.
     numerator, denominator = float(time).as_integer_ratio()
     whole = -(-numerator * 10**9 // denominator)

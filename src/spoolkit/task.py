@@ -12,13 +12,16 @@ from spoolkit.engine import Engine
 from spoolkit.engines import spool as spool_engine
 from spoolkit.engines.thread import ThreadEngine
 from spoolkit.errors import ArgumentError, ArgumentTypeError, ConfigurationError, DecodeError, SignatureError
-from spoolkit.job import Job, TaskOptions, new_id
+from spoolkit.handle import Job
+from spoolkit.job import Backoff, TaskOptions, new_id
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 At = float | datetime
 Delay = float | timedelta
+
+MAX_RETRIES = 10_000
 
 
 class Task(Generic[P, R]):
@@ -41,7 +44,7 @@ class Task(Generic[P, R]):
 
     def run(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the function here and now, as a plain function, with ``current_job()`` to be had."""
-        with runner.running(self._job(args, kwargs, engine="inline")):
+        with runner.running(runner.CurrentJob(**vars(self._job(args, kwargs, engine="inline")))):
             return self._function(*args, **kwargs)
 
     def _submit(
@@ -155,19 +158,43 @@ class ThreadTask(Task[P, R]):
     """A task whose jobs run in a thread of the calling process, and are lost with it."""
 
 
+Errors = type[BaseException] | tuple[type[BaseException], ...]
+
+
 @overload
 def spool(function: Callable[P, R], /) -> SpoolTask[P, R]: ...
 @overload
-def spool(*, retry_delay: float | None = None) -> Callable[[Callable[P, R]], SpoolTask[P, R]]: ...
-def spool(function: Callable[P, R] | None = None, /, *, retry_delay: float | None = None) -> Any:
-    """Declare a task whose jobs are kept on disk and run by a spooler, again until they are done.
+def spool(
+    *,
+    retries: int = ...,
+    backoff: Backoff | None = ...,
+    timeout: float | None = ...,
+    retry_on: Errors | None = ...,
+    discard_on: Errors = ...,
+) -> Callable[[Callable[P, R]], SpoolTask[P, R]]: ...
+def spool(
+    function: Callable[P, R] | None = None,
+    /,
+    *,
+    retries: int = TaskOptions.retries,
+    backoff: Backoff | None = None,
+    timeout: float | None = None,
+    retry_on: Errors | None = None,
+    discard_on: Errors = (),
+) -> Any:
+    """Declare a task whose jobs are kept on disk and run by a spooler, again until they are done or out of attempts.
 
-    ``retry_delay`` is the time in seconds before a job that failed, or returned ``SPOOL_RETRY``, runs again; ``None``
-    takes ``SPOOLKIT_RETRY_DELAY``. Raises :class:`ConfigurationError` where it is no such number.
+    ``retries``     how many attempts may follow the first one that failed, returned ``SPOOL_RETRY`` or lost its process
+    ``backoff``     seconds before the next attempt, or a function that gives them for the number of the attempt that
+                    failed, from 1; ``None``: 2 s, doubling each time, with jitter, up to an hour
+    ``timeout``     seconds after which :class:`JobTimeout` is raised in the task; ``SPOOLKIT_TIMEOUT_GRACE`` later its
+                    process is ended. ``None``: never
+    ``retry_on``    the exceptions after which another attempt makes sense, ``None``: all; any other is the job's death
+    ``discard_on``  the exceptions after which the job is pointless: it ends as cancelled
+
+    Raises :class:`ConfigurationError` for a value that cannot be used.
     """
-    if retry_delay is not None and not 0 <= retry_delay < float("inf"):
-        raise ConfigurationError(f"retry_delay is {retry_delay!r}: give seconds, zero or more", setting="retry_delay")
-    options = TaskOptions(retry_delay=retry_delay)
+    options = _options(retries, backoff, timeout, retry_on, discard_on)
 
     def declare(function: Callable[P, R]) -> SpoolTask[P, R]:
         spool_engine.install()
@@ -176,9 +203,55 @@ def spool(function: Callable[P, R] | None = None, /, *, retry_delay: float | Non
     return declare if function is None else declare(function)
 
 
-def thread(function: Callable[P, R], /) -> ThreadTask[P, R]:
-    """Declare a task whose jobs run at once in a thread of the calling process."""
-    return ThreadTask(function, ThreadEngine(), TaskOptions())
+@overload
+def thread(function: Callable[P, R], /) -> ThreadTask[P, R]: ...
+@overload
+def thread(*, timeout: float | None = ...) -> Callable[[Callable[P, R]], ThreadTask[P, R]]: ...
+def thread(function: Callable[P, R] | None = None, /, *, timeout: float | None = None) -> Any:
+    """Declare a task whose jobs run at once in a thread of the calling process.
+
+    ``timeout`` is in seconds; :class:`JobTimeout` is raised in the task after it, once Python code runs there. Raises
+    :class:`ConfigurationError` for a value that cannot be used.
+    """
+    options = _options(0, None, timeout, None, ())
+
+    def declare(function: Callable[P, R]) -> ThreadTask[P, R]:
+        return ThreadTask(function, ThreadEngine(), options)
+
+    return declare if function is None else declare(function)
+
+
+def _options(
+    retries: int, backoff: Backoff | None, timeout: float | None, retry_on: Errors | None, discard_on: Errors
+) -> TaskOptions:
+    if type(retries) is not int or not 0 <= retries <= MAX_RETRIES:
+        raise ConfigurationError(f"retries is {retries!r}: give a whole number, 0 to {MAX_RETRIES}", setting="retries")
+    if backoff is not None and not callable(backoff) and not _is_time(backoff):
+        raise ConfigurationError(
+            f"backoff is {backoff!r}: give seconds, zero or more, or a function of the attempt's number",
+            setting="backoff",
+        )
+    if timeout is not None and (not _is_time(timeout) or timeout == 0):
+        raise ConfigurationError(f"timeout is {timeout!r}: give seconds, more than zero", setting="timeout")
+    return TaskOptions(
+        retries,
+        backoff,
+        timeout,
+        (BaseException,) if retry_on is None else _errors("retry_on", retry_on),
+        _errors("discard_on", discard_on),
+    )
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= schedule.MAX_AHEAD
+
+
+def _errors(name: str, given: Errors) -> tuple[type[BaseException], ...]:
+    several = given if isinstance(given, tuple) else (given,)
+    for one in several:
+        if not (isinstance(one, type) and issubclass(one, BaseException)):
+            raise ConfigurationError(f"{name} holds {one!r}: give classes of exceptions", setting=name)
+    return several
 
 
 def _named_in(message: str) -> str | None:

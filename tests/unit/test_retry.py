@@ -2,39 +2,100 @@
 
 from __future__ import annotations
 
-import pytest
+from collections.abc import Callable
 
-from spoolkit import SPOOL_IGNORE, SPOOL_OK, SPOOL_RETRY, Retry, ScheduleError, retry, schedule
-from spoolkit.job import Done, Outcome, RetryAt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spoolkit import (
+    SPOOL_IGNORE,
+    SPOOL_OK,
+    SPOOL_RETRY,
+    Abort,
+    JobCancelled,
+    JobTimeout,
+    Retry,
+    ScheduleError,
+    retry,
+    schedule,
+)
+from spoolkit.job import Cancelled, Dead, Done, Outcome, RetryAt, TaskOptions
+
+FIVE = TaskOptions(retries=5, backoff=5.0)
+PICKY = TaskOptions(backoff=5.0, retry_on=(OSError,), discard_on=(KeyError, FileNotFoundError))
+
+
+def decide(
+    returned: object, error: BaseException | None = None, options: TaskOptions = FIVE, attempt: int = 1
+) -> Outcome:
+    return retry.decide(options, attempt, returned, error, now=1000.0, jitter=0.5)
+
+
+@pytest.mark.parametrize("returned", [None, {"a": 1}, -2, -1, 0, False])
+def test_what_is_returned_is_the_result(returned: object) -> None:
+    outcome = decide(returned)
+    assert isinstance(outcome, Done)
+    assert outcome.result is returned  # the integers told from uWSGI's words by identity
+
+
+def test_uwsgis_ok_is_no_result() -> None:
+    assert decide(SPOOL_OK) == Done(None)
 
 
 @pytest.mark.parametrize(
-    ("returned", "error", "outcome"),
+    ("returned", "error", "time", "ending", "says"),
     [
-        (None, None, Done(None)),
-        ({"a": 1}, None, Done({"a": 1})),
-        (SPOOL_OK, None, Done(SPOOL_OK)),
-        (-2, None, Done(-2)),  # told from SPOOL_OK, SPOOL_RETRY and SPOOL_IGNORE by identity
-        (-1, None, Done(-1)),
-        (0, None, Done(0)),
-        (False, None, Done(False)),
-        (SPOOL_RETRY, None, RetryAt(1005.0, "the task returned SPOOL_RETRY")),
-        (SPOOL_IGNORE, None, RetryAt(1005.0, "the task returned SPOOL_IGNORE")),
-        (None, ValueError("x"), RetryAt(1005.0, "ValueError: x")),
-        (None, SystemExit(3), RetryAt(1005.0, "SystemExit: 3")),
-        (None, Retry(), RetryAt(1005.0, "the task asked to run again")),
-        (None, Retry(delay=0, reason="now"), RetryAt(1000.0, "now")),
-        (None, Retry(delay=30.5), RetryAt(1030.5, "the task asked to run again")),
+        (SPOOL_RETRY, None, 1005.0, "retry", "the task returned SPOOL_RETRY"),
+        (SPOOL_IGNORE, None, 1005.0, "retry", "the task returned SPOOL_IGNORE"),
+        (None, ValueError("x"), 1005.0, "failed", "ValueError: x"),
+        (None, SystemExit(3), 1005.0, "failed", "SystemExit: 3"),
+        (None, KeyboardInterrupt(), 1005.0, "failed", "KeyboardInterrupt: "),
+        (None, MemoryError(), 1005.0, "failed", "MemoryError: "),
+        (None, JobTimeout("late"), 1005.0, "timeout", "JobTimeout: late"),
+        (None, Retry(), 1005.0, "retry", "Retry: the task asked to run again"),
+        (None, Retry(delay=0, reason="now"), 1000.0, "retry", "Retry: now"),
+        (None, Retry(delay=30.5), 1030.5, "retry", "Retry: the task asked to run again"),
     ],
 )
-def test_the_outcome(returned: object, error: BaseException | None, outcome: Outcome) -> None:
-    assert retry.decide(returned, error, retry_delay=5.0, now=1000.0) == outcome
+def test_it_runs_again(returned: object, error: BaseException | None, time: float, ending: str, says: str) -> None:
+    outcome = decide(returned, error)
+    assert isinstance(outcome, RetryAt)
+    assert (outcome.time, outcome.failure.ending, str(outcome.failure)) == (time, ending, says)
 
 
-def test_a_plain_integer_stays_one() -> None:
-    outcome = retry.decide(-2, None, retry_delay=5.0, now=1000.0)
-    assert isinstance(outcome, Done)
-    assert type(outcome.result) is int
+@pytest.mark.parametrize("error", [None, ValueError(), Retry(delay=1), JobTimeout()])
+def test_the_last_attempt_is_the_last(error: BaseException | None) -> None:
+    for attempt in range(1, 6):
+        assert isinstance(decide(SPOOL_RETRY, error, attempt=attempt), RetryAt)
+    for attempt in (6, 7, 100):
+        assert isinstance(decide(SPOOL_RETRY, error, attempt=attempt), Dead)
+    assert isinstance(decide(SPOOL_RETRY, error, TaskOptions(retries=0)), Dead)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "ending"),
+    [
+        (ConnectionError(), RetryAt, "failed"),
+        (ValueError("x"), Dead, "failed"),
+        (KeyError("x"), Cancelled, "discarded"),
+        (FileNotFoundError(), Cancelled, "discarded"),  # discarding comes first
+        (Abort("no use"), Dead, "aborted"),
+        (JobCancelled(), Cancelled, "cancelled"),
+        (Retry(), RetryAt, "retry"),  # what the task says itself is not asked for its type
+        (JobTimeout(), RetryAt, "timeout"),
+    ],
+)
+def test_some_errors_are_not_tried_again(error: BaseException, kind: type[Outcome], ending: str) -> None:
+    outcome = decide(None, error, PICKY)
+    assert isinstance(outcome, kind)
+    assert outcome.failure.ending == ending
+
+
+def test_an_abort_ends_a_job_that_would_be_tried_again() -> None:
+    outcome = decide(None, Abort("no use"))
+    assert isinstance(outcome, Dead)
+    assert "no use" in outcome.failure.message
 
 
 class Broken(Exception):
@@ -43,14 +104,9 @@ class Broken(Exception):
 
 
 def test_an_error_that_cannot_be_told_is_tried_again_all_the_same() -> None:
-    outcome = retry.decide(None, Broken(), retry_delay=5.0, now=1000.0)
-    assert outcome == RetryAt(1005.0, "Broken: (its message cannot be read)")
-
-
-def test_a_delay_that_no_file_can_hold_is_cut() -> None:
-    outcome = retry.decide(None, Retry(delay=1e300), retry_delay=5.0, now=1000.0)
+    outcome = decide(None, Broken())
     assert isinstance(outcome, RetryAt)
-    assert outcome.time == 1000.0 + schedule.MAX_AHEAD
+    assert str(outcome.failure) == "Broken: (its message cannot be read)"
 
 
 @pytest.mark.parametrize("delay", [-1, float("nan"), float("inf")])
@@ -59,8 +115,34 @@ def test_a_delay_that_cannot_be(delay: float) -> None:
         Retry(delay=delay)
 
 
-def test_no_delay_is_more_than_a_file_can_hold() -> None:
+@pytest.mark.parametrize("backoff", [1e300, lambda attempt: 1e300])
+def test_no_delay_is_more_than_a_file_can_hold(backoff: float | Callable[[int], float]) -> None:
     for returned, error in ((SPOOL_RETRY, None), (None, ValueError()), (None, Retry(delay=1e300)), (None, Retry())):
-        outcome = retry.decide(returned, error, retry_delay=1e300, now=1000.0)
+        outcome = decide(returned, error, TaskOptions(backoff=backoff))
         assert isinstance(outcome, RetryAt)
         assert outcome.time == 1000.0 + schedule.MAX_AHEAD
+
+
+def test_without_a_backoff_the_delay_doubles_from_two_seconds_to_an_hour() -> None:
+    delays = [retry.backoff(TaskOptions(), attempt, 0.0)[0] for attempt in range(1, 14)]
+    assert delays == [2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 3600, 3600]
+
+
+@given(attempt=st.integers(1, 10**6), jitter=st.floats(0, 1))
+def test_jitter_only_ever_adds_a_quarter_at_most(attempt: int, jitter: float) -> None:
+    plain, _ = retry.backoff(TaskOptions(), attempt, 0.0)
+    delay, complaint = retry.backoff(TaskOptions(), attempt, jitter)
+    assert plain <= delay <= min(plain * 1.25, 3600)
+    assert not complaint
+
+
+def test_an_own_backoff_is_given_the_number_of_the_attempt_that_failed() -> None:
+    assert retry.backoff(TaskOptions(backoff=lambda attempt: attempt * 10), 3, 0.9) == (30, "")
+
+
+@pytest.mark.parametrize("result", [-1, float("nan"), float("inf"), "soon", None, 1j])
+def test_a_backoff_that_is_wrong_costs_neither_the_job_nor_the_reason(result: object) -> None:
+    outcome = decide(None, ValueError("x"), TaskOptions(backoff=lambda attempt: result))  # type: ignore[arg-type,return-value]
+    assert isinstance(outcome, RetryAt)
+    assert outcome.time == 1002.25
+    assert "x (its backoff(1) failed: " in outcome.failure.message

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flask import Flask, current_app
@@ -63,7 +64,7 @@ def directory(tmp_path: Path) -> Iterator[Path]:
 
 def written(directory: Path) -> list[Job]:
     files = sorted(directory.glob(f"{PREFIX}*"))
-    return [packet.unpack(packet.load(path.read_bytes())) for path in files]
+    return [Job.of(packet.unpack(packet.load(path.read_bytes()))) for path in files]
 
 
 def test_a_call_is_a_job_on_disk(directory: Path) -> None:
@@ -189,7 +190,7 @@ def test_a_spool_directory_that_cannot_be_made_stops_no_site(tmp_path: Path) -> 
 def test_priorities_are_folders(directory: Path) -> None:
     job = add.using(priority=3)(1)
     (path,) = (directory / "3").glob(f"{PREFIX}*")
-    assert packet.unpack(packet.load(path.read_bytes())) == job
+    assert Job.of(packet.unpack(packet.load(path.read_bytes()))) == job
     assert (directory / "3").stat().st_mode & 0o777 == 0o700
 
 
@@ -210,7 +211,32 @@ def test_a_task_still_looks_like_its_function() -> None:
     assert repr(add) == f"<SpoolTask {__name__}.add>"
 
 
-def test_options_that_cannot_be() -> None:
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"retries": -1},
+        {"retries": 1.5},
+        {"retries": True},
+        {"retries": 10**9},
+        {"backoff": -1},
+        {"backoff": "5"},
+        {"backoff": float("nan")},
+        {"timeout": 0},
+        {"timeout": float("inf")},
+        {"timeout": "5"},
+        {"retry_on": ValueError()},
+        {"retry_on": (ValueError, "OSError")},
+        {"discard_on": int},
+    ],
+)
+def test_options_that_cannot_be(option: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        spool(**option)
+    assert refused.value.setting in option
+    assert str(refused.value).startswith(refused.value.setting)
+
+
+def test_options_at_their_edges() -> None:
+    assert spool(retries=0, backoff=0, timeout=0.1, retry_on=OSError, discard_on=())(lambda: None)
     with pytest.raises(ConfigurationError):
-        spool(retry_delay=-1)
-    assert spool(retry_delay=0)(lambda: None)
+        thread(timeout=-1)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 import types
 
-from spoolkit import bridge, runner
+from spoolkit import bridge, retry, runner
 from spoolkit.errors import DecodeError, UnknownTaskError
-from spoolkit.job import SPOOL_OK, SPOOL_RETRY, Dead, Done, Outcome, RetryAt
+from spoolkit.job import SPOOL_OK, SPOOL_RETRY, Dead, Done, Failure, Outcome, RetryAt
 
 
 def run(env: bridge.Env, *, retry_at: float) -> Outcome | int:
@@ -43,7 +43,7 @@ def _call(
         if library is not None and not _reached_function(error, library):
             raise DecodeError(f"the arguments could not be read: {type(error).__name__}: {error}") from error
         runner.log.exception("a spool function of another library failed and will run again")
-        return RetryAt(retry_at, f"{type(error).__name__}: {error}")
+        return RetryAt(retry_at, Failure(retry.message_of(error), type(error).__name__))
     if type(result) is not int:
         return int(SPOOL_RETRY)  # as uWSGI takes whatever is no integer
     return Done() if result == SPOOL_OK else result
@@ -73,5 +73,6 @@ def _uwsgi_tasks(env: bridge.Env) -> Outcome:
     try:
         result = task.execute_now()
     except BaseException as error:
-        return Dead(f"{name}: {type(error).__name__}: {error}", traceback=runner.describe(error))
+        message = f"{name}: {retry.message_of(error)}"
+        return Dead(Failure(message, type(error).__name__, retry.describe(error)))
     return Done(result)

@@ -6,11 +6,25 @@ import contextlib
 import os
 import stat
 
-from spoolkit import bridge, clock, packet, presence, registry, runner, settings, spoolfile
+from spoolkit import (
+    bridge,
+    clock,
+    instance,
+    morgue,
+    packet,
+    presence,
+    pruning,
+    registry,
+    runner,
+    settings,
+    spoolfile,
+    tracking,
+)
 from spoolkit.engines import foreign
-from spoolkit.errors import DecodeError, QueueOptionError, SpoolUnavailableError, UnknownTaskError
-from spoolkit.job import SPOOL_RETRY, Dead, Done, Job, Outcome, RetryAt
+from spoolkit.errors import DecodeError, QueueOptionError, SpoolkitError, SpoolUnavailableError, UnknownTaskError
+from spoolkit.job import SPOOL_RETRY, Cancelled, Dead, Done, Failure, Job, Outcome, RetryAt
 from spoolkit.registry import Declared
+from spoolkit.runner import Ended
 
 HEADER_TIME = 60.0
 """Seconds after which a file without a full header can have no writer any more."""
@@ -92,6 +106,8 @@ def start(directory: str) -> None:
         if os.path.realpath(os.curdir) != os.path.realpath(directory):
             vet(directory)
         _presence = presence.Presence(directory)
+        if bridge.is_uwsgi():
+            instance.publish(directory, bridge.options(), bridge.master_pid(), bridge.version())
     except Exception:
         # Jobs are run all the same.
         runner.log.exception("the spool directory %s could not be put in order", directory)
@@ -127,26 +143,92 @@ def serve(env: bridge.Env, path: str, root: str) -> int:
     if _presence is not None:
         _presence.busy()
     try:
-        outcome = _outcome(env)
+        if packet.MARKER in env:
+            try:
+                _serve_own(env, path, root)
+            finally:
+                spoolfile.held = None
+            return int(SPOOL_RETRY)
+        outcome = _foreign(env)
         if isinstance(outcome, int):
             return outcome
-        settle(path, root, outcome, task=_task_name(env))
+        settle(path, root, Ended(outcome), task=_task_name(env))
         return int(SPOOL_RETRY)
     finally:
         if _presence is not None:
             _presence.idle()
 
 
-def settle(path: str, root: str, outcome: Outcome, *, task: str | None = None) -> None:
-    """Make the outcome true on the disk. By path alone: to open the file would drop uWSGI's lock on it."""
-    match outcome:
-        case Done():
-            spoolfile.finish(path)
+def _serve_own(env: bridge.Env, path: str, root: str) -> None:
+    config = settings.current()
+    store = tracking.store(config)
+    place = _Here(path)
+    fields = {key: value for key, value in env.items() if isinstance(key, bytes)}
+    content = packet.Packet(fields, env.get("body", b""))
+    try:
+        job = packet.unpack(content)
+    except DecodeError as error:
+        settle(path, root, _dead(error), task=_task_name(env))
+        return
+    spoolfile.held = job.id
+    ended: Ended | None
+    try:
+        declared = registry.find(job.task)
+    except UnknownTaskError as error:
+        dead = _dead(error)
+        ended = Ended(dead.outcome, lambda: runner.refuse(job, dead.outcome, place.seen(), store))
+    else:
+        try:
+            # uWSGI left us in the spool directory, an earlier task perhaps elsewhere.
+            os.chdir(_working_directory or os.curdir)
+        except OSError as error:
+            runner.log.error("job %s of %s did not start: %s", job.id, job.task, error)
+            ended = Ended(RetryAt(clock.now() + config.retry_delay, Failure(str(error), type(error).__name__)))
+        else:
+            ended = runner.attempt(job, declared, place.seen(), store, config, packet.arguments(content))
+    if ended is not None:
+        settle(place.path, root, ended, task=job.task)
+    pruning.a_little(store, root, config)
+
+
+class _Here:
+    """The file of the job that is dealt with, which may get another name before it runs."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def seen(self) -> runner.Place:
+        """What the runner may know of it."""
+        return runner.Place(os.path.basename(self.path), lambda: os.path.lexists(self.path), self._count, owned=True)
+
+    def _count(self) -> int:
+        self.path = spoolfile.rename_on(self.path)
+        return spoolfile.number(self.path)
+
+
+def settle(path: str, root: str, ended: Ended, *, task: str | None = None) -> None:
+    """Make the outcome true on the disk and in the record. By path alone: to open the file would drop uWSGI's lock.
+
+    A kill may come between the two. A dead job's file goes first: where it is not among the dead, it is to be run.
+    All others are recorded first: the record tells the next claim what is left to do.
+    """
+    match ended.outcome:
+        case Dead(failure):
+            with contextlib.suppress(FileNotFoundError):
+                kept = morgue.quarantine(path, root, reason=str(failure), task=task, traceback=failure.traceback)
+                runner.log.error("set aside as dead: %s (%s)", kept, failure)
+            ended.record()
         case RetryAt(time):
-            spoolfile.reschedule(path, time)
-        case Dead(reason, traceback):
-            kept = spoolfile.quarantine(path, root, reason=reason, task=task, traceback=traceback)
-            runner.log.error("set aside as dead: %s (%s)", kept, reason)
+            ended.record()
+            with contextlib.suppress(FileNotFoundError):  # another process, with the lock that a task dropped
+                spoolfile.reschedule(path, time)
+        case Done() | Cancelled():
+            ended.record()
+            spoolfile.finish(path)
+
+
+def _dead(error: SpoolkitError) -> Ended:
+    return Ended(Dead(Failure(str(error), type(error).__name__)))
 
 
 def vet(directory: str) -> None:
@@ -165,26 +247,14 @@ def vet(directory: str) -> None:
             except (DecodeError, UnicodeEncodeError) as error:
                 about = os.fstat(fd)
                 if about.st_size >= 4 or about.st_ctime < clock.now() - HEADER_TIME:
-                    settle(path, directory, Dead(str(error)))
+                    settle(path, directory, Ended(Dead(Failure(str(error)))))
 
 
-def _outcome(env: bridge.Env) -> Outcome | int:
-    delay = settings.current().retry_delay
+def _foreign(env: bridge.Env) -> Outcome | int:
     try:
-        if packet.MARKER not in env:
-            return foreign.run(env, retry_at=clock.now() + delay)
-        fields = {key: value for key, value in env.items() if isinstance(key, bytes)}
-        job = packet.unpack(packet.Packet(fields, env.get("body", b"")))
-        declared = registry.find(job.task)
+        return foreign.run(env, retry_at=clock.now() + settings.current().retry_delay)
     except (DecodeError, UnknownTaskError) as error:
-        return Dead(str(error))
-    try:
-        # uWSGI left us in the spool directory, an earlier task perhaps elsewhere.
-        os.chdir(_working_directory or os.curdir)
-    except OSError as error:
-        runner.log.error("job %s of %s did not start: %s", job.id, job.task, error)
-        return RetryAt(clock.now() + delay, str(error))
-    return runner.attempt(job, declared, retry_delay=delay)
+        return Dead(Failure(str(error)))
 
 
 def _task_name(env: bridge.Env) -> str | None:

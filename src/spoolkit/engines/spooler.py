@@ -13,8 +13,8 @@ from types import FrameType
 from spoolkit import bridge, clock, packet, spoolfile
 from spoolkit.engines import spool
 from spoolkit.errors import DecodeError
-from spoolkit.job import Dead
-from spoolkit.runner import log
+from spoolkit.job import Dead, Failure
+from spoolkit.runner import Ended, log
 
 FREQUENCY = 1.0
 """Seconds between two looks at the directory when nobody signals."""
@@ -77,7 +77,7 @@ class Spooler:
             try:
                 content = packet.load(spoolfile.read(fd))
             except DecodeError as error:
-                spool.settle(path, self.directory, Dead(str(error)))
+                spool.settle(path, self.directory, Ended(Dead(Failure(str(error)))))
                 return
             if packet.MARKER not in content.fields:
                 return  # another library's: only uWSGI can run it

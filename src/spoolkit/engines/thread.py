@@ -11,7 +11,10 @@ from spoolkit.registry import Declared
 
 
 class ThreadEngine:
-    """One thread per job. Arguments are handed over as they are; an attempt that fails is logged and not repeated."""
+    """One thread per job. Arguments are handed over as they are; an attempt that fails is logged and not repeated.
+
+    Its jobs are not recorded: they have no state to be asked for.
+    """
 
     name = "thread"
 
@@ -20,9 +23,8 @@ class ThreadEngine:
         if job.run_at is not None:
             raise ScheduleError("a thread runs at once: for at or delay declare the task with @spool", argument="at")
         threading.Thread(
-            target=runner.attempt,
+            target=runner.attempt_untracked,
             args=(job, declared),
-            kwargs={"retry_delay": 0.0},
             name=f"{declared.name}-{job.id[-6:]}",
             daemon=True,
         ).start()

@@ -25,7 +25,7 @@ def work(name: str, seconds: float) -> None:
     record("end", name)
 
 
-@spool(retry_delay=0.2)
+@spool(backoff=0.2)
 def flaky(how: str, failures: int) -> object:
     record("flaky", how)
     if runs_so_far(f"flaky {how}") > failures:

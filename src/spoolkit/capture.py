@@ -1,0 +1,123 @@
+"""What a task prints and logs goes to its log as well, and still to where it went before."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Any, TextIO
+
+Sink = Callable[[str], None]
+
+_here: ContextVar[Sink | None] = ContextVar("spoolkit.log", default=None)
+_of_main: Sink | None = None
+_lock = threading.Lock()
+_users = 0
+_undo = contextlib.ExitStack()
+
+_format = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s").format
+
+
+@contextlib.contextmanager
+def to(sink: Sink) -> Iterator[None]:
+    """Within it, what this context prints and logs is also given to ``sink``.
+
+    In the main thread, where one job runs at a time, so is what the threads print that the task started.
+    """
+    global _of_main
+    token = _here.set(sink)
+    main = threading.current_thread() is threading.main_thread()
+    if main:
+        _of_main = sink
+    _install()
+    try:
+        yield
+    finally:
+        _uninstall()
+        if main:
+            _of_main = None
+        _here.reset(token)
+
+
+def _install() -> None:
+    global _users
+    with _lock:
+        _users += 1
+        if _users > 1:
+            return
+        for name in ("stdout", "stderr"):
+            stream = getattr(sys, name)
+            if stream is not None:
+                tee = _Tee(stream)
+                setattr(sys, name, tee)
+                _undo.callback(_put_back, name, tee)
+        # Not a handler: one at the root would keep basicConfig() and the handler of last resort from doing their work,
+        # and would not see the loggers that do not propagate.
+        factory = logging.getLogRecordFactory()
+        logging.setLogRecordFactory(_noting(factory))
+        _undo.callback(logging.setLogRecordFactory, factory)
+
+
+def _uninstall() -> None:
+    global _users
+    with _lock:
+        _users -= 1
+        if not _users:
+            _undo.close()
+
+
+def _put_back(name: str, tee: _Tee) -> None:
+    if getattr(sys, name) is tee:  # the task may have set its own, for good
+        setattr(sys, name, tee.stream)
+
+
+def _note(text: str) -> None:
+    sink = _here.get() or _of_main
+    if sink is not None:
+        sink(text)
+
+
+def _noting(factory: Callable[..., logging.LogRecord]) -> Callable[..., logging.LogRecord]:
+    def make(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = factory(*args, **kwargs)
+        with contextlib.suppress(Exception):  # arguments that do not fit the message: logging itself complains
+            _note(_format(record) + "\n")
+            # Formatted here, the traceback would be kept in the record for handlers that format it otherwise.
+            record.exc_text = None
+        return record
+
+    return make
+
+
+def _from_logging() -> bool:
+    """Whether a handler writes: its record has been noted when it was made."""
+    try:
+        return sys._getframe(2).f_globals.get("__name__") == "logging"
+    except ValueError:  # written by C code, with no Python above
+        return False
+
+
+class _Tee:
+    """A text stream that notes what is written to it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        written = self.stream.write(text)
+        if not _from_logging():
+            _note(text)
+        return written
+
+    def writelines(self, lines: Any) -> None:
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.stream)

@@ -1,0 +1,202 @@
+"""The SQLite file: its tables, how an older one is brought forward, and one connection per process.
+
+WAL lets HTTP processes read while a spooler writes; each writing is one short transaction.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+from spoolkit.errors import StoreUnavailableError
+
+PATIENCE = 10.0
+"""Seconds to wait for another process's transaction, each of which takes well under a millisecond."""
+
+MIGRATIONS = (
+    """
+    CREATE TABLE jobs (
+        id            TEXT PRIMARY KEY,
+        task          TEXT NOT NULL,
+        engine        TEXT NOT NULL,
+        queue         TEXT,             -- the spool directory, where the call named one
+        state         TEXT NOT NULL,    -- as in job.State
+        attempt       INTEGER NOT NULL, -- how many were started
+        base          INTEGER NOT NULL, -- how many before the last fresh count
+        max_attempts  INTEGER,
+        enqueued_at   REAL,             -- all times: unix seconds, UTC
+        run_at        REAL,
+        started_at    REAL,             -- of the last attempt
+        finished_at   REAL,             -- once the job is done, dead, cancelled or lost
+        file          TEXT,             -- the name of its file at the last claim
+        pid           INTEGER,          -- who runs it, and what tells that process from a later one
+        identity      BLOB,
+        cancel        INTEGER NOT NULL DEFAULT 0,
+        progress      TEXT,             -- [done, total, note]
+        error_type    TEXT,
+        error_message TEXT,
+        ending        TEXT,             -- of the last attempt that failed, as in job.Ending
+        result_error  TEXT,
+        result        BLOB,             -- the codec's bytes
+        arguments     BLOB              -- the codec's bytes, if small
+    );
+    CREATE INDEX jobs_by_end ON jobs (state, finished_at);
+    CREATE TABLE events (
+        job     TEXT NOT NULL,
+        seq     INTEGER NOT NULL,
+        time    REAL NOT NULL,
+        kind    TEXT NOT NULL,          -- started, one of ENDINGS, or what a person did
+        attempt INTEGER,
+        seconds REAL,
+        detail  TEXT,                   -- JSON: pid, or type, message and traceback
+        log     TEXT,
+        PRIMARY KEY (job, seq)
+    ) WITHOUT ROWID;
+    """,
+)
+"""Each brings a file of the version before it forward. Never change one that was released: add another."""
+
+
+class NewerSchemaError(Exception):
+    """The file was written by a later version."""
+
+
+class Database:
+    """The SQLite file ``path``, made when it is first written to. May be used by all threads, and after a fork.
+
+    Every use raises :class:`StoreUnavailableError` where the file is broken, locked for too long, or on a full disk.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.folder = os.path.dirname(path)
+        self._opened = _Opened()
+
+    def read(self, sql: str, values: tuple[object, ...] = ()) -> list[sqlite3.Row]:
+        """The rows of one query; none where there is no file yet."""
+        if not os.path.exists(self.path):
+            return []  # to look must make none
+        with self._connected() as db:
+            return db.execute(sql, values).fetchall()
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Within it, what is read stays true and what is written comes at once, or not at all."""
+        with self._connected() as db:
+            # IMMEDIATE: a transaction that reads first and then cannot get the lock to write would have to start over.
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+                db.execute("COMMIT")
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):
+                    db.execute("ROLLBACK")
+                raise
+
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator[sqlite3.Connection]:
+        if self._opened.pid != os.getpid():
+            # A connection must not cross a fork. Not even closed: that would take the parent's locks for its own.
+            _inherited.append(self._opened)
+            self._opened = _Opened()
+        opened = self._opened
+        with opened.lock:
+            try:
+                if opened.connection is None:
+                    opened.connection = _connect(self.path)
+                yield opened.connection
+            except (sqlite3.Error, OSError, NewerSchemaError) as error:
+                if not isinstance(error, sqlite3.OperationalError):
+                    opened.close()
+                raise StoreUnavailableError(f"{self.path}: {error}", path=self.path) from error
+
+    def close(self) -> None:
+        """Close this process's connection; the next call opens another."""
+        if self._opened.pid == os.getpid():
+            with self._opened.lock:
+                self._opened.close()
+
+
+class _Opened:
+    """The connection of one process, for all its threads in turn."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self.lock = threading.RLock()
+        self.connection: sqlite3.Connection | None = None
+
+    def close(self) -> None:
+        if self.connection is not None:
+            with contextlib.suppress(sqlite3.Error):
+                self.connection.close()
+            self.connection = None
+
+
+_inherited: list[_Opened] = []
+
+
+def _connect(path: str) -> sqlite3.Connection:
+    # Made by us, so that it is ours alone from its first byte; SQLite gives the files beside it the same mode. Only
+    # where there is none: to close a descriptor of a file that SQLite has open drops SQLite's locks.
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    db = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None, check_same_thread=False, cached_statements=64)
+    try:
+        db.row_factory = sqlite3.Row
+        db.execute("PRAGMA journal_mode = WAL")
+        # A power cut may cost the last moves, never the file. A job's own file is what must survive it.
+        db.execute("PRAGMA synchronous = NORMAL")
+        _migrate(db)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _migrate(db: sqlite3.Connection) -> None:
+    if _version(db) == len(MIGRATIONS):
+        return
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        version = _version(db)  # another process may have been faster
+        if version > len(MIGRATIONS):
+            raise NewerSchemaError(f"it has version {version}, this spoolkit knows {len(MIGRATIONS)}: update spoolkit")
+        for script in MIGRATIONS[version:]:
+            for statement in script.split(";\n"):
+                db.execute(statement)
+        db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+        db.execute("COMMIT")
+    except BaseException:
+        db.execute("ROLLBACK")
+        raise
+
+
+def _version(db: sqlite3.Connection) -> int:
+    return int(db.execute("PRAGMA user_version").fetchone()[0])
+
+
+def insert(db: sqlite3.Connection, given: dict[str, Any]) -> None:
+    """Add a job with these columns."""
+    names = ", ".join(given)
+    marks = ", ".join("?" * len(given))
+    db.execute(f"INSERT INTO jobs ({names}) VALUES ({marks})", _values(given))  # noqa: S608 - names of ours
+
+
+def update(db: sqlite3.Connection, id: str, given: dict[str, Any]) -> None:
+    """Change these columns of the job ``id``."""
+    changes = ", ".join(f"{name} = ?" for name in given)
+    db.execute(f"UPDATE jobs SET {changes} WHERE id = ?", (*_values(given), id))  # noqa: S608 - names of ours
+
+
+def _values(given: dict[str, Any]) -> list[Any]:
+    return [text_of(value) if isinstance(value, str) else value for value in given.values()]
+
+
+def text_of(text: str) -> str:
+    """``text`` as SQLite takes it."""
+    # Its's text is UTF-8: half a surrogate pair, as in the name of a file, would be refused.
+    return text.encode("utf-8", "backslashreplace").decode()

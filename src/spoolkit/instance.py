@@ -1,0 +1,100 @@
+"""The options of the running uWSGI, for who looks from outside: each spooler leaves them in its directory."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from spoolkit import process
+
+PATH = os.path.join("spoolers", "instance.json")
+
+IMPORTS = frozenset(
+    f"{where}-{how}" for where in ("spooler", "shared") for how in ("import", "pyimport", "py-import", "python-import")
+)
+"""Options by which a spooler imports modules where ``lazy-apps`` keeps it from inheriting them."""
+
+# Only what the doctor looks at: any other option may hold a password.
+# fmt: off
+OPTIONS = IMPORTS | {
+    "master", "enable-threads", "threads", "die-on-term", "hook-master-start", "lazy", "lazy-apps",
+    "spooler", "spooler-external", "spooler-frequency", "spooler-freq", "spooler-processes", "spooler-ordered",
+    "spooler-harakiri", "socket", "uwsgi-socket", "protocol", "socket-protocol", "http", "https", "allowed-modifiers",
+}
+# fmt: on
+
+
+@dataclass(frozen=True)
+class Instance:
+    """A uWSGI: a running one, or one that an ini file describes.
+
+    ``source``      where the options are from, for messages
+    ``version``     such as ``2.0.31``; empty if unknown
+    ``options``     values by name, in order; where a name was given repeatedly, a running uWSGI tells only the last
+    ``master_pid``  0 where nothing is known to run
+    """
+
+    source: str
+    version: str
+    options: Mapping[str, Sequence[str]]
+    master_pid: int = 0
+
+    def of(self, *names: str) -> list[str]:
+        """The values of these options."""
+        return [value for name in names for value in self.options.get(name, ())]
+
+    def on(self, *names: str) -> bool:
+        """Whether one of these flags is set, as uWSGI reads it: by its last value, of which an empty one is true."""
+        last = [self.of(name)[-1] for name in names if self.of(name)]
+        return any(value.lower() not in ("false", "off", "no", "0") for value in last)
+
+
+def publish(directory: str, options: Mapping[str, object], master_pid: int, version: str) -> None:
+    """Leave the options of this uWSGI in the spool directory. Never raises ``OSError``: jobs run without."""
+    path = os.path.join(directory, PATH)
+    temporary = f"{path}.{os.getpid()}.new"  # several spoolers start at once
+    with contextlib.suppress(OSError):
+        content = {
+            "master_pid": master_pid,
+            "identity": process.identity(master_pid).decode(),
+            "version": version,
+            "options": {name: _texts(name, value) for name, value in options.items() if name in OPTIONS},
+        }
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            with open(fd, "wb") as file:
+                file.write(json.dumps(content, indent=1).encode())
+            os.rename(temporary, path)
+        except OSError:
+            os.unlink(temporary)
+
+
+def read(directory: str) -> Instance | None:
+    """The uWSGI that serves the directory; ``None`` where none has said so, or where it is gone."""
+    try:
+        fd = os.open(os.path.join(directory, PATH), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(fd, "rb") as file:
+            content = json.loads(file.read())
+        pid = int(content["master_pid"])
+        if not process.is_alive(pid, content["identity"].encode()):
+            return None
+        options = {str(name): tuple(map(str, values)) for name, values in content["options"].items()}
+        return Instance(f"the running uWSGI (pid {pid})", str(content["version"]), options, pid)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def _texts(name: str, value: object) -> list[str]:
+    texts = [_text(one) for one in (value if isinstance(value, (list, tuple)) else [value])]
+    # A hook may be a whole command line, with whatever secret it takes.
+    return [text for text in texts if name != "hook-master-start" or text.startswith("unix_signal:")]
+
+
+def _text(value: object) -> str:
+    if value is True:
+        return "true"
+    return value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)

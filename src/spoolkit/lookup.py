@@ -1,0 +1,219 @@
+"""Where jobs stand, from their files and their records as one.
+
+A job that has not started has a file and no record, one that is over a record and no file. What cannot be known
+because the store is broken is left out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+from spoolkit import codec, morgue, packet, recorder, runner, spoolfile, tracking
+from spoolkit.errors import DecodeError, StoreUnavailableError, UnknownJobError
+from spoolkit.job import FINISHED, Attempt, Event, State, Status
+
+T = TypeVar("T")
+
+HEAD = 4 + packet.LIMIT
+"""Bytes of a spool file that hold all but the body."""
+
+
+@dataclass(frozen=True)
+class Details:
+    """All that is known of one job. ``arguments`` are as the task gets them; ``None`` where they were not kept."""
+
+    status: Status
+    arguments: tuple[tuple[object, ...], dict[str, object]] | None
+    attempts: list[Attempt]
+    events: list[Event]
+
+
+def find(id: str) -> Status:
+    """Where the job ``id`` stands. Raises :class:`UnknownJobError`."""
+    for _ in range(3):  # between a look at the record and one at the file, a job may go from the one to the other
+        status = recorded(id)
+        if status is not None and (status.state in FINISHED - {State.DEAD} or status.engine != "spool"):
+            return _running(status)
+        found = _with_file(id, status)
+        if found is not None:
+            return _running(found)
+        if recorded(id) == status:
+            break
+    if status is None:
+        raise UnknownJobError(f"no job {id} is known: it was never accepted, or its record is gone", job=id)
+    if status.state is State.RUNNING:
+        # Its file goes only once it is done: it was the store that could not be told.
+        return replace(status, state=State.DONE, result_error="the store could not be written when the job was done")
+    return status if status.state in FINISHED else replace(status, state=State.LOST)
+
+
+def _with_file(id: str, status: Status | None) -> Status | None:
+    """The status as the job's file has it; ``None`` where there is no file."""
+    known = None if status is None else known_of(lambda: tracking.store().file(id))
+    for directory in directories(status):
+        if path := spoolfile.locate(directory, id, known):
+            return _waiting(path, status, known)
+        if path := morgue.locate(directory, id, known):
+            return _dead(path, status)
+    return None
+
+
+def _waiting(path: str, status: Status | None, known: str | None = None) -> Status | None:
+    """The status of a job whose file lies in the spool directory; ``None`` if it is gone meanwhile."""
+    try:
+        due = os.lstat(path).st_mtime
+    except OSError:
+        return None
+    if status is None:
+        return _from_file(path, State.QUEUED)
+    if status.state is State.DEAD:
+        return replace(status, state=State.QUEUED, run_at=due, finished_at=None)
+    if status.state is State.RUNNING and (status.pid is None or os.path.basename(path) != known):
+        # Its process died, or the store could not be told how it ended; the next spooler that looks will see.
+        return replace(status, state=State.RETRYING, run_at=due)
+    return replace(status, run_at=due) if status.state is not State.RUNNING else status
+
+
+def _dead(path: str, status: Status | None) -> Status:
+    if status is not None and status.state is State.DEAD:
+        return status
+    report = morgue.report(path)
+    found = status or _from_file(path, State.DEAD) or Status(os.path.basename(path), report.get("task"), State.DEAD)
+    message = report.get("reason") or found.error_message
+    return replace(found, state=State.DEAD, finished_at=report.get("time"), error_message=message)
+
+
+def _from_file(path: str, state: State) -> Status | None:
+    data = spoolfile.peek(path, HEAD)
+    if data is None:
+        return None
+    try:
+        job = packet.head(packet.load(data))
+    except DecodeError:
+        return None
+    with contextlib.suppress(OSError):
+        # What it is, not what it was to be: a file may have been given another time since.
+        job = replace(job, run_at=os.lstat(path).st_mtime if job.run_at is not None else None)
+    return Status(
+        id=job.id, task=job.task, state=state, queue=job.queue, enqueued_at=job.enqueued_at, run_at=job.run_at
+    )
+
+
+def _running(status: Status) -> Status:
+    if status.state is not State.RUNNING:
+        return status
+    progress, _ = recorder.look(tracking.store().folder, status.id)
+    return replace(status, progress=progress)
+
+
+def recorded(id: str) -> Status | None:
+    """What the store knows of the job ``id``."""
+    return known_of(lambda: tracking.store().status(id))
+
+
+def known_of(read: Callable[[], T]) -> T | None:
+    """What ``read()`` finds in the store; ``None`` where the store cannot be had."""
+    try:
+        return read()
+    except StoreUnavailableError as error:
+        runner.complain(error)
+        return None
+
+
+def directories(status: Status | None = None) -> list[str]:
+    """The spool directories in which the job's file may lie."""
+    queue = [] if status is None or status.queue is None else [status.queue]
+    return list(dict.fromkeys([*queue, *tracking.directories()]))
+
+
+def jobs(
+    *,
+    states: Iterable[State] = (),
+    task: str | None = None,
+    since: float | None = None,
+    limit: int | None = None,
+) -> list[Status]:
+    """The jobs in ``states`` (none: in any), of ``task``, enqueued ``since`` (unix time), newest first."""
+    wanted = frozenset(states) or frozenset(State)
+    ask = wanted | ({State.RUNNING} if State.RETRYING in wanted else frozenset())
+    rows = known_of(
+        lambda: tracking.store().statuses(states=ask, task=task, since=since, limit=-1 if limit is None else limit)
+    )
+    found = []
+    for status in rows or []:
+        if status.state is State.RUNNING and status.pid is None:
+            status = replace(status, state=State.RETRYING)
+        if status.state in wanted:
+            found.append(_running(status))
+    for state, paths in ((State.QUEUED, pending()), (State.DEAD, _set_aside())):
+        if state in wanted:
+            found += _unrecorded(state, paths, task, since, limit)
+    found.sort(key=lambda status: status.id, reverse=True)
+    return found[:limit]
+
+
+def _unrecorded(
+    state: State, paths: Iterable[str], task: str | None, since: float | None, limit: int | None
+) -> list[Status]:
+    """Of the jobs that have these files those that the store does not know, newest first."""
+    newest = sorted(paths, key=os.path.basename, reverse=True)
+    known = known_of(lambda: tracking.store().known([id_of(path) for path in newest])) or set()
+    found: list[Status] = []
+    for path in newest:
+        if id_of(path) in known:
+            continue
+        status = _dead(path, None) if state is State.DEAD else _from_file(path, state)
+        if status is None or (task is not None and status.task != task):
+            continue
+        if since is not None and (status.enqueued_at or 0) < since:
+            continue
+        found.append(status)
+        if len(found) == limit:
+            break
+    return found
+
+
+def id_of(path: str) -> str:
+    return spoolfile.id_of(os.path.basename(path)) or os.path.basename(path)
+
+
+def pending() -> Iterator[str]:
+    for directory in tracking.directories():
+        with contextlib.suppress(OSError):
+            yield from spoolfile.pending(directory)
+
+
+def _set_aside() -> Iterator[str]:
+    for directory in tracking.directories():
+        yield from morgue.files(directory)
+
+
+def details(id: str) -> Details:
+    """All that is known of the job ``id``. Raises :class:`UnknownJobError`."""
+    status = find(id)
+    attempts, events = known_of(lambda: tracking.store().history(id)) or ([], [])
+    if attempts and attempts[-1].finished_at is None:
+        _, log = recorder.look(tracking.store().folder, id)
+        attempts[-1] = replace(attempts[-1], log=log)
+    return Details(status, _arguments(status), attempts, events)
+
+
+def _arguments(status: Status) -> tuple[tuple[object, ...], dict[str, object]] | None:
+    data = None
+    for directory in directories(status):
+        path = spoolfile.locate(directory, status.id) or morgue.locate(directory, status.id)
+        content = None if path is None else spoolfile.peek(path)
+        if content is not None:
+            with contextlib.suppress(DecodeError):
+                data = packet.arguments(packet.load(content))
+    data = data or known_of(lambda: tracking.store().arguments(status.id))
+    if data is None:
+        return None
+    try:
+        return codec.decode_call(data)
+    except DecodeError:
+        return None

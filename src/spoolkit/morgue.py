@@ -1,0 +1,102 @@
+"""The files that were set aside because they cannot run: ``dead/``, each with its reason beside it as JSON.
+
+All by path alone, so that a spooler may set aside the file that it has a lock on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from typing import Any
+
+from spoolkit import clock
+from spoolkit.spoolfile import PREFIX, id_of, ns_of
+
+FOLDER = "dead"
+
+
+def quarantine(path: str, root: str, *, reason: str, task: str | None = None, traceback: str | None = None) -> str:
+    """Set the file aside, into ``root``/dead, with its reason beside it as JSON; returns the new path."""
+    folder = os.path.join(root, FOLDER)
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    # A stranger's name may be no UTF-8, or leave no room for the ending.
+    text = os.fsencode(os.path.basename(path)).decode("utf-8", "backslashreplace").replace("\\", "_")
+    target = _free(os.path.join(folder, text.encode()[:200].decode("utf-8", "ignore")))
+    name = os.path.basename(target)
+    report = {"file": name, "task": task, "reason": reason, "time": clock.now(), "traceback": traceback}
+    # On a full disk the report is lost; were the file left where it is for that, it would come up at every scan.
+    with contextlib.suppress(OSError):
+        fd = os.open(f"{target}.json", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        with open(fd, "w", encoding="utf-8", errors="backslashreplace") as file:
+            json.dump(report, file, indent=1)
+    os.rename(path, target)
+    return target
+
+
+def _free(path: str) -> str:
+    """``path``, numbered where something lies there already: what was set aside earlier stays."""
+    free, count = path, 0
+    while os.path.lexists(free) or os.path.lexists(f"{free}.json"):
+        count += 1
+        free = f"{path}.{count}"
+    return free
+
+
+def files(directory: str) -> list[str]:
+    """The paths of the files that were set aside, by name."""
+    folder = os.path.join(directory, FOLDER)
+    try:
+        return sorted(os.path.join(folder, name) for name in os.listdir(folder) if not name.endswith(".json"))
+    except OSError:
+        return []
+
+
+def locate(directory: str, id: str, known: str | None = None) -> str | None:
+    """The path of the job's file among the dead."""
+    for name in (known, f"{PREFIX}{id}", id):
+        if name is not None and os.path.lexists(path := os.path.join(directory, FOLDER, name)):
+            return path
+    return next((path for path in files(directory) if id_of(os.path.basename(path)) == id), None)
+
+
+def report(path: str) -> dict[str, Any]:
+    """Why the file ``path`` was set aside: ``task``, ``reason``, ``time``, ``traceback``; empty where unknown."""
+    try:
+        with open(f"{path}.json", encoding="utf-8") as file:
+            found = json.load(file)
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def revive(path: str, folder: str) -> str:
+    """Move a file that was set aside back into ``folder``, due now; returns the new path.
+
+    Raises ``FileNotFoundError`` if somebody else was faster.
+    """
+    name = os.path.basename(path)
+    known = id_of(name)
+    target = os.path.join(folder, name if known is None else f"{PREFIX}{known}")
+    os.utime(path, ns=ns_of(clock.now()))
+    os.rename(path, target)
+    with contextlib.suppress(OSError):
+        os.unlink(f"{path}.json")
+    return target
+
+
+def discard(root: str, before: float, limit: int) -> int:
+    """Remove up to ``limit`` files that were set aside before ``before`` (unix time); returns how many."""
+    old = []
+    with contextlib.suppress(FileNotFoundError), os.scandir(os.path.join(root, FOLDER)) as entries:
+        for entry in entries:
+            # The time of change: that of content is the job's own, and may lie years ahead.
+            if not entry.name.endswith(".json") and entry.stat(follow_symlinks=False).st_ctime < before:
+                old.append(entry.path)
+                if len(old) == limit:
+                    break
+    for path in old:
+        for file in (path, f"{path}.json"):
+            with contextlib.suppress(OSError):
+                os.unlink(file)
+    return len(old)

@@ -1,0 +1,143 @@
+"""What a running attempt shows of itself: progress, log, and whether it shall stop. One small file, ``running/<id>``.
+
+It lies in the page cache and not in the store, so that a task may report ten thousand times a second; it outlives the
+process, so that what a crash leaves behind can be read; and who wants the job to stop leaves the word there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+
+from spoolkit.job import Progress
+
+FOLDER = "running"
+LOG_LIMIT = 64 * 1024
+"""Bytes of a log that are kept: its end."""
+
+_HEADER = 1024
+_STOP = b"1"
+
+
+class Recorder:
+    """The file of one attempt of the job ``id``, made in ``folder``. Where it cannot be made, nothing is shown."""
+
+    def __init__(self, folder: str, id: str) -> None:
+        self.path = os.path.join(folder, FOLDER, id)
+        self.fd = -1
+        self.last: Progress | None = None
+        self._size = 0
+        # Not emptied: whoever wants the job to stop may have left word before this attempt came so far.
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        with contextlib.suppress(OSError):
+            try:
+                self.fd = os.open(self.path, flags, 0o600)
+            except FileNotFoundError:
+                os.mkdir(os.path.dirname(self.path), mode=0o700)
+                self.fd = os.open(self.path, flags, 0o600)
+            os.pwrite(self.fd, b" " * (_HEADER - 1), 1)
+            os.ftruncate(self.fd, _HEADER)
+            os.lseek(self.fd, _HEADER, os.SEEK_SET)
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether somebody asked the job to stop."""
+        try:
+            return os.pread(self.fd, 1, 0) == _STOP
+        except OSError:
+            return False
+
+    def progress(self, progress: Progress) -> None:
+        """Show how far the job is."""
+        self.last = progress
+        with contextlib.suppress(OSError):
+            os.pwrite(self.fd, _line(progress), 1)
+
+    def write(self, text: str) -> None:
+        """Add to the log."""
+        data = text.encode("utf-8", "backslashreplace")[-LOG_LIMIT:]
+        with contextlib.suppress(OSError):
+            self._size += os.write(self.fd, data)
+            if self._size > 2 * LOG_LIMIT:
+                self._cut()
+
+    def _cut(self) -> None:
+        end = os.lseek(self.fd, 0, os.SEEK_END)
+        kept = os.pread(self.fd, LOG_LIMIT, end - LOG_LIMIT)
+        os.pwrite(self.fd, kept, _HEADER)
+        os.ftruncate(self.fd, _HEADER + len(kept))
+        self._size = os.lseek(self.fd, 0, os.SEEK_END) - _HEADER
+
+    def log(self) -> str:
+        """The end of the log."""
+        return _log(self.fd) if self._size else ""
+
+    def close(self) -> None:
+        """The attempt is over, and recorded."""
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+        remove(self.path)
+
+
+def look(folder: str, id: str) -> tuple[Progress | None, str]:
+    """The progress and the log of the attempt that runs, or that its process did not live to record."""
+    try:
+        fd = os.open(os.path.join(folder, FOLDER, id), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return None, ""
+    try:
+        return _progress(fd), _log(fd)
+    except OSError:
+        return None, ""
+    finally:
+        os.close(fd)
+
+
+def ask_to_stop(folder: str, id: str) -> None:
+    """Leave word for the running job ``id``."""
+    with contextlib.suppress(OSError):
+        path = os.path.join(folder, FOLDER, id)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            os.pwrite(fd, _STOP, 0)
+        finally:
+            os.close(fd)
+
+
+def forget(folder: str, id: str) -> None:
+    """Remove what the attempt left behind."""
+    remove(os.path.join(folder, FOLDER, id))
+
+
+def remove(path: str) -> None:
+    """Remove the file, if it is there and can be."""
+    with contextlib.suppress(OSError):
+        os.unlink(path)
+
+
+def _line(progress: Progress) -> bytes:
+    note = progress.note
+    while True:
+        line = json.dumps([progress.done, progress.total, note]).encode().ljust(_HEADER - 1)
+        if len(line) < _HEADER:
+            return line
+        note = note[: len(note) // 2]
+
+
+def _progress(fd: int) -> Progress | None:
+    for _ in range(3):  # a line that is being written may be read half
+        line = os.pread(fd, _HEADER - 1, 1).strip()
+        if not line:
+            return None
+        try:
+            return Progress(*json.loads(line))
+        except ValueError:
+            continue
+    return None
+
+
+def _log(fd: int) -> str:
+    start = max(_HEADER, os.fstat(fd).st_size - LOG_LIMIT)
+    return os.pread(fd, LOG_LIMIT, start).decode("utf-8", "replace")

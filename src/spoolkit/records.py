@@ -1,0 +1,129 @@
+"""What is recorded of jobs, read."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable
+
+from spoolkit import process
+from spoolkit.database import Database
+from spoolkit.job import Attempt, Event, Progress, State, Status
+
+ENDINGS = frozenset({"done", "failed", "retry", "timeout", "crashed", "aborted", "discarded", "cancelled"})
+"""The kinds of events that end an attempt."""
+
+
+class Records(Database):
+    """The jobs and what happened to them. Every question raises :class:`StoreUnavailableError`."""
+
+    def status(self, id: str) -> Status | None:
+        """What is recorded of the job ``id``."""
+        rows = self.read("SELECT * FROM jobs WHERE id = ?", (id,))
+        return status_of(rows[0]) if rows else None
+
+    def file(self, id: str) -> str | None:
+        """The name that the job's file had when it was last claimed."""
+        rows = self.read("SELECT file FROM jobs WHERE id = ?", (id,))
+        return rows[0]["file"] if rows else None
+
+    def arguments(self, id: str) -> bytes | None:
+        """The arguments in the codec's bytes, if they are small enough to be kept."""
+        rows = self.read("SELECT arguments FROM jobs WHERE id = ?", (id,))
+        return rows[0]["arguments"] if rows else None
+
+    def known(self, ids: list[str]) -> set[str]:
+        """Those of ``ids`` that are recorded."""
+        found: set[str] = set()
+        for at in range(0, len(ids), 500):
+            some = ids[at : at + 500]
+            sql = f"SELECT id FROM jobs WHERE id IN ({', '.join('?' * len(some))})"  # noqa: S608 - placeholders only
+            found.update(row["id"] for row in self.read(sql, tuple(some)))
+        return found
+
+    def statuses(
+        self,
+        *,
+        states: Iterable[State] = (),
+        task: str | None = None,
+        since: float | None = None,
+        limit: int = -1,
+    ) -> list[Status]:
+        """The jobs recorded, newest first."""
+        where, values = ["1"], list[object]()
+        if wanted := [state.value for state in states]:
+            where.append(f"state IN ({', '.join('?' * len(wanted))})")
+            values += wanted
+        if task is not None:
+            where.append("task = ?")
+            values.append(task)
+        if since is not None:
+            where.append("enqueued_at >= ?")
+            values.append(since)
+        sql = f"SELECT * FROM jobs WHERE {' AND '.join(where)} ORDER BY id DESC LIMIT ?"  # noqa: S608 - placeholders only
+        return [status_of(row) for row in self.read(sql, (*values, limit))]
+
+    def history(self, id: str) -> tuple[list[Attempt], list[Event]]:
+        """The job's attempts, and whatever else happened to it, in order."""
+        attempts: dict[int, Attempt] = {}
+        events: list[Event] = []
+        for row in self.read("SELECT * FROM events WHERE job = ? ORDER BY seq", (id,)):
+            number, detail = row["attempt"], json.loads(row["detail"] or "{}")
+            if row["kind"] == "started":
+                attempts[number] = Attempt(number, row["time"], pid=detail.get("pid"))
+            elif row["kind"] in ENDINGS and number in attempts:
+                begun = attempts[number]
+                attempts[number] = Attempt(
+                    number,
+                    begun.started_at,
+                    row["time"],
+                    row["kind"],
+                    begun.pid,
+                    detail.get("type"),
+                    detail.get("message"),
+                    detail.get("traceback"),
+                    row["log"] or "",
+                )
+            else:
+                events.append(Event(row["time"], row["kind"]))
+        return list(attempts.values()), events
+
+    def counts(self) -> dict[tuple[str, str], int]:
+        """How many jobs there are by task and state."""
+        rows = self.read("SELECT task, state, count(*) AS n FROM jobs GROUP BY task, state ORDER BY task, state")
+        return {(row["task"], row["state"]): row["n"] for row in rows}
+
+    def durations(self, since: float) -> list[float]:
+        """The seconds that each attempt took that finished its job after ``since`` (unix time), sorted."""
+        rows = self.read(
+            "SELECT finished_at - started_at AS seconds FROM jobs"
+            " WHERE state = 'done' AND finished_at > ? ORDER BY seconds",
+            (since,),
+        )
+        return [row["seconds"] for row in rows]
+
+
+def status_of(row: sqlite3.Row) -> Status:
+    """The status in a row of ``jobs``."""
+    running = row["state"] == State.RUNNING
+    return Status(
+        id=row["id"],
+        task=row["task"],
+        state=State(row["state"]),
+        engine=row["engine"],
+        queue=row["queue"],
+        attempt=row["attempt"],
+        max_attempts=row["max_attempts"],
+        enqueued_at=row["enqueued_at"],
+        run_at=row["run_at"],
+        started_at=row["started_at"],
+        finished_at=row["finished_at"],
+        pid=row["pid"] if running and process.is_alive(row["pid"], row["identity"]) else None,
+        progress=Progress(*json.loads(row["progress"])) if row["progress"] else None,
+        result=row["result"],
+        result_error=row["result_error"],
+        error_type=row["error_type"],
+        error_message=row["error_message"],
+        ending=row["ending"],
+        cancel_asked=bool(row["cancel"]),
+    )

@@ -1,0 +1,316 @@
+"""What happened to each job: one row per job, and events that are only ever added, in SQLite.
+
+The file says whether a job will run, the store says what became of it. So accepting a job writes nothing here, and
+where the store cannot be had (:class:`StoreUnavailableError`) jobs run all the same: their attempts are counted in the
+names of their files then.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from spoolkit import clock, process
+from spoolkit.database import insert, text_of, update
+from spoolkit.job import (
+    FINISHED,
+    MOVES,
+    Cancelled,
+    Dead,
+    Done,
+    Failure,
+    Job,
+    Outcome,
+    Progress,
+    RetryAt,
+    State,
+    Status,
+)
+from spoolkit.records import Records
+
+ARGUMENTS_LIMIT = 4096
+"""Bytes of a job's arguments that are kept with its record, to be shown once the file is gone."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """The attempt is counted and may begin: the ``number``-th of all, the ``fresh``-th since the last new count."""
+
+    number: int
+    fresh: int
+
+
+@dataclass(frozen=True)
+class StandBack:
+    """Another process is at it, or has just settled it."""
+
+
+@dataclass(frozen=True)
+class Settled:
+    """The job was settled, but its file was not: the process died between the two."""
+
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class Crashed:
+    """The process of the last attempt is gone, and nobody has said so yet."""
+
+    number: int
+    fresh: int
+    pid: int
+    started_at: float
+    cancelled: bool
+
+
+Claim = Start | StandBack | Settled | Crashed
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished job gave back, in the codec's bytes, or why it could not be kept."""
+
+    data: bytes | None = None
+    error: str | None = None
+
+
+class Store(Records):
+    """The record of jobs, and its moves: each names the state it comes from, what has been settled is left alone.
+
+    Every one raises :class:`StoreUnavailableError` where it cannot be recorded.
+    """
+
+    def claim(
+        self,
+        job: Job,
+        *,
+        file: str | None,
+        still: Callable[[], bool],
+        max_attempts: int,
+        arguments: bytes | None = None,
+    ) -> Claim:
+        """Count an attempt of ``job`` before it begins, or say why it must not.
+
+        ``file`` is the name of the job's file, ``still`` whether it has that name now, asked while nobody else can
+        move the job. ``max_attempts`` is how many it may have since the last fresh count.
+        """
+        now = clock.now()
+        with self.transaction() as db:
+            if not still():
+                return StandBack()
+            row = db.execute("SELECT * FROM jobs WHERE id = ?", (job.id,)).fetchone()
+            attempt, base = (0, 0) if row is None else (row["attempt"], row["base"])
+            if row is not None:
+                verdict = _verdict(row, file)
+                if verdict is not None:
+                    return verdict
+                if row["state"] == State.RUNNING:
+                    # The file was settled, but the store could not be told: how it ended is not known any more.
+                    self._event(db, job.id, "failed", now, attempt, detail={"message": "how it ended was not recorded"})
+                if row["state"] in (State.DEAD, State.QUEUED):
+                    base = attempt  # moved back to be run again: a fresh count
+            number = attempt + 1
+            if number - base > max_attempts:
+                return Settled(Dead(Failure("no attempt is left")))  # there are fewer now than when it was scheduled
+            given = {
+                "state": State.RUNNING.value,
+                "attempt": number,
+                "base": base,
+                "max_attempts": base + max_attempts,
+                "run_at": job.run_at,
+                "started_at": now,
+                "finished_at": None,
+                "file": file,
+                "pid": os.getpid(),
+                "identity": process.own(),
+            }
+            if row is None:
+                given.update(
+                    id=job.id,
+                    task=job.task,
+                    engine=job.engine,
+                    queue=job.queue,
+                    enqueued_at=job.enqueued_at,
+                    arguments=arguments if arguments and len(arguments) <= ARGUMENTS_LIMIT else None,
+                )
+                insert(db, given)
+            else:
+                given.update(task=job.task, error_type=None, error_message=None, ending=None, progress=None)
+                update(db, job.id, given)
+            self._event(db, job.id, "started", now, number, detail={"pid": os.getpid()})
+        return Start(number, number - base)
+
+    def finish(
+        self,
+        job: Job,
+        number: int,
+        outcome: Outcome,
+        *,
+        result: Result | None = None,
+        progress: Progress | None = None,
+        log: str = "",
+    ) -> bool:
+        """Record how the attempt ``number`` of ``job`` ended; whether it was still open."""
+        now = clock.now()
+        state, failure = _state(outcome)
+        with self.transaction() as db:
+            row = db.execute("SELECT * FROM jobs WHERE id = ?", (job.id,)).fetchone()
+            if row is None or row["state"] != State.RUNNING or row["attempt"] != number:
+                return False
+            if state is State.RETRYING and row["cancel"]:
+                state = State.CANCELLED
+            given: dict[str, Any] = {"state": state.value, "pid": None, "identity": None}
+            given["finished_at"] = now if state in FINISHED else None
+            if isinstance(outcome, RetryAt):
+                given["run_at"] = outcome.time
+            if result is not None:
+                given.update(result=result.data, result_error=result.error)
+            if progress is not None:
+                given["progress"] = json.dumps([progress.done, progress.total, progress.note])
+            detail: dict[str, Any] = {}
+            ending = "done"
+            if failure is not None:
+                ending = failure.ending
+                given.update(error_type=failure.type, error_message=failure.message, ending=ending)
+                detail = {"type": failure.type, "message": failure.message, "traceback": failure.traceback}
+            update(db, job.id, given)
+            self._event(db, job.id, ending, now, number, seconds=now - row["started_at"], detail=detail, log=log)
+        return True
+
+    def refuse(self, job: Job, failure: Failure, *, file: str | None) -> None:
+        """Record ``job`` as dead without an attempt: there is no task that could run it."""
+        now = clock.now()
+        with self.transaction() as db:
+            row = db.execute("SELECT * FROM jobs WHERE id = ?", (job.id,)).fetchone()
+            given: dict[str, Any] = {"state": State.DEAD.value, "finished_at": now, "file": file}
+            given.update(error_type=failure.type, error_message=failure.message, ending=failure.ending)
+            if row is None:
+                given.update(id=job.id, task=job.task, engine=job.engine, queue=job.queue, enqueued_at=job.enqueued_at)
+                insert(db, {**given, "run_at": job.run_at, "attempt": 0, "base": 0})
+            elif State.DEAD in MOVES[State(row["state"])]:
+                update(db, job.id, given)
+            else:
+                return
+            self._event(db, job.id, "refused", now, detail={"message": failure.message})
+
+    # What people do.
+
+    def cancel(self, status: Status, reason: str) -> bool:
+        """Record as cancelled what does not run; whether it was so. The caller holds the job's file."""
+        now = clock.now()
+        with self.transaction() as db:
+            row = db.execute("SELECT * FROM jobs WHERE id = ?", (status.id,)).fetchone()
+            given = {"state": State.CANCELLED.value, "finished_at": now, "cancel": 1, "error_message": reason}
+            given["ending"] = "cancelled"
+            if row is None:
+                given.update(id=status.id, task=status.task or "?", engine=status.engine, queue=status.queue)
+                given.update(enqueued_at=status.enqueued_at, run_at=status.run_at, attempt=0, base=0)
+                insert(db, given)
+            elif State.CANCELLED in MOVES[State(row["state"])] and not _is_running(row):
+                update(db, status.id, {**given, "pid": None, "identity": None})
+            else:
+                return False
+            self._event(db, status.id, "cancelled", now, detail={"message": reason})
+        return True
+
+    def ask_to_stop(self, id: str, *, kill: Callable[[int], None] | None = None) -> bool:
+        """Note that the running job ``id`` is not wanted any more; whether it runs. ``kill`` gets its pid.
+
+        Nobody can settle the job or claim another one meanwhile: the process killed is at this very job.
+        """
+        with self.transaction() as db:
+            row = db.execute("SELECT * FROM jobs WHERE id = ?", (id,)).fetchone()
+            if row is None or not _is_running(row):
+                return False
+            if kill is not None:
+                kill(row["pid"])
+            update(db, id, {"cancel": 1})
+            self._event(db, id, "cancel asked" if kill is None else "killed", clock.now(), row["attempt"])
+        return True
+
+    def note(self, id: str, kind: str) -> None:
+        """Add an event; a dead job that was ``retried`` counts as queued from now on."""
+        with self.transaction() as db:
+            if db.execute("SELECT 1 FROM jobs WHERE id = ?", (id,)).fetchone() is None:
+                return
+            if kind == "retried":
+                db.execute(
+                    "UPDATE jobs SET state = 'queued', base = attempt, max_attempts = NULL, run_at = NULL,"
+                    " finished_at = NULL, cancel = 0 WHERE id = ? AND state = 'dead'",
+                    (id,),
+                )
+            self._event(db, id, kind, clock.now())
+
+    def prune(self, states: Iterable[State], before: float, limit: int) -> list[tuple[str, str | None]]:
+        """Forget up to ``limit`` jobs that ended in ``states`` before ``before``; returns their ids and file names."""
+        gone: list[tuple[str, str | None]] = []
+        with self.transaction() as db:
+            for state in states:
+                rows = db.execute(
+                    "SELECT id, file FROM jobs WHERE state = ? AND finished_at < ? ORDER BY finished_at LIMIT ?",
+                    (state.value, before, limit - len(gone)),
+                ).fetchall()
+                gone += [(row["id"], row["file"]) for row in rows]
+            for id, _ in gone:
+                db.execute("DELETE FROM events WHERE job = ?", (id,))
+                db.execute("DELETE FROM jobs WHERE id = ?", (id,))
+        return gone
+
+    def _event(
+        self,
+        db: sqlite3.Connection,
+        id: str,
+        kind: str,
+        time: float,
+        attempt: int | None = None,
+        seconds: float | None = None,
+        detail: dict[str, Any] | None = None,
+        log: str = "",
+    ) -> None:
+        kept = {key: value for key, value in (detail or {}).items() if value is not None}
+        db.execute(
+            "INSERT INTO events (job, seq, time, kind, attempt, seconds, detail, log)"
+            " VALUES (?, (SELECT coalesce(max(seq), 0) + 1 FROM events WHERE job = ?), ?, ?, ?, ?, ?, ?)",
+            (id, id, time, kind, attempt, seconds, text_of(json.dumps(kept)) if kept else None, text_of(log) or None),
+        )
+
+
+def _verdict(row: sqlite3.Row, file: str | None) -> Claim | None:
+    """Why the job of ``row`` must not start now; ``None`` where it may."""
+    state = State(row["state"])
+    # Whatever the record says of a file, it says of the name it was claimed under: settled, it has another.
+    same = row["file"] == file
+    if state is State.RUNNING and same:
+        if process.is_alive(row["pid"], row["identity"]) and row["pid"] != os.getpid():
+            return StandBack()
+        fresh = row["attempt"] - row["base"]
+        return Crashed(row["attempt"], fresh, row["pid"], row["started_at"], bool(row["cancel"]))
+    failure = Failure(row["error_message"] or "", row["error_type"])
+    if state is State.RETRYING and same:
+        return Settled(RetryAt(row["run_at"], failure))
+    if state is State.DONE:
+        return Settled(Done())
+    if state is State.CANCELLED:
+        return Settled(Cancelled(failure))
+    # A dead job's file is moved away before its record is written: where it lies here, someone moved it back.
+    return None
+
+
+def _is_running(row: sqlite3.Row) -> bool:
+    return row["state"] == State.RUNNING and process.is_alive(row["pid"], row["identity"])
+
+
+def _state(outcome: Outcome) -> tuple[State, Failure | None]:
+    match outcome:
+        case Done():
+            return State.DONE, None
+        case RetryAt(_, failure):
+            return State.RETRYING, failure
+        case Dead(failure):
+            return State.DEAD, failure
+        case Cancelled(failure):
+            return State.CANCELLED, failure

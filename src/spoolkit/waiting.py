@@ -1,0 +1,66 @@
+"""Waiting for the end of a job without asking again and again: a named pipe, ``waiting/<id>``.
+
+Who waits opens it to read; who settles the job opens it to write and closes it again, which ends every reader's wait.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import time
+from collections.abc import Callable, Iterator
+
+FOLDER = "waiting"
+
+LOOK_AGAIN = 2.0
+"""Seconds after which a waiter looks by itself: whoever was to call may have been killed before it could."""
+
+
+def until(finished: Callable[[], bool], folder: str, id: str, timeout: float | None) -> bool:
+    """Wait until ``finished()``, at most ``timeout`` seconds (``None``: for ever); whether it is so."""
+    deadline = None if timeout is None else time.monotonic() + timeout
+    while True:
+        with _pipe(folder, id) as fd:
+            # Asked with the pipe open: who settles the job after this has somebody to call.
+            if finished():
+                return True
+            left = LOOK_AGAIN if deadline is None else min(LOOK_AGAIN, deadline - time.monotonic())
+            if left <= 0:
+                return False
+            _sleep(fd, left)
+
+
+def announce(folder: str, id: str) -> None:
+    """Tell whoever waits for the job ``id`` to look."""
+    path = os.path.join(folder, FOLDER, id)
+    with contextlib.suppress(OSError):
+        os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW))
+    with contextlib.suppress(OSError):
+        os.unlink(path)
+
+
+@contextlib.contextmanager
+def _pipe(folder: str, id: str) -> Iterator[int | None]:
+    path = os.path.join(folder, FOLDER, id)
+    fd = None
+    with contextlib.suppress(OSError):
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            os.mkfifo(path, 0o600)
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        yield fd
+    finally:
+        if fd is not None:
+            os.close(fd)
+
+
+def _sleep(fd: int | None, seconds: float) -> None:
+    if fd is None:  # no room for a pipe
+        time.sleep(min(seconds, 0.1))
+        return
+    poll = select.poll()
+    # Nothing is ever written: the end of the last writer is the call.
+    poll.register(fd, select.POLLHUP)
+    poll.poll(seconds * 1000)
