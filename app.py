@@ -7,12 +7,14 @@ from werkzeug.exceptions import HTTPException
 
 import tasks
 from spoolkit import ArgumentError, SpoolKit, SpoolUnavailableError
+from spoolkit.api import jobs_blueprint
 from spoolkit.schedule import from_text
 
 MAX_DURATION = 3600
 
 app = Flask(__name__)
 SpoolKit(app)
+app.register_blueprint(jobs_blueprint())
 
 
 @app.route("/", defaults={"duration": 5}, methods=["GET", "POST"])

@@ -1,12 +1,13 @@
 """The work that is done in the background."""
 
 import time
+from collections.abc import Callable
 
 from uwsgi_tasks import TaskExecutor
 from uwsgi_tasks import task as uwsgi_tasks_declare
 
 import spool_args  # noqa: F401 - the application's own types cross from here on
-from spoolkit import spool, thread
+from spoolkit import current_job, spool, thread
 
 
 def threaded_task(duration: int) -> None:
@@ -20,10 +21,11 @@ def uwsgi_task(duration: int) -> None:
     count("Working in uwsgi thread...", duration)
 
 
-@spool
+@spool(retries=3)
 def spool_task(duration: int) -> None:
-    """Work in a spooler: kept on disk, and run again if it fails or its process dies."""
-    count("Working in uwsgi spool...", duration)
+    """Work in a spooler: kept on disk, and run again, three times at most, if it fails or its process dies."""
+    job = current_job()
+    count("Working in uwsgi spool...", duration, report=lambda done: job.progress(done, duration, "seconds"))
 
 
 @uwsgi_tasks_declare(executor=TaskExecutor.SPOOLER, retry_count=3, retry_timeout=5)
@@ -32,8 +34,9 @@ def uwsgi_tasks_task(duration: int) -> None:
     count("Working in uwsgi tasks...", duration)
 
 
-def count(doing: str, duration: int) -> None:
-    """Print what goes on, once a second."""
+def count(doing: str, duration: int, report: Callable[[int], object] = lambda done: None) -> None:
+    """Print what goes on, once a second, and ``report`` how many are done."""
     for i in range(1, duration + 1):
         print(f"{doing} {i}/{duration}", flush=True)
         time.sleep(1)
+        report(i)

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from spoolkit import clock, morgue, packet, presence, process, pruning, recorder, spoolfile, tracking, waiting
 from spoolkit.errors import DecodeError, JobStateError
 from spoolkit.job import FINISHED, State, Status
-from spoolkit.lookup import HEAD, directories, find, jobs, known_of, recorded
+from spoolkit.lookup import HEAD, checked, directories, find, jobs, known_of, recorded
 
 CLAIM_TIME = 2.0
 """Seconds to try for a file that a spooler may be looking at."""
@@ -25,7 +25,7 @@ def retry(id: str) -> None:
 
     Raises :class:`UnknownJobError`, or :class:`JobStateError` where it is not dead.
     """
-    for directory in directories(recorded(id)):
+    for directory in directories(recorded(checked(id))):
         path = morgue.locate(directory, id, known_of(lambda: tracking.store().file(id)))
         if path is not None:
             with contextlib.suppress(FileNotFoundError):

@@ -34,6 +34,7 @@ class Details:
 
 def find(id: str) -> Status:
     """Where the job ``id`` stands. Raises :class:`UnknownJobError`."""
+    checked(id)
     for _ in range(3):  # between a look at the record and one at the file, a job may go from the one to the other
         status = recorded(id)
         if status is not None and (status.state in FINISHED - {State.DEAD} or status.engine != "spool"):
@@ -49,6 +50,13 @@ def find(id: str) -> Status:
         # Its file goes only once it is done: it was the store that could not be told.
         return replace(status, state=State.DONE, result_error="the store could not be written when the job was done")
     return status if status.state in FINISHED else replace(status, state=State.LOST)
+
+
+def checked(id: str) -> str:
+    """``id``, unless it cannot be that of a job, as a path to elsewhere. Raises :class:`UnknownJobError`."""
+    if not id or os.path.basename(id) != id or id in (os.curdir, os.pardir) or "\0" in id or len(id) > 255:
+        raise UnknownJobError(f"{id[:80]!r} is no job's id", job=id)
+    return id
 
 
 def _with_file(id: str, status: Status | None) -> Status | None:

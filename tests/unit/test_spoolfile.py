@@ -61,7 +61,7 @@ def test_it_shows_itself_whole_and_with_its_time_set(
 
 @given(st.floats(0, 4e9))
 def test_the_files_time_is_never_before_the_jobs(run_at: float) -> None:
-    nanoseconds, _ = spoolfile._ns(run_at)
+    nanoseconds, _ = spoolfile.ns_of(run_at)
     assert 0 <= Fraction(nanoseconds, 10**9) - Fraction(run_at) < Fraction(1, 10**9)
 
 

@@ -1,0 +1,107 @@
+"""Jobs over HTTP, to be looked at only: ``app.register_blueprint(jobs_blueprint())``."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from flask import Blueprint, Response, jsonify, request
+
+from spoolkit import codec, lookup
+from spoolkit.errors import ArgumentError, SpoolkitError, UnknownJobError
+from spoolkit.job import FINISHED, State, Status
+
+LIMIT = 50
+MOST = 1000
+
+
+def jobs_blueprint(*, details: bool = False, url_prefix: str = "/jobs") -> Blueprint:
+    """A blueprint with ``GET /jobs/<id>`` and ``GET /jobs?state=&task=&limit=``, newest first.
+
+    With ``details`` a single job comes with its arguments and its attempts, tracebacks and logs included: for a site
+    whose visitors may see them. Errors are JSON: 404 for an unknown job, 400 for a question that cannot be meant.
+    """
+    blueprint = Blueprint("spoolkit_jobs", __name__, url_prefix=url_prefix)
+
+    @blueprint.get("/<id>")
+    def one(id: str) -> Response:
+        return jsonify(detailed(id) if details else public(lookup.find(id)))
+
+    @blueprint.get("")
+    def several() -> Response:
+        found = lookup.jobs(states=_states(), task=request.args.get("task") or None, limit=_limit())
+        return jsonify(jobs=[public(status) for status in found])
+
+    @blueprint.errorhandler(ArgumentError)
+    def refused(error: ArgumentError) -> tuple[Response, int]:
+        return _answer(error, 400)
+
+    @blueprint.errorhandler(UnknownJobError)
+    def unknown(error: UnknownJobError) -> tuple[Response, int]:
+        return _answer(error, 404)
+
+    @blueprint.after_request
+    def fresh(response: Response) -> Response:
+        response.cache_control.no_store = True
+        return response
+
+    return blueprint
+
+
+def public(status: Status) -> dict[str, Any]:
+    """What anyone may know of a job: neither its arguments nor its tracebacks."""
+    progress = status.progress
+    error = None
+    if status.result_error is not None:
+        error = {"type": "ResultUnavailableError", "message": status.result_error}
+    elif status.error_message is not None:
+        error = {"type": status.error_type, "message": status.error_message}
+    return {
+        "id": status.id,
+        "task": status.task,
+        "state": str(status.state),
+        "attempt": status.attempt,
+        "max_attempts": status.max_attempts,
+        "run_at": status.run_at,
+        "enqueued_at": status.enqueued_at,
+        "started_at": status.started_at,
+        "finished_at": status.finished_at if status.state in FINISHED else None,
+        "progress": progress and {"done": progress.done, "total": progress.total, "note": progress.note},
+        "result": None if status.result is None else json.loads(status.result),
+        "error": error,
+    }
+
+
+def detailed(id: str) -> dict[str, Any]:
+    """All that is known of a job. Raises :class:`UnknownJobError`."""
+    found = lookup.details(id)
+    arguments = None
+    if found.arguments is not None:
+        args, kwargs = json.loads(codec.encode_call(*found.arguments))
+        arguments = {"args": args, "kwargs": kwargs}
+    return {
+        **public(found.status),
+        "arguments": arguments,
+        "attempts": [vars(attempt) for attempt in found.attempts],
+        "events": [vars(event) for event in found.events],
+    }
+
+
+def _states() -> list[State]:
+    names = [name for text in request.args.getlist("state") for name in text.split(",") if name]
+    known = {str(state): state for state in State}
+    for name in names:
+        if name not in known:
+            raise ArgumentError(f"state is {name[:80]!r}: give one of {', '.join(known)}", argument="state")
+    return [known[name] for name in names]
+
+
+def _limit() -> int:
+    text = request.args.get("limit") or str(LIMIT)
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:10]) <= MOST):
+        raise ArgumentError(f"limit is {text[:80]!r}: give a number from 1 to {MOST}", argument="limit")
+    return int(text)
+
+
+def _answer(error: SpoolkitError, code: int) -> tuple[Response, int]:
+    return jsonify(error=error.to_dict()), code

@@ -1,0 +1,108 @@
+"""``GET /jobs`` of the application, on its own ``uwsgi.ini``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from uwsgi_server import UwsgiServer, wait_until
+
+from .conftest import PROJECT
+
+KEYS = {
+    "id",
+    "task",
+    "state",
+    "attempt",
+    "max_attempts",
+    "run_at",
+    "enqueued_at",
+    "started_at",
+    "finished_at",
+    "progress",
+    "result",
+    "error",
+}
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UwsgiServer]:
+    with UwsgiServer(tmp_path_factory.mktemp("application"), ini=PROJECT / "uwsgi.ini") as server:
+        yield server
+
+
+def job(site: UwsgiServer, id: str) -> dict[str, Any]:
+    answer = site.get(f"/jobs/{id}")
+    assert answer.status == 200, answer.text
+    assert "no-store" in answer.headers["Cache-Control"]
+    return answer.json
+
+
+def test_a_job_is_followed_from_its_file_to_its_end(site: UwsgiServer) -> None:
+    id = site.get("/uwsgi_spool/2?delay=1").json["job"]
+    first = job(site, id)
+    assert set(first) == KEYS
+    assert (first["state"], first["attempt"], first["max_attempts"]) == ("queued", 0, None)
+    assert first["task"] == "tasks.spool_task"
+    assert first["run_at"] == pytest.approx(first["enqueued_at"] + 1, abs=0.1)
+    assert (first["started_at"], first["finished_at"], first["progress"], first["error"]) == (None, None, None, None)
+
+    wait_until(lambda: job(site, id)["progress"])
+    running = job(site, id)
+    assert (running["state"], running["attempt"], running["max_attempts"]) == ("running", 1, 4)
+    assert running["progress"] == {"done": 1, "total": 2, "note": "seconds"}
+    assert running["started_at"] >= first["run_at"]
+
+    wait_until(lambda: job(site, id)["state"] == "done")
+    last = job(site, id)
+    assert (last["attempt"], last["result"], last["error"]) == (1, None, None)
+    assert last["progress"] == {"done": 2, "total": 2, "note": "seconds"}
+    assert last["finished_at"] >= last["started_at"] + 2
+
+
+def test_jobs_are_listed_newest_first(site: UwsgiServer) -> None:
+    ids = [site.get(f"/uwsgi_spool/1?delay={100 + i}").json["job"] for i in range(3)]
+    done = site.get("/uwsgi_spool/0").json["job"]
+    wait_until(lambda: job(site, done)["state"] == "done")
+
+    def listed(query: str = "") -> list[str]:
+        return [job["id"] for job in site.get(f"/jobs{query}").json["jobs"]]
+
+    assert listed()[:4] == [done, *reversed(ids)]
+    assert listed("?state=queued")[:3] == ids[::-1]
+    assert done in listed("?state=done")
+    assert not set(ids) & set(listed("?state=done"))
+    assert set(ids) | {done} <= set(listed("?state=done,queued&task=tasks.spool_task"))
+    assert listed("?task=tasks.other") == []
+    assert listed("?limit=2") == [done, ids[2]]
+    assert all(set(job) == KEYS for job in site.get("/jobs").json["jobs"])
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "argument"),
+    [
+        ("/jobs/" + "0" * 32, 404, None),
+        ("/jobs/nothing", 404, None),
+        ("/jobs/%2e%2e", 404, None),
+        ("/jobs/%00", 404, None),
+        ("/jobs/" + "x" * 600, 404, None),
+        ("/jobs?state=runing", 400, "state"),
+        ("/jobs?limit=0", 400, "limit"),
+        ("/jobs?limit=-1", 400, "limit"),
+        ("/jobs?limit=1001", 400, "limit"),
+        ("/jobs?limit=many", 400, "limit"),
+        ("/jobs?limit=²", 400, "limit"),
+    ],
+)
+def test_a_question_that_has_no_answer(site: UwsgiServer, path: str, status: int, argument: str | None) -> None:
+    answer = site.get(path.replace("²", "%C2%B2"))
+    assert answer.status == status
+    assert answer.json["error"]["argument"] == argument
+    assert answer.json["error"]["message"]
+
+
+def test_nothing_is_changed_by_others_than_get(site: UwsgiServer) -> None:
+    id = site.get("/uwsgi_spool/1?delay=100").json["job"]
+    for path in ("/jobs", f"/jobs/{id}"):
+        assert site.post(path).status == 405
