@@ -44,7 +44,7 @@ MIGRATIONS = (
         result        BLOB,             -- the codec's bytes
         arguments     BLOB              -- the codec's bytes, if small
     );
-    CREATE INDEX jobs_by_end ON jobs (state, finished_at);
+    CREATE INDEX jobs_by_end ON jobs (state, finished_at) WHERE finished_at IS NOT NULL;
     CREATE TABLE events (
         job     TEXT NOT NULL,
         seq     INTEGER NOT NULL,

@@ -28,16 +28,17 @@ class Recorder:
         self.fd = -1
         self.last: Progress | None = None
         self._size = 0
-        # Not emptied: whoever wants the job to stop may have left word before this attempt came so far.
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         with contextlib.suppress(OSError):
             try:
-                self.fd = os.open(self.path, flags, 0o600)
+                self.fd = os.open(self.path, flags | os.O_EXCL, 0o600)
             except FileNotFoundError:
                 os.mkdir(os.path.dirname(self.path), mode=0o700)
                 self.fd = os.open(self.path, flags, 0o600)
-            os.pwrite(self.fd, b" " * (_HEADER - 1), 1)
-            os.ftruncate(self.fd, _HEADER)
+            except FileExistsError:
+                # The word to stop is kept: it may have been left before this attempt came so far.
+                self.fd = os.open(self.path, flags, 0o600)
+                os.ftruncate(self.fd, 1)
             os.lseek(self.fd, _HEADER, os.SEEK_SET)
 
     @property
@@ -128,7 +129,7 @@ def _line(progress: Progress) -> bytes:
 
 def _progress(fd: int) -> Progress | None:
     for _ in range(3):  # a line that is being written may be read half
-        line = os.pread(fd, _HEADER - 1, 1).strip()
+        line = os.pread(fd, _HEADER - 1, 1).strip(b" \0")
         if not line:
             return None
         try:

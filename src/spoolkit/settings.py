@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 from spoolkit.errors import ConfigurationError
 
@@ -49,39 +51,38 @@ class Settings:
         the application's directory, to which a relative ``SPOOLKIT_SPOOL`` refers. Raises :class:`ConfigurationError`.
         """
 
-        def given(name: str) -> object:
-            # Set to nothing, as compose files and shells do with what they do not know, is not set.
-            return config[name] if config.get(name) is not None else os.environ.get(name) or None
-
-        def path(name: str, start: str) -> str:
-            value = given(name) or start
-            if not isinstance(value, (str, os.PathLike)):
-                raise ConfigurationError(f"{name} is {value!r}: give a path", setting=name)
-            return os.path.realpath(os.path.join(root, os.fspath(value))) if value else ""
-
-        def flag(name: str, start: bool) -> bool:
-            return _flag(name, given(name), start)
-
-        def number(name: str, start: float) -> float:
-            return _number(name, given(name), start)
-
-        return cls(
-            spool=path("SPOOLKIT_SPOOL", SPOOL_FOLDER),
-            fsync=flag("SPOOLKIT_FSYNC", cls.fsync),
-            max_body=int(number("SPOOLKIT_MAX_BODY", cls.max_body)),
-            retry_delay=number("SPOOLKIT_RETRY_DELAY", cls.retry_delay),
-            dev_runner=flag("SPOOLKIT_DEV_RUNNER", cls.dev_runner),
-            store=path("SPOOLKIT_STORE", ""),
-            max_result=int(number("SPOOLKIT_MAX_RESULT", cls.max_result)),
-            timeout_grace=number("SPOOLKIT_TIMEOUT_GRACE", cls.timeout_grace),
-            keep_done=number("SPOOLKIT_KEEP_DONE", cls.keep_done),
-            keep_dead=number("SPOOLKIT_KEEP_DEAD", cls.keep_dead),
+        # Set to nothing, as compose files and shells do with what they do not know, is not set.
+        given = tuple(
+            config[name] if config.get(name) is not None else os.environ.get(name) or None for name in _READERS
         )
+        try:
+            return _parsed(given, root)
+        except TypeError:  # a value that cannot be hashed is none that can be used: let it be refused by its name
+            return _parse(given, root)
 
 
-def _flag(name: str, value: object, start: bool) -> bool:
-    if value is None:
-        return start
+def _parse(given: tuple[object, ...], root: str) -> Settings:
+    values: dict[str, Any] = {}
+    for (name, read), value in zip(_READERS.items(), given, strict=True):
+        field = name.removeprefix("SPOOLKIT_").lower()
+        unset = value is None or (read is _path and not value)
+        values[field] = read(name, getattr(Settings, field, SPOOL_FOLDER) if unset else value)
+        if read is _path and values[field]:
+            values[field] = os.path.realpath(os.path.join(root, values[field]))
+    return Settings(**values)
+
+
+# Asked for at every job, and seldom changed.
+_parsed = lru_cache(maxsize=16)(_parse)
+
+
+def _path(name: str, value: object) -> str:
+    if not isinstance(value, (str, os.PathLike)):
+        raise ConfigurationError(f"{name} is {value!r}: give a path", setting=name)
+    return os.fspath(value)
+
+
+def _flag(name: str, value: object) -> bool:
     text = str(value).strip().lower()
     if text in _TRUE:
         return True
@@ -90,9 +91,7 @@ def _flag(name: str, value: object, start: bool) -> bool:
     raise ConfigurationError(f"{name} is {value!r}: give true or false", setting=name)
 
 
-def _number(name: str, value: object, start: float) -> float:
-    if value is None:
-        return start
+def _number(name: str, value: object) -> float:
     try:
         number = float(str(value))
     except ValueError:
@@ -100,6 +99,24 @@ def _number(name: str, value: object, start: float) -> float:
     if not 0 <= number < float("inf"):
         raise ConfigurationError(f"{name} is {value!r}: give a number, zero or more", setting=name)
     return number
+
+
+def _whole(name: str, value: object) -> int:
+    return int(_number(name, value))
+
+
+_READERS: dict[str, Callable[[str, object], object]] = {
+    "SPOOLKIT_SPOOL": _path,
+    "SPOOLKIT_FSYNC": _flag,
+    "SPOOLKIT_MAX_BODY": _whole,
+    "SPOOLKIT_RETRY_DELAY": _number,
+    "SPOOLKIT_DEV_RUNNER": _flag,
+    "SPOOLKIT_STORE": _path,
+    "SPOOLKIT_MAX_RESULT": _whole,
+    "SPOOLKIT_TIMEOUT_GRACE": _number,
+    "SPOOLKIT_KEEP_DONE": _number,
+    "SPOOLKIT_KEEP_DEAD": _number,
+}
 
 
 _source: Callable[[], Settings | None] = lambda: None  # noqa: E731

@@ -34,8 +34,12 @@ def until(finished: Callable[[], bool], folder: str, id: str, timeout: float | N
 def announce(folder: str, id: str) -> None:
     """Tell whoever waits for the job ``id`` to look."""
     path = os.path.join(folder, FOLDER, id)
-    with contextlib.suppress(OSError):
+    try:
         os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW))
+    except FileNotFoundError:
+        return
+    except OSError:
+        pass  # nobody has it open yet: who opens it now looks at the job before he waits
     with contextlib.suppress(OSError):
         os.unlink(path)
 
