@@ -51,7 +51,7 @@ def jobs_blueprint(*, details: bool = False, url_prefix: str = "/jobs") -> Bluep
 def public(status: Status) -> dict[str, Any]:
     """What anyone may know of a job: neither its arguments nor its tracebacks."""
     progress = status.progress
-    error = None
+    error: dict[str, str | None] | None = None
     if status.result_error is not None:
         error = {"type": "ResultUnavailableError", "message": status.result_error}
     elif status.error_message is not None:

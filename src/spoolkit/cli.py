@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 
 import click
 from flask import current_app
 from flask.cli import AppGroup
 
 from spoolkit import settings
-from spoolkit.engines.spooler import Spooler, supervise
+from spoolkit.engines.spooler import supervise
 
 commands = AppGroup("spool", help="Run and look after background jobs.")
 
@@ -30,19 +29,4 @@ def run(processes: int, until_eof: bool) -> None:
     if not os.path.isdir(directory):
         raise click.ClickException(f"the spool directory {directory} is not there: set SPOOLKIT_SPOOL, or make it")
     click.echo(f"spoolkit: running the jobs of {directory} for {current_app.name}, pid {os.getpid()}", err=True)
-    if processes > 1:
-        supervise(directory, processes, run=_serve)
-    else:
-        _serve(directory, until_eof=until_eof)
-
-
-def _serve(directory: str, *, until_eof: bool = False) -> None:
-    spooler = Spooler(directory)
-    if until_eof:
-        threading.Thread(target=_stop_at_eof, args=(spooler,), daemon=True).start()
-    spooler.run()
-
-
-def _stop_at_eof(spooler: Spooler) -> None:
-    sys.stdin.buffer.read()
-    spooler.stop()
+    sys.exit(supervise(directory, processes, until_eof=sys.stdin.fileno() if until_eof else None))

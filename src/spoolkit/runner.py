@@ -13,12 +13,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from spoolkit import capture, clock, codec, limits, recorder, retry, waiting
+from spoolkit.claims import Crashed, Settled, StandBack, Start
 from spoolkit.errors import ArgumentError, JobCancelled, NoCurrentJobError, StoreUnavailableError
 from spoolkit.job import Cancelled, Dead, Done, Failure, Job, Outcome, Progress, RetryAt
 from spoolkit.recorder import Recorder
 from spoolkit.registry import Declared
 from spoolkit.settings import Settings
-from spoolkit.store import Crashed, Result, Settled, StandBack, Start, Store
+from spoolkit.store import Result, Store
 
 log = logging.getLogger("spoolkit")
 

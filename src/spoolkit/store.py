@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from spoolkit import clock, process
+from spoolkit import claims, clock, process
+from spoolkit.claims import Claim, Settled, StandBack, Start
 from spoolkit.database import insert, text_of, update
 from spoolkit.job import (
     FINISHED,
@@ -34,40 +35,6 @@ from spoolkit.records import Records
 
 ARGUMENTS_LIMIT = 4096
 """Bytes of a job's arguments that are kept with its record, to be shown once the file is gone."""
-
-
-@dataclass(frozen=True)
-class Start:
-    """The attempt is counted and may begin: the ``number``-th of all, the ``fresh``-th since the last new count."""
-
-    number: int
-    fresh: int
-
-
-@dataclass(frozen=True)
-class StandBack:
-    """Another process is at it, or has just settled it."""
-
-
-@dataclass(frozen=True)
-class Settled:
-    """The job was settled, but its file was not: the process died between the two."""
-
-    outcome: Outcome
-
-
-@dataclass(frozen=True)
-class Crashed:
-    """The process of the last attempt is gone, and nobody has said so yet."""
-
-    number: int
-    fresh: int
-    pid: int
-    started_at: float
-    cancelled: bool
-
-
-Claim = Start | StandBack | Settled | Crashed
 
 
 @dataclass(frozen=True)
@@ -105,8 +72,7 @@ class Store(Records):
             row = db.execute("SELECT * FROM jobs WHERE id = ?", (job.id,)).fetchone()
             attempt, base = (0, 0) if row is None else (row["attempt"], row["base"])
             if row is not None:
-                verdict = _verdict(row, file)
-                if verdict is not None:
+                if (verdict := claims.verdict(row, file)) is not None:
                     return verdict
                 if row["state"] == State.RUNNING:
                     # The file was settled, but the store could not be told: how it ended is not known any more.
@@ -210,7 +176,7 @@ class Store(Records):
                 given.update(id=status.id, task=status.task or "?", engine=status.engine, queue=status.queue)
                 given.update(enqueued_at=status.enqueued_at, run_at=status.run_at, attempt=0, base=0)
                 insert(db, given)
-            elif State.CANCELLED in MOVES[State(row["state"])] and not _is_running(row):
+            elif State.CANCELLED in MOVES[State(row["state"])] and not claims.is_running(row):
                 update(db, status.id, {**given, "pid": None, "identity": None})
             else:
                 return False
@@ -224,7 +190,7 @@ class Store(Records):
         """
         with self.transaction() as db:
             row = db.execute("SELECT * FROM jobs WHERE id = ?", (id,)).fetchone()
-            if row is None or not _is_running(row):
+            if row is None or not claims.is_running(row):
                 return False
             if kill is not None:
                 kill(row["pid"])
@@ -277,31 +243,6 @@ class Store(Records):
             " VALUES (?, (SELECT coalesce(max(seq), 0) + 1 FROM events WHERE job = ?), ?, ?, ?, ?, ?, ?)",
             (id, id, time, kind, attempt, seconds, text_of(json.dumps(kept)) if kept else None, text_of(log) or None),
         )
-
-
-def _verdict(row: sqlite3.Row, file: str | None) -> Claim | None:
-    """Why the job of ``row`` must not start now; ``None`` where it may."""
-    state = State(row["state"])
-    # Whatever the record says of a file, it says of the name it was claimed under: settled, it has another.
-    same = row["file"] == file
-    if state is State.RUNNING and same:
-        if process.is_alive(row["pid"], row["identity"]) and row["pid"] != os.getpid():
-            return StandBack()
-        fresh = row["attempt"] - row["base"]
-        return Crashed(row["attempt"], fresh, row["pid"], row["started_at"], bool(row["cancel"]))
-    failure = Failure(row["error_message"] or "", row["error_type"])
-    if state is State.RETRYING and same:
-        return Settled(RetryAt(row["run_at"], failure))
-    if state is State.DONE:
-        return Settled(Done())
-    if state is State.CANCELLED:
-        return Settled(Cancelled(failure))
-    # A dead job's file is moved away before its record is written: where it lies here, someone moved it back.
-    return None
-
-
-def _is_running(row: sqlite3.Row) -> bool:
-    return row["state"] == State.RUNNING and process.is_alive(row["pid"], row["identity"])
 
 
 def _state(outcome: Outcome) -> tuple[State, Failure | None]:

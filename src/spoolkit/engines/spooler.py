@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import select
 import signal
+import sys
 import time
 from collections.abc import Callable
 from types import FrameType
@@ -28,11 +30,13 @@ RESPAWN_PAUSE = 1.0
 class Spooler:
     """Runs the jobs of one directory, one at a time, in the main thread of this process.
 
-    SIGUSR1 has it look at once. SIGTERM or SIGINT lets the running job finish; a second one does not.
+    SIGUSR1 has it look at once. SIGTERM or SIGINT lets the running job finish; a second one does not. ``leash`` is a
+    pipe's end to read: once nobody holds the other end any more, the running job is the last one.
     """
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, leash: int | None = None) -> None:
         self.directory = os.path.realpath(directory)
+        self._leash = leash
         self._stopping = False
         self._wakeup, self._wakeup_write = os.pipe()
         os.set_blocking(self._wakeup, False)
@@ -45,7 +49,7 @@ class Spooler:
         for signum in STOP_SIGNALS:
             signal.signal(signum, self._on_stop_signal)
         spool.start(self.directory)
-        while not self._stopping:
+        while not self._is_over():
             self.run_due()
             if not self._stopping:
                 self._wait()
@@ -65,10 +69,16 @@ class Spooler:
             log.error("the spool directory %s cannot be read: %s", self.directory, error)
             return
         for path in paths:
-            if self._stopping:
+            if self._is_over():
                 return
             if spoolfile.is_due(path):
                 self._serve(path)
+
+    def _is_over(self) -> bool:
+        # Looked at between two jobs: a thread to watch it would make every task that forks fork a threaded process.
+        if self._leash is not None and not self._stopping:
+            self._stopping = bool(select.select([self._leash], [], [], 0)[0])
+        return self._stopping
 
     def _serve(self, path: str) -> None:
         with spoolfile.claim(path) as fd:
@@ -92,8 +102,9 @@ class Spooler:
                 log.exception("the job of %s could not be settled and will run again", path)
 
     def _wait(self) -> None:
-        ready, _, _ = select.select([self._wakeup], [], [], min(FREQUENCY, self._until_next()))
-        if ready:
+        ends = [self._wakeup] if self._leash is None else [self._wakeup, self._leash]
+        ready, _, _ = select.select(ends, [], [], min(FREQUENCY, self._until_next()))
+        if self._wakeup in ready:
             with contextlib.suppress(BlockingIOError):
                 os.read(self._wakeup, 4096)
 
@@ -114,52 +125,147 @@ class Spooler:
         self.stop()
 
 
-def supervise(directory: str, processes: int, *, run: Callable[[str], None]) -> None:
-    """Keep ``processes`` children, each in ``run(directory)``, until SIGTERM or SIGINT, which they are passed."""
-    children: set[int] = set()
-    stopping = False
-
-    def pass_on(signum: int, frame: FrameType | None) -> None:
-        nonlocal stopping
-        stopping = True
-        for pid in children:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGTERM)
-
-    def spawn() -> None:
-        # A signal between the fork and the note of it would stop every child but this one.
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-        try:
-            if not stopping:
-                children.add(_spawn(directory, run))
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-
-    for signum in STOP_SIGNALS:
-        signal.signal(signum, pass_on)
-    for _ in range(processes):
-        spawn()
-    while children:
-        pid, status = os.wait()
-        children.discard(pid)
-        if not stopping:
-            log.error("spooler process %d ended with status %d and is started again", pid, status)
-            time.sleep(RESPAWN_PAUSE)
-            spawn()
+def serve(directory: str, leash: int) -> None:
+    """Run the jobs of ``directory`` for as long as somebody holds the other end of ``leash``."""
+    Spooler(directory, leash).run()
 
 
-def _spawn(directory: str, run: Callable[[str], None]) -> int:
-    pid = os.fork()
-    if pid:
-        return pid
-    # A group of its own: Ctrl-C in a terminal reaches the parent alone, which passes it on once.
-    os.setpgid(0, 0)
-    status = 1
-    try:
+def supervise(
+    directory: str, processes: int, *, until_eof: int | None = None, run: Callable[[str, int], None] = serve
+) -> int:
+    """Keep ``processes`` children, each in ``run(directory, leash)``, and replace what dies, until SIGTERM or SIGINT.
+
+    Then, at the end of what the descriptor ``until_eof`` gives, and where this process goes away, each child finishes
+    its job and ends. A second signal kills them. Returns the exit status: not zero where jobs were cut off.
+    """
+    return _Supervisor(directory, run, until_eof).keep(processes)
+
+
+class _Supervisor:
+    def __init__(self, directory: str, run: Callable[[str, int], None], until_eof: int | None) -> None:
+        self._directory = directory
+        self._run = run
+        self._until_eof = until_eof
+        self._children: set[int] = set()
+        self._missing: list[float] = []
+        """When, on the monotonic clock, those that are not there are to be started."""
+        self._stopping = False
+        self._status = 0
+        # Each child has the end to read, this process alone the other one, which closes with it even at a kill -9.
+        self._leash, self._leash_held = os.pipe()
+        self._wakeup, self._wakeup_write = os.pipe()
+        os.set_blocking(self._wakeup, False)
+        os.set_blocking(self._wakeup_write, False)
+
+    def keep(self, processes: int) -> int:
+        signal.set_wakeup_fd(self._wakeup_write, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda signum, frame: None)
         for signum in STOP_SIGNALS:
+            signal.signal(signum, self._on_stop_signal)
+        self._missing = [time.monotonic()] * processes
+        while True:
+            if not self._stopping:
+                self._start_missing()
+            elif not self._children:
+                return self._status
+            self._wait()
+            self._bury()
+
+    def _wait(self) -> None:
+        ends = [self._wakeup] if self._until_eof is None else [self._wakeup, self._until_eof]
+        soonest = min(self._missing, default=None)
+        left = None if soonest is None or self._stopping else max(0.0, soonest - time.monotonic())
+        ready, _, _ = select.select(ends, [], [], left)
+        if self._wakeup in ready:
+            with contextlib.suppress(BlockingIOError):
+                os.read(self._wakeup, 4096)
+        if self._until_eof in ready and not os.read(self._until_eof, 4096):
+            self._until_eof = None
+            self._stop()
+
+    def _bury(self) -> None:
+        # One by one, by pid: what else this process has for children is not ours to wait for.
+        for pid in sorted(self._children):
+            try:
+                found, status = os.waitpid(pid, os.WNOHANG)
+            except ChildProcessError:  # the application waits for whatever ends
+                found, status = pid, 0
+            if not found:
+                continue
+            self._children.discard(pid)
+            if not self._stopping:
+                how = os.waitstatus_to_exitcode(status)
+                said = f"by signal {-how}" if how < 0 else f"with status {how}"
+                log.error("spooler process %d ended %s and is started again", pid, said)
+                self._missing.append(time.monotonic() + RESPAWN_PAUSE)
+
+    def _on_stop_signal(self, signum: int, frame: FrameType | None) -> None:
+        if self._stopping:
+            self._status = 128 + signum
+            for pid in self._children:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        self._stop()
+
+    def _stop(self) -> None:
+        # Not by a signal: whoever stops a whole service, as systemd does, sends one to each child as well, and the
+        # second one cuts its job off.
+        if not self._stopping:
+            self._stopping = True
+            os.close(self._leash_held)
+
+    def _start_missing(self) -> None:
+        now = time.monotonic()
+        due = [at for at in self._missing if at <= now]
+        self._missing = [at for at in self._missing if at > now]
+        for _ in due:
+            # A signal between the fork and the note of it would miss this child, or be taken by it.
+            signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+            try:
+                if not self._stopping:
+                    self._children.add(self._spawn())
+            except OSError as error:
+                log.error("a spooler process could not be started: %s", error)
+                self._missing.append(now + RESPAWN_PAUSE)
+            finally:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+
+    def _spawn(self) -> int:
+        _flush()  # or each child would write again what waits to be written
+        pid = os.fork()
+        if pid:
+            return pid
+        status = 1
+        try:
+            self._become_child()
+            self._run(self._directory, self._leash)
+            status = 0
+        except BaseException:
+            log.exception("spooler process %d failed", os.getpid())
+        finally:
+            # Not sys.exit(): what the parent has set up to be done at its end is not the child's to do.
+            try:
+                logging.shutdown()
+                _flush()
+            finally:
+                os._exit(status)
+
+    def _become_child(self) -> None:
+        # A group of its own: Ctrl-C in a terminal reaches the parent alone, which passes it on once.
+        os.setpgid(0, 0)
+        signal.set_wakeup_fd(-1)
+        for signum in (*STOP_SIGNALS, signal.SIGCHLD):
             signal.signal(signum, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-        run(directory)
-        status = 0
-    finally:
-        os._exit(status)
+        os.close(self._leash_held)
+        # Out of the terminal's group, a task that reads from it would be stopped for good; and until_eof is not for it.
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        if nothing != 0:  # which it is where there was no standard input
+            os.dup2(nothing, 0)
+            os.close(nothing)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):  # none, or closed
+            stream.flush()

@@ -1,0 +1,69 @@
+"""Whether a job may start: the answers to a claim, and how one follows from what is recorded."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from dataclasses import dataclass
+
+from spoolkit import process
+from spoolkit.job import Cancelled, Done, Failure, Outcome, RetryAt, State
+
+
+@dataclass(frozen=True)
+class Start:
+    """The attempt is counted and may begin: the ``number``-th of all, the ``fresh``-th since the last new count."""
+
+    number: int
+    fresh: int
+
+
+@dataclass(frozen=True)
+class StandBack:
+    """Another process is at it, or has just settled it."""
+
+
+@dataclass(frozen=True)
+class Settled:
+    """The job was settled, but its file was not: the process died between the two."""
+
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class Crashed:
+    """The process of the last attempt is gone, and nobody has said so yet."""
+
+    number: int
+    fresh: int
+    pid: int
+    started_at: float
+    cancelled: bool
+
+
+Claim = Start | StandBack | Settled | Crashed
+
+
+def verdict(row: sqlite3.Row, file: str | None) -> Claim | None:
+    """Why the job of ``row`` must not start now; ``None`` where it may."""
+    state = State(row["state"])
+    # Whatever the record says of a file, it says of the name it was claimed under: settled, it has another.
+    same = row["file"] == file
+    if state is State.RUNNING and same:
+        if process.is_alive(row["pid"], row["identity"]) and row["pid"] != os.getpid():
+            return StandBack()
+        fresh = row["attempt"] - row["base"]
+        return Crashed(row["attempt"], fresh, row["pid"], row["started_at"], bool(row["cancel"]))
+    failure = Failure(row["error_message"] or "", row["error_type"])
+    if state is State.RETRYING and same:
+        return Settled(RetryAt(row["run_at"], failure))
+    if state is State.DONE:
+        return Settled(Done())
+    if state is State.CANCELLED:
+        return Settled(Cancelled(failure))
+    # A dead job's file is moved away before its record is written: where it lies here, someone moved it back.
+    return None
+
+
+def is_running(row: sqlite3.Row) -> bool:
+    return row["state"] == State.RUNNING and process.is_alive(row["pid"], row["identity"])

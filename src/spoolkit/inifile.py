@@ -1,0 +1,134 @@
+"""The options in an ini file, read as uWSGI reads it: core/ini.c, core/config.c and core/uwsgi.c of 2.0.31."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Callable, Mapping
+
+from spoolkit.errors import ConfigurationError
+
+IMMEDIATE = frozenset({"spooler-processes"})
+"""Options that uWSGI takes while it reads, with ``$(...)`` and ``%(...)`` as they stand."""
+
+_INCLUDES = frozenset({"ini", "include", "inherit"})
+_ENDS = frozenset({"end", "endfor", "endif", "end-if", "end-for"})
+_DEPTH = 20
+_LONGEST = 65536
+
+_TESTS: Mapping[str, Callable[[str], bool]] = {
+    "exists": os.path.exists,
+    "file": os.path.isfile,
+    "dir": os.path.isdir,
+    "directory": os.path.isdir,
+    "hostname": lambda name: name == socket.gethostname(),
+    "plugin": lambda name: True,
+    "reload": lambda name: False,
+}
+
+
+def read(path: str, environment: Mapping[str, str] = os.environ) -> Mapping[str, list[str]]:
+    """The options of section ``[uwsgi]`` (``path:section`` for another), each with its values in order.
+
+    Includes, conditions and placeholders are resolved. Raises ``OSError`` or :class:`ConfigurationError`.
+    """
+    reader = _Reader(environment)
+    reader.load(path)
+    reader.fill(r"\$", environment.get)
+    reader.fill("%", reader.first)
+    options: dict[str, list[str]] = {}
+    for name, value in reader.options:
+        options.setdefault(name, []).append(value)
+    return options
+
+
+class _Reader:
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self.options: list[tuple[str, str]] = []
+        self._environment = environment
+        # What becomes of a line within a condition or a loop: one line for each filler of its "%(_)".
+        self._fillers: Callable[[], list[str]] | None = None
+        self._last = ""
+        self._depth = 0
+
+    def first(self, name: str) -> str | None:
+        return next((value for key, value in self.options if key == name), None)
+
+    def load(self, address: str) -> None:
+        path, _, section = address.rpartition(":") if ":" in address else (address, "", "")
+        self._last = path = path or self._last
+        self._depth += 1
+        if self._depth > _DEPTH:
+            raise ConfigurationError(f"{path} includes itself")
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            text = file.read()
+        known = _magic(path, section)
+        inside = False
+        for line in re.sub("%(.)", lambda found: known.get(found[1], ""), text).split("\n"):
+            line = line.strip()
+            if line.startswith("["):
+                inside = line[1:-1] == (section or "uwsgi")
+            elif inside and line and line[0] not in ";#":
+                name, _, value = line.partition("=")
+                self._line(name.rstrip(), value.lstrip())
+        self._depth -= 1
+
+    def fill(self, mark: str, lookup: Callable[[str], str | None]) -> None:
+        place = re.compile(mark + r"\(([^()]+)\)")
+
+        def filled(found: re.Match[str]) -> str:
+            value = lookup(found[1])
+            return found[0] if value is None else value  # uWSGI, too, leaves what it does not know as it stands
+
+        for number, (name, value) in enumerate(self.options):
+            for _ in range(_DEPTH):
+                if name not in IMMEDIATE and len(value) < _LONGEST:
+                    value = place.sub(filled, value)
+            self.options[number] = name, value
+
+    def _line(self, name: str, value: str) -> None:
+        if name in _ENDS:
+            self._fillers = None
+        elif self._fillers is None:
+            self._take(name, value)
+        else:
+            for filler in self._fillers():
+                self._take(name, value.replace("%(_)", filler))
+
+    def _take(self, name: str, value: str) -> None:
+        if name == "for":
+            self._fillers = value.split
+        elif name.startswith(("if-", "for-")):
+            # One at a time: in uWSGI, too, a condition within a condition replaces it.
+            self._fillers = lambda: self._condition(name.removeprefix("if-"), value)
+        elif name not in _INCLUDES:
+            self.options.append((name, value))
+        elif name == "ini" or value.endswith(".ini") or ".ini:" in value:
+            self.load(value)
+        else:
+            raise ConfigurationError(f"it includes {value}, which is no ini file")
+
+    def _condition(self, name: str, value: str) -> list[str]:
+        kind = name.removeprefix("not-")
+        filler: str | None = value
+        if kind in ("env", "opt"):
+            key, equal, wanted = value.partition("=")
+            filler = self._environment.get(key) if kind == "env" else self.first(key)
+            holds = filler is not None and (not equal or filler == wanted)
+        elif kind in _TESTS:
+            holds = _TESTS[kind](value)
+        else:
+            raise ConfigurationError(f"it uses {name}, which is not understood here")
+        return [filler or ""] if holds == (kind == name) else []
+
+
+def _magic(path: str, section: str) -> dict[str, str]:
+    # A link is taken where it lies, any other file where it really is.
+    full = os.path.abspath(path) if os.path.islink(path) else os.path.realpath(path)
+    folder, name = os.path.split(full)
+    stem, dot, ending = name.rpartition(".")
+    known = {"p": full, "d": os.path.join(folder, ""), "s": name, "o": path, "x": section, "%": "%", "(": "%("}
+    known |= {"n": stem if dot else name, "e": ending, "c": os.path.basename(folder)}
+    known |= {key.upper(): value for key, value in known.items() if key.isalpha()}
+    return known | {"v": os.getcwd(), "h": socket.gethostname(), "u": str(os.getuid()), "g": str(os.getgid())}

@@ -1,0 +1,176 @@
+"""Tasks that end in every way there is, and the site that takes them: POST /call/<task> with {"args"}."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from flask import Flask, Response, jsonify, request
+from history import record
+
+from spoolkit import SPOOL_RETRY, Abort, JobTimeout, Retry, SpoolKit, current_job, spool
+
+app = Flask(__name__)
+SpoolKit(app)
+
+
+@app.post("/call/<name>")
+def call(name: str) -> Response:
+    return jsonify(job=globals()[name](*request.get_json()["args"]).id)
+
+
+@contextlib.contextmanager
+def noted() -> Iterator[int]:
+    """Write down the start and the end of this attempt, and ``twice`` where an earlier one still goes on."""
+    job = current_job()
+    for pid in left_open(job.id):
+        if pid != os.getpid() and is_alive(pid):
+            record("twice", job.id, pid)
+    record("start", job.id, job.attempt)
+    try:
+        yield job.attempt
+    finally:
+        record("end", job.id, job.attempt)
+
+
+def left_open(id: str) -> set[int]:
+    """The processes that began this job and did not write down an end."""
+    open_in: set[int] = set()
+    history = Path(os.environ["HISTORY"])
+    for line in history.read_text().splitlines() if history.exists() else []:
+        _, pid, what, *words = line.split(" ")
+        if words[:1] == [id]:
+            (open_in.add if what == "start" else open_in.discard)(int(pid))
+    return open_in
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"
+
+
+@spool(retries=2, backoff=0.2)
+def innocent(seconds: float = 0.0) -> None:
+    with noted():
+        time.sleep(seconds)
+
+
+@spool(retries=2, backoff=0.2)
+def raises() -> None:
+    with noted():
+        print("printed before it failed")
+        raise ValueError("no luck")
+
+
+@spool(retries=2, backoff=0.2)
+def raises_twice() -> int:
+    with noted() as attempt:
+        if attempt < 3:
+            raise ValueError("no luck yet")
+        return attempt
+
+
+@spool(retries=2, backoff=0.2)
+def returns_retry() -> object:
+    with noted():
+        return SPOOL_RETRY
+
+
+@spool(retries=2, backoff=60)
+def raises_retry() -> None:
+    with noted():
+        raise Retry(delay=0.3, reason="not yet")
+
+
+@spool(retries=2, backoff=0.2)
+def aborts() -> None:
+    with noted():
+        raise Abort("it makes no sense")
+
+
+@spool(retries=2, backoff=0.2)
+def exits() -> None:
+    with noted():
+        sys.exit(3)
+
+
+@spool(retries=2, backoff=0.2)
+def interrupted() -> None:
+    with noted():
+        raise KeyboardInterrupt
+
+
+@spool(retries=2, backoff=0.2)
+def out_of_memory() -> None:
+    with noted():
+        raise MemoryError
+
+
+@spool(retries=2, backoff=0.2)
+def kills_itself() -> None:
+    with noted():
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+@spool(retries=2, backoff=0.2)
+def segfaults() -> None:
+    with noted():
+        print("printed before the crash")
+        ctypes.string_at(0)
+
+
+@spool(retries=2, backoff=0.2)
+def dumps_core() -> None:
+    with noted():
+        os.abort()
+
+
+@spool(retries=2, backoff=0.2)
+def exits_at_once() -> None:
+    with noted():
+        os._exit(0)
+
+
+@spool(retries=2, backoff=0.2, timeout=0.3)
+def sleeps_too_long() -> None:
+    with noted():
+        time.sleep(60)
+
+
+@spool(retries=1, backoff=0.2, timeout=0.3)
+def goes_on_after_its_timeout() -> None:
+    with noted():
+        while True:
+            with contextlib.suppress(JobTimeout):
+                time.sleep(60)
+
+
+@spool(retries=1, backoff=0.2, timeout=0.3)
+def counts_in_c() -> None:
+    """One call of C that never looks up, with the GIL in its hands."""
+    with noted():
+        sum(range(10**12))
+
+
+@spool(retries=2, backoff=0.2)
+def opens_its_own_file() -> None:
+    """Drops the lock that uWSGI has on the file."""
+    with noted():
+        Path(os.environ["SPOOLKIT_SPOOL"], f"uwsgi_spoolfile_on_{current_job().id}").open().close()
+        time.sleep(1.5)
+
+
+@spool(retries=2, backoff=0.2)
+def waits_for_its_killer() -> None:
+    with noted() as attempt:
+        if attempt == 1:
+            time.sleep(60)
