@@ -33,6 +33,10 @@ from spoolkit.job import (
 )
 from spoolkit.records import Records
 
+INTERRUPTED = "the server stopped before it was done"
+
+Seen = tuple[Progress | None, str]
+
 ARGUMENTS_LIMIT = 4096
 """Bytes of a job's arguments that are kept with its record, to be shown once the file is gone."""
 
@@ -197,6 +201,41 @@ class Store(Records):
             update(db, id, {"cancel": 1})
             self._event(db, id, "cancel asked" if kill is None else "killed", clock.now(), row["attempt"])
         return True
+
+    def interrupt(self, pid: int, *, kill: Callable[[int], None], seen: Callable[[str], Seen]) -> list[str]:
+        """End what the process ``pid`` runs because its server stops, and record that: it will run again, and the
+        attempt does not count. Returns the jobs.
+
+        ``kill`` gets the pid if the process still lives; nobody can settle the job meanwhile. ``seen`` gives the
+        progress and the log that a job left.
+        """
+        now = clock.now()
+        with self.transaction() as db:
+            rows = db.execute("SELECT * FROM jobs WHERE state = 'running' AND pid = ?", (pid,)).fetchall()
+            for row in rows:
+                if claims.is_running(row):
+                    kill(pid)
+                progress, log = seen(row["id"])
+                state = State.CANCELLED if row["cancel"] else State.RETRYING
+                given: dict[str, Any] = {"state": state.value, "pid": None, "identity": None, "run_at": now}
+                given.update(base=row["base"] + 1, ending="interrupted", error_type=None, error_message=INTERRUPTED)
+                given["finished_at"] = now if state in FINISHED else None
+                if row["max_attempts"] is not None:
+                    given["max_attempts"] = row["max_attempts"] + 1
+                if progress is not None:
+                    given["progress"] = json.dumps([progress.done, progress.total, progress.note])
+                update(db, row["id"], given)
+                self._event(
+                    db,
+                    row["id"],
+                    "interrupted",
+                    now,
+                    row["attempt"],
+                    seconds=now - row["started_at"],
+                    detail={"message": INTERRUPTED},
+                    log=log,
+                )
+        return [row["id"] for row in rows]
 
     def note(self, id: str, kind: str) -> None:
         """Add an event; a dead job that was ``retried`` counts as queued from now on."""

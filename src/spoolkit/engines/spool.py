@@ -5,18 +5,22 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import time
 
 from spoolkit import (
     bridge,
     clock,
+    draining,
     instance,
     morgue,
     packet,
+    pausing,
     presence,
     pruning,
     registry,
     runner,
     settings,
+    shift,
     spoolfile,
     tracking,
 )
@@ -28,6 +32,9 @@ from spoolkit.runner import Ended
 
 HEADER_TIME = 60.0
 """Seconds after which a file without a full header can have no writer any more."""
+
+STAND_BY = 0.2
+"""Seconds between two looks of a spooler that must not start a job."""
 
 _presence: presence.Presence | None = None
 _working_directory: str | None = None
@@ -88,16 +95,19 @@ def _priority_folder(directory: str, priority: int) -> str:
 
 
 def install() -> None:
-    """Own ``uwsgi.spooler`` from here on; outside uWSGI, nothing."""
+    """Own ``uwsgi.spooler`` from here on, and have a stop of uWSGI wait for the jobs; outside uWSGI, nothing."""
     global _working_directory
     if _working_directory is None:
         _working_directory = os.getcwd()
+        draining.install()
     bridge.install(on_spool, start)
 
 
 def start(directory: str) -> None:
     """This process is a spooler of ``directory`` from now on: put the directory in order and be known in it."""
     global _presence
+    if bridge.is_spooler():
+        shift.idle()
     try:
         _close_to_others(directory)
         spoolfile.sweep(directory)
@@ -127,22 +137,47 @@ def on_spool(env: bridge.Env) -> int:
     The answer is always "leave the file alone": whatever is finished has left its name by then, so that a kill
     between here and uWSGI's own unlink cannot run a job again.
     """
+    answer: int | None = int(SPOOL_RETRY)
+    shift.begin()
     try:
         root = bridge.spooler_directory()
-        return serve(env, _path(env, root), root)
+        path = _path(env, root)
+        answer = serve(env, path, root)
     except BaseException:
         # A raise would be a retry at every scan; the file stays and is tried again no sooner than that.
         runner.log.exception("a spool file could not be dealt with: %r", env.get("spooler_task_name"))
-        return int(SPOOL_RETRY)
+    finally:
+        shift.end(leave)
+    if answer is None:
+        _stand_by(path, root)
+    return int(SPOOL_RETRY) if answer is None else answer
 
 
-def serve(env: bridge.Env, path: str, root: str) -> int:
-    """Run the job of the locked file ``path`` of the spool directory ``root``, settle it, return uWSGI's integer."""
+def _stand_by(path: str, root: str) -> None:
+    """Wait until jobs of ``root`` may start again; at a stop of uWSGI, for the end."""
+    # Opened and closed, the file is free of uWSGI's lock: a job that waits can be cancelled meanwhile.
+    with contextlib.suppress(OSError):
+        os.close(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC))
+    master_pid = os.getppid()
+    while pausing.is_closed(root):
+        if os.getppid() != master_pid:
+            os._exit(0)  # killed: nobody else would end this process
+        time.sleep(STAND_BY)
+
+
+def serve(env: bridge.Env, path: str, root: str) -> int | None:
+    """Run the job of the locked file ``path`` of the spool directory ``root``, settle it, return uWSGI's integer.
+
+    ``None``: no job may start now.
+    """
     if not spoolfile.is_due(path):
         return int(SPOOL_RETRY)
     if _presence is not None:
         _presence.busy()
     try:
+        # Only now: who closes the gate, and then sees nobody busy, may rely on it.
+        if pausing.is_closed(root):
+            return None
         if packet.MARKER in env:
             try:
                 _serve_own(env, path, root)
