@@ -75,7 +75,7 @@ def _mine() -> list[int]:
 
 
 def _started() -> None:
-    if not bridge.respawns():
+    if not bridge.respawns() and bridge.spooler_pids():
         for directory in bridge.directories():
             pausing.started(directory)
     threading.Thread(target=_keep, name="spoolkit-stop", daemon=True).start()

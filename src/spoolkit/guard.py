@@ -13,7 +13,7 @@ import sys
 import time
 import traceback
 
-from spoolkit import bridge
+from spoolkit import bridge, draining
 
 PAUSE = 1.0
 """Seconds before uWSGI starts another process in the place of one that could not import the application."""
@@ -47,6 +47,8 @@ def load() -> None:
         print(f"spoolkit: {name} cannot be imported; what runs the old version goes on", file=sys.stderr, flush=True)  # noqa: T201
         time.sleep(PAUSE)
         os._exit(1)
+    if bridge.is_first_worker() and bridge.respawns():
+        draining.recycle()  # before it serves: what the new version enqueues is not for the old one to run
 
 
 if bridge.is_worker() or bridge.is_spooler():

@@ -1,0 +1,56 @@
+"""A site for stops and reloads: POST /call/<task> with {"args"}, GET /slow/<seconds>, GET /version."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+
+from flask import Flask, Response, jsonify, request
+from history import record
+from kill_tasks import noted
+
+from spoolkit import JobTimeout, SpoolKit, spool
+
+VERSION = "old"
+
+app = Flask(__name__)
+SpoolKit(app)
+
+
+@app.post("/call/<name>")
+def call(name: str) -> Response:
+    return jsonify(job=globals()[name](*request.get_json()["args"]).id)
+
+
+@app.get("/slow/<float:seconds>")
+def slow(seconds: float) -> Response:
+    record("request", seconds)
+    time.sleep(seconds)
+    return jsonify(pid=os.getpid())
+
+
+@app.get("/version")
+def version() -> Response:
+    return jsonify(version=VERSION)
+
+
+@spool(retries=0)
+def work(seconds: float) -> str:
+    """With no attempt to spare: a stop must cost none."""
+    with noted():
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            time.sleep(0.05)
+    return VERSION
+
+
+@spool(retries=0, timeout=1.0)
+def overruns(seconds: float) -> str:
+    """Goes on after its timeout, until it is killed at the hard limit."""
+    with noted():
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            with contextlib.suppress(JobTimeout):
+                time.sleep(0.05)
+    return VERSION
