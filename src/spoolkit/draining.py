@@ -25,6 +25,8 @@ SURE = 0.2
 LAST_WORD = 2.0
 """Seconds after the grace at which an HTTP process that has not ended is killed."""
 
+_ends = False
+
 before_end: list[Callable[[float], object]] = []
 """What an HTTP process does before it ends, at a reload as well: called with when its time is over, by the monotonic
 clock.
@@ -93,6 +95,12 @@ def _keep() -> None:
     grace = settings.current().grace
     _say_stopping(grace)
     deadline = time.monotonic() + grace
+    while not bridge.has_application():
+        time.sleep(0.05)
+    time.sleep(LOOK)
+    if not _ends:
+        # Told to end while it started, it may not have heard.
+        os.kill(os.getpid(), signal.SIGHUP)
     while time.monotonic() < deadline and not master.is_hurried(pid):
         time.sleep(0.1)
     cut_off(_mine())
@@ -110,6 +118,8 @@ def recycle() -> None:
 
 
 def _ending() -> None:
+    global _ends
+    _ends = True
     # A second signal would begin this end anew, and cut it short.
     signal.pthread_sigmask(signal.SIG_BLOCK, (*master.STOP_SIGNALS, signal.SIGHUP))
     grace = settings.current().grace

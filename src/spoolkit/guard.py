@@ -52,4 +52,5 @@ def load() -> None:
 
 
 if bridge.is_worker() or bridge.is_spooler():
+    draining.install()  # before the application is there: a stop may come first
     load()
