@@ -25,6 +25,7 @@ SURE = 0.2
 LAST_WORD = 2.0
 """Seconds after the grace at which an HTTP process that has not ended is killed."""
 
+_installed = False
 _ends = False
 
 before_end: list[Callable[[float], object]] = []
@@ -35,7 +36,10 @@ clock.
 
 def install() -> None:
     """Have the HTTP processes of this uWSGI wait for running jobs when they are stopped. Outside uWSGI, nothing."""
-    bridge.at_worker(_started, _ending)
+    global _installed
+    if not _installed:
+        _installed = True
+        bridge.at_worker(_started, _ending)
 
 
 def busy(directories: Iterable[str], pids: Iterable[int] | None = None) -> list[int]:
