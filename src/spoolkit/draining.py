@@ -84,8 +84,8 @@ def _started() -> None:
     if not bridge.respawns() and bridge.spooler_pids():
         for directory in bridge.directories():
             pausing.started(directory)
-    # No signal is for this thread: the one that ends the process, handled here, would do so beside the main thread, which
-    # ends it as well, and does not wait.
+    # No signal is for this thread: the one that ends the process, handled here, would do so beside the main thread,
+    # which ends it as well, and does not wait.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
         threading.Thread(target=_keep, name="spoolkit-stop", daemon=True).start()

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from uwsgi_server import UwsgiServer, wait_until
 from spoolkit.job import FINISHED
 from spoolkit.store import Store
 
-from .conftest import PROJECT, SITE, History, Site
+from .conftest import SITE, History, Site
 
 STOP_HOOKS = [
     "hook-master-start = unix_signal:15 gracefully_kill_them_all",
@@ -158,6 +157,3 @@ def deployed(
         else:
             web = jobs = start("server", runs)
         yield Deployed(folder, Site(web, history), web, jobs)
-
-
-Action = Callable[[Deployed], None]
