@@ -61,8 +61,8 @@ def verdict(row: sqlite3.Row, file: str | None) -> Claim | None:
         return Settled(Done())
     if state is State.CANCELLED:
         return Settled(Cancelled(failure))
-    # An interrupted job's file was left as it lay. A dead job's is moved away before its record is written: where it lies
-    # here, someone moved it back.
+    # An interrupted job's file was left as it lay. A dead job's is moved away before its record is written: where it
+    # lies here, someone moved it back.
     return None
 
 
