@@ -111,8 +111,11 @@ def _kill(pid: int) -> None:
             time.sleep(0.002)
 
 
-def run_now(id: str) -> None:
-    """Make a job that waits for its time due. Raises :class:`UnknownJobError`, or :class:`JobStateError`."""
+def run_now(id: str) -> State:
+    """Make a job that waits for its time due; returns its state.
+
+    Raises :class:`UnknownJobError`, or :class:`JobStateError` where it does not wait.
+    """
     deadline = time.monotonic() + CLAIM_TIME
     while True:
         status = find(id)
@@ -129,6 +132,7 @@ def run_now(id: str) -> None:
     for directory in directories(status):
         if new.startswith(directory + os.sep):
             presence.wake(directory)
+    return status.state
 
 
 @contextlib.contextmanager
