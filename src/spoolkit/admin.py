@@ -83,12 +83,14 @@ def cancel(id: str, *, force: bool = False) -> State:
 
 
 def _cancel_waiting(status: Status) -> bool:
+    store = tracking.store()
     with _claimed(status) as path:
-        if path is None or not tracking.store().cancel(status, "cancelled before it ran"):
+        _, left = recorder.look(store.folder, status.id)
+        if path is None or not store.cancel(status, "cancelled while it did not run", log=left):
             return False
         spoolfile.finish(path)
-    recorder.forget(tracking.store().folder, status.id)
-    waiting.announce(tracking.store().folder, status.id)
+    recorder.forget(store.folder, status.id)
+    waiting.announce(store.folder, status.id)
     return True
 
 

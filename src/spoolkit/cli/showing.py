@@ -123,7 +123,7 @@ def duration(seconds: float) -> str:
         return f"{seconds * 1000:.0f} ms"
     for most, unit, name in ((120, 1, "s"), (7200, 60, "min"), (172800, 3600, "h")):
         if seconds < most:
-            return f"{seconds / unit:.{1 if seconds < 10 else 0}f} {name}"
+            return f"{seconds / unit:.{1 if seconds < 10 * unit else 0}f} {name}"
     return f"{seconds / 86400:.0f} d"
 
 
