@@ -189,7 +189,7 @@ def test_it_sets_aside_what_is_no_job_and_leaves_what_is_another_librarys(
     spoolfile.write(str(spool), "foreign", foreign)
     flask("spool", "run")
     spoolfile.write(str(spool), "broken", b"\x11\x50\x00\x00 too short")
-    wait_until(lambda: (spool / "dead" / f"{spoolfile.PREFIX}broken.json").exists())
+    wait_until(lambda: (spool / "dead" / f"{spoolfile.PREFIX}broken").exists())
     assert files(spool) == [f"{spoolfile.PREFIX}foreign"]
 
 
