@@ -83,12 +83,14 @@ def cancel(id: str, *, force: bool = False) -> State:
 
 
 def _cancel_waiting(status: Status) -> bool:
+    store = tracking.store()
     with _claimed(status) as path:
-        if path is None or not tracking.store().cancel(status, "cancelled before it ran"):
+        _, left = recorder.look(store.folder, status.id)
+        if path is None or not store.cancel(status, "cancelled while it did not run", log=left):
             return False
         spoolfile.finish(path)
-    recorder.forget(tracking.store().folder, status.id)
-    waiting.announce(tracking.store().folder, status.id)
+    recorder.forget(store.folder, status.id)
+    waiting.announce(store.folder, status.id)
     return True
 
 
@@ -111,8 +113,11 @@ def _kill(pid: int) -> None:
             time.sleep(0.002)
 
 
-def run_now(id: str) -> None:
-    """Make a job that waits for its time due. Raises :class:`UnknownJobError`, or :class:`JobStateError`."""
+def run_now(id: str) -> State:
+    """Make a job that waits for its time due; returns its state.
+
+    Raises :class:`UnknownJobError`, or :class:`JobStateError` where it does not wait.
+    """
     deadline = time.monotonic() + CLAIM_TIME
     while True:
         status = find(id)
@@ -129,6 +134,7 @@ def run_now(id: str) -> None:
     for directory in directories(status):
         if new.startswith(directory + os.sep):
             presence.wake(directory)
+    return status.state
 
 
 @contextlib.contextmanager

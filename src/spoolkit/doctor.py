@@ -228,7 +228,7 @@ def _ordered(uwsgi: Instance, site: Site) -> Iterator[Finding]:
     folders = [entry for entry in site.entries if entry.is_priority]
     if folders and uwsgi.of("spooler") and not uwsgi.on("spooler-ordered"):
         count = sum(entry.is_job for entry in site.entries if entry.folder is not None)
-        problem = f"it never looks into the priority folder {_show(folders[0].path)}; {count} jobs lie in such folders"
+        problem = f"it never looks into the priority folder {_show(folders[0].path)}; jobs in such folders: {count}"
         yield Finding("spooler-ordered", problem, "spooler-ordered = true")
 
 
@@ -295,7 +295,7 @@ def _due_job(site: Site) -> Iterator[Finding]:
     waiting = [job for job in site.due(site.max_due_age) if (seen or job.folder is None) and job.about.st_size > 3]
     since = [site.now - job.about.st_mtime for job, pid in _holders(waiting) if pid is None]
     if since:
-        problem = f"{len(since)} jobs of {_show(site.directory)} are due and wait, one for {max(since):.0f} s"
+        problem = f"due jobs that wait in {_show(site.directory)}: {len(since)}, the oldest for {max(since):.0f} s"
         yield Finding("due-job", problem, f"spooler-processes = {2 * len(site.spoolers)}" if site.spoolers else _START)
 
 
@@ -325,7 +325,7 @@ def _permissions(site: Site) -> Iterator[Finding]:
     for found, what, cure, severity in cures:
         if found:
             remedy = f"find {_quote(directory)} -maxdepth 2 -name '{spoolfile.PREFIX}*' -exec {cure} {{}} +"
-            problem = f"{len(found)} jobs {what}, such as {_show(found[0].path)}"
+            problem = f"jobs that {what}: {len(found)}, such as {_show(found[0].path)}"
             yield Finding("permissions", problem, remedy, severity)
 
 
@@ -385,7 +385,7 @@ def _stray_file(site: Site) -> Iterator[Finding]:
     limit = site.now - spoolfile.STRAY_AGE
     strays = [entry for entry in site.entries if entry.is_seen and entry.name.startswith(spoolfile.TEMPORARY)]
     if strays := [entry for entry in strays if entry.about.st_ctime < limit]:
-        problem = f"{len(strays)} files were never finished, such as {_show(strays[0].path)}; no job was accepted there"
+        problem = f"files never finished, of no accepted job: {len(strays)}, such as {_show(strays[0].path)}"
         remedy = f"find {_quote(site.directory)} -maxdepth 2 -name '{spoolfile.TEMPORARY}*' -cmin +60 -delete"
         yield Finding("stray-file", problem, remedy, "warning")
 
@@ -393,7 +393,7 @@ def _stray_file(site: Site) -> Iterator[Finding]:
 def _dead_job(site: Site) -> Iterator[Finding]:
     if dead := morgue.files(site.directory):
         reasons = f"{_quote(os.path.dirname(dead[0]))}/*.json"
-        yield Finding("dead-job", f"{len(dead)} dead jobs wait for somebody to look", f"cat {reasons}", "warning")
+        yield Finding("dead-job", f"dead jobs that wait for somebody to look: {len(dead)}", f"cat {reasons}", "warning")
 
 
 # What it lies on
@@ -406,7 +406,7 @@ def _clock(site: Site) -> Iterator[Finding]:
         problem = f"the clock of the file system of {_show(site.directory)} is {skew:+.1f} s off this machine's"
         yield Finding("clock", problem, "chronyc makestep  # on both machines")
     if far := [job.path for job in site.jobs() if job.about.st_mtime > site.now + schedule.MAX_AHEAD]:
-        problem = f"{len(far)} jobs are due in more than ten years, such as {_show(far[0])}"
+        problem = f"jobs due in more than ten years: {len(far)}, such as {_show(far[0])}"
         yield Finding("clock", problem, f"touch {_quote(far[0])}  # to run it now", "warning")
     if ahead := [entry for entry in site.entries if entry.is_priority and entry.about.st_mtime > site.now + 1]:
         problem = f"the priority folder {_show(ahead[0].path)} is passed over until its own time, which lies ahead"

@@ -89,10 +89,12 @@ class Records(Database):
                 events.append(Event(row["time"], row["kind"]))
         return list(attempts.values()), events
 
-    def counts(self) -> dict[tuple[str, str], int]:
-        """How many jobs there are by task and state."""
-        rows = self.read("SELECT task, state, count(*) AS n FROM jobs GROUP BY task, state ORDER BY task, state")
-        return {(row["task"], row["state"]): row["n"] for row in rows}
+    def counts(self, states: Iterable[State]) -> dict[tuple[str, State], int]:
+        """How many jobs are in ``states``, by task and state."""
+        wanted = [state.value for state in states]
+        where = f"state IN ({', '.join('?' * len(wanted))})"
+        sql = f"SELECT task, state, count(*) AS n FROM jobs WHERE {where} GROUP BY task, state"  # noqa: S608 - placeholders only
+        return {(row["task"], State(row["state"])): row["n"] for row in self.read(sql, tuple(wanted))}
 
     def durations(self, since: float) -> list[float]:
         """The seconds that each attempt took that finished its job after ``since`` (unix time), sorted."""

@@ -6,11 +6,14 @@ import contextlib
 import os
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 from spoolkit import clock, lookup, tracking
-from spoolkit.job import State
+from spoolkit.job import FINISHED, State
 
 HOUR = 3600.0
+
+OVER = FINISHED - {State.DEAD}
 
 PERCENTILES = (50, 90, 99)
 
@@ -24,18 +27,27 @@ class Statistics:
     ``percentiles`` how long those took at most, so many per cent of them
     """
 
-    counts: dict[tuple[str, str], int]
+    counts: dict[tuple[str, State], int]
     oldest_due: float | None
     done: int
     percentiles: dict[int, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures as JSON tells them."""
+        return {
+            "counts": [{"task": task, "state": str(state), "count": n} for (task, state), n in self.counts.items()],
+            "oldest_due": self.oldest_due,
+            "done_last_hour": self.done,
+            "run_time": {f"p{share}": seconds for share, seconds in self.percentiles.items()},
+        }
 
 
 def gather() -> Statistics:
     """The figures of now."""
     now = clock.now()
-    counts: Counter[tuple[str, str]] = Counter()
-    for status in lookup.jobs():
-        counts[status.task or "?", str(status.state)] += 1
+    # What is over for good is counted where it lies: there may be a million of it.
+    counts = Counter(lookup.known_of(lambda: tracking.store().counts(OVER)) or {})
+    counts.update((status.task or "?", status.state) for status in lookup.jobs(states=frozenset(State) - OVER))
     took = lookup.known_of(lambda: tracking.store().durations(now - HOUR)) or []
     return Statistics(dict(sorted(counts.items())), _oldest_due(now), len(took), _percentiles(took))
 

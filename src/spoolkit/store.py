@@ -169,11 +169,15 @@ class Store(Records):
 
     # What people do.
 
-    def cancel(self, status: Status, reason: str) -> bool:
-        """Record as cancelled what does not run; whether it was so. The caller holds the job's file."""
+    def cancel(self, status: Status, reason: str, *, log: str = "") -> bool:
+        """Record as cancelled what does not run; whether it was so. The caller holds the job's file.
+
+        ``log`` is what an attempt left behind whose process is gone.
+        """
         now = clock.now()
         with self.transaction() as db:
             row = db.execute("SELECT * FROM jobs WHERE id = ?", (status.id,)).fetchone()
+            attempt = None  # that ends with this
             given = {"state": State.CANCELLED.value, "finished_at": now, "cancel": 1, "error_message": reason}
             given["ending"] = "cancelled"
             if row is None:
@@ -181,10 +185,11 @@ class Store(Records):
                 given.update(enqueued_at=status.enqueued_at, run_at=status.run_at, attempt=0, base=0)
                 insert(db, given)
             elif State.CANCELLED in MOVES[State(row["state"])] and not claims.is_running(row):
+                attempt = row["attempt"] if row["state"] == State.RUNNING else None
                 update(db, status.id, {**given, "pid": None, "identity": None})
             else:
                 return False
-            self._event(db, status.id, "cancelled", now, detail={"message": reason})
+            self._event(db, status.id, "cancelled", now, attempt, detail={"message": reason}, log=log)
         return True
 
     def ask_to_stop(self, id: str, *, kill: Callable[[int], None] | None = None) -> bool:

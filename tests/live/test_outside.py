@@ -123,7 +123,7 @@ def test_flask_spool_run_runs_jobs(flask: Start, environment: dict[str, str], hi
     runner = flask("spool", "run")
     script(environment, ENQUEUE.format(word="one"))
     (event,) = history.wait_for("note", "one")
-    assert event.pid == runner.pid
+    assert parent_of(event.pid) == runner.pid
     script(environment, "import site_tasks, time; site_tasks.note.using(at=time.time() + 1.2)('later')")
     script(environment, "import site_tasks; site_tasks.flaky('raised', 2)")
     history.wait_for("note", "later")
@@ -172,7 +172,7 @@ def test_beside_uwsgi_it_takes_no_job_twice(
 ) -> None:
     site = start_site(spoolers=2)
     flask("spool", "run", "--processes", "2")
-    wait_until(lambda: len(os.listdir(site.spool / "spoolers")) == 4)
+    wait_until(lambda: len(spool_runners(site.spool)) == 4)
     script(environment, "import site_tasks\nfor i in range(300): site_tasks.note(str(i))")
     site.wait_empty(timeout=30)
     ran = history.events("note")
@@ -189,7 +189,7 @@ def test_it_sets_aside_what_is_no_job_and_leaves_what_is_another_librarys(
     spoolfile.write(str(spool), "foreign", foreign)
     flask("spool", "run")
     spoolfile.write(str(spool), "broken", b"\x11\x50\x00\x00 too short")
-    wait_until(lambda: (spool / "dead" / f"{spoolfile.PREFIX}broken.json").exists())
+    wait_until(lambda: (spool / "dead" / f"{spoolfile.PREFIX}broken").exists())
     assert files(spool) == [f"{spoolfile.PREFIX}foreign"]
 
 
@@ -211,8 +211,37 @@ def test_flask_run_brings_one_runner_along(
     wait_until(lambda: not Path(f"/proc/{event.pid}").exists(), timeout=20, message="the runner outlived flask run")
 
 
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def test_a_task_that_kills_its_process_does_not_end_the_runner(
+    flask: Start, environment: dict[str, str], history: History, spool: Path, tmp_path: Path
+) -> None:
+    runner = flask("spool", "run")
+    script(environment, "import site_tasks; site_tasks.flaky('killed', 1); site_tasks.note('after')")
+    history.wait_for("note", "after", timeout=20)
+    history.wait_for("flaky", "killed", count=2, timeout=20)
+    wait_until(lambda: not files(spool), timeout=20)
+    assert runner.poll() is None
+    assert "ended by signal 9 and is started again" in (tmp_path / "flask.log").read_text()
+
+
+def test_killed_itself_it_lets_the_running_job_finish_and_starts_no_other(
+    flask: Start, environment: dict[str, str], history: History, spool: Path
+) -> None:
+    runner = flask("spool", "run")
+    script(environment, "import site_tasks; site_tasks.work('long', 1.5); site_tasks.note('next')")
+    (start,) = history.wait_for("start", "long")
+    runner.send_signal(signal.SIGKILL)
+    history.wait_for("end", "long")
+    wait_until(lambda: not Path(f"/proc/{start.pid}").exists(), message="the child outlived its parent")
+    assert history.events("note") == []
+    assert len(files(spool)) == 1
+
+
 def spool_runners(spool: Path) -> list[int]:
-    return [int(name) for name in os.listdir(spool / "spoolers")]
+    return [int(name) for name in os.listdir(spool / "spoolers") if name.isdigit()]
 
 
 def free_port() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import sys
 import time
 
@@ -40,6 +41,8 @@ def flaky(how: str, failures: int) -> object:
         sys.exit(3)
     if how == "interrupt":
         raise KeyboardInterrupt
+    if how == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
     raise ValueError(how)
 
 

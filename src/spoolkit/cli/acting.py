@@ -1,0 +1,93 @@
+"""``retry``, ``cancel``, ``run-now``, ``purge``: what people do to jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import click
+
+from spoolkit import admin, clock
+from spoolkit.cli import group
+from spoolkit.cli.group import command, say_json
+from spoolkit.errors import SpoolkitError
+from spoolkit.job import FINISHED, State
+
+
+@command("retry")
+@click.argument("ids", nargs=-1, metavar="[ID]...")
+@click.option("--dead", "all_dead", is_flag=True, help="All dead jobs.")
+@click.option("--task", help="With --dead: only jobs of this task.")
+def retry(ids: tuple[str, ...], all_dead: bool, task: str | None, as_json: bool) -> None:
+    """Run dead jobs again, with a fresh count of attempts."""
+    if bool(ids) == all_dead:
+        raise click.UsageError("give the ids of dead jobs, or --dead for all of them")
+    if task is not None and not all_dead:
+        raise click.UsageError("--task goes with --dead")
+
+    def retried(id: str) -> State:
+        admin.retry(id)
+        return State.QUEUED
+
+    _each(admin.dead(task) if all_dead else ids, retried, as_json)
+
+
+@command("cancel")
+@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+@click.option("--force", is_flag=True, help="Kill the process of a job that runs.")
+def cancel(ids: tuple[str, ...], force: bool, as_json: bool) -> None:
+    """See that jobs do not run, or not on.
+
+    A waiting job is cancelled for good. A running one is asked to stop, and goes on until it looks; with --force its
+    process is killed, and the job is not run again.
+    """
+    _each(ids, lambda id: admin.cancel(id, force=force), as_json)
+
+
+@command("run-now")
+@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+def run_now(ids: tuple[str, ...], as_json: bool) -> None:
+    """Let jobs run that wait for their time."""
+    _each(ids, admin.run_now, as_json)
+
+
+@command("purge")
+@click.option(
+    "--state",
+    "states",
+    type=group.states,
+    metavar="STATES",
+    default="done,cancelled,lost",
+    show_default=True,
+    help="In which states; dead jobs go with their files.",
+)
+@click.option(
+    "--older-than", type=group.seconds, default="0", metavar="SPAN", help="Only what ended longer ago: 2h, 7d."
+)
+def purge(states: frozenset[State], older_than: float, as_json: bool) -> None:
+    """Forget jobs that are over."""
+    if open_states := states - FINISHED:
+        raise click.BadParameter(f"{', '.join(sorted(open_states))} jobs are not over", param_hint="--state")
+    gone = admin.purge(states, clock.now() - older_than)
+    say_json({"purged": gone}) if as_json else click.echo(f"{gone} job{'' if gone == 1 else 's'} forgotten")
+
+
+def _each(ids: Iterable[str], act: Callable[[str], State], as_json: bool) -> None:
+    """Do it to each job, whatever becomes of the others. Exit code 1 where one of them would not."""
+    told: list[dict[str, Any]] = []
+    for id in ids:
+        try:
+            state = act(id)
+        except SpoolkitError as error:
+            told.append({"id": id, "error": error.to_dict()})
+            if not as_json:
+                click.echo(f"Error: {error}", err=True)
+        else:
+            told.append({"id": id, "state": str(state)})
+            if not as_json:
+                asked = " (asked to stop)" if state is State.RUNNING else ""
+                click.echo(f"{id} {state}{asked}")
+    if as_json:
+        say_json(told)
+    if any("error" in one for one in told):
+        raise click.exceptions.Exit(1)

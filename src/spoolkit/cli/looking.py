@@ -1,0 +1,118 @@
+"""``ls``, ``show``, ``stats``: where jobs stand."""
+
+from __future__ import annotations
+
+import click
+
+from spoolkit import api, lookup
+from spoolkit import stats as statistics
+from spoolkit.cli import group
+from spoolkit.cli.group import command, say_json
+from spoolkit.cli.showing import HEADERS, bar, duration, line, say, stamp, summary, table
+from spoolkit.job import Attempt, State
+from spoolkit.lookup import Details
+
+LIMIT = 50
+
+
+@command("ls")
+@click.option(
+    "--state", "states", type=group.states, metavar="STATES", help="Only jobs in these states, such as queued,retrying."
+)
+@click.option("--task", help="Only jobs of this task.")
+@click.option(
+    "--since", type=group.moment, metavar="MOMENT", help="Only jobs enqueued since: 2h, 7d, or a date and time."
+)
+@click.option(
+    "--limit", type=click.IntRange(min=0), default=LIMIT, show_default=True, help="How many at most; 0: all of them."
+)
+def ls(states: frozenset[State] | None, task: str | None, since: float | None, limit: int, as_json: bool) -> None:
+    """List jobs, newest first."""
+    found = lookup.jobs(states=states or (), task=task, since=since, limit=limit + 1 if limit else None)
+    shown = found[:limit] if limit else found
+    if as_json:
+        say_json([api.public(status) for status in shown])
+        return
+    if not shown:
+        click.echo("no jobs", err=True)
+        return
+    say(table(HEADERS, map(summary, shown)))
+    if len(found) > len(shown):
+        click.echo(f"… and older ones: --limit {2 * limit}, or --limit 0 for all", err=True)
+
+
+@command("show")
+@click.argument("id")
+def show(id: str, as_json: bool) -> None:
+    """Show all that is known of a job: arguments, timeline, tracebacks, log."""
+    if as_json:
+        say_json(api.detailed(id))
+        return
+    found = lookup.details(id)
+    say(table(("", ""), _facts(found)))
+    say("", *_timeline(found))
+    for attempt in found.attempts:
+        for what, text in (("traceback", attempt.traceback), ("log", attempt.log)):
+            if text:
+                say("", f"attempt {attempt.number}, {what}:", *(f"  {line(one)}" for one in text.splitlines()))
+
+
+def _facts(found: Details) -> list[tuple[str, object]]:
+    status = found.status
+    facts = [
+        ("job", status.id),
+        ("task", status.task or "?"),
+        ("state", status.state),
+        ("engine", status.engine),
+        ("queue", status.queue),
+        ("arguments", "not kept" if found.arguments is None else _call(*found.arguments)),
+        ("attempts", f"{status.attempt} of {status.max_attempts}" if status.max_attempts else status.attempt),
+        ("due", stamp(status.run_at)),
+        ("progress", bar(status.progress) if status.progress else None),
+        ("result", None if status.result is None else status.result.decode()),
+        ("error", ": ".join(filter(None, (status.error_type, status.error_message)))),
+        ("no result", status.result_error),
+    ]
+    return [(name, value) for name, value in facts if value not in (None, "")]
+
+
+def _call(args: tuple[object, ...], kwargs: dict[str, object]) -> str:
+    return f"({', '.join([*map(repr, args), *(f'{name}={value!r}' for name, value in kwargs.items())])})"
+
+
+def _timeline(found: Details) -> list[object]:
+    status = found.status
+    lines: list[tuple[float, str]] = [(status.enqueued_at, "enqueued")] if status.enqueued_at else []
+    for attempt in found.attempts:
+        lines.append((attempt.started_at, f"attempt {attempt.number} started, pid {attempt.pid}"))
+        if attempt.finished_at is not None:
+            lines.append((attempt.finished_at, f"attempt {attempt.number} {_ending(attempt)}"))
+    lines += [(event.time, event.kind) for event in found.events]
+    return [table(("", ""), [(stamp(time), text) for time, text in sorted(lines, key=lambda entry: entry[0])])]
+
+
+def _ending(attempt: Attempt) -> str:
+    took = duration((attempt.finished_at or 0.0) - attempt.started_at)
+    why = ": ".join(filter(None, (attempt.error_type, attempt.message)))
+    return f"{attempt.outcome} after {took}" + (f": {why}" if why else "")
+
+
+@command("stats")
+def stats(as_json: bool) -> None:
+    """Count jobs by task and state; what waits longest; how much was done in the last hour, and how fast."""
+    figures = statistics.gather()
+    if as_json:
+        say_json(figures.to_dict())
+        return
+    states = [state for state in State if any(of is state for _, of in figures.counts)]
+    tasks = sorted({task for task, _ in figures.counts})
+    if tasks:
+        rows = [[task, *(figures.counts.get((task, state), 0) for state in states)] for task in tasks]
+        say(table(("TASK", *(str(state).upper() for state in states)), rows), "")
+    oldest = (
+        "nothing is due"
+        if figures.oldest_due is None
+        else f"the oldest due job waits for {duration(figures.oldest_due)}"
+    )
+    took = ", ".join(f"{share} % within {duration(seconds)}" for share, seconds in figures.percentiles.items())
+    say(oldest, f"done in the last hour: {figures.done}" + (f" ({took})" if took else ""))

@@ -1,0 +1,70 @@
+"""``run`` and ``doctor``: that jobs run at all."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import asdict
+
+import click
+from flask import current_app
+
+from spoolkit import doctor as examination
+from spoolkit import instance, settings, tracking
+from spoolkit.cli.group import command, say_json, seconds
+from spoolkit.engines.spooler import supervise
+
+INI = "uwsgi.ini"
+
+
+@command("run")
+@click.option(
+    "--processes", type=click.IntRange(1, 64), default=1, show_default=True, help="How many jobs run at once."
+)
+@click.option("--until-eof", is_flag=True, hidden=True, help="Stop when standard input closes.")
+def run(processes: int, until_eof: bool, as_json: bool) -> None:
+    """Run the jobs of the spool directory, where uWSGI does not.
+
+    Ctrl-C or SIGTERM lets running jobs finish and starts no other; given twice, it ends at once and the jobs run again.
+    """
+    directory = settings.current().spool
+    if not os.path.isdir(directory):
+        raise click.ClickException(f"the spool directory {directory} is not there: set SPOOLKIT_SPOOL, or make it")
+    if as_json:
+        say_json({"spool": directory, "application": current_app.name, "pid": os.getpid(), "processes": processes})
+    else:
+        click.echo(f"spoolkit: running the jobs of {directory} for {current_app.name}, pid {os.getpid()}", err=True)
+    sys.exit(supervise(directory, processes, until_eof=sys.stdin.fileno() if until_eof else None))
+
+
+@command("doctor")
+@click.option("--ini", type=click.Path(), help="The file that uWSGI is started with, if it does not run.")
+@click.option(
+    "--max-due-age",
+    type=seconds,
+    default="60s",
+    show_default=True,
+    metavar="SPAN",
+    help="How long a job may be due and wait.",
+)
+def doctor(ini: str | None, max_due_age: float, as_json: bool) -> None:
+    """Name what keeps jobs from running, or will, each with its remedy. Exit code 1 where there is something."""
+    findings = []
+    for directory in tracking.directories():
+        told_by = ini or _ini(directory)
+        findings += examination.examine(directory, store=tracking.store().path, ini=told_by, max_due_age=max_due_age)
+    if as_json:
+        say_json([asdict(finding) for finding in findings])
+    elif not findings:
+        click.echo(f"all is well with {', '.join(tracking.directories())}")
+    else:
+        for finding in findings:
+            click.echo(f"{finding.severity} [{finding.check}] {finding.problem}\n    {finding.remedy}")
+    if findings:
+        raise click.exceptions.Exit(1)
+
+
+def _ini(directory: str) -> str | None:
+    """The application's own ini file, where no uWSGI runs that could be asked."""
+    path = os.path.join(current_app.root_path, INI)
+    return path if instance.read(directory) is None and os.path.isfile(path) else None

@@ -1,0 +1,72 @@
+"""``flask spool`` beside the application at the top of the repository, in its uWSGI."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from uwsgi_server import UwsgiServer, wait_until
+
+from .conftest import PROJECT, StartSite
+
+
+@pytest.fixture
+def application(tmp_path: Path) -> Iterator[UwsgiServer]:
+    with UwsgiServer(tmp_path, ini=PROJECT / "uwsgi.ini") as server:
+        yield server
+
+
+def flask_spool(spool: Path, *words: str, folder: Path = PROJECT, code: int = 0) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "flask", "spool", *words],
+        cwd=folder,
+        env={**os.environ, "SPOOLKIT_SPOOL": str(spool)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout
+
+
+def ask(server: UwsgiServer, *words: str) -> Any:
+    return json.loads(flask_spool(server.spool, *words, "--json"))
+
+
+def test_the_doctor_finds_nothing_wrong_with_the_application_as_it_comes(application: UwsgiServer) -> None:
+    assert flask_spool(application.spool, "doctor") == f"all is well with {application.spool}\n"
+
+
+def test_the_doctor_sees_the_options_of_the_uwsgi_that_runs(start_site: StartSite) -> None:
+    site = start_site(frequency=30)
+    said = flask_spool(site.spool, "doctor", code=1)
+    assert f"[spooler-frequency] the running uWSGI (pid {site.server.master_pid}): spooler-frequency is 30:" in said
+    assert "[spooler-alive]" not in said
+
+
+def test_a_running_job_is_killed_and_not_run_again(application: UwsgiServer) -> None:
+    id = application.get("/uwsgi_spool/600").json["job"]
+    wait_until(lambda: ask(application, "show", id)["progress"])
+    assert ask(application, "cancel", "--force", id) == [{"id": id, "state": "cancelled"}]
+    assert ask(application, "ls", "--state", "running,queued,retrying") == []
+    after = application.get("/uwsgi_spool/1").json["job"]
+    wait_until(lambda: ask(application, "show", after)["state"] == "done", timeout=20)
+    shown = ask(application, "show", id)
+    assert (shown["state"], shown["attempt"]) == ("cancelled", 1)
+    (attempt,) = shown["attempts"]
+    assert attempt["outcome"] == "cancelled"
+    assert "Working in uwsgi spool... 1/600" in attempt["log"]
+
+
+def test_a_delayed_job_is_made_to_run_now(application: UwsgiServer) -> None:
+    id = application.get("/uwsgi_spool/1?delay=3000").json["job"]
+    assert ask(application, "stats")["oldest_due"] is None
+    assert ask(application, "run-now", id) == [{"id": id, "state": "queued"}]
+    wait_until(lambda: ask(application, "show", id)["state"] == "done", timeout=20)
+    assert ask(application, "stats")["done_last_hour"] == 1

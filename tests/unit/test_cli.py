@@ -1,0 +1,281 @@
+"""``flask spool``: what it does, its exit codes, its JSON. How it looks is compared in test_docs."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from flask import Flask
+from uwsgi_server import wait_until
+
+from spoolkit import SpoolKit, current_job, lookup, settings, spool, tracking
+from spoolkit.cli import commands, showing
+from spoolkit.engines.spooler import Spooler
+from spoolkit.job import Progress, State, Status
+
+
+@spool(retries=0)
+def adds(a: int, b: int) -> int:
+    print("adding")
+    return a + b
+
+
+@spool(retries=0)
+def breaks(word: str) -> None:
+    raise ValueError(word)
+
+
+@spool
+def waits_to_be_stopped() -> None:
+    while not current_job().cancelled:
+        time.sleep(0.01)
+
+
+Flasks = Callable[..., Result]
+
+
+@pytest.fixture
+def flask_spool(tmp_path: Path) -> Iterator[Flasks]:
+    app = Flask("the_application", root_path=str(tmp_path))
+    app.config["SPOOLKIT_SPOOL"] = tmp_path / "spool"
+    SpoolKit(app)
+    runner = app.test_cli_runner()
+    with app.app_context():
+        yield lambda *words: runner.invoke(commands, [str(word) for word in words])
+        tracking.store().close()
+
+
+@pytest.fixture
+def running(flask_spool: Flasks) -> Iterator[str]:
+    """A job that runs, in a process of its own."""
+    job = waits_to_be_stopped()
+    pid = os.fork()
+    if not pid:
+        run_all()
+        os._exit(0)
+    wait_until(lambda: lookup.find(job.id).state is State.RUNNING)
+    yield job.id
+    os.waitpid(pid, 0)
+
+
+def run_all() -> None:
+    Spooler(settings.current().spool).run_due()
+
+
+def told(result: Result, code: int = 0) -> Any:
+    assert result.exit_code == code, result.output
+    return json.loads(result.stdout)
+
+
+def test_ls_filters_and_counts(flask_spool: Flasks) -> None:
+    adds(1, 2)
+    breaks("x")
+    run_all()
+    waiting = adds.using(delay=60)(3, 4)
+    listed = told(flask_spool("ls", "--json"))
+    assert [one["state"] for one in listed] == ["queued", "dead", "done"]
+    assert [one["id"] for one in told(flask_spool("ls", "--state", "queued", "--json"))] == [waiting.id]
+    assert {one["task"] for one in told(flask_spool("ls", "--task", breaks.name, "--json"))} == {breaks.name}
+    assert len(told(flask_spool("ls", "--limit", 1, "--json"))) == 1
+    assert len(told(flask_spool("ls", "--limit", 0, "--json"))) == 3
+    assert len(told(flask_spool("ls", "--since", "1h", "--json"))) == 3
+    assert told(flask_spool("ls", "--since", "2090-01-01", "--json")) == []
+    assert "arguments" not in listed[0]
+
+
+def test_ls_says_where_it_stops(flask_spool: Flasks) -> None:
+    for number in range(3):
+        adds.using(delay=60)(number, 0)
+    assert "older ones: --limit 4" in flask_spool("ls", "--limit", 2).output
+    assert "older ones" not in flask_spool("ls", "--limit", 3).output
+    assert "no jobs" in flask_spool("ls", "--state", "dead").output
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["ls", "--state", "finished"], "give some of queued, running"),
+        (["ls", "--since", "yesterday"], "give such as 2h"),
+        (["purge", "--older-than", "-5"], "is no time span"),
+        (["purge", "--state", "running"], "running jobs are not over"),
+        (["retry"], "give the ids of dead jobs, or --dead"),
+        (["retry", "abc", "--dead"], "give the ids of dead jobs, or --dead"),
+        (["retry", "abc", "--task", "t"], "--task goes with --dead"),
+        (["cancel"], "Missing argument"),
+        (["watch", "--interval", "0"], "not in the range"),
+    ],
+)
+def test_what_was_not_understood_is_exit_code_2(flask_spool: Flasks, words: list[str], says: str) -> None:
+    result = flask_spool(*words)
+    assert result.exit_code == 2
+    assert says in result.output
+
+
+@pytest.mark.parametrize("words", [["show"], ["retry"], ["cancel"], ["run-now"]])
+@pytest.mark.parametrize("id", ["18aa", "../../etc/passwd"])
+def test_an_unknown_job_is_exit_code_1(flask_spool: Flasks, words: list[str], id: str) -> None:
+    result = flask_spool(*words, id)
+    assert result.exit_code == 1
+    assert "Error: " in result.output
+
+
+def test_show_has_the_arguments_the_timeline_the_traceback_and_the_log(flask_spool: Flasks) -> None:
+    broken, added = breaks("such a word"), adds(1, b=2)
+    run_all()
+    shown = flask_spool("show", broken.id).output
+    for part in ("('such a word')", "1 of 1", "attempt 1 started, pid", "attempt 1 failed", "ValueError: such a word"):
+        assert part in shown
+    assert "in breaks" in shown
+    assert "adding" in flask_spool("show", added.id).output
+    details = told(flask_spool("show", added.id, "--json"))
+    assert details["arguments"] == {"args": [1], "kwargs": {"b": 2}}
+    assert details["result"] == 3
+    assert [attempt["outcome"] for attempt in details["attempts"]] == ["done"]
+
+
+def test_retry_takes_one_or_all_of_a_task(flask_spool: Flasks) -> None:
+    first, second = breaks("one"), breaks("two")
+    run_all()
+    assert told(flask_spool("retry", first.id, "--json")) == [{"id": first.id, "state": "queued"}]
+    again = told(flask_spool("retry", first.id, "nobody", second.id, "--json"), code=1)
+    assert [one.get("state") for one in again] == [None, None, "queued"]
+    assert again[0]["error"]["type"] == "JobStateError"
+    run_all()
+    assert told(flask_spool("retry", "--dead", "--task", adds.name, "--json")) == []
+    assert len(told(flask_spool("retry", "--dead", "--json"))) == 2
+    run_all()
+    assert (first.state, first.attempt) == (State.DEAD, 3)
+
+
+def test_cancel_and_run_now(flask_spool: Flasks) -> None:
+    one, other = adds.using(delay=60)(1, 1), adds.using(delay=60)(2, 2)
+    assert flask_spool("cancel", one.id).output == f"{one.id} cancelled\n"
+    assert flask_spool("cancel", one.id).exit_code == 1
+    assert flask_spool("run-now", other.id).exit_code == 0
+    run_all()
+    assert (one.state, other.result) == (State.CANCELLED, 4)
+
+
+def test_cancel_asks_what_runs_and_forces_it(flask_spool: Flasks, running: str) -> None:
+    assert flask_spool("cancel", running).output == f"{running} running (asked to stop)\n"
+    wait_until(lambda: lookup.find(running).state is State.CANCELLED)
+
+
+def test_cancel_force_kills_what_runs(flask_spool: Flasks, running: str) -> None:
+    assert told(flask_spool("cancel", "--force", running, "--json")) == [{"id": running, "state": "cancelled"}]
+
+
+def test_purge_forgets_what_is_over(flask_spool: Flasks) -> None:
+    adds(1, 2)
+    dead = breaks("x")
+    run_all()
+    assert told(flask_spool("purge", "--older-than", "1h", "--json")) == {"purged": 0}
+    assert flask_spool("purge").output == "1 job forgotten\n"
+    assert dead.state is State.DEAD
+    assert told(flask_spool("purge", "--state", "dead", "--json")) == {"purged": 1}
+    assert told(flask_spool("ls", "--json")) == []
+
+
+def test_stats_and_watch_count(flask_spool: Flasks, running: str) -> None:
+    breaks("x")
+    figures = told(flask_spool("stats", "--json"))
+    assert {(one["task"], one["state"]): one["count"] for one in figures["counts"]} == {
+        (breaks.name, "queued"): 1,
+        (waits_to_be_stopped.name, "running"): 1,
+    }
+    assert figures["oldest_due"] >= 0
+    seen = told(flask_spool("watch", "--times", 1, "--json"))
+    assert [one["id"] for one in seen["running"]] == [running]
+    assert flask_spool("watch", "--times", 2, "--interval", 0.1).output.count(running) == 2
+    flask_spool("cancel", running)
+
+
+def test_a_store_that_cannot_be_used_is_said_and_not_a_traceback(flask_spool: Flasks) -> None:
+    waiting = adds.using(delay=60)(1, 2)
+    Path(tracking.store().path).write_bytes(b"garbage " * 1000)
+    result = flask_spool("cancel", waiting.id)
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: ")
+    assert "Traceback" not in result.output
+    assert [one["id"] for one in told(flask_spool("ls", "--json"))] == [waiting.id], "the directory alone tells of it"
+
+
+def test_the_doctor_is_exit_code_1_where_something_is_wrong(flask_spool: Flasks, tmp_path: Path) -> None:
+    findings = told(flask_spool("doctor", "--json"), code=1)
+    assert "spooler-alive" in {finding["check"] for finding in findings}
+    (tmp_path / "uwsgi.ini").write_text("[uwsgi]\nmaster = false\n")
+    assert "[master]" in flask_spool("doctor").output, "the ini file beside the application"
+    (tmp_path / "other.ini").write_text(f"[uwsgi]\nmaster = true\nspooler = {tmp_path}/spool\nspooler-frequency = 30\n")
+    said = flask_spool("doctor", "--ini", tmp_path / "other.ini").output
+    assert "[master]" not in said
+    assert "[spooler-frequency]" in said
+
+
+def test_text_that_would_steer_the_terminal_is_made_plain(flask_spool: Flasks) -> None:
+    job = breaks("\x1b[2Jgone\r\nnew")
+    run_all()
+    assert "\x1b" not in flask_spool("ls").output + flask_spool("show", job.id).output
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.0041, "4 ms"),
+        (1, "1.0 s"),
+        (119, "119 s"),
+        (120, "2.0 min"),
+        (7200, "2.0 h"),
+        (86400, "24 h"),
+        (172800, "2 d"),
+    ],
+)
+def test_durations_are_in_the_unit_that_fits(seconds: float, text: str) -> None:
+    assert showing.duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("progress", "text"),
+    [
+        (Progress(5), "5"),
+        (Progress(5, 10, "half"), "[##########..........] 5/10  half"),
+        (Progress(50, 10), "[####################] 50/10"),
+        (Progress(-1, 10), "[....................] -1/10"),
+        (Progress(1, 0), "1"),
+    ],
+)
+def test_bars_show_how_far_it_is(progress: Progress, text: str) -> None:
+    assert showing.bar(progress) == text
+
+
+def test_a_wide_table_is_not_cut_for_a_script(flask_spool: Flasks) -> None:
+    breaks("x" * 300)
+    run_all()
+    assert "x" * 300 in flask_spool("ls").output
+
+
+def test_a_status_without_times_has_a_row(flask_spool: Flasks) -> None:
+    assert showing.summary(Status("id", None, State.LOST))[1:3] == ["?", State.LOST]
+
+
+def test_nothing_of_the_commands_is_imported_to_serve() -> None:
+    import subprocess
+    import sys
+
+    code = "import sys, flask, spoolkit; spoolkit.SpoolKit(flask.Flask('x')); print('rich' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/tmp")
+    assert done.stdout.strip() == "False", done.stderr
+
+
+def test_the_store_keeps_its_name(flask_spool: Flasks, tmp_path: Path) -> None:
+    adds(1, 2)
+    run_all()
+    with sqlite3.connect(tmp_path / "spool" / "spoolkit.db") as db:
+        assert db.execute("SELECT count(*) FROM jobs").fetchone() == (1,)
+    db.close()
