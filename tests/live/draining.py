@@ -95,6 +95,17 @@ class Deployed:
         finally:
             store.close()
 
+    def wait_until_up(self) -> None:
+        """Until every process has loaded the application."""
+        server = self.jobs
+        wait_until(
+            lambda: (
+                server.log().count("WSGI app 0") >= 2
+                and {str(pid) for pid in server.spooler_pids()} <= set(os.listdir(self.site.spool / "spoolers"))
+            ),
+            message=server.log,
+        )
+
     def unfinished(self) -> list[str]:
         return [id for id in self.ids if not self.site.history.events("end", id)]
 

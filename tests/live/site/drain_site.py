@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import time
 
 from flask import Flask, Response, jsonify, request
@@ -54,3 +55,17 @@ def overruns(seconds: float) -> str:
             with contextlib.suppress(JobTimeout):
                 time.sleep(0.05)
     return VERSION
+
+
+@spool
+def forks() -> None:
+    ready, tell = os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(tell, b"!")
+        time.sleep(60)
+        os._exit(0)
+    os.read(ready, 1)
+    os.kill(child, signal.SIGTERM)
+    _, status = os.waitpid(child, 0)
+    record("forked", "ended", "by", -os.waitstatus_to_exitcode(status))
