@@ -29,7 +29,7 @@ STOP_HOOKS = [
     "hook-accepting = unix_signal:2 worker_wakeup",
     "hook-accepting = unix_signal:3 worker_wakeup",
 ]
-RELOAD = ["lazy = true", "hook-master-start = unix_signal:1 uwsgi_chain_reload"]
+RELOAD = ["lazy = true", "lazy-apps = true", "hook-master-start = unix_signal:1 uwsgi_chain_reload"]
 GUARD = ["import = spoolkit.guard", "spooler-import = spoolkit.guard"]
 
 MODES: Mapping[str, list[str]] = {
@@ -98,13 +98,12 @@ class Deployed:
     def wait_until_up(self) -> None:
         """Until every process has loaded the application."""
         server = self.jobs
-        wait_until(
-            lambda: (
-                server.log().count("WSGI app 0") >= 2
-                and {str(pid) for pid in server.spooler_pids()} <= set(os.listdir(self.site.spool / "spoolers"))
-            ),
-            message=server.log,
-        )
+
+        def up() -> bool:
+            present = [(self.site.spool / "spoolers" / str(pid)).exists() for pid in server.spooler_pids()]
+            return server.log().count("WSGI app 0") >= 2 and all(present)
+
+        wait_until(up, message=server.log)
 
     def unfinished(self) -> list[str]:
         return [id for id in self.ids if not self.site.history.events("end", id)]

@@ -46,6 +46,13 @@ def work(seconds: float) -> str:
     return VERSION
 
 
+@spool(retries=20, backoff=0.1)
+def sturdy(seconds: float) -> None:
+    """May lose its process now and then."""
+    with noted():
+        time.sleep(seconds)
+
+
 @spool(retries=0, timeout=1.0)
 def overruns(seconds: float) -> str:
     """Goes on after its timeout, until it is killed at the hard limit."""
