@@ -230,16 +230,8 @@ class Store(Records):
                 if progress is not None:
                     given["progress"] = json.dumps([progress.done, progress.total, progress.note])
                 update(db, row["id"], given)
-                self._event(
-                    db,
-                    row["id"],
-                    "interrupted",
-                    now,
-                    row["attempt"],
-                    seconds=now - row["started_at"],
-                    detail={"message": INTERRUPTED},
-                    log=log,
-                )
+                took, detail = now - row["started_at"], {"message": INTERRUPTED}
+                self._event(db, row["id"], "interrupted", now, row["attempt"], seconds=took, detail=detail, log=log)
         return [row["id"] for row in rows]
 
     def note(self, id: str, kind: str) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import stat
 import time
+from dataclasses import replace
 
 from spoolkit import (
     bridge,
@@ -25,7 +26,14 @@ from spoolkit import (
     tracking,
 )
 from spoolkit.engines import foreign
-from spoolkit.errors import DecodeError, QueueOptionError, SpoolkitError, SpoolUnavailableError, UnknownTaskError
+from spoolkit.errors import (
+    DecodeError,
+    QueueOptionError,
+    SignatureError,
+    SpoolkitError,
+    SpoolUnavailableError,
+    UnknownTaskError,
+)
 from spoolkit.job import SPOOL_RETRY, Cancelled, Dead, Done, Failure, Job, Outcome, RetryAt
 from spoolkit.registry import Declared
 from spoolkit.runner import Ended
@@ -209,7 +217,10 @@ def _serve_own(env: bridge.Env, path: str, root: str) -> None:
     ended: Ended | None
     try:
         declared = registry.find(job.task)
-    except UnknownTaskError as error:
+        # It may come from another version of the code, as the task's name may.
+        declared.check(job.args, job.kwargs)
+        job = replace(job, task=declared.name)
+    except (UnknownTaskError, SignatureError) as error:
         dead = _dead(error)
         ended = Ended(dead.outcome, lambda: runner.refuse(job, dead.outcome, place.seen(), store))
     else:
