@@ -434,7 +434,8 @@ def _disk(site: Site) -> Iterator[Finding]:
 
 
 def _store(site: Site) -> Iterator[Finding]:
-    aside = f"mv {_quote(site.store)} {_quote(site.store)}.old"
+    aside = f"stop uWSGI; mkdir {_quote(site.store)}.old; mv {_quote(site.store)}-wal {_quote(site.store)}-shm"
+    aside += f" {_quote(site.store)} {_quote(site.store)}.old/"  # the file alone would leave its log to its successor
     for path in (site.store, f"{site.store}-wal", f"{site.store}-shm"):
         with contextlib.suppress(FileNotFoundError):
             mode = os.stat(path).st_mode

@@ -50,6 +50,11 @@ class Declared:
 _declared: dict[str, Declared] = {}
 
 
+def home() -> str | None:
+    """Where the modules with the first task come from; ``None`` where no task is declared."""
+    return next((declared.home for declared in _declared.values()), None)
+
+
 def declare(function: Callable[..., Any], options: TaskOptions) -> Declared:
     """Enter ``function`` under its name, ``module.qualname``. A module may be executed twice: the last one stands."""
     declared = Declared(f"{_module_name(function)}.{function.__qualname__}", function, options)

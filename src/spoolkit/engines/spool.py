@@ -188,6 +188,8 @@ def _serve_own(env: bridge.Env, path: str, root: str) -> None:
             ended = runner.attempt(job, declared, place.seen(), store, config, packet.arguments(content))
     if ended is not None:
         settle(place.path, root, ended, task=job.task)
+        if ended.spoiled:
+            os._exit(1)  # whoever keeps the spoolers starts a fresh one
     pruning.a_little(store, root, config)
 
 
@@ -202,8 +204,8 @@ class _Here:
         return runner.Place(os.path.basename(self.path), lambda: os.path.lexists(self.path), self._count, owned=True)
 
     def _count(self) -> int:
-        self.path = spoolfile.rename_on(self.path)
-        return spoolfile.number(self.path)
+        self.path, attempts = spoolfile.count_on(self.path)
+        return attempts
 
 
 def settle(path: str, root: str, ended: Ended, *, task: str | None = None) -> None:
