@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Iterable
 
-from spoolkit import clock, morgue, spoolfile
+from spoolkit import clock, morgue, recorder, spoolfile
 from spoolkit.errors import StoreUnavailableError
 from spoolkit.job import State
 from spoolkit.settings import Settings
@@ -37,6 +37,16 @@ def a_little(store: Store, root: str, config: Settings) -> None:
         return  # whoever runs the next job complains
     if forgotten >= AT_ONCE:
         _last -= PAUSE
+
+
+def sweep(store: Store) -> None:
+    """Remove what attempts left behind that are recorded as over: their process was killed right then. Never raises."""
+    with contextlib.suppress(StoreUnavailableError):
+        ids = recorder.left(store.folder)
+        for at in range(0, len(ids), 500):
+            for id, state in store.states(ids[at : at + 500]).items():
+                if state is not State.RUNNING:
+                    recorder.forget(store.folder, id)
 
 
 def forget(store: Store, roots: Iterable[str], states: Iterable[State], before: float, limit: int) -> int:

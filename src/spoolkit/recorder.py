@@ -123,6 +123,14 @@ def forget(folder: str, id: str) -> None:
     remove(os.path.join(folder, FOLDER, id))
 
 
+def left(folder: str) -> list[str]:
+    """The jobs of which an attempt's file is there."""
+    try:
+        return os.listdir(os.path.join(folder, FOLDER))
+    except OSError:
+        return []
+
+
 def remove(path: str) -> None:
     """Remove the file, if it is there and can be."""
     with contextlib.suppress(OSError):

@@ -105,6 +105,7 @@ def start(directory: str) -> None:
         # the directory must not be vetted: that would open the job's own file and drop its lock.
         if os.path.realpath(os.curdir) != os.path.realpath(directory):
             vet(directory)
+        pruning.sweep(tracking.store())
         _presence = presence.Presence(directory)
         if bridge.is_uwsgi():
             instance.publish(directory, bridge.options(), bridge.master_pid(), bridge.version())
