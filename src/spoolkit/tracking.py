@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from spoolkit import bridge, registry, settings
+from spoolkit import bridge, instance, registry, settings
 from spoolkit.settings import Settings
 from spoolkit.store import Store
 
@@ -20,8 +20,12 @@ def directory(config: Settings | None = None) -> str:
 
 
 def directories(config: Settings | None = None) -> list[str]:
-    """All spool directories that are known here."""
-    return list(dict.fromkeys([*bridge.directories(), (config or _current()).spool]))
+    """All spool directories that are known here: those of the settings, and of the uWSGI that serves them."""
+    here = (config or _current()).spool
+    served = bridge.directories()
+    if not bridge.is_uwsgi() and (running := instance.read(here)):
+        served = list(running.directories)
+    return list(dict.fromkeys([*served, here]))
 
 
 def store(config: Settings | None = None) -> Store:

@@ -108,7 +108,8 @@ def start(directory: str) -> None:
         pruning.sweep(tracking.store())
         _presence = presence.Presence(directory)
         if bridge.is_uwsgi():
-            instance.publish(directory, bridge.options(), bridge.master_pid(), bridge.version())
+            served = bridge.directories()
+            instance.publish(directory, bridge.options(), bridge.master_pid(), bridge.version(), served)
     except Exception:
         # Jobs are run all the same.
         runner.log.exception("the spool directory %s could not be put in order", directory)
