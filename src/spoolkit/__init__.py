@@ -1,6 +1,7 @@
 """Background tasks for Flask on the uWSGI server that already runs the site."""
 
 from spoolkit.codec import register
+from spoolkit.current import current_job
 from spoolkit.errors import (
     Abort,
     ArgumentError,
@@ -32,7 +33,6 @@ from spoolkit.extension import SpoolKit
 from spoolkit.handle import Job
 from spoolkit.job import SPOOL_IGNORE, SPOOL_OK, SPOOL_RETRY, State
 from spoolkit.plain import prepare_spooler_args, restore_spooler_args
-from spoolkit.runner import current_job
 from spoolkit.task import spool, thread
 
 __version__ = "0.1.0"

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Iterator
 
 from spoolkit import clock, morgue, packet, presence, process, pruning, recorder, spoolfile, tracking, waiting
-from spoolkit.errors import DecodeError, JobStateError
+from spoolkit.errors import DecodeError, JobStateError, StoreUnavailableError
 from spoolkit.job import FINISHED, State, Status
 from spoolkit.lookup import HEAD, checked, directories, find, jobs, known_of, recorded
 
@@ -25,25 +25,37 @@ def retry(id: str) -> None:
 
     Raises :class:`UnknownJobError`, or :class:`JobStateError` where it is not dead.
     """
-    for directory in directories(recorded(checked(id))):
-        path = morgue.locate(directory, id, known_of(lambda: tracking.store().file(id)))
+    known = recorded(checked(id))
+    for directory in directories(known):
+        path = morgue.locate(directory, id, known.file if known else None)
         if path is not None:
             with contextlib.suppress(FileNotFoundError):
-                morgue.revive(path, _folder(path, directory))
-                known_of(lambda: tracking.store().note(id, "retried"))
+                _revive(id, path, _folder(id, path, directory))
                 presence.wake(directory)
                 return
     status = find(id)
     raise JobStateError(f"job {id} is {status.state}: only a dead one can be retried", job=id, state=str(status.state))
 
 
-def _folder(path: str, directory: str) -> str:
-    """Where in ``directory`` the file belongs: a priority's folder, or the directory itself."""
-    data = spoolfile.peek(path, HEAD)
+def _revive(id: str, path: str, folder: str) -> None:
     try:
-        priority = None if data is None else packet.head(packet.load(data)).priority
-    except DecodeError:
-        priority = None
+        tracking.store().revive(id, lambda: morgue.revive(path, folder))
+    except StoreUnavailableError:
+        if os.path.lexists(path):
+            morgue.revive(path, folder)
+
+
+def _folder(id: str, path: str, directory: str) -> str:
+    """Where in ``directory`` the file belongs: a priority's folder, or the directory itself."""
+    try:
+        with open(path, "rb") as file:
+            content = packet.load(file.read(HEAD))
+    except DecodeError as error:
+        # uWSGI's C code would delete it unrun, without a word.
+        raise JobStateError(f"job {id} is damaged and cannot run: {error}", job=id, state="dead") from error
+    priority = None
+    with contextlib.suppress(DecodeError):  # another library's
+        priority = packet.head(content).priority
     if priority is None:
         return directory
     folder = os.path.join(directory, str(priority))
@@ -63,9 +75,11 @@ def cancel(id: str, *, force: bool = False) -> State:
     process is killed and the job is cancelled. Raises :class:`UnknownJobError`, :class:`JobStateError` where the job is
     over already or its process may not be killed, :class:`StoreUnavailableError` where that cannot be recorded.
     """
-    deadline = time.monotonic() + CLAIM_TIME
+    deadline, killed = time.monotonic() + CLAIM_TIME, False
     while True:
         status = find(id)
+        if killed and status.state is State.CANCELLED:
+            return status.state  # a spooler was faster to say so
         if status.state in FINISHED:
             raise JobStateError(f"job {id} is {status.state} already", job=id, state=str(status.state))
         if status.state is not State.RUNNING:
@@ -75,7 +89,8 @@ def cancel(id: str, *, force: bool = False) -> State:
             return _ask_to_stop(status)
         elif status.engine != "spool" or status.pid == os.getpid():
             raise JobStateError(f"the process of job {id} does more than this job", job=id, state="running")
-        elif tracking.store().ask_to_stop(id, kill=_kill):
+        elif tracking.store().ask_to_stop(id, kill=lambda pid: _kill(pid, id)):
+            killed = True
             deadline = time.monotonic() + CLAIM_TIME
         if time.monotonic() > deadline:
             raise JobStateError(f"job {id}: its file is held by another process", job=id, state=str(status.state))
@@ -104,10 +119,14 @@ def _ask_to_stop(status: Status) -> State:
     return after
 
 
-def _kill(pid: int) -> None:
+def _kill(pid: int, id: str) -> None:
     with contextlib.suppress(ProcessLookupError):
         known = process.identity(pid)
-        os.kill(pid, signal.SIGKILL)
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except PermissionError as error:
+            message = f"job {id} runs in process {pid}, which this user may not kill"
+            raise JobStateError(message, job=id, state="running") from error
         deadline = time.monotonic() + CLAIM_TIME
         while process.is_alive(pid, known) and time.monotonic() < deadline:
             time.sleep(0.002)
@@ -143,9 +162,8 @@ def _claimed(status: Status) -> Iterator[str | None]:
     if spoolfile.held == status.id:
         yield None
         return
-    known = known_of(lambda: tracking.store().file(status.id))
     for directory in directories(status):
-        if path := spoolfile.locate(directory, status.id, known):
+        if path := spoolfile.locate(directory, status.id, status.file):
             with spoolfile.claim(path) as fd:
                 yield path if fd is not None else None
             return
@@ -160,6 +178,6 @@ def purge(states: Iterable[State] = (State.DONE, State.CANCELLED, State.LOST), b
         for directory in tracking.directories():
             while forgotten := pruning.forget_dead(store, directory, before, 1000):
                 gone += forgotten
-    while forgotten := len(store.prune(wanted - {State.DEAD}, before, 1000)):
+    while forgotten := pruning.forget(store, tracking.directories(), wanted - {State.DEAD}, before, 1000):
         gone += forgotten
     return gone

@@ -30,7 +30,7 @@ def jobs_blueprint(*, details: bool = False, url_prefix: str = "/jobs") -> Bluep
     @blueprint.get("")
     def several() -> Response:
         found = lookup.jobs(states=_states(), task=request.args.get("task") or None, limit=_limit())
-        return jsonify(jobs=[public(status) for status in found])
+        return jsonify(jobs=[brief(status) for status in found])
 
     @blueprint.errorhandler(ArgumentError)
     def refused(error: ArgumentError) -> tuple[Response, int]:
@@ -72,6 +72,13 @@ def public(status: Status) -> dict[str, Any]:
     }
 
 
+def brief(status: Status) -> dict[str, Any]:
+    """The same for a list, without the result, which may be large."""
+    found = public(status)
+    del found["result"]
+    return found
+
+
 def detailed(id: str) -> dict[str, Any]:
     """All that is known of a job. Raises :class:`UnknownJobError`."""
     found = lookup.details(id)
@@ -98,7 +105,7 @@ def _states() -> list[State]:
 
 def _limit() -> int:
     text = request.args.get("limit") or str(LIMIT)
-    if not (text.isascii() and text.isdigit() and 1 <= int(text[:10]) <= MOST):
+    if not (text.isascii() and text.isdigit() and len(text) <= 10 and 1 <= int(text) <= MOST):
         raise ArgumentError(f"limit is {text[:80]!r}: give a number from 1 to {MOST}", argument="limit")
     return int(text)
 

@@ -6,14 +6,19 @@ import contextlib
 import logging
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any, TextIO
+
+from spoolkit.errors import JobTimeout
 
 Sink = Callable[[str], None]
 
 _here: ContextVar[Sink | None] = ContextVar("spoolkit.log", default=None)
 _of_main: Sink | None = None
+_others: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+"""Threads that were there before the job of the main thread."""
 _lock = threading.Lock()
 _users = 0
 _undo = contextlib.ExitStack()
@@ -27,11 +32,11 @@ def to(sink: Sink) -> Iterator[None]:
 
     In the main thread, where one job runs at a time, so is what the threads print that the task started.
     """
-    global _of_main
+    global _of_main, _others
     token = _here.set(sink)
     main = threading.current_thread() is threading.main_thread()
     if main:
-        _of_main = sink
+        _of_main, _others = sink, weakref.WeakSet(threading.enumerate())
     _install()
     try:
         yield
@@ -49,7 +54,7 @@ def _install() -> None:
         if _users > 1:
             return
         for name in ("stdout", "stderr"):
-            stream = getattr(sys, name)
+            stream = getattr(sys, name, None)
             if stream is not None:
                 tee = _Tee(stream)
                 setattr(sys, name, tee)
@@ -70,12 +75,14 @@ def _uninstall() -> None:
 
 
 def _put_back(name: str, tee: _Tee) -> None:
-    if getattr(sys, name) is tee:  # the task may have set its own, for good
+    if getattr(sys, name, None) is tee:  # the task may have set its own, for good
         setattr(sys, name, tee.stream)
 
 
 def _note(text: str) -> None:
-    sink = _here.get() or _of_main
+    sink = _here.get()
+    if sink is None and threading.current_thread() not in _others:
+        sink = _of_main
     if sink is not None:
         sink(text)
 
@@ -83,10 +90,14 @@ def _note(text: str) -> None:
 def _noting(factory: Callable[..., logging.LogRecord]) -> Callable[..., logging.LogRecord]:
     def make(*args: Any, **kwargs: Any) -> logging.LogRecord:
         record = factory(*args, **kwargs)
-        with contextlib.suppress(Exception):  # arguments that do not fit the message: logging itself complains
+        try:
             _note(_format(record) + "\n")
             # Formatted here, the traceback would be kept in the record for handlers that format it otherwise.
             record.exc_text = None
+        except JobTimeout:
+            raise  # the alarm rings once
+        except Exception:  # noqa: S110 - arguments that do not fit the message: logging itself complains
+            pass
         return record
 
     return make

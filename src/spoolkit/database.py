@@ -9,6 +9,7 @@ import contextlib
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -106,12 +107,18 @@ class Database:
         opened = self._opened
         with opened.lock:
             try:
-                if opened.connection is None:
-                    opened.connection = _connect(self.path)
-                yield opened.connection
-            except (sqlite3.Error, OSError, NewerSchemaError) as error:
-                if not isinstance(error, sqlite3.OperationalError):
+                # What was moved away must not be written on: all others look at the path.
+                if opened.connection is None or opened.file != _file(self.path):
                     opened.close()
+                    opened.connection = _connect(self.path)
+                    opened.file = _file(self.path)
+            except (sqlite3.Error, OSError, NewerSchemaError) as error:
+                raise StoreUnavailableError(f"{self.path}: {error}", path=self.path) from error
+            try:
+                yield opened.connection
+            except sqlite3.Error as error:
+                if "locked" not in str(error):
+                    opened.close()  # the next use tries anew: a task may have closed its descriptors
                 raise StoreUnavailableError(f"{self.path}: {error}", path=self.path) from error
 
     def close(self) -> None:
@@ -128,6 +135,7 @@ class _Opened:
         self.pid = os.getpid()
         self.lock = threading.RLock()
         self.connection: sqlite3.Connection | None = None
+        self.file: tuple[int, int] | None = None
 
     def close(self) -> None:
         if self.connection is not None:
@@ -139,15 +147,25 @@ class _Opened:
 _inherited: list[_Opened] = []
 
 
+def _file(path: str) -> tuple[int, int] | None:
+    try:
+        about = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return about.st_dev, about.st_ino
+
+
 def _connect(path: str) -> sqlite3.Connection:
     # Made by us, so that it is ours alone from its first byte; SQLite gives the files beside it the same mode. Only
     # where there is none: to close a descriptor of a file that SQLite has open drops SQLite's locks.
     with contextlib.suppress(FileExistsError):
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        os.fchmod(fd, 0o600)  # whatever umask a task has set
+        os.close(fd)
     db = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None, check_same_thread=False, cached_statements=64)
     try:
         db.row_factory = sqlite3.Row
-        db.execute("PRAGMA journal_mode = WAL")
+        _use_wal(db)
         # A power cut may cost the last moves, never the file. A job's own file is what must survive it.
         db.execute("PRAGMA synchronous = NORMAL")
         _migrate(db)
@@ -155,6 +173,19 @@ def _connect(path: str) -> sqlite3.Connection:
         db.close()
         raise
     return db
+
+
+def _use_wal(db: sqlite3.Connection) -> None:
+    # The one statement that does not wait for others: of several who turn a fresh file to WAL, some are refused.
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(0.005)
 
 
 def _migrate(db: sqlite3.Connection) -> None:
@@ -198,5 +229,5 @@ def _values(given: dict[str, Any]) -> list[Any]:
 
 def text_of(text: str) -> str:
     """``text`` as SQLite takes it."""
-    # Its's text is UTF-8: half a surrogate pair, as in the name of a file, would be refused.
+    # Its text is UTF-8: half a surrogate pair, as in the name of a file, would be refused.
     return text.encode("utf-8", "backslashreplace").decode()

@@ -23,7 +23,7 @@ from importlib import metadata
 from typing import Literal, NamedTuple
 from urllib.parse import quote
 
-from spoolkit import clock, inifile, instance, morgue, packet, presence, process, schedule, spoolfile
+from spoolkit import clock, database, inifile, instance, morgue, packet, presence, process, schedule, spoolfile
 from spoolkit.errors import DecodeError
 from spoolkit.instance import Instance
 
@@ -197,7 +197,7 @@ def _spooler(uwsgi: Instance, site: Site) -> Iterator[Finding]:
     for limit in uwsgi.of("spooler-harakiri")[-1:]:
         if limit != "0":
             problem = f"spooler-harakiri = {limit}: a job that takes longer is killed and run again, for ever"
-            yield Finding("spooler-harakiri", problem, "; spooler-harakiri  (take the line out)", "warning")
+            yield Finding("spooler-harakiri", problem, "spooler-harakiri = 0", "warning")
 
 
 def _processes(uwsgi: Instance, site: Site) -> Iterator[Finding]:
@@ -207,8 +207,8 @@ def _processes(uwsgi: Instance, site: Site) -> Iterator[Finding]:
             problem = f"spooler-processes = {value} is read before placeholders are filled in, as one process"
             yield Finding("spooler-processes", problem, "spooler-processes = 2", "warning")
     if len(set(given)) > 1:
-        problem = f"spooler-processes is {' and '.join(given)}: the last holds for all spoolers, wherever it stands"
-        yield Finding("spooler-processes", problem, f"spooler-processes = {given[-1]}  ; once", "warning")
+        problem = f"spooler-processes is {' and '.join(given)}: the last holds for all spoolers; give it once"
+        yield Finding("spooler-processes", problem, f"spooler-processes = {given[-1]}", "warning")
 
 
 def _frequency(uwsgi: Instance, site: Site) -> Iterator[Finding]:
@@ -234,8 +234,8 @@ def _ordered(uwsgi: Instance, site: Site) -> Iterator[Finding]:
 
 def _imports(uwsgi: Instance, site: Site) -> Iterator[Finding]:
     if uwsgi.of("spooler") and uwsgi.on("lazy-apps", "lazy") and not uwsgi.of(*instance.IMPORTS):
-        problem = "with lazy-apps a spooler imports nothing by itself, and knows no task"
-        yield Finding("spooler-import", problem, "spooler-import = app  ; the module of the application")
+        problem = "with lazy-apps a spooler imports nothing by itself, and knows no task: let it import the application"
+        yield Finding("spooler-import", problem, "spooler-import = app")
 
 
 def _signals(uwsgi: Instance, site: Site) -> Iterator[Finding]:
@@ -434,7 +434,13 @@ def _disk(site: Site) -> Iterator[Finding]:
 
 
 def _store(site: Site) -> Iterator[Finding]:
-    aside = f"mv {_quote(site.store)} {_quote(site.store)}.old"
+    store, folder = _quote(site.store), os.path.dirname(site.store)
+    # All three: left behind, the log would be taken for that of the next store.
+    aside = f"for end in -wal -shm ''; do mv {store}$end {store}.old$end; done  # with uWSGI stopped"
+    if folder != site.directory and not os.path.isdir(folder):
+        yield Finding(
+            "store", f"{_show(folder)}, where the store is to be, is not there", f"mkdir -m 700 {_quote(folder)}"
+        )
     for path in (site.store, f"{site.store}-wal", f"{site.store}-shm"):
         with contextlib.suppress(FileNotFoundError):
             mode = os.stat(path).st_mode
@@ -449,6 +455,9 @@ def _store(site: Site) -> Iterator[Finding]:
             # By SQLite alone: to open and close the file here would drop the locks that SQLite has in this process.
             with contextlib.closing(sqlite3.connect(f"file:{quote(os.fsencode(site.store))}?mode=ro", uri=True)) as db:
                 (result,) = db.execute("PRAGMA quick_check(1)").fetchone()
+                (version,) = db.execute("PRAGMA user_version").fetchone()
+                if version > len(database.MIGRATIONS):
+                    result = f"a later spoolkit has written it (version {version})"
         except sqlite3.Error as error:
             result = str(error)
         if result != "ok":
@@ -485,7 +494,8 @@ def _scan(directory: str, folder: str | None = None) -> Iterator[Entry]:
                 about = found.stat(follow_symlinks=False)
                 yield Entry(found.path, found.name, about, folder)
                 if folder is None and stat.S_ISDIR(about.st_mode):
-                    yield from _scan(found.path, found.name)
+                    with contextlib.suppress(PermissionError):  # lost+found, say, where it is a file system of its own
+                        yield from _scan(found.path, found.name)
 
 
 def _spoolers(directory: str) -> list[int]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import grp
 import os
+import pwd
 import re
 import socket
 from collections.abc import Callable, Mapping
@@ -13,6 +16,8 @@ IMMEDIATE = frozenset({"spooler-processes"})
 """Options that uWSGI takes while it reads, with ``$(...)`` and ``%(...)`` as they stand."""
 
 _INCLUDES = frozenset({"ini", "include", "inherit"})
+_PLACEHOLDERS = frozenset({"set", "set-ph", "set-placeholder"})
+_BLANK = " \t\r"
 _ENDS = frozenset({"end", "endfor", "endif", "end-if", "end-for"})
 _DEPTH = 20
 _LONGEST = 65536
@@ -35,6 +40,8 @@ def read(path: str, environment: Mapping[str, str] = os.environ) -> Mapping[str,
     """
     reader = _Reader(environment)
     reader.load(path)
+    for address in reader.inherited:  # grows while it goes
+        reader.load(address)
     reader.fill(r"\$", environment.get)
     reader.fill("%", reader.first)
     options: dict[str, list[str]] = {}
@@ -46,6 +53,8 @@ def read(path: str, environment: Mapping[str, str] = os.environ) -> Mapping[str,
 class _Reader:
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.options: list[tuple[str, str]] = []
+        self.inherited: list[str] = []
+        self._first_file: dict[str, str] = {}
         self._environment = environment
         # What becomes of a line within a condition or a loop: one line for each filler of its "%(_)".
         self._fillers: Callable[[], list[str]] | None = None
@@ -64,14 +73,16 @@ class _Reader:
         with open(path, encoding="utf-8", errors="surrogateescape") as file:
             text = file.read()
         known = _magic(path, section)
+        self._first_file = self._first_file or {key.upper(): known[key] for key in "pdsoxnec"}
+        known |= self._first_file
         inside = False
-        for line in re.sub("%(.)", lambda found: known.get(found[1], ""), text).split("\n"):
-            line = line.strip()
+        for line in re.sub("(?s)%(.)", lambda found: known.get(found[1], ""), text).split("\n"):
+            line = line.strip(_BLANK)
             if line.startswith("["):
                 inside = line[1:-1] == (section or "uwsgi")
             elif inside and line and line[0] not in ";#":
                 name, _, value = line.partition("=")
-                self._line(name.rstrip(), value.lstrip())
+                self._line(name.rstrip(_BLANK), value.lstrip(_BLANK))
         self._depth -= 1
 
     def fill(self, mark: str, lookup: Callable[[str], str | None]) -> None:
@@ -92,22 +103,32 @@ class _Reader:
             self._fillers = None
         elif self._fillers is None:
             self._take(name, value)
+        elif _is_logic(name):
+            raise ConfigurationError(f"{name} within a condition or a loop: uWSGI does not start with that")
         else:
             for filler in self._fillers():
                 self._take(name, value.replace("%(_)", filler))
 
     def _take(self, name: str, value: str) -> None:
         if name == "for":
-            self._fillers = value.split
-        elif name.startswith(("if-", "for-")):
-            # One at a time: in uWSGI, too, a condition within a condition replaces it.
+            self._fillers = lambda: [word for word in value.split(" ") if word]
+        elif name == "for-times":
+            self._fillers = lambda: [str(number + 1) for number in range(int(value) if value.isdigit() else 0)]
+        elif _is_logic(name):
             self._fillers = lambda: self._condition(name.removeprefix("if-"), value)
         elif name not in _INCLUDES:
             self.options.append((name, value))
-        elif name == "ini" or value.endswith(".ini") or ".ini:" in value:
-            self.load(value)
-        else:
+            if name in _PLACEHOLDERS:
+                key, _, text = value.partition("=")
+                self.options.append((key, text))
+        elif name != "ini" and not value.endswith(".ini") and ".ini:" not in value:
             raise ConfigurationError(f"it includes {value}, which is no ini file")
+        elif name == "inherit":
+            self.inherited.append(value)  # uWSGI reads it once it is through with the rest
+            if len(self.inherited) > _DEPTH:
+                raise ConfigurationError(f"{value} inherits from itself")
+        else:
+            self.load(value)
 
     def _condition(self, name: str, value: str) -> list[str]:
         kind = name.removeprefix("not-")
@@ -120,7 +141,11 @@ class _Reader:
             holds = _TESTS[kind](value)
         else:
             raise ConfigurationError(f"it uses {name}, which is not understood here")
-        return [filler or ""] if holds == (kind == name) else []
+        return ["%(_)" if filler is None else filler] if holds == (kind == name) else []
+
+
+def _is_logic(name: str) -> bool:
+    return name == "for" or name.startswith(("if-", "for-"))
 
 
 def _magic(path: str, section: str) -> dict[str, str]:
@@ -130,5 +155,7 @@ def _magic(path: str, section: str) -> dict[str, str]:
     stem, dot, ending = name.rpartition(".")
     known = {"p": full, "d": os.path.join(folder, ""), "s": name, "o": path, "x": section, "%": "%", "(": "%("}
     known |= {"n": stem if dot else name, "e": ending, "c": os.path.basename(folder)}
-    known |= {key.upper(): value for key, value in known.items() if key.isalpha()}
-    return known | {"v": os.getcwd(), "h": socket.gethostname(), "u": str(os.getuid()), "g": str(os.getgid())}
+    known |= {"v": os.getcwd(), "h": socket.gethostname(), "u": str(os.getuid()), "g": str(os.getgid())}
+    with contextlib.suppress(KeyError):  # a user or group without a name
+        known |= {"U": pwd.getpwuid(os.getuid()).pw_name, "G": grp.getgrgid(os.getgid()).gr_name}
+    return known

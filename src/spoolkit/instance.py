@@ -35,12 +35,14 @@ class Instance:
     ``version``     such as ``2.0.31``; empty if unknown
     ``options``     values by name, in order; where a name was given repeatedly, a running uWSGI tells only the last
     ``master_pid``  0 where nothing is known to run
+    ``directories``  the spool directories that a running one serves, absolute
     """
 
     source: str
     version: str
     options: Mapping[str, Sequence[str]]
     master_pid: int = 0
+    directories: Sequence[str] = ()
 
     def of(self, *names: str) -> list[str]:
         """The values of these options."""
@@ -52,7 +54,9 @@ class Instance:
         return any(value.lower() not in ("false", "off", "no", "0") for value in last)
 
 
-def publish(directory: str, options: Mapping[str, object], master_pid: int, version: str) -> None:
+def publish(
+    directory: str, options: Mapping[str, object], master_pid: int, version: str, directories: Sequence[str] = ()
+) -> None:
     """Leave the options of this uWSGI in the spool directory. Never raises ``OSError``: jobs run without."""
     path = os.path.join(directory, PATH)
     temporary = f"{path}.{os.getpid()}.new"  # several spoolers start at once
@@ -61,6 +65,7 @@ def publish(directory: str, options: Mapping[str, object], master_pid: int, vers
             "master_pid": master_pid,
             "identity": process.identity(master_pid).decode(),
             "version": version,
+            "directories": list(directories),
             "options": {name: _texts(name, value) for name, value in options.items() if name in OPTIONS},
         }
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
@@ -83,7 +88,8 @@ def read(directory: str) -> Instance | None:
         if not process.is_alive(pid, content["identity"].encode()):
             return None
         options = {str(name): tuple(map(str, values)) for name, values in content["options"].items()}
-        return Instance(f"the running uWSGI (pid {pid})", str(content["version"]), options, pid)
+        directories = [str(path) for path in content.get("directories", [])]
+        return Instance(f"the running uWSGI (pid {pid})", str(content["version"]), options, pid, directories)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
 

@@ -52,7 +52,7 @@ MOVES: Mapping[State, frozenset[State]] = {
     State.QUEUED: frozenset({State.RUNNING, State.DEAD, State.CANCELLED}),
     State.RUNNING: frozenset({State.RETRYING, State.DONE, State.DEAD, State.CANCELLED, State.LOST}),
     State.RETRYING: frozenset({State.RUNNING, State.DEAD, State.CANCELLED}),
-    State.DEAD: frozenset({State.QUEUED, State.RUNNING}),
+    State.DEAD: frozenset({State.QUEUED, State.RUNNING, State.CANCELLED}),
     State.DONE: frozenset(),
     State.CANCELLED: frozenset(),
     State.LOST: frozenset(),
@@ -209,8 +209,9 @@ class Event:
 class Status:
     """What is known of a job: its file and its record, as one.
 
-    Times are unix seconds (UTC). ``attempt`` counts the attempts started, ``max_attempts`` those it may have; ``None``
-    before the first. ``result`` is the value in the codec's bytes, ``result_error`` why there is none.
+    Times are unix seconds (UTC). ``file`` is the name that the job's file had when it was last claimed. ``attempt``
+    counts the attempts started, ``max_attempts`` those it may have; ``None`` before the first. ``result`` is the value
+    in the codec's bytes, ``result_error`` why there is none.
     """
 
     id: str
@@ -218,6 +219,7 @@ class Status:
     state: State
     engine: str = "spool"
     queue: str | None = None
+    file: str | None = None
     attempt: int = 0
     max_attempts: int | None = None
     enqueued_at: float | None = None

@@ -49,6 +49,7 @@ def _by_alarm(seconds: float) -> Iterator[None]:
             raise JobTimeout(_message(seconds))
 
     before = signal.signal(signal.SIGALRM, ring)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])  # an earlier task may have blocked it
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield

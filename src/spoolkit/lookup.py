@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import TypeVar
 
 from spoolkit import codec, morgue, packet, recorder, runner, spoolfile, tracking
@@ -17,6 +18,11 @@ from spoolkit.errors import DecodeError, StoreUnavailableError, UnknownJobError
 from spoolkit.job import FINISHED, Attempt, Event, State, Status
 
 T = TypeVar("T")
+
+OPEN = frozenset(State) - FINISHED
+
+SOME = 500
+"""Jobs that the store is asked for at once."""
 
 HEAD = 4 + packet.LIMIT
 """Bytes of a spool file that hold all but the body."""
@@ -61,16 +67,16 @@ def checked(id: str) -> str:
 
 def _with_file(id: str, status: Status | None) -> Status | None:
     """The status as the job's file has it; ``None`` where there is no file."""
-    known = None if status is None else known_of(lambda: tracking.store().file(id))
+    known = None if status is None else status.file
     for directory in directories(status):
         if path := spoolfile.locate(directory, id, known):
-            return _waiting(path, status, known)
+            return _waiting(path, status)
         if path := morgue.locate(directory, id, known):
             return _dead(path, status)
     return None
 
 
-def _waiting(path: str, status: Status | None, known: str | None = None) -> Status | None:
+def _waiting(path: str, status: Status | None) -> Status | None:
     """The status of a job whose file lies in the spool directory; ``None`` if it is gone meanwhile."""
     try:
         due = os.lstat(path).st_mtime
@@ -80,7 +86,7 @@ def _waiting(path: str, status: Status | None, known: str | None = None) -> Stat
         return _from_file(path, State.QUEUED)
     if status.state is State.DEAD:
         return replace(status, state=State.QUEUED, run_at=due, finished_at=None)
-    if status.state is State.RUNNING and (status.pid is None or os.path.basename(path) != known):
+    if status.state is State.RUNNING and (status.pid is None or os.path.basename(path) != status.file):
         # Its process died, or the store could not be told how it ended; the next spooler that looks will see.
         return replace(status, state=State.RETRYING, run_at=due)
     return replace(status, run_at=due) if status.state is not State.RUNNING else status
@@ -145,44 +151,64 @@ def jobs(
     since: float | None = None,
     limit: int | None = None,
 ) -> list[Status]:
-    """The jobs in ``states`` (none: in any), of ``task``, enqueued ``since`` (unix time), newest first."""
+    """The jobs in ``states`` (none: in any), of ``task``, enqueued ``since`` (unix time), newest first, no results."""
     wanted = frozenset(states) or frozenset(State)
-    ask = wanted | ({State.RUNNING} if State.RETRYING in wanted else frozenset())
-    rows = known_of(
-        lambda: tracking.store().statuses(states=ask, task=task, since=since, limit=-1 if limit is None else limit)
-    )
-    found = []
-    for status in rows or []:
-        if status.state is State.RUNNING and status.pid is None:
-            status = replace(status, state=State.RETRYING)
-        if status.state in wanted:
-            found.append(_running(status))
-    for state, paths in ((State.QUEUED, pending()), (State.DEAD, _set_aside())):
+
+    def fits(status: Status) -> bool:
+        old = since is not None and (status.enqueued_at or 0.0) < since
+        return status.state in wanted and not old and task in (None, status.task)
+
+    files, dead = _by_id(pending()), _by_id(_set_aside())
+    # Of what is not over, the record alone does not tell the state.
+    rows = known_of(lambda: tracking.store().statuses(states=OPEN, task=task, since=since)) or []
+    found = [joined for row in rows if fits(joined := _joined(row, files, dead))]
+    if over := wanted & FINISHED:
+        rows = known_of(lambda: tracking.store().statuses(states=over, task=task, since=since, limit=limit)) or []
+        found += [joined for row in rows if fits(joined := _joined(row, files, dead))]
+    for state, paths in ((State.QUEUED, files), (State.DEAD, dead)):
         if state in wanted:
-            found += _unrecorded(state, paths, task, since, limit)
+            found += islice(filter(fits, _unrecorded(state, paths)), limit)
     found.sort(key=lambda status: status.id, reverse=True)
-    return found[:limit]
+    return [_running(status) for status in found[:limit]]
 
 
-def _unrecorded(
-    state: State, paths: Iterable[str], task: str | None, since: float | None, limit: int | None
-) -> list[Status]:
-    """Of the jobs that have these files those that the store does not know, newest first."""
-    newest = sorted(paths, key=os.path.basename, reverse=True)
-    known = known_of(lambda: tracking.store().known([id_of(path) for path in newest])) or set()
-    found: list[Status] = []
-    for path in newest:
-        if id_of(path) in known:
-            continue
-        status = _dead(path, None) if state is State.DEAD else _from_file(path, state)
-        if status is None or (task is not None and status.task != task):
-            continue
-        if since is not None and (status.enqueued_at or 0) < since:
-            continue
-        found.append(status)
-        if len(found) == limit:
-            break
-    return found
+def _by_id(paths: Iterable[str]) -> dict[str, str]:
+    return {id_of(path): path for path in paths}
+
+
+def _joined(status: Status, files: Mapping[str, str], dead: Mapping[str, str]) -> Status:
+    """The recorded status as the job's files have it, as :func:`find` tells it."""
+    if status.engine != "spool" or status.state in FINISHED - {State.DEAD}:
+        return status
+    if path := files.get(status.id):
+        found = _waiting(path, status)
+    else:
+        found = _dead(path, status) if (path := dead.get(status.id)) else None
+    # None: since the files were listed, this one has come, gone, or got another name.
+    return found or _found_again(status)
+
+
+def _found_again(status: Status) -> Status:
+    try:
+        return find(status.id)
+    except UnknownJobError:
+        return status
+
+
+def _unrecorded(state: State, paths: Mapping[str, str]) -> Iterator[Status]:
+    """Of the jobs that have these files those that the store knows otherwise or not at all, newest first."""
+    newest = sorted(paths, reverse=True)
+    for at in range(0, len(newest), SOME):
+        some = newest[at : at + SOME]
+        known = known_of(lambda ids=some: tracking.store().states(ids)) or {}  # type: ignore[misc]
+        for id in some:
+            status = None
+            if id not in known:
+                status = _dead(paths[id], None) if state is State.DEAD else _from_file(paths[id], state)
+            elif known[id] is State.DEAD and state is State.QUEUED:
+                status = find(id)  # moved back by hand
+            if status is not None:
+                yield status
 
 
 def id_of(path: str) -> str:

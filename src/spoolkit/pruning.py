@@ -2,38 +2,69 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
+from collections.abc import Iterable
 
-from spoolkit import clock, morgue
+from spoolkit import clock, morgue, recorder, spoolfile
 from spoolkit.errors import StoreUnavailableError
 from spoolkit.job import State
 from spoolkit.settings import Settings
-from spoolkit.store import Store
+from spoolkit.store import Lies, Store
 
 PAUSE = 30.0
-"""Seconds between two looks of one process."""
+"""Seconds between two looks of one process, where the last one left nothing."""
 
 AT_ONCE = 200
 """Jobs that are forgotten in one look."""
+
+OVER = (State.DONE, State.CANCELLED, State.LOST)
 
 _last = -PAUSE
 
 
 def a_little(store: Store, root: str, config: Settings) -> None:
-    """Forget some of what is old enough, if the last look is long ago. Never raises."""
+    """Forget some of what is old enough, if the last look is long ago or left something. Never raises."""
     global _last
     if time.monotonic() - _last < PAUSE:
         return
     _last = time.monotonic()
     now = clock.now()
     try:
-        store.prune((State.DONE, State.CANCELLED, State.LOST), now - config.keep_done, AT_ONCE)
-        forget_dead(store, root, now - config.keep_dead, AT_ONCE)
+        forgotten = forget(store, [root], OVER, now - config.keep_done, AT_ONCE)
+        forgotten = max(forgotten, forget_dead(store, root, now - config.keep_dead, AT_ONCE))
     except (StoreUnavailableError, OSError):
         return  # whoever runs the next job complains
+    if forgotten >= AT_ONCE:
+        _last -= PAUSE
+
+
+def sweep(store: Store) -> None:
+    """Remove what attempts left behind that are recorded as over: their process was killed right then. Never raises."""
+    with contextlib.suppress(StoreUnavailableError):
+        ids = recorder.left(store.folder)
+        for at in range(0, len(ids), 500):
+            for id, state in store.states(ids[at : at + 500]).items():
+                if state is not State.RUNNING:
+                    recorder.forget(store.folder, id)
+
+
+def forget(store: Store, roots: Iterable[str], states: Iterable[State], before: float, limit: int) -> int:
+    """Forget up to ``limit`` jobs that ended in ``states`` before ``before`` (unix time); returns how many."""
+    return store.prune(states, before, limit, lies=_in(roots))
 
 
 def forget_dead(store: Store, root: str, before: float, limit: int) -> int:
     """Forget up to ``limit`` jobs that died before ``before`` (unix time), file and record; returns how many."""
     files = morgue.discard(root, before, limit)
-    return max(files, len(store.prune((State.DEAD,), before, limit)))
+    return max(files, forget(store, [root], (State.DEAD,), before, limit))
+
+
+def _in(roots: Iterable[str]) -> Lies:
+    """Whether a job's file lies in one of the spool directories: killed at the wrong moment, it outlives its end."""
+    folders = []
+    for root in roots:
+        folders.append(root)
+        with contextlib.suppress(OSError):
+            folders += spoolfile.priority_folders(root)
+    return lambda id, file: any(spoolfile.find(folder, id, file) for folder in folders)

@@ -28,18 +28,26 @@ class Recorder:
         self.fd = -1
         self.last: Progress | None = None
         self._size = 0
+        self._file: tuple[int, int] | None = None
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         with contextlib.suppress(OSError):
             try:
                 self.fd = os.open(self.path, flags | os.O_EXCL, 0o600)
             except FileNotFoundError:
-                os.mkdir(os.path.dirname(self.path), mode=0o700)
+                os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)  # another spooler may be faster
                 self.fd = os.open(self.path, flags, 0o600)
             except FileExistsError:
                 # The word to stop is kept: it may have been left before this attempt came so far.
                 self.fd = os.open(self.path, flags, 0o600)
                 os.ftruncate(self.fd, 1)
+            os.fchmod(self.fd, 0o600)  # whatever umask an earlier task has set
             os.lseek(self.fd, _HEADER, os.SEEK_SET)
+            self._file = _file(self.fd)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the task has closed descriptors that were not its own."""
+        return self._file is not None and _file(self.fd) != self._file
 
     @property
     def cancelled(self) -> bool:
@@ -51,9 +59,10 @@ class Recorder:
 
     def progress(self, progress: Progress) -> None:
         """Show how far the job is."""
+        line = _line(progress)  # before it is kept: what cannot be written here cannot be recorded either
         self.last = progress
         with contextlib.suppress(OSError):
-            os.pwrite(self.fd, _line(progress), 1)
+            os.pwrite(self.fd, line, 1)
 
     def write(self, text: str) -> None:
         """Add to the log."""
@@ -72,13 +81,15 @@ class Recorder:
 
     def log(self) -> str:
         """The end of the log."""
-        return _log(self.fd) if self._size else ""
+        with contextlib.suppress(OSError):  # the task closed what is not its own
+            return _log(self.fd) if self._size else ""
+        return ""
 
     def close(self) -> None:
         """The attempt is over, and recorded."""
-        if self.fd >= 0:
+        if self.fd >= 0 and not self.is_lost:
             os.close(self.fd)
-            self.fd = -1
+        self.fd = -1
         remove(self.path)
 
 
@@ -112,18 +123,34 @@ def forget(folder: str, id: str) -> None:
     remove(os.path.join(folder, FOLDER, id))
 
 
+def left(folder: str) -> list[str]:
+    """The jobs of which an attempt's file is there."""
+    try:
+        return os.listdir(os.path.join(folder, FOLDER))
+    except OSError:
+        return []
+
+
 def remove(path: str) -> None:
     """Remove the file, if it is there and can be."""
     with contextlib.suppress(OSError):
         os.unlink(path)
 
 
+def _file(fd: int) -> tuple[int, int] | None:
+    try:
+        about = os.fstat(fd)
+    except OSError:
+        return None
+    return about.st_dev, about.st_ino
+
+
 def _line(progress: Progress) -> bytes:
     note = progress.note
     while True:
         line = json.dumps([progress.done, progress.total, note]).encode().ljust(_HEADER - 1)
-        if len(line) < _HEADER:
-            return line
+        if len(line) < _HEADER or not note:
+            return line[: _HEADER - 1]
         note = note[: len(note) // 2]
 
 

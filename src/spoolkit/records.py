@@ -15,6 +15,13 @@ ENDINGS = frozenset({"done", *get_args(Ending)})
 """The kinds of events that end an attempt."""
 
 
+# All but the blobs: many results at once may be a gigabyte.
+_SHORT = (
+    "id, task, engine, queue, file, state, attempt, max_attempts, enqueued_at, run_at, started_at, finished_at, pid,"
+    " identity, progress, NULL AS result, result_error, error_type, error_message, ending, cancel"
+)
+
+
 class Records(Database):
     """The jobs and what happened to them. Every question raises :class:`StoreUnavailableError`."""
 
@@ -23,24 +30,15 @@ class Records(Database):
         rows = self.read("SELECT * FROM jobs WHERE id = ?", (id,))
         return status_of(rows[0]) if rows else None
 
-    def file(self, id: str) -> str | None:
-        """The name that the job's file had when it was last claimed."""
-        rows = self.read("SELECT file FROM jobs WHERE id = ?", (id,))
-        return rows[0]["file"] if rows else None
-
     def arguments(self, id: str) -> bytes | None:
         """The arguments in the codec's bytes, if they are small enough to be kept."""
         rows = self.read("SELECT arguments FROM jobs WHERE id = ?", (id,))
         return rows[0]["arguments"] if rows else None
 
-    def known(self, ids: list[str]) -> set[str]:
-        """Those of ``ids`` that are recorded."""
-        found: set[str] = set()
-        for at in range(0, len(ids), 500):
-            some = ids[at : at + 500]
-            sql = f"SELECT id FROM jobs WHERE id IN ({', '.join('?' * len(some))})"  # noqa: S608 - placeholders only
-            found.update(row["id"] for row in self.read(sql, tuple(some)))
-        return found
+    def states(self, ids: list[str]) -> dict[str, State]:
+        """The recorded state of each of ``ids`` (a thousand at most) that is known."""
+        sql = f"SELECT id, state FROM jobs WHERE id IN ({', '.join('?' * len(ids))})"  # noqa: S608 - placeholders only
+        return {row["id"]: State(row["state"]) for row in self.read(sql, tuple(ids))}
 
     def statuses(
         self,
@@ -48,9 +46,9 @@ class Records(Database):
         states: Iterable[State] = (),
         task: str | None = None,
         since: float | None = None,
-        limit: int = -1,
+        limit: int | None = None,
     ) -> list[Status]:
-        """The jobs recorded, newest first."""
+        """The jobs recorded, newest first, without their results."""
         where, values = ["1"], list[object]()
         if wanted := [state.value for state in states]:
             where.append(f"state IN ({', '.join('?' * len(wanted))})")
@@ -61,8 +59,8 @@ class Records(Database):
         if since is not None:
             where.append("enqueued_at >= ?")
             values.append(since)
-        sql = f"SELECT * FROM jobs WHERE {' AND '.join(where)} ORDER BY id DESC LIMIT ?"  # noqa: S608 - placeholders only
-        return [status_of(row) for row in self.read(sql, (*values, limit))]
+        sql = f"SELECT {_SHORT} FROM jobs WHERE {' AND '.join(where)} ORDER BY id DESC LIMIT ?"  # noqa: S608 - placeholders only
+        return [status_of(row) for row in self.read(sql, (*values, -1 if limit is None else limit))]
 
     def history(self, id: str) -> tuple[list[Attempt], list[Event]]:
         """The job's attempts, and whatever else happened to it, in order."""
@@ -115,6 +113,7 @@ def status_of(row: sqlite3.Row) -> Status:
         state=State(row["state"]),
         engine=row["engine"],
         queue=row["queue"],
+        file=row["file"],
         attempt=row["attempt"],
         max_attempts=row["max_attempts"],
         enqueued_at=row["enqueued_at"],

@@ -64,6 +64,11 @@ _declared: dict[str, Declared] = {}
 _aliases: dict[str, Declared] = {}
 
 
+def home() -> str | None:
+    """Where the modules with the first task come from; ``None`` where no task is declared."""
+    return next((declared.home for declared in _declared.values()), None)
+
+
 def declare(
     function: Callable[..., Any], options: TaskOptions, name: str | None = None, aliases: Sequence[str] = ()
 ) -> Declared:

@@ -27,6 +27,9 @@ FIRST = 2.0
 CEILING = 3600.0
 """Seconds that two attempts lie apart at most, where the task says nothing else."""
 
+TEXT_LIMIT = 64 * 1024
+"""Characters of an error's message, and of its traceback, that are kept."""
+
 SPREAD = 0.25
 """The share of the delay that is added at random, so that what failed together does not come back together."""
 
@@ -79,7 +82,7 @@ def backoff(options: TaskOptions, attempt: int, jitter: float) -> tuple[float, s
             own = float(own(attempt))
             if not 0 <= own < float("inf"):
                 raise ValueError(f"it gave {own!r}")
-        except Exception as error:  # it is the application's code
+        except BaseException as error:  # it is the application's code
             own, complaint = None, f"its backoff({attempt}) failed: {type(error).__name__}: {message_of(error)}"
     if own is not None:
         return own, complaint
@@ -101,16 +104,21 @@ def _ending(options: TaskOptions, error: BaseException) -> Ending:
 
 
 def message_of(error: BaseException) -> str:
-    """``str(error)``, which is the application's code and may itself raise."""
+    """``str(error)``, which is the application's code and may itself raise, in :data:`TEXT_LIMIT` characters."""
     try:
-        return str(error)
-    except Exception:
+        return _cut(str(error))
+    except BaseException:
         return "(its message cannot be read)"
 
 
 def describe(error: BaseException) -> str:
     """The error with its traceback, as text."""
     try:
-        return "".join(traceback.format_exception(error))
-    except Exception:  # of its own __str__() or of its notes
+        return _cut("".join(traceback.format_exception(error)))
+    except BaseException:  # of its own __str__() or of its notes
         return f"{type(error).__name__}: (its traceback cannot be read)\n"
+
+
+def _cut(text: str) -> str:
+    half = TEXT_LIMIT // 2
+    return text if len(text) <= TEXT_LIMIT else f"{text[:half]}\n[...]\n{text[-half:]}"

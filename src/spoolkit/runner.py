@@ -5,17 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import random
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from spoolkit import capture, clock, codec, limits, recorder, retry, waiting
 from spoolkit.claims import Crashed, Settled, StandBack, Start
-from spoolkit.errors import ArgumentError, JobCancelled, NoCurrentJobError, StoreUnavailableError
-from spoolkit.job import Cancelled, Dead, Done, Failure, Job, Outcome, Progress, RetryAt
+from spoolkit.current import CurrentJob, running
+from spoolkit.errors import ArgumentError, StoreUnavailableError
+from spoolkit.job import Cancelled, Dead, Done, Failure, Job, Outcome, RetryAt
 from spoolkit.recorder import Recorder
 from spoolkit.registry import Declared
 from spoolkit.settings import Settings
@@ -26,41 +27,8 @@ log = logging.getLogger("spoolkit")
 COMPLAINT_PAUSE = 60.0
 """Seconds between two log lines about a store that cannot be had."""
 
-_current: ContextVar[CurrentJob] = ContextVar("spoolkit.current_job")
 _application: Callable[[], AbstractContextManager[object]] = nullcontext
 _complained = 0.0
-
-
-@dataclass(frozen=True)
-class CurrentJob(Job):
-    """The job that is running here, as its task sees it.
-
-    ``attempt``       which run of the job this is, from 1
-    ``max_attempts``  how many it may have
-    """
-
-    attempt: int = 1
-    max_attempts: int = 1
-    _recorder: Recorder | None = field(default=None, repr=False, compare=False)
-    _told: list[bool] = field(default_factory=list, repr=False, compare=False)
-
-    @property
-    def cancelled(self) -> bool:
-        """Whether somebody wants the job to stop. A task that then returns ends its job as cancelled."""
-        if self._recorder is None or not self._recorder.cancelled:
-            return False
-        self._told.append(True)
-        return True
-
-    def progress(self, done: float, total: float | None = None, note: str = "") -> None:
-        """Show that ``done`` of ``total`` is done. Cheap enough for the innermost loop.
-
-        Raises :class:`JobCancelled` if somebody wants the job to stop, so that a task that reports needs not ask.
-        """
-        if self._recorder is not None:
-            self._recorder.progress(Progress(done, total, note))
-        if self.cancelled:
-            raise JobCancelled(job=self.id)
 
 
 @dataclass(frozen=True)
@@ -81,40 +49,20 @@ class Place:
 
 @dataclass(frozen=True)
 class Ended:
-    """What follows from an attempt, and :meth:`record`, which writes it down and never raises."""
+    """What follows from an attempt, and :meth:`record`, which writes it down and never raises.
+
+    ``spoiled``  whether the task has left a process in which no other can run
+    """
 
     outcome: Outcome
     record: Callable[[], None] = lambda: None
-
-
-def current_job() -> CurrentJob:
-    """The job that is running here. Raises :class:`NoCurrentJobError` outside of one."""
-    try:
-        return _current.get()
-    except LookupError:
-        raise NoCurrentJobError("current_job() is for the inside of a running task") from None
-
-
-def is_current(id: str) -> bool:
-    """Whether the job ``id`` is the one that is running here."""
-    job = _current.get(None)
-    return job is not None and job.id == id
+    spoiled: bool = False
 
 
 def use_application(context: Callable[[], AbstractContextManager[object]]) -> None:
     """Run every attempt within ``context()``, the application's context."""
     global _application
     _application = context
-
-
-@contextmanager
-def running(job: CurrentJob) -> Iterator[None]:
-    """Within it, ``job`` is the current job."""
-    token = _current.set(job)
-    try:
-        yield
-    finally:
-        _current.reset(token)
 
 
 def attempt(
@@ -149,12 +97,27 @@ def attempt_untracked(job: Job, declared: Declared) -> Outcome:
     returned: object = None
     error: BaseException | None = None
     try:
-        with limits.soft(declared.options.timeout), _application(), running(CurrentJob(**vars(job))):
+        current = CurrentJob(**vars(job))
+        with limits.soft(declared.options.timeout), _application(), running(current), _no_child():
             returned = declared.function(*job.args, **job.kwargs)
     except BaseException as raised:
         error = raised
     once = replace(declared.options, retries=0)
     return _logged(job, retry.decide(once, 1, returned, error, now=clock.now(), jitter=0.0)).outcome
+
+
+@contextmanager
+def _no_child() -> Iterator[None]:
+    pid = os.getpid()
+    try:
+        yield
+    finally:
+        if os.getpid() != pid:
+            # A child that the task forked came back. It is no spooler: it would settle the job of its parent, disarm
+            # its hard limit, and scan the directory for ever. So here, before any of that.
+            error = sys.exc_info()[1]
+            code = error.code if isinstance(error, SystemExit) else error and 1
+            os._exit(code if isinstance(code, int) else int(code is not None))
 
 
 def refuse(job: Job, outcome: Outcome, place: Place, store: Store) -> None:
@@ -182,6 +145,7 @@ def _run(
             within.enter_context(limits.soft(options.timeout))
             within.enter_context(_application())
             within.enter_context(running(current))
+            within.enter_context(_no_child())
             returned = declared.function(*job.args, **job.kwargs)
     except BaseException as raised:  # sys.exit() in a task is a failure of the task
         # Without this function's own line, which tells the reader nothing.
@@ -193,12 +157,17 @@ def _run(
         outcome = Cancelled(outcome.failure)
     elif isinstance(outcome, Done) and current._told:
         outcome = Cancelled(Failure("the task stopped when it was asked to", ending="cancelled"))
-    return _logged(job, outcome, lambda: _end(job, start.number, outcome, show, store, folder, config))
+    if spoiled := show.is_lost:
+        # The store's descriptors went with it; perhaps another file has their number by now.
+        log.error("job %s of %s closed descriptors that are not its own", job.id, job.task)
+        store = None
+    ended = _logged(job, outcome, lambda: _end(job, start.number, outcome, show, store, folder, config))
+    return replace(ended, spoiled=spoiled)
 
 
 def _after_crash(job: Job, declared: Declared, crash: Crashed, store: Store) -> Ended:
     progress, left = recorder.look(store.folder, job.id)
-    failure = _what_killed(crash, left)
+    failure = _what_killed(crash, left, limited=declared.options.timeout is not None)
     now, jitter = clock.now(), random.random()  # noqa: S311 - as above
     if crash.cancelled:
         outcome: Outcome = Cancelled(Failure(failure.message, failure.type, ending="cancelled"))
@@ -213,12 +182,12 @@ def _after_crash(job: Job, declared: Declared, crash: Crashed, store: Store) -> 
     return _logged(job, outcome, record)
 
 
-def _what_killed(crash: Crashed, left: str) -> Failure:
+def _what_killed(crash: Crashed, left: str, *, limited: bool) -> Failure:
     """What is known of the end of a process that could not say anything itself."""
     who = f"process {crash.pid}, in attempt {crash.number}"
     for mark, ending in ((limits.CRASH_MARK, "crashed"), (limits.TIMEOUT_MARK, "timeout")):
         at = left.rfind(f"\n{mark}") + 1 if not left.startswith(mark) else 0
-        if at or left.startswith(mark):
+        if (at or left.startswith(mark)) and (limited or ending == "crashed"):
             what = left[at:].splitlines()[0].removeprefix(mark).rstrip("!")
             if ending == "timeout":
                 message = f"{who}, was killed at its hard limit (after {what.rstrip(')')})"
@@ -250,7 +219,7 @@ def _result(done: Done, limit: int) -> Result:
         data = codec.encode(done.result)
     except ArgumentError as error:
         return Result(error=f"the result cannot be kept: {error}")
-    except Exception as error:  # of an encoder of the application's own
+    except BaseException as error:  # of an encoder of the application's own
         return Result(error=f"the result cannot be kept: {type(error).__name__}: {retry.message_of(error)}")
     if len(data) > limit:
         return Result(error=f"the result takes {len(data)} bytes; the limit is {limit} (SPOOLKIT_MAX_RESULT)")
@@ -275,6 +244,9 @@ def _recorded(write: Callable[[], Any]) -> None:
         write()
     except StoreUnavailableError as error:
         complain(error)
+    except Exception:
+        # Whoever settles must get to the file: a job that is done would run again.
+        log.exception("the end of a job could not be recorded")
 
 
 def complain(error: StoreUnavailableError) -> None:

@@ -26,8 +26,8 @@ STRAY_AGE = 3600.0
 held: str | None = None
 """The job whose file uWSGI's lock of this process is on: opened and closed, it would be free for others."""
 
-_NAME = re.compile(PREFIX + r"([0-9a-f]{32})(?:\.\d{1,9})*", re.ASCII)
-_SUFFIX = re.compile(r"\.(\d{1,9})$", re.ASCII)
+_NAME = re.compile(PREFIX + r"([0-9a-f]{32})(?:\.\d{1,9}(?:~\d{1,9})?)*", re.ASCII)
+_SUFFIX = re.compile(r"\.(\d{1,9})(?:~(\d{1,9}))?$", re.ASCII)
 
 
 def write(directory: str, name: str, data: bytes, *, run_at: float | None = None, fsync: bool = False) -> str:
@@ -40,6 +40,7 @@ def write(directory: str, name: str, data: bytes, *, run_at: float | None = None
     path = os.path.join(directory, f"{PREFIX}{name}")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
+        os.fchmod(fd, 0o600)  # whatever umask a task has set
         with open(fd, "wb") as file:
             file.write(data)
             file.flush()
@@ -119,15 +120,17 @@ def peek(path: str, size: int = -1) -> bytes | None:
         return file.read(size)
 
 
+def find(directory: str, id: str, known: str | None) -> str | None:
+    """The path of the job's file in this very folder, under its first name, ``known`` or the one after that."""
+    names = [f"{PREFIX}{id}"] if known is None else [f"{PREFIX}{id}", known, _next(known)]
+    paths = (os.path.join(directory, name) for name in names)
+    return next(filter(os.path.lexists, paths), None)
+
+
 def locate(directory: str, id: str, known: str | None = None) -> str | None:
     """The path of the job's file, waiting or running; ``known`` is a name that it has had."""
-    likely = [f"{PREFIX}{id}"]
-    if known is not None:
-        likely += [known, f"{_SUFFIX.sub('', known)}.{number(known) + 1}"]
-    for name in likely:
-        path = os.path.join(directory, name)
-        if os.path.lexists(path):
-            return path
+    if path := find(directory, id, known):
+        return path
     try:
         return next((path for path in pending(directory) if id_of(os.path.basename(path)) == id), None)
     except OSError:
@@ -154,22 +157,28 @@ def reschedule(path: str, run_at: float) -> str:
     The name changes with the time: a spooler that saw the old time looks, once it has the lock, only at the name.
     """
     os.utime(path, ns=ns_of(run_at))
-    return rename_on(path)
-
-
-def rename_on(path: str) -> str:
-    """Give the file its next name, numbered; returns the new path. The number is that of the names before it."""
-    found = _SUFFIX.search(path)
-    base, count = (path[: found.start()], int(found[1])) if found else (path, 0)
-    new = f"{base}.{count + 1}"
+    new = _next(path)
     os.rename(path, new)
     return new
 
 
-def number(path: str) -> int:
-    """How many names the file has had before this one."""
+def count_on(path: str) -> tuple[str, int]:
+    """Count an attempt in the file's name; returns the new path, and how many attempts were counted so."""
+    new = _next(path, 1)
+    os.rename(path, new)
+    return new, _numbers(new)[2]
+
+
+def _next(path: str, attempts: int = 0) -> str:
+    """The name after this one: with the number of the names before it, and of the attempts counted in names."""
+    base, names, counted = _numbers(path)
+    counted += attempts
+    return f"{base}.{names + 1}" + (f"~{counted}" if counted else "")
+
+
+def _numbers(path: str) -> tuple[str, int, int]:
     found = _SUFFIX.search(path)
-    return int(found[1]) if found else 0
+    return (path[: found.start()], int(found[1]), int(found[2] or 0)) if found else (path, 0, 0)
 
 
 def id_of(name: str) -> str | None:
@@ -180,15 +189,16 @@ def id_of(name: str) -> str | None:
 
 def pending(directory: str) -> list[str]:
     """The paths of the spool files in ``directory``, priorities (folders of digits) first, then by name."""
-    folders, files = [], []
     with os.scandir(directory) as entries:
-        for entry in entries:
-            if entry.name.startswith(PREFIX):
-                files.append(entry.path)
-            elif _is_priority(entry):
-                folders.append(entry)
-    first = [path for folder in sorted(folders, key=lambda entry: int(entry.name)) for path in pending(folder.path)]
-    return first + sorted(files)
+        files = [entry.path for entry in entries if entry.name.startswith(PREFIX)]
+    return [path for folder in priority_folders(directory) for path in pending(folder)] + sorted(files)
+
+
+def priority_folders(directory: str) -> list[str]:
+    """The folders of jobs with a priority, the most urgent first."""
+    with os.scandir(directory) as entries:
+        folders = [entry.path for entry in entries if _is_priority(entry)]
+    return sorted(folders, key=lambda path: int(os.path.basename(path)))
 
 
 def _is_priority(entry: os.DirEntry[str]) -> bool:

@@ -41,6 +41,9 @@ ARGUMENTS_LIMIT = 4096
 """Bytes of a job's arguments that are kept with its record, to be shown once the file is gone."""
 
 
+Lies = Callable[[str, str | None], bool]
+
+
 @dataclass(frozen=True)
 class Result:
     """What a finished job gave back, in the codec's bytes, or why it could not be kept."""
@@ -74,7 +77,7 @@ class Store(Records):
             if not still():
                 return StandBack()
             row = db.execute("SELECT * FROM jobs WHERE id = ?", (job.id,)).fetchone()
-            attempt, base = (0, 0) if row is None else (row["attempt"], row["base"])
+            attempt, base, asked = (0, 0, 0) if row is None else (row["attempt"], row["base"], row["cancel"])
             if row is not None:
                 if (verdict := claims.verdict(row, file)) is not None:
                     return verdict
@@ -83,6 +86,7 @@ class Store(Records):
                     self._event(db, job.id, "failed", now, attempt, detail={"message": "how it ended was not recorded"})
                 if row["state"] in (State.DEAD, State.QUEUED):
                     base = attempt  # moved back to be run again: a fresh count
+                    asked = 0
             number = attempt + 1
             if number - base > max_attempts:
                 return Settled(Dead(Failure("no attempt is left")))  # there are fewer now than when it was scheduled
@@ -97,6 +101,7 @@ class Store(Records):
                 "file": file,
                 "pid": os.getpid(),
                 "identity": process.own(),
+                "cancel": asked,
             }
             if row is None:
                 given.update(
@@ -235,32 +240,41 @@ class Store(Records):
         return [row["id"] for row in rows]
 
     def note(self, id: str, kind: str) -> None:
-        """Add an event; a dead job that was ``retried`` counts as queued from now on."""
+        """Add an event."""
         with self.transaction() as db:
-            if db.execute("SELECT 1 FROM jobs WHERE id = ?", (id,)).fetchone() is None:
-                return
-            if kind == "retried":
+            if db.execute("SELECT 1 FROM jobs WHERE id = ?", (id,)).fetchone() is not None:
+                self._event(db, id, kind, clock.now())
+
+    def revive(self, id: str, move: Callable[[], object]) -> None:
+        """Count the job ``id`` as queued from now on, and ``move()`` its file back from among the dead."""
+        with self.transaction() as db:
+            if db.execute("SELECT 1 FROM jobs WHERE id = ?", (id,)).fetchone() is not None:
+                # Whatever its state: its death may be unrecorded, and nobody claims it before its file is back.
                 db.execute(
                     "UPDATE jobs SET state = 'queued', base = attempt, max_attempts = NULL, run_at = NULL,"
-                    " finished_at = NULL, cancel = 0 WHERE id = ? AND state = 'dead'",
+                    " finished_at = NULL, cancel = 0, pid = NULL, identity = NULL WHERE id = ?",
                     (id,),
                 )
-            self._event(db, id, kind, clock.now())
+                self._event(db, id, "retried", clock.now())
+            move()
 
-    def prune(self, states: Iterable[State], before: float, limit: int) -> list[tuple[str, str | None]]:
-        """Forget up to ``limit`` jobs that ended in ``states`` before ``before``; returns their ids and file names."""
-        gone: list[tuple[str, str | None]] = []
+    def prune(self, states: Iterable[State], before: float, limit: int, *, lies: Lies = lambda id, file: False) -> int:
+        """Forget up to ``limit`` jobs that ended in ``states`` before ``before`` (unix time); returns how many.
+
+        Not those of which ``lies(id, name)`` says that their file is still there: it would be a new job.
+        """
+        gone: list[str] = []
         with self.transaction() as db:
             for state in states:
                 rows = db.execute(
                     "SELECT id, file FROM jobs WHERE state = ? AND finished_at < ? ORDER BY finished_at LIMIT ?",
                     (state.value, before, limit - len(gone)),
                 ).fetchall()
-                gone += [(row["id"], row["file"]) for row in rows]
-            for id, _ in gone:
+                gone += [row["id"] for row in rows if not lies(row["id"], row["file"])]
+            for id in gone:
                 db.execute("DELETE FROM events WHERE job = ?", (id,))
                 db.execute("DELETE FROM jobs WHERE id = ?", (id,))
-        return gone
+        return len(gone)
 
     def _event(
         self,

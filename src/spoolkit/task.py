@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from functools import update_wrapper
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
-from spoolkit import clock, plain, registry, runner, schedule
+from spoolkit import clock, current, plain, registry, schedule
 from spoolkit.engine import Engine
 from spoolkit.engines import spool as spool_engine
 from spoolkit.engines.thread import ThreadEngine
@@ -51,7 +51,7 @@ class Task(Generic[P, R]):
 
     def run(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the function here and now, as a plain function, with ``current_job()`` to be had."""
-        with runner.running(runner.CurrentJob(**vars(self._job(args, kwargs, engine="inline")))):
+        with current.running(current.CurrentJob(**vars(self._job(args, kwargs, engine="inline")))):
             return self._function(*args, **kwargs)
 
     def _submit(

@@ -70,3 +70,13 @@ def test_a_delayed_job_is_made_to_run_now(application: UwsgiServer) -> None:
     assert ask(application, "run-now", id) == [{"id": id, "state": "queued"}]
     wait_until(lambda: ask(application, "show", id)["state"] == "done", timeout=20)
     assert ask(application, "stats")["done_last_hour"] == 1
+
+
+def test_jobs_of_another_directory_that_uwsgi_serves_are_seen(start_site: StartSite, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir(mode=0o700)
+    site = start_site(f"spooler = {other}")
+    id = site.call("note", "elsewhere", using={"queue": str(other), "delay": 3000})["job"]
+    assert json.loads(flask_spool(site.spool, "ls", "--json"))[0]["id"] == id
+    flask_spool(site.spool, "run-now", id)
+    site.history.wait_for("note", "elsewhere")

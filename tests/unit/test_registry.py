@@ -123,5 +123,5 @@ def test_arguments_of_another_version_are_named_beside_its_own() -> None:
     def resize(image: str, width: int) -> None: ...
 
     resize.declared.check(("a.png",), {"width": 5})
-    with pytest.raises(SignatureError, match=r"1 by position, size, but .* versions\.resize\(image: .*'size'"):
+    with pytest.raises(SignatureError, match=r"1 by position, size, but .* versions\.resize\(image: .*'width'"):
         resize.declared.check(("a.png",), {"size": 5})

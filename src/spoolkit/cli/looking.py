@@ -31,7 +31,7 @@ def ls(states: frozenset[State] | None, task: str | None, since: float | None, l
     found = lookup.jobs(states=states or (), task=task, since=since, limit=limit + 1 if limit else None)
     shown = found[:limit] if limit else found
     if as_json:
-        say_json([api.public(status) for status in shown])
+        say_json([api.brief(status) for status in shown])
         return
     if not shown:
         click.echo("no jobs", err=True)

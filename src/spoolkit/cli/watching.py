@@ -55,7 +55,7 @@ def _look() -> tuple[Statistics, list[Status], list[Status]]:
 def _as_json(figures: Statistics, running: list[Status], over: list[Status]) -> dict[str, Any]:
     listed = {"running": running, "recent": over}
     return {"time": clock.now(), "stats": figures.to_dict()} | {
-        name: [api.public(status) for status in found] for name, found in listed.items()
+        name: [api.brief(status) for status in found] for name, found in listed.items()
     }
 
 

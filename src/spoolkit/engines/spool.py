@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 import time
 from dataclasses import replace
 
@@ -25,7 +24,7 @@ from spoolkit import (
     spoolfile,
     tracking,
 )
-from spoolkit.engines import foreign
+from spoolkit.engines import foreign, vetting
 from spoolkit.errors import (
     DecodeError,
     QueueOptionError,
@@ -37,9 +36,6 @@ from spoolkit.errors import (
 from spoolkit.job import SPOOL_RETRY, Cancelled, Dead, Done, Failure, Job, Outcome, RetryAt
 from spoolkit.registry import Declared
 from spoolkit.runner import Ended
-
-HEADER_TIME = 60.0
-"""Seconds after which a file without a full header can have no writer any more."""
 
 STAND_BY = 0.2
 """Seconds between two looks of a spooler that must not start a job."""
@@ -117,15 +113,17 @@ def start(directory: str) -> None:
     if bridge.is_spooler():
         shift.idle()
     try:
-        _close_to_others(directory)
+        vetting.close_to_others(directory)
         spoolfile.sweep(directory)
         # uWSGI stands in the directory once it scans. Where a job of another library is the first to import spoolkit,
         # the directory must not be vetted: that would open the job's own file and drop its lock.
         if os.path.realpath(os.curdir) != os.path.realpath(directory):
-            vet(directory)
+            vetting.set_aside_what_breaks(directory)
+        pruning.sweep(tracking.store())
         _presence = presence.Presence(directory)
         if bridge.is_uwsgi():
-            instance.publish(directory, bridge.options(), bridge.master_pid(), bridge.version())
+            served = bridge.directories()
+            instance.publish(directory, bridge.options(), bridge.master_pid(), bridge.version(), served)
     except Exception:
         # Jobs are run all the same.
         runner.log.exception("the spool directory %s could not be put in order", directory)
@@ -234,6 +232,8 @@ def _serve_own(env: bridge.Env, path: str, root: str) -> None:
             ended = runner.attempt(job, declared, place.seen(), store, config, packet.arguments(content))
     if ended is not None:
         settle(place.path, root, ended, task=job.task)
+        if ended.spoiled:
+            os._exit(1)  # whoever keeps the spoolers starts a fresh one
     pruning.a_little(store, root, config)
 
 
@@ -248,8 +248,8 @@ class _Here:
         return runner.Place(os.path.basename(self.path), lambda: os.path.lexists(self.path), self._count, owned=True)
 
     def _count(self) -> int:
-        self.path = spoolfile.rename_on(self.path)
-        return spoolfile.number(self.path)
+        self.path, attempts = spoolfile.count_on(self.path)
+        return attempts
 
 
 def settle(path: str, root: str, ended: Ended, *, task: str | None = None) -> None:
@@ -277,25 +277,6 @@ def _dead(error: SpoolkitError) -> Ended:
     return Ended(Dead(Failure(str(error), type(error).__name__)))
 
 
-def vet(directory: str) -> None:
-    """Set aside what uWSGI would delete unrun or trip over for ever. Only before this process holds any job.
-
-    uWSGI's C code unlinks a file whose header promises more than there is, or whose packet breaks off, before any
-    Python sees it (``spooler_manage_task`` in core/spooler.c, ``uwsgi_python_spooler`` in the Python plugin).
-    """
-    for path in spoolfile.pending(directory):
-        with spoolfile.claim(path) as fd:
-            if fd is None:
-                continue
-            try:
-                os.path.basename(path).encode()
-                packet.load(os.pread(fd, 4 + packet.LIMIT, 0))
-            except (DecodeError, UnicodeEncodeError) as error:
-                about = os.fstat(fd)
-                if about.st_size >= 4 or about.st_ctime < clock.now() - HEADER_TIME:
-                    settle(path, directory, Ended(Dead(Failure(str(error)))))
-
-
 def _foreign(env: bridge.Env) -> Outcome | int:
     try:
         return foreign.run(env, retry_at=clock.now() + settings.current().retry_delay)
@@ -315,10 +296,3 @@ def _path(env: bridge.Env, root: str) -> str:
     name = os.fsdecode(env["spooler_task_name"])
     here = os.path.abspath(name)
     return here if os.path.lexists(here) else os.path.join(root, name)
-
-
-def _close_to_others(directory: str) -> None:
-    """Whoever can write here has code run: the directory is its owner's alone."""
-    about = os.stat(directory)
-    if about.st_uid == os.geteuid() and stat.S_IMODE(about.st_mode) & 0o077:
-        os.chmod(directory, 0o700)
