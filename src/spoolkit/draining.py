@@ -60,7 +60,7 @@ def cut_off(pids: Iterable[int]) -> None:
     store = tracking.store()
     for pid in pids:
         try:
-            ids = store.interrupt(pid, kill=_kill, seen=lambda id: recorder.look(store.folder, id))
+            ids = store.interrupt(pid, kill=_kill, log=lambda id: recorder.look(store.folder, id)[1])
         except StoreUnavailableError as error:
             runner.complain(error)
             continue

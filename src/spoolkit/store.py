@@ -35,8 +35,6 @@ from spoolkit.records import Records
 
 INTERRUPTED = "the server stopped before it was done"
 
-Seen = tuple[Progress | None, str]
-
 ARGUMENTS_LIMIT = 4096
 """Bytes of a job's arguments that are kept with its record, to be shown once the file is gone."""
 
@@ -212,12 +210,11 @@ class Store(Records):
             self._event(db, id, "cancel asked" if kill is None else "killed", clock.now(), row["attempt"])
         return True
 
-    def interrupt(self, pid: int, *, kill: Callable[[int], None], seen: Callable[[str], Seen]) -> list[str]:
-        """End what the process ``pid`` runs because its server stops, and record that: it will run again, and the
-        attempt does not count. Returns the jobs.
+    def interrupt(self, pid: int, *, kill: Callable[[int], None], log: Callable[[str], str]) -> list[str]:
+        """End what the process ``pid`` runs, because its server stops; returns the jobs. They run again, and the
+        attempts do not count.
 
-        ``kill`` gets the pid if the process still lives; nobody can settle the job meanwhile. ``seen`` gives the
-        progress and the log that a job left.
+        ``kill`` gets the pid if the process lives; nobody can settle the job meanwhile. ``log`` gives what a job said.
         """
         now = clock.now()
         with self.transaction() as db:
@@ -225,18 +222,12 @@ class Store(Records):
             for row in rows:
                 if claims.is_running(row):
                     kill(pid)
-                progress, log = seen(row["id"])
-                state = State.CANCELLED if row["cancel"] else State.RETRYING
-                given: dict[str, Any] = {"state": state.value, "pid": None, "identity": None, "run_at": now}
-                given.update(base=row["base"] + 1, ending="interrupted", error_type=None, error_message=INTERRUPTED)
-                given["finished_at"] = now if state in FINISHED else None
-                if row["max_attempts"] is not None:
-                    given["max_attempts"] = row["max_attempts"] + 1
-                if progress is not None:
-                    given["progress"] = json.dumps([progress.done, progress.total, progress.note])
-                update(db, row["id"], given)
-                took, detail = now - row["started_at"], {"message": INTERRUPTED}
-                self._event(db, row["id"], "interrupted", now, row["attempt"], seconds=took, detail=detail, log=log)
+                state, ended = (State.CANCELLED, now) if row["cancel"] else (State.RETRYING, None)
+                given: dict[str, Any] = {"state": state.value, "finished_at": ended, "pid": None, "identity": None}
+                given.update(run_at=now, base=row["base"] + 1, max_attempts=row["max_attempts"] + 1)
+                update(db, row["id"], {**given, "ending": "interrupted", "error_message": INTERRUPTED})
+                took, said = now - row["started_at"], {"message": INTERRUPTED}
+                self._event(db, row["id"], "interrupted", now, row["attempt"], took, said, log(row["id"]))
         return [row["id"] for row in rows]
 
     def note(self, id: str, kind: str) -> None:
