@@ -101,3 +101,30 @@ def test_signals_mean_the_usual_to_what_a_task_forks(tmp_path: Path) -> None:
         site.call("forks")
         (event,) = site.site.history.wait_for("forked", "ended", "by")
         assert event.words[-1] == str(int(signal.SIGTERM))
+
+
+@pytest.mark.parametrize("cut_by", ["a stop", "a kill"])
+def test_a_long_job_goes_on_where_it_was_cut_off(tmp_path: Path, cut_by: str) -> None:
+    with deployed(tmp_path, "lazy-apps", grace=0.5, spoolers=1) as site:
+        job = site.call("counts" if cut_by == "a stop" else "counts_through_kills", 0.3, 6)
+        site.site.history.wait_for("step", job, count=3)
+        if cut_by == "a stop":
+            site.signal(signal.SIGTERM)
+            site.wait_for_exit(20)
+        else:
+            os.kill(site.site.history.events("start", job)[0].pid, signal.SIGKILL)
+            check_steps(site, job)
+    if cut_by == "a stop":
+        with deployed(tmp_path, "lazy-apps", spoolers=1) as site:
+            check_steps(site, job)
+
+
+def check_steps(site: Deployed, job: str) -> None:
+    result = wait_until(lambda: site.result(job), timeout=30, message=site.jobs.log)
+    assert result.endswith(b",2]"), result
+    wait_until(
+        lambda: os.listdir(site.site.spool / "checkpoints") == [], message="it is over, and its checkpoint stays"
+    )
+    steps = [event.words[2] for event in site.site.history.events("step", job)]
+    assert sorted(set(steps)) == [str(step) for step in range(6)]
+    assert len(steps) <= 7, "only the step that was cut off comes again"

@@ -11,7 +11,7 @@ from flask import Flask, Response, jsonify, request
 from history import record
 from kill_tasks import noted
 
-from spoolkit import JobTimeout, SpoolKit, spool
+from spoolkit import JobTimeout, SpoolKit, current_job, spool
 
 VERSION = "old"
 
@@ -76,3 +76,26 @@ def forks() -> None:
     os.kill(child, signal.SIGTERM)
     _, status = os.waitpid(child, 0)
     record("forked", "ended", "by", -os.waitstatus_to_exitcode(status))
+
+
+@spool(retries=0)
+def counts(seconds: float, steps: int) -> list[int]:
+    return count(seconds, steps)
+
+
+def count(seconds: float, steps: int) -> list[int]:
+    """Goes through its steps, each once, over as many attempts as it takes."""
+    job = current_job()
+    total = job.resume(0)
+    with noted():
+        for step in job.steps(range(steps)):
+            record("step", job.id, step)
+            total += step
+            job.checkpoint(total)
+            time.sleep(seconds)
+    return [total, job.attempt]
+
+
+@spool(retries=1, backoff=0.1)
+def counts_through_kills(seconds: float, steps: int) -> list[int]:
+    return count(seconds, steps)
