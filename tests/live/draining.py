@@ -101,7 +101,7 @@ class Deployed:
 
         def up() -> bool:
             present = [(self.site.spool / "spoolers" / str(pid)).exists() for pid in server.spooler_pids()]
-            return server.log().count("WSGI app 0") >= 2 and all(present)
+            return server.log().count('unix_signal:3 worker_wakeup" (accepting)') >= 2 and all(present)
 
         wait_until(up, message=server.log)
 
@@ -121,6 +121,7 @@ def deployed(
     spoolers: int = 2,
     processes: int = 2,
     options: list[str] | None = None,
+    frequency: int = 1,
 ) -> Iterator[Deployed]:
     """The site of ``drain_site`` in ``folder``, with a copy of its code that a test may change."""
     code = folder / "code"
@@ -149,7 +150,12 @@ def deployed(
         *MODES[mode],
         *(options or []),
     ]
-    runs = [f"spooler-processes = {spoolers}", "spooler-frequency = 1", f"spooler = {spool}", "spooler-quiet = true"]
+    runs = [
+        f"spooler-processes = {spoolers}",
+        f"spooler-frequency = {frequency}",
+        f"spooler = {spool}",
+        "spooler-quiet = true",
+    ]
     with ExitStack() as running:
 
         def start(name: str, lines: list[str], **more: bool) -> UwsgiServer:

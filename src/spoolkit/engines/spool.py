@@ -164,6 +164,7 @@ def _stand_by(path: str, root: str) -> None:
     # Opened and closed, the file is free of uWSGI's lock: a job that waits can be cancelled meanwhile.
     with contextlib.suppress(OSError):
         os.close(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC))
+    runner.log.warning("pid %d starts no job of %s: it is paused, or uWSGI stops", os.getpid(), root)
     master_pid = os.getppid()
     while pausing.is_closed(root):
         if os.getppid() != master_pid:
