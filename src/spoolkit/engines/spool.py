@@ -100,6 +100,8 @@ def start(directory: str) -> None:
     global _presence
     try:
         _close_to_others(directory)
+        # Now: on a full disk there would be no room for it, and what is dead would come up at every scan.
+        os.makedirs(os.path.join(directory, morgue.FOLDER), mode=0o700, exist_ok=True)
         spoolfile.sweep(directory)
         # uWSGI stands in the directory once it scans. Where a job of another library is the first to import spoolkit,
         # the directory must not be vetted: that would open the job's own file and drop its lock.
@@ -203,7 +205,8 @@ class _Here:
 
     def seen(self) -> runner.Place:
         """What the runner may know of it."""
-        return runner.Place(os.path.basename(self.path), lambda: os.path.lexists(self.path), self._count, owned=True)
+        file, counted = os.path.basename(self.path), spoolfile.counted(self.path)
+        return runner.Place(file, lambda: os.path.lexists(self.path), self._count, counted, owned=True)
 
     def _count(self) -> int:
         self.path, attempts = spoolfile.count_on(self.path)
