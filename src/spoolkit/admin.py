@@ -101,7 +101,9 @@ def _cancel_waiting(status: Status) -> bool:
     store = tracking.store()
     with _claimed(status) as path:
         _, left = recorder.look(store.folder, status.id)
-        if path is None or not store.cancel(status, "cancelled while it did not run", log=left):
+        if path is None or not store.cancel(
+            status, "cancelled while it did not run", file=os.path.basename(path), log=left
+        ):
             return False
         spoolfile.finish(path)
     recorder.forget(store.folder, status.id)

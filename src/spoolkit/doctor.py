@@ -191,7 +191,8 @@ def _master(uwsgi: Instance, site: Site) -> Iterator[Finding]:
 
 def _threads(uwsgi: Instance, site: Site) -> Iterator[Finding]:
     if not uwsgi.on("enable-threads"):
-        old = [int(part) for part in re.findall(r"\d+", uwsgi.version)] < [2, 0, 27] and not uwsgi.of("threads")
+        version = [int(part) for part in re.findall(r"\d+", uwsgi.version)]
+        old = [] < version < [2, 0, 27] and not uwsgi.of("threads")
         problem = "enable-threads is missing: before uWSGI 2.0.27, without threads = N, no thread runs between requests"
         yield Finding("threads", problem, "enable-threads = true", "error" if old else "warning")
 

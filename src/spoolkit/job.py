@@ -55,7 +55,7 @@ MOVES: Mapping[State, frozenset[State]] = {
     State.DEAD: frozenset({State.QUEUED, State.RUNNING, State.CANCELLED}),
     State.DONE: frozenset(),
     State.CANCELLED: frozenset(),
-    State.LOST: frozenset(),
+    State.LOST: frozenset({State.RUNNING}),  # its file was found again
 }
 
 FINISHED = frozenset({State.DONE, State.DEAD, State.CANCELLED, State.LOST})

@@ -98,7 +98,7 @@ def hard(seconds: float | None, fd: int) -> Iterator[None]:
     if fd >= 0:
         faulthandler.enable(fd, all_threads=False)
     if seconds is not None:
-        faulthandler.dump_traceback_later(seconds, exit=not harakiri, file=fd if fd >= 0 else 2)
+        faulthandler.dump_traceback_later(seconds, exit=True, file=fd if fd >= 0 else 2)
         if harakiri:
             bridge.set_harakiri(math.ceil(seconds) + 1)
     try:

@@ -41,20 +41,22 @@ class Details:
 def find(id: str) -> Status:
     """Where the job ``id`` stands. Raises :class:`UnknownJobError`."""
     checked(id)
-    for _ in range(3):  # between a look at the record and one at the file, a job may go from the one to the other
+    before: object = ()
+    for _ in range(5):  # between two looks a job may go from the record to the file, and its file get another name
         status = recorded(id)
         if status is not None and (status.state in FINISHED - {State.DEAD} or status.engine != "spool"):
             return _running(status)
         found = _with_file(id, status)
         if found is not None:
             return _running(found)
-        if recorded(id) == status:
-            break
+        if status == before:
+            break  # twice nothing, and nothing recorded between
+        before = status
     if status is None:
         raise UnknownJobError(f"no job {id} is known: it was never accepted, or its record is gone", job=id)
     if status.state is State.RUNNING:
-        # Its file goes only once it is done: it was the store that could not be told.
-        return replace(status, state=State.DONE, result_error="the store could not be written when the job was done")
+        # Its file goes only at its end: it was the store that could not be told.
+        return replace(status, state=State.DONE, result_error="it is over, but the store could not be written then")
     return status if status.state in FINISHED else replace(status, state=State.LOST)
 
 

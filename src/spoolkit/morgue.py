@@ -54,8 +54,9 @@ def files(directory: str) -> list[str]:
 
 def locate(directory: str, id: str, known: str | None = None) -> str | None:
     """The path of the job's file among the dead."""
-    for name in (known, f"{PREFIX}{id}", id):
-        if name is not None and os.path.lexists(path := os.path.join(directory, FOLDER, name)):
+    names = {known, f"{PREFIX}{id}", id} - {None}
+    for path in (os.path.join(directory, FOLDER, str(name)) for name in names):
+        if not path.endswith(".json") and os.path.lexists(path):
             return path
     return next((path for path in files(directory) if id_of(os.path.basename(path)) == id), None)
 

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 
+from spoolkit import process
 from spoolkit.job import Progress
 
 FOLDER = "running"
@@ -17,6 +18,9 @@ LOG_LIMIT = 64 * 1024
 """Bytes of a log that are kept: its end."""
 
 _HEADER = 1024
+_OWNER = 896
+"""Where in the header the process stands that runs the attempt; before it, the progress."""
+
 _STOP = b"1"
 
 
@@ -34,7 +38,8 @@ class Recorder:
             try:
                 self.fd = os.open(self.path, flags | os.O_EXCL, 0o600)
             except FileNotFoundError:
-                os.makedirs(os.path.dirname(self.path), mode=0o700, exist_ok=True)  # another spooler may be faster
+                with contextlib.suppress(FileExistsError):  # another spooler may be faster
+                    os.mkdir(os.path.dirname(self.path), mode=0o700)
                 self.fd = os.open(self.path, flags, 0o600)
             except FileExistsError:
                 # The word to stop is kept: it may have been left before this attempt came so far.
@@ -43,6 +48,7 @@ class Recorder:
             os.fchmod(self.fd, 0o600)  # whatever umask an earlier task has set
             os.lseek(self.fd, _HEADER, os.SEEK_SET)
             self._file = _file(self.fd)
+            os.pwrite(self.fd, (b"%d%s" % (os.getpid(), process.own())).ljust(_HEADER - _OWNER), _OWNER)
 
     @property
     def is_lost(self) -> bool:
@@ -91,6 +97,20 @@ class Recorder:
             os.close(self.fd)
         self.fd = -1
         remove(self.path)
+
+
+def is_alive(folder: str, id: str) -> bool:
+    """Whether another process is at an attempt of the job ``id``, by what it has left there."""
+    try:
+        fd = os.open(os.path.join(folder, FOLDER, id), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        owner = os.pread(fd, _HEADER - _OWNER, _OWNER).rstrip(b" ")
+    finally:
+        os.close(fd)
+    pid, space, identity = owner.partition(b" ")
+    return pid.isdigit() and int(pid) != os.getpid() and process.is_alive(int(pid), space + identity)
 
 
 def look(folder: str, id: str) -> tuple[Progress | None, str]:
@@ -148,15 +168,15 @@ def _file(fd: int) -> tuple[int, int] | None:
 def _line(progress: Progress) -> bytes:
     note = progress.note
     while True:
-        line = json.dumps([progress.done, progress.total, note]).encode().ljust(_HEADER - 1)
-        if len(line) < _HEADER or not note:
-            return line[: _HEADER - 1]
+        line = json.dumps([progress.done, progress.total, note]).encode().ljust(_OWNER - 1)
+        if len(line) < _OWNER or not note:
+            return line[: _OWNER - 1]
         note = note[: len(note) // 2]
 
 
 def _progress(fd: int) -> Progress | None:
     for _ in range(3):  # a line that is being written may be read half
-        line = os.pread(fd, _HEADER - 1, 1).strip(b" \0")
+        line = os.pread(fd, _OWNER - 1, 1).strip(b" \0")
         if not line:
             return None
         try:

@@ -39,12 +39,14 @@ class Place:
     ``file``   the name of its file, if it has one
     ``still``  whether the file has that name now
     ``count``  counts the attempt where the store cannot: gives how many there are then
+    ``counted``  how many attempts were counted so before
     ``owned``  whether this process runs one job at a time, and may be ended for it
     """
 
     file: str | None = None
     still: Callable[[], bool] = lambda: True
     count: Callable[[], int] = lambda: 1
+    counted: int = 0
     owned: bool = False
 
 
@@ -75,9 +77,18 @@ def attempt(
     """
     options = declared.options
     try:
-        claim = store.claim(job, file=place.file, still=place.still, max_attempts=options.attempts, arguments=arguments)
+        claim = store.claim(
+            job,
+            file=place.file,
+            still=place.still,
+            max_attempts=options.attempts,
+            counted=place.counted,
+            arguments=arguments,
+        )
     except StoreUnavailableError as error:
         complain(error)
+        if recorder.is_alive(store.folder, job.id):
+            return None
         number = place.count()
         if number > options.attempts:
             return _logged(job, Dead(Failure("no attempt is left; the last ended with its process", ending="crashed")))

@@ -169,6 +169,11 @@ def count_on(path: str) -> tuple[str, int]:
     return new, _numbers(new)[2]
 
 
+def counted(path: str) -> int:
+    """How many attempts were counted in the file's name."""
+    return _numbers(path)[2]
+
+
 def _next(path: str, attempts: int = 0) -> str:
     """The name after this one: with the number of the names before it, and of the attempts counted in names."""
     base, names, counted = _numbers(path)

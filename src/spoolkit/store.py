@@ -63,12 +63,14 @@ class Store(Records):
         file: str | None,
         still: Callable[[], bool],
         max_attempts: int,
+        counted: int = 0,
         arguments: bytes | None = None,
     ) -> Claim:
         """Count an attempt of ``job`` before it begins, or say why it must not.
 
         ``file`` is the name of the job's file, ``still`` whether it has that name now, asked while nobody else can
-        move the job. ``max_attempts`` is how many it may have since the last fresh count.
+        move the job. ``max_attempts`` is how many it may have since the last fresh count, ``counted`` how many it has
+        had since then at least.
         """
         now = clock.now()
         with self.transaction() as db:
@@ -85,7 +87,7 @@ class Store(Records):
                 if row["state"] in (State.DEAD, State.QUEUED):
                     base = attempt  # moved back to be run again: a fresh count
                     asked = 0
-            number = attempt + 1
+            number = max(attempt, base + counted) + 1
             if number - base > max_attempts:
                 return Settled(Dead(Failure("no attempt is left")))  # there are fewer now than when it was scheduled
             given = {
@@ -172,8 +174,8 @@ class Store(Records):
 
     # What people do.
 
-    def cancel(self, status: Status, reason: str, *, log: str = "") -> bool:
-        """Record as cancelled what does not run; whether it was so. The caller holds the job's file.
+    def cancel(self, status: Status, reason: str, *, file: str | None, log: str = "") -> bool:
+        """Record as cancelled what does not run; whether it was so. The caller holds the job's file, called ``file``.
 
         ``log`` is what an attempt left behind whose process is gone.
         """
@@ -187,7 +189,7 @@ class Store(Records):
                 given.update(id=status.id, task=status.task or "?", engine=status.engine, queue=status.queue)
                 given.update(enqueued_at=status.enqueued_at, run_at=status.run_at, attempt=0, base=0)
                 insert(db, given)
-            elif State.CANCELLED in MOVES[State(row["state"])] and not claims.is_running(row):
+            elif State.CANCELLED in MOVES[State(row["state"])] and not (row["file"] == file and claims.is_running(row)):
                 attempt = row["attempt"] if row["state"] == State.RUNNING else None
                 update(db, status.id, {**given, "pid": None, "identity": None})
             else:

@@ -20,15 +20,17 @@ LOOK_AGAIN = 2.0
 def until(finished: Callable[[], bool], folder: str, id: str, timeout: float | None) -> bool:
     """Wait until ``finished()``, at most ``timeout`` seconds (``None``: for ever); whether it is so."""
     deadline = None if timeout is None else time.monotonic() + timeout
-    while True:
+    while not finished():
         with _pipe(folder, id) as fd:
             # Asked with the pipe open: who settles the job after this has somebody to call.
             if finished():
-                return True
+                break
             left = LOOK_AGAIN if deadline is None else min(LOOK_AGAIN, deadline - time.monotonic())
             if left <= 0:
                 return False
             _sleep(fd, left)
+    announce(folder, id)  # the pipe may have been made after whoever settled the job was through
+    return True
 
 
 def announce(folder: str, id: str) -> None:
@@ -49,7 +51,8 @@ def _pipe(folder: str, id: str) -> Iterator[int | None]:
     path = os.path.join(folder, FOLDER, id)
     fd = None
     with contextlib.suppress(OSError):
-        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(os.path.dirname(path), mode=0o700)
         with contextlib.suppress(FileExistsError):
             os.mkfifo(path, 0o600)
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)

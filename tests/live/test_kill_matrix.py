@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +23,6 @@ from .conftest import SITE, Event, History, Site
 
 DONE, DEAD = State.DONE, State.DEAD
 SPOOLERS = (1, 4)
-INNOCENT = 12
 
 
 class Row(NamedTuple):
@@ -65,16 +65,26 @@ class Ran:
     waits: bool
     dead: bool
 
+    def said(self, what: str) -> list[Event]:
+        return [event for event in self.events if event.words[0] == what]
+
     @property
-    def starts(self) -> list[Event]:
-        return [event for event in self.events if event.words[0] == "start"]
+    def outcomes(self) -> tuple[str, ...]:
+        return tuple(attempt.outcome for attempt in self.details.attempts)
+
+    def assert_one_at_a_time(self) -> None:
+        """By what its tasks wrote down: no attempt began before the one before had ended, or its process was dead."""
+        assert not self.said("twice"), self.events
+        ends = {event.words[2]: event.time for event in self.said("end")}
+        starts = self.said("start")
+        for earlier, later in pairwise(starts):
+            assert ends.get(earlier.words[2], earlier.time) <= later.time, self.events
 
 
 @contextmanager
-def serving(directory: Path, spoolers: int, spool: Path | None = None, **env: str) -> Iterator[Site]:
+def serving(directory: Path, spoolers: int, **env: str) -> Iterator[Site]:
     """The site of ``kill_tasks``, in a directory of its own."""
     directory.mkdir(exist_ok=True)
-    spool = spool or directory / "spool"
     history = History(directory / "history")
     options = [
         "master = true",
@@ -86,77 +96,200 @@ def serving(directory: Path, spoolers: int, spool: Path | None = None, **env: st
         "module = kill_tasks:app",
         f"spooler-processes = {spoolers}",
         "spooler-frequency = 1",
-        f"spooler = {spool}",
+        f"spooler = {directory / 'spool'}",
     ]
     given = {"HISTORY": str(history.path), "PYTHONPATH": str(SITE), "PYTHONUNBUFFERED": "1", **env}
-    with UwsgiServer(directory, options=options, env=given, spool=spool) as server:
+    with UwsgiServer(directory, options=options, env=given) as server:
         yield Site(server, history)
 
 
 @contextmanager
-def looking_at(site: Site) -> Iterator[None]:
-    """Within it, spoolkit looks at the jobs of ``site``."""
+def looking_at(site: Site, store: Path | None = None) -> Iterator[None]:
+    """Within it, spoolkit looks at the jobs of ``site``, whose store lies at ``store`` (``None``: in its spool)."""
     app = Flask("onlooker")
-    app.config["SPOOLKIT_SPOOL"] = site.spool
+    app.config.update(SPOOLKIT_SPOOL=site.spool, SPOOLKIT_STORE=store)
     SpoolKit(app)
     with app.app_context():
         yield
         tracking.store().close()
 
 
-def settled(site: Site, ids: list[str], timeout: float = 60) -> list[Ran]:
-    """The jobs, once each is over."""
+def settled(site: Site, ids: list[str], *, timeout: float = 60, store: Path | None = None) -> dict[str, Ran]:
+    """The jobs by id, once each is over."""
 
     def over(id: str) -> bool:
         found = lookup.details(id)
         return found.status.finished_at is not None and all(one.finished_at for one in found.attempts)
 
     site.wait_empty(timeout)
-    with looking_at(site):
+    with looking_at(site, store):
         wait_until(lambda: all(map(over, ids)), message=lambda: f"not over: {[id for id in ids if not over(id)]}")
-        return [read(site, id) for id in ids]
+        return {id: read(site, id) for id in ids}
 
 
 def read(site: Site, id: str) -> Ran:
     events = [event for event in site.history.events() if event.words[1] == id]
-    waits, dead = (any(id in name for name in names) for names in (site.files(), site.dead()))
+    waits, dead = (any(id in name for name in names) for names in (site.files(), names_in(site.spool / "dead")))
     return Ran(id, lookup.details(id), events, waits, dead)
 
 
+def names_in(folder: Path) -> list[str]:
+    return os.listdir(folder) if folder.exists() else []
+
+
+class Played(NamedTuple):
+    """A server on which the whole matrix was played."""
+
+    site: Site
+    jobs: dict[str, Ran]
+    innocent: list[Ran]
+
+
 @pytest.fixture(scope="module")
-def matrix(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, str], list[Ran]]:
-    """All rows at once, on a server with one spooler and on one with four: by spoolers and task."""
+def matrix(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, Played]]:
+    """All rows at once, on a server with one spooler and on one with four, with an innocent job behind each."""
     folder = tmp_path_factory.mktemp("matrix")
-    made: dict[tuple[int, str], list[str]] = {}
-    ran: dict[tuple[int, str], list[Ran]] = {}
     with ExitStack() as running:
         sites = {n: running.enter_context(serving(folder / str(n), n, SPOOLKIT_TIMEOUT_GRACE="0.5")) for n in SPOOLERS}
+        bad: dict[int, dict[str, str]] = {n: {} for n in SPOOLERS}
+        innocent: dict[int, list[str]] = {n: [] for n in SPOOLERS}
         for n, site in sites.items():
-            for at, row in enumerate(MATRIX):
-                made[n, row.task] = [site.call(row.task)["job"]]
-                made.setdefault((n, "innocent"), []).append(site.call("innocent", 0.01 * (at % 3))["job"])
+            for row in MATRIX:
+                bad[n][row.task] = site.call(row.task)["job"]
+                innocent[n].append(site.call("innocent", 0.01)["job"])
         for n, site in sites.items():
-            (start,) = site.history.wait_for("start", *made[n, "waits_for_its_killer"], timeout=60)
+            (start,) = site.history.wait_for("start", bad[n]["waits_for_its_killer"], timeout=60)
             os.kill(start.pid, signal.SIGKILL)
+        played = {}
         for n, site in sites.items():
-            mine = {key: ids for key, ids in made.items() if key[0] == n}
-            jobs = {job.id: job for job in settled(site, [id for ids in mine.values() for id in ids])}
-            ran.update({key: [jobs[id] for id in ids] for key, ids in mine.items()})
-    return ran
+            ran = settled(site, [*bad[n].values(), *innocent[n]])
+            jobs = {task: ran[id] for task, id in bad[n].items()}
+            played[n] = Played(site, jobs, [ran[id] for id in innocent[n]])
+        yield played
 
 
+Matrix = dict[int, Played]
 EACH = [pytest.param(n, row, id=f"{row.task}-{n}") for n in SPOOLERS for row in MATRIX]
 
 
 @pytest.mark.parametrize(("spoolers", "row"), EACH)
-def test_it_ends_as_promised_after_the_attempts_it_may_have(
-    matrix: dict[tuple[int, str], list[Ran]], spoolers: int, row: Row
-) -> None:
-    (job,) = matrix[spoolers, row.task]
-    attempts, status = job.details.attempts, job.details.status
-    assert tuple(attempt.outcome for attempt in attempts) == row.endings, job
+def test_it_ends_as_promised_after_the_attempts_it_may_have(matrix: Matrix, spoolers: int, row: Row) -> None:
+    job = matrix[spoolers].jobs[row.task]
+    assert job.outcomes == row.endings, job
+    status = job.details.status
     assert status.state is row.state
     assert status.attempt == len(row.endings)
-    assert [attempt.pid for attempt in attempts] == [start.pid for start in job.starts]
-    if row.error is not None:
-        assert status.error_type == row.error
+    assert status.error_type == row.error or row.state is DONE
+
+
+@pytest.mark.parametrize(("spoolers", "row"), EACH)
+def test_its_task_ran_as_often_as_is_recorded_and_once_at_a_time(matrix: Matrix, spoolers: int, row: Row) -> None:
+    job = matrix[spoolers].jobs[row.task]
+    numbers = [str(number) for number in range(1, len(row.endings) + 1)]
+    assert [start.words[2] for start in job.said("start")] == numbers
+    assert [start.pid for start in job.said("start")] == [attempt.pid for attempt in job.details.attempts]
+    job.assert_one_at_a_time()
+
+
+@pytest.mark.parametrize(("spoolers", "row"), EACH)
+def test_what_it_printed_is_in_the_log_of_its_attempt(matrix: Matrix, spoolers: int, row: Row) -> None:
+    attempts = matrix[spoolers].jobs[row.task].details.attempts
+    said = [[line for line in attempt.log.splitlines() if line.startswith("this is attempt")] for attempt in attempts]
+    assert said == [[f"this is attempt {attempt.number}"] for attempt in attempts]
+
+
+TRACED = [pytest.param(n, row, id=f"{row.task}-{n}") for n in SPOOLERS for row in MATRIX if row.error]
+
+
+@pytest.mark.parametrize(("spoolers", "row"), TRACED)
+def test_where_it_failed_is_in_the_traceback_of_each_attempt(matrix: Matrix, spoolers: int, row: Row) -> None:
+    for attempt in matrix[spoolers].jobs[row.task].details.attempts:
+        assert attempt.traceback is not None
+        assert f"in {row.task}" in attempt.traceback
+
+
+@pytest.mark.parametrize("spoolers", SPOOLERS)
+def test_nothing_is_lost_and_nothing_is_left(matrix: Matrix, spoolers: int) -> None:
+    site, jobs, innocent = matrix[spoolers]
+    for job in [*jobs.values(), *innocent]:
+        assert not job.waits
+        assert job.dead == (job.details.status.state is DEAD)
+    # Each with its report.
+    assert len(names_in(site.spool / "dead")) == 2 * sum(row.state is DEAD for row in MATRIX)
+    folders = ("", "running", "waiting")
+    kept = {"dead", "running", "waiting", "spoolers", "spoolkit.db", "spoolkit.db-shm", "spoolkit.db-wal"}
+
+    def left() -> set[str]:
+        return {name for folder in folders for name in names_in(site.spool / folder)} - kept
+
+    # What a running attempt shows of itself goes away after its end is recorded.
+    wait_until(lambda: not left(), message=lambda: f"left in the spool: {left()}")
+
+
+@pytest.mark.parametrize("spoolers", SPOOLERS)
+def test_innocent_jobs_beside_them_run_once(matrix: Matrix, spoolers: int) -> None:
+    for job in matrix[spoolers].innocent:
+        assert [event.words[0] for event in job.events] == ["start", "end"]
+        assert job.outcomes == ("done",)
+        assert job.details.status.state is DONE
+
+
+@pytest.mark.parametrize("spoolers", SPOOLERS)
+def test_a_job_outlives_the_master_and_the_next_uwsgi_leaves_it_alone(tmp_path: Path, spoolers: int) -> None:
+    """Without uWSGI's lock, too."""
+    with serving(tmp_path, spoolers) as before:
+        job = before.call("waits_for_its_release", "return", True)["job"]
+        (start,) = before.history.wait_for("start", job)
+        os.kill(before.server.master_pid, signal.SIGKILL)
+        wait_until(lambda: before.server.exited)
+        with serving(tmp_path, spoolers) as after:
+            innocent = run_some(after)
+            (tmp_path / "released").touch()
+            ran = settled(after, [job, *innocent])
+    assert ran[job].outcomes == ("done",)
+    assert [(event.words[0], event.pid) for event in ran[job].events] == [("start", start.pid), ("end", start.pid)]
+    assert all(ran[id].outcomes == ("done",) for id in innocent)
+
+
+@pytest.mark.parametrize("spoolers", SPOOLERS)
+def test_a_job_that_dies_with_everything_runs_again_under_the_next_uwsgi(tmp_path: Path, spoolers: int) -> None:
+    with serving(tmp_path, spoolers) as before:
+        job = before.call("waits_for_its_release")["job"]
+        # Behind it, where there is one spooler: with four it would run at once.
+        innocent = [before.call("innocent")["job"]] if spoolers == 1 else []
+        before.history.wait_for("start", job)
+        before.server.kill()
+    with serving(tmp_path, spoolers) as after:
+        after.history.wait_for("start", job, count=2)
+        (tmp_path / "released").touch()
+        ran = settled(after, [job, *innocent])
+    assert ran[job].outcomes == ("crashed", "done")
+    assert [event.words[0] for event in ran[job].events] == ["start", "start", "end"]
+    assert "this is attempt 1" in ran[job].details.attempts[0].log
+    assert all(ran[id].outcomes == ("done",) for id in innocent)
+
+
+def run_some(site: Site) -> list[str]:
+    """Run innocent jobs one after the other until each spooler of ``site`` has looked through the directory."""
+    ids: list[str] = []
+    seen: set[int] = set()
+    while not seen.issuperset(site.server.spooler_pids()):
+        ids.append(site.call("innocent")["job"])
+        (end,) = site.history.wait_for("end", ids[-1])
+        seen.add(end.pid)
+        assert len(ids) < 200, f"only {seen} took jobs"
+    return ids
+
+
+@pytest.mark.parametrize("task", ["goes_on_after_its_timeout", "counts_in_c"])
+def test_the_hard_limit_holds_without_the_master(tmp_path: Path, task: str) -> None:
+    """Else the job would never end: everyone stands back for as long as its process lives."""
+    with serving(tmp_path, 1, SPOOLKIT_TIMEOUT_GRACE="2") as before:
+        job = before.call(task)["job"]
+        before.history.wait_for("start", job)
+        os.kill(before.server.master_pid, signal.SIGKILL)
+        wait_until(lambda: before.server.exited)
+        with serving(tmp_path, 1, SPOOLKIT_TIMEOUT_GRACE="0.5") as after:
+            ran = settled(after, [job], timeout=30)
+    assert ran[job].outcomes == ("timeout", "timeout")
+    ran[job].assert_one_at_a_time()

@@ -246,7 +246,8 @@ class _Here:
 
     def seen(self) -> runner.Place:
         """What the runner may know of it."""
-        return runner.Place(os.path.basename(self.path), lambda: os.path.lexists(self.path), self._count, owned=True)
+        file, counted = os.path.basename(self.path), spoolfile.counted(self.path)
+        return runner.Place(file, lambda: os.path.lexists(self.path), self._count, counted, owned=True)
 
     def _count(self) -> int:
         self.path, attempts = spoolfile.count_on(self.path)

@@ -33,7 +33,9 @@ def set_aside_what_breaks(directory: str) -> None:
 
 
 def close_to_others(directory: str) -> None:
-    """Whoever can write here has code run: the directory is its owner's alone."""
+    """Whoever can write here has code run: the directory is its owner's alone. A folder for the dead is made."""
     about = os.stat(directory)
     if about.st_uid == os.geteuid() and stat.S_IMODE(about.st_mode) & 0o077:
         os.chmod(directory, 0o700)
+    # Now: on a full disk there would be no room for it, and what is dead would come up at every scan.
+    os.makedirs(os.path.join(directory, morgue.FOLDER), mode=0o700, exist_ok=True)

@@ -33,6 +33,7 @@ def noted() -> Iterator[int]:
         if pid != os.getpid() and is_alive(pid):
             record("twice", job.id, pid)
     record("start", job.id, job.attempt)
+    print(f"this is attempt {job.attempt}")
     try:
         yield job.attempt
     finally:
@@ -48,6 +49,11 @@ def left_open(id: str) -> set[int]:
         if words[:1] == [id]:
             (open_in.add if what == "start" else open_in.discard)(int(pid))
     return open_in
+
+
+def open_own_file() -> None:
+    (path,) = Path(os.environ["SPOOLKIT_SPOOL"]).glob(f"uwsgi_spoolfile_on_{current_job().id}*")
+    path.open().close()
 
 
 def is_alive(pid: int) -> bool:
@@ -67,7 +73,6 @@ def innocent(seconds: float = 0.0) -> None:
 @spool(retries=2, backoff=0.2)
 def raises() -> None:
     with noted():
-        print("printed before it failed")
         raise ValueError("no luck")
 
 
@@ -112,7 +117,7 @@ def interrupted() -> None:
 @spool(retries=2, backoff=0.2)
 def out_of_memory() -> None:
     with noted():
-        raise MemoryError
+        bytearray(sys.maxsize)
 
 
 @spool(retries=2, backoff=0.2)
@@ -124,7 +129,6 @@ def kills_itself() -> None:
 @spool(retries=2, backoff=0.2)
 def segfaults() -> None:
     with noted():
-        print("printed before the crash")
         ctypes.string_at(0)
 
 
@@ -165,7 +169,7 @@ def counts_in_c() -> None:
 def opens_its_own_file() -> None:
     """Drops the lock that uWSGI has on the file."""
     with noted():
-        Path(os.environ["SPOOLKIT_SPOOL"], f"uwsgi_spoolfile_on_{current_job().id}").open().close()
+        open_own_file()
         time.sleep(1.5)
 
 
@@ -174,3 +178,17 @@ def waits_for_its_killer() -> None:
     with noted() as attempt:
         if attempt == 1:
             time.sleep(60)
+
+
+@spool(retries=2, backoff=0.2)
+def waits_for_its_release(then: str = "return", drops_its_lock: bool = False) -> None:
+    """Goes on for as long as there is no file ``released`` beside the history, and ends as ``then`` says."""
+    with noted():
+        if drops_its_lock:
+            open_own_file()
+        while not Path(os.environ["HISTORY"]).with_name("released").exists():
+            time.sleep(0.01)
+        if then == "raise":
+            raise ValueError("no luck")
+        if then == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)

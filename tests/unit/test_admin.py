@@ -1,0 +1,538 @@
+"""What people do to jobs: retry, cancel, run now, purge, with a spooler beside where one is needed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from flask import Flask
+from uwsgi_server import wait_until
+
+from spoolkit import (
+    Abort,
+    Job,
+    JobCancelled,
+    JobStateError,
+    SpoolKit,
+    UnknownJobError,
+    admin,
+    clock,
+    current_job,
+    lookup,
+    morgue,
+    packet,
+    spool,
+    spoolfile,
+    tracking,
+    waiting,
+)
+from spoolkit import job as plain_job
+from spoolkit.engines import spooler as engine
+from spoolkit.engines.spooler import Spooler
+from spoolkit.errors import StoreUnavailableError
+from spoolkit.job import FINISHED, State
+
+NO_JOB = "0" * 32
+
+
+@spool(retries=2, backoff=1000)
+def note(path: str) -> None:
+    with Path(path).open("a") as file:
+        file.write(f"{current_job().attempt}\n")
+
+
+@spool(retries=1, backoff=1000)
+def fails() -> None:
+    raise ValueError("as ever")
+
+
+@spool
+def gives_up() -> None:
+    raise Abort("no use")
+
+
+@spool(retries=3, backoff=0)
+def hangs(path: str) -> None:
+    """Runs until it is killed; deaf to whoever asks it to stop."""
+    print("words of the attempt")
+    with Path(path).open("a") as file:
+        file.write("started\n")
+    while True:
+        time.sleep(10)
+
+
+@spool(retries=3, backoff=0)
+def listens(path: str) -> None:
+    """Runs until it is asked to stop."""
+    Path(path).write_text("started\n")
+    while True:
+        current_job().progress(1)
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Iterator[str]:
+    app = Flask("the_application")
+    app.config.update(SPOOLKIT_SPOOL=tmp_path / "spool")
+    SpoolKit(app)
+    with app.app_context():
+        yield str(tmp_path / "spool")
+
+
+@pytest.fixture
+def work(directory: str) -> Callable[[], None]:
+    """Let run here what is due."""
+    return Spooler(directory).run_due
+
+
+@pytest.fixture
+def spooler(directory: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """A spooler process beside, that looks only when it is woken; it may be killed."""
+    monkeypatch.setattr(engine, "FREQUENCY", 1000)
+    pid = os.fork()
+    if not pid:
+        try:
+            Spooler(directory).run()
+        finally:
+            os._exit(0)
+    wait_until(lambda: os.path.exists(f"{directory}/spoolers/{pid}"))
+    yield pid
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    with contextlib.suppress(ChildProcessError):  # the test may have buried it
+        os.waitpid(pid, 0)
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Callable[[], str]:
+    """What a task wrote once it had started."""
+    path = tmp_path / "started"
+    return lambda: path.read_text() if path.exists() else ""
+
+
+def events(id: str) -> list[str]:
+    return [event.kind for event in lookup.details(id).events]
+
+
+# Retry
+
+
+def test_a_dead_job_that_is_retried_has_a_fresh_count_of_attempts(directory: str, work: Callable[[], None]) -> None:
+    job = fails()
+    work()
+    admin.run_now(job.id)
+    work()
+    assert (job.state, job.attempt, job.status.max_attempts) == (State.DEAD, 2, 2)
+    before = clock.now()
+    admin.retry(job.id)
+    assert job.state is State.QUEUED
+    (path,) = spoolfile.pending(directory)
+    assert before - 1 <= os.stat(path).st_mtime <= clock.now()
+    assert os.listdir(f"{directory}/dead") == []
+    work()
+    assert (job.state, job.attempt, job.status.max_attempts) == (State.RETRYING, 3, 4)
+    admin.run_now(job.id)
+    work()
+    assert (job.state, job.attempt) == (State.DEAD, 4)
+    assert events(job.id) == ["run now", "retried", "run now"]
+
+
+def test_it_goes_back_to_its_priority(directory: str, work: Callable[[], None]) -> None:
+    job = gives_up.using(priority=7)()
+    work()
+    assert job.state is State.DEAD
+    os.rmdir(f"{directory}/7")
+    admin.retry(job.id)
+    (path,) = spoolfile.pending(directory)
+    assert os.path.dirname(path) == f"{directory}/7"
+
+
+def test_a_dead_job_without_a_record_is_retried(directory: str, work: Callable[[], None]) -> None:
+    job = note(f"{directory}.notes")
+    morgue.quarantine(spoolfile.pending(directory)[0], directory, reason="nobody knows")
+    assert job.state is State.DEAD
+    admin.retry(job.id)
+    work()
+    assert job.state is State.DONE
+
+
+def test_a_dead_job_is_retried_where_the_store_is_broken(directory: str, work: Callable[[], None]) -> None:
+    job = gives_up()
+    work()
+    tracking.store().close()
+    Path(directory, "spoolkit.db").write_bytes(b"no database" * 100)
+    admin.retry(job.id)
+    assert len(spoolfile.pending(directory)) == 1
+
+
+def test_what_is_damaged_stays_where_it_is(directory: str, work: Callable[[], None]) -> None:
+    job = gives_up()
+    work()
+    Path(morgue.files(directory)[0]).write_bytes(b"damaged")
+    with pytest.raises(JobStateError, match="damaged") as caught:
+        admin.retry(job.id)
+    assert caught.value.state == "dead"
+    assert len(morgue.files(directory)) == 1
+    assert spoolfile.pending(directory) == []
+
+
+def test_a_dead_job_of_another_library_is_brought_back(directory: str) -> None:
+    data = packet.dump(packet.Packet({b"ud_spool_func": b"f"}))
+    path = morgue.quarantine(spoolfile.write(directory, "host_1_2_3_4", data), directory, reason="x")
+    admin.retry(os.path.basename(path))
+    assert spoolfile.pending(directory) == [f"{directory}/{os.path.basename(path)}"]
+
+
+def test_a_retried_job_wakes_a_spooler(directory: str, spooler: int) -> None:
+    job = gives_up()
+    assert job.wait(10)
+    (attempt,) = job.attempts
+    admin.retry(job.id)
+    wait_until(lambda: len(job.attempts) == 2 and job.state is State.DEAD)
+    assert attempt.pid == spooler
+
+
+def test_only_a_dead_job_can_be_retried(directory: str, work: Callable[[], None]) -> None:
+    job = note(f"{directory}.notes")
+    with pytest.raises(JobStateError, match="queued: only a dead one") as caught:
+        admin.retry(job.id)
+    assert (caught.value.job, caught.value.state) == (job.id, "queued")
+    work()
+    with pytest.raises(JobStateError, match="done: only a dead one"):
+        admin.retry(job.id)
+    assert spoolfile.pending(directory) == []
+
+
+@pytest.mark.parametrize("act", [admin.retry, admin.cancel, admin.run_now])
+@pytest.mark.parametrize("id", [NO_JOB, "", ".", "..", "../dead", "a/b", "/etc/passwd", "a\0b", "x" * 300])
+def test_what_is_no_jobs_id_is_refused(directory: str, act: Callable[[str], object], id: str) -> None:
+    with pytest.raises(UnknownJobError) as caught:
+        act(id)
+    assert caught.value.job == id
+
+
+def test_the_dead_are_told_by_task(directory: str, work: Callable[[], None]) -> None:
+    first, second, third = gives_up(), gives_up(), fails()
+    note(f"{directory}.notes")
+    work()
+    admin.run_now(third.id)
+    work()
+    assert admin.dead() == [third.id, second.id, first.id]
+    assert admin.dead(gives_up.name) == [second.id, first.id]
+    assert admin.dead("tasks.none") == []
+
+
+# Cancel
+
+
+@pytest.mark.parametrize("delay", [None, 1000])
+@pytest.mark.parametrize("force", [False, True])
+def test_a_queued_job_that_is_cancelled_never_runs(
+    directory: str, work: Callable[[], None], started: Callable[[], str], delay: float | None, force: bool
+) -> None:
+    job = note.using(delay=delay)(f"{directory}.notes")
+    assert admin.cancel(job.id, force=force) is State.CANCELLED
+    assert spoolfile.pending(directory) == []
+    work()
+    assert not os.path.exists(f"{directory}.notes")
+    assert (job.state, job.attempts) == (State.CANCELLED, [])
+    assert job.status.task == note.name
+    assert job.status.error_message
+    assert job.status.finished_at is not None
+
+
+def test_a_retrying_job_that_is_cancelled_keeps_what_it_was(directory: str, work: Callable[[], None]) -> None:
+    job = fails()
+    work()
+    assert admin.cancel(job.id) is State.CANCELLED
+    assert (job.state, job.attempt, [a.outcome for a in job.attempts]) == (State.CANCELLED, 1, ["failed"])
+    assert events(job.id) == ["cancelled"]
+    assert spoolfile.pending(directory) == []
+
+
+def test_who_waits_for_a_cancelled_job_is_told(directory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waiting, "LOOK_AGAIN", 1000)
+    job = note.using(delay=1000)("x")
+    pid = os.fork()
+    if not pid:
+        os._exit(0 if job.wait(10) else 1)
+    wait_until(lambda: os.path.exists(f"{directory}/waiting/{job.id}"))
+    admin.cancel(job.id)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_a_running_job_is_asked_and_stops_when_it_looks(
+    directory: str, spooler: int, started: Callable[[], str], tmp_path: Path
+) -> None:
+    job = listens(str(tmp_path / "started"))
+    wait_until(started)
+    assert admin.cancel(job.id) is State.RUNNING
+    assert job.wait(10)
+    assert job.state is State.CANCELLED
+    assert [attempt.outcome for attempt in job.attempts] == ["cancelled"]
+    assert events(job.id) == ["cancel asked"]
+    wait_until(lambda: spoolfile.pending(directory) == [])  # it goes once the end is recorded
+    assert os.listdir(f"{directory}/running") == []
+    with pytest.raises(JobCancelled):
+        _ = job.result
+
+
+def test_a_job_that_does_not_look_goes_on_and_the_wish_is_known(
+    directory: str, spooler: int, started: Callable[[], str], tmp_path: Path
+) -> None:
+    job = hangs(str(tmp_path / "started"))
+    wait_until(started)
+    assert admin.cancel(job.id) is State.RUNNING
+    assert admin.cancel(job.id) is State.RUNNING
+    assert (job.state, job.status.pid, job.status.cancel_asked) == (State.RUNNING, spooler, True)
+
+
+def test_a_running_job_is_killed_by_force_and_does_not_come_back(
+    directory: str, spooler: int, started: Callable[[], str], tmp_path: Path, work: Callable[[], None]
+) -> None:
+    job = hangs(str(tmp_path / "started"))
+    wait_until(started)
+    assert admin.cancel(job.id, force=True) is State.CANCELLED
+    assert os.WTERMSIG(os.waitpid(spooler, os.WNOHANG)[1]) == signal.SIGKILL
+    work()
+    assert started() == "started\n"
+    assert job.state is State.CANCELLED
+    assert events(job.id) == ["killed"]
+    ((outcome, pid, log),) = [(attempt.outcome, attempt.pid, attempt.log) for attempt in job.attempts]
+    assert (outcome, pid, log) == ("cancelled", spooler, "words of the attempt\n")
+    assert spoolfile.pending(directory) == []
+    assert os.listdir(f"{directory}/running") == []
+
+
+def test_a_job_that_crashed_is_cancelled_as_one_that_waits(
+    directory: str, spooler: int, started: Callable[[], str], tmp_path: Path
+) -> None:
+    job = hangs(str(tmp_path / "started"))
+    wait_until(started)
+    os.kill(spooler, signal.SIGKILL)
+    wait_until(lambda: job.state is State.RETRYING)
+    assert admin.cancel(job.id) is State.CANCELLED
+    assert job.state is State.CANCELLED
+
+
+@pytest.mark.parametrize("force", [False, True])
+def test_a_job_that_is_over_cannot_be_cancelled(directory: str, work: Callable[[], None], force: bool) -> None:
+    for job in (note(f"{directory}.notes"), gives_up()):
+        work()
+        state = job.state
+        assert state in FINISHED
+        with pytest.raises(JobStateError, match=f"is {state} already") as caught:
+            admin.cancel(job.id, force=force)
+        assert caught.value.state == state
+    cancelled = note.using(delay=1000)("x")
+    admin.cancel(cancelled.id)
+    with pytest.raises(JobStateError, match="is cancelled already"):
+        admin.cancel(cancelled.id, force=force)
+
+
+def test_by_force_a_job_does_not_end_its_own_process(directory: str, work: Callable[[], None]) -> None:
+    done = ends_itself()
+    work()
+    assert done.state is State.DONE
+    assert done.result == f"the process of job {done.id} does more than this job"
+
+
+@spool
+def ends_itself() -> str:
+    try:
+        admin.cancel(current_job().id, force=True)
+    except JobStateError as error:
+        return str(error)
+    return "it did"
+
+
+def test_by_force_no_process_is_ended_that_does_more(directory: str, tmp_path: Path) -> None:
+    """A thread's job, of a process that serves requests."""
+    plain = plain_job.Job(id=plain_job.new_id(), task="tasks.some", engine="thread")
+    with child(lambda: tracking.store().claim(plain, file=None, still=lambda: True, max_attempts=1)) as pid:
+        assert lookup.find(plain.id).pid == pid
+        with pytest.raises(JobStateError, match="does more than this job"):
+            admin.cancel(plain.id, force=True)
+        assert os.waitpid(pid, os.WNOHANG) == (0, 0)
+        assert admin.cancel(plain.id) is State.RUNNING
+
+
+@contextlib.contextmanager
+def child(work: Callable[[], object]) -> Iterator[int]:
+    """A process that does ``work`` and lives on."""
+    ready, write = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            work()
+            os.write(write, b"x")
+            signal.pause()
+        finally:
+            os._exit(1)
+    assert os.read(ready, 1) == b"x"
+    yield pid
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    for fd in (ready, write):
+        os.close(fd)
+
+
+def test_a_file_that_somebody_holds_is_given_up_on(
+    directory: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(admin, "CLAIM_TIME", 0.05)
+    job = note.using(delay=1000)("x")
+    acts: list[Callable[[str], State]] = [admin.cancel, admin.run_now]
+    with held(spoolfile.pending(directory)[0]):
+        for act in acts:
+            with pytest.raises(JobStateError, match="held by another process"):
+                act(job.id)
+    assert job.state is State.QUEUED
+    assert admin.cancel(job.id) is State.CANCELLED
+
+
+def test_a_file_that_is_held_for_a_moment_is_waited_for(directory: str) -> None:
+    job = note.using(delay=1000)("x")
+    with held(spoolfile.pending(directory)[0], seconds=0.1):
+        assert admin.cancel(job.id) is State.CANCELLED
+
+
+@contextlib.contextmanager
+def held(path: str, seconds: float = 60) -> Iterator[None]:
+    """Within it another process holds the lock on the file, at most so long."""
+    ready, write = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            with spoolfile.claim(path) as fd:
+                os.write(write, b"x" if fd is not None else b"-")
+                time.sleep(seconds)
+        finally:
+            os._exit(0)
+    assert os.read(ready, 1) == b"x"
+    yield
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    for fd in (ready, write):
+        os.close(fd)
+
+
+def test_where_it_cannot_be_recorded_nothing_is_cancelled(directory: str, work: Callable[[], None]) -> None:
+    job = note(f"{directory}.notes")
+    Path(directory, "spoolkit.db").write_bytes(b"no database" * 100)
+    with pytest.raises(StoreUnavailableError):
+        admin.cancel(job.id)
+    work()
+    assert Path(f"{directory}.notes").read_text() == "1\n"
+
+
+# Run now
+
+
+def test_a_job_that_waits_for_its_time_is_run_now(directory: str, work: Callable[[], None]) -> None:
+    job = note.using(delay=1000)(f"{directory}.notes")
+    work()
+    assert job.state is State.QUEUED
+    assert admin.run_now(job.id) is State.QUEUED
+    work()
+    assert job.state is State.DONE
+
+
+def test_a_job_that_waits_for_its_next_attempt_is_run_now(directory: str, work: Callable[[], None]) -> None:
+    job = fails()
+    work()
+    work()
+    assert (job.state, job.attempt) == (State.RETRYING, 1)
+    assert admin.run_now(job.id) is State.RETRYING
+    work()
+    assert (job.state, job.attempt) == (State.DEAD, 2)
+    assert events(job.id) == ["run now"]
+
+
+@pytest.mark.parametrize("priority", [None, 7])
+def test_it_wakes_a_spooler(directory: str, spooler: int, priority: int | None, tmp_path: Path) -> None:
+    job = note.using(delay=1000, priority=priority)(str(tmp_path / "notes"))
+    admin.run_now(job.id)
+    assert job.wait(10)
+    assert job.state is State.DONE
+
+
+def test_its_time_is_kept_where_a_spooler_looks_at_the_same_moment(directory: str) -> None:
+    job = note.using(delay=1000)("x")
+    (before,) = spoolfile.pending(directory)
+    admin.run_now(job.id)
+    (after,) = spoolfile.pending(directory)
+    assert before != after, "a spooler that saw the old time looks only at the name"
+    assert spoolfile.is_due(after)
+
+
+def test_a_job_that_does_not_wait_cannot_be_run_now(
+    directory: str, spooler: int, started: Callable[[], str], tmp_path: Path
+) -> None:
+    over = note(str(tmp_path / "notes"))
+    assert over.wait(10)
+    with pytest.raises(JobStateError, match="is done, it does not wait"):
+        admin.run_now(over.id)
+    running = hangs(str(tmp_path / "started"))
+    wait_until(started)
+    with pytest.raises(JobStateError, match="is running, it does not wait"):
+        admin.run_now(running.id)
+
+
+# Purge
+
+
+def test_what_is_over_is_purged_and_nothing_else(directory: str, work: Callable[[], None]) -> None:
+    done, dead, cancelled = note(f"{directory}.notes"), gives_up(), note.using(delay=1000)("x")
+    work()
+    retrying = fails()
+    work()
+    queued = note.using(delay=1000)("x")
+    admin.cancel(cancelled.id)
+    assert admin.purge() == 2
+    for job in (done, cancelled):
+        with pytest.raises(UnknownJobError):
+            _ = job.state
+    assert [job.state for job in (dead, retrying, queued)] == [State.DEAD, State.RETRYING, State.QUEUED]
+    assert admin.purge() == 0
+
+
+def test_the_dead_are_purged_with_their_files(directory: str, work: Callable[[], None]) -> None:
+    jobs = [gives_up() for _ in range(3)]
+    done = note(f"{directory}.notes")
+    work()
+    assert admin.purge((State.DEAD,)) == 3
+    assert os.listdir(f"{directory}/dead") == []
+    for job in jobs:
+        with pytest.raises(UnknownJobError):
+            _ = job.state
+    assert done.state is State.DONE
+
+
+def test_only_the_older_are_purged(directory: str, work: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    old = note(f"{directory}.notes")
+    work()
+    between = clock.now()
+    new = note(f"{directory}.notes")
+    work()
+    assert admin.purge(before=between) == 1
+    assert new.state is State.DONE
+    with pytest.raises(UnknownJobError):
+        Job.get(old.id)
+    assert admin.purge((State.DEAD, State.DONE), before=between) == 0
+
+
+def test_more_are_purged_than_one_look_takes(directory: str, work: Callable[[], None]) -> None:
+    store = tracking.store()
+    with store.transaction() as db:
+        db.executemany(
+            "INSERT INTO jobs (id, task, engine, state, attempt, base, finished_at)"
+            " VALUES (?, 't', 'spool', 'done', 1, 0, 1)",
+            [(f"{number:032x}",) for number in range(2500)],
+        )
+    assert admin.purge() == 2500

@@ -1,0 +1,892 @@
+"""The doctor: each ailment is found where it is, not found in a healthy directory, and its remedy mends it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import shlex
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from uwsgi_server import wait_until
+
+from spoolkit import clock, doctor, instance, morgue, packet, presence, spoolfile
+from spoolkit.doctor import Finding
+from spoolkit.job import Job, new_id
+from spoolkit.spoolfile import PREFIX, TEMPORARY
+from spoolkit.store import Store
+
+HEALTHY = {
+    "master": "true",
+    "enable-threads": "true",
+    "spooler": "%dmy spool",
+    "spooler-frequency": "1",
+    "die-on-term": "true",
+    "http-socket": "127.0.0.1:0",
+}
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away and mount")
+
+
+@dataclass
+class Site:
+    """A spool directory with an ini file that serves it."""
+
+    root: Path
+    ini: dict[str, str] = field(default_factory=lambda: dict(HEALTHY))
+    lines: list[str] = field(default_factory=list)
+
+    @property
+    def spool(self) -> Path:
+        return self.root / "my spool"
+
+    @property
+    def store(self) -> Path:
+        return self.spool / "spoolkit.db"
+
+    @property
+    def ini_path(self) -> Path:
+        return self.root / "uwsgi.ini"
+
+    def examine(self, **given: Any) -> list[Finding]:
+        options = [f"{name} = {value}" for name, value in self.ini.items()]
+        self.ini_path.write_text("\n".join(["[uwsgi]", *options, *self.lines, ""]))
+        found = doctor.examine(str(self.spool), **{"store": str(self.store), "ini": str(self.ini_path), **given})
+        return apart_from_deploying(found)
+
+    def only(self, **given: Any) -> Finding:
+        (finding,) = self.examine(**given)
+        return finding
+
+    def job(self, *, due: float = 0.0, folder: str = "", name: str = "", data: bytes | None = None) -> Path:
+        """The file of a job that has been due for so many seconds."""
+        place = self.spool / folder
+        place.mkdir(mode=0o700, exist_ok=True)
+        job = Job(id=new_id(), task="tasks.some", enqueued_at=1.0)
+        content = packet.dump(packet.pack(job, max_body=1000)) if data is None else data
+        return Path(spoolfile.write(str(place), name or job.id, content, run_at=time.time() - due))
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    site = Site(tmp_path)
+    site.spool.mkdir(mode=0o700)
+    me = presence.Presence(str(site.spool))
+    yield site
+    me.leave()
+
+
+def apart_from_deploying(findings: list[Finding]) -> list[Finding]:
+    """Those that have nothing to do with a stop or a reload, which tests/live/test_pausing.py looks at."""
+    return [finding for finding in findings if finding.check not in ("stop", "reload")]
+
+
+def heal(finding: Finding) -> None:
+    """Do as the remedy says."""
+    done = subprocess.run(["bash", "-c", finding.remedy], capture_output=True, text=True, timeout=10)
+    assert done.returncode == 0, (finding, done.stderr)
+
+
+@contextlib.contextmanager
+def child(work: Callable[[], object]) -> Iterator[int]:
+    """A process that does ``work`` and then nothing more."""
+    ready, write = os.pipe()
+    pid = os.fork()
+    if not pid:
+        try:
+            os.close(ready)
+            held = [work()]
+            os.write(write, b"x")
+            while held:
+                signal.pause()
+        finally:
+            os._exit(1)
+    try:
+        os.close(write)
+        assert os.read(ready, 1) == b"x", "the child failed"
+        yield pid
+    finally:
+        os.close(ready)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def lock(path: Path) -> int:
+    fd = os.open(path, os.O_RDWR)
+    fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return fd
+
+
+def stop(pid: int) -> None:
+    os.kill(pid, signal.SIGSTOP)
+    wait_until(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
+
+
+def counts(finding: Finding, site: Site) -> list[int]:
+    """The figures in what it says, apart from those in paths."""
+    plain = re.sub(re.escape(str(site.root)) + "[^:;,]*", "", finding.problem)
+    return [int(digits) for digits in re.findall(r"\b\d+\b", plain)]
+
+
+# Health
+
+
+def test_a_healthy_directory_has_no_findings(site: Site) -> None:
+    store = Store(str(site.store))
+    store.note("0" * 32, "looked at")
+    store.claim(Job(id="1" * 32, task="tasks.some"), file=None, still=lambda: True, max_attempts=1)
+    site.job(due=0)
+    site.job(due=-1000)
+    (site.spool / "README").write_text("a note of ours")
+    (site.spool / f"{TEMPORARY}{new_id()}").write_bytes(b"being written")
+    assert site.examine() == []
+    store.close()
+
+
+def test_nor_has_an_empty_one_with_jobs_of_another_library(site: Site) -> None:
+    assert site.examine() == []
+    site.job(name="host_1_2_3_4", data=packet.dump(packet.Packet({b"ud_spool_func": b"f"})))
+    assert site.examine() == []
+
+
+def test_a_link_to_it_is_the_same_directory(site: Site) -> None:
+    (site.root / "link").symlink_to(site.spool)
+    assert site.examine() == []
+    found = doctor.examine(str(site.root / "link"), store=str(site.store), ini=str(site.ini_path))
+    assert apart_from_deploying(found) == []
+
+
+def test_what_was_examined_is_left_as_it_was(site: Site) -> None:
+    path = site.job(due=1000, data=b"\x11\xff\xff\x00broken")
+    site.job(due=1000)
+    before, opened = {path: path.lstat() for path in site.root.rglob("*")}, os.listdir("/proc/self/fd")
+    assert site.examine()
+    assert len(os.listdir("/proc/self/fd")) == len(opened)
+    assert path.read_bytes() == b"\x11\xff\xff\x00broken"
+    after = {path: path.lstat() for path in site.root.rglob("*")}
+    assert after.keys() - before.keys() == {site.ini_path}
+    assert {path: about.st_mtime_ns for path, about in before.items() if path.is_file()} == {
+        path: about.st_mtime_ns for path, about in after.items() if path in before and path.is_file()
+    }
+
+
+# What uWSGI was told
+
+OPTIONS = {
+    "master is off": ({"master": "false"}, "master", "error"),
+    "master is off, in words": ({"master": "No"}, "master", "error"),
+    "no threads": ({"enable-threads": None}, "threads", "warning"),
+    "threads = N is not the same": ({"enable-threads": None, "threads": "2"}, "threads", "warning"),
+    "no spooler": ({"spooler": None}, "spooler", "error"),
+    "a relative spooler": ({"spooler": "my spool"}, "spooler", "warning"),
+    "another spooler": ({"spooler": "/var/spool/other"}, "spooler", "error"),
+    "harakiri": ({"spooler-harakiri": "60"}, "spooler-harakiri", "warning"),
+    "processes by a placeholder": ({"spooler-processes": "$(N)"}, "spooler-processes", "warning"),
+    "frequency 30": ({"spooler-frequency": "30"}, "spooler-frequency", "warning"),
+    "frequency of the start": ({"spooler-frequency": None}, "spooler-frequency", "warning"),
+    "frequency 11": ({"spooler-frequency": "11"}, "spooler-frequency", "warning"),
+    "frequency 0": ({"spooler-frequency": "0"}, "spooler-frequency", "error"),
+    "frequency in words": ({"spooler-frequency": "often"}, "spooler-frequency", "error"),
+    "frequency below a second": ({"spooler-frequency": "0.5"}, "spooler-frequency", "error"),
+    "lazy-apps": ({"lazy-apps": "true"}, "spooler-import", "error"),
+    "lazy": ({"lazy": "true"}, "spooler-import", "error"),
+    "no die-on-term": ({"die-on-term": None}, "die-on-term", "warning"),
+    "die-on-term is off": ({"die-on-term": "0"}, "die-on-term", "warning"),
+    "a hook for another signal": (
+        {"die-on-term": None, "hook-master-start": "unix_signal:1 gracefully_kill_them_all"},
+        "die-on-term",
+        "warning",
+    ),
+    "an http router": ({"http": "127.0.0.1:0"}, "socket", "warning"),
+    "a socket": ({"socket": "127.0.0.1:0"}, "socket", "warning"),
+    "a socket, named": ({"socket": "127.0.0.1:0", "protocol": "uwsgi"}, "socket", "warning"),
+    "a uwsgi-socket": ({"uwsgi-socket": "/tmp/s", "protocol": "http"}, "socket", "warning"),
+    "a socket open to the spooler": ({"socket": "/tmp/s", "allowed-modifiers": "0, 17"}, "socket", "warning"),
+}
+
+
+@pytest.mark.parametrize("case", OPTIONS)
+def test_an_option_that_keeps_jobs_from_running_is_found_and_its_remedy_mends_it(site: Site, case: str) -> None:
+    changes, check, severity = OPTIONS[case]
+    for name, value in changes.items():
+        if value is None:
+            site.ini.pop(name, None)
+        else:
+            site.ini[name] = value
+    finding = site.only()
+    assert (finding.check, finding.severity) == (check, severity)
+    assert finding.problem.startswith(f"{site.ini_path}: ")
+    name, _, value = finding.remedy.partition(" = ")
+    assert ";" not in value, "in an ini file a comment does not begin behind a value"
+    site.ini[name] = value
+    assert site.examine() == []
+
+
+HARMLESS: dict[str, dict[str, str | None]] = {
+    "master is made by the spooler": {"master": None},
+    "a flag without a value": {"master": "", "enable-threads": "", "die-on-term": ""},
+    "a hook that stops": {"die-on-term": None, "hook-master-start": "unix_signal:15 gracefully_kill_them_all"},
+    "frequency 10": {"spooler-frequency": "10"},
+    "frequency by its short name": {"spooler-frequency": None, "spooler-freq": "2"},
+    "no harakiri": {"spooler-harakiri": "0"},
+    "several processes": {"spooler-processes": "4"},
+    "lazy-apps that import": {"lazy-apps": "true", "spooler-import": "app"},
+    "lazy-apps that import for all": {"lazy-apps": "true", "shared-pyimport": "app"},
+    "lazy-apps is off": {"lazy-apps": "false"},
+    "a closed socket": {"socket": "127.0.0.1:0", "allowed-modifiers": "0"},
+    "a closed router": {"http": "127.0.0.1:0", "allowed-modifiers": "0"},
+    "a socket that speaks http": {"socket": "127.0.0.1:0", "protocol": "http"},
+    "a spooler elsewhere": {"spooler": None, "spooler-external": "%dmy spool", "spooler-frequency": None},
+    "a spooler by another way": {"spooler": "%d../%c/my spool/"},
+}
+
+
+@pytest.mark.parametrize("case", HARMLESS)
+def test_an_option_that_does_no_harm_is_left_alone(site: Site, case: str) -> None:
+    for name, value in HARMLESS[case].items():
+        if value is None:
+            site.ini.pop(name, None)
+        else:
+            site.ini[name] = value
+    assert site.examine() == []
+
+
+def test_what_concerns_spoolers_is_left_to_the_instance_that_has_them(site: Site) -> None:
+    for name in ("spooler", "spooler-frequency"):
+        del site.ini[name]
+    site.ini |= {"spooler-external": str(site.spool), "lazy-apps": "true"}
+    site.job(folder="7")
+    assert site.examine() == []
+
+
+def test_a_second_count_of_processes_is_found(site: Site) -> None:
+    site.lines = ["spooler-processes = 2", "spooler-processes = 3"]
+    assert site.only().check == "spooler-processes"
+    site.lines = ["spooler-processes = 3", "spooler-processes = 3"]
+    assert site.examine() == []
+
+
+def test_one_of_several_spoolers_is_enough(site: Site) -> None:
+    site.lines = ["spooler = /var/spool/other"]
+    assert site.examine() == []
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        (["ini = %p"], "includes itself"),
+        (["include = %dnowhere.ini"], "nowhere.ini"),
+        (["include = %dmore.yml"], "no ini file"),
+        (["if-moon = full", "x = y"], "moon"),
+    ],
+)
+def test_an_ini_that_cannot_be_read_is_a_finding_and_the_rest_is_examined(
+    site: Site, lines: list[str], says: str
+) -> None:
+    site.lines = lines
+    site.spool.chmod(0o777)
+    first, second = site.examine()
+    assert (first.check, second.check) == ("ini", "permissions")
+    assert says in first.problem
+
+
+def test_an_ini_that_is_not_there_is_a_finding(site: Site) -> None:
+    finding = site.only(ini=str(site.root / "nowhere.ini"))
+    assert finding.check == "ini"
+    assert "nowhere.ini" in finding.problem
+
+
+# The uWSGI that runs
+
+
+def publish(site: Site, *, version: str = "2.0.31", **options: object) -> None:
+    given: dict[str, object] = {name: value.encode() for name, value in HEALTHY.items()}
+    given["spooler"] = str(site.spool).encode()
+    given |= {name.replace("_", "-"): value for name, value in options.items()}
+    instance.publish(
+        str(site.spool), {key: value for key, value in given.items() if value is not None}, os.getpid(), version
+    )
+
+
+def test_without_an_ini_the_running_uwsgi_is_examined(site: Site) -> None:
+    publish(site)
+    assert site.examine(ini=None) == []
+    publish(site, spooler_frequency=b"30")
+    finding = site.only(ini=None)
+    assert finding.check == "spooler-frequency"
+    assert finding.problem.startswith(f"the running uWSGI (pid {os.getpid()}): ")
+
+
+@pytest.mark.parametrize(
+    ("version", "options", "severity"),
+    [
+        ("2.0.26", {}, "error"),
+        ("2.0.9", {}, "error"),
+        ("2.0.26", {"threads": b"2"}, "warning"),
+        ("2.0.27", {}, "warning"),
+        ("2.1", {}, "warning"),
+    ],
+)
+def test_missing_threads_are_worse_before_2_0_27(
+    site: Site, version: str, options: dict[str, object], severity: str
+) -> None:
+    publish(site, version=version, enable_threads=None, **options)
+    finding = site.only(ini=None)
+    assert (finding.check, finding.severity) == ("threads", severity)
+
+
+def test_a_running_uwsgi_tells_only_its_last_spooler_and_its_last_hook(site: Site) -> None:
+    publish(site, spooler=b"/var/spool/other", die_on_term=None, hook_master_start=b"unix_signal:2 stop")
+    assert site.examine(ini=None) == []
+
+
+def test_where_no_uwsgi_is_known_its_options_are_not_examined(site: Site) -> None:
+    assert site.examine(ini=None) == []
+
+
+# Who serves the directory
+
+
+def test_no_spooler_alive_is_found(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.spool.mkdir(mode=0o700)
+    assert (site.only().check, site.only().severity) == ("spooler-alive", "error")
+    assert "no uWSGI is known" not in site.only().problem
+    assert "no uWSGI is known" in site.only(ini=None).problem
+
+
+def test_a_spooler_that_died_is_none_nor_is_a_process_that_has_its_pid(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.spool.mkdir(mode=0o700)
+    with child(lambda: presence.Presence(str(site.spool))) as pid:
+        assert site.examine() == []
+    assert site.only().check == "spooler-alive"
+    (site.spool / "spoolers" / str(os.getpid())).write_bytes((site.spool / "spoolers" / str(pid)).read_bytes())
+    assert site.only().check == "spooler-alive"
+
+
+def test_a_stopped_spooler_is_found_and_goes_on(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.spool.mkdir(mode=0o700)
+    with child(lambda: presence.Presence(str(site.spool))) as pid:
+        stop(pid)
+        finding = site.only()
+        assert (finding.check, finding.remedy) == ("spooler-alive", f"kill -CONT {pid}")
+        heal(finding)
+        wait_until(lambda: site.examine() == [])
+
+
+def test_a_lock_that_a_stranger_holds_is_found(site: Site) -> None:
+    path = site.job(due=10)
+    with child(lambda: lock(path)) as pid:
+        finding = site.only()
+        assert finding.check == "lock"
+        assert f"pid {pid}" in finding.problem
+        assert str(path) in finding.problem
+        heal(finding)
+        wait_until(lambda: site.examine() == [])
+
+
+def test_a_lock_that_a_stopped_process_holds_is_found(site: Site) -> None:
+    path = site.job(due=10)
+    with child(lambda: lock(path)) as pid:
+        stop(pid)
+        finding = site.only()
+        assert (finding.check, finding.remedy) == ("lock", f"kill -CONT {pid}")
+
+
+def test_a_lock_of_another_container_is_found(site: Site) -> None:
+    path = site.job(due=10)
+    # As the kernel shows what has no pid here: a lock of a descriptor instead of a process.
+    fd = os.open(path, os.O_RDWR)
+    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, b"\1\0" + bytes(30))
+    finding = site.only()
+    assert (finding.check, finding.remedy) == ("lock", "run all spoolers of a directory in one container")
+    os.close(fd)
+    assert site.examine() == []
+
+
+def test_a_lock_on_a_job_that_is_hardly_due_is_its_writers(site: Site) -> None:
+    path = site.job(due=0)
+    with child(lambda: lock(path)):
+        assert site.examine() == []
+
+
+def test_a_lock_of_a_spooler_is_none_unless_it_is_stopped(site: Site) -> None:
+    path = site.job(due=1000)
+
+    def serve() -> object:
+        return presence.Presence(str(site.spool)), lock(path)
+
+    with child(serve) as pid:
+        assert site.examine() == [], "a job that runs is not late either"
+        stop(pid)
+        assert sorted(finding.check for finding in site.examine()) == ["lock", "spooler-alive"]
+
+
+def test_the_oldest_job_that_is_due_too_long_is_found(site: Site) -> None:
+    site.job(due=70)
+    site.job(due=100)
+    site.job(due=50)
+    finding = site.only()
+    assert finding.check == "due-job"
+    jobs, seconds = counts(finding, site)
+    assert jobs == 2
+    assert 100 <= seconds < 130
+    assert finding.remedy == "spooler-processes = 2"
+    assert site.examine(max_due_age=200) == []
+    assert counts(site.only(max_due_age=10), site)[0] == 3
+
+
+def test_a_late_job_where_nobody_serves_is_found_with_the_cause(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.spool.mkdir(mode=0o700)
+    site.job(due=100)
+    alive, due = site.examine()
+    assert (alive.check, due.check) == ("spooler-alive", "due-job")
+    assert alive.remedy == due.remedy
+
+
+# What lies there
+
+
+@pytest.mark.parametrize(
+    ("mode", "severity"), [(0o750, "warning"), (0o755, "warning"), (0o770, "error"), (0o702, "error"), (0o500, "error")]
+)
+def test_a_directory_that_is_open_to_others_is_found(site: Site, mode: int, severity: str) -> None:
+    site.spool.chmod(mode)
+    (finding,) = (found for found in site.examine() if found.check != "clock")  # for which it must write there
+    assert (finding.check, finding.severity) == ("permissions", severity)
+    assert f"{mode:04o}" in finding.problem
+    heal(finding)
+    assert site.examine() == []
+
+
+@pytest.mark.parametrize(
+    ("mode", "severity"), [(0o000, "error"), (0o400, "error"), (0o200, "error"), (0o640, "warning"), (0o602, "warning")]
+)
+@pytest.mark.parametrize("folder", ["", "7"])
+def test_a_job_that_uwsgi_cannot_open_or_others_can_is_found(site: Site, mode: int, severity: str, folder: str) -> None:
+    if folder:
+        site.ini["spooler-ordered"] = "true"
+    site.job(folder=folder).chmod(mode)
+    finding = site.only()
+    assert (finding.check, finding.severity) == ("permissions", severity)
+    assert counts(finding, site)[0] == 1
+    heal(finding)
+    assert site.examine() == []
+
+
+@needs_root
+def test_a_directory_and_jobs_that_are_not_the_spoolers_own_are_found(site: Site) -> None:
+    path = site.job()
+    os.chown(path, 4242, -1)
+    finding = site.only()
+    assert (finding.check, finding.severity) == ("permissions", "error")
+    heal(finding)
+    assert site.examine() == []
+    os.chown(site.spool, 4242, -1)
+    finding = site.only()
+    assert "4242" in finding.problem
+    heal(finding)
+    assert site.examine() == []
+
+
+@needs_root
+def test_the_owner_is_who_the_spooler_is(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.spool.mkdir(mode=0o700)
+    os.chown(site.spool, 4242, -1)
+
+    def serve() -> object:
+        me = presence.Presence(str(site.spool))  # as root: another user cannot reach pytest's directories
+        os.setuid(4242)
+        return me
+
+    with child(serve):
+        assert site.examine() == []
+        site.job()
+        assert site.only().remedy.endswith("-exec chown 4242 {} +")
+
+
+def test_a_priority_folder_that_nobody_looks_into_is_found(site: Site) -> None:
+    site.job(folder="7", due=1000)
+    finding = site.only()
+    assert (finding.check, finding.remedy) == ("spooler-ordered", "spooler-ordered = true")
+    assert counts(finding, site) == [1]
+    site.lines = [finding.remedy]
+    assert site.only().check == "due-job", "now that it is looked into, it is late"
+
+
+def test_a_priority_that_is_no_number_is_found(site: Site) -> None:
+    site.job(folder="urgent now", due=1000)
+    finding = site.only()
+    assert finding.check == "priority-folder"
+    heal(finding)
+    assert site.only().check == "due-job"
+    assert not any((site.spool / "urgent now").iterdir())
+
+
+def directory(path: Path) -> None:
+    path.mkdir()
+
+
+def link(path: Path) -> None:
+    path.symlink_to("README")
+
+
+def fifo(path: Path) -> None:
+    os.mkfifo(path)
+
+
+def listening(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as made:
+        made.bind(os.path.relpath(path))
+
+
+def damaged(path: Path) -> None:
+    path.write_bytes(b"\x11\xff\xff\x00broken")
+    path.chmod(0o600)
+
+
+def broken_off(path: Path) -> None:
+    path.write_bytes(b"\x11\x04\x00\x00\x09\x00ab")
+    path.chmod(0o600)
+
+
+FOREIGN: Mapping[str, tuple[Callable[[Path], None], str, str]] = {
+    "a directory": (directory, f"{PREFIX}x", "warning"),
+    "a link": (link, f'{PREFIX}it\'s a "link"', "warning"),
+    "a fifo": (fifo, f"{PREFIX}x", "warning"),
+    "a socket": (listening, f"{PREFIX}x", "warning"),
+    "a file that is too short": (damaged, f"{PREFIX}x", "error"),
+    "a packet that breaks off": (broken_off, f"{PREFIX}$(touch x)", "error"),
+    "a name with a new line": (damaged, f"{PREFIX}a\nb", "error"),
+    "a name that is not UTF-8": (damaged, os.fsdecode(PREFIX.encode() + b"\xff"), "error"),
+}
+
+
+@pytest.mark.parametrize("case", FOREIGN)
+@pytest.mark.parametrize("folder", ["", "7"])
+def test_what_is_no_sound_job_is_found_and_set_aside(
+    site: Site, case: str, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make, name, severity = FOREIGN[case]
+    site.ini["spooler-ordered"] = "true"
+    place = site.spool / folder
+    place.mkdir(mode=0o700, exist_ok=True)
+    monkeypatch.chdir(place)
+    make(place / name)
+    finding = site.only()
+    assert (finding.check, finding.severity) == ("foreign-file", severity)
+    assert finding.problem.isprintable()
+    heal(finding)
+    assert [found.check for found in site.examine()] == ["dead-job"]
+    assert os.listdir(site.spool / "dead") == [name]
+
+
+def test_it_is_said_what_is_damaged(site: Site) -> None:
+    site.job(data=b"\x11\xff\xff\x00broken")
+    assert "the header promises 65535 bytes, the file has 6" in site.only().problem
+
+
+def test_a_sound_job_whose_name_is_not_utf8_is_found(site: Site) -> None:
+    os.rename(site.job(), os.fsencode(site.spool) + b"/" + PREFIX.encode() + b"\xff")
+    assert "UTF-8" in site.only().problem
+
+
+def test_a_file_whose_name_is_a_number_is_found_where_it_is_taken_for_a_job(site: Site) -> None:
+    (site.spool / "12").write_bytes(b"x")
+    assert site.examine() == []
+    site.ini["spooler-ordered"] = "true"
+    assert (site.only().check, site.only().severity) == ("foreign-file", "error")
+
+
+def test_a_file_that_is_being_written_is_not_damaged(site: Site) -> None:
+    path = site.job(data=b"\x11\xff\xff\x00broken")
+    assert site.only().check == "foreign-file"
+    with child(lambda: lock(path)):
+        assert site.examine() == []
+
+
+@pytest.mark.parametrize("size", [0, 3])
+def test_a_file_without_a_header_is_found_once_it_can_have_no_writer(
+    site: Site, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.job(data=b"x" * size, due=1000)
+    assert site.examine() == []
+    monkeypatch.setattr(clock, "now", lambda: time.time() + doctor.SETTLED + 1)
+    finding, skew = site.examine()
+    assert (finding.check, finding.severity, skew.check) == ("foreign-file", "warning", "clock")
+    assert f"has {size} bytes" in finding.problem
+
+
+def test_many_findings_of_one_kind_are_told_in_six(site: Site) -> None:
+    for number in range(8):
+        (site.spool / f"{PREFIX}{number}").mkdir()
+    found = site.examine()
+    assert {finding.check for finding in found} == {"foreign-file"}
+    assert len(found) == 6
+    assert found[-1].problem == "and 3 more of the kind"
+
+
+def test_a_temporary_file_is_found_once_it_can_have_no_writer(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    (site.spool / "7").mkdir(mode=0o700)
+    site.ini["spooler-ordered"] = "true"
+    (site.spool / "dead").mkdir(mode=0o700)
+    for folder in ("", "7", "dead"):  # the last one is not looked into for jobs
+        path = site.spool / folder / (f"{TEMPORARY}{new_id()}" + (".json" if folder == "dead" else ""))
+        path.write_bytes(b"x")
+        os.utime(path, (1.0, 1.0))  # the time of content may be that of the job
+    assert site.examine() == []
+    monkeypatch.setattr(clock, "now", lambda: time.time() + spoolfile.STRAY_AGE + 1)
+    finding, skew = site.examine()
+    assert (finding.check, finding.severity, skew.check) == ("stray-file", "warning", "clock")
+    assert counts(finding, site) == [2]
+    assert shlex.split(finding.remedy)[1] == str(site.spool)
+
+
+def test_dead_jobs_are_found(site: Site) -> None:
+    morgue.quarantine(str(site.job()), str(site.spool), reason="no such page")
+    finding = site.only()
+    assert (finding.check, finding.severity) == ("dead-job", "warning")
+    assert counts(finding, site) == [1]
+    told = subprocess.run(["bash", "-c", finding.remedy], capture_output=True, text=True)
+    assert "no such page" in told.stdout
+
+
+@pytest.mark.parametrize("make", [lambda path: None, lambda path: path.write_text("x")], ids=["nothing", "a file"])
+def test_a_directory_that_cannot_be_read_is_found(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    site = Site(tmp_path)
+    make(site.spool)
+    finding = site.examine()[0]
+    assert (finding.check, finding.severity) == ("directory", "error")
+    assert str(site.spool) in finding.problem
+
+
+def test_a_directory_that_is_missing_is_made_by_its_remedy(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    heal(site.only())
+    assert site.only().check == "spooler-alive"
+
+
+# What it lies on
+
+
+@pytest.mark.parametrize(("seconds", "found"), [(3, True), (-3, True), (0.3, False)])
+def test_a_clock_that_is_off_is_found(site: Site, seconds: float, found: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clock, "now", lambda: time.time() + seconds)
+    assert [(finding.check, finding.severity) for finding in site.examine()] == [("clock", "error")] * found
+
+
+def test_a_job_of_the_far_future_is_found(site: Site) -> None:
+    site.job(due=-9 * 365 * 86400)
+    assert site.examine() == []
+    path = site.job(due=-11 * 365.25 * 86400)
+    finding = site.only()
+    assert (finding.check, finding.severity) == ("clock", "warning")
+    assert str(path) in finding.problem
+    heal(finding)
+    assert site.examine() == []
+
+
+def test_a_priority_folder_of_the_future_is_found(site: Site) -> None:
+    site.ini["spooler-ordered"] = "true"
+    site.job(folder="7")
+    os.utime(site.spool / "7", (4e9, 4e9))
+    finding = site.only()
+    assert (finding.check, finding.severity) == ("clock", "error")
+    heal(finding)
+    assert site.examine() == []
+
+
+MOUNT = "26 1 0:23 / {} rw,relatime shared:5 - {} source rw\n"
+
+
+@pytest.mark.parametrize(
+    ("mounts", "severity"),
+    [
+        ([("/", "ext4"), ("{}", "nfs4")], "error"),
+        ([("/", "nfs")], "error"),
+        ([("/", "ext4"), ("{}", "9p")], "warning"),
+        ([("/", "9p"), ("{}", "ext4")], None),
+        ([("{}", "ext4"), ("/", "9p")], None),
+        ([("{}", "nfs4"), ("{}", "ext4")], None),
+        ([("{}", "ext4"), ("{}", "nfs4")], "error"),
+        ([("/", "ext4"), ("{}/spoolers", "nfs4")], None),
+        ([("/", "ext4"), ("{}er", "nfs4")], None),
+    ],
+)
+def test_a_file_system_of_many_machines_is_found(
+    site: Site, mounts: list[tuple[str, str]], severity: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = site.root / "mountinfo"
+    here = str(site.spool).replace(" ", r"\040")
+    table.write_text("".join(MOUNT.format(point.format(here), kind) for point, kind in mounts))
+    monkeypatch.setattr(doctor, "_MOUNTS", str(table))
+    found = site.examine()
+    assert [(finding.check, finding.severity) for finding in found] == [("file-system", severity)] * bool(severity)
+    if found:
+        assert found[0].remedy.startswith("SPOOLKIT_SPOOL=")
+
+
+def test_a_store_on_such_a_file_system_is_found(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = site.root / "mountinfo"
+    table.write_text(MOUNT.format("/", "ext4") + MOUNT.format(site.root / "db", "cifs"))
+    monkeypatch.setattr(doctor, "_MOUNTS", str(table))
+    (site.root / "db").mkdir()
+    (found,) = doctor.examine(str(site.spool), store=str(site.root / "db" / "spoolkit.db"))
+    assert (found.check, found.severity) == ("file-system", "error")
+    assert found.remedy.startswith("SPOOLKIT_STORE=")
+
+
+def test_a_check_that_cannot_be_made_keeps_no_other_from_being_made(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "_MOUNTS", str(site.root / "nowhere"))
+    site.store.write_bytes(b"no database" * 100)
+    site.store.chmod(0o600)
+    first, second = site.examine()
+    assert (first.check, first.severity, second.check) == ("file-system", "warning", "store")
+
+
+@needs_root
+@pytest.mark.parametrize(
+    ("options", "says"), [("size=20m", "MB left"), ("size=100m,nr_inodes=200", None), ("nr_inodes=5", "inodes left")]
+)
+def test_a_disk_that_is_nearly_full_is_found(site: Site, options: str, says: str | None) -> None:
+    with ExitStack() as mounted:
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", f"mode=0700,{options}", "none", site.spool], capture_output=True, text=True
+        )
+        if done.returncode:
+            pytest.skip(f"only root may mount: {done.stderr}")
+        mounted.callback(subprocess.run, ["umount", "--lazy", site.spool], check=True)
+        me = presence.Presence(str(site.spool))
+        mounted.callback(me.leave)
+        if says == "inodes left":
+            for number in range(2):
+                (site.spool / f"filler{number}").touch()
+        found = site.examine()
+        assert [finding.check for finding in found if finding.check != "clock"] == ["disk"] * bool(says)
+        assert says is None or says in found[-1].problem
+
+
+# The store
+
+
+def made(path: Path) -> Store:
+    store = Store(str(path))
+    for number in range(100):
+        job = Job(id=f"{number:032}", task="tasks.some")
+        store.claim(job, file=None, still=lambda: True, max_attempts=1, arguments=b"x" * 3000)
+    return store
+
+
+def test_a_store_that_others_may_read_is_found(site: Site) -> None:
+    store = made(site.store)
+    for path in (site.store, site.store.with_name("spoolkit.db-wal"), site.store.with_name("spoolkit.db-shm")):
+        path.chmod(0o644)
+        finding = site.only()
+        assert (finding.check, finding.severity) == ("store", "error")
+        assert str(path) in finding.problem
+        heal(finding)
+        assert site.examine() == []
+    store.close()
+
+
+def garbage(path: Path) -> None:
+    path.write_bytes(b"no database" * 1000)
+
+
+def cut(path: Path) -> None:
+    made(path).close()
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def scribbled(path: Path) -> None:
+    made(path).close()
+    with path.open("r+b") as file:
+        file.seek(8192)
+        file.write(b"\xa5" * 20000)
+
+
+def folder(path: Path) -> None:
+    path.mkdir(mode=0o700)
+
+
+@pytest.mark.parametrize("make", [garbage, cut, scribbled, folder, fifo])
+def test_a_store_that_cannot_be_used_is_found_and_put_out_of_the_way(site: Site, make: Callable[[Path], None]) -> None:
+    make(site.store)
+    if site.store.is_file():
+        site.store.chmod(0o600)
+    finding = site.only()
+    assert (finding.check, finding.severity) == ("store", "error")
+    heal(finding)
+    assert site.examine() == []
+    assert os.path.lexists(f"{site.store}.old")
+
+
+def test_a_store_that_is_there_but_empty_is_sound(site: Site) -> None:
+    site.store.touch(mode=0o600)
+    assert site.examine() == []
+
+
+def test_a_store_that_cannot_be_made_is_found(site: Site) -> None:
+    store = str(site.root / "nowhere" / "spoolkit.db")
+    finding = site.only(store=store)
+    assert (finding.check, finding.severity) == ("store", "error")
+    heal(finding)
+    assert site.examine(store=store) == []
+
+
+def test_a_store_of_a_later_version_is_found(site: Site) -> None:
+    made(site.store).close()
+    with contextlib.closing(sqlite3.connect(site.store)) as db:
+        db.execute("PRAGMA user_version = 99")
+    assert site.only().check == "store"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_that_cannot_be_read_hides_nothing_else(site: Site) -> None:
+    """Such as lost+found, where the spool directory is a file system of its own."""
+    (site.spool / "lost+found").mkdir(mode=0)
+    for number in range(20):
+        (site.spool / f"{PREFIX}{number}").mkdir()
+    assert len(site.examine()) >= 6
+
+
+def others_may_write(path: Path) -> bool:
+    code = "import sqlite3, sys; sqlite3.connect(sys.argv[1], timeout=0).execute('BEGIN IMMEDIATE')"
+    return subprocess.run([sys.executable, "-c", code, path], stderr=subprocess.DEVNULL).returncode == 0
+
+
+def test_to_look_at_the_store_drops_no_lock_of_this_process(site: Site) -> None:
+    store = made(site.store)
+    assert others_may_write(site.store)
+    with store.transaction():
+        assert site.examine() == []
+        assert not others_may_write(site.store)
+    store.close()
+
+
+def test_the_store_is_examined_where_the_directory_is_gone(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    elsewhere = tmp_path / "elsewhere.db"
+    garbage(elsewhere)
+    elsewhere.chmod(0o600)
+    found = doctor.examine(str(site.spool), store=str(elsewhere))
+    assert [finding.check for finding in found] == ["directory", "store"]

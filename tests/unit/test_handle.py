@@ -1,0 +1,456 @@
+"""A job in its caller's hand: its result or why there is none, and the wait for it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from crossing import Colour, Point
+from flask import Flask
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from uwsgi_server import wait_until
+
+from spoolkit import (
+    SPOOL_OK,
+    SPOOL_RETRY,
+    Abort,
+    Job,
+    JobCancelled,
+    JobCrashedError,
+    JobFailedError,
+    JobStateError,
+    JobTimeout,
+    ResultUnavailableError,
+    Retry,
+    SpoolKit,
+    UnknownJobError,
+    current_job,
+    packet,
+    spool,
+    spoolfile,
+    tracking,
+    waiting,
+)
+from spoolkit import job as made
+from spoolkit.engines.spooler import Spooler
+from spoolkit.errors import JobError, JobLostError
+from spoolkit.job import Progress, State, new_id
+from spoolkit.store import Store
+
+
+@spool(retries=0)
+def gives_back(value: Any) -> object:
+    return value
+
+
+@spool(retries=0)
+def fails(message: str) -> None:
+    _fail_deep_inside(message)
+
+
+def _fail_deep_inside(message: str) -> None:
+    raise ValueError(message)
+
+
+@spool(retries=1, backoff=0)
+def fails_otherwise_each_time() -> None:
+    raise [KeyError, LookupError][current_job().attempt - 1](f"in attempt {current_job().attempt}")
+
+
+@spool(retries=1, backoff=0)
+def fails_and_then_dies() -> None:
+    if current_job().attempt == 2:
+        os._exit(3)
+    raise ValueError("the first time")
+
+
+@spool(retries=0, backoff=0)
+def dies(how: str) -> None:
+    if how == "exit":
+        os._exit(3)
+    os.kill(os.getpid(), getattr(signal, how))
+
+
+@spool(retries=0, timeout=0.05)
+def takes_too_long() -> None:
+    time.sleep(30)
+
+
+@spool(retries=0)
+def gives_up() -> None:
+    raise Abort("no such page")
+
+
+@spool(retries=0)
+def asks_for_more() -> None:
+    raise Retry(delay=0, reason="busy")
+
+
+@spool(discard_on=(KeyError,))
+def is_discarded() -> None:
+    raise KeyError("gone")
+
+
+@spool(retries=0)
+def steers(what: str) -> object:
+    return {"ok": SPOOL_OK, "retry": SPOOL_RETRY}[what]
+
+
+@spool(retries=0)
+def reports(done: float, total: float | None, note: str) -> None:
+    current_job().progress(done, total, note)
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Iterator[str]:
+    app = Flask("the_application")
+    app.config.update(SPOOLKIT_SPOOL=tmp_path / "spool", SPOOLKIT_MAX_RESULT=1000)
+    SpoolKit(app)
+    with app.app_context():
+        yield str(tmp_path / "spool")
+
+
+@pytest.fixture
+def work(directory: str) -> Callable[[], None]:
+    """Let run here what is due."""
+    return Spooler(directory).run_due
+
+
+def in_a_child(work: Callable[[], None]) -> None:
+    pid = os.fork()
+    if not pid:
+        try:
+            os.close(2)  # what faulthandler says of a crash
+            work()
+        finally:
+            os._exit(0)
+    os.waitpid(pid, 0)
+
+
+# Results
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(
+            None,
+            True,
+            0,
+            -2,
+            -1,
+            2**70,
+            1.5,
+            float("inf"),
+            "text",
+            b"\0\xff",
+            date(2026, 11, 21),
+            Decimal("1.10"),
+        ),
+        *([1, (2, {3})], {"a": [None]}, Colour.RED, Point(1, 2), Path("/tmp"), frozenset({1}), ""),
+    ],
+    ids=repr,
+)
+def test_a_result_comes_back_as_it_was(work: Callable[[], None], value: object) -> None:
+    job = gives_back(value)
+    work()
+    assert job.state is State.DONE
+    assert job.result == value
+    assert type(job.result) is type(value)
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=9) | st.binary(max_size=9),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.tuples(inner) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(values)
+def test_whatever_crosses_comes_back(work: Callable[[], None], value: object) -> None:
+    job = gives_back(value)
+    work()
+    assert job.result == value
+
+
+@pytest.mark.parametrize("what", ["ok", "retry"])
+def test_what_steers_the_job_is_no_result(work: Callable[[], None], what: str) -> None:
+    job = steers(what)
+    work()
+    if what == "ok":
+        assert job.result is None
+    else:
+        with pytest.raises(JobFailedError):
+            _ = job.result
+
+
+def test_a_result_that_is_too_large_was_not_kept(work: Callable[[], None]) -> None:
+    job = gives_back("x" * 2000)
+    work()
+    assert job.state is State.DONE
+    with pytest.raises(ResultUnavailableError, match=r"2002 bytes.*1000.*SPOOLKIT_MAX_RESULT") as caught:
+        _ = job.result
+    assert caught.value.job == job.id
+
+
+def test_the_result_of_a_job_that_is_not_over_is_not_there(work: Callable[[], None]) -> None:
+    job = gives_back.using(delay=1000)(1)
+    with pytest.raises(JobStateError, match=r"is queued: wait\(\) for it") as caught:
+        _ = job.result
+    assert (caught.value.job, caught.value.state) == (job.id, "queued")
+    again = fails_otherwise_each_time()
+    work()
+    with pytest.raises(JobStateError, match="is retrying"):
+        _ = again.result
+
+
+# Why there is none
+
+
+def error_of(job: Job, kind: type[JobError]) -> Any:
+    with pytest.raises(kind) as caught:
+        _ = job.result
+    assert type(caught.value) is kind
+    assert caught.value.job == job.id
+    return caught.value
+
+
+def notes(error: JobFailedError) -> list[str]:
+    return vars(error).get("__notes__", [])
+
+
+def test_of_a_dead_job_it_is_the_tasks_own_error_with_its_traceback(work: Callable[[], None]) -> None:
+    job = fails("as ever")
+    work()
+    error = error_of(job, JobFailedError)
+    assert error.error_type == "ValueError"
+    assert str(error) == f"job {job.id} of {fails.name} is dead: ValueError: as ever"
+    (note,) = notes(error)
+    assert note.startswith(f"attempt 1, in process {os.getpid()}:\nTraceback (most recent call last):\n")
+    assert note.endswith("ValueError: as ever\n")
+    assert "in _fail_deep_inside" in note
+    assert "runner.py" not in note
+
+
+@pytest.mark.skipif(not hasattr(BaseException, "add_note"), reason="Python 3.10 keeps notes, and does not print them")
+def test_the_traceback_is_printed_with_the_error(work: Callable[[], None]) -> None:
+    job = fails("as ever")
+    work()
+    printed = "".join(traceback.format_exception(error_of(job, JobFailedError)))
+    assert "in _fail_deep_inside" in printed
+
+
+def test_it_is_the_last_attempts_error(work: Callable[[], None]) -> None:
+    job = fails_otherwise_each_time()
+    work()
+    work()
+    error = error_of(job, JobFailedError)
+    assert error.error_type == "LookupError"
+    (note,) = notes(error)
+    assert note.startswith("attempt 2,")
+    assert [attempt.error_type for attempt in job.attempts] == ["KeyError", "LookupError"]
+
+
+@pytest.mark.parametrize("how", ["exit", "SIGKILL", "SIGSEGV", "SIGABRT"])
+def test_of_a_job_whose_process_died_it_says_so(work: Callable[[], None], how: str) -> None:
+    job = dies(how)
+    in_a_child(work)
+    work()
+    error = error_of(job, JobCrashedError)
+    (attempt,) = job.attempts
+    assert f"process {attempt.pid}" in str(error)
+    assert attempt.pid != os.getpid()
+    if how.startswith("SIG") and how != "SIGKILL":
+        (note,) = notes(error)
+        assert "in dies" in note, "where it was when it crashed"
+    else:
+        assert notes(error) == []
+
+
+def test_where_the_last_attempt_left_no_traceback_the_one_before_tells(work: Callable[[], None]) -> None:
+    job = fails_and_then_dies()
+    work()
+    in_a_child(work)
+    work()
+    (note,) = notes(error_of(job, JobCrashedError))
+    assert note.startswith("attempt 1, in process ")
+    assert "ValueError: the first time" in note
+
+
+def test_of_a_job_that_took_too_long_it_is_the_timeout(work: Callable[[], None]) -> None:
+    job = takes_too_long()
+    work()
+    error = error_of(job, JobTimeout)
+    assert error.error_type == "JobTimeout"
+    assert "in takes_too_long" in notes(error)[0]
+
+
+@pytest.mark.parametrize(("task", "says"), [(gives_up, "no such page"), (asks_for_more, "busy")])
+def test_the_tasks_own_reason_is_told(work: Callable[[], None], task: Any, says: str) -> None:
+    job = task()
+    work()
+    assert says in str(error_of(job, JobFailedError))
+
+
+def test_a_job_that_cannot_run_is_dead_without_a_traceback(work: Callable[[], None], directory: str) -> None:
+    unknown = made.Job(id=new_id(), task="tasks.none", enqueued_at=1.0)
+    spoolfile.write(directory, unknown.id, packet.dump(packet.pack(unknown, max_body=1000)))
+    work()
+    error = error_of(Job.get(unknown.id), JobFailedError)
+    assert "tasks.none" in str(error)
+    assert notes(error) == []
+
+
+def test_of_a_cancelled_job_there_is_the_reason(work: Callable[[], None]) -> None:
+    discarded, cancelled = is_discarded(), gives_back.using(delay=1000)(1)
+    work()
+    assert cancelled.cancel() is State.CANCELLED
+    assert "gone" in str(error_of(discarded, JobCancelled))
+    assert "was cancelled: " in str(error_of(cancelled, JobCancelled))
+
+
+def test_a_job_whose_file_is_gone_is_lost(work: Callable[[], None], directory: str) -> None:
+    job = fails_otherwise_each_time()
+    work()
+    (path,) = Path(directory).glob("uwsgi_spoolfile_on_*")
+    path.unlink()
+    assert job.state is State.LOST
+    error_of(job, JobLostError)
+    assert job.wait(0), "nothing will become of it"
+
+
+# What else it tells
+
+
+def test_a_handle_is_the_job_that_was_made(directory: str) -> None:
+    job = gives_back.using(delay=1000, priority=7)([1])
+    plain = made.Job(**{field.name: getattr(job, field.name) for field in fields(made.Job)})
+    assert Job.of(plain) == job
+    assert (job.args, job.priority, job.task) == (([1],), 7, gives_back.name)
+
+
+def test_any_process_finds_it_by_its_id(work: Callable[[], None]) -> None:
+    job = gives_back.using(delay=1000)([1])
+    found = Job.get(job.id)
+    assert (found.id, found.task, found.run_at, found.enqueued_at) == (job.id, job.task, job.run_at, job.enqueued_at)
+    assert found.args == ()
+    with pytest.raises(UnknownJobError):
+        Job.get("0" * 32)
+
+
+def test_once_it_is_forgotten_every_question_says_so(work: Callable[[], None]) -> None:
+    job = gives_back(1)
+    work()
+    tracking.store().prune([State.DONE], time.time() + 1, 10)
+    for ask in ("status", "state", "attempt", "attempts", "progress", "result"):
+        with pytest.raises(UnknownJobError):
+            getattr(job, ask)
+    with pytest.raises(UnknownJobError):
+        job.wait(1)
+
+
+def test_it_counts_attempts_and_keeps_what_they_said(work: Callable[[], None]) -> None:
+    job = fails_otherwise_each_time()
+    assert (job.attempt, job.attempts) == (0, [])
+    work()
+    assert job.attempt == 1
+    work()
+    assert job.attempt == 2
+    assert [(attempt.number, attempt.outcome) for attempt in job.attempts] == [(1, "failed"), (2, "failed")]
+
+
+@pytest.mark.parametrize("told", [(1, 2, "parts"), (0.5, None, "")])
+def test_the_last_progress_is_kept(work: Callable[[], None], told: tuple[float, float | None, str]) -> None:
+    job = reports(*told)
+    assert job.progress is None
+    work()
+    assert job.progress == Progress(*told)
+
+
+# The wait
+
+
+def waits(thread: int, path: str) -> bool:
+    """Whether this thread (a process is its first one) has the pipe open and sleeps. Who looks must not open it."""
+    opened = []
+    for fd in Path(f"/proc/{thread}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            opened.append(os.readlink(fd))
+    return path in opened and Path(f"/proc/{thread}/stat").read_text().rpartition(")")[2].split()[0] == "S"
+
+
+@pytest.fixture
+def told_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits does not look by itself."""
+    monkeypatch.setattr(waiting, "LOOK_AGAIN", 1000)
+
+
+def test_a_thread_that_waits_is_woken_at_the_end(work: Callable[[], None], told_only: None, directory: str) -> None:
+    job = gives_back(1)
+    woken: list[bool] = []
+    waiter = threading.Thread(target=lambda: woken.append(job.wait(60)), daemon=True)
+    waiter.start()
+    wait_until(lambda: waiter.native_id and waits(waiter.native_id, f"{directory}/waiting/{job.id}"))
+    work()
+    waiter.join(10)
+    assert woken == [True]
+
+
+@pytest.mark.parametrize("task", [gives_back, fails, gives_up, is_discarded], ids=lambda task: task.name)
+def test_a_process_that_waits_is_woken_however_it_ends(
+    work: Callable[[], None], told_only: None, directory: str, task: Any
+) -> None:
+    job = task("x") if task in (gives_back, fails) else task()
+    pid = os.fork()
+    if not pid:
+        os._exit(0 if job.wait(10) else 1)
+    wait_until(lambda: waits(pid, f"{directory}/waiting/{job.id}"))
+    work()
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_who_waits_for_a_job_that_is_over_does_not_wait(work: Callable[[], None]) -> None:
+    job = gives_back(1)
+    work()
+    assert job.wait(0)
+    assert job.wait()
+
+
+def test_a_wait_has_an_end(work: Callable[[], None]) -> None:
+    job = gives_back.using(delay=1000)(1)
+    assert not job.wait(0)
+    assert not job.wait(0.02)
+    retrying = fails_otherwise_each_time()
+    work()
+    assert not retrying.wait(0.02), "another attempt is to come"
+
+
+def test_it_waits_beside_the_store_wherever_that_is(tmp_path: Path, told_only: None) -> None:
+    app = Flask("elsewhere")
+    app.config.update(SPOOLKIT_SPOOL=tmp_path / "spool", SPOOLKIT_STORE=tmp_path / "records" / "jobs.db")
+    (tmp_path / "records").mkdir()
+    SpoolKit(app)
+    with app.app_context():
+        assert isinstance(tracking.store(), Store)
+        job = gives_back(1)
+        pid = os.fork()
+        if not pid:
+            os._exit(0 if job.wait(10) else 1)
+        wait_until(lambda: waits(pid, f"{tmp_path}/records/waiting/{job.id}"))
+        Spooler(str(tmp_path / "spool")).run_due()
+        assert os.waitpid(pid, 0)[1] == 0

@@ -1,0 +1,492 @@
+"""Where jobs stand: every state from the file and the record, what one of them tells alone, lists and their order."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from flask import Flask
+from uwsgi_server import wait_until
+
+from spoolkit import (
+    Abort,
+    Retry,
+    SpoolKit,
+    UnknownJobError,
+    bridge,
+    clock,
+    current_job,
+    job,
+    lookup,
+    morgue,
+    packet,
+    recorder,
+    spool,
+    spoolfile,
+    thread,
+    tracking,
+)
+from spoolkit.engines.spooler import Spooler
+from spoolkit.job import Dead, Done, Failure, Progress, RetryAt, State, new_id
+from spoolkit.store import Result
+
+NO_JOB = "0" * 32
+
+
+@spool(backoff=1000)
+def ends(how: str) -> str:
+    print(f"it {how}")
+    if how == "fails":
+        raise ValueError("as ever")
+    if how == "dies":
+        raise Abort("no use")
+    if how == "waits":
+        raise Retry(delay=500, reason="busy")
+    return how
+
+
+@spool(backoff=1000)
+def hangs() -> None:
+    print("begun")
+    current_job().progress(1, 3, "parts")
+    while True:
+        time.sleep(10)
+
+
+@thread
+def ends_in_a_thread() -> None: ...
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Iterator[str]:
+    app = Flask("the_application")
+    app.config.update(SPOOLKIT_SPOOL=tmp_path / "spool")
+    SpoolKit(app)
+    with app.app_context():
+        yield str(tmp_path / "spool")
+
+
+@pytest.fixture
+def work(directory: str) -> Callable[[], None]:
+    """Let run here what is due."""
+    return Spooler(directory).run_due
+
+
+@pytest.fixture
+def spooler(directory: str) -> Iterator[int]:
+    """A spooler process beside."""
+    pid = os.fork()
+    if not pid:
+        try:
+            Spooler(directory).run()
+        finally:
+            os._exit(0)
+    yield pid
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(pid, 0)
+
+
+def state(id: str) -> State:
+    """Where the job stands, found alone and among the others alike."""
+    alone = lookup.find(id)
+    among = [status for status in lookup.jobs() if status.id == id]
+    if alone.state is not State.LOST:
+        assert [status.state for status in among] == [alone.state]
+        assert [status.id for status in lookup.jobs(states=(alone.state,))].count(id) == 1
+    return alone.state
+
+
+def file_of(directory: str) -> str:
+    (path,) = spoolfile.pending(directory)
+    return path
+
+
+def break_store(directory: str) -> None:
+    tracking.store().close()
+    for name in ("spoolkit.db-wal", "spoolkit.db-shm"):
+        Path(directory, name).unlink(missing_ok=True)
+    Path(directory, "spoolkit.db").write_bytes(b"no database" * 100)
+
+
+# Each state
+
+
+@pytest.mark.parametrize("priority", [None, 7])
+def test_a_job_that_did_not_start_is_known_by_its_file(directory: str, priority: int | None) -> None:
+    made = ends.using(delay=1000, priority=priority)("x")
+    assert state(made.id) is State.QUEUED
+    found = lookup.find(made.id)
+    assert (found.task, found.attempt, found.max_attempts, found.started_at) == (ends.name, 0, None, None)
+    assert found.enqueued_at == made.enqueued_at
+    assert found.run_at == pytest.approx(made.run_at, abs=1e-5)
+    assert not os.path.exists(f"{directory}/spoolkit.db"), "to look makes no store"
+
+
+def test_a_job_for_at_once_has_no_time(directory: str) -> None:
+    assert lookup.find(ends("x").id).run_at is None
+
+
+def test_its_time_is_the_files(directory: str) -> None:
+    made = ends.using(delay=1000)("x")
+    os.utime(file_of(directory), (2e9, 2e9))
+    assert lookup.find(made.id).run_at == 2e9
+
+
+def test_a_job_that_runs_shows_who_runs_it_and_how_far_it_is(directory: str, spooler: int) -> None:
+    made = hangs()
+    wait_until(lambda: lookup.known_of(lambda: tracking.store().status(made.id)))
+    wait_until(lambda: lookup.find(made.id).progress)
+    assert state(made.id) is State.RUNNING
+    found = lookup.find(made.id)
+    assert (found.pid, found.attempt, found.max_attempts) == (spooler, 1, 6)
+    assert found.progress == Progress(1, 3, "parts")
+    assert [status.progress for status in lookup.jobs()] == [found.progress]
+    details = lookup.details(made.id)
+    ((outcome, log),) = [(attempt.outcome, attempt.log) for attempt in details.attempts]
+    assert (outcome, log) == ("running", "begun\n")
+
+
+def test_a_job_whose_process_died_is_to_be_run_again(directory: str, spooler: int) -> None:
+    made = hangs()
+    wait_until(lambda: lookup.find(made.id).state is State.RUNNING and lookup.find(made.id).progress)
+    os.kill(spooler, signal.SIGKILL)
+    wait_until(lambda: lookup.find(made.id).state is State.RETRYING)
+    assert state(made.id) is State.RETRYING
+    assert (lookup.find(made.id).pid, lookup.find(made.id).attempt) == (None, 1)
+    assert lookup.jobs(states=(State.RUNNING,)) == []
+    assert lookup.details(made.id).attempts[0].log == "begun\n"
+
+
+def test_a_job_that_waits_for_its_next_attempt(directory: str, work: Callable[[], None]) -> None:
+    failed, asked = ends("fails"), ends("waits")
+    before = clock.now()
+    work()
+    for made, seconds in ((failed, 1000), (asked, 500)):
+        assert state(made.id) is State.RETRYING
+        found = lookup.find(made.id)
+        assert found.run_at is not None
+        assert before + seconds <= found.run_at <= clock.now() + seconds * 1.3
+    assert (lookup.find(failed.id).error_type, lookup.find(failed.id).error_message) == ("ValueError", "as ever")
+
+
+def test_a_job_that_is_done(directory: str, work: Callable[[], None]) -> None:
+    made = ends("well")
+    work()
+    assert state(made.id) is State.DONE
+    found = lookup.find(made.id)
+    assert (found.result, found.result_error, found.error_type) == (b'"well"', None, None)
+    assert found.started_at is not None
+    assert found.finished_at is not None
+    assert found.enqueued_at is not None
+    assert found.enqueued_at <= found.started_at <= found.finished_at <= clock.now()
+
+
+def test_a_job_that_is_done_is_done_though_its_file_is_still_there(directory: str, work: Callable[[], None]) -> None:
+    made = ends("well")
+    data = Path(file_of(directory)).read_bytes()
+    work()
+    spoolfile.write(directory, made.id, data)  # as after a kill between the record and the file
+    assert state(made.id) is State.DONE
+
+
+def test_a_job_that_is_dead(directory: str, work: Callable[[], None]) -> None:
+    made = ends("dies")
+    work()
+    assert state(made.id) is State.DEAD
+    assert lookup.find(made.id).error_message == "no use"
+
+
+def test_a_dead_job_without_a_record_is_known_by_its_file_and_the_report_beside_it(directory: str) -> None:
+    made = ends("x")
+    morgue.quarantine(file_of(directory), directory, reason="nobody knows", task="other.name")
+    assert state(made.id) is State.DEAD
+    found = lookup.find(made.id)
+    assert (found.task, found.error_message) == (ends.name, "nobody knows")
+    assert found.finished_at == pytest.approx(clock.now(), abs=60)
+
+
+def test_a_dead_file_that_is_no_job_goes_by_its_name(directory: str) -> None:
+    path = spoolfile.write(directory, "host_1_2_3_4", packet.dump(packet.Packet({b"ud_spool_func": b"f"})))
+    morgue.quarantine(path, directory, reason="nobody runs it", task="f")
+    name = os.path.basename(path)
+    assert state(name) is State.DEAD
+    assert (lookup.find(name).task, lookup.find(name).error_message) == ("f", "nobody runs it")
+
+
+def test_a_dead_file_without_a_report_is_dead(directory: str) -> None:
+    made = ends("x")
+    path = morgue.quarantine(file_of(directory), directory, reason="x")
+    os.unlink(f"{path}.json")
+    assert state(made.id) is State.DEAD
+    assert lookup.find(made.id).finished_at is None
+
+
+def test_a_dead_job_that_was_moved_back_by_hand_is_queued(directory: str, work: Callable[[], None]) -> None:
+    made = ends("dies")
+    work()
+    (path,) = morgue.files(directory)
+    os.rename(path, f"{directory}/{os.path.basename(path)}")
+    assert lookup.find(made.id).state is State.QUEUED
+    assert lookup.find(made.id).finished_at is None
+
+
+def test_a_job_that_was_set_aside_but_not_recorded_is_dead(directory: str, spooler: int) -> None:
+    made = hangs()
+    wait_until(lambda: lookup.find(made.id).state is State.RUNNING)
+    os.kill(spooler, signal.SIGKILL)
+    os.waitpid(spooler, 0)
+    morgue.quarantine(file_of(directory), directory, reason="out of attempts")
+    found = lookup.find(made.id)
+    assert (found.state, found.error_message, found.attempt) == (State.DEAD, "out of attempts", 1)
+
+
+def test_a_cancelled_job(directory: str) -> None:
+    made = ends.using(delay=1000)("x")
+    made.cancel()
+    assert state(made.id) is State.CANCELLED
+
+
+def test_a_job_that_should_wait_but_has_no_file_is_lost(directory: str, work: Callable[[], None]) -> None:
+    made = ends("fails")
+    work()
+    os.unlink(file_of(directory))
+    assert lookup.find(made.id).state is State.LOST
+
+
+def test_a_job_that_ran_while_the_store_could_not_be_told_is_done(directory: str) -> None:
+    plain = job.Job(id=new_id(), task=ends.name)
+    tracking.store().claim(plain, file="uwsgi_spoolfile_on_x", still=lambda: True, max_attempts=3)
+    found = lookup.find(plain.id)
+    assert (found.state, found.result) == (State.DONE, None)
+    assert found.result_error
+
+
+def test_a_file_that_was_settled_while_the_store_could_not_be_told_waits(directory: str, spooler: int) -> None:
+    made = hangs()
+    wait_until(lambda: lookup.find(made.id).state is State.RUNNING)
+    spoolfile.reschedule(file_of(directory), 2e9)
+    found = lookup.find(made.id)
+    assert (found.state, found.run_at) == (State.RETRYING, 2e9)
+
+
+def test_a_job_of_a_thread_has_no_file(directory: str) -> None:
+    plain = job.Job(id=new_id(), task="tasks.some", engine="thread")
+    store = tracking.store()
+    store.claim(plain, file=None, still=lambda: True, max_attempts=1)
+    assert lookup.find(plain.id).state is State.RUNNING
+    store.finish(plain, 1, Done(), result=Result(b"1"))
+    assert lookup.find(plain.id).state is State.DONE
+
+
+def test_what_is_unknown_is_said_to_be(directory: str, work: Callable[[], None]) -> None:
+    ends("x")
+    for look in (lookup.find, lookup.details):
+        with pytest.raises(UnknownJobError, match="never accepted, or its record is gone") as caught:
+            look(NO_JOB)
+        assert caught.value.job == NO_JOB
+
+
+@pytest.mark.parametrize("id", ["", ".", "..", "../dead/x", "/", "a/", "a\0", "x" * 256])
+def test_an_id_that_leads_elsewhere_is_none(directory: str, id: str) -> None:
+    with pytest.raises(UnknownJobError, match="is no job's id"):
+        lookup.find(id)
+    assert lookup.checked("x" * 255) == "x" * 255
+
+
+# A broken store
+
+
+def test_without_a_store_the_files_still_tell(directory: str, work: Callable[[], None]) -> None:
+    dead, done, retrying = ends("dies"), ends("well"), ends("fails")
+    work()
+    queued = ends.using(delay=1000)("x")
+    break_store(directory)
+    assert [state(made.id) for made in (dead, queued)] == [State.DEAD, State.QUEUED]
+    assert state(retrying.id) is State.QUEUED, "that it was tried is not known any more"
+    with pytest.raises(UnknownJobError):
+        lookup.find(done.id)
+    assert [status.id for status in lookup.jobs()] == [queued.id, retrying.id, dead.id]
+    details = lookup.details(queued.id)
+    assert (details.arguments, details.attempts, details.events) == ((("x",), {}), [], [])
+
+
+# The race of file and record
+
+
+def test_a_job_that_ends_between_two_looks_is_found(directory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = ends("well")
+    asked = lookup.recorded
+    looks: list[str] = []
+
+    def recorded(id: str) -> object:
+        found = asked(id)
+        if not looks:
+            looks.append(id)
+            Spooler(directory).run_due()
+        return found
+
+    monkeypatch.setattr(lookup, "recorded", recorded)
+    assert lookup.find(made.id).state is State.DONE
+
+
+def test_a_file_that_gets_another_name_between_two_looks_is_found(
+    directory: str, work: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = ends("fails")
+    work()
+    asked = spoolfile.locate
+    looks: list[str] = []
+
+    def locate(folder: str, id: str, known: str | None = None) -> str | None:
+        found = asked(folder, id, known)
+        if found is not None and not looks:
+            looks.append(found)
+            spoolfile.reschedule(found, 2e9)
+        return found
+
+    monkeypatch.setattr(spoolfile, "locate", locate)
+    found = lookup.find(made.id)
+    assert (found.state, found.run_at) == (State.RETRYING, 2e9)
+
+
+# Lists
+
+
+def test_jobs_are_told_newest_first_wherever_they_are_known_from(directory: str, work: Callable[[], None]) -> None:
+    first, second, third = ends("well"), ends.using(delay=1000)("x"), ends("fails")
+    fourth = ends("dies")
+    work()
+    fifth = ends.using(priority=3, delay=1000)("x")
+    expected = [(fifth, "queued"), (fourth, "dead"), (third, "retrying"), (second, "queued"), (first, "done")]
+    assert [(s.id, s.state.value) for s in lookup.jobs()] == [(made.id, state) for made, state in expected]
+    for limit in range(6):
+        assert [s.id for s in lookup.jobs(limit=limit)] == [made.id for made, _ in expected[:limit]]
+    assert [s.id for s in lookup.jobs(states=(State.DEAD, State.QUEUED))] == [fifth.id, fourth.id, second.id]
+
+
+def test_jobs_of_one_task_or_since_a_time(directory: str, work: Callable[[], None]) -> None:
+    old, queued = ends("well"), ends.using(delay=1000)("x")
+    work()
+    between = clock.now()
+    new, other = ends("well"), hangs.using(delay=1000)()
+    work()
+    dead = ends("dies")
+    morgue.quarantine(spoolfile.pending(directory)[-1], directory, reason="x")
+    assert [s.id for s in lookup.jobs(task=ends.name)] == [dead.id, new.id, queued.id, old.id]
+    assert [s.id for s in lookup.jobs(task=hangs.name)] == [other.id]
+    assert [s.id for s in lookup.jobs(since=between)] == [dead.id, other.id, new.id]
+    assert [s.id for s in lookup.jobs(since=between, task=ends.name, states=(State.DEAD,))] == [dead.id]
+    assert lookup.jobs(task="tasks.none") == []
+
+
+def test_a_limit_is_of_those_that_fit(directory: str, work: Callable[[], None]) -> None:
+    wanted = [ends.using(delay=1000)("x") for _ in range(3)]
+    for _ in range(3):
+        hangs.using(delay=1000)()
+    assert [s.id for s in lookup.jobs(task=ends.name, limit=2)] == [wanted[2].id, wanted[1].id]
+
+
+def test_what_waits_after_a_crash_counts_as_retrying_and_not_as_running(directory: str) -> None:
+    pid = os.fork()
+    plain = job.Job(id="1" * 32, task=ends.name)
+    if not pid:
+        path = spoolfile.write(directory, plain.id, packet.dump(packet.pack(plain, max_body=100)))
+        tracking.store().claim(plain, file=os.path.basename(path), still=lambda: True, max_attempts=3)
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert [s.id for s in lookup.jobs(states=(State.RETRYING,))] == [plain.id]
+    assert lookup.jobs(states=(State.RUNNING,)) == []
+
+
+def test_files_of_other_libraries_are_no_jobs(directory: str) -> None:
+    spoolfile.write(directory, "host_1_2_3_4", packet.dump(packet.Packet({b"ud_spool_func": b"f"})))
+    spoolfile.write(directory, new_id(), b"damaged")
+    assert lookup.jobs() == []
+
+
+def test_of_many_jobs_those_that_are_recorded_are_told_once(directory: str) -> None:
+    store = tracking.store()
+    plain = [job.Job(id=f"{number:032x}", task="tasks.some") for number in range(1, 603)]
+    for made in plain:
+        spoolfile.write(directory, made.id, packet.dump(packet.pack(made, max_body=100)))
+    for made in plain[:600:2]:
+        store.claim(made, file=f"{spoolfile.PREFIX}{made.id}", still=lambda: True, max_attempts=2)
+        store.finish(made, 1, RetryAt(2e9, Failure("x")))
+    found = lookup.jobs()
+    assert [status.id for status in found] == [made.id for made in reversed(plain)]
+    assert [status.state for status in found].count(State.RETRYING) == 300
+
+
+def test_two_directories_are_looked_into(directory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = ends.using(delay=1000)("x")
+    other = tmp_path / "other"
+    other.mkdir()
+    there = job.Job(id=new_id(), task="tasks.some")
+    spoolfile.write(str(other), there.id, packet.dump(packet.pack(there, max_body=100)))
+    monkeypatch.setattr(bridge, "directories", lambda: [str(other)])
+    assert [status.id for status in lookup.jobs()] == [there.id, here.id]
+    assert lookup.find(there.id).state is State.QUEUED
+
+
+# Details
+
+
+def test_details_have_the_arguments_as_the_task_gets_them(directory: str, work: Callable[[], None]) -> None:
+    made = ends.using(delay=1000)(how="well")
+    assert lookup.details(made.id).arguments == ((), {"how": "well"})
+    done, large, dead = ends("well"), ends("x" * 5000), ends("dies")
+    work()
+    assert lookup.details(done.id).arguments == (("well",), {})
+    assert lookup.details(large.id).arguments is None, "too large to be kept beyond the file"
+    assert lookup.details(dead.id).arguments == (("dies",), {})
+
+
+def test_large_arguments_are_read_as_long_as_the_file_is_there(directory: str) -> None:
+    made = ends.using(delay=1000)("x" * 100_000)
+    assert lookup.details(made.id).arguments == (("x" * 100_000,), {})
+
+
+def test_arguments_that_cannot_be_read_are_left_out(directory: str) -> None:
+    plain = job.Job(id=new_id(), task="tasks.some")
+    whole = packet.pack(plain, max_body=100)
+    fields = {**whole.fields, packet.CALL: b'{"$of": "a later version"}'}
+    spoolfile.write(directory, plain.id, packet.dump(packet.Packet(fields)))
+    details = lookup.details(plain.id)
+    assert (details.status.state, details.arguments) == (State.QUEUED, None)
+
+
+def test_details_have_attempts_and_events_in_order(directory: str, work: Callable[[], None]) -> None:
+    made = ends("fails")
+    work()
+    store = tracking.store()
+    store.note(made.id, "run now")
+    details = lookup.details(made.id)
+    ((number, outcome, error, message, log),) = [
+        (a.number, a.outcome, a.error_type, a.message, a.log) for a in details.attempts
+    ]
+    assert (number, outcome, error, message, log) == (1, "failed", "ValueError", "as ever", "it fails\n")
+    assert [event.kind for event in details.events] == ["run now"]
+
+
+def test_the_state_of_a_dead_record_without_a_file_is_dead(directory: str) -> None:
+    plain = job.Job(id=new_id(), task="tasks.some")
+    store = tracking.store()
+    store.claim(plain, file="x", still=lambda: True, max_attempts=1)
+    store.finish(plain, 1, Dead(Failure("x")))
+    assert state(plain.id) is State.DEAD
+
+
+def test_only_a_running_job_shows_the_progress_of_its_file(directory: str, work: Callable[[], None]) -> None:
+    made = ends("well")
+    work()
+    shown = recorder.Recorder(directory, made.id)
+    shown.progress(Progress(1))
+    assert lookup.find(made.id).progress is None
+    shown.close()

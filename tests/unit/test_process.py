@@ -1,0 +1,104 @@
+"""Which process a pid means, and whether it lives."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from uwsgi_server import wait_until
+
+from spoolkit import process
+
+
+@pytest.fixture
+def other() -> Iterator[int]:
+    """A process that lives."""
+    ready, write = os.pipe()
+    pid = os.fork()
+    if not pid:
+        Path("/proc/self/comm").write_text("a) S (b 1 2")  # as a name may be
+        os.write(write, b"x")
+        while True:
+            signal.pause()
+    assert os.read(ready, 1) == b"x"
+    yield pid
+    for fd in (ready, write):
+        os.close(fd)
+    try:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    except ProcessLookupError:
+        pass  # the test has buried it
+
+
+def test_a_live_process_is_alive_and_is_nobody_else(other: int) -> None:
+    known = process.identity(other)
+    assert process.is_alive(other, known)
+    assert process.is_alive(os.getpid(), process.own())
+    assert not process.is_alive(os.getpid(), known)
+    assert not process.is_alive(other, process.identity(1))
+    assert process.own() == process.identity(os.getpid())
+
+
+def test_it_says_when_the_process_started_and_since_which_boot(other: int) -> None:
+    started, boot = process.identity(other).split()
+    ticks = os.sysconf("SC_CLK_TCK")
+    uptime = float(Path("/proc/uptime").read_text().split()[0])
+    assert 0 <= uptime - int(started) / ticks < 60
+    assert boot.decode() == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def test_a_process_that_is_dead_but_not_buried_is_dead(other: int) -> None:
+    known = process.identity(other)
+    os.kill(other, signal.SIGKILL)
+    wait_until(lambda: not process.is_alive(other, known))
+    assert process.identity(other).startswith(b"unknown")
+    os.waitpid(other, 0)
+    assert not process.is_alive(other, known)
+
+
+def test_a_stopped_process_is_alive(other: int) -> None:
+    known = process.identity(other)
+    os.kill(other, signal.SIGSTOP)
+    wait_until(lambda: Path(f"/proc/{other}/stat").read_text().rpartition(")")[2].split()[0] == "T")
+    assert process.is_alive(other, known)
+
+
+def test_where_there_is_no_process_nobody_is_meant(other: int) -> None:
+    nobody = process.identity(2**22 + 1)
+    assert nobody.startswith(b"unknown")
+    assert nobody != process.identity(other)
+
+
+def test_after_a_fork_the_child_is_itself(other: int) -> None:
+    parent = process.own()
+    pid = os.fork()
+    if not pid:
+        same = process.own() == process.identity(os.getpid())
+        os._exit(0 if same and process.is_alive(os.getpid(), process.own()) else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert process.own() == parent
+
+
+def test_who_cannot_look_declares_nobody_dead(other: int) -> None:
+    known = process.identity(other)
+    pid = os.fork()
+    if not pid:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
+        os._exit(0 if process.is_alive(other, known) else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_it_knows_itself_without_a_descriptor(other: int) -> None:
+    code = (
+        "import os, resource; from spoolkit import process; known = process.own();"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0));"
+        "assert process.is_alive(os.getpid(), known) and not process.is_alive(os.getpid(), b'another')"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,166 @@
+"""The figures: what waits, what is over, how late it is and how long it took."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spoolkit import Abort, SpoolKit, clock, job, morgue, spool, spoolfile, stats, tracking
+from spoolkit.engines.spooler import Spooler
+from spoolkit.job import State, new_id
+
+
+@spool(backoff=1000)
+def ends(how: str) -> None:
+    if how == "fails":
+        raise ValueError
+    if how == "dies":
+        raise Abort
+
+
+@spool
+def other() -> None: ...
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Iterator[str]:
+    app = Flask("the_application")
+    app.config.update(SPOOLKIT_SPOOL=tmp_path / "spool")
+    SpoolKit(app)
+    with app.app_context():
+        yield str(tmp_path / "spool")
+
+
+@pytest.fixture
+def work(directory: str) -> Callable[[], None]:
+    """Let run here what is due."""
+    return Spooler(directory).run_due
+
+
+def done(seconds: float, ago: float) -> None:
+    """Record a job that was done so long ago and took so many seconds."""
+    finished = clock.now() - ago
+    with tracking.store().transaction() as db:
+        db.execute(
+            "INSERT INTO jobs (id, task, engine, state, attempt, base, started_at, finished_at)"
+            " VALUES (?, 't', 'spool', 'done', 1, 0, ?, ?)",
+            (new_id(), finished - seconds, finished),
+        )
+
+
+def due(path: str, seconds: float) -> None:
+    os.utime(path, (clock.now() - seconds,) * 2)
+
+
+def test_where_nothing_was_ever_done_there_are_no_figures(directory: str) -> None:
+    assert stats.gather() == stats.Statistics({}, None, 0, {}, {})
+    assert os.listdir(directory) == []
+
+
+def test_jobs_are_counted_by_task_and_state(directory: str, work: Callable[[], None]) -> None:
+    for how in ("well", "well", "fails", "dies"):
+        ends(how)
+    other()
+    work()
+    ends.using(delay=1000)("later").cancel()
+    ends.using(delay=1000)("later")
+    other.using(delay=1000)()
+    name = ends.name
+    assert stats.gather().counts == {
+        (name, State.CANCELLED): 1,
+        (name, State.DEAD): 1,
+        (name, State.DONE): 2,
+        (name, State.QUEUED): 1,
+        (name, State.RETRYING): 1,
+        (other.name, State.DONE): 1,
+        (other.name, State.QUEUED): 1,
+    }
+    assert list(stats.gather().counts) == sorted(stats.gather().counts)
+
+
+def test_the_oldest_due_job_tells_how_late_it_is(directory: str, work: Callable[[], None]) -> None:
+    ends.using(delay=1000)("x")
+    assert stats.gather().oldest_due is None, "none is due"
+    for _ in range(2):
+        ends("x")
+    first, second = spoolfile.pending(directory)[:2]
+    due(first, 30)
+    due(second, 70)
+    late = stats.gather().oldest_due
+    assert late is not None
+    assert 70 <= late < 100
+
+
+def test_a_job_that_runs_is_not_late(directory: str) -> None:
+    plain = job.Job(id=new_id(), task="tasks.some")
+    path = spoolfile.write(directory, plain.id, b"x")
+    due(path, 70)
+    assert stats.gather().oldest_due is not None
+    tracking.store().claim(plain, file=os.path.basename(path), still=lambda: True, max_attempts=1)
+    assert stats.gather().oldest_due is None
+
+
+def test_a_file_of_another_library_may_be_late_too(directory: str) -> None:
+    due(spoolfile.write(directory, "host_1_2_3_4", b"x"), 70)
+    late = stats.gather().oldest_due
+    assert late is not None
+    assert late >= 70
+
+
+def test_what_nobody_knows_is_counted_as_such(directory: str, work: Callable[[], None]) -> None:
+    ends("well")
+    work()
+    morgue.quarantine(spoolfile.write(directory, "host_1_2_3_4", b"x"), directory, reason="no job")
+    assert stats.gather().counts == {("?", State.DEAD): 1, (ends.name, State.DONE): 1}
+
+
+def test_of_what_was_done_the_last_hour_counts(directory: str) -> None:
+    for seconds, ago in ((1, 10), (2, 3500), (3, 3700), (4, 100_000)):
+        done(seconds, ago)
+    found = stats.gather()
+    assert found.done == 2
+    assert found.percentiles == {share: pytest.approx(took, abs=1e-3) for share, took in ((50, 2), (90, 2), (99, 2))}
+
+
+def test_without_a_store_the_files_are_counted(directory: str, work: Callable[[], None]) -> None:
+    ends("well")
+    work()
+    ends.using(delay=1000)("x")
+    ends("x")
+    due(spoolfile.pending(directory)[-1], 70)
+    tracking.store().close()
+    for name in ("spoolkit.db-wal", "spoolkit.db-shm"):
+        Path(directory, name).unlink(missing_ok=True)
+    Path(directory, "spoolkit.db").write_bytes(b"no database" * 100)
+    found = stats.gather()
+    assert (found.counts, found.done) == ({(ends.name, State.QUEUED): 2}, 0)
+    assert found.oldest_due is not None
+
+
+def test_as_json_they_are_plain(directory: str, work: Callable[[], None]) -> None:
+    ends("well")
+    work()
+    told: dict[str, Any] = json.loads(json.dumps(stats.gather().to_dict()))
+    assert told["counts"] == [{"task": ends.name, "state": "done", "count": 1}]
+    assert (told["oldest_due"], told["done_last_hour"], set(told["run_time"])) == (None, 1, {"p50", "p90", "p99"})
+
+
+@given(st.lists(st.floats(0, 1e6), max_size=300))
+def test_so_many_per_cent_took_no_longer(took: list[float]) -> None:
+    took.sort()
+    found = stats._percentiles(took)
+    assert set(found) == (set(stats.PERCENTILES) if took else set())
+    for share, seconds in found.items():
+        assert seconds in took
+        assert sum(one <= seconds for one in took) * 100 >= len(took) * share
+        # And with a shorter time it were fewer: but for one job, the smallest that holds.
+        assert sum(one < seconds for one in took) <= math.floor(len(took) * share / 100)
