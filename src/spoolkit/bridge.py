@@ -82,6 +82,11 @@ def respawns() -> int:
     return int(uwsgi.workers()[uwsgi.worker_id() - 1]["respawn_count"])
 
 
+def spawned() -> int:
+    """How many HTTP processes uWSGI has started so far, the first ones left out."""
+    return sum(int(worker["respawn_count"]) for worker in uwsgi.workers())
+
+
 def has_application() -> bool:
     """Whether this HTTP process has loaded its application."""
     return bool(uwsgi.workers()[uwsgi.worker_id() - 1]["apps"])
@@ -122,8 +127,8 @@ def at_worker(start: Callable[[], None], end: Callable[[], None]) -> None:
             start()
 
     def finish() -> None:
-        # The master and the spoolers call it as well.
-        if is_worker():
+        # The master and the spoolers call it as well, and what a request has forked.
+        if _working_in == os.getpid():
             end()
 
     _guard()

@@ -96,16 +96,16 @@ def _started() -> None:
 def _keep() -> None:
     """Follow the code of a new HTTP process with the spoolers; then see that a stop does not take for ever."""
     pid = bridge.master_pid()
-    if bridge.is_first_worker() and bridge.respawns():
-        while not bridge.has_application():
-            time.sleep(0.05)
-        recycle()
+    leads = bridge.is_first_worker() and bridge.respawns() > 0
     while not master.is_stopping(pid):
-        time.sleep(LOOK)
+        if leads and bridge.has_application():
+            recycle()
+            leads = False
+        time.sleep(0.05 if leads else LOOK)
     grace = settings.current().grace
     _say_stopping(grace)
     deadline = time.monotonic() + grace
-    while not bridge.has_application():
+    while not bridge.has_application() and time.monotonic() < deadline:
         time.sleep(0.05)
     time.sleep(LOOK)
     if not _ends:
@@ -113,7 +113,7 @@ def _keep() -> None:
         os.kill(os.getpid(), signal.SIGHUP)
     while time.monotonic() < deadline and not master.is_hurried(pid):
         time.sleep(0.1)
-    cut_off(_mine())
+    cut_off(bridge.spooler_pids())
     time.sleep(LAST_WORD)
     runner.log.error("HTTP process %d did not end within %g s, and is killed", os.getpid(), grace + LAST_WORD)
     os.kill(os.getpid(), signal.SIGKILL)
@@ -143,8 +143,15 @@ def _ending() -> None:
         except Exception:
             runner.log.exception("at the end of HTTP process %d", os.getpid())
     if stops:
-        pid = bridge.master_pid()
-        cut_off(wait(_mine, deadline, lambda: master.is_hurried(pid)))
+        pid, spawned = bridge.master_pid(), bridge.spawned()
+        wait(_mine, deadline, lambda: master.is_hurried(pid) or bridge.spawned() != spawned)
+        # A master that stops starts nobody: this one slept for another reason.
+        if bridge.spawned() == spawned:
+            # Those that the master has killed already, where it does not wait, among them.
+            cut_off(bridge.spooler_pids())
+        else:
+            for directory in bridge.directories():
+                pausing.say_not_stopping(directory)
 
 
 def _say_stopping(grace: float) -> None:

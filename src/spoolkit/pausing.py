@@ -66,6 +66,12 @@ def say_stopping(directory: str, seconds: float) -> None:
         _write(directory, STOPPING, b"%d %s %s" % (pid, until, process.identity(pid)))
 
 
+def say_not_stopping(directory: str) -> None:
+    """Take that back. Never raises."""
+    with contextlib.suppress(OSError):
+        os.unlink(_path(directory, STOPPING))
+
+
 def is_closed(directory: str) -> bool:
     """Whether no job may start: the directory is paused, or the uWSGI of this spooler stops."""
     if is_paused(directory):
