@@ -75,6 +75,11 @@ def is_first_worker() -> bool:
     return uwsgi is not None and uwsgi.worker_id() == 1
 
 
+def first_worker_pid() -> int:
+    """The first of uWSGI's HTTP processes."""
+    return int(uwsgi.workers()[0]["pid"])
+
+
 def respawns() -> int:
     """How many processes have had the place of this HTTP process before it, since uWSGI started or was reloaded as a
     whole.

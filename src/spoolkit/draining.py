@@ -96,12 +96,12 @@ def _started() -> None:
 def _keep() -> None:
     """Follow the code of a new HTTP process with the spoolers; then see that a stop does not take for ever."""
     pid = bridge.master_pid()
-    leads = bridge.is_first_worker() and bridge.respawns() > 0
+    is_new = bridge.respawns() > 0
     while not master.is_stopping(pid):
-        if leads and bridge.has_application():
+        if is_new and bridge.has_application():
             recycle()
-            leads = False
-        time.sleep(0.05 if leads else LOOK)
+            is_new = False
+        time.sleep(0.05 if is_new else LOOK)
     grace = settings.current().grace
     _say_stopping(grace)
     deadline = time.monotonic() + grace
@@ -120,10 +120,14 @@ def _keep() -> None:
 
 
 def recycle() -> None:
-    """Have the spoolers that started before this process finish their job and end: others follow, on the new code."""
-    mine = process.started(os.getpid()) or 0
+    """Have the spoolers on older code finish their job and end: others follow, on the new one.
+
+    Older is what started before the first HTTP process did. Where that is being replaced, it does this itself.
+    """
+    since = process.started(os.getpid() if bridge.is_first_worker() else bridge.first_worker_pid())
     for pid in bridge.spooler_pids():
-        if (process.started(pid) or mine) < mine:
+        born = process.started(pid)
+        if since is not None and born is not None and born < since:
             os.kill(pid, signal.SIGTERM)
 
 
@@ -165,7 +169,7 @@ def _is_stop() -> bool:
     while time.monotonic() < sure:
         if master.is_stopping(pid) or master.is_asleep(pid):
             return True
-        if spoolers and not any(map(process.started, spoolers)):
+        if spoolers and all(map(master.is_doomed, spoolers)):
             cut_off(spoolers)
             return False
         time.sleep(0.02)

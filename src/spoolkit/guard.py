@@ -47,7 +47,7 @@ def load() -> None:
         print(f"spoolkit: {name} cannot be imported; what runs the old version goes on", file=sys.stderr, flush=True)  # noqa: T201
         time.sleep(PAUSE)
         os._exit(1)
-    if bridge.is_first_worker() and bridge.respawns():
+    if bridge.is_worker() and bridge.respawns():
         draining.recycle()  # before it serves: what the new version enqueues is not for the old one to run
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 
+from spoolkit import process
+
 STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 
 _MASK = sum(1 << (signum - 1) for signum in STOP_SIGNALS)
@@ -26,6 +28,12 @@ def is_asleep(pid: int) -> bool:
             return b"nanosleep" in file.read()
     except OSError:
         return False
+
+
+def is_doomed(pid: int) -> bool:
+    """Whether the process ``pid`` is dead, or will be before it does anything more."""
+    # A spooler has the lowest priority: on a busy machine it may take a while to die.
+    return process.started(pid) is None or bool(_signals(pid, b"SigPnd:") & 1 << (signal.SIGKILL - 1))
 
 
 def _signals(pid: int, line: bytes) -> int:
