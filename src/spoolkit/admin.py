@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Iterator
 
 from spoolkit import clock, morgue, packet, presence, process, pruning, recorder, spoolfile, tracking, waiting
-from spoolkit.errors import DecodeError, JobStateError, StoreUnavailableError
+from spoolkit.errors import DecodeError, JobStateError
 from spoolkit.job import FINISHED, State, Status
 from spoolkit.lookup import HEAD, checked, directories, find, jobs, known_of, recorded
 
@@ -38,11 +38,8 @@ def retry(id: str) -> None:
 
 
 def _revive(id: str, path: str, folder: str) -> None:
-    try:
-        tracking.store().revive(id, lambda: morgue.revive(path, folder))
-    except StoreUnavailableError:
-        if os.path.lexists(path):
-            morgue.revive(path, folder)
+    known_of(lambda: tracking.store().revive(id, still=lambda: os.path.lexists(path)))
+    morgue.revive(path, folder)
 
 
 def _folder(id: str, path: str, directory: str) -> str:

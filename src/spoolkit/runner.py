@@ -96,6 +96,8 @@ def attempt(
     match claim:
         case StandBack():
             return None
+        case Settled(Dead() as outcome):
+            return _logged(job, outcome, lambda: refuse(job, outcome, place, store))
         case Settled(outcome):
             return Ended(outcome, lambda: refuse(job, outcome, place, store))
         case Crashed():

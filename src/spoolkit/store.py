@@ -89,7 +89,8 @@ class Store(Records):
                     asked = 0
             number = max(attempt, base + counted) + 1
             if number - base > max_attempts:
-                return Settled(Dead(Failure("no attempt is left")))  # there are fewer now than when it was scheduled
+                # There are fewer now than when it was scheduled, or the last ended with its process, unrecorded.
+                return Settled(Dead(Failure("no attempt is left")))
             given = {
                 "state": State.RUNNING.value,
                 "attempt": number,
@@ -238,18 +239,20 @@ class Store(Records):
             if db.execute("SELECT 1 FROM jobs WHERE id = ?", (id,)).fetchone() is not None:
                 self._event(db, id, kind, clock.now())
 
-    def revive(self, id: str, move: Callable[[], object]) -> None:
-        """Count the job ``id`` as queued from now on, and ``move()`` its file back from among the dead."""
+    def revive(self, id: str, *, still: Callable[[], bool]) -> None:
+        """Count the job ``id`` as queued from now on, if its file ``still`` lies among the dead.
+
+        Before it is moved back: a kill may come between the two, and a file that is back may be claimed at once.
+        """
         with self.transaction() as db:
-            if db.execute("SELECT 1 FROM jobs WHERE id = ?", (id,)).fetchone() is not None:
-                # Whatever its state: its death may be unrecorded, and nobody claims it before its file is back.
+            if db.execute("SELECT 1 FROM jobs WHERE id = ?", (id,)).fetchone() is not None and still():
+                # Whatever its state: its death may be unrecorded.
                 db.execute(
                     "UPDATE jobs SET state = 'queued', base = attempt, max_attempts = NULL, run_at = NULL,"
                     " finished_at = NULL, cancel = 0, pid = NULL, identity = NULL WHERE id = ?",
                     (id,),
                 )
                 self._event(db, id, "retried", clock.now())
-            move()
 
     def prune(self, states: Iterable[State], before: float, limit: int, *, lies: Lies = lambda id, file: False) -> int:
         """Forget up to ``limit`` jobs that ended in ``states`` before ``before`` (unix time); returns how many.

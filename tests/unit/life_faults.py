@@ -1,0 +1,79 @@
+"""What goes wrong at the n-th step that a process does outside itself: it ends there, or loses the store."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from spoolkit import StoreUnavailableError
+from spoolkit.database import Database
+
+CRASHED = 77
+"""The status of a process that ended at a step."""
+
+CALLS = ("rename", "utime", "unlink", "open", "mkdir")
+
+
+class Steps:
+    """Counts a process's calls into the file system and the store: before each and after each ``reached()``."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, reached: Callable[[], None]) -> None:
+        for name in CALLS:
+            patch.setattr(os, name, self._around(getattr(os, name), reached))
+        transaction = Database.transaction
+
+        @contextlib.contextmanager
+        def watched(store: Database) -> Iterator[Any]:
+            reached()
+            with transaction(store) as db:
+                yield db
+                reached()
+            reached()
+
+        patch.setattr(Database, "transaction", watched)
+
+    @staticmethod
+    def _around(call: Callable[..., Any], reached: Callable[[], None]) -> Callable[..., Any]:
+        def watched(*args: Any, **given: Any) -> Any:
+            reached()
+            value = call(*args, **given)
+            reached()
+            return value
+
+        return watched
+
+
+def die_at(step: int) -> None:
+    """End this process at that step of its own, counted from 0. There is no way back: for a child."""
+    left = step
+
+    def reached() -> None:
+        nonlocal left
+        if left == 0:
+            os._exit(CRASHED)
+        left -= 1
+
+    Steps(pytest.MonkeyPatch(), reached)
+
+
+@contextlib.contextmanager
+def no_store_after(moves: int) -> Iterator[None]:
+    """Within it, the store takes that many moves and then no more."""
+    left, transaction = moves, Database.transaction
+
+    @contextlib.contextmanager
+    def limited(store: Database) -> Iterator[Any]:
+        nonlocal left
+        if left == 0:
+            raise StoreUnavailableError("no space left on the device", path=store.path)
+        left -= 1
+        with transaction(store) as db:
+            yield db
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Database, "transaction", limited)
+        yield

@@ -1,0 +1,37 @@
+"""Work done in a process of its own, which may end in any way."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+
+
+def start_child(work: Callable[[], object]) -> int:
+    """Fork a child that does ``work`` and nothing after it; returns its pid."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid:
+        return pid
+    status = 1
+    try:
+        work()
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+    finally:
+        os._exit(status)
+
+
+def wait_child(pid: int) -> int:
+    """The status with which the child ended, once it has; minus the signal if one ended it."""
+    _, status = os.waitpid(pid, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+def in_child(work: Callable[[], object]) -> int:
+    """Have a child do ``work``; returns the status with which it ended."""
+    return wait_child(start_child(work))

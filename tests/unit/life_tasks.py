@@ -1,0 +1,90 @@
+"""Tasks that do what their plan says, one word for each start, and write down that they started."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from spoolkit import SPOOL_RETRY, Abort, Retry, clock, current_job, registry
+from spoolkit.job import TaskOptions
+
+BACKOFF = 5.0
+
+history = ""
+"""The file to which each start and each proper end is added."""
+
+is_child = False
+"""Whether this process may end in the middle of a task."""
+
+on_start: Callable[[str], None] | None = None
+"""Called once, by the first task that starts, with the job's id."""
+
+
+def note(word: str, id: str, *more: object) -> None:
+    fd = os.open(history, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        os.write(fd, (" ".join(map(str, (word, id, *more))) + "\n").encode())
+    finally:
+        os.close(fd)
+
+
+def read() -> list[list[str]]:
+    """What was written down: ``start <id> <time> <attempt>`` and ``ok <id>``."""
+    try:
+        with open(history, encoding="ascii") as file:
+            return [line.split() for line in file]
+    except FileNotFoundError:
+        return []
+
+
+def _do(plan: list[str]) -> Any:
+    global on_start
+    job = current_job()
+    number = sum(line[:2] == ["start", job.id] for line in read())
+    note("start", job.id, repr(clock.now()), job.attempt)
+    if on_start is not None:
+        call, on_start = on_start, None
+        call(job.id)
+    word = plan[min(number, len(plan) - 1)]
+    match word:
+        case "fail":
+            raise OSError("as planned")
+        case "wrong":
+            raise ValueError("as planned")
+        case "pointless":
+            raise KeyError("as planned")
+        case "retry":
+            raise Retry(delay=3)
+        case "again":
+            return SPOOL_RETRY
+        case "abort":
+            raise Abort("as planned")
+        case "obey":
+            for step in range(3):
+                job.progress(step)
+        case "die":
+            if is_child:
+                os._exit(1)
+            raise OSError("as planned")
+    note("ok", job.id)
+    return word
+
+
+def steady(plan: list[str]) -> Any:
+    return _do(plan)
+
+
+def picky(plan: list[str]) -> Any:
+    return _do(plan)
+
+
+TASKS = {
+    "steady": registry.declare(steady, TaskOptions(retries=2, backoff=BACKOFF)),
+    "picky": registry.declare(
+        picky, TaskOptions(retries=1, backoff=BACKOFF, retry_on=(OSError,), discard_on=(KeyError,))
+    ),
+}
+WORDS = ("ok", "fail", "wrong", "pointless", "retry", "again", "abort", "obey", "die")
+LAST = {"steady": {"abort"}, "picky": {"abort", "wrong"}}
+"""What a task does after which the job is dead, whatever attempts are left."""

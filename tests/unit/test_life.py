@@ -1,0 +1,722 @@
+"""The life of jobs, from the call to the end, with every interruption that there can be: a state machine.
+
+Each step is one of the real code, over a spool directory and a store; the clock is the machine's own, and far ahead of
+the file system's, so that whatever has no time of its own is due.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import life_tasks
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    MultipleResults,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    multiple,
+    precondition,
+    rule,
+)
+from life_faults import CRASHED, die_at, no_store_after
+from life_process import in_child, start_child, wait_child
+from life_tasks import LAST, TASKS, WORDS
+
+import spoolkit.settings
+from spoolkit import StoreUnavailableError, admin, clock, lookup, morgue, packet, runner, spoolfile, tracking
+from spoolkit.engines import spool
+from spoolkit.engines.spool import SpoolEngine
+from spoolkit.engines.spooler import Spooler
+from spoolkit.errors import JobStateError, UnknownJobError
+from spoolkit.job import Job, State
+from spoolkit.settings import Settings
+from spoolkit.spoolfile import PREFIX
+
+START = 4e9
+"""The time at which the machine begins, unix seconds."""
+
+AHEAD = 5000.0
+"""Seconds beyond which nothing is planned."""
+
+WAITING = {State.QUEUED, State.RETRYING}
+
+
+class Complaints(logging.Handler):
+    """Errors that were caught and logged: there is no reason for any."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info:
+            self.found.append(logging.Formatter().format(record))
+
+
+class World:
+    """A spool directory, a store and a clock, for one test."""
+
+    def __init__(self) -> None:
+        self.undo = contextlib.ExitStack()
+        self.folder = tempfile.mkdtemp(prefix="life-")
+        self.undo.callback(shutil.rmtree, self.folder, ignore_errors=True)
+        self.spool = os.path.join(self.folder, "spool")
+        os.mkdir(self.spool)
+        self.aside = os.path.join(self.folder, "aside")
+        self.now = START
+        patch = self.undo.enter_context(pytest.MonkeyPatch.context())
+        patch.setattr(clock, "now", lambda: self.now)
+        config = Settings(self.spool, keep_done=1e12, keep_dead=1e12)
+        patch.setattr(spoolkit.settings, "_source", lambda: config)
+        patch.setattr(runner, "_application", contextlib.nullcontext)
+        patch.setattr(tracking, "_stores", {})
+        patch.setattr(spool, "_presence", None)
+        patch.setattr(admin, "CLAIM_TIME", 0.05)
+        patch.setattr(life_tasks, "history", os.path.join(self.folder, "history"))
+        self.complaints = Complaints()
+        patch.setattr(runner.log, "handlers", [self.complaints])
+        patch.setattr(runner.log, "propagate", False)
+        self.spooler = Spooler(self.spool)
+        for fd in (self.spooler._wakeup, self.spooler._wakeup_write):
+            self.undo.callback(os.close, fd)
+        self.store = tracking.store()
+        self.undo.callback(self.store.close)
+
+    @property
+    def broken(self) -> bool:
+        return os.path.exists(self.aside)
+
+    def close(self) -> None:
+        self.undo.close()
+
+    def break_store(self, how: Callable[[str], object]) -> None:
+        self.store.close()
+        os.mkdir(self.aside)
+        self._move(self.spool, self.aside)
+        how(self.store.path)
+
+    def mend_store(self) -> None:
+        self.store.close()
+        if os.path.isdir(self.store.path):
+            os.rmdir(self.store.path)
+        for name in os.listdir(self.spool):
+            if name.startswith(tracking.STORE):
+                os.unlink(os.path.join(self.spool, name))
+        self._move(self.aside, self.spool)
+        os.rmdir(self.aside)
+
+    def _move(self, source: str, target: str) -> None:
+        for name in os.listdir(source):
+            if name.startswith(tracking.STORE):
+                os.rename(os.path.join(source, name), os.path.join(target, name))
+
+    def submit(self, number: int, task: str, plan: list[str], delay: float | None) -> Job:
+        """The job that is to be submitted. Its id follows from the number: the same plan gives the same files."""
+        run_at = None if delay is None else self.now + delay
+        declared = TASKS[task]
+        return Job(f"{number:032x}", declared.name, (plan,), enqueued_at=self.now, run_at=run_at)
+
+    def starts(self, id: str) -> int:
+        return sum(line[:2] == ["start", id] for line in life_tasks.read())
+
+    def child(self, work: Callable[[], object], step: int | None = None) -> int:
+        """Have a child do ``work``, and die at ``step``; whether it came to its end."""
+
+        def within() -> None:
+            life_tasks.is_child = True
+            if step is not None:
+                die_at(step)
+            work()
+
+        return in_child(within)
+
+    def drain(self) -> None:
+        """Let time pass until nothing of ours waits any more."""
+        for _ in range(30):
+            self.now += AHEAD
+            self.spooler.run_due()
+            if not self.waiting():
+                return
+        pytest.fail(f"still there after 30 rounds: {self.waiting()}")
+
+    def waiting(self) -> list[str]:
+        return [name for name in os.listdir(self.spool) if spoolfile.id_of(name) and name not in self.foreign]
+
+    foreign: frozenset[str] = frozenset()
+
+
+@dataclass
+class Known:
+    """What must be true of one accepted job."""
+
+    task: str
+    plan: list[str]
+    at: float
+    fresh: int = 0
+    """Starts before the last fresh count."""
+    over: int | None = None
+    """Starts when it was said that there will be no other."""
+    disturbed: bool = False
+    """Whether an attempt may have been cut off since the last fresh count."""
+    blind: bool = False
+    """Whether the store may have missed something since the last fresh count."""
+    stopped: bool = False
+    """Whether whoever cancelled it was told that it is."""
+    lost: bool = False
+    """Whether the store may have missed its end."""
+
+
+def garbage(path: str) -> None:
+    Path(path).write_bytes(b"no database at all " * 500)
+
+
+PLANS = st.lists(st.sampled_from(WORDS), min_size=1, max_size=4)
+DELAYS = st.none() | st.sampled_from([0.0, 0.25, 10.0, 1000.0])
+STEP = st.integers(0, 90)
+
+
+class Life(RuleBasedStateMachine):
+    ids = Bundle("ids")
+
+    @initialize(target=ids, first=st.lists(st.tuples(st.sampled_from(sorted(TASKS)), PLANS), min_size=1, max_size=3))
+    def begin(self, first: list[tuple[str, list[str]]]) -> MultipleResults[str]:
+        self.world = World()
+        self.known: dict[str, Known] = {}
+        self.number = 0
+        return multiple(*[self.enqueue(task, plan, None) for task, plan in first])
+
+    def teardown(self) -> None:
+        if not hasattr(self, "world"):
+            return
+        try:
+            self._end()
+        finally:
+            self.world.close()
+
+    # Rules.
+
+    @rule(target=ids, task=st.sampled_from(sorted(TASKS)), plan=PLANS, delay=DELAYS)
+    def enqueue_one(self, task: str, plan: list[str], delay: float | None) -> str:
+        return self.enqueue(task, plan, delay)
+
+    def enqueue(self, task: str, plan: list[str], delay: float | None) -> str:
+        job = self._next(task, plan, delay)
+        SpoolEngine().submit(job, TASKS[task])
+        return self._accepted(job, task, plan)
+
+    @rule(target=ids, plan=PLANS, delay=DELAYS, step=st.integers(0, 12))
+    def enqueue_and_die(self, plan: list[str], delay: float | None, step: int) -> str:
+        job = self._next("steady", plan, delay)
+        status = self.world.child(lambda: SpoolEngine().submit(job, TASKS["steady"]), step)
+        assert status in (0, CRASHED)
+        there = os.path.exists(os.path.join(self.world.spool, f"{PREFIX}{job.id}"))
+        assert there or status == CRASHED, "accepted, but not there"
+        return self._accepted(job, "steady", plan) if there else ""
+
+    @rule()
+    def run(self) -> None:
+        with self._watching():
+            self.world.spooler.run_due()
+
+    @rule(step=STEP)
+    def run_and_die(self, step: int) -> None:
+        with self._watching(cut=True):
+            assert self.world.child(self.world.spooler.run_due, step) in (0, 1, CRASHED)
+
+    @rule(moves=st.integers(0, 4), step=st.none() | STEP)
+    def run_and_lose_the_store(self, moves: int, step: int | None) -> None:
+        def work() -> None:
+            with no_store_after(moves):
+                self.world.spooler.run_due()
+
+        with self._watching(cut=step is not None, blind=True):
+            if step is None:
+                work()
+            else:
+                assert self.world.child(work, step) in (0, 1, CRASHED)
+
+    @rule(drop=st.booleans(), what=st.sampled_from(["nothing", "cancel", "kill"]))
+    def two_at_once(self, drop: bool, what: str) -> None:
+        """Another process is in the middle of a job, perhaps with the file's lock dropped, while this one looks."""
+        ready, started = os.pipe()
+        wait, go = os.pipe()
+
+        def on_start(id: str) -> None:
+            if drop and (path := spoolfile.locate(self.world.spool, id)):
+                os.close(os.open(path, os.O_RDONLY))
+            os.write(started, id.encode())
+            os.read(wait, 1)
+
+        def work() -> None:
+            os.close(go)
+            os.close(ready)
+            life_tasks.is_child = True
+            life_tasks.on_start = on_start
+            self.world.spooler.run_due()
+
+        drop = drop and not self.world.broken  # without either, nothing tells that somebody is at it
+        asked = ""
+        with self._watching(cut=True):
+            pid = start_child(work)
+            try:
+                os.close(started)
+                os.close(wait)
+                id = os.read(ready, 32).decode()
+                before = self.world.starts(id)
+                self.world.spooler.run_due()
+                assert self.world.starts(id) == before, "two at once"
+                if id and what != "nothing" and not self.world.broken:
+                    state = admin.cancel(id, force=what == "kill")
+                    assert state is (State.CANCELLED if what == "kill" else State.RUNNING)
+                    asked = id
+                    if what == "kill":
+                        self.known[id].over, self.known[id].stopped = before, True
+            finally:
+                os.close(go)
+                os.close(ready)
+                status = wait_child(pid)
+            assert status in (0, 1, -9)
+        if asked:
+            assert self.world.starts(asked) == before, "it was not wanted any more"
+            self.known[asked].over = before
+
+    @rule(id=ids)
+    def cancel(self, id: str) -> None:
+        if id not in self.known:
+            return
+        was = self._state(id)
+        try:
+            assert admin.cancel(id) is State.CANCELLED
+        except StoreUnavailableError:
+            assert self.world.broken
+        except (JobStateError, UnknownJobError):
+            assert was not in WAITING, f"it waited ({was}) and could not be cancelled"
+        else:
+            self.known[id].over, self.known[id].stopped = self.world.starts(id), True
+            assert self._state(id) is State.CANCELLED
+
+    @rule(id=ids, step=STEP)
+    def cancel_and_die(self, id: str, step: int) -> None:
+        if id not in self.known:
+            return
+
+        def work() -> None:
+            with contextlib.suppress(StoreUnavailableError, JobStateError, UnknownJobError):
+                admin.cancel(id)
+
+        assert self.world.child(work, step) in (0, CRASHED)
+
+    @rule(id=ids)
+    def retry(self, id: str) -> None:
+        if id not in self.known:
+            return
+        was = self._state(id)
+        try:
+            admin.retry(id)
+        except StoreUnavailableError:
+            assert self.world.broken
+        except (JobStateError, UnknownJobError):
+            # Dead by a record that has missed what became of it since: there is no file to be run again.
+            assert was is not State.DEAD or self.known[id].lost
+        else:
+            assert was is State.DEAD
+            self._fresh(id)
+            assert self._state(id) in WAITING
+
+    @rule(id=ids, step=STEP)
+    def retry_and_die(self, id: str, step: int) -> None:
+        if id not in self.known:
+            return
+
+        def work() -> None:
+            with contextlib.suppress(StoreUnavailableError, JobStateError, UnknownJobError):
+                admin.retry(id)
+
+        was = self._state(id)
+        assert self.world.child(work, step) in (0, CRASHED)
+        if was is State.DEAD and morgue.locate(self.world.spool, id) is None:
+            self._fresh(id)
+
+    @rule(id=ids)
+    def put_back_by_hand(self, id: str) -> None:
+        path = id and morgue.locate(self.world.spool, id)
+        if not path:
+            return
+        os.rename(path, os.path.join(self.world.spool, os.path.basename(path)))
+        recorded = None if self.world.broken else self.world.store.status(id)
+        if recorded is None or recorded.state is State.DEAD:
+            self._fresh(id)
+        # Where its death was not recorded, its attempts go on being counted.
+        self.known[id].over = None
+        self.known[id].blind |= recorded is None or recorded.state is not State.DEAD
+
+    @rule(id=ids)
+    def run_now(self, id: str) -> None:
+        if id not in self.known:
+            return
+        was = self._state(id)
+        try:
+            admin.run_now(id)
+        except (JobStateError, UnknownJobError):
+            assert was not in WAITING
+        else:
+            self.known[id].at = min(self.known[id].at, self.world.now)
+
+    @rule(seconds=st.sampled_from([-1000.0, -3.0, 0.25, 3.0, 5.0, 20.0, 1000.0]))
+    def pass_time(self, seconds: float) -> None:
+        self.world.now += seconds
+
+    @rule(cut=st.integers(0, 200), junk=st.none() | st.binary(max_size=20))
+    def drop_a_torn_file(self, cut: int, junk: bytes | None) -> None:
+        job = self._next("steady", ["ok"], None)
+        data = packet.dump(packet.pack(job, max_body=1000))
+        self._drop(f"{PREFIX}{job.id}", data[: cut % len(data)] if junk is None else junk)
+
+    @rule(name=st.sampled_from(["ghost", "x" * 40, "0" * 32 + ".1", "-", "\udcff"]), body=st.binary(max_size=20))
+    def drop_a_foreign_file(self, name: str, body: bytes) -> None:
+        foreign = packet.Packet({b"ud_spool_func": b"somebody.elses", b"at": b"1"}, body)
+        self._drop(f"{PREFIX}{name}", packet.dump(foreign))
+
+    @rule()
+    def vet(self) -> None:
+        """A spooler starts."""
+        spool.vet(self.world.spool)
+
+    @precondition(lambda self: not self.world.broken)
+    @rule(how=st.sampled_from([garbage, os.mkdir]))
+    def break_the_store(self, how: Callable[[str], object]) -> None:
+        self.world.break_store(how)
+
+    @precondition(lambda self: self.world.broken)
+    @rule()
+    def mend_the_store(self) -> None:
+        self.world.mend_store()
+
+    # What must be true.
+
+    @invariant()
+    def nobody_complains(self) -> None:
+        if hasattr(self, "world"):
+            assert self.world.complaints.found == []
+
+    @invariant()
+    def what_is_promised_of_each_job(self) -> None:
+        if not hasattr(self, "world"):
+            return
+        started: dict[str, int] = {}
+        for line in life_tasks.read():
+            if line[0] != "start":
+                continue
+            _, id, time, _ = line
+            assert id in self.known, "something ran that was never accepted"
+            assert float(time) >= self.known[id].at, "too early"
+            started[id] = started.get(id, 0) + 1
+        for id, job in self.known.items():
+            count = started.get(id, 0)
+            most = TASKS[job.task].options.attempts
+            assert count - job.fresh <= (2 * most if job.blind else most), "too many attempts"
+            assert job.over is None or count == job.over, "it ran again"
+            if self._state(id) in (State.DONE, State.CANCELLED, State.DEAD):
+                job.over = count
+
+    # Within.
+
+    def _next(self, task: str, plan: list[str], delay: float | None) -> Job:
+        self.number += 1
+        return self.world.submit(self.number, task, plan, delay)
+
+    def _accepted(self, job: Job, task: str, plan: list[str]) -> str:
+        self.known[job.id] = Known(task, plan, job.run_at or 0.0)
+        return job.id
+
+    def _drop(self, name: str, data: bytes) -> None:
+        path = os.path.join(self.world.spool, name)
+        if not os.path.lexists(path):
+            Path(path).write_bytes(data)
+            self.world.foreign |= {name}
+
+    def _fresh(self, id: str) -> None:
+        job = self.known[id]
+        job.fresh, job.over = self.world.starts(id), None
+        # Where the store cannot be told, it will know that from the file.
+        job.disturbed = job.blind = False
+
+    @contextlib.contextmanager
+    def _watching(self, cut: bool = False, blind: bool = False) -> Iterator[None]:
+        """What a run may have done to the jobs that were not over."""
+        blind = blind or self.world.broken
+        before = {id: self._files(id) for id in self.known}
+        starts = {id: self.world.starts(id) for id in self.known}
+        yield
+        for id, job in self.known.items():
+            touched = before[id] != self._files(id) or starts[id] != self.world.starts(id)
+            job.disturbed |= cut and bool(before[id])
+            if blind and bool(before[id]):
+                job.blind = True
+                job.lost |= touched
+                if starts[id] != self.world.starts(id) and not job.stopped:
+                    job.over = None  # the record that said so cannot be had
+
+    def _files(self, id: str) -> list[str]:
+        return sorted(name for name in os.listdir(self.world.spool) if spoolfile.id_of(name) == id)
+
+    def _state(self, id: str) -> State | None:
+        try:
+            found = lookup.find(id)
+        except UnknownJobError:
+            assert self.world.broken or self.known[id].lost, "an accepted job is not known any more"
+            return None
+        assert found.state is not State.LOST or self.world.broken or self.known[id].lost
+        return found.state
+
+    def _end(self) -> None:
+        if self.world.broken:
+            self.world.mend_store()
+        self.what_is_promised_of_each_job()
+        self.world.drain()
+        self.nobody_complains()
+        self.what_is_promised_of_each_job()
+        lines = life_tasks.read()
+        for id, job in self.known.items():
+            state = self._state(id)
+            if state is None or state is State.LOST:
+                continue
+            assert state in (State.DONE, State.DEAD, State.CANCELLED), state
+            if state is State.DONE and not job.lost:  # else it is a guess, see below
+                assert ["ok", id] in lines, "done, but never came to its end"
+            if state is State.DEAD and not job.disturbed and not job.blind:
+                count = self.world.starts(id)
+                last = job.plan[min(count, len(job.plan)) - 1]
+                most = TASKS[job.task].options.attempts
+                assert count - job.fresh == most or last in LAST[job.task], "dead before its time"
+
+
+EXAMPLES = os.environ.get("LIFE_EXAMPLES")
+"""How many lives to try, none of them like last time's. Not given: a few, always the same."""
+
+Life.TestCase.settings = settings(
+    max_examples=int(EXAMPLES or 60),
+    stateful_step_count=25,
+    deadline=None,
+    derandomize=EXAMPLES is None,
+    phases=[Phase.generate, Phase.shrink],
+    report_multiple_bugs=False,
+    suppress_health_check=list(HealthCheck),
+)
+TestLife = Life.TestCase
+
+
+# One job, killed at each single step in turn.
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    with contextlib.closing(World()) as world:
+        yield world
+
+
+def submit(world: World, *plan: str, task: str = "steady") -> str:
+    job = world.submit(1, task, list(plan), None)
+    SpoolEngine().submit(job, TASKS[task])
+    return job.id
+
+
+ENDS = {
+    ("steady", "ok"): State.DONE,
+    ("steady", "fail"): State.DEAD,
+    ("steady", "abort"): State.DEAD,
+    ("picky", "wrong"): State.DEAD,
+    ("picky", "pointless"): State.CANCELLED,
+}
+
+
+def each_step(task: str, word: str, attempt: int) -> Iterator[tuple[World, str, bool]]:
+    """The job, killed in this attempt after so many that failed: at the first step, at the second, to its end."""
+    for step in range(200):
+        with contextlib.closing(World()) as world:
+            id = submit(world, *["fail"] * (attempt - 1), word, task=task)
+            for _ in range(attempt - 1):
+                world.spooler.run_due()
+                world.now += AHEAD
+            status = world.child(world.spooler.run_due, step)
+            assert status in (0, CRASHED)
+            said, starts = lookup.find(id).state, world.starts(id)
+            world.drain()
+            if said in (State.DONE, State.DEAD, State.CANCELLED):
+                assert (lookup.find(id).state, world.starts(id)) == (said, starts), "it was over"
+            assert world.complaints.found == []
+            yield world, id, status == CRASHED
+            if status == 0:
+                return
+    pytest.fail("it never came to its end")
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize(("task", "word"), ENDS)
+def test_a_kill_at_any_step_costs_an_attempt_at_most(task: str, word: str, last: bool) -> None:
+    most, end = TASKS[task].options.attempts, ENDS[task, word]
+    for world, id, killed in each_step(task, word, most if last else 1):
+        state = lookup.find(id).state
+        assert state is end or (last and killed and state is State.DEAD)
+        assert world.starts(id) <= most
+        if state is State.DONE and word == "ok":
+            assert [line[0] for line in life_tasks.read()].count("ok") <= 1 + killed
+        if state is State.DEAD:
+            before = world.starts(id)
+            admin.retry(id)
+            world.drain()
+            again = most if word == "fail" else 1
+            assert world.starts(id) - before == again, "retried, but without a fresh count"
+
+
+def test_a_caller_killed_at_any_step_leaves_a_job_that_is_not_early_or_none(world: World) -> None:
+    for step in range(100):
+        job = world.submit(step, "steady", ["ok"], 10.0)
+        status = world.child(lambda job=job: SpoolEngine().submit(job, TASKS["steady"]), step)  # type: ignore[misc]
+        world.spooler.run_due()
+        assert world.starts(job.id) == 0, "early"
+        accepted = spoolfile.locate(world.spool, job.id) is not None
+        world.drain()
+        assert world.starts(job.id) == accepted
+        if status == 0:
+            assert accepted
+            return
+    pytest.fail("it never came to its end")
+
+
+def test_a_task_that_kills_its_process_stops_without_a_store_too(world: World) -> None:
+    id = submit(world, "die")
+    world.break_store(garbage)
+    for _ in range(6):
+        world.child(world.spooler.run_due)
+        world.now += AHEAD
+    assert world.starts(id) == 3
+    assert lookup.find(id).state is State.DEAD
+
+
+# What the machine found, each as small as it goes.
+
+
+def runs_without_record(world: World) -> None:
+    """The claim is recorded, how the attempt ends is not."""
+    with no_store_after(1):
+        world.spooler.run_due()
+
+
+def dies_before_its_death_is_recorded(world: World) -> None:
+    """The file is among the dead, the record says that the job runs."""
+
+    def work() -> None:
+        rename = os.rename
+
+        def rename_and_die(old: str, new: str) -> None:
+            rename(old, new)
+            os._exit(CRASHED)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "rename", rename_and_die)
+            world.spooler.run_due()
+
+    assert in_child(work) == CRASHED
+
+
+def test_a_job_whose_last_end_was_not_recorded_can_be_cancelled_while_its_process_lives(world: World) -> None:
+    id = submit(world, "fail")
+    runs_without_record(world)
+    assert lookup.find(id).state is State.RETRYING
+    assert admin.cancel(id) is State.CANCELLED
+    world.drain()
+    assert world.starts(id) == 1
+
+
+def test_a_dead_job_put_back_by_hand_can_be_cancelled(world: World) -> None:
+    id = submit(world, "abort")
+    world.spooler.run_due()
+    path = morgue.locate(world.spool, id)
+    assert path is not None
+    os.rename(path, os.path.join(world.spool, os.path.basename(path)))
+    assert lookup.find(id).state is State.QUEUED
+    assert admin.cancel(id) is State.CANCELLED
+    world.drain()
+    assert world.starts(id) == 1
+
+
+@pytest.mark.parametrize("plan", [["abort", "fail"], ["fail", "abort", "fail"], ["fail"]])
+def test_a_job_whose_death_was_not_recorded_is_retried_with_a_fresh_count(world: World, plan: list[str]) -> None:
+    id = submit(world, *plan)
+    before = plan.index("abort") + 1 if "abort" in plan else 3
+    for _ in range(before - 1):
+        world.spooler.run_due()
+        world.now += AHEAD
+    dies_before_its_death_is_recorded(world)
+    assert (world.starts(id), lookup.find(id).state) == (before, State.DEAD)
+    admin.retry(id)
+    world.drain()
+    assert world.starts(id) == before + 3, "three more attempts"
+    assert lookup.find(id).state is State.DEAD
+
+
+def test_who_retries_may_die_at_any_step() -> None:
+    for step in range(60):
+        with contextlib.closing(World()) as world:
+            id = submit(world, "fail", task="picky")
+            world.spooler.run_due()
+            world.now += AHEAD
+            dies_before_its_death_is_recorded(world)
+            status = world.child(lambda id=id: admin.retry(id), step)  # type: ignore[misc]
+            assert status in (0, CRASHED)
+            if morgue.locate(world.spool, id) is None:
+                world.drain()
+                assert world.starts(id) == 4, f"put back without a fresh count, killed at step {step}"
+            if status == 0:
+                return
+    pytest.fail("it never came to its end")
+
+
+def test_a_job_that_is_retried_while_it_runs_again_is_left_alone(world: World) -> None:
+    """Two people retry at once, and a spooler is faster than the second of them."""
+    id = submit(world, "abort", "ok")
+    world.spooler.run_due()
+    locate = morgue.locate
+
+    def locate_and_be_overtaken(directory: str, id: str, known: str | None = None) -> str | None:
+        path = locate(directory, id, known)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(morgue, "locate", locate)
+            admin.retry(id)
+            world.spooler.run_due()
+        return path
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(morgue, "locate", locate_and_be_overtaken)
+        with pytest.raises(JobStateError, match="done"):
+            admin.retry(id)
+    assert lookup.find(id).state is State.DONE
+    assert world.starts(id) == 2
+
+
+def test_a_job_has_all_its_attempts_without_a_store_too(world: World) -> None:
+    id = submit(world, "fail")
+    world.break_store(garbage)
+    world.drain()
+    assert world.starts(id) == 3
+    assert lookup.find(id).state is State.DEAD
+
+
+def test_a_dead_job_whose_death_was_not_recorded_is_listed_as_dead(world: World) -> None:
+    id = submit(world, "abort")
+    dies_before_its_death_is_recorded(world)
+    assert lookup.find(id).state is State.DEAD
+    assert [status.id for status in lookup.jobs(states=(State.DEAD,))] == [id]
+    assert [status.id for status in lookup.jobs(states=(State.RETRYING,))] == []

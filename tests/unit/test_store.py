@@ -1,0 +1,1035 @@
+"""The store's conformance suite: every move from every state, what a claim answers, and a file that cannot be used.
+
+Long, because it is one promise looked at from all sides.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from life_process import in_child, start_child, wait_child
+
+from spoolkit import StoreUnavailableError, clock, database, process
+from spoolkit.claims import Crashed, Settled, StandBack, Start
+from spoolkit.job import (
+    FINISHED,
+    MOVES,
+    Cancelled,
+    Dead,
+    Done,
+    Failure,
+    Job,
+    Outcome,
+    Progress,
+    RetryAt,
+    State,
+    Status,
+)
+from spoolkit.store import ARGUMENTS_LIMIT, Result, Store
+
+ID = f"{1:032x}"
+FAILURE = Failure("no luck", "ValueError", "Traceback ...")
+LATER = RetryAt(5000.0, FAILURE)
+ENDS: dict[State, Outcome] = {
+    State.DONE: Done(),
+    State.RETRYING: LATER,
+    State.DEAD: Dead(FAILURE),
+    State.CANCELLED: Cancelled(Failure("not wanted", ending="discarded")),
+}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = Store(str(tmp_path / "spoolkit.db"))
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def at(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Set the clock."""
+    return lambda now: monkeypatch.setattr(clock, "now", lambda: now)
+
+
+def a_job(number: int = 1, **given: Any) -> Job:
+    return Job(**{"id": f"{number:032x}", "task": "tasks.one", "enqueued_at": 10.0, **given})
+
+
+def claim(store: Store, job: Job | None = None, **given: Any) -> Any:
+    return store.claim(job or a_job(), **{"file": "first", "still": lambda: True, "max_attempts": 3, **given})
+
+
+def state_of(store: Store, id: str = ID) -> State | None:
+    status = store.status(id)
+    return None if status is None else status.state
+
+
+def events_of(store: Store, id: str = ID) -> list[tuple[Any, ...]]:
+    return [tuple(row) for row in store.read("SELECT * FROM events WHERE job = ? ORDER BY seq", (id,))]
+
+
+def kinds(store: Store, id: str = ID) -> list[str]:
+    return [row["kind"] for row in store.read("SELECT kind FROM events WHERE job = ? ORDER BY seq", (id,))]
+
+
+def write(store: Store, sql: str, *values: object) -> None:
+    with store.transaction() as db:
+        db.execute(sql, values)
+
+
+# Each move from each state.
+
+
+def start(store: Store) -> None:
+    assert claim(store) == Start(1, 1)
+
+
+def start_and_die(store: Store) -> None:
+    assert in_child(lambda: start(store)) == 0
+
+
+def end_as(state: State) -> Callable[[Store], None]:
+    def end(store: Store) -> None:
+        start(store)
+        assert store.finish(a_job(), 1, ENDS[state])
+
+    return end
+
+
+def queue_again(store: Store) -> None:
+    end_as(State.DEAD)(store)
+    store.revive(ID, still=lambda: True)
+
+
+def lose(store: Store) -> None:
+    start(store)
+    write(store, "UPDATE jobs SET state = 'lost', finished_at = 1.0 WHERE id = ?", ID)
+
+
+FROM: dict[str, Callable[[Store], object]] = {
+    "unknown": lambda store: None,
+    "queued": queue_again,
+    "running": start,
+    "running, process gone": start_and_die,
+    "retrying": end_as(State.RETRYING),
+    "done": end_as(State.DONE),
+    "dead": end_as(State.DEAD),
+    "cancelled": end_as(State.CANCELLED),
+    "lost": lose,
+}
+
+
+def status(state: State = State.QUEUED) -> Status:
+    return Status(ID, "tasks.one", state, enqueued_at=10.0)
+
+
+MOVE: dict[str, Callable[[Store], object]] = {
+    "claim": lambda store: claim(store),
+    "claim under its next name": lambda store: claim(store, file="first.1"),
+    "claim, but its file has left the name": lambda store: claim(store, file="first.1", still=lambda: False),
+    "done": lambda store: store.finish(a_job(), 1, Done()),
+    "retry later": lambda store: store.finish(a_job(), 1, LATER),
+    "die": lambda store: store.finish(a_job(), 1, Dead(FAILURE)),
+    "end as cancelled": lambda store: store.finish(a_job(), 1, ENDS[State.CANCELLED]),
+    "end of another attempt": lambda store: store.finish(a_job(), 2, Done()),
+    "refuse": lambda store: store.refuse(a_job(), Failure("no such task"), file="first"),
+    "cancel": lambda store: store.cancel(status(), "not wanted", file="first"),
+    "ask to stop": lambda store: store.ask_to_stop(ID),
+    "retried": lambda store: store.revive(ID, still=lambda: True),
+}
+
+# What becomes of it. Not named here: it stays where it is.
+NEXT: dict[str, dict[str, str]] = {
+    "unknown": {
+        "claim": "running",
+        "claim under its next name": "running",
+        "refuse": "dead",
+        "cancel": "cancelled",
+    },
+    "queued": {
+        "claim": "running",
+        "claim under its next name": "running",
+        "refuse": "dead",
+        "cancel": "cancelled",
+    },
+    "running": {
+        "done": "done",
+        "retry later": "retrying",
+        "die": "dead",
+        "end as cancelled": "cancelled",
+        "refuse": "dead",
+    },
+    "running, process gone": {
+        "done": "done",
+        "retry later": "retrying",
+        "die": "dead",
+        "end as cancelled": "cancelled",
+        "refuse": "dead",
+        "cancel": "cancelled",
+        "retried": "queued",
+    },
+    "retrying": {
+        "claim under its next name": "running",
+        "refuse": "dead",
+        "cancel": "cancelled",
+        "retried": "queued",
+    },
+    "dead": {
+        "claim": "running",
+        "claim under its next name": "running",
+        "retried": "queued",
+        "cancel": "cancelled",
+    },
+    "done": {},
+    "cancelled": {},
+    "lost": {
+        "claim": "running",
+        "claim under its next name": "running",
+    },
+}
+
+
+# Its file among the dead is what allows a job to be revived, whatever was recorded; these have none there.
+NEVER = {("retried", before) for before in ("running", "done", "cancelled", "lost")}
+
+
+@pytest.mark.parametrize(
+    ("before", "move"), [(before, move) for before in FROM for move in MOVE if (move, before) not in NEVER]
+)
+def test_a_move_goes_where_it_may_and_nowhere_else(store: Store, before: str, move: str) -> None:
+    FROM[before](store)
+    was, told = store.status(ID), events_of(store)
+    MOVE[move](store)
+    now = store.status(ID)
+    expected = NEXT[before].get(move, before.partition(",")[0])
+    assert (now.state.value if now else "unknown") == expected
+    # Whatever the table above says: the map of moves is the law, and what is over is left as it is.
+    if was is not None and now is not None:
+        assert now.state is was.state or now.state in MOVES[was.state] or move == "retried"
+        if not MOVES[was.state]:
+            assert now == was
+    assert events_of(store)[: len(told)] == told
+
+
+@pytest.mark.parametrize("before", FROM)
+def test_only_what_is_finished_has_an_end(store: Store, before: str) -> None:
+    FROM[before](store)
+    found = store.status(ID)
+    if found is not None:
+        assert (found.finished_at is not None) == (found.state in FINISHED)
+
+
+@pytest.mark.parametrize("state", ENDS)
+def test_the_same_end_twice_is_one(store: Store, state: State) -> None:
+    end_as(state)(store)
+    was, told = store.status(ID), events_of(store)
+    assert store.finish(a_job(), 1, ENDS[state]) is False
+    assert store.finish(a_job(), 1, Done(), result=Result(b"1")) is False
+    assert (store.status(ID), events_of(store)) == (was, told)
+
+
+def test_the_end_of_an_attempt_that_is_not_the_last_is_not_taken(store: Store) -> None:
+    end_as(State.RETRYING)(store)
+    assert claim(store, file="first.1") == Start(2, 2)
+    assert store.finish(a_job(), 1, Done()) is False
+    assert state_of(store) is State.RUNNING
+    assert store.finish(a_job(), 2, Done()) is True
+
+
+def test_the_end_of_what_is_not_known_is_not_taken(store: Store) -> None:
+    assert store.finish(a_job(), 1, Done()) is False
+    assert store.status(ID) is None
+
+
+# What a claim answers.
+
+
+def test_the_claim_writes_down_who_is_at_it(store: Store, at: Callable[[float], None]) -> None:
+    at(100.0)
+    job = a_job(queue="/there", run_at=50.0)
+    assert claim(store, job, file="uwsgi_spoolfile_on_x", max_attempts=4) == Start(1, 1)
+    assert store.status(ID) == Status(
+        id=ID,
+        task="tasks.one",
+        state=State.RUNNING,
+        queue="/there",
+        attempt=1,
+        max_attempts=4,
+        enqueued_at=10.0,
+        run_at=50.0,
+        started_at=100.0,
+        pid=os.getpid(),
+        file="uwsgi_spoolfile_on_x",
+    )
+
+
+def test_a_file_that_has_left_its_name_is_not_claimed(store: Store) -> None:
+    assert claim(store, still=lambda: False) == StandBack()
+    assert store.status(ID) is None
+
+
+def test_the_name_is_asked_for_while_nobody_else_can_move_the_job(store: Store, tmp_path: Path) -> None:
+    def still() -> bool:
+        with (
+            closing(sqlite3.connect(store.path, timeout=0, isolation_level=None)) as other,
+            pytest.raises(sqlite3.OperationalError, match="locked"),
+        ):
+            other.execute("BEGIN IMMEDIATE")
+        return True
+
+    assert claim(store, still=still) == Start(1, 1)
+
+
+def test_what_another_process_is_at_is_left_to_it(store: Store) -> None:
+    start(store)
+
+    def other() -> None:
+        assert claim(store) == StandBack()
+
+    assert in_child(other) == 0
+    assert kinds(store) == ["started"]
+
+
+def test_what_this_very_process_has_left_open_was_cut_off(store: Store, at: Callable[[float], None]) -> None:
+    at(100.0)
+    start(store)
+    # It runs one job at a time: where it asks again, it is not at it any more.
+    assert claim(store) == Crashed(1, 1, os.getpid(), 100.0, False)
+
+
+def test_a_process_that_is_gone_has_crashed(store: Store, at: Callable[[float], None]) -> None:
+    at(100.0)
+    pid = start_child(lambda: start(store))
+    assert wait_child(pid) == 0
+    assert claim(store) == Crashed(1, 1, pid, 100.0, False)
+    assert kinds(store) == ["started"], "the claim alone ends nothing"
+
+
+def test_a_process_that_is_dead_but_not_buried_has_crashed(store: Store) -> None:
+    pid = start_child(lambda: start(store))
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        assert isinstance(claim(store), Crashed)
+    finally:
+        wait_child(pid)
+
+
+def test_a_later_process_with_the_same_pid_is_another(store: Store) -> None:
+    start(store)
+    # The parent lives on, with a pid that a process had that was started at another time.
+    write(store, "UPDATE jobs SET pid = ?, identity = ?", os.getppid(), b" 1 another boot\n")
+    assert isinstance(claim(store), Crashed)
+    write(store, "UPDATE jobs SET identity = ?", process.identity(os.getppid()))
+    assert claim(store) == StandBack()
+
+
+def test_an_earlier_process_with_our_own_pid_is_another(store: Store) -> None:
+    start(store)
+    write(store, "UPDATE jobs SET identity = ?", b" 1 another boot\n")
+    found = store.status(ID)
+    assert found is not None
+    assert found.pid is None
+    assert store.ask_to_stop(ID, kill=lambda pid: pytest.fail(f"{pid} was killed")) is False
+
+
+def test_a_crash_says_whether_the_job_was_still_wanted(store: Store) -> None:
+    def ask() -> None:
+        start(store)
+        assert store.ask_to_stop(ID)
+
+    assert in_child(ask) == 0
+    crash = claim(store)
+    assert isinstance(crash, Crashed)
+    assert crash.cancelled
+
+
+def test_a_settled_file_tells_that_its_end_was_not_recorded(store: Store) -> None:
+    start(store)
+    assert claim(store, file="first.1") == Start(2, 2)
+    first, second = store.history(ID)[0]
+    assert (first.outcome, first.message) == ("failed", "how it ended was not recorded")
+    assert (second.number, second.outcome) == (2, "running")
+
+
+@pytest.mark.parametrize(
+    ("state", "verdict"),
+    [
+        (State.DONE, Settled(Done())),
+        (State.RETRYING, Settled(RetryAt(5000.0, Failure("no luck", "ValueError")))),
+        (State.CANCELLED, Settled(Cancelled(Failure("not wanted")))),
+    ],
+)
+def test_what_was_recorded_but_not_done_to_the_file_is_said(store: Store, state: State, verdict: Settled) -> None:
+    end_as(state)(store)
+    assert claim(store) == verdict
+
+
+@pytest.mark.parametrize("state", [State.DONE, State.CANCELLED])
+@pytest.mark.parametrize("name", ["first", "first.1", "elsewhere", None])
+def test_what_is_over_is_over_under_every_name(store: Store, state: State, name: str | None) -> None:
+    end_as(state)(store)
+    assert isinstance(claim(store, file=name), Settled)
+
+
+def test_attempts_are_counted_up_to_the_limit(store: Store) -> None:
+    for number in (1, 2, 3):
+        assert claim(store, file=f"f.{number}") == Start(number, number)
+        assert store.finish(a_job(), number, LATER)
+    found = claim(store, file="f.4")
+    assert found == Settled(Dead(Failure("no attempt is left")))
+    assert state_of(store) is State.RETRYING  # recorded once the file lies among the dead
+    assert claim(store, file="f.4", max_attempts=4) == Start(4, 4)
+
+
+def test_crashed_attempts_count_as_well(store: Store) -> None:
+    for number in (1, 2):
+        # Each in a process of its own, which dies of it.
+        assert in_child(lambda number=number: claim(store, file=f"f.{number}")) == 0  # type: ignore[misc]
+        crash = claim(store, file=f"f.{number}")
+        assert (crash.number, crash.fresh) == (number, number)
+        assert store.finish(a_job(), number, LATER)
+    assert claim(store, file="f.3", max_attempts=2) == Settled(Dead(Failure("no attempt is left")))
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_a_job_run_again_by_hand_has_all_its_attempts_again(store: Store, noted: bool) -> None:
+    for number in (1, 2):
+        assert claim(store, file=f"f.{number}", max_attempts=2) == Start(number, number)
+        assert store.finish(a_job(), number, LATER if number == 1 else Dead(FAILURE))
+    if noted:  # else its file was moved back by hand
+        store.revive(ID, still=lambda: True)
+        found = store.status(ID)
+        assert found is not None
+        assert (found.state, found.attempt, found.max_attempts, found.finished_at) == (State.QUEUED, 2, None, None)
+    assert claim(store, file="f", max_attempts=2) == Start(3, 1)
+    found = store.status(ID)
+    assert found is not None
+    assert (found.attempt, found.max_attempts) == (3, 4)
+    assert store.finish(a_job(), 3, LATER)
+    assert claim(store, file="f.1", max_attempts=2) == Start(4, 2)
+    assert store.finish(a_job(), 4, LATER)
+    assert claim(store, file="f.2", max_attempts=2) == Settled(Dead(Failure("no attempt is left")))
+
+
+@pytest.mark.parametrize("noted", [True, False])
+def test_a_job_run_again_by_hand_is_wanted_again(store: Store, noted: bool) -> None:
+    start(store)
+    assert store.ask_to_stop(ID)
+    assert store.finish(a_job(), 1, Dead(Failure("gave up", ending="aborted")))
+    if noted:
+        store.revive(ID, still=lambda: True)
+    assert claim(store) == Start(2, 1)
+    assert store.finish(a_job(), 2, LATER)
+    assert state_of(store) is State.RETRYING
+
+
+def test_a_new_attempt_starts_without_the_last_ones_marks(store: Store) -> None:
+    start(store)
+    assert store.finish(a_job(), 1, LATER, progress=Progress(1, 2, "half"))
+    was = store.status(ID)
+    assert was is not None
+    assert (was.error_type, was.error_message, was.ending) == ("ValueError", "no luck", "failed")
+    assert (was.progress, was.run_at) == (Progress(1, 2, "half"), 5000.0)
+    claim(store, file="first.1")
+    now = store.status(ID)
+    assert now is not None
+    assert (now.error_type, now.error_message, now.ending, now.progress) == (None, None, None, None)
+
+
+# What people do.
+
+
+def test_asked_to_stop_a_job_is_not_tried_again(store: Store) -> None:
+    start(store)
+    assert store.ask_to_stop(ID) is True
+    found = store.status(ID)
+    assert found is not None
+    assert found.cancel_asked
+    assert found.state is State.RUNNING
+    assert store.finish(a_job(), 1, LATER)
+    assert state_of(store) is State.CANCELLED
+    assert isinstance(claim(store, file="first.1"), Settled)
+
+
+@pytest.mark.parametrize("state", [State.DONE, State.DEAD])
+def test_asked_to_stop_too_late_it_ends_as_it_did(store: Store, state: State) -> None:
+    start(store)
+    assert store.ask_to_stop(ID)
+    assert store.finish(a_job(), 1, ENDS[state])
+    assert state_of(store) is state
+
+
+def test_killed_is_the_process_that_is_at_it_and_no_other(store: Store) -> None:
+    killed: list[int] = []
+    start(store)
+    assert store.ask_to_stop(ID, kill=killed.append) is True
+    assert killed == [os.getpid()]
+    assert kinds(store) == ["started", "killed"]
+
+
+@pytest.mark.parametrize("before", sorted(set(FROM) - {"running"}))
+def test_nothing_is_killed_for_a_job_that_does_not_run(store: Store, before: str) -> None:
+    FROM[before](store)
+    assert store.ask_to_stop(ID, kill=lambda pid: pytest.fail(f"{pid} was killed")) is False
+
+
+def test_the_job_cannot_be_settled_while_its_process_is_killed(store: Store) -> None:
+    start(store)
+
+    def kill(pid: int) -> None:
+        with (
+            closing(sqlite3.connect(store.path, timeout=0, isolation_level=None)) as other,
+            pytest.raises(sqlite3.OperationalError, match="locked"),
+        ):
+            other.execute("BEGIN IMMEDIATE")
+
+    assert store.ask_to_stop(ID, kill=kill)
+
+
+def test_a_job_cancelled_before_it_ran_is_known_as_it_was_accepted(store: Store, at: Callable[[float], None]) -> None:
+    at(100.0)
+    waiting = Status(ID, "tasks.one", State.QUEUED, queue="/there", enqueued_at=10.0, run_at=4e9)
+    assert store.cancel(waiting, "not wanted", file="first") is True
+    found = store.status(ID)
+    assert found is not None
+    assert (found.state, found.queue, found.enqueued_at, found.run_at) == (State.CANCELLED, "/there", 10.0, 4e9)
+    assert (found.finished_at, found.error_message, found.ending) == (100.0, "not wanted", "cancelled")
+    assert kinds(store) == ["cancelled"]
+
+
+def test_a_job_refused_is_known_with_the_reason(store: Store, at: Callable[[float], None]) -> None:
+    at(100.0)
+    store.refuse(a_job(), Failure("no such task", "UnknownTaskError"), file="first")
+    found = store.status(ID)
+    assert found is not None
+    assert (found.state, found.attempt, found.finished_at) == (State.DEAD, 0, 100.0)
+    assert (found.error_type, found.error_message) == ("UnknownTaskError", "no such task")
+    assert kinds(store) == ["refused"]
+
+
+def test_a_note_on_what_is_not_known_is_none(store: Store) -> None:
+    store.note(ID, "run now")
+    assert events_of(store) == []
+
+
+# What is kept.
+
+
+@pytest.mark.parametrize("size", [0, 1, ARGUMENTS_LIMIT - 1, ARGUMENTS_LIMIT, ARGUMENTS_LIMIT + 1])
+def test_arguments_are_kept_up_to_the_limit(store: Store, size: int) -> None:
+    given = b"a" * size
+    claim(store, arguments=given)
+    assert store.arguments(ID) == (given if 0 < size <= ARGUMENTS_LIMIT else None)
+
+
+def test_arguments_outlive_the_later_attempts(store: Store) -> None:
+    claim(store, arguments=b"[1]")
+    store.finish(a_job(), 1, LATER)
+    claim(store, file="first.1")
+    assert store.arguments(ID) == b"[1]"
+
+
+def test_a_result_is_kept_or_why_there_is_none(store: Store) -> None:
+    for number, result in enumerate([Result(b"{}"), Result(error="too large"), None], 1):
+        job = a_job(number)
+        claim(store, job)
+        assert store.finish(job, 1, Done(), result=result)
+        found = store.status(job.id)
+        assert found is not None
+        assert (found.result, found.result_error) == ((result.data, result.error) if result else (None, None))
+
+
+def test_text_that_is_no_utf8_is_kept_all_the_same(store: Store) -> None:
+    claim(store, a_job(queue="/\udcff"), file="first.\udcff")
+    half = Failure("half \ud800", "Odd\udcffError", "Traceback \ud800")
+    assert store.finish(a_job(), 1, Dead(half), log="printed \udcff", progress=Progress(1, 2, "\ud800"))
+    (attempt,), _ = store.history(ID)
+    assert attempt.message == "half \ud800"
+    assert attempt.log == "printed \\udcff"
+    found = store.status(ID)
+    assert found is not None
+    assert found.error_message == "half \\ud800"
+
+
+def test_the_history_tells_attempts_and_events_in_order(store: Store, at: Callable[[float], None]) -> None:
+    at(100.0)
+    start(store)
+    at(90.0)  # the clock was set back
+    store.ask_to_stop(ID)
+    at(110.0)
+    store.finish(a_job(), 1, Dead(FAILURE), log="printed")
+    store.revive(ID, still=lambda: True)
+    at(120.0)
+    claim(store)
+    (first, second), events = store.history(ID)
+    assert (first.number, first.started_at, first.finished_at, first.outcome) == (1, 100.0, 110.0, "failed")
+    assert (first.pid, first.error_type, first.message) == (os.getpid(), "ValueError", "no luck")
+    assert (first.traceback, first.log) == ("Traceback ...", "printed")
+    assert (second.number, second.finished_at, second.outcome) == (2, None, "running")
+    assert [(event.time, event.kind) for event in events] == [(90.0, "cancel asked"), (110.0, "retried")]
+
+
+@settings(max_examples=60, deadline=None)
+@given(moves=st.lists(st.tuples(st.sampled_from(sorted(MOVE)), st.integers(-50, 50)), max_size=12))
+def test_events_are_only_ever_added(tmp_path_factory: pytest.TempPathFactory, moves: list[tuple[str, int]]) -> None:
+    store, now, told = Store(str(tmp_path_factory.mktemp("events") / "spoolkit.db")), 1000.0, list[Any]()
+    with closing(store), pytest.MonkeyPatch.context() as patch:
+        for move, seconds in moves:
+            now += seconds
+            patch.setattr(clock, "now", lambda now=now: now)
+            MOVE[move](store)
+            found = events_of(store)
+            assert found[: len(told)] == told
+            assert [event[1] for event in found] == list(range(1, len(found) + 1))
+            told = found
+
+
+# Forgetting.
+
+
+def ended(store: Store, at: Callable[[float], None], number: int, state: State, time: float) -> str:
+    at(time)
+    job = a_job(number)
+    claim(store, job, file=f"file {number}")
+    store.finish(job, 1, ENDS[state])
+    return job.id
+
+
+def test_what_ended_long_ago_is_forgotten_with_its_events(store: Store, at: Callable[[float], None]) -> None:
+    old = ended(store, at, 1, State.DONE, 100.0)
+    edge = ended(store, at, 2, State.DONE, 200.0)
+    cancelled = ended(store, at, 3, State.CANCELLED, 100.0)
+    dead = ended(store, at, 4, State.DEAD, 100.0)
+    retrying = ended(store, at, 5, State.RETRYING, 100.0)
+    assert store.prune((State.DONE, State.CANCELLED), 200.0, 100) == 2
+    assert set(store.states([old, edge, cancelled, dead, retrying])) == {edge, dead, retrying}
+    assert events_of(store, old) == []
+    assert kinds(store, edge) == ["started", "done"]
+
+
+def test_the_oldest_are_forgotten_first_and_no_more_than_asked_for(store: Store, at: Callable[[float], None]) -> None:
+    ids = [ended(store, at, number, State.DONE, 200.0 - number) for number in range(1, 8)]
+    also = ended(store, at, 9, State.CANCELLED, 1.0)
+    assert store.prune((State.DONE, State.CANCELLED), 1000.0, 3) == 3
+    assert set(store.states([*ids, also])) == {*ids[:4], also}
+    assert store.prune((State.DONE, State.CANCELLED), 1000.0, 5) == 5
+    assert store.prune((State.DONE, State.CANCELLED), 1000.0, 3) == 0
+
+
+def test_what_still_has_its_file_is_not_forgotten(store: Store, at: Callable[[float], None]) -> None:
+    here, gone = (ended(store, at, number, State.DONE, 100.0) for number in (1, 2))
+    assert store.prune((State.DONE,), 200.0, 10, lies=lambda id, file: (id, file) == (here, "file 1")) == 1
+    assert store.states([here, gone]) == {here: State.DONE}
+
+
+@pytest.mark.parametrize("before", ["queued", "running", "running, process gone", "retrying"])
+def test_what_is_not_over_is_never_forgotten(store: Store, before: str) -> None:
+    FROM[before](store)
+    assert store.prune(State, 1e12, 100) == 0
+    assert state_of(store) is not None
+
+
+def test_a_job_retried_is_not_forgotten_for_its_earlier_death(store: Store) -> None:
+    FROM["dead"](store)
+    claim(store)
+    assert store.prune((State.DEAD,), 1e12, 100) == 0
+
+
+# Questions.
+
+
+def test_many_are_found_by_state_task_and_time_newest_first(store: Store, at: Callable[[float], None]) -> None:
+    done = [ended(store, at, number, State.DONE, 100.0) for number in (1, 2)]
+    dead = ended(store, at, 3, State.DEAD, 105.5)
+    claim(store, a_job(4, task="tasks.two", enqueued_at=20.0))
+    ids = [status.id for status in store.statuses()]
+    assert ids == sorted(ids, reverse=True)
+    assert len(ids) == 4
+    assert [status.id for status in store.statuses(states=(State.DONE,), limit=1)] == [done[1]]
+    assert store.statuses(states=(State.DEAD, State.DONE), task="tasks.one", limit=1)[0].id == dead
+    assert [status.task for status in store.statuses(since=20.0)] == ["tasks.two"]
+    assert store.counts(State) == {
+        ("tasks.one", "dead"): 1,
+        ("tasks.one", "done"): 2,
+        ("tasks.two", "running"): 1,
+    }
+    assert set(store.states([f"{number:032x}" for number in range(2000)])) == {f"{n:032x}" for n in range(1, 5)}
+
+
+def test_how_long_finished_attempts_took(store: Store, at: Callable[[float], None]) -> None:
+    for number, (begun, over) in enumerate([(10.0, 15.0), (20.0, 22.0), (1.0, 2.0)], 1):
+        at(begun)
+        claim(store, a_job(number))
+        at(over)
+        store.finish(a_job(number), 1, Done())
+    assert store.durations(5.0) == [2.0, 5.0]
+
+
+def test_to_look_makes_no_file(store: Store) -> None:
+    assert store.status(ID) is None
+    assert store.statuses() == []
+    assert store.counts(State) == {}
+    assert not os.path.exists(store.path)
+
+
+def test_the_file_is_its_owners_alone(store: Store) -> None:
+    umask = os.umask(0)
+    try:
+        start(store)
+    finally:
+        os.umask(umask)
+    for name in os.listdir(store.folder):
+        assert os.stat(os.path.join(store.folder, name)).st_mode & 0o777 == 0o600, name
+
+
+# A file of another version.
+
+ADDED = "ALTER TABLE jobs ADD COLUMN colour TEXT NOT NULL DEFAULT 'red';\nCREATE TABLE paints (name TEXT);\n"
+
+
+def version(store: Store) -> int:
+    return int(store.read("PRAGMA user_version")[0][0])
+
+
+def test_an_older_file_is_brought_forward_with_what_it_holds(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    start(store)
+    store.close()
+    was = version(store)
+    store.close()
+    monkeypatch.setattr(database, "MIGRATIONS", (*database.MIGRATIONS, ADDED))
+    assert [row["colour"] for row in store.read("SELECT colour FROM jobs")] == ["red"]
+    assert version(store) == was + 1
+    assert store.finish(a_job(), 1, Done())
+    assert kinds(store) == ["started", "done"]
+
+
+def test_a_migration_is_done_whole_or_not_at_all(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    start(store)
+    was = version(store)
+    store.close()
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "MIGRATIONS", (*database.MIGRATIONS, f"{ADDED}CREATE NONSENSE;\n"))
+        with pytest.raises(StoreUnavailableError, match="NONSENSE"):
+            store.status(ID)
+    assert state_of(store) is State.RUNNING
+    assert version(store) == was
+    with pytest.raises(StoreUnavailableError, match="colour"):
+        store.read("SELECT colour FROM jobs")
+
+
+def test_a_file_of_a_later_version_is_refused_and_left_alone(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    start(store)
+    store.close()
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "MIGRATIONS", (*database.MIGRATIONS, ADDED))
+        later = version(store)
+        store.close()
+    content = Path(store.path).read_bytes()
+    for use in (lambda: store.status(ID), lambda: claim(store), lambda: store.prune(FINISHED, 1e12, 10)):
+        with pytest.raises(StoreUnavailableError, match=f"version {later}.*update spoolkit") as caught:
+            use()
+        assert caught.value.path == store.path
+    assert Path(store.path).read_bytes() == content
+
+
+def test_many_processes_may_make_the_file_at_once(store: Store, tmp_path: Path) -> None:
+    gate, opened = os.pipe()
+
+    def first(number: int) -> None:
+        os.close(opened)
+        os.read(gate, 1)  # until all are there
+        assert claim(store, a_job(number)) == Start(1, 1)
+
+    children = [start_child(lambda number=number: first(number)) for number in range(6)]  # type: ignore[misc]
+    os.close(opened)
+    os.close(gate)
+    assert [wait_child(pid) for pid in children] == [0] * 6
+    assert store.counts(State) == {("tasks.one", "running"): 6}
+
+
+# A file that cannot be used.
+
+
+def garbage(path: str) -> None:
+    Path(path).write_bytes(b"no database at all " * 500)
+
+
+def a_directory(path: str) -> None:
+    os.mkdir(path)
+
+
+def a_link_to_itself(path: str) -> None:
+    os.symlink(path, path)
+
+
+def a_table_of_a_stranger(path: str) -> None:
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("CREATE TABLE jobs (salary INTEGER)")
+
+
+def no_folder(path: str) -> None:
+    os.rmdir(os.path.dirname(path))
+
+
+def away(path: str) -> None:
+    """Whatever lies at ``path`` and beside it is moved away."""
+    folder = os.path.dirname(path)
+    os.makedirs(folder, exist_ok=True)
+    for name in os.listdir(folder):
+        os.rename(os.path.join(folder, name), f"{folder}.{name}.away")
+
+
+def back(path: str) -> None:
+    """What :func:`away` moved is moved back."""
+    folder = os.path.dirname(path)
+    for moved in Path(folder).parent.glob(f"{os.path.basename(folder)}.*.away"):
+        os.rename(moved, os.path.join(folder, moved.name.split(".", 1)[1].removesuffix(".away")))
+
+
+OBSTACLES = [garbage, a_directory, a_link_to_itself, a_table_of_a_stranger, no_folder]
+
+USES: dict[str, Callable[[Store], object]] = {
+    "claim": claim,
+    "finish": lambda store: store.finish(a_job(), 1, Done()),
+    "refuse": lambda store: store.refuse(a_job(), FAILURE, file=None),
+    "cancel": lambda store: store.cancel(status(), "not wanted", file="first"),
+    "ask to stop": lambda store: store.ask_to_stop(ID),
+    "note": lambda store: store.note(ID, "run now"),
+    "revive": lambda store: store.revive(ID, still=lambda: True),
+    "prune": lambda store: store.prune(FINISHED, 1e12, 10),
+}
+
+QUESTIONS: dict[str, Callable[[Store], object]] = {
+    "status": lambda store: store.status(ID),
+    "arguments": lambda store: store.arguments(ID),
+    "states": lambda store: store.states([ID]),
+    "statuses": lambda store: store.statuses(),
+    "history": lambda store: store.history(ID),
+    "counts": lambda store: store.counts(State),
+    "durations": lambda store: store.durations(0.0),
+}
+
+
+@pytest.fixture
+def boxed(tmp_path: Path) -> Iterator[Store]:
+    """A store in a folder of its own, which is not made yet beyond the folder."""
+    (tmp_path / "box").mkdir()
+    store = Store(str(tmp_path / "box" / "spoolkit.db"))
+    yield store
+    store.close()
+
+
+@pytest.mark.parametrize("obstacle", OBSTACLES)
+@pytest.mark.parametrize("use", USES)
+def test_every_move_says_that_the_file_cannot_be_used(boxed: Store, obstacle: Callable[[str], None], use: str) -> None:
+    obstacle(boxed.path)
+    for _ in range(2):
+        with pytest.raises(StoreUnavailableError) as caught:
+            USES[use](boxed)
+        assert caught.value.path == boxed.path
+        assert boxed.path in str(caught.value)
+
+
+@pytest.mark.parametrize("obstacle", [garbage, a_directory, a_table_of_a_stranger])
+@pytest.mark.parametrize("question", QUESTIONS)
+def test_every_question_says_that_the_file_cannot_be_used(
+    boxed: Store, obstacle: Callable[[str], None], question: str
+) -> None:
+    obstacle(boxed.path)
+    with pytest.raises(StoreUnavailableError):
+        QUESTIONS[question](boxed)
+
+
+@pytest.mark.parametrize("obstacle", OBSTACLES)
+def test_once_the_obstacle_is_gone_the_store_is_there_again(boxed: Store, obstacle: Callable[[str], None]) -> None:
+    obstacle(boxed.path)
+    with pytest.raises(StoreUnavailableError):
+        claim(boxed)
+    away(boxed.path)
+    assert claim(boxed) == Start(1, 1)
+    assert state_of(boxed) is State.RUNNING
+
+
+def test_a_file_damaged_within_is_told_and_one_put_back_is_used(boxed: Store) -> None:
+    start(boxed)
+    boxed.close()  # so that all is in the one file
+    whole = Path(boxed.path).read_bytes()
+    Path(boxed.path).write_bytes(whole[:4096] + b"\xff" * (len(whole) - 4096))
+    for use in (claim, state_of):
+        with pytest.raises(StoreUnavailableError, match="malformed"):
+            use(boxed)
+    Path(boxed.path).write_bytes(whole)
+    assert state_of(boxed) is State.RUNNING
+    assert claim(boxed, a_job(2)) == Start(1, 1)
+
+
+def test_what_is_recorded_goes_into_the_file_that_lies_there(boxed: Store) -> None:
+    start(boxed)
+    away(boxed.path)  # as `flask spool doctor` advises for a damaged one
+    assert claim(boxed, a_job(2)) == Start(1, 1)
+    assert os.path.exists(boxed.path), "it is recorded where nobody else looks"
+    with closing(Store(boxed.path)) as another:
+        assert set(another.states([ID, a_job(2).id])) == {a_job(2).id}
+
+
+def test_who_comes_late_to_a_new_file_leaves_its_log_alone(boxed: Store) -> None:
+    """SQLite removes the log beside a file as the last who closes it, by its name: by then that of another file."""
+    start(boxed)
+    away(boxed.path)
+    code = (
+        "import sys; from spoolkit.job import Job; from spoolkit.store import Store; store = Store(sys.argv[1]);"
+        "give = lambda n: store.claim(Job(f'{n:032x}', 't'), file='f', still=lambda: True, max_attempts=3);"
+        "give(2); print(flush=True); sys.stdin.readline(); give(3)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, boxed.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdin is not None
+        assert other.stdout is not None
+        other.stdout.readline()
+        assert claim(boxed, a_job(4)) == Start(1, 1)
+        print(file=other.stdin, flush=True)
+        assert other.wait(30) == 0
+    boxed.close()
+    assert set(boxed.states([f"{number:032x}" for number in range(9)])) == {f"{number:032x}" for number in (2, 3, 4)}
+
+
+def test_garbage_in_place_of_the_open_file_is_told_and_the_file_put_back_is_used(boxed: Store) -> None:
+    start(boxed)
+    away(boxed.path)
+    garbage(boxed.path)
+    with pytest.raises(StoreUnavailableError):
+        claim(boxed, a_job(2))
+    os.unlink(boxed.path)
+    back(boxed.path)
+    assert state_of(boxed) is State.RUNNING
+    assert claim(boxed, a_job(2)) == Start(1, 1)
+
+
+def test_a_lock_that_lasts_is_told_and_costs_nothing_else(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "PATIENCE", 0.05)
+    start(store)
+    with closing(sqlite3.connect(store.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreUnavailableError, match="locked"):
+            store.finish(a_job(), 1, Done())
+        assert state_of(store) is State.RUNNING  # who reads waits for nobody
+        other.execute("ROLLBACK")
+    assert store.finish(a_job(), 1, Done())
+
+
+def test_an_error_within_a_move_leaves_no_half_of_it(store: Store) -> None:
+    start(store)
+
+    def fail(pid: int) -> None:
+        raise PermissionError(pid)
+
+    with pytest.raises(PermissionError):
+        store.ask_to_stop(ID, kill=fail)
+    assert kinds(store) == ["started"]
+    with contextlib.suppress(ZeroDivisionError), store.transaction() as db:
+        db.execute("DELETE FROM jobs")
+        raise ZeroDivisionError
+    assert state_of(store) is State.RUNNING
+    assert store.finish(a_job(), 1, Done())
+
+
+# Several processes and threads.
+
+
+def test_after_a_fork_each_process_has_a_connection_of_its_own(store: Store) -> None:
+    start(store)
+    with store.transaction() as db:
+
+        def child() -> None:
+            with store._connected() as own:
+                assert own is not db
+                assert not own.in_transaction, "it is in its parent's transaction"
+            assert state_of(store) is State.RUNNING
+
+        assert in_child(child) == 0
+        # The child's end must not take this process's lock along.
+        with (
+            closing(sqlite3.connect(store.path, timeout=0, isolation_level=None)) as other,
+            pytest.raises(sqlite3.OperationalError, match="locked"),
+        ):
+            other.execute("BEGIN IMMEDIATE")
+        db.execute("UPDATE jobs SET attempt = 7")
+    found = store.status(ID)
+    assert found is not None
+    assert found.attempt == 7
+
+
+def test_a_child_records_and_its_parent_sees_it(store: Store) -> None:
+    start(store)
+
+    def child() -> None:
+        assert store.finish(a_job(), 1, Done())
+        store.close()
+
+    assert in_child(child) == 0
+    assert state_of(store) is State.DONE
+    assert claim(store, a_job(2)) == Start(1, 1)
+
+
+def test_closed_the_store_opens_again(store: Store) -> None:
+    start(store)
+    store.close()
+    store.close()
+    assert state_of(store) is State.RUNNING
+
+
+PROCESSES, JOBS = 4, 1000
+
+
+def test_many_processes_move_many_jobs_at_once(store: Store) -> None:
+    """Each claims and finishes jobs of its own, 2,000 moves, and all claim the same one meanwhile."""
+    start(store)  # the file is there
+    store.finish(a_job(), 1, LATER)
+    gate, opened = os.pipe()
+
+    def work(process: int) -> None:
+        os.close(opened)
+        os.read(gate, 1)  # until all are there
+        for number in range(JOBS):
+            job = a_job((process + 1) * 10_000 + number)
+            assert claim(store, job) == Start(1, 1)
+            outcome = Done() if number % 2 else Dead(FAILURE)
+            assert store.finish(job, 1, outcome)
+            if number % 100 == 0:
+                found = claim(store, file="first.1", max_attempts=10**6)
+                assert isinstance(found, (Start, StandBack, Crashed)), found
+
+    begun = time.monotonic()
+    children = [start_child(lambda number=number: work(number)) for number in range(PROCESSES)]  # type: ignore[misc]
+    os.close(opened)
+    os.close(gate)
+    assert [wait_child(pid) for pid in children] == [0] * PROCESSES, "see what the children printed"
+    print(f"{PROCESSES * JOBS * 2 / (time.monotonic() - begun):.0f} moves a second")
+    half = PROCESSES * JOBS // 2
+    assert store.counts(State) == {
+        ("tasks.one", "dead"): half,
+        ("tasks.one", "done"): half,
+        ("tasks.one", "running"): 1,
+    }
+    found = store.status(ID)
+    assert found is not None
+    assert found.attempt == 2, "one process alone got the job that all wanted"
+    rows = store.read("SELECT kind, count(*) AS n FROM events WHERE job != ? GROUP BY kind ORDER BY kind", (ID,))
+    assert [tuple(row) for row in rows] == [("done", half), ("failed", half), ("started", 2 * half)]
+    rows = store.read("SELECT job FROM events WHERE job != ? GROUP BY job HAVING max(seq) != 2 OR count(*) != 2", (ID,))
+    assert rows == []
+    with store._connected() as db:
+        assert db.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
