@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 
-from spoolkit import bridge, master, pausing, presence, process, recorder, runner, settings, tracking
+from spoolkit import bridge, interruption, master, pausing, presence, process, recorder, runner, settings, tracking
 from spoolkit.errors import StoreUnavailableError
 
 LOOK = 0.5
@@ -60,7 +60,7 @@ def cut_off(pids: Iterable[int]) -> None:
     store = tracking.store()
     for pid in pids:
         try:
-            ids = store.interrupt(pid, kill=_kill, log=lambda id: recorder.look(store.folder, id)[1])
+            ids = interruption.interrupt(store, pid, kill=_kill, log=lambda id: recorder.look(store.folder, id)[1])
         except StoreUnavailableError as error:
             runner.complain(error)
             continue

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import json
 import os
-import sqlite3
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from spoolkit import claims, clock, process
 from spoolkit.claims import Claim, Settled, StandBack, Start
-from spoolkit.database import insert, text_of, update
+from spoolkit.database import event, insert, update
 from spoolkit.job import (
     FINISHED,
     MOVES,
@@ -32,8 +31,6 @@ from spoolkit.job import (
     Status,
 )
 from spoolkit.records import Records
-
-INTERRUPTED = "the server stopped before it was done"
 
 ARGUMENTS_LIMIT = 4096
 """Bytes of a job's arguments that are kept with its record, to be shown once the file is gone."""
@@ -83,7 +80,7 @@ class Store(Records):
                     return verdict
                 if row["state"] == State.RUNNING:
                     # The file was settled, but the store could not be told: how it ended is not known any more.
-                    self._event(db, job.id, "failed", now, attempt, detail={"message": "how it ended was not recorded"})
+                    event(db, job.id, "failed", now, attempt, detail={"message": "how it ended was not recorded"})
                 if row["state"] in (State.DEAD, State.QUEUED):
                     base = attempt  # moved back to be run again: a fresh count
                     asked = 0
@@ -117,7 +114,7 @@ class Store(Records):
             else:
                 given.update(task=job.task, error_type=None, error_message=None, ending=None, progress=None)
                 update(db, job.id, given)
-            self._event(db, job.id, "started", now, number, detail={"pid": os.getpid()})
+            event(db, job.id, "started", now, number, detail={"pid": os.getpid()})
         return Start(number, number - base)
 
     def finish(
@@ -154,7 +151,7 @@ class Store(Records):
                 given.update(error_type=failure.type, error_message=failure.message, ending=ending)
                 detail = {"type": failure.type, "message": failure.message, "traceback": failure.traceback}
             update(db, job.id, given)
-            self._event(db, job.id, ending, now, number, seconds=now - row["started_at"], detail=detail, log=log)
+            event(db, job.id, ending, now, number, seconds=now - row["started_at"], detail=detail, log=log)
         return True
 
     def refuse(self, job: Job, failure: Failure, *, file: str | None) -> None:
@@ -171,7 +168,7 @@ class Store(Records):
                 update(db, job.id, given)
             else:
                 return
-            self._event(db, job.id, "refused", now, detail={"message": failure.message})
+            event(db, job.id, "refused", now, detail={"message": failure.message})
 
     # What people do.
 
@@ -195,7 +192,7 @@ class Store(Records):
                 update(db, status.id, {**given, "pid": None, "identity": None})
             else:
                 return False
-            self._event(db, status.id, "cancelled", now, attempt, detail={"message": reason}, log=log)
+            event(db, status.id, "cancelled", now, attempt, detail={"message": reason}, log=log)
         return True
 
     def ask_to_stop(self, id: str, *, kill: Callable[[int], None] | None = None) -> bool:
@@ -210,34 +207,14 @@ class Store(Records):
             if kill is not None:
                 kill(row["pid"])
             update(db, id, {"cancel": 1})
-            self._event(db, id, "cancel asked" if kill is None else "killed", clock.now(), row["attempt"])
+            event(db, id, "cancel asked" if kill is None else "killed", clock.now(), row["attempt"])
         return True
-
-    def interrupt(self, pid: int, *, kill: Callable[[int], None], log: Callable[[str], str]) -> list[str]:
-        """End what the process ``pid`` runs, because its server stops; returns the jobs. They run again, and the
-        attempts do not count.
-
-        ``kill`` gets the pid if the process lives; nobody can settle the job meanwhile. ``log`` gives what a job said.
-        """
-        now = clock.now()
-        with self.transaction() as db:
-            rows = db.execute("SELECT * FROM jobs WHERE state = 'running' AND pid = ?", (pid,)).fetchall()
-            for row in rows:
-                if claims.is_running(row):
-                    kill(pid)
-                state, ended = (State.CANCELLED, now) if row["cancel"] else (State.RETRYING, None)
-                given: dict[str, Any] = {"state": state.value, "finished_at": ended, "pid": None, "identity": None}
-                given.update(run_at=now, base=row["base"] + 1, max_attempts=row["max_attempts"] + 1)
-                update(db, row["id"], {**given, "ending": "interrupted", "error_message": INTERRUPTED})
-                took, said = now - row["started_at"], {"message": INTERRUPTED}
-                self._event(db, row["id"], "interrupted", now, row["attempt"], took, said, log(row["id"]))
-        return [row["id"] for row in rows]
 
     def note(self, id: str, kind: str) -> None:
         """Add an event."""
         with self.transaction() as db:
             if db.execute("SELECT 1 FROM jobs WHERE id = ?", (id,)).fetchone() is not None:
-                self._event(db, id, kind, clock.now())
+                event(db, id, kind, clock.now())
 
     def revive(self, id: str, *, still: Callable[[], bool]) -> None:
         """Count the job ``id`` as queued from now on, if its file ``still`` lies among the dead.
@@ -252,7 +229,7 @@ class Store(Records):
                     " finished_at = NULL, cancel = 0, pid = NULL, identity = NULL WHERE id = ?",
                     (id,),
                 )
-                self._event(db, id, "retried", clock.now())
+                event(db, id, "retried", clock.now())
 
     def prune(self, states: Iterable[State], before: float, limit: int, *, lies: Lies = lambda id, file: False) -> int:
         """Forget up to ``limit`` jobs that ended in ``states`` before ``before`` (unix time); returns how many.
@@ -271,24 +248,6 @@ class Store(Records):
                 db.execute("DELETE FROM events WHERE job = ?", (id,))
                 db.execute("DELETE FROM jobs WHERE id = ?", (id,))
         return len(gone)
-
-    def _event(
-        self,
-        db: sqlite3.Connection,
-        id: str,
-        kind: str,
-        time: float,
-        attempt: int | None = None,
-        seconds: float | None = None,
-        detail: dict[str, Any] | None = None,
-        log: str = "",
-    ) -> None:
-        kept = {key: value for key, value in (detail or {}).items() if value is not None}
-        db.execute(
-            "INSERT INTO events (job, seq, time, kind, attempt, seconds, detail, log)"
-            " VALUES (?, (SELECT coalesce(max(seq), 0) + 1 FROM events WHERE job = ?), ?, ?, ?, ?, ?, ?)",
-            (id, id, time, kind, attempt, seconds, text_of(json.dumps(kept)) if kept else None, text_of(log) or None),
-        )
 
 
 def _state(outcome: Outcome) -> tuple[State, Failure | None]:

@@ -118,7 +118,7 @@ def start(directory: str) -> None:
         # uWSGI stands in the directory once it scans. Where a job of another library is the first to import spoolkit,
         # the directory must not be vetted: that would open the job's own file and drop its lock.
         if os.path.realpath(os.curdir) != os.path.realpath(directory):
-            vetting.set_aside_what_breaks(directory)
+            vetting.vet(directory)
         pruning.sweep(tracking.store())
         _presence = presence.Presence(directory)
         if bridge.is_uwsgi():

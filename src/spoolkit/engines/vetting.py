@@ -12,7 +12,7 @@ HEADER_TIME = 60.0
 """Seconds after which a file without a full header can have no writer any more."""
 
 
-def set_aside_what_breaks(directory: str) -> None:
+def vet(directory: str) -> None:
     """Set aside what uWSGI would delete unrun or trip over for ever. Only before this process holds any job.
 
     uWSGI's C code unlinks a file whose header promises more than there is, or whose packet breaks off, before any
