@@ -99,7 +99,8 @@ def has_application() -> bool:
 
 def spooler_pids() -> list[int]:
     """The spoolers of this uWSGI; none of another one, which ``spooler-external`` may name."""
-    return [] if uwsgi is None else [pid for pid in map(int, uwsgi.spooler_pids()) if pid > 0]
+    # A uWSGI without a spooler has no such call; for one that is elsewhere it gives 0, which signals the own group.
+    return [int(pid) for pid in getattr(uwsgi, "spooler_pids", list)() if pid > 0]
 
 
 def options() -> Mapping[str, object]:

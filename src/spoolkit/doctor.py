@@ -263,6 +263,9 @@ def _signals(uwsgi: Instance, site: Site) -> Iterator[Finding]:
 def _stops(uwsgi: Instance, site: Site) -> Iterator[Finding]:
     if not uwsgi.of("spooler"):
         return
+    if uwsgi.on("skip-atexit"):
+        problem = "skip-atexit is on: HTTP processes end without waiting for jobs, which are killed"
+        yield Finding("stop", problem, "; skip-atexit  (take the line out)", "warning")
     if lines := recommended.missing(uwsgi, recommended.STOP):
         yield Finding("stop", "a stop kills running jobs at once; they run again", "\n    ".join(lines), "warning")
     elif [int(number) for number in uwsgi.of("processes", "workers")[-1:] if number.isdigit()] in ([], [0], [1]):

@@ -21,7 +21,7 @@ IMPORTS = frozenset(
 # fmt: off
 OPTIONS = IMPORTS | {
     "master", "enable-threads", "threads", "die-on-term", "hook-master-start", "hook-post-fork", "hook-accepting",
-    "import", "processes", "workers", "lazy", "lazy-apps",
+    "import", "processes", "workers", "skip-atexit", "lazy", "lazy-apps",
     "spooler", "spooler-external", "spooler-frequency", "spooler-freq", "spooler-processes", "spooler-ordered",
     "spooler-harakiri", "socket", "uwsgi-socket", "protocol", "socket-protocol", "http", "https", "allowed-modifiers",
 }

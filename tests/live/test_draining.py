@@ -9,9 +9,9 @@ import threading
 from pathlib import Path
 
 import pytest
-from uwsgi_server import wait_until
+from uwsgi_server import UwsgiServer, wait_until
 
-from .draining import Deployed, deployed
+from .draining import RELOAD, STOP_HOOKS, Deployed, deployed
 
 
 def rewrite(site: Deployed, old: str, new: str) -> None:
@@ -128,3 +128,20 @@ def check_steps(site: Deployed, job: str) -> None:
     steps = [event.words[2] for event in site.site.history.events("step", job)]
     assert sorted(set(steps)) == [str(step) for step in range(6)]
     assert len(steps) <= 7, "only the step that was cut off comes again"
+
+
+def test_a_site_without_a_spooler_stops_and_reloads_like_any_other(tmp_path: Path) -> None:
+    with deployed(tmp_path, "lazy-apps"):
+        pass
+    common = ["master = true", "enable-threads = true", "need-app = true", "processes = 2", "module = drain_site:app"]
+    lines = [*common, f"pythonpath = {tmp_path / 'code'}", *STOP_HOOKS, *RELOAD, "import = spoolkit.guard"]
+    env = {"HISTORY": str(tmp_path / "history"), "PYTHONPATH": str(tmp_path / "code")}
+    own = tmp_path / "alone"
+    own.mkdir()
+    with UwsgiServer(own, options=lines, env=env, spool=tmp_path / "spool", spools=False) as server:
+        wait_until(lambda: server.log().count("WSGI app 0") == 2)
+        os.kill(server.master_pid, signal.SIGHUP)
+        server.wait_for_log("chain reloading complete")
+        os.kill(server.master_pid, signal.SIGTERM)
+        wait_until(lambda: server.exited, message=server.log)
+    assert "Error" not in server.log()

@@ -149,6 +149,20 @@ def test_the_doctor_names_the_lines_that_are_missing(tmp_path: Path) -> None:
     assert found["stop"].remedy == "hook-accepting = unix_signal:2 worker_wakeup"
 
 
+@pytest.mark.parametrize(
+    ("line", "remedy"),
+    [("processes = 1", "processes = 2"), ("skip-atexit = true", "; skip-atexit  (take the line out)")],
+)
+def test_the_doctor_knows_what_keeps_a_stop_from_waiting(
+    tmp_path: Path, command: Command, line: str, remedy: str
+) -> None:
+    (tmp_path / "spool").mkdir(exist_ok=True)
+    ini = tmp_path / "uwsgi.ini"
+    ini.write_text(command("ini").output + f"{line}\n")
+    found = doctor.examine(str(tmp_path / "spool"), store="", ini=str(ini))
+    assert [one.remedy for one in found if one.check == "stop"] == [remedy]
+
+
 def test_two_instances_wake_and_outlive_each_other(tmp_path: Path) -> None:
     # Left to uWSGI a job would wait for the frequency: longer than any deadline here.
     with deployed(tmp_path, "two instances", frequency=600) as site:
