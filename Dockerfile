@@ -22,12 +22,15 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     HOST=0.0.0.0 \
     PORT=5000 \
-    SPOOLKIT_SPOOL=/var/spool/spoolkit
+    SPOOLKIT_SPOOL=/var/spool/spoolkit \
+    SPOOLKIT_GRACE=30
 USER spoolkit
 VOLUME /var/spool/spoolkit
 EXPOSE 5000
 # A path that is not there: every other one starts work. Its 404 shows that the application answers.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s \
     CMD ["python", "-c", "import http.client, os; c = http.client.HTTPConnection('127.0.0.1', int(os.environ['PORT']), timeout=2); c.request('GET', '/healthy/not-there'); raise SystemExit(c.getresponse().status != 404)"]
-# uWSGI stops on the SIGTERM that Docker sends (die-on-term).
+# On the SIGTERM that Docker sends, uWSGI waits for jobs and requests, SPOOLKIT_GRACE seconds at most: give it longer than
+# that before it is killed, with stop_grace_period in a compose file, or docker stop --time 45.
+STOPSIGNAL SIGTERM
 CMD ["uwsgi", "--ini", "uwsgi.ini"]

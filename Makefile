@@ -3,13 +3,17 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: run test check format clean
+.PHONY: run test soak check format clean
 
 run: $(VENV)/.run
 	exec $(BIN)/uwsgi --ini uwsgi.ini
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
+
+# Jobs without end, with reloads and kills: SOAK_SECONDS=3600 make soak
+soak: $(VENV)/.test
+	SOAK_SECONDS=$${SOAK_SECONDS:-300} $(BIN)/python -m pytest tests/live/test_soak.py -s
 
 check: $(VENV)/.check
 	$(BIN)/ruff check

@@ -58,8 +58,10 @@ class UwsgiServer:
         env: Mapping[str, str] | None = None,
         spool: Path | None = None,
         cwd: Path | None = None,
+        spools: bool = True,
     ) -> None:
         self.directory = directory
+        self._spools = spools
         self.spool = spool or directory / "spool"
         self.port = free_port()
         self._cwd = cwd or directory
@@ -92,7 +94,9 @@ class UwsgiServer:
         try:
             wait_until(lambda: self.exited or self._listens(), timeout=START, message=lambda: self.log()[-4000:])
             assert not self.exited, f"uWSGI did not start:\n{self.log()[-4000:]}"
-            wait_until(self.spooler_pids, timeout=START, message=lambda: self.log()[-4000:])
+            wait_until(
+                lambda: not self._spools or self.spooler_pids(), timeout=START, message=lambda: self.log()[-4000:]
+            )
         except BaseException:
             self.kill()
             raise

@@ -27,6 +27,7 @@ plain_handler: Handler | None = None
 """A handler that the application itself gave to ``uwsgi.spooler``: it serves the files that nobody else knows."""
 
 _started_in: int | None = None
+_working_in: int | None = None
 
 
 def is_uwsgi() -> bool:
@@ -64,6 +65,44 @@ def set_harakiri(seconds: int) -> None:
     uwsgi.set_user_harakiri(seconds)
 
 
+def is_worker() -> bool:
+    """Whether this process serves HTTP for uWSGI."""
+    return uwsgi is not None and uwsgi.worker_id() > 0
+
+
+def is_first_worker() -> bool:
+    """Whether this is the first of uWSGI's HTTP processes, or has taken its place."""
+    return uwsgi is not None and uwsgi.worker_id() == 1
+
+
+def first_worker_pid() -> int:
+    """The first of uWSGI's HTTP processes."""
+    return int(uwsgi.workers()[0]["pid"])
+
+
+def respawns() -> int:
+    """How many processes have had the place of this HTTP process before it, since uWSGI started or was reloaded as a
+    whole.
+    """
+    return int(uwsgi.workers()[uwsgi.worker_id() - 1]["respawn_count"])
+
+
+def spawned() -> int:
+    """How many HTTP processes uWSGI has started so far, the first ones left out."""
+    return sum(int(worker["respawn_count"]) for worker in uwsgi.workers())
+
+
+def has_application() -> bool:
+    """Whether this HTTP process has loaded its application."""
+    return bool(uwsgi.workers()[uwsgi.worker_id() - 1]["apps"])
+
+
+def spooler_pids() -> list[int]:
+    """The spoolers of this uWSGI; none of another one, which ``spooler-external`` may name."""
+    # A uWSGI without a spooler has no such call; for one that is elsewhere it gives 0, which signals the own group.
+    return [int(pid) for pid in getattr(uwsgi, "spooler_pids", list)() if pid > 0]
+
+
 def options() -> Mapping[str, object]:
     """The options of this uWSGI, as it gives them."""
     return {} if uwsgi is None else {os.fsdecode(name): value for name, value in uwsgi.opt.items()}
@@ -77,6 +116,31 @@ def master_pid() -> int:
 def version() -> str:
     """The version of uWSGI."""
     return os.fsdecode(uwsgi.version)
+
+
+def at_worker(start: Callable[[], None], end: Callable[[], None]) -> None:
+    """Have ``start()`` called once in each HTTP process of uWSGI, and ``end()`` when it ends, however uWSGI ends it.
+
+    A process that is killed, or ends in the midst of a request, calls nothing. Does nothing outside uWSGI.
+    """
+    if uwsgi is None:
+        return
+
+    def begin() -> None:
+        global _working_in
+        if is_worker() and _working_in != os.getpid():
+            _working_in = os.getpid()
+            start()
+
+    def finish() -> None:
+        # The master and the spoolers call it as well, and what a request has forked.
+        if _working_in == os.getpid():
+            end()
+
+    _guard()
+    uwsgi.post_fork_hook = begin
+    uwsgi.atexit = finish
+    begin()
 
 
 def install(handler: Handler, started: Callable[[str], None]) -> None:
@@ -96,9 +160,9 @@ def install(handler: Handler, started: Callable[[str], None]) -> None:
             set_harakiri(0)
             started(spooler_directory())
 
-    if not isinstance(uwsgi, _Guarded):
+    _guard()
+    if vars(uwsgi).get("spooler") is not handler:
         earlier = vars(uwsgi).get("spooler")
-        uwsgi.__class__ = _Guarded
         vars(uwsgi)["spooler"] = handler
         if earlier is not None:
             uwsgi.spooler = earlier
@@ -107,8 +171,13 @@ def install(handler: Handler, started: Callable[[str], None]) -> None:
     start()
 
 
+def _guard() -> None:
+    if not isinstance(uwsgi, _Guarded):
+        uwsgi.__class__ = _Guarded
+
+
 class _Guarded(types.ModuleType):
-    """The module ``uwsgi``, where ``spooler`` and ``post_fork_hook`` can be added to but not taken away.
+    """The module ``uwsgi``, where ``spooler``, ``post_fork_hook`` and ``atexit`` can be added to but not taken away.
 
     uwsgidecorators and uwsgi_tasks set ``uwsgi.spooler`` when they are imported, and uWSGI knows only one handler:
     whoever came last would fail or delete the files of all others.
@@ -116,11 +185,11 @@ class _Guarded(types.ModuleType):
 
     def __setattr__(self, name: str, value: Any) -> None:
         global plain_handler
-        if name == "spooler" and value is not self.__dict__["spooler"]:
+        if name == "spooler" and value is not self.__dict__.get("spooler"):
             if getattr(value, "__module__", "").partition(".")[0] not in LIBRARIES:
                 plain_handler = value
             return
-        if name == "post_fork_hook":
+        if name in ("post_fork_hook", "atexit"):
             value = _chain(self.__dict__.get(name), value)
         super().__setattr__(name, value)
 
@@ -130,7 +199,9 @@ def _chain(first: Callable[[], object] | None, second: Callable[[], object]) -> 
         return second
 
     def both() -> None:
-        first()
-        second()
+        try:
+            first()
+        finally:
+            second()
 
     return both

@@ -55,13 +55,14 @@ def verdict(row: sqlite3.Row, file: str | None) -> Claim | None:
         fresh = row["attempt"] - row["base"]
         return Crashed(row["attempt"], fresh, row["pid"], row["started_at"], bool(row["cancel"]))
     failure = Failure(row["error_message"] or "", row["error_type"])
-    if state is State.RETRYING and same:
+    if state is State.RETRYING and same and row["ending"] != "interrupted":
         return Settled(RetryAt(row["run_at"], failure))
     if state is State.DONE:
         return Settled(Done())
     if state is State.CANCELLED:
         return Settled(Cancelled(failure))
-    # A dead job's file is moved away before its record is written: where it lies here, someone moved it back.
+    # An interrupted job's file was left as it lay. A dead job's is moved away before its record is written: where it
+    # lies here, someone moved it back.
     return None
 
 

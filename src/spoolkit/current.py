@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from itertools import count, islice
+from typing import Any, TypeVar
 
+from spoolkit.checkpoints import Checkpoint
 from spoolkit.errors import ArgumentTypeError, JobCancelled, NoCurrentJobError
 from spoolkit.job import Job, Progress
 from spoolkit.recorder import Recorder
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,8 @@ class CurrentJob(Job):
     max_attempts: int = 1
     _recorder: Recorder | None = field(default=None, repr=False, compare=False)
     _told: list[bool] = field(default_factory=list, repr=False, compare=False)
+    _kept: Checkpoint = field(default_factory=Checkpoint, repr=False, compare=False)
+    _loops: Iterator[int] = field(default_factory=count, repr=False, compare=False)
 
     @property
     def cancelled(self) -> bool:
@@ -45,6 +52,34 @@ class CurrentJob(Job):
             self._recorder.progress(shown)
         if self.cancelled:
             raise JobCancelled(job=self.id)
+
+    def checkpoint(self, data: object) -> None:
+        """Store ``data``, a small value that crosses, in place of what was stored: it outlives this attempt.
+
+        Raises :class:`ArgumentTypeError`, :class:`TooLargeError` over 64 KiB, and :class:`StoreUnavailableError` where
+        it cannot be kept; what was stored before is kept then.
+        """
+        self._kept.store(data)
+
+    def resume(self, default: object = None) -> Any:
+        """What :meth:`checkpoint` stored last, in this attempt or an earlier one; ``default`` if nothing was.
+
+        Raises :class:`DecodeError` where this version of the code cannot read it.
+        """
+        value = self._kept.value
+        return default if value is None else value
+
+    def steps(self, iterable: Iterable[T]) -> Iterator[T]:
+        """The items of ``iterable`` but for those that earlier attempts were done with, by their number.
+
+        An item counts as done once the next one is asked for: the one that was interrupted comes again. The items must
+        come in the same order each time. Several loops are told apart by their order.
+        """
+        loop = next(self._loops)
+        done = self._kept.steps(loop)
+        for number, item in enumerate(islice(iterable, done, None), start=done + 1):
+            yield item
+            self._kept.count(loop, number)
 
 
 def _number(name: str, value: object) -> float:

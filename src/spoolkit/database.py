@@ -6,6 +6,7 @@ WAL lets HTTP processes read while a spooler writes; each writing is one short t
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sqlite3
 import threading
@@ -221,6 +222,25 @@ def update(db: sqlite3.Connection, id: str, given: dict[str, Any]) -> None:
     """Change these columns of the job ``id``."""
     changes = ", ".join(f"{name} = ?" for name in given)
     db.execute(f"UPDATE jobs SET {changes} WHERE id = ?", (*_values(given), id))  # noqa: S608 - names of ours
+
+
+def event(
+    db: sqlite3.Connection,
+    id: str,
+    kind: str,
+    time: float,
+    attempt: int | None = None,
+    seconds: float | None = None,
+    detail: dict[str, Any] | None = None,
+    log: str = "",
+) -> None:
+    """Add to what happened to the job ``id``."""
+    kept = {key: value for key, value in (detail or {}).items() if value is not None}
+    db.execute(
+        "INSERT INTO events (job, seq, time, kind, attempt, seconds, detail, log)"
+        " VALUES (?, (SELECT coalesce(max(seq), 0) + 1 FROM events WHERE job = ?), ?, ?, ?, ?, ?, ?)",
+        (id, id, time, kind, attempt, seconds, text_of(json.dumps(kept)) if kept else None, text_of(log) or None),
+    )
 
 
 def _values(given: dict[str, Any]) -> list[Any]:

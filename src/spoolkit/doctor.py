@@ -23,7 +23,20 @@ from importlib import metadata
 from typing import Literal, NamedTuple
 from urllib.parse import quote
 
-from spoolkit import clock, database, inifile, instance, morgue, packet, presence, process, schedule, spoolfile
+from spoolkit import (
+    clock,
+    database,
+    inifile,
+    instance,
+    morgue,
+    packet,
+    pausing,
+    presence,
+    process,
+    recommended,
+    schedule,
+    spoolfile,
+)
 from spoolkit.errors import DecodeError
 from spoolkit.instance import Instance
 
@@ -164,7 +177,7 @@ def examine(directory: str, *, store: str, ini: str | None = None, max_due_age: 
 
 def _options(site: Site) -> Iterator[Finding]:
     if site.uwsgi is not None:
-        for check in (_master, _threads, _spooler, _processes, _frequency, _ordered, _imports, _signals, _sockets):
+        for check in UWSGI_CHECKS:
             for finding in check(site.uwsgi, site):
                 yield replace(finding, problem=f"{site.uwsgi.source}: {finding.problem}")
 
@@ -247,6 +260,24 @@ def _signals(uwsgi: Instance, site: Site) -> Iterator[Finding]:
         yield Finding("die-on-term", "SIGTERM is a brutal reload, no stop", "die-on-term = true", "warning")
 
 
+def _stops(uwsgi: Instance, site: Site) -> Iterator[Finding]:
+    if not uwsgi.of("spooler"):
+        return
+    if uwsgi.on("skip-atexit"):
+        problem = "skip-atexit is on: HTTP processes end without waiting for jobs, which are killed"
+        yield Finding("stop", problem, "; skip-atexit  (take the line out)", "warning")
+    if lines := recommended.missing(uwsgi, recommended.STOP):
+        yield Finding("stop", "a stop kills running jobs at once; they run again", "\n    ".join(lines), "warning")
+    elif [int(number) for number in uwsgi.of("processes", "workers")[-1:] if number.isdigit()] in ([], [0], [1]):
+        problem = "there is one HTTP process: a stop while it starts waits for nothing, and kills running jobs"
+        yield Finding("stop", problem, "processes = 2", "warning")
+
+
+def _reloads(uwsgi: Instance, site: Site) -> Iterator[Finding]:
+    if uwsgi.of("spooler") and (lines := recommended.missing(uwsgi, recommended.RELOAD)):
+        yield Finding("reload", "a reload kills running jobs; they run again", "\n    ".join(lines), "warning")
+
+
 def _sockets(uwsgi: Instance, site: Site) -> Iterator[Finding]:
     names = ["uwsgi-socket", "http", "https"]
     if uwsgi.of("protocol", "socket-protocol")[-1:] in ([], ["uwsgi"]):
@@ -298,6 +329,13 @@ def _due_job(site: Site) -> Iterator[Finding]:
     if since:
         problem = f"due jobs that wait in {_show(site.directory)}: {len(since)}, the oldest for {max(since):.0f} s"
         yield Finding("due-job", problem, f"spooler-processes = {2 * len(site.spoolers)}" if site.spoolers else _START)
+
+
+def _paused(site: Site) -> Iterator[Finding]:
+    state = pausing.state(site.directory)
+    if state is not None:
+        problem = f"{_show(site.directory)} is {state}: no job starts"
+        yield Finding("paused", problem, f"flask spool resume {_quote(site.directory)}", "warning")
 
 
 # What lies there
@@ -465,8 +503,11 @@ def _store(site: Site) -> Iterator[Finding]:
             yield Finding("store", f"{_show(site.store)} cannot be used, jobs are not recorded: {result}", aside)
 
 
+UWSGI_CHECKS = (
+    *(_master, _threads, _spooler, _processes, _frequency, _ordered, _imports, _signals, _stops, _reloads, _sockets),
+)
 CHECKS = (
-    *(_options, _spooler_alive, _lock, _due_job),
+    *(_options, _spooler_alive, _lock, _due_job, _paused),
     *(_permissions, _priority_folder, _foreign_file, _stray_file, _dead_job),
     *(_clock, _file_system, _disk, _store),
 )

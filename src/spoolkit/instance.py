@@ -20,7 +20,8 @@ IMPORTS = frozenset(
 # Only what the doctor looks at: any other option may hold a password.
 # fmt: off
 OPTIONS = IMPORTS | {
-    "master", "enable-threads", "threads", "die-on-term", "hook-master-start", "lazy", "lazy-apps",
+    "master", "enable-threads", "threads", "die-on-term", "hook-master-start", "hook-post-fork", "hook-accepting",
+    "import", "processes", "workers", "skip-atexit", "lazy", "lazy-apps",
     "spooler", "spooler-external", "spooler-frequency", "spooler-freq", "spooler-processes", "spooler-ordered",
     "spooler-harakiri", "socket", "uwsgi-socket", "protocol", "socket-protocol", "http", "https", "allowed-modifiers",
 }
@@ -97,7 +98,7 @@ def read(directory: str) -> Instance | None:
 def _texts(name: str, value: object) -> list[str]:
     texts = [_text(one) for one in (value if isinstance(value, (list, tuple)) else [value])]
     # A hook may be a whole command line, with whatever secret it takes.
-    return [text for text in texts if name != "hook-master-start" or text.startswith("unix_signal:")]
+    return [text for text in texts if not name.startswith("hook-") or text.startswith("unix_signal:")]
 
 
 def _text(value: object) -> str:

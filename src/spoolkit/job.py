@@ -119,7 +119,7 @@ class TaskOptions:
         return self.retries + 1
 
 
-Ending = Literal["failed", "retry", "timeout", "crashed", "aborted", "discarded", "cancelled"]
+Ending = Literal["failed", "retry", "timeout", "crashed", "aborted", "discarded", "cancelled", "interrupted"]
 """How an attempt ended that did not finish its job."""
 
 

@@ -12,6 +12,7 @@ import fcntl
 import os
 import random
 import signal
+from collections.abc import Iterator
 
 from spoolkit import process
 
@@ -56,6 +57,38 @@ class Presence:
             os.unlink(self._path)
         with contextlib.suppress(OSError):
             os.close(self._fd)
+
+
+def working(directory: str) -> list[int]:
+    """The pids of the spoolers of ``directory`` that have a job in hand. Never raises."""
+    found: list[int] = []
+    for pid, flags in _present(directory):
+        if flags[_BUSY : _BUSY + 1] == b"1":
+            found.append(pid)
+    return found
+
+
+def _present(directory: str) -> Iterator[tuple[int, bytes]]:
+    """The living spoolers of ``directory``, each with its flags."""
+    folder = os.path.join(directory, FOLDER)
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder):
+            if not (name.isascii() and name.isdigit()):
+                continue
+            with contextlib.suppress(OSError):
+                fd = os.open(os.path.join(folder, name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                try:
+                    data = os.read(fd, 256)
+                finally:
+                    os.close(fd)
+                if data[_HEAD:] == process.identity(int(name)):
+                    yield int(name), data[:_HEAD]
+
+
+def wake_all(directory: str) -> None:
+    """Have every spooler of ``directory`` look at once. Never raises."""
+    for pid, _ in _present(directory):
+        _signal(pid)
 
 
 def wake(directory: str) -> int | None:

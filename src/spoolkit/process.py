@@ -20,6 +20,12 @@ def identity(pid: int) -> bytes:
     return b" %s %s\n" % (fields[19], _boot())
 
 
+def started(pid: int) -> int | None:
+    """When the process ``pid`` started, in ticks since the boot; ``None`` where it is dead."""
+    words = identity(pid).split()
+    return int(words[0]) if words[0].isdigit() else None
+
+
 def is_alive(pid: int, known: bytes) -> bool:
     """Whether the process ``pid`` still is the one whose :func:`identity` was ``known``."""
     if pid == os.getpid():

@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Iterable
 
-from spoolkit import clock, morgue, recorder, spoolfile
+from spoolkit import checkpoints, clock, morgue, recorder, spoolfile
 from spoolkit.errors import StoreUnavailableError
 from spoolkit.job import State
 from spoolkit.settings import Settings
@@ -17,6 +17,9 @@ PAUSE = 30.0
 
 AT_ONCE = 200
 """Jobs that are forgotten in one look."""
+
+FORGOTTEN = 366 * 86400.0
+"""Seconds after which a checkpoint has no job any more, where none is recorded."""
 
 OVER = (State.DONE, State.CANCELLED, State.LOST)
 
@@ -42,6 +45,13 @@ def a_little(store: Store, root: str, config: Settings) -> None:
 def sweep(store: Store) -> None:
     """Remove what attempts left behind that are recorded as over: their process was killed right then. Never raises."""
     with contextlib.suppress(StoreUnavailableError):
+        stored = dict(checkpoints.left(store.folder))
+        for at in range(0, len(stored), 500):
+            some = list(stored)[at : at + 500]
+            known = store.states(some)
+            for id in some:
+                if known.get(id) in OVER or (id not in known and stored[id] < clock.now() - FORGOTTEN):
+                    checkpoints.forget(store.folder, id)
         ids = recorder.left(store.folder)
         for at in range(0, len(ids), 500):
             for id, state in store.states(ids[at : at + 500]).items():

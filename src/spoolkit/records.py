@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable
+from typing import get_args
 
 from spoolkit import process
 from spoolkit.database import Database
-from spoolkit.job import Attempt, Event, Progress, State, Status
+from spoolkit.job import Attempt, Ending, Event, Progress, State, Status
 
-ENDINGS = frozenset({"done", "failed", "retry", "timeout", "crashed", "aborted", "discarded", "cancelled"})
+ENDINGS = frozenset({"done", *get_args(Ending)})
 """The kinds of events that end an attempt."""
 
 

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from spoolkit.errors import UnknownTaskError
+from spoolkit.errors import SignatureError, UnknownTaskError
 from spoolkit.job import TaskOptions
 
 
 @dataclass(frozen=True)
 class Declared:
-    """A declared task: its name, the function, its options."""
+    """A declared task: its name, the function, its options, and the names that it had before."""
 
     name: str
     function: Callable[..., Any]
     options: TaskOptions
+    aliases: tuple[str, ...] = ()
 
     @cached_property
     def signature(self) -> inspect.Signature:
@@ -32,6 +34,17 @@ class Declared:
         """The names that positional arguments go to, in order."""
         kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
         return [parameter.name for parameter in self.signature.parameters.values() if parameter.kind in kinds]
+
+    def check(self, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
+        """Raise :class:`SignatureError` where a job with these arguments, accepted by another version, cannot run."""
+        try:
+            self.signature.bind(*args, **kwargs)
+        except TypeError as error:
+            given = [f"{len(args)} by position"] if args else []
+            raise SignatureError(
+                f"the job was enqueued with {', '.join([*given, *kwargs]) or 'no arguments'}, "
+                f"but this version's task is {self.name}{self.signature}: {error}"
+            ) from None
 
     @cached_property
     def home(self) -> str | None:
@@ -48,6 +61,7 @@ class Declared:
 
 
 _declared: dict[str, Declared] = {}
+_aliases: dict[str, Declared] = {}
 
 
 def home() -> str | None:
@@ -55,23 +69,35 @@ def home() -> str | None:
     return next((declared.home for declared in _declared.values()), None)
 
 
-def declare(function: Callable[..., Any], options: TaskOptions) -> Declared:
-    """Enter ``function`` under its name, ``module.qualname``. A module may be executed twice: the last one stands."""
-    declared = Declared(f"{_module_name(function)}.{function.__qualname__}", function, options)
+def declare(
+    function: Callable[..., Any], options: TaskOptions, name: str | None = None, aliases: Sequence[str] = ()
+) -> Declared:
+    """Enter ``function`` as ``name``, else as ``module.qualname``. A module may be executed twice: the last one stands.
+
+    ``aliases`` are names under which jobs of other versions were enqueued; a task that is called so comes first.
+    """
+    declared = Declared(name or f"{_module_name(function)}.{function.__qualname__}", function, options, tuple(aliases))
     _declared[declared.name] = declared
+    _aliases.update(dict.fromkeys(declared.aliases, declared))
     return declared
 
 
 def find(name: str) -> Declared:
-    """The task called ``name``. Raises :class:`UnknownTaskError`."""
-    try:
-        return _declared[name]
-    except KeyError:
+    """The task called ``name``, now or before. Raises :class:`UnknownTaskError`."""
+    found = _declared.get(name) or _aliases.get(name)
+    if found is None:
         raise UnknownTaskError(
-            f"no task {name!r} is declared in this process: import its module where the application is made, "
-            "or name it in uwsgi.ini (import =, and spooler-import = with lazy-apps)",
+            f"no task {name!r} is declared in this process, {_instead(name)}. If it was renamed, give the new one "
+            f"aliases=[{name!r}]; else import its module where the application is made, or name it in uwsgi.ini "
+            "(import =, and spooler-import = with lazy-apps)",
             task=name,
-        ) from None
+        )
+    return found
+
+
+def _instead(name: str) -> str:
+    near = difflib.get_close_matches(name, _declared, n=3, cutoff=0.4) or sorted(_declared)[:3]
+    return f"which declares {', '.join(near)}" if near else "nor any other"
 
 
 def _module_name(function: Callable[..., Any]) -> str:

@@ -12,7 +12,8 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import dataclass, replace
 from typing import Any
 
-from spoolkit import capture, clock, codec, limits, recorder, retry, waiting
+from spoolkit import capture, checkpoints, clock, codec, limits, recorder, retry, waiting
+from spoolkit.checkpoints import Checkpoint
 from spoolkit.claims import Crashed, Settled, StandBack, Start
 from spoolkit.current import CurrentJob, running
 from spoolkit.errors import ArgumentError, StoreUnavailableError
@@ -146,7 +147,8 @@ def _run(
     options = declared.options
     show = Recorder(folder, job.id)
     most = start.number - start.fresh + options.attempts
-    current = CurrentJob(**vars(job), attempt=start.number, max_attempts=most, _recorder=show)
+    kept = Checkpoint(folder, job.id)
+    current = CurrentJob(**vars(job), attempt=start.number, max_attempts=most, _recorder=show, _kept=kept)
     returned: object = None
     error: BaseException | None = None
     try:
@@ -219,6 +221,8 @@ def _end(
         kept = show.log()
         _recorded(lambda: store.finish(job, number, outcome, result=result, progress=show.last, log=kept))
     show.close()
+    if isinstance(outcome, (Done, Cancelled)):  # a dead job may be run again, and goes on from there
+        checkpoints.forget(folder, job.id)
     _announce(job, outcome, folder)
 
 

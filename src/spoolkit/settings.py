@@ -28,6 +28,7 @@ class Settings:
     ``store``        the SQLite file in which jobs are recorded, absolute; empty: ``spoolkit.db`` in the spool directory
     ``max_result``   bytes that a job's result may take
     ``timeout_grace``  seconds after a task's timeout at which its process is ended
+    ``grace``        seconds for which a stop waits for the jobs that run
     ``keep_done``    seconds for which the record of a job that is done or cancelled is kept
     ``keep_dead``    seconds for which a dead job is kept, its file included
     """
@@ -40,6 +41,7 @@ class Settings:
     store: str = ""
     max_result: int = 1024 * 1024
     timeout_grace: float = 10.0
+    grace: float = 30.0
     keep_done: float = 7 * 86400.0
     keep_dead: float = 90 * 86400.0
 
@@ -114,6 +116,7 @@ _READERS: dict[str, Callable[[str, object], object]] = {
     "SPOOLKIT_STORE": _path,
     "SPOOLKIT_MAX_RESULT": _whole,
     "SPOOLKIT_TIMEOUT_GRACE": _number,
+    "SPOOLKIT_GRACE": _number,
     "SPOOLKIT_KEEP_DONE": _number,
     "SPOOLKIT_KEEP_DEAD": _number,
 }

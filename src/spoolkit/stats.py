@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from spoolkit import clock, lookup, tracking
+from spoolkit import clock, lookup, pausing, tracking
 from spoolkit.job import FINISHED, State
 
 HOUR = 3600.0
@@ -25,12 +25,14 @@ class Statistics:
     ``oldest_due``  how long the oldest job that is due has been waiting
     ``done``        how many jobs were done in the last hour
     ``percentiles`` how long those took at most, so many per cent of them
+    ``paused``      the spool directories in which no job starts: ``paused`` or ``drained``
     """
 
     counts: dict[tuple[str, State], int]
     oldest_due: float | None
     done: int
     percentiles: dict[int, float]
+    paused: dict[str, str]
 
     def to_dict(self) -> dict[str, Any]:
         """The figures as JSON tells them."""
@@ -39,6 +41,7 @@ class Statistics:
             "oldest_due": self.oldest_due,
             "done_last_hour": self.done,
             "run_time": {f"p{share}": seconds for share, seconds in self.percentiles.items()},
+            "paused": self.paused,
         }
 
 
@@ -49,7 +52,12 @@ def gather() -> Statistics:
     counts = Counter(lookup.known_of(lambda: tracking.store().counts(OVER)) or {})
     counts.update((status.task or "?", status.state) for status in lookup.jobs(states=frozenset(State) - OVER))
     took = lookup.known_of(lambda: tracking.store().durations(now - HOUR)) or []
-    return Statistics(dict(sorted(counts.items())), _oldest_due(now), len(took), _percentiles(took))
+    return Statistics(dict(sorted(counts.items())), _oldest_due(now), len(took), _percentiles(took), _paused())
+
+
+def _paused() -> dict[str, str]:
+    states = {directory: pausing.state(directory) for directory in tracking.directories()}
+    return {directory: state for directory, state in states.items() if state is not None}
 
 
 def _oldest_due(now: float) -> float | None:

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import json
 import os
-import sqlite3
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from spoolkit import claims, clock, process
 from spoolkit.claims import Claim, Settled, StandBack, Start
-from spoolkit.database import insert, text_of, update
+from spoolkit.database import event, insert, update
 from spoolkit.job import (
     FINISHED,
     MOVES,
@@ -81,7 +80,7 @@ class Store(Records):
                     return verdict
                 if row["state"] == State.RUNNING:
                     # The file was settled, but the store could not be told: how it ended is not known any more.
-                    self._event(db, job.id, "failed", now, attempt, detail={"message": "how it ended was not recorded"})
+                    event(db, job.id, "failed", now, attempt, detail={"message": "how it ended was not recorded"})
                 if row["state"] in (State.DEAD, State.QUEUED):
                     base = attempt  # moved back to be run again: a fresh count
                     asked = 0
@@ -115,7 +114,7 @@ class Store(Records):
             else:
                 given.update(task=job.task, error_type=None, error_message=None, ending=None, progress=None)
                 update(db, job.id, given)
-            self._event(db, job.id, "started", now, number, detail={"pid": os.getpid()})
+            event(db, job.id, "started", now, number, detail={"pid": os.getpid()})
         return Start(number, number - base)
 
     def finish(
@@ -152,7 +151,7 @@ class Store(Records):
                 given.update(error_type=failure.type, error_message=failure.message, ending=ending)
                 detail = {"type": failure.type, "message": failure.message, "traceback": failure.traceback}
             update(db, job.id, given)
-            self._event(db, job.id, ending, now, number, seconds=now - row["started_at"], detail=detail, log=log)
+            event(db, job.id, ending, now, number, seconds=now - row["started_at"], detail=detail, log=log)
         return True
 
     def refuse(self, job: Job, failure: Failure, *, file: str | None) -> None:
@@ -169,7 +168,7 @@ class Store(Records):
                 update(db, job.id, given)
             else:
                 return
-            self._event(db, job.id, "refused", now, detail={"message": failure.message})
+            event(db, job.id, "refused", now, detail={"message": failure.message})
 
     # What people do.
 
@@ -193,7 +192,7 @@ class Store(Records):
                 update(db, status.id, {**given, "pid": None, "identity": None})
             else:
                 return False
-            self._event(db, status.id, "cancelled", now, attempt, detail={"message": reason}, log=log)
+            event(db, status.id, "cancelled", now, attempt, detail={"message": reason}, log=log)
         return True
 
     def ask_to_stop(self, id: str, *, kill: Callable[[int], None] | None = None) -> bool:
@@ -208,14 +207,14 @@ class Store(Records):
             if kill is not None:
                 kill(row["pid"])
             update(db, id, {"cancel": 1})
-            self._event(db, id, "cancel asked" if kill is None else "killed", clock.now(), row["attempt"])
+            event(db, id, "cancel asked" if kill is None else "killed", clock.now(), row["attempt"])
         return True
 
     def note(self, id: str, kind: str) -> None:
         """Add an event."""
         with self.transaction() as db:
             if db.execute("SELECT 1 FROM jobs WHERE id = ?", (id,)).fetchone() is not None:
-                self._event(db, id, kind, clock.now())
+                event(db, id, kind, clock.now())
 
     def revive(self, id: str, *, still: Callable[[], bool]) -> None:
         """Count the job ``id`` as queued from now on, if its file ``still`` lies among the dead.
@@ -230,7 +229,7 @@ class Store(Records):
                     " finished_at = NULL, cancel = 0, pid = NULL, identity = NULL WHERE id = ?",
                     (id,),
                 )
-                self._event(db, id, "retried", clock.now())
+                event(db, id, "retried", clock.now())
 
     def prune(self, states: Iterable[State], before: float, limit: int, *, lies: Lies = lambda id, file: False) -> int:
         """Forget up to ``limit`` jobs that ended in ``states`` before ``before`` (unix time); returns how many.
@@ -249,24 +248,6 @@ class Store(Records):
                 db.execute("DELETE FROM events WHERE job = ?", (id,))
                 db.execute("DELETE FROM jobs WHERE id = ?", (id,))
         return len(gone)
-
-    def _event(
-        self,
-        db: sqlite3.Connection,
-        id: str,
-        kind: str,
-        time: float,
-        attempt: int | None = None,
-        seconds: float | None = None,
-        detail: dict[str, Any] | None = None,
-        log: str = "",
-    ) -> None:
-        kept = {key: value for key, value in (detail or {}).items() if value is not None}
-        db.execute(
-            "INSERT INTO events (job, seq, time, kind, attempt, seconds, detail, log)"
-            " VALUES (?, (SELECT coalesce(max(seq), 0) + 1 FROM events WHERE job = ?), ?, ?, ?, ?, ?, ?)",
-            (id, id, time, kind, attempt, seconds, text_of(json.dumps(kept)) if kept else None, text_of(log) or None),
-        )
 
 
 def _state(outcome: Outcome) -> tuple[State, Failure | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import update_wrapper
 from typing import Any, Generic, ParamSpec, TypeVar, overload
@@ -27,9 +27,16 @@ MAX_RETRIES = 10_000
 class Task(Generic[P, R]):
     """A declared function. Calling it makes a job; :meth:`run` calls the function itself."""
 
-    def __init__(self, function: Callable[P, R], engine: Engine, options: TaskOptions) -> None:
+    def __init__(
+        self,
+        function: Callable[P, R],
+        engine: Engine,
+        options: TaskOptions,
+        name: str | None = None,
+        aliases: Sequence[str] = (),
+    ) -> None:
         update_wrapper(self, function)
-        self.declared = registry.declare(function, options)
+        self.declared = registry.declare(function, options, name, aliases)
         self.name = self.declared.name
         self._function = function
         self._engine = engine
@@ -171,6 +178,8 @@ def spool(
     timeout: float | None = ...,
     retry_on: Errors | None = ...,
     discard_on: Errors = ...,
+    name: str | None = ...,
+    aliases: Sequence[str] = ...,
 ) -> Callable[[Callable[P, R]], SpoolTask[P, R]]: ...
 def spool(
     function: Callable[P, R] | None = None,
@@ -181,6 +190,8 @@ def spool(
     timeout: float | None = None,
     retry_on: Errors | None = None,
     discard_on: Errors = (),
+    name: str | None = None,
+    aliases: Sequence[str] = (),
 ) -> Any:
     """Declare a task whose jobs are kept on disk and run by a spooler, again until they are done or out of attempts.
 
@@ -191,14 +202,22 @@ def spool(
                     process is ended. ``None``: never
     ``retry_on``    the exceptions after which another attempt makes sense, ``None``: all; any other is the job's death
     ``discard_on``  the exceptions after which the job is pointless: it ends as cancelled
+    ``name``        the task's name in jobs and records; ``None``: ``module.function``
+    ``aliases``     names that it had in earlier versions, whose jobs may still wait
 
     Raises :class:`ConfigurationError` for a value that cannot be used.
     """
     options = _options(retries, backoff, timeout, retry_on, discard_on)
+    if isinstance(aliases, str):
+        raise ConfigurationError(f"aliases is {aliases!r}: give a list of names", setting="aliases")
+    if name is not None:
+        _check_name("name", name)
+    for alias in aliases:
+        _check_name("aliases", alias)
 
     def declare(function: Callable[P, R]) -> SpoolTask[P, R]:
         spool_engine.install()
-        return SpoolTask(function, spool_engine.SpoolEngine(), options)
+        return SpoolTask(function, spool_engine.SpoolEngine(), options, name, aliases)
 
     return declare if function is None else declare(function)
 
@@ -240,6 +259,11 @@ def _options(
         (BaseException,) if retry_on is None else _errors("retry_on", retry_on),
         _errors("discard_on", discard_on),
     )
+
+
+def _check_name(setting: str, name: object) -> None:
+    if not isinstance(name, str) or not name:
+        raise ConfigurationError(f"{setting} holds {name!r}: give the names of tasks", setting=setting)
 
 
 def _is_time(value: object) -> bool:

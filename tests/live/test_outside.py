@@ -15,6 +15,9 @@ from pathlib import Path
 import pytest
 from uwsgi_server import wait_until
 
+from spoolkit.job import State
+from spoolkit.store import Store
+
 from .conftest import SITE, History, StartSite
 
 ENQUEUE = "import site_tasks; print(site_tasks.note({word!r}).id)"
@@ -146,6 +149,30 @@ def test_flask_spool_run_finishes_the_running_job_when_stopped(
     assert history.events("note") == []
     assert len(files(spool)) == 1
     assert os.listdir(spool / "spoolers") == []
+
+
+@pytest.mark.parametrize("cut_by", ["grace", "signal"])
+def test_what_the_grace_of_flask_spool_run_does_not_suffice_for_is_interrupted(
+    flask: Start, environment: dict[str, str], history: History, spool: Path, cut_by: str
+) -> None:
+    environment["SPOOLKIT_GRACE"] = "0.5" if cut_by == "grace" else "60"
+    runner = flask("spool", "run", "--processes", "2")
+    script(environment, "import site_tasks; site_tasks.work('long', 60)")
+    history.wait_for("start", "long")
+    runner.send_signal(signal.SIGTERM)
+    if cut_by == "signal":
+        wait_until(lambda: len(spool_runners(spool)) == 1)  # the idle one has gone: the first has been heard
+        runner.send_signal(signal.SIGTERM)
+    assert runner.wait(20) == 1
+    (file,) = files(spool)
+    store = Store(str(spool / "spoolkit.db"))
+    (attempt,), _ = store.history(file.rpartition("_")[2])
+    status = store.status(file.rpartition("_")[2])
+    store.close()
+    assert attempt.outcome == "interrupted"
+    assert status is not None
+    assert (status.state, status.attempt, status.max_attempts) == (State.RETRYING, 1, 7), "the attempt does not count"
+    assert history.events("end") == []
 
 
 def test_several_processes_share_the_jobs_and_are_replaced(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import json
 import os
 import re
@@ -13,6 +14,9 @@ from typing import Any
 import pytest
 import yaml
 from uwsgi_server import free_port
+
+from spoolkit import inifile, recommended
+from spoolkit.instance import Instance
 
 PROJECT = Path(__file__).parents[2]
 COMPOSE = (PROJECT / "docker-compose.yml").read_text()
@@ -55,7 +59,9 @@ def test_jobs_outlast_the_container(web: dict[str, Any], dockerfile: list[tuple[
 
 def test_it_comes_back_and_goes_gracefully(web: dict[str, Any]) -> None:
     assert web["restart"] == "unless-stopped"
-    assert web["stop_grace_period"] == "30s"
+    grace = int(web["environment"]["SPOOLKIT_GRACE"])
+    # uWSGI's master looks once a second, and a request that does not end is killed two seconds after the grace.
+    assert int(web["stop_grace_period"].removesuffix("s")) >= grace + 10
     assert web["healthcheck"]["test"][0] == "CMD"
 
 
@@ -83,3 +89,21 @@ def test_the_healthcheck_fails_where_nothing_answers(web: dict[str, Any]) -> Non
     assert command == ["python", "-c"]
     checked = subprocess.run([sys.executable, "-c", code.replace("5000", str(free_port()))], capture_output=True)
     assert checked.returncode != 0
+
+
+def test_the_systemd_unit_waits_longer_than_the_grace_and_signals_the_master_only() -> None:
+    page = (PROJECT / "docs" / "deploy.md").read_text()
+    text = page.partition("## systemd")[2].partition("```ini\n")[2].partition("```")[0]
+    unit = configparser.ConfigParser(interpolation=None)
+    unit.optionxform = str  # type: ignore[assignment,method-assign]
+    unit.read_string(text)
+    service = unit["Service"]
+    grace = int(service["Environment"].partition("SPOOLKIT_GRACE=")[2])
+    assert int(service["TimeoutStopSec"]) >= grace + 10
+    assert (service["KillMode"], service["KillSignal"]) == ("mixed", "SIGTERM")
+    assert service["ExecReload"] == "/bin/kill -HUP $MAINPID"
+
+
+def test_the_applications_ini_has_every_line_for_a_stop_and_a_reload() -> None:
+    described = Instance("uwsgi.ini", "", inifile.read(str(PROJECT / "uwsgi.ini")))
+    assert recommended.missing(described, (*recommended.STOP, *recommended.RELOAD)) == []

@@ -35,7 +35,7 @@ from life_tasks import LAST, TASKS, WORDS
 
 import spoolkit.settings
 from spoolkit import StoreUnavailableError, admin, clock, lookup, morgue, packet, runner, spoolfile, tracking
-from spoolkit.engines import spool
+from spoolkit.engines import spool, vetting
 from spoolkit.engines.spool import SpoolEngine
 from spoolkit.engines.spooler import Spooler
 from spoolkit.errors import JobStateError, UnknownJobError
@@ -391,7 +391,7 @@ class Life(RuleBasedStateMachine):
     @rule()
     def vet(self) -> None:
         """A spooler starts."""
-        spool.vet(self.world.spool)
+        vetting.vet(self.world.spool)
 
     @precondition(lambda self: not self.world.broken)
     @rule(how=st.sampled_from([garbage, os.mkdir]))

@@ -6,10 +6,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from spoolkit import UnknownTaskError, registry
+from spoolkit import ConfigurationError, SignatureError, UnknownTaskError, registry, spool
 from spoolkit.job import TaskOptions
 
 
@@ -78,3 +79,49 @@ def test_home_is_the_directory_that_holds_the_package(tmp_path: Path, monkeypatc
 
     for function in (a_site.top, mail.send):
         assert registry.declare(function, TaskOptions()).home == str(tmp_path)
+
+
+def test_a_renamed_task_is_found_by_the_names_it_had() -> None:
+    @spool(name="mail.send", aliases=["mail.send_mail", "old.mail"])
+    def send() -> None: ...
+
+    assert send.name == "mail.send"
+    for name in ("mail.send", "mail.send_mail", "old.mail"):
+        assert registry.find(name) is send.declared
+
+
+def test_a_task_comes_before_another_ones_alias() -> None:
+    @spool(name="shop.pay")
+    def pay() -> None: ...
+
+    @spool(name="shop.charge", aliases=["shop.pay"])
+    def charge() -> None: ...
+
+    assert registry.find("shop.pay") is pay.declared
+
+
+@pytest.mark.parametrize(
+    ("setting", "given"),
+    [("aliases", {"aliases": "one"}), ("aliases", {"aliases": [1]}), ("name", {"name": ""}), ("name", {"name": 5})],
+)
+def test_names_that_are_none_are_refused(setting: str, given: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match=setting) as refused:
+        spool(**given)
+    assert refused.value.setting == setting
+
+
+def test_an_unknown_name_names_what_may_have_become_of_it() -> None:
+    @spool(name="billing.send_invoice")
+    def send_invoice() -> None: ...
+
+    with pytest.raises(UnknownTaskError, match=r"'billing\.send_invoices'.*billing\.send_invoice, .*aliases="):
+        registry.find("billing.send_invoices")
+
+
+def test_arguments_of_another_version_are_named_beside_its_own() -> None:
+    @spool(name="versions.resize")
+    def resize(image: str, width: int) -> None: ...
+
+    resize.declared.check(("a.png",), {"width": 5})
+    with pytest.raises(SignatureError, match=r"1 by position, size, but .* versions\.resize\(image: .*'width'"):
+        resize.declared.check(("a.png",), {"size": 5})

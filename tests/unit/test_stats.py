@@ -62,7 +62,7 @@ def due(path: str, seconds: float) -> None:
 
 
 def test_where_nothing_was_ever_done_there_are_no_figures(directory: str) -> None:
-    assert stats.gather() == stats.Statistics({}, None, 0, {})
+    assert stats.gather() == stats.Statistics({}, None, 0, {}, {})
     assert os.listdir(directory) == []
 
 

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from spoolkit.cli import acting, looking, serving, watching
+from spoolkit.cli import acting, halting, looking, serving, watching
 from spoolkit.cli.group import SpoolGroup
 
 __all__ = ["commands"]
@@ -13,6 +13,7 @@ commands = SpoolGroup("spool", help="Run and look after background jobs.")
 for command in (
     *(looking.ls, looking.show, looking.stats, watching.watch),
     *(acting.retry, acting.cancel, acting.run_now, acting.purge),
-    *(serving.run, serving.doctor),
+    *(halting.pause, halting.resume, halting.drain),
+    *(serving.run, serving.doctor, halting.ini),
 ):
     commands.add_command(command)

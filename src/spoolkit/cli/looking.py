@@ -115,4 +115,5 @@ def stats(as_json: bool) -> None:
         else f"the oldest due job waits for {duration(figures.oldest_due)}"
     )
     took = ", ".join(f"{share} % within {duration(seconds)}" for share, seconds in figures.percentiles.items())
+    say(*(f"{directory} is {state}: no job starts" for directory, state in figures.paused.items()))
     say(oldest, f"done in the last hour: {figures.done}" + (f" ({took})" if took else ""))

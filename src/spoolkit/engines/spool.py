@@ -4,30 +4,41 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
+import time
+from dataclasses import replace
 
 from spoolkit import (
     bridge,
     clock,
+    draining,
     instance,
     morgue,
     packet,
+    pausing,
     presence,
     pruning,
     registry,
     runner,
     settings,
+    shift,
     spoolfile,
     tracking,
 )
-from spoolkit.engines import foreign
-from spoolkit.errors import DecodeError, QueueOptionError, SpoolkitError, SpoolUnavailableError, UnknownTaskError
+from spoolkit.engines import foreign, vetting
+from spoolkit.errors import (
+    DecodeError,
+    QueueOptionError,
+    SignatureError,
+    SpoolkitError,
+    SpoolUnavailableError,
+    UnknownTaskError,
+)
 from spoolkit.job import SPOOL_RETRY, Cancelled, Dead, Done, Failure, Job, Outcome, RetryAt
 from spoolkit.registry import Declared
 from spoolkit.runner import Ended
 
-HEADER_TIME = 60.0
-"""Seconds after which a file without a full header can have no writer any more."""
+STAND_BY = 0.2
+"""Seconds between two looks of a spooler that must not start a job."""
 
 _presence: presence.Presence | None = None
 _working_directory: str | None = None
@@ -88,25 +99,26 @@ def _priority_folder(directory: str, priority: int) -> str:
 
 
 def install() -> None:
-    """Own ``uwsgi.spooler`` from here on; outside uWSGI, nothing."""
+    """Own ``uwsgi.spooler`` from here on, and have a stop of uWSGI wait for the jobs; outside uWSGI, nothing."""
     global _working_directory
     if _working_directory is None:
         _working_directory = os.getcwd()
+        draining.install()
     bridge.install(on_spool, start)
 
 
 def start(directory: str) -> None:
     """This process is a spooler of ``directory`` from now on: put the directory in order and be known in it."""
     global _presence
+    if bridge.is_spooler():
+        shift.idle()
     try:
-        _close_to_others(directory)
-        # Now: on a full disk there would be no room for it, and what is dead would come up at every scan.
-        os.makedirs(os.path.join(directory, morgue.FOLDER), mode=0o700, exist_ok=True)
+        vetting.close_to_others(directory)
         spoolfile.sweep(directory)
         # uWSGI stands in the directory once it scans. Where a job of another library is the first to import spoolkit,
         # the directory must not be vetted: that would open the job's own file and drop its lock.
         if os.path.realpath(os.curdir) != os.path.realpath(directory):
-            vet(directory)
+            vetting.vet(directory)
         pruning.sweep(tracking.store())
         _presence = presence.Presence(directory)
         if bridge.is_uwsgi():
@@ -131,22 +143,48 @@ def on_spool(env: bridge.Env) -> int:
     The answer is always "leave the file alone": whatever is finished has left its name by then, so that a kill
     between here and uWSGI's own unlink cannot run a job again.
     """
+    answer: int | None = int(SPOOL_RETRY)
+    shift.begin()
     try:
         root = bridge.spooler_directory()
-        return serve(env, _path(env, root), root)
+        path = _path(env, root)
+        answer = serve(env, path, root)
     except BaseException:
         # A raise would be a retry at every scan; the file stays and is tried again no sooner than that.
         runner.log.exception("a spool file could not be dealt with: %r", env.get("spooler_task_name"))
-        return int(SPOOL_RETRY)
+    finally:
+        shift.end(leave)
+    if answer is None:
+        _stand_by(path, root)
+    return int(SPOOL_RETRY) if answer is None else answer
 
 
-def serve(env: bridge.Env, path: str, root: str) -> int:
-    """Run the job of the locked file ``path`` of the spool directory ``root``, settle it, return uWSGI's integer."""
+def _stand_by(path: str, root: str) -> None:
+    """Wait until jobs of ``root`` may start again; at a stop of uWSGI, for the end."""
+    # Opened and closed, the file is free of uWSGI's lock: a job that waits can be cancelled meanwhile.
+    with contextlib.suppress(OSError):
+        os.close(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC))
+    runner.log.warning("pid %d starts no job of %s: it is paused, or uWSGI stops", os.getpid(), root)
+    master_pid = os.getppid()
+    while pausing.is_closed(root):
+        if os.getppid() != master_pid:
+            os._exit(0)  # killed: nobody else would end this process
+        time.sleep(STAND_BY)
+
+
+def serve(env: bridge.Env, path: str, root: str) -> int | None:
+    """Run the job of the locked file ``path`` of the spool directory ``root``, settle it, return uWSGI's integer.
+
+    ``None``: no job may start now.
+    """
     if not spoolfile.is_due(path):
         return int(SPOOL_RETRY)
     if _presence is not None:
         _presence.busy()
     try:
+        # Only now: who closes the gate, and then sees nobody busy, may rely on it.
+        if pausing.is_closed(root):
+            return None
         if packet.MARKER in env:
             try:
                 _serve_own(env, path, root)
@@ -178,7 +216,10 @@ def _serve_own(env: bridge.Env, path: str, root: str) -> None:
     ended: Ended | None
     try:
         declared = registry.find(job.task)
-    except UnknownTaskError as error:
+        # It may come from another version of the code, as the task's name may.
+        declared.check(job.args, job.kwargs)
+        job = replace(job, task=declared.name)
+    except (UnknownTaskError, SignatureError) as error:
         dead = _dead(error)
         ended = Ended(dead.outcome, lambda: runner.refuse(job, dead.outcome, place.seen(), store))
     else:
@@ -238,25 +279,6 @@ def _dead(error: SpoolkitError) -> Ended:
     return Ended(Dead(Failure(str(error), type(error).__name__)))
 
 
-def vet(directory: str) -> None:
-    """Set aside what uWSGI would delete unrun or trip over for ever. Only before this process holds any job.
-
-    uWSGI's C code unlinks a file whose header promises more than there is, or whose packet breaks off, before any
-    Python sees it (``spooler_manage_task`` in core/spooler.c, ``uwsgi_python_spooler`` in the Python plugin).
-    """
-    for path in spoolfile.pending(directory):
-        with spoolfile.claim(path) as fd:
-            if fd is None:
-                continue
-            try:
-                os.path.basename(path).encode()
-                packet.load(os.pread(fd, 4 + packet.LIMIT, 0))
-            except (DecodeError, UnicodeEncodeError) as error:
-                about = os.fstat(fd)
-                if about.st_size >= 4 or about.st_ctime < clock.now() - HEADER_TIME:
-                    settle(path, directory, Ended(Dead(Failure(str(error)))))
-
-
 def _foreign(env: bridge.Env) -> Outcome | int:
     try:
         return foreign.run(env, retry_at=clock.now() + settings.current().retry_delay)
@@ -276,10 +298,3 @@ def _path(env: bridge.Env, root: str) -> str:
     name = os.fsdecode(env["spooler_task_name"])
     here = os.path.abspath(name)
     return here if os.path.lexists(here) else os.path.join(root, name)
-
-
-def _close_to_others(directory: str) -> None:
-    """Whoever can write here has code run: the directory is its owner's alone."""
-    about = os.stat(directory)
-    if about.st_uid == os.geteuid() and stat.S_IMODE(about.st_mode) & 0o077:
-        os.chmod(directory, 0o700)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
-from spoolkit import bridge, clock, packet, spoolfile
+from spoolkit import bridge, clock, draining, packet, pausing, settings, spoolfile
 from spoolkit.engines import spool
 from spoolkit.errors import DecodeError
 from spoolkit.job import Dead, Failure
@@ -69,7 +69,7 @@ class Spooler:
             log.error("the spool directory %s cannot be read: %s", self.directory, error)
             return
         for path in paths:
-            if self._is_over():
+            if self._is_over() or pausing.is_paused(self.directory):
                 return
             if spoolfile.is_due(path):
                 self._serve(path)
@@ -136,7 +136,8 @@ def supervise(
     """Keep ``processes`` children, each in ``run(directory, leash)``, and replace what dies, until SIGTERM or SIGINT.
 
     Then, at the end of what the descriptor ``until_eof`` gives, and where this process goes away, each child finishes
-    its job and ends. A second signal kills them. Returns the exit status: not zero where jobs were cut off.
+    its job and ends. After ``SPOOLKIT_GRACE`` seconds, or at a second signal, they are killed, and their jobs are
+    recorded as interrupted. Returns the exit status: not zero where jobs were cut off.
     """
     return _Supervisor(directory, run, until_eof).keep(processes)
 
@@ -150,6 +151,8 @@ class _Supervisor:
         self._missing: list[float] = []
         """When, on the monotonic clock, those that are not there are to be started."""
         self._stopping = False
+        self._deadline: float | None = None
+        """When, on the monotonic clock, those that have not stopped are cut off."""
         self._status = 0
         # Each child has the end to read, this process alone the other one, which closes with it even at a kill -9.
         self._leash, self._leash_held = os.pipe()
@@ -162,19 +165,22 @@ class _Supervisor:
         signal.signal(signal.SIGCHLD, lambda signum, frame: None)
         for signum in STOP_SIGNALS:
             signal.signal(signum, self._on_stop_signal)
+        pausing.started(self._directory)
         self._missing = [time.monotonic()] * processes
         while True:
             if not self._stopping:
                 self._start_missing()
             elif not self._children:
                 return self._status
+            elif self._deadline is not None and time.monotonic() >= self._deadline:
+                self._cut_off()
             self._wait()
             self._bury()
 
     def _wait(self) -> None:
         ends = [self._wakeup] if self._until_eof is None else [self._wakeup, self._until_eof]
-        soonest = min(self._missing, default=None)
-        left = None if soonest is None or self._stopping else max(0.0, soonest - time.monotonic())
+        soonest = self._deadline if self._stopping else min(self._missing, default=None)
+        left = None if soonest is None else max(0.0, soonest - time.monotonic())
         ready, _, _ = select.select(ends, [], [], left)
         if self._wakeup in ready:
             with contextlib.suppress(BlockingIOError):
@@ -201,10 +207,7 @@ class _Supervisor:
 
     def _on_stop_signal(self, signum: int, frame: FrameType | None) -> None:
         if self._stopping:
-            self._status = 128 + signum
-            for pid in self._children:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+            self._deadline = 0.0
         self._stop()
 
     def _stop(self) -> None:
@@ -212,7 +215,16 @@ class _Supervisor:
         # second one cuts its job off.
         if not self._stopping:
             self._stopping = True
+            self._deadline = time.monotonic() + settings.current().grace
             os.close(self._leash_held)
+
+    def _cut_off(self) -> None:
+        self._status = 1
+        self._deadline = None
+        draining.cut_off(self._children)
+        for pid in self._children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def _start_missing(self) -> None:
         now = time.monotonic()

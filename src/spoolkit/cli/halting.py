@@ -1,0 +1,106 @@
+"""``pause``, ``resume``, ``drain``, ``ini``: for those who deploy."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+
+import click
+from flask import current_app
+
+from spoolkit import draining, pausing, presence, recommended, settings, tracking
+from spoolkit.cli.group import command, say_json, seconds
+
+
+def _changed(change: Callable[[str], object], directories: list[str]) -> None:
+    for directory in directories:
+        try:
+            change(directory)
+        except OSError as error:
+            raise click.ClickException(f"{directory} cannot be changed: {error.strerror or error}") from error
+
+
+def _directories(queue: str | None) -> list[str]:
+    """The spool directories that are meant: the one of that path or that name, else all that are known."""
+    known = tracking.directories()
+    if queue is None:
+        return known
+    for directory in known:
+        if queue in (directory, os.path.basename(directory)):
+            return [directory]
+    if os.path.isabs(queue) and os.path.isdir(queue):
+        return [os.path.realpath(queue)]
+    raise click.BadParameter(f"{queue!r} is no spool directory: give a path, or one of {', '.join(known)}")
+
+
+def _say(directories: list[str], as_json: bool) -> None:
+    states = {directory: pausing.state(directory) or "open" for directory in directories}
+    if as_json:
+        say_json(states)
+        return
+    for directory, state in states.items():
+        click.echo(f"{directory} is {state}")
+
+
+@command("pause")
+@click.argument("queue", required=False)
+def pause(queue: str | None, as_json: bool) -> None:
+    """Start no job until resume, across restarts. Those that run go on, others can be enqueued.
+
+    QUEUE is a spool directory, its path or its last part; without it, all of them.
+    """
+    directories = _directories(queue)
+    _changed(pausing.pause, directories)
+    _say(directories, as_json)
+
+
+@command("resume")
+@click.argument("queue", required=False)
+def resume(queue: str | None, as_json: bool) -> None:
+    """Let jobs start again that were paused or drained."""
+    directories = _directories(queue)
+    _changed(pausing.resume, directories)
+    for directory in directories:
+        presence.wake_all(directory)
+    _say(directories, as_json)
+
+
+@command("drain")
+@click.argument("queue", required=False)
+@click.option("--wait", is_flag=True, help="Until no job runs. Exit code 1 if the time is over before.")
+@click.option("--timeout", type=seconds, metavar="SPAN", help="How long to wait: 90, 15m.  [default: SPOOLKIT_GRACE]")
+def drain(queue: str | None, wait: bool, timeout: float | None, as_json: bool) -> None:
+    """Start no job until the next start of uWSGI, or resume. For scripts that deploy."""
+    directories = _directories(queue)
+    _changed(pausing.drain, directories)
+    limit = settings.current().grace if timeout is None else timeout
+    left = draining.wait(lambda: draining.busy(directories), time.monotonic() + limit) if wait else []
+    _say(directories, as_json)
+    if left:
+        click.echo(f"jobs still run after {limit:g} s, in the processes {', '.join(map(str, left))}", err=True)
+        raise click.exceptions.Exit(1)
+
+
+@command("ini")
+@click.option("--processes", type=click.IntRange(1, 512), default=2, show_default=True, help="Processes for HTTP.")
+@click.option("--threads", type=click.IntRange(1, 512), default=4, show_default=True, help="Threads in each of them.")
+@click.option(
+    "--spoolers", type=click.IntRange(1, 512), default=2, show_default=True, help="How many jobs run at once."
+)
+@click.option("--module", help="The application, as uWSGI takes it.  [default: this one]")
+@click.option("--socket", default="127.0.0.1:8000", show_default=True, help="Where HTTP is served.")
+def ini(processes: int, threads: int, spoolers: int, module: str | None, socket: str, as_json: bool) -> None:
+    """Print a complete uwsgi.ini, with which no stop and no reload kills a running job."""
+    text = recommended.ini(
+        module=module or f"{current_app.import_name}:app",
+        processes=processes,
+        threads=threads,
+        spoolers=spoolers,
+        spool=tracking.directory(),
+        socket=socket,
+    )
+    if as_json:
+        say_json({"ini": text})
+    else:
+        click.echo(text, nl=False)

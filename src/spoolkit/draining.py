@@ -1,0 +1,176 @@
+"""A stop that waits: no job starts any more, those that run finish, and what the grace does not suffice for is cut off.
+
+The master of uWSGI knows nothing of jobs. Stopped by ``gracefully_kill_them_all`` (see recommended.py) it waits for its
+HTTP processes before it kills the spoolers; so the HTTP processes wait for the spoolers as they end. A thread in each
+of them sees to it that a request which never ends does not hold up the stop.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable
+
+from spoolkit import bridge, interruption, master, pausing, presence, process, recorder, runner, settings, tracking
+from spoolkit.errors import StoreUnavailableError
+
+LOOK = 0.5
+"""Seconds between two looks of an HTTP process at its master."""
+
+SURE = 0.2
+"""Seconds in which a master that ends an HTTP process shows why."""
+
+LAST_WORD = 2.0
+"""Seconds after the grace at which an HTTP process that has not ended is killed."""
+
+_installed = False
+_ends = False
+
+before_end: list[Callable[[float], object]] = []
+"""What an HTTP process does before it ends, at a reload as well: called with when its time is over, by the monotonic
+clock.
+"""
+
+
+def install() -> None:
+    """Have the HTTP processes of this uWSGI wait for running jobs when they are stopped. Outside uWSGI, nothing."""
+    global _installed
+    if not _installed:
+        _installed = True
+        bridge.at_worker(_started, _ending)
+
+
+def busy(directories: Iterable[str], pids: Iterable[int] | None = None) -> list[int]:
+    """The spoolers of ``directories`` that have a job in hand; only those of ``pids``, if given."""
+    found = {pid for directory in directories for pid in presence.working(directory)}
+    return sorted(found if pids is None else found.intersection(pids))
+
+
+def wait(still: Callable[[], list[int]], deadline: float, hurried: Callable[[], bool] = lambda: False) -> list[int]:
+    """Wait while ``still()`` gives any process, until ``deadline`` on the monotonic clock; returns what is left."""
+    while (left := still()) and time.monotonic() < deadline and not hurried():
+        time.sleep(0.05)
+    return left
+
+
+def cut_off(pids: Iterable[int]) -> None:
+    """Kill those processes of ``pids`` that run a job, and record their attempts as interrupted. Never raises."""
+    store = tracking.store()
+    for pid in pids:
+        try:
+            ids = interruption.interrupt(store, pid, kill=_kill, log=lambda id: recorder.look(store.folder, id)[1])
+        except StoreUnavailableError as error:
+            runner.complain(error)
+            continue
+        for id in ids:
+            recorder.forget(store.folder, id)
+            runner.log.warning("job %s was interrupted: the server stops; it will run again", id)
+
+
+def _kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+
+
+def _mine() -> list[int]:
+    return busy(bridge.directories(), bridge.spooler_pids())
+
+
+# In an HTTP process of uWSGI.
+
+
+def _started() -> None:
+    if not bridge.respawns() and bridge.spooler_pids():
+        for directory in bridge.directories():
+            pausing.started(directory)
+    # No signal is for this thread: the one that ends the process, handled here, would do so beside the main thread,
+    # which ends it as well, and does not wait.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        threading.Thread(target=_keep, name="spoolkit-stop", daemon=True).start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _keep() -> None:
+    """Follow the code of a new HTTP process with the spoolers; then see that a stop does not take for ever."""
+    pid = bridge.master_pid()
+    is_new = bridge.respawns() > 0
+    while not master.is_stopping(pid):
+        if is_new and bridge.has_application():
+            recycle()
+            is_new = False
+        time.sleep(0.05 if is_new else LOOK)
+    grace = settings.current().grace
+    _say_stopping(grace)
+    deadline = time.monotonic() + grace
+    while not bridge.has_application() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(LOOK)
+    if not _ends:
+        # Told to end while it started, it may not have heard.
+        os.kill(os.getpid(), signal.SIGHUP)
+    while time.monotonic() < deadline and not master.is_hurried(pid):
+        time.sleep(0.1)
+    cut_off(bridge.spooler_pids())
+    time.sleep(LAST_WORD)
+    runner.log.error("HTTP process %d did not end within %g s, and is killed", os.getpid(), grace + LAST_WORD)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def recycle() -> None:
+    """Have the spoolers on older code finish their job and end: others follow, on the new one.
+
+    Older is what started before the first HTTP process did. Where that is being replaced, it does this itself.
+    """
+    since = process.started(os.getpid() if bridge.is_first_worker() else bridge.first_worker_pid())
+    for pid in bridge.spooler_pids():
+        born = process.started(pid)
+        if since is not None and born is not None and born < since:
+            os.kill(pid, signal.SIGTERM)
+
+
+def _ending() -> None:
+    global _ends
+    _ends = True
+    # A second signal would begin this end anew, and cut it short.
+    signal.pthread_sigmask(signal.SIG_BLOCK, (*master.STOP_SIGNALS, signal.SIGHUP))
+    grace = settings.current().grace
+    deadline = time.monotonic() + grace
+    stops = _is_stop()
+    if stops:
+        _say_stopping(grace)
+    for end in before_end:
+        try:
+            end(deadline)
+        except Exception:
+            runner.log.exception("at the end of HTTP process %d", os.getpid())
+    if stops:
+        pid, spawned = bridge.master_pid(), bridge.spawned()
+        wait(_mine, deadline, lambda: master.is_hurried(pid) or bridge.spawned() != spawned)
+        # A master that stops starts nobody: this one slept for another reason.
+        if bridge.spawned() == spawned:
+            # Those that the master has killed already, where it does not wait, among them.
+            cut_off(bridge.spooler_pids())
+        else:
+            for directory in bridge.directories():
+                pausing.say_not_stopping(directory)
+
+
+def _say_stopping(grace: float) -> None:
+    for directory in bridge.directories():
+        pausing.say_stopping(directory, grace)
+
+
+def _is_stop() -> bool:
+    """Whether uWSGI stops, or only this process. Where its master has killed the spoolers already, that is recorded."""
+    pid, spoolers, sure = bridge.master_pid(), bridge.spooler_pids(), time.monotonic() + SURE
+    while time.monotonic() < sure:
+        if master.is_stopping(pid) or master.is_asleep(pid):
+            return True
+        if spoolers and all(map(master.is_doomed, spoolers)):
+            cut_off(spoolers)
+            return False
+        time.sleep(0.02)
+    return False

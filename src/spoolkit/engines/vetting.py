@@ -1,0 +1,41 @@
+"""A spool directory is put in order before this process takes its first job there."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from spoolkit import clock, morgue, packet, runner, spoolfile
+from spoolkit.errors import DecodeError
+
+HEADER_TIME = 60.0
+"""Seconds after which a file without a full header can have no writer any more."""
+
+
+def vet(directory: str) -> None:
+    """Set aside what uWSGI would delete unrun or trip over for ever. Only before this process holds any job.
+
+    uWSGI's C code unlinks a file whose header promises more than there is, or whose packet breaks off, before any
+    Python sees it (``spooler_manage_task`` in core/spooler.c, ``uwsgi_python_spooler`` in the Python plugin).
+    """
+    for path in spoolfile.pending(directory):
+        with spoolfile.claim(path) as fd:
+            if fd is None:
+                continue
+            try:
+                os.path.basename(path).encode()
+                packet.load(os.pread(fd, 4 + packet.LIMIT, 0))
+            except (DecodeError, UnicodeEncodeError) as error:
+                about = os.fstat(fd)
+                if about.st_size >= 4 or about.st_ctime < clock.now() - HEADER_TIME:
+                    kept = morgue.quarantine(path, directory, reason=str(error))
+                    runner.log.error("set aside as dead: %s (%s)", kept, error)
+
+
+def close_to_others(directory: str) -> None:
+    """Whoever can write here has code run: the directory is its owner's alone. A folder for the dead is made."""
+    about = os.stat(directory)
+    if about.st_uid == os.geteuid() and stat.S_IMODE(about.st_mode) & 0o077:
+        os.chmod(directory, 0o700)
+    # Now: on a full disk there would be no room for it, and what is dead would come up at every scan.
+    os.makedirs(os.path.join(directory, morgue.FOLDER), mode=0o700, exist_ok=True)

@@ -1,0 +1,101 @@
+"""A site for stops and reloads: POST /call/<task> with {"args"}, GET /slow/<seconds>, GET /version."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+
+from flask import Flask, Response, jsonify, request
+from history import record
+from kill_tasks import noted
+
+from spoolkit import JobTimeout, SpoolKit, current_job, spool
+
+VERSION = "old"
+
+app = Flask(__name__)
+SpoolKit(app)
+
+
+@app.post("/call/<name>")
+def call(name: str) -> Response:
+    return jsonify(job=globals()[name](*request.get_json()["args"]).id)
+
+
+@app.get("/slow/<float:seconds>")
+def slow(seconds: float) -> Response:
+    record("request", seconds)
+    time.sleep(seconds)
+    return jsonify(pid=os.getpid())
+
+
+@app.get("/version")
+def version() -> Response:
+    return jsonify(version=VERSION)
+
+
+@spool(retries=0)
+def work(seconds: float) -> str:
+    """With no attempt to spare: a stop must cost none."""
+    with noted():
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            time.sleep(0.05)
+    return VERSION
+
+
+@spool(retries=20, backoff=0.1)
+def sturdy(seconds: float) -> None:
+    """May lose its process now and then."""
+    with noted():
+        time.sleep(seconds)
+
+
+@spool(retries=0, timeout=1.0)
+def overruns(seconds: float) -> str:
+    """Goes on after its timeout, until it is killed at the hard limit."""
+    with noted():
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            with contextlib.suppress(JobTimeout):
+                time.sleep(0.05)
+    return VERSION
+
+
+@spool
+def forks() -> None:
+    ready, tell = os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(tell, b"!")
+        time.sleep(60)
+        os._exit(0)
+    os.read(ready, 1)
+    os.kill(child, signal.SIGTERM)
+    _, status = os.waitpid(child, 0)
+    record("forked", "ended", "by", -os.waitstatus_to_exitcode(status))
+
+
+@spool(retries=0)
+def counts(seconds: float, steps: int) -> list[int]:
+    return count(seconds, steps)
+
+
+def count(seconds: float, steps: int) -> list[int]:
+    """Goes through its steps, each once, over as many attempts as it takes."""
+    job = current_job()
+    total = job.resume(0)
+    with noted():
+        for step in job.steps(range(steps)):
+            record("step", job.id, step)
+            total += step
+            job.checkpoint(total)
+            time.sleep(seconds)
+    return [total, job.attempt]
+
+
+@spool(retries=1, backoff=0.1)
+def counts_through_kills(seconds: float, steps: int) -> list[int]:
+    return count(seconds, steps)

@@ -1,0 +1,147 @@
+"""What a stop and a reload promise beyond the matrix: a version that does not import, a request that never ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+from uwsgi_server import UwsgiServer, wait_until
+
+from .draining import RELOAD, STOP_HOOKS, Deployed, deployed
+
+
+def rewrite(site: Deployed, old: str, new: str) -> None:
+    """Deploy another version."""
+    code = site.folder / "code" / "drain_site.py"
+    text = code.read_text()
+    assert old in text
+    code.write_text(text.replace(old, new))
+
+
+def versions(site: Deployed) -> set[str]:
+    return {site.web.get("/version").json["version"] for _ in range(8)}
+
+
+def test_a_version_that_does_not_import_leaves_the_old_one_running(tmp_path: Path) -> None:
+    with deployed(tmp_path, "lazy-apps") as site:
+        site.wait_until_up()
+        spoolers = site.jobs.spooler_pids()
+        rewrite(site, 'VERSION = "old"', 'VERSION = "new"\nraise ImportError("half deployed")')
+        site.signal(signal.SIGHUP)
+        site.jobs.wait_for_log("drain_site cannot be imported")
+        # It has tried twice, so the first failure has had its consequences.
+        wait_until(lambda: site.jobs.log().count("drain_site cannot be imported") >= 2)
+        assert versions(site) == {"old"}
+        assert site.jobs.spooler_pids() == spoolers
+        id = site.call("work", 0.1)
+        assert wait_until(lambda: site.result(id)) == b'"old"'
+        rewrite(site, 'raise ImportError("half deployed")', "")
+        site.jobs.wait_for_log("chain reloading complete")
+        assert versions(site) == {"new"}
+        id = site.call("work", 0.1)
+        assert wait_until(lambda: site.result(id)) == b'"new"'
+
+
+def test_a_first_version_that_does_not_import_stops_uwsgi(tmp_path: Path) -> None:
+    with deployed(tmp_path, "lazy-apps") as site:
+        rewrite(site, 'VERSION = "old"', 'raise ImportError("never worked")')
+    with contextlib.suppress(AssertionError), deployed(tmp_path, "lazy-apps") as site:  # it may not even come up
+        site.wait_for_exit(20)
+    assert "need-app requested, destroying the instance" in (tmp_path / "server" / "uwsgi.log").read_text()
+
+
+@pytest.mark.parametrize("mode", ["lazy-apps", "threads"])
+def test_requests_that_never_end_do_not_hold_up_a_stop_beyond_the_grace(tmp_path: Path, mode: str) -> None:
+    with deployed(tmp_path, mode, grace=2) as site:
+        job = site.call("work", 60.0)
+        site.site.history.wait_for("start", job)
+
+        def ask() -> None:
+            with pytest.raises(OSError, match=r"closed|reset"):
+                site.web.get("/slow/60.0")
+
+        asking = [threading.Thread(target=ask) for _ in range(2 if mode == "lazy-apps" else 8)]
+        for thread in asking:
+            thread.start()
+        site.site.history.wait_for("request", count=len(asking))
+        site.signal(signal.SIGTERM)
+        assert site.wait_for_exit(20) < 12
+        for thread in asking:
+            thread.join(10)
+        assert site.endings(job) == ["interrupted"]
+
+
+def test_a_spooler_that_is_asked_to_go_finishes_its_job_first(tmp_path: Path) -> None:
+    with deployed(tmp_path, "lazy-apps", spoolers=1) as site:
+        job = site.call("work", 1.0)
+        (start,) = site.site.history.wait_for("start", job)
+        site.call("work", 0.1)
+        os.kill(start.pid, signal.SIGTERM)
+        wait_until(lambda: not site.unfinished())
+        assert [site.starts(id) for id in site.ids] == [1, 1]
+        first, second = (site.site.history.events("end", id)[0].pid for id in site.ids)
+        assert (first, second != start.pid) == (start.pid, True)
+
+
+def test_an_idle_spooler_that_is_asked_to_go_goes_at_once(tmp_path: Path) -> None:
+    with deployed(tmp_path, "lazy-apps", spoolers=1) as site:
+        site.site.history.wait_for("start", site.call("work", 0.0))
+        site.site.wait_empty()
+        (spooler,) = site.jobs.spooler_pids()
+        os.kill(spooler, signal.SIGTERM)
+        wait_until(lambda: site.jobs.spooler_pids() not in ([], [spooler]))
+
+
+def test_signals_mean_the_usual_to_what_a_task_forks(tmp_path: Path) -> None:
+    with deployed(tmp_path, "lazy-apps", spoolers=1) as site:
+        site.call("forks")
+        (event,) = site.site.history.wait_for("forked", "ended", "by")
+        assert event.words[-1] == str(int(signal.SIGTERM))
+
+
+@pytest.mark.parametrize("cut_by", ["a stop", "a kill"])
+def test_a_long_job_goes_on_where_it_was_cut_off(tmp_path: Path, cut_by: str) -> None:
+    with deployed(tmp_path, "lazy-apps", grace=0.5, spoolers=1) as site:
+        job = site.call("counts" if cut_by == "a stop" else "counts_through_kills", 0.3, 6)
+        site.site.history.wait_for("step", job, count=3)
+        if cut_by == "a stop":
+            site.signal(signal.SIGTERM)
+            site.wait_for_exit(20)
+        else:
+            os.kill(site.site.history.events("start", job)[0].pid, signal.SIGKILL)
+            check_steps(site, job)
+    if cut_by == "a stop":
+        with deployed(tmp_path, "lazy-apps", spoolers=1) as site:
+            check_steps(site, job)
+
+
+def check_steps(site: Deployed, job: str) -> None:
+    result = wait_until(lambda: site.result(job), timeout=30, message=site.jobs.log)
+    assert result.endswith(b",2]"), result
+    wait_until(
+        lambda: os.listdir(site.site.spool / "checkpoints") == [], message="it is over, and its checkpoint stays"
+    )
+    steps = [event.words[2] for event in site.site.history.events("step", job)]
+    assert sorted(set(steps)) == [str(step) for step in range(6)]
+    assert len(steps) <= 7, "only the step that was cut off comes again"
+
+
+def test_a_site_without_a_spooler_stops_and_reloads_like_any_other(tmp_path: Path) -> None:
+    with deployed(tmp_path, "lazy-apps"):
+        pass
+    common = ["master = true", "enable-threads = true", "need-app = true", "processes = 2", "module = drain_site:app"]
+    lines = [*common, f"pythonpath = {tmp_path / 'code'}", *STOP_HOOKS, *RELOAD, "import = spoolkit.guard"]
+    env = {"HISTORY": str(tmp_path / "history"), "PYTHONPATH": str(tmp_path / "code")}
+    own = tmp_path / "alone"
+    own.mkdir()
+    with UwsgiServer(own, options=lines, env=env, spool=tmp_path / "spool", spools=False) as server:
+        wait_until(lambda: server.log().count("WSGI app 0") == 2)
+        os.kill(server.master_pid, signal.SIGHUP)
+        server.wait_for_log("chain reloading complete")
+        os.kill(server.master_pid, signal.SIGTERM)
+        wait_until(lambda: server.exited, message=server.log)
+    assert "Error" not in server.log()

@@ -1,0 +1,138 @@
+"""Jobs without end, while the site is reloaded and spoolers are killed: each is done, none runs twice at once.
+
+In CI for 20 seconds; ``SOAK_SECONDS=300 make soak`` for as long as is of interest.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from uwsgi_server import wait_until
+
+from .conftest import Event
+from .draining import Deployed, deployed
+
+SECONDS = float(os.environ.get("SOAK_SECONDS", "20"))
+RELOAD_EVERY = 10.0 if SECONDS >= 60 else 5.0
+KILL_EVERY = 7.0 if SECONDS >= 60 else 3.0
+JOBS_EVERY = 0.25
+DURATIONS = (0.005, 0.02, 0.1, 0.3, 1.0, 3.0)
+SPOOLERS = 4
+
+
+@dataclass
+class Soak:
+    """What was done to the site."""
+
+    ids: list[str] = field(default_factory=list)
+    killed: dict[int, float] = field(default_factory=dict)
+    """When each process was killed, unix time: just before."""
+    reloads: int = 0
+    most_spoolers: int = 0
+
+
+def test_soak(tmp_path: Path) -> None:
+    soak = Soak()
+    # With a single thread, uWSGI drops a connection that it has just accepted when it is told to end.
+    with deployed(tmp_path, "threads", spoolers=SPOOLERS) as site:
+        site.wait_until_up()
+        run(site, soak)
+        wait_until(
+            lambda: {event.words[1] for event in site.site.history.events("end")} >= set(soak.ids),
+            timeout=60,
+            message=lambda: site.jobs.log()[-4000:],
+        )
+        site.site.wait_empty(30)
+        assert site.site.dead() == {}
+        events = site.site.history.events()
+    assert soak.most_spoolers <= 2 * SPOOLERS
+    starts, ends, under_kill = account(events, soak)
+    print(
+        f"{len(soak.ids)} jobs, {soak.reloads} reloads, {len(soak.killed)} spoolers killed, {under_kill} under a job; "
+        f"{starts} starts, {ends} ends"
+    )
+    assert soak.reloads >= 2
+    assert len(soak.killed) >= 3
+
+
+def run(site: Deployed, soak: Soak) -> None:
+    over = threading.Event()
+    failures: list[BaseException] = []
+    chance = random.Random(int.from_bytes(os.urandom(4)))
+
+    def every(seconds: float, act: object) -> threading.Thread:
+        def loop() -> None:
+            try:
+                while not over.wait(seconds):
+                    act()  # type: ignore[operator]
+            except BaseException as error:
+                failures.append(error)
+
+        thread = threading.Thread(target=loop)
+        thread.start()
+        return thread
+
+    def enqueue() -> None:
+        soak.ids.append(site.site.call("sturdy", chance.choice(DURATIONS))["job"])
+
+    def reload() -> None:
+        site.signal(signal.SIGHUP)
+        soak.reloads += 1
+
+    def kill() -> None:
+        spoolers = site.jobs.spooler_pids()
+        if spoolers:
+            victim = chance.choice(spoolers)
+            soak.killed[victim] = time.time()
+            os.kill(victim, signal.SIGKILL)
+
+    def look() -> None:
+        soak.most_spoolers = max(soak.most_spoolers, len(site.jobs.spooler_pids()))
+
+    acts = ((JOBS_EVERY, enqueue), (RELOAD_EVERY, reload), (KILL_EVERY, kill), (0.2, look))
+    threads = [every(seconds, act) for seconds, act in acts]
+    over.wait(SECONDS)
+    over.set()
+    for thread in threads:
+        thread.join(60)
+    if failures:
+        raise failures[0]
+
+
+def account(events: list[Event], soak: Soak) -> tuple[int, int, int]:
+    """Check the history of every job; the numbers of starts, of ends, and of attempts that a kill ended."""
+    by_job: dict[str, list[Event]] = defaultdict(list)
+    for event in events:
+        by_job[event.words[1]].append(event)
+    starts = ends = under_kill = 0
+    for id in soak.ids:
+        open_in: Event | None = None
+        done = 0
+        for event in by_job[id]:
+            if event.words[0] == "start":
+                starts += 1
+                if open_in is not None:
+                    # The attempt before has no end: then its process was killed, and before this one began.
+                    assert open_in.pid in soak.killed, (id, by_job[id])
+                    assert soak.killed[open_in.pid] <= event.time, (id, by_job[id])
+                    under_kill += 1
+                # Killed after its end was noted and before it was recorded: only then it may run again.
+                assert done == 0 or any(before.pid in soak.killed for before in by_job[id]), (id, by_job[id])
+                open_in = event
+            elif event.words[0] == "end":
+                ends += 1
+                assert open_in is not None, (id, by_job[id])
+                assert open_in.pid == event.pid, (id, by_job[id])
+                open_in, done = None, done + 1
+            else:
+                raise AssertionError((id, event))
+        assert done, (id, "never done")
+        assert done == 1 or any(event.pid in soak.killed for event in by_job[id]), (id, by_job[id])
+    return starts, ends, under_kill
