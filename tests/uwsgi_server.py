@@ -117,6 +117,12 @@ class UwsgiServer:
     def spooler_pids(self) -> list[int]:
         return self._pids(r"spawned the uWSGI spooler on dir \S+ with pid (\d+)")
 
+    def wait_for_spoolers(self) -> UwsgiServer:
+        """Until each spooler has loaded the application: with lazy-apps later than uWSGI listens."""
+        folder = self.spool / "spoolers"
+        wait_until(lambda: all((folder / str(pid)).exists() for pid in self.spooler_pids()), message=self.log)
+        return self
+
     def worker_pids(self) -> list[int]:
         return self._pids(r"pawned uWSGI worker \d+ \((?:new )?pid: (\d+)")
 

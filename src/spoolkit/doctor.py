@@ -250,6 +250,9 @@ def _imports(uwsgi: Instance, site: Site) -> Iterator[Finding]:
     if uwsgi.of("spooler") and uwsgi.on("lazy-apps", "lazy") and not uwsgi.of(*instance.IMPORTS):
         problem = "with lazy-apps a spooler imports nothing by itself, and knows no task: let it import the application"
         yield Finding("spooler-import", problem, "spooler-import = app")
+    if uwsgi.of(*instance.IMPORTS) == ["spoolkit.guard"] and not uwsgi.of(*instance.MODULES):
+        problem = "spoolkit.guard finds no application to import: the spoolers know no task"
+        yield Finding("spooler-import", problem, "module = app:app")
 
 
 def _signals(uwsgi: Instance, site: Site) -> Iterator[Finding]:

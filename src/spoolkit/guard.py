@@ -13,23 +13,19 @@ import sys
 import time
 import traceback
 
-from spoolkit import bridge, draining
+from spoolkit import bridge, draining, instance
 
 PAUSE = 1.0
 """Seconds before uWSGI starts another process in the place of one that could not import the application."""
 
-OPTIONS = ("module", "wsgi", "wsgi-file", "file")
-
 
 def application() -> str | None:
-    """The module of the application, as uWSGI's options name it; ``None`` where it is no module by its name."""
+    """The module of the application, as ``module =`` (or ``wsgi =``) in uwsgi.ini names it."""
     options = bridge.options()
-    for name in OPTIONS:
+    for name in instance.MODULES:
         value = options.get(name)
-        text = os.fsdecode(value) if isinstance(value, bytes) else value
-        if isinstance(text, str):
-            module = text.partition(":")[0]
-            return None if "/" in module or module.endswith(".py") else module
+        if isinstance(value, bytes):
+            return os.fsdecode(value).partition(":")[0]
     return None
 
 
@@ -37,6 +33,7 @@ def load() -> None:
     """Import the application, or end this process."""
     name = application()
     if name is None:
+        print("spoolkit.guard: uwsgi.ini names no application (module = app:app); nothing is imported", file=sys.stderr)  # noqa: T201
         return
     try:
         importlib.import_module(name)

@@ -17,9 +17,12 @@ IMPORTS = frozenset(
 )
 """Options by which a spooler imports modules where ``lazy-apps`` keeps it from inheriting them."""
 
+MODULES = ("module", "wsgi")
+"""Options that name the application's module, as spoolkit.guard finds it."""
+
 # Only what the doctor looks at: any other option may hold a password.
 # fmt: off
-OPTIONS = IMPORTS | {
+OPTIONS = IMPORTS | set(MODULES) | {
     "master", "enable-threads", "threads", "die-on-term", "hook-master-start", "hook-post-fork", "hook-accepting",
     "import", "processes", "workers", "skip-atexit", "lazy", "lazy-apps",
     "spooler", "spooler-external", "spooler-frequency", "spooler-freq", "spooler-processes", "spooler-ordered",

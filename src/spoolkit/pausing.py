@@ -107,7 +107,9 @@ def _read(directory: str, name: str) -> bytes | None:
 
 def _write(directory: str, name: str, content: bytes) -> None:
     path = _path(directory, name)
-    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    # Not makedirs: a spool directory that is gone must not come back as an empty one that nobody serves.
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(os.path.dirname(path), mode=0o700)
     temporary = f"{path}.{os.getpid()}.new"
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:

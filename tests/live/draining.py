@@ -97,13 +97,10 @@ class Deployed:
 
     def wait_until_up(self) -> None:
         """Until every process has loaded the application."""
-        server = self.jobs
-
-        def up() -> bool:
-            present = [(self.site.spool / "spoolers" / str(pid)).exists() for pid in server.spooler_pids()]
-            return server.log().count('unix_signal:3 worker_wakeup" (accepting)') >= 2 and all(present)
-
-        wait_until(up, message=server.log)
+        self.jobs.wait_for_spoolers()
+        wait_until(
+            lambda: self.jobs.log().count('unix_signal:3 worker_wakeup" (accepting)') >= 2, message=self.jobs.log
+        )
 
     def unfinished(self) -> list[str]:
         return [id for id in self.ids if not self.site.history.events("end", id)]

@@ -114,6 +114,7 @@ def test_unknown_paths_are_json_too(site: UwsgiServer, path: str) -> None:
 @pytest.mark.parametrize("path", ["/uwsgi_spool/1", "/uwsgi_spool/1?delay=5", "/uwsgi_tasks/1"])
 def test_a_spool_directory_that_is_gone_is_a_503(tmp_path: Path, path: str) -> None:
     with UwsgiServer(tmp_path, ini=INI) as server:
+        server.wait_for_spoolers()
         shutil.rmtree(server.spool)
         answer = server.get(path)
         assert answer.status == 503
@@ -129,7 +130,7 @@ def test_a_spool_directory_that_takes_nothing_is_a_503(tmp_path: Path, trouble: 
     spool.mkdir(mode=0o700)
     with ExitStack() as mounted:
         mount(mounted, "-t", "tmpfs", "-o", "size=64k,mode=0700", "none", spool)
-        server = mounted.enter_context(UwsgiServer(tmp_path, ini=INI))
+        server = mounted.enter_context(UwsgiServer(tmp_path, ini=INI)).wait_for_spoolers()
         if trouble == "full":
             fill(spool / "filler")
         else:

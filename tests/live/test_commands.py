@@ -19,9 +19,7 @@ from .conftest import PROJECT, StartSite
 @pytest.fixture
 def application(tmp_path: Path) -> Iterator[UwsgiServer]:
     with UwsgiServer(tmp_path, ini=PROJECT / "uwsgi.ini") as server:
-        # With lazy-apps, each process loads the application by itself, and the spoolers may come last.
-        wait_until(lambda: all((server.spool / "spoolers" / str(pid)).exists() for pid in server.spooler_pids()))
-        yield server
+        yield server.wait_for_spoolers()
 
 
 def flask_spool(spool: Path, *words: str, folder: Path = PROJECT, code: int = 0) -> str:

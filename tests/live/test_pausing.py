@@ -163,6 +163,14 @@ def test_the_doctor_knows_what_keeps_a_stop_from_waiting(
     assert [one.remedy for one in found if one.check == "stop"] == [remedy]
 
 
+def test_the_doctor_sees_a_guard_that_finds_no_application(tmp_path: Path, command: Command) -> None:
+    (tmp_path / "spool").mkdir(exist_ok=True)
+    ini = tmp_path / "uwsgi.ini"
+    ini.write_text(command("ini").output.replace("module = operator:app", "wsgi-file = app.py"))
+    found = doctor.examine(str(tmp_path / "spool"), store="", ini=str(ini))
+    assert [one.remedy for one in found if one.check == "spooler-import"] == ["module = app:app"]
+
+
 def test_two_instances_wake_and_outlive_each_other(tmp_path: Path) -> None:
     # Left to uWSGI a job would wait for the frequency: longer than any deadline here.
     with deployed(tmp_path, "two instances", frequency=600) as site:

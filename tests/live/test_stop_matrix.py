@@ -99,8 +99,9 @@ ROWS = (
 def run(folder: Path, mode: str, row: Row) -> Cell:
     cell = Cell()
     with deployed(folder, mode, grace=row.grace) as site:
-        if row.reloads:
-            site.wait_until_up()  # uWSGI passes over what still starts, which may have the old code
+        if row.reloads or not row.seconds:
+            # A reload passes over what still starts, and in the first milliseconds uWSGI ignores SIGTERM.
+            site.wait_until_up()
         running = [site.call(row.task, row.seconds) for _ in range(2 if row.seconds else 0)]
         for id in running:
             site.site.history.wait_for("start", id, timeout=30)
