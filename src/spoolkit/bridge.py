@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import types
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 try:
     import uwsgi
@@ -27,6 +27,7 @@ plain_handler: Handler | None = None
 """A handler that the application itself gave to ``uwsgi.spooler``: it serves the files that nobody else knows."""
 
 _started_in: int | None = None
+_after_fork: list[Callable[[], None]] = []
 
 
 def is_uwsgi() -> bool:
@@ -69,6 +70,42 @@ def options() -> Mapping[str, object]:
     return {} if uwsgi is None else {os.fsdecode(name): value for name, value in uwsgi.opt.items()}
 
 
+def is_server() -> bool:
+    """Whether this process is one of uWSGI's that serve requests."""
+    return uwsgi is not None and uwsgi.worker_id() > 0
+
+
+def is_master() -> bool:
+    """Whether this process is uWSGI's master, which forks all others."""
+    return uwsgi is not None and uwsgi.masterpid() == os.getpid()
+
+
+def has_threads() -> bool:
+    """Whether Python's threads run here by themselves; uWSGI may have them run only while it serves a request."""
+    return uwsgi is None or bool(uwsgi.has_threads)
+
+
+def at_start(start: Callable[[], None]) -> None:
+    """Have ``start()`` called in each process that serves requests: now in one of those, else after the fork."""
+    _guard()
+
+    def here() -> None:
+        if is_server():
+            start()
+
+    _after_fork.append(here)
+    here()  # with lazy-apps the application is loaded after the fork
+
+
+def at_end(end: Callable[[], None]) -> None:
+    """Have ``end()`` called where a process that serves requests is asked to go, before Python ends there.
+
+    uWSGI leaves it out in a process that is killed, or brutally stopped within a request.
+    """
+    _guard()
+    uwsgi.atexit = end
+
+
 def master_pid() -> int:
     """The process that started all others."""
     return int(uwsgi.masterpid())
@@ -96,31 +133,45 @@ def install(handler: Handler, started: Callable[[str], None]) -> None:
             set_harakiri(0)
             started(spooler_directory())
 
-    if not isinstance(uwsgi, _Guarded):
+    _guard()
+    if vars(uwsgi).get("spooler") is not handler:
         earlier = vars(uwsgi).get("spooler")
-        uwsgi.__class__ = _Guarded
         vars(uwsgi)["spooler"] = handler
+        _Guarded.handler = handler
         if earlier is not None:
             uwsgi.spooler = earlier
-        uwsgi.post_fork_hook = start
+        _after_fork.append(start)
     # With lazy-apps a spooler imports the tasks after its fork: too late for the hook.
     start()
 
 
+def _guard() -> None:
+    if not isinstance(uwsgi, _Guarded):
+        uwsgi.__class__ = _Guarded
+        uwsgi.post_fork_hook = _forked
+
+
+def _forked() -> None:
+    for start in list(_after_fork):
+        start()
+
+
 class _Guarded(types.ModuleType):
-    """The module ``uwsgi``, where ``spooler`` and ``post_fork_hook`` can be added to but not taken away.
+    """The module ``uwsgi``, where ``spooler`` and the hooks can be added to but not taken away.
 
     uwsgidecorators and uwsgi_tasks set ``uwsgi.spooler`` when they are imported, and uWSGI knows only one handler:
     whoever came last would fail or delete the files of all others.
     """
 
+    handler: ClassVar[Handler | None] = None
+
     def __setattr__(self, name: str, value: Any) -> None:
         global plain_handler
-        if name == "spooler" and value is not self.__dict__["spooler"]:
+        if name == "spooler" and _Guarded.handler not in (None, value):
             if getattr(value, "__module__", "").partition(".")[0] not in LIBRARIES:
                 plain_handler = value
             return
-        if name == "post_fork_hook":
+        if name in ("post_fork_hook", "atexit"):
             value = _chain(self.__dict__.get(name), value)
         super().__setattr__(name, value)
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from spoolkit import codec, morgue, packet, recorder, runner, spoolfile, tracking
+from spoolkit import codec, losses, morgue, notes, packet, recorder, runner, spoolfile, tracking
 from spoolkit.errors import DecodeError, StoreUnavailableError, UnknownJobError
 from spoolkit.job import FINISHED, Attempt, Event, State, Status
 
@@ -35,6 +35,7 @@ class Details:
 def find(id: str) -> Status:
     """Where the job ``id`` stands. Raises :class:`UnknownJobError`."""
     checked(id)
+    notes.here().write()
     for _ in range(3):  # between a look at the record and one at the file, a job may go from the one to the other
         status = recorded(id)
         if status is not None and (status.state in FINISHED - {State.DEAD} or status.engine != "spool"):
@@ -120,7 +121,15 @@ def _running(status: Status) -> Status:
 
 def recorded(id: str) -> Status | None:
     """What the store knows of the job ``id``."""
+    status = known_of(lambda: tracking.store().status(id))
+    if status is None or status.engine == "spool" or status.state in FINISHED or not bury():
+        return status
     return known_of(lambda: tracking.store().status(id))
+
+
+def bury() -> bool:
+    """Whether there were jobs whose process went away; they are recorded as lost."""
+    return bool(known_of(lambda: losses.bury(tracking.store())))
 
 
 def known_of(read: Callable[[], T]) -> T | None:
@@ -146,6 +155,8 @@ def jobs(
     limit: int | None = None,
 ) -> list[Status]:
     """The jobs in ``states`` (none: in any), of ``task``, enqueued ``since`` (unix time), newest first."""
+    notes.here().write()
+    bury()
     wanted = frozenset(states) or frozenset(State)
     ask = wanted | ({State.RUNNING} if State.RETRYING in wanted else frozenset())
     rows = known_of(
@@ -153,7 +164,7 @@ def jobs(
     )
     found = []
     for status in rows or []:
-        if status.state is State.RUNNING and status.pid is None:
+        if status.state is State.RUNNING and status.pid is None and status.engine == "spool":
             status = replace(status, state=State.RETRYING)
         if status.state in wanted:
             found.append(_running(status))

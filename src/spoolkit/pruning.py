@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from spoolkit import clock, morgue
+from spoolkit import clock, losses, morgue
 from spoolkit.errors import StoreUnavailableError
 from spoolkit.job import State
 from spoolkit.settings import Settings
@@ -27,6 +27,7 @@ def a_little(store: Store, root: str, config: Settings) -> None:
     _last = time.monotonic()
     now = clock.now()
     try:
+        losses.bury(store)
         store.prune((State.DONE, State.CANCELLED, State.LOST), now - config.keep_done, AT_ONCE)
         forget_dead(store, root, now - config.keep_dead, AT_ONCE)
     except (StoreUnavailableError, OSError):

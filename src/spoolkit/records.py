@@ -10,7 +10,7 @@ from spoolkit import process
 from spoolkit.database import Database
 from spoolkit.job import Attempt, Event, Progress, State, Status
 
-ENDINGS = frozenset({"done", "failed", "retry", "timeout", "crashed", "aborted", "discarded", "cancelled"})
+ENDINGS = frozenset({"done", "failed", "retry", "timeout", "crashed", "aborted", "discarded", "cancelled", "lost"})
 """The kinds of events that end an attempt."""
 
 

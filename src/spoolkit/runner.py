@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from spoolkit import capture, clock, codec, limits, recorder, retry, waiting
@@ -107,6 +107,11 @@ def use_application(context: Callable[[], AbstractContextManager[object]]) -> No
     _application = context
 
 
+def application() -> AbstractContextManager[object]:
+    """A fresh context of the application."""
+    return _application()
+
+
 @contextmanager
 def running(job: CurrentJob) -> Iterator[None]:
     """Within it, ``job`` is the current job."""
@@ -144,17 +149,19 @@ def attempt(
             return _run(job, declared, claim, place, store, store.folder, config)
 
 
-def attempt_untracked(job: Job, declared: Declared) -> Outcome:
-    """Run ``job`` once without a record of it. Never raises."""
+def attempt_untracked(job: Job, declared: Declared, number: int = 1) -> Outcome:
+    """Run ``job`` for the ``number``-th time, without a record of it, and say what follows. Never raises."""
+    options = declared.options
+    current = CurrentJob(**vars(job), attempt=number, max_attempts=options.attempts)
     returned: object = None
     error: BaseException | None = None
     try:
-        with limits.soft(declared.options.timeout), _application(), running(CurrentJob(**vars(job))):
+        with limits.soft(options.timeout), _application(), running(current):
             returned = declared.function(*job.args, **job.kwargs)
     except BaseException as raised:
-        error = raised
-    once = replace(declared.options, retries=0)
-    return _logged(job, retry.decide(once, 1, returned, error, now=clock.now(), jitter=0.0)).outcome
+        error = raised.with_traceback(raised.__traceback__ and raised.__traceback__.tb_next)
+    now, jitter = clock.now(), random.random()  # noqa: S311 - spreads retries, guards nothing
+    return _logged(job, retry.decide(options, number, returned, error, now=now, jitter=jitter)).outcome
 
 
 def refuse(job: Job, outcome: Outcome, place: Place, store: Store) -> None:

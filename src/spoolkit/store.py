@@ -76,7 +76,7 @@ class Store(Records):
                     return verdict
                 if row["state"] == State.RUNNING:
                     # The file was settled, but the store could not be told: how it ended is not known any more.
-                    self._event(db, job.id, "failed", now, attempt, detail={"message": "how it ended was not recorded"})
+                    self.event(db, job.id, "failed", now, attempt, detail={"message": "how it ended was not recorded"})
                 if row["state"] in (State.DEAD, State.QUEUED):
                     base = attempt  # moved back to be run again: a fresh count
             number = attempt + 1
@@ -107,7 +107,7 @@ class Store(Records):
             else:
                 given.update(task=job.task, error_type=None, error_message=None, ending=None, progress=None)
                 update(db, job.id, given)
-            self._event(db, job.id, "started", now, number, detail={"pid": os.getpid()})
+            self.event(db, job.id, "started", now, number, detail={"pid": os.getpid()})
         return Start(number, number - base)
 
     def finish(
@@ -129,8 +129,10 @@ class Store(Records):
                 return False
             if state is State.RETRYING and row["cancel"]:
                 state = State.CANCELLED
-            given: dict[str, Any] = {"state": state.value, "pid": None, "identity": None}
-            given["finished_at"] = now if state in FINISHED else None
+            given: dict[str, Any] = {"state": state.value, "finished_at": now if state in FINISHED else None}
+            if state in FINISHED or job.engine == "spool":
+                # Elsewhere a job that waits for its next attempt still belongs to its process.
+                given.update(pid=None, identity=None)
             if isinstance(outcome, RetryAt):
                 given["run_at"] = outcome.time
             if result is not None:
@@ -144,7 +146,7 @@ class Store(Records):
                 given.update(error_type=failure.type, error_message=failure.message, ending=ending)
                 detail = {"type": failure.type, "message": failure.message, "traceback": failure.traceback}
             update(db, job.id, given)
-            self._event(db, job.id, ending, now, number, seconds=now - row["started_at"], detail=detail, log=log)
+            self.event(db, job.id, ending, now, number, seconds=now - row["started_at"], detail=detail, log=log)
         return True
 
     def refuse(self, job: Job, failure: Failure, *, file: str | None) -> None:
@@ -161,7 +163,7 @@ class Store(Records):
                 update(db, job.id, given)
             else:
                 return
-            self._event(db, job.id, "refused", now, detail={"message": failure.message})
+            self.event(db, job.id, "refused", now, detail={"message": failure.message})
 
     # What people do.
 
@@ -180,7 +182,7 @@ class Store(Records):
                 update(db, status.id, {**given, "pid": None, "identity": None})
             else:
                 return False
-            self._event(db, status.id, "cancelled", now, detail={"message": reason})
+            self.event(db, status.id, "cancelled", now, detail={"message": reason})
         return True
 
     def ask_to_stop(self, id: str, *, kill: Callable[[int], None] | None = None) -> bool:
@@ -195,7 +197,7 @@ class Store(Records):
             if kill is not None:
                 kill(row["pid"])
             update(db, id, {"cancel": 1})
-            self._event(db, id, "cancel asked" if kill is None else "killed", clock.now(), row["attempt"])
+            self.event(db, id, "cancel asked" if kill is None else "killed", clock.now(), row["attempt"])
         return True
 
     def note(self, id: str, kind: str) -> None:
@@ -209,7 +211,7 @@ class Store(Records):
                     " finished_at = NULL, cancel = 0 WHERE id = ? AND state = 'dead'",
                     (id,),
                 )
-            self._event(db, id, kind, clock.now())
+            self.event(db, id, kind, clock.now())
 
     def prune(self, states: Iterable[State], before: float, limit: int) -> list[tuple[str, str | None]]:
         """Forget up to ``limit`` jobs that ended in ``states`` before ``before``; returns their ids and file names."""
@@ -226,7 +228,7 @@ class Store(Records):
                 db.execute("DELETE FROM jobs WHERE id = ?", (id,))
         return gone
 
-    def _event(
+    def event(
         self,
         db: sqlite3.Connection,
         id: str,
@@ -237,6 +239,7 @@ class Store(Records):
         detail: dict[str, Any] | None = None,
         log: str = "",
     ) -> None:
+        """Add to what happened to the job, within a transaction."""
         kept = {key: value for key, value in (detail or {}).items() if value is not None}
         db.execute(
             "INSERT INTO events (job, seq, time, kind, attempt, seconds, detail, log)"

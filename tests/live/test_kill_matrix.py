@@ -130,9 +130,7 @@ def matrix(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, str], li
     made: dict[tuple[int, str], list[str]] = {}
     ran: dict[tuple[int, str], list[Ran]] = {}
     with ExitStack() as running:
-        sites = {
-            n: running.enter_context(serving(folder / str(n), n, SPOOLKIT_TIMEOUT_GRACE="0.5")) for n in SPOOLERS
-        }
+        sites = {n: running.enter_context(serving(folder / str(n), n, SPOOLKIT_TIMEOUT_GRACE="0.5")) for n in SPOOLERS}
         for n, site in sites.items():
             for at, row in enumerate(MATRIX):
                 made[n, row.task] = [site.call(row.task)["job"]]

@@ -25,7 +25,7 @@ def secretive(password: str) -> object:
 
 @spool
 def returns_a_stream() -> object:
-    return open  # noqa: SIM115 - of a type that cannot cross
+    return open
 
 
 @spool

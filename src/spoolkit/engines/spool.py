@@ -38,7 +38,7 @@ class SpoolEngine:
 
     name = "spool"
 
-    def submit(self, job: Job, declared: Declared) -> None:
+    def submit(self, job: Job, declared: Declared) -> Job:
         """Write ``job`` into its spool directory and wake a spooler.
 
         Raises :class:`ArgumentError` for what cannot cross, :class:`SpoolUnavailableError` where the directory is full,
@@ -59,6 +59,7 @@ class SpoolEngine:
             ) from error
         if job.run_at is None or job.run_at <= clock.now():
             presence.wake(directory)
+        return job
 
 
 def _directory(job: Job, config: settings.Settings) -> str:
