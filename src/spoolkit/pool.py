@@ -64,6 +64,12 @@ class Pool:
             self._call_a_thread()
             return True
 
+    def __len__(self) -> int:
+        """How many calls are not over."""
+        with self._work_came:
+            waiting = len(self._ready) + sum(map(len, self._held.values())) + len(self._later)
+            return waiting + len(self._running)
+
     def drain(self, deadline: float) -> list[Call]:
         """Wait until all is done, but not beyond ``deadline`` (monotonic), and take no more.
 
@@ -88,7 +94,7 @@ class Pool:
         return bool(self._ready or self._running or (self._later and self._later[0][0] < deadline))
 
     def _has_room(self, call: Call) -> bool:
-        free = self._idle + self._most - self._threads
+        free = self._most - len(self._running)
         if self._may_run(call) and len(self._ready) < free:
             return True
         waiting = max(0, len(self._ready) - free) + sum(map(len, self._held.values())) + len(self._later)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+from contextvars import copy_context
 
 from spoolkit import (
     bridge,
@@ -186,7 +187,9 @@ def _serve_own(env: bridge.Env, path: str, root: str) -> None:
             runner.log.error("job %s of %s did not start: %s", job.id, job.task, error)
             ended = Ended(RetryAt(clock.now() + config.retry_delay, Failure(str(error), type(error).__name__)))
         else:
-            ended = runner.attempt(job, declared, place.seen(), store, config, packet.arguments(content))
+            # In a copy: a context variable that a task sets is not for the next job of this process.
+            arguments = packet.arguments(content)
+            ended = copy_context().run(runner.attempt, job, declared, place.seen(), store, config, arguments)
     if ended is not None:
         settle(place.path, root, ended, task=job.task)
     pruning.a_little(store, root, config)
