@@ -53,30 +53,39 @@ def drain(pool: Pool, grace: float = SOON) -> list[object]:
     return [call.subject for call in pool.drain(time.monotonic() + grace)]
 
 
-def threads_of_pools() -> int:
-    return sum(thread.name.startswith("spoolkit-") for thread in threading.enumerate())
+_others: set[threading.Thread] = set()
+
+
+@pytest.fixture(autouse=True)
+def others() -> None:
+    """The threads that other tests left."""
+    _others.clear()
+    _others.update(threading.enumerate())
+
+
+def new_threads() -> int:
+    return len(set(threading.enumerate()) - _others)
 
 
 def test_no_thread_before_the_first_call_and_none_after_the_end(work: Work) -> None:
-    before = threads_of_pools()
     pool = Pool(4, 100)
-    assert threads_of_pools() == before
+    assert new_threads() == 0
     for number in range(10):
         assert pool.put(work.call(number))
     wait_until(lambda: len(work.began) == 4)
-    assert threads_of_pools() == before + 4
+    assert new_threads() == 4
     work.go.set()
     assert drain(pool) == []
     assert sorted(work.ended) == list(range(10))
-    wait_until(lambda: threads_of_pools() == before)
+    wait_until(lambda: new_threads() == 0)
 
 
 def test_an_idle_thread_is_used_again(work: Work) -> None:
-    pool, before = Pool(4, 100), threads_of_pools()
+    pool = Pool(4, 100)
     for number in range(20):
         pool.put(work.call(number, held=False))
         wait_until(lambda number=number: number in work.ended and pool._idle == pool._threads)
-    assert threads_of_pools() == before + 1
+    assert new_threads() == 1
     drain(pool)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import defaultdict
 from contextlib import suppress
 from contextvars import Context
@@ -144,10 +145,13 @@ def drain(deadline: float) -> None:
     to be.
     """
     pool = _pools.get(os.getpid())
-    if pool is not None:
-        _lose(
-            [call.subject for call in pool.drain(deadline)], "its process was asked to go and did not wait any longer"
-        )
+    if pool is None:
+        return
+    left = deadline - time.monotonic()
+    if len(pool) and left > 0:
+        runner.log.warning("process %d ends: %d jobs in threads get %.0f s to finish", os.getpid(), len(pool), left)
+    reason = "its process was asked to go and did not wait any longer"
+    _lose([call.subject for call in pool.drain(deadline)], reason)
 
 
 def _lose(waiting: list[object], reason: str) -> None:
