@@ -1,5 +1,6 @@
 """Background tasks for Flask on the uWSGI server that already runs the site."""
 
+from spoolkit.background import BackgroundThread, QueueThread
 from spoolkit.codec import register
 from spoolkit.errors import (
     Abort,
@@ -45,6 +46,7 @@ __all__ = [
     "Abort",
     "ArgumentError",
     "ArgumentTypeError",
+    "BackgroundThread",
     "ConfigurationError",
     "DecodeError",
     "Job",
@@ -58,6 +60,7 @@ __all__ = [
     "NoCurrentJobError",
     "QueueFull",
     "QueueOptionError",
+    "QueueThread",
     "ReservedNameError",
     "ResultUnavailableError",
     "Retry",

@@ -30,6 +30,7 @@ class Task(Generic[P, R]):
         update_wrapper(self, function)
         self.declared = registry.declare(function, options)
         self.name = self.declared.name
+        _tasks[self.name] = self
         self._function = function
         self._engine = engine
 
@@ -81,6 +82,20 @@ class Task(Generic[P, R]):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
+
+
+_tasks: dict[str, Task[..., Any]] = {}
+
+
+def by_name(name: str) -> Task[..., Any]:
+    """The task whose function is called ``name``. Raises ``AttributeError`` where there is none, or more than one."""
+    found = [task for task in _tasks.values() if task.declared.function.__name__ == name]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise AttributeError(f"no task {name!r} is declared in this process: import its module", name=name)
+    names = ", ".join(sorted(task.name for task in found))
+    raise AttributeError(f"{name!r} may be each of {names}: import the one you mean", name=name)
 
 
 class SpoolTask(Task[P, R]):
