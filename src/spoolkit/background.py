@@ -100,8 +100,8 @@ class QueueThread(BackgroundThread, Generic[T]):
     def put(self, item: T) -> None:
         """Have the thread handle ``item``, which is handed over as it is; it wakes at once.
 
-        Raises :class:`QueueFull` where ``size`` items wait, :class:`ConfigurationError` where the thread does not run in
-        this process.
+        Raises :class:`QueueFull` where ``size`` items wait, and :class:`ConfigurationError` where the thread does not
+        run in this process.
         """
         if self._runs_in != os.getpid():
             raise ConfigurationError(
@@ -195,10 +195,12 @@ class _Life:
         self._name = name
         self._where = where
         self._active = False
+        self._failed_in_a_row = 0
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         self._subject._runs_in = os.getpid()
+        self._active = self._where == "each process"
         self._thread = threading.Thread(target=self._live, name=f"spoolkit:{self._name}", daemon=True)
         self._thread.start()
 
@@ -245,13 +247,11 @@ class _Life:
         with self._logged(what), runner.application():
             function()
         if self._subject.failures == before:
-            self._in_a_row = 0
+            self._failed_in_a_row = 0
             return True
-        self._in_a_row += 1
-        self._subject.wait(min(PAUSE * 2.0 ** min(self._in_a_row - 1, 60), LONGEST_PAUSE))
+        self._failed_in_a_row += 1
+        self._subject.wait(min(PAUSE * 2.0 ** min(self._failed_in_a_row - 1, 60), LONGEST_PAUSE))
         return False
-
-    _in_a_row = 0
 
     @contextmanager
     def _logged(self, what: str) -> Iterator[None]:

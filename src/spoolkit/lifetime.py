@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import signal
@@ -25,6 +26,9 @@ log = logging.getLogger("spoolkit")
 Start = Callable[[], None]
 End = Callable[[float], None]
 """Ends something; gets the time, on the monotonic clock, by which that has to be done."""
+
+SAME_SIGNAL = 1.0
+"""Seconds within which two signals are one."""
 
 _ends: list[End] = []
 _ends_known = False
@@ -100,6 +104,10 @@ def let_flask_run_end() -> None:
 
 def _wait_for_child(signum: int, frame: FrameType | None) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the second one is not to be waited for
+    # A terminal has told them too; whoever has this process's pid only has not.
+    with contextlib.suppress(OSError), open(f"/proc/self/task/{os.getpid()}/children") as children:
+        for pid in children.read().split():
+            os.kill(int(pid), signum)
 
 
 def at_end(end: End, *, first: bool = False) -> None:
@@ -128,16 +136,20 @@ def drain(grace: float | None = None) -> None:
         grace = settings.current().thread_grace if grace is None else grace
     except ConfigurationError:
         grace = Settings.thread_grace
-    deadline = time.monotonic() + grace
-    for end in list(_ends):
+    began = time.monotonic()
+    deadline = began + grace
+    ends = list(_ends)
+    while ends:
         try:
-            try:
-                end(deadline)
-            except (KeyboardInterrupt, SystemExit):  # a second signal: nobody wants to wait any longer
-                deadline = time.monotonic()
-                end(deadline)
+            ends[0](deadline)
+            del ends[0]
         except Exception:
             log.exception("the process ends, but not everything in it did")
+            del ends[0]
+        except (KeyboardInterrupt, SystemExit):
+            # Another signal. A terminal and the server's master both pass on the first one; a later one is meant.
+            if time.monotonic() - began > SAME_SIGNAL:
+                deadline = time.monotonic()
 
 
 def _has_gunicorn() -> bool:

@@ -76,12 +76,10 @@ class Pool:
         Returns the calls that were not finished. What a call puts here meanwhile is waited for as well.
         """
         with self._work_ended:
-            try:
-                while self._is_busy(deadline) and (left := deadline - time.monotonic()) > 0:
-                    self._work_ended.wait(left)
-            finally:
-                self._closed = True
-                self._work_came.notify_all()  # the threads that wait end
+            while self._is_busy(deadline) and (left := deadline - time.monotonic()) > 0:
+                self._work_ended.wait(left)
+            self._closed = True
+            self._work_came.notify_all()  # the threads that wait end
             held = itertools.chain.from_iterable(self._held.values())
             left_over = [*self._running.values(), *self._ready, *held, *(call for _, _, call in sorted(self._later))]
             self._ready.clear()

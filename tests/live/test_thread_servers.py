@@ -135,7 +135,7 @@ def test_a_reload_lets_what_waits_finish(
 def test_a_process_that_has_served_enough_requests_lets_what_waits_finish(
     kind: str, start: Start, history: History, statuses: Callable[..., list[Status | None]]
 ) -> None:
-    option = ["max-requests = 5"] if kind in UWSGI else ["--max-requests", "5"]
+    option = ["max-requests = 5", "min-worker-lifetime = 0"] if kind in UWSGI else ["--max-requests", "5"]
     server = start(kind, *option, processes=1)
     answer = server.post("/work/6/0.2").json
     for _ in range(20):
@@ -211,7 +211,7 @@ def _tell(server: UwsgiServer, word: str) -> Any:
 
 
 def test_over_the_bound_the_answer_is_503(start: Start) -> None:
-    server = start("uwsgi-threads", processes=1, SPOOLKIT_THREAD_QUEUE="3")
+    server = start("uwsgi-threads", processes=1, SPOOLKIT_THREAD_QUEUE="3", SPOOLKIT_THREAD_GRACE="0")
     assert server.post("/work/5/60.0").status == 200
     refused = server.post("/work/1/60.0")
     assert refused.status == 503
@@ -242,7 +242,7 @@ def test_a_brutal_stop_of_uwsgi_outside_of_requests_lets_what_waits_finish(
 
 def test_where_threads_are_not_enabled_uwsgi_does_not_start(start: Start) -> None:
     with pytest.raises(AssertionError, match="set enable-threads = true"):
-        start("uwsgi", "enable-threads = false")
+        start("uwsgi", "pyimport = no_threads")  # as older ones were without enable-threads
 
 
 @pytest.mark.parametrize("kind", ["uwsgi", "gunicorn-preload"])

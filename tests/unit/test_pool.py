@@ -216,10 +216,12 @@ def test_an_end_that_is_interrupted_can_be_asked_again(work: Work, monkeypatch: 
     def interrupted(timeout: float) -> bool:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pool._work_ended, "wait", interrupted)
-    with suppress(KeyboardInterrupt):
+    with monkeypatch.context() as patched, suppress(KeyboardInterrupt):
+        patched.setattr(pool._work_ended, "wait", interrupted)
         drain(pool)
-    assert drain(pool, 0) == ["runs", "waits"]
+    work.go.set()
+    assert drain(pool) == []
+    assert work.ended == ["runs", "waits"]
 
 
 def test_a_call_that_raises_costs_no_thread(work: Work, caplog: pytest.LogCaptureFixture) -> None:
