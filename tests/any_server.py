@@ -103,10 +103,16 @@ def start(
     return CommandServer(directory, command, env={**env, "SPOOLKIT_DEV_RUNNER": "false"}, cwd=site)
 
 
-def wait_until_complete(kind: str, server: UwsgiServer, processes: int | None) -> None:
-    """Wait until each process has loaded the application: one of uWSGI's that has not yet does not hear of a stop."""
-    if kind == "uwsgi-lazy":
-        wait_until(lambda: occurrences(server, r"WSGI app 0 .* ready") >= (processes or 2), message=server.log)
+def wait_until_complete(kind: str, server: UwsgiServer, processes: int | None = None) -> None:
+    """Wait until each process of uWSGI's serves: one that does not yet takes a signal to stop for its master's."""
+
+    def complete() -> bool:
+        pids = server.worker_pids()
+        waits = [Path(f"/proc/{pid}/wchan").read_text() for pid in pids if os.path.exists(f"/proc/{pid}")]
+        return len(pids) == (processes or 2) and all("epoll" in wait for wait in waits)
+
+    if kind in UWSGI and not server.exited:
+        wait_until(complete, message=server.log)
 
 
 def ask_to_stop(kind: str, server: UwsgiServer) -> None:

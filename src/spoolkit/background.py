@@ -213,12 +213,11 @@ class _Life:
         if self._thread is not None and self._active:
             self._thread.join(max(0.0, deadline - time.monotonic()))
             if self._thread.is_alive():
-                log.error("%s did not end in time%s", self._name, self._left())
-        self._subject._runs_in = None
-
-    def _left(self) -> str:
+                log.error("%s did not end in time", self._name)
         subject = self._subject
-        return f": {len(subject)} items in its queue are lost" if isinstance(subject, QueueThread) else ""
+        subject._runs_in = None
+        if isinstance(subject, QueueThread) and subject:
+            log.error("%s: %d items in its queue are lost", self._name, len(subject))
 
     def _live(self) -> None:
         if self._where == "each process":
@@ -230,11 +229,13 @@ class _Life:
 
     def _run(self) -> None:
         subject = self._subject
+        if not subject._has_more():
+            return  # asked to go before it began
         self._active = True
         try:
-            while not subject.stopping and not self._call(subject.startup, "startup"):
+            while not (ready := self._call(subject.startup, "startup")) and not subject.stopping:
                 pass
-            while subject._has_more():
+            while ready and subject._has_more():
                 self._call(subject._turn, "handle")
         finally:
             with self._logged("shutdown"), runner.application():

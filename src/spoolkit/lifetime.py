@@ -138,14 +138,15 @@ def drain(grace: float | None = None) -> None:
         grace = Settings.thread_grace
     began = time.monotonic()
     deadline = began + grace
-    ends = list(_ends)
-    while ends:
+    ended: list[End] = []
+    # What ends may begin something: a thread's last words may be the first job of the pool.
+    while end := next((end for end in _ends if end not in ended), None):
         try:
-            ends[0](deadline)
-            del ends[0]
+            end(deadline)
+            ended.append(end)
         except Exception:
             log.exception("the process ends, but not everything in it did")
-            del ends[0]
+            ended.append(end)
         except (KeyboardInterrupt, SystemExit):
             # Another signal. A terminal and the server's master both pass on the first one; a later one is meant.
             if time.monotonic() - began > SAME_SIGNAL:

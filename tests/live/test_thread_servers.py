@@ -26,17 +26,24 @@ Start = Callable[..., UwsgiServer]
 
 
 @pytest.fixture
-def start(tmp_path: Path, environment: dict[str, str]) -> Iterator[Start]:
+def module() -> str:
+    """The site that is served."""
+    return "thread_app"
+
+
+@pytest.fixture
+def start(tmp_path: Path, environment: dict[str, str], module: str) -> Iterator[Start]:
     with contextlib.ExitStack() as running:
 
         def start(kind: str, *options: str, processes: int | None = None, **env: str) -> UwsgiServer:
             (tmp_path / "spool").mkdir(mode=0o700, exist_ok=True)
             env = {**environment, "SPOOLKIT_THREADS": "2", **env}
             server = any_server.start(
-                kind, tmp_path, site=SITE, module="thread_app", env=env, options=options, processes=processes
+                kind, tmp_path, site=SITE, module=module, env=env, options=options, processes=processes
             )
             running.enter_context(server)
             any_server.wait_until_complete(kind, server, processes)
+            running.callback(any_server.wait_until_complete, kind, server, processes)
             return server
 
         yield start
@@ -113,7 +120,7 @@ def test_what_is_left_after_the_grace_is_lost_and_said_to_be(
     assert set(re.findall(r"job (\w+) of thread_app\.work is lost", server.log())) == set(made)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in ALL if kind not in ("flask", "gunicorn-preload")])
+@pytest.mark.parametrize("kind", [kind for kind in ALL if kind != "flask"])
 def test_a_reload_lets_what_waits_finish(
     kind: str, start: Start, history: History, statuses: Callable[..., list[Status | None]], tmp_path: Path
 ) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from spoolkit import lifetime
 from spoolkit.engines import thread
 
 
@@ -15,3 +16,4 @@ def fresh_pool() -> Iterator[None]:
     yield
     thread.drain(time.monotonic())
     thread._pools.pop(os.getpid(), None)
+    lifetime._ends.clear()
