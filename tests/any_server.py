@@ -108,11 +108,18 @@ def wait_until_complete(kind: str, server: UwsgiServer, processes: int | None = 
 
     def complete() -> bool:
         pids = server.worker_pids()
-        waits = [Path(f"/proc/{pid}/wchan").read_text() for pid in pids if os.path.exists(f"/proc/{pid}")]
-        return len(pids) == (processes or 2) and all("epoll" in wait for wait in waits)
+        return len(pids) == (processes or 2) and all(any("epoll" in wait for wait in _waits(pid)) for pid in pids)
 
     if kind in UWSGI and not server.exited:
         wait_until(complete, message=server.log)
+
+
+def _waits(pid: int) -> list[str]:
+    """In which function of the kernel each thread of the process waits."""
+    try:
+        return [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/wchan")]
+    except OSError:  # it is gone meanwhile
+        return []
 
 
 def ask_to_stop(kind: str, server: UwsgiServer) -> None:
