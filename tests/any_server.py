@@ -29,17 +29,18 @@ ALL = [*UWSGI, *GUNICORN, *FLASK]
 
 
 class CommandServer(UwsgiServer):
-    """A server that is one command; ``{port}`` in it is its port."""
+    """A server that is one command of this environment; ``{port}`` in it is its port, ``probe`` a page that it has."""
 
-    def __init__(self, directory: Path, command: Sequence[object], **given: object) -> None:
+    def __init__(self, directory: Path, command: Sequence[object], *, probe: str = "/pid", **given: object) -> None:
         super().__init__(directory, ini=Path(os.devnull), **given)  # type: ignore[arg-type]
+        self._probe = probe
         self._log = directory / "server.log"
         self._command = [str(part).replace("{port}", str(self.port)) for part in command]
 
     def __enter__(self) -> CommandServer:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", *self._command],
+                [Path(sys.executable).with_name(self._command[0]), *self._command[1:]],
                 cwd=self._cwd,
                 env=self._env,
                 stdin=subprocess.DEVNULL,
@@ -57,12 +58,13 @@ class CommandServer(UwsgiServer):
 
     def _answers(self) -> bool:
         try:
-            return self.get("/pid").status == 200
+            return self.get(self._probe).status == 200
         except OSError:
             return False
 
     def worker_pids(self) -> list[int]:
-        return self._pids(r"Booting worker with pid: (\d+)") or [int(self.get("/pid").text)]
+        gunicorns = self._pids(r"Booting worker with pid: (\d+)")
+        return gunicorns or super().worker_pids() or [int(self.get("/pid").text)]
 
 
 def start(

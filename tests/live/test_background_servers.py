@@ -52,8 +52,7 @@ def test_a_reload_ends_them_and_starts_them_anew(kind: str, start: Start, histor
     watched.write_text("")
     server = start(kind, *(["--extra-files", str(watched)] if kind in FLASK else []))
     count = 1 if kind in FLASK else 2
-    history.wait_for("each", "startup", count=count)
-    pids = server.worker_pids()
+    pids = [event.pid for event in history.wait_for("each", "startup", count=count)]
     server.post("/words", json=[str(number) for number in range(10)])
     ask_to_reload(kind, server, watched)
     any_server.wait_for_others(server, pids)
@@ -110,7 +109,7 @@ def test_a_program_that_only_imports_the_site_starts_none(environment: dict[str,
 def test_under_a_server_that_is_not_known_they_start_with_the_first_request(
     environment: dict[str, str], history: History, tmp_path: Path
 ) -> None:
-    with CommandServer(tmp_path, ["background_app", "{port}"], env=environment, cwd=SITE) as server:
+    with CommandServer(tmp_path, ["python", "-m", "background_app", "{port}"], env=environment, cwd=SITE) as server:
         history.wait_for("each", "startup")
         ask_to_stop("flask", server)
         wait_for_exit(server)
