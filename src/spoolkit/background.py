@@ -196,13 +196,12 @@ class _Life:
         self._where = where
         self._active = False
         self._failed_in_a_row = 0
-        self._thread: threading.Thread | None = None
+        self._ended = threading.Event()
 
     def start(self) -> None:
         self._subject._runs_in = os.getpid()
         self._active = self._where == "each process"
-        self._thread = threading.Thread(target=self._live, name=f"spoolkit:{self._name}", daemon=True)
-        self._thread.start()
+        threading.Thread(target=self._live, name=f"spoolkit:{self._name}", daemon=True).start()
 
     def ask_to_stop(self) -> None:
         with self._logged("stop"):
@@ -210,10 +209,9 @@ class _Life:
 
     def join(self, deadline: float) -> None:
         # One that only waits for its turn among the processes has nothing to end.
-        if self._thread is not None and self._active:
-            self._thread.join(max(0.0, deadline - time.monotonic()))
-            if self._thread.is_alive():
-                log.error("%s did not end in time", self._name)
+        # Not by Thread.join(): interrupted by a signal, it takes the thread for dead from then on (Python 3.11).
+        if self._active and not self._ended.wait(max(0.0, deadline - time.monotonic())):
+            log.error("%s did not end in time", self._name)
         subject = self._subject
         subject._runs_in = None
         if isinstance(subject, QueueThread) and subject:
@@ -228,10 +226,16 @@ class _Life:
             self._run()
 
     def _run(self) -> None:
-        subject = self._subject
-        if not subject._has_more():
-            return  # asked to go before it began
         self._active = True
+        try:
+            if self._subject._has_more():  # not asked to go before it began
+                self._work()
+        finally:
+            self._active = False
+            self._ended.set()
+
+    def _work(self) -> None:
+        subject = self._subject
         try:
             while not (ready := self._call(subject.startup, "startup")) and not subject.stopping:
                 pass
@@ -240,7 +244,6 @@ class _Life:
         finally:
             with self._logged("shutdown"), runner.application():
                 subject.shutdown()
-            self._active = False
 
     def _call(self, function: Callable[[], None], what: str) -> bool:
         """Call it; whether it returned. If not, after a pause."""

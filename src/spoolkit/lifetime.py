@@ -104,7 +104,8 @@ def let_flask_run_end() -> None:
 
 def _wait_for_child(signum: int, frame: FrameType | None) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the second one is not to be waited for
-    # A terminal has told them too; whoever has this process's pid only has not.
+    # A terminal has told them too, and they are at it by now; whoever has only this process's pid has not.
+    time.sleep(0.3)
     with contextlib.suppress(OSError), open(f"/proc/self/task/{os.getpid()}/children") as children:
         for pid in children.read().split():
             os.kill(int(pid), signum)
@@ -132,25 +133,31 @@ def drain(grace: float | None = None) -> None:
 
     For whoever ends the process otherwise than by Python's end. May be called again. Never raises ``Exception``.
     """
+    began, ended, at_once = time.monotonic(), list[End](), False
+    while True:
+        try:
+            _end_all(ended, time.monotonic() if at_once else began + (_grace() if grace is None else grace))
+            return
+        except (KeyboardInterrupt, SystemExit):
+            # Another signal. A terminal and the server's master both pass on the first one; a later one is meant.
+            at_once = time.monotonic() - began > SAME_SIGNAL
+
+
+def _grace() -> float:
     try:
-        grace = settings.current().thread_grace if grace is None else grace
+        return settings.current().thread_grace
     except ConfigurationError:
-        grace = Settings.thread_grace
-    began = time.monotonic()
-    deadline = began + grace
-    ended: list[End] = []
+        return Settings.thread_grace
+
+
+def _end_all(ended: list[End], deadline: float) -> None:
     # What ends may begin something: a thread's last words may be the first job of the pool.
     while end := next((end for end in _ends if end not in ended), None):
         try:
             end(deadline)
-            ended.append(end)
         except Exception:
             log.exception("the process ends, but not everything in it did")
-            ended.append(end)
-        except (KeyboardInterrupt, SystemExit):
-            # Another signal. A terminal and the server's master both pass on the first one; a later one is meant.
-            if time.monotonic() - began > SAME_SIGNAL:
-                deadline = time.monotonic()
+        ended.append(end)
 
 
 def _has_gunicorn() -> bool:

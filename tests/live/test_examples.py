@@ -115,7 +115,7 @@ def test_the_same_with_the_debugger_and_the_reloader(notifications: Path, start:
         assert server.post("/task", json={"to": "ann", "text": str(number)}).status == 202
     os.killpg(server.master_pid, signal.SIGINT)
     wait_for_exit(server)
-    assert len((notifications / "sent.log").read_text().splitlines()) == 5
+    assert len((notifications / "sent.log").read_text().splitlines()) == 5, server.log()
 
 
 @pytest.fixture(scope="module")
