@@ -70,7 +70,7 @@ def _by_thread(seconds: float) -> Iterator[None]:
 
     timer = threading.Timer(seconds, ring)
     timer.daemon = True
-    # From Python 3.12 on there is no new thread once the interpreter ends. The job has the time that is left then.
+    # Python 3.12 starts no thread once the interpreter ends. The job has the time that is left then.
     with contextlib.suppress(RuntimeError):
         timer.start()
     try:

@@ -64,6 +64,11 @@ class Pool:
             self._call_a_thread()
             return True
 
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no more."""
+        return self._closed
+
     def __len__(self) -> int:
         """How many calls are not over."""
         with self._work_came:
@@ -131,7 +136,7 @@ class Pool:
             try:
                 thread.start()
             except RuntimeError:
-                # The system's limit is reached, or Python ends, which from 3.12 on starts no thread any more.
+                # The system's limit is reached, or Python ends, which in 3.12 starts no thread then.
                 return
             self._threads += 1
 

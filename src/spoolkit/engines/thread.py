@@ -70,9 +70,10 @@ class ThreadEngine:
             case "run":
                 waiting.attempt()
                 return job
+        why = "its process ends" if pool.closed else f"{config.thread_queue} calls wait for a thread already"
         raise QueueFull(
-            f"{config.thread_queue} calls wait for a thread already, {declared.name} was not accepted: raise "
-            'SPOOLKIT_THREAD_QUEUE or SPOOLKIT_THREADS, or declare it with @thread(overflow="spool")',
+            f"{declared.name} was not accepted, {why}: raise SPOOLKIT_THREAD_QUEUE or SPOOLKIT_THREADS, or declare it "
+            'with @thread(overflow="spool")',
             limit=config.thread_queue,
         )
 
