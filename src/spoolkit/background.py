@@ -185,6 +185,7 @@ class Threads:
                 life.ask_to_stop()
             for life in self._lives.values():
                 life.join(deadline)
+            self._started_in = None
 
 
 class _Life:

@@ -65,9 +65,11 @@ def at_start(app: Flask, start: Start) -> None:
         if _is_gunicorns_worker():
             start()
         else:  # --preload: the application is loaded before the fork
+            arbiter = os.getpid()
 
             def forked() -> None:
-                if _is_gunicorns_worker():
+                # What a worker forks in its turn is no worker, wherever it does that.
+                if os.getppid() == arbiter and _is_gunicorns_worker():
                     start()
 
             os.register_at_fork(after_in_child=forked)

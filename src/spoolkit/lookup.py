@@ -34,8 +34,7 @@ class Details:
 
 def find(id: str) -> Status:
     """Where the job ``id`` stands. Raises :class:`UnknownJobError`."""
-    checked(id)
-    notes.here().write()
+    notes.here().write(checked(id))
     for _ in range(3):  # between a look at the record and one at the file, a job may go from the one to the other
         status = recorded(id)
         if status is not None and (status.state in FINISHED - {State.DEAD} or status.engine != "spool"):

@@ -46,9 +46,11 @@ class Notes:
         """``job`` waits no more: what becomes of it is recorded by whoever sees to that."""
         self._waiting.pop(job.id, None)
 
-    def write(self) -> None:
-        """Write the rows that are missing. Never raises."""
-        # Who finds nothing to write must find the rows written.
+    def write(self, id: str | None = None) -> None:
+        """Write the rows that are missing, if that of the job ``id`` is (``None``: if any is). Never raises."""
+        # A note is removed when its row is written, not before: who finds none must find the row.
+        if not self._waiting if id is None else id not in self._waiting:
+            return
         with self._writing:
             for store, jobs in _by_store(list(self._waiting.values())):
                 try:

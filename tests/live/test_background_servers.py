@@ -85,6 +85,13 @@ def test_one_that_is_stuck_does_not_hold_up_the_end_beyond_the_grace(kind: str, 
     assert "Words: 2 items in its queue are lost" in server.log()
 
 
+@pytest.mark.parametrize("kind", ["uwsgi", "gunicorn-preload", "gunicorn-sync", "flask"])
+def test_what_a_request_forks_has_none(kind: str, start: Start, history: History) -> None:
+    server = start(kind)
+    history.wait_for("each", "startup")
+    assert server.post("/fork").json == {"threads": 1}
+
+
 def test_a_full_queue_is_a_503(start: Start, history: History) -> None:
     server = start("uwsgi-threads", processes=1, SPOOLKIT_THREAD_GRACE="0")
     assert server.post("/words", json=["stuck"]).status == 200

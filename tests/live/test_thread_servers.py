@@ -13,14 +13,14 @@ from typing import Any
 
 import any_server
 import pytest
-from any_server import ALL, FLASK, GUNICORN, UWSGI, UwsgiServer, ask_to_reload, ask_to_stop, wait_for_exit
-from uwsgi_server import wait_until
+from any_server import ALL, FLASK, GUNICORN, UWSGI, CommandServer, ask_to_reload, ask_to_stop, wait_for_exit
+from uwsgi_server import UwsgiServer, wait_until
 
 from spoolkit.job import State, Status
 from spoolkit.losses import bury
 from spoolkit.store import Store
 
-from .conftest import SITE, History
+from .conftest import PROJECT, SITE, History
 
 Start = Callable[..., UwsgiServer]
 
@@ -117,7 +117,7 @@ def test_what_is_left_after_the_grace_is_lost_and_said_to_be(
     assert {status.error_message for status in found if status} == {
         "its process was asked to go and did not wait any longer"
     }
-    assert set(re.findall(r"job (\w+) of thread_app\.work is lost", server.log())) == set(made)
+    assert sorted(re.findall(r"job (\w+) of thread_app\.work is lost", server.log())) == sorted(made)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in ALL if kind != "flask"])
@@ -223,6 +223,15 @@ def test_over_the_bound_the_answer_is_503(start: Start) -> None:
     refused = server.post("/work/1/60.0")
     assert refused.status == 503
     assert refused.json["error"]["type"] == "QueueFull"
+
+
+def test_over_the_bound_the_application_answers_503(tmp_path: Path) -> None:
+    env = {"SPOOLKIT_THREADS": "1", "SPOOLKIT_THREAD_QUEUE": "0", "SPOOLKIT_THREAD_GRACE": "0"}
+    with CommandServer(tmp_path, ["flask", "run", "--port", "{port}"], probe="/jobs", cwd=PROJECT, env=env) as server:
+        assert server.get("/uwsgi_thread/60").status == 200
+        refused = server.get("/uwsgi_thread/1")
+    assert (refused.status, refused.json["error"]["type"]) == (503, "QueueFull")
+    assert "SPOOLKIT_THREAD_QUEUE" in refused.json["error"]["message"]
 
 
 def test_the_development_server_ends_by_sigterm_as_well(

@@ -59,7 +59,7 @@ class ThreadEngine:
         isolation.check(job, declared.positional)
         config = settings.current(declared.home)
         pool = _pool(config)
-        waiting = _Waiting(job, declared, self._options, config)
+        waiting = _Waiting(job, declared, self._options, config, pool)
         waiting.noted()
         if pool.put(waiting.call):
             return job
@@ -81,7 +81,7 @@ class ThreadEngine:
 class _Waiting:
     """A job in the pool, until it is over."""
 
-    def __init__(self, job: Job, declared: Declared, options: ThreadOptions, config: Settings) -> None:
+    def __init__(self, job: Job, declared: Declared, options: ThreadOptions, config: Settings, pool: Pool) -> None:
         self.job = job
         self.store: Store | None = tracking.store(config) if options.track else None
         self.call = Call(self.attempt, declared.name, options.concurrency, subject=self)
@@ -90,6 +90,7 @@ class _Waiting:
             declared = replace(declared, function=function)
         self._declared = declared
         self._config = config
+        self._pool = pool
         self._context: Context = isolation.context()
         self._number = 0
 
@@ -105,7 +106,7 @@ class _Waiting:
         self._number += 1
         # Each attempt has its own copy: it must not see what the one before it has set.
         outcome = self._context.copy().run(self._run)
-        if isinstance(outcome, RetryAt) and not _pool(self._config).put_later(outcome.time - clock.now(), self.call):
+        if isinstance(outcome, RetryAt) and not self._pool.put_later(outcome.time - clock.now(), self.call):
             _lose([self], "its process ended before it could be tried again")
 
     def _run(self) -> Outcome:
@@ -142,8 +143,9 @@ def _pool(config: Settings) -> Pool:
 
 
 def drain(deadline: float) -> None:
-    """Take no more jobs and wait for those there are, up to ``deadline`` (monotonic). What is left is lost, and said
-    to be.
+    """Wait for the jobs there are, up to ``deadline`` (monotonic). What is left is lost, and said to be.
+
+    A call after that finds a new pool, which is drained in its turn where the process goes on to its end.
     """
     pool = _pools.get(os.getpid())
     if pool is None:
@@ -153,6 +155,7 @@ def drain(deadline: float) -> None:
         runner.log.warning("process %d ends: %d jobs in threads get %.0f s to finish", os.getpid(), len(pool), left)
     reason = "its process was asked to go and did not wait any longer"
     _lose([call.subject for call in pool.drain(deadline)], reason)
+    _pools.pop(os.getpid(), None)
 
 
 def _lose(waiting: list[object], reason: str) -> None:

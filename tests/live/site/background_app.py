@@ -71,6 +71,18 @@ def put() -> Response:
     return jsonify(pid=os.getpid())
 
 
+@app.post("/fork")
+def fork() -> Response:
+    """Fork, and tell how many threads the child has once it has had the time to start some."""
+    read, write = os.pipe()
+    if os.fork() == 0:
+        time.sleep(0.1)
+        os.write(write, str(len(os.listdir("/proc/self/task"))).encode())
+        os._exit(0)
+    os.wait()
+    return jsonify(threads=int(os.read(read, 10)))
+
+
 @app.errorhandler(QueueFull)
 def full(error: QueueFull) -> tuple[Response, int]:
     return jsonify(error=error.to_dict()), 503
