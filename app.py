@@ -6,7 +6,7 @@ from flask import Flask, Response, jsonify, request
 from werkzeug.exceptions import HTTPException
 
 import tasks
-from spoolkit import ArgumentError, SpoolKit, SpoolUnavailableError
+from spoolkit import ArgumentError, QueueFull, SpoolKit, SpoolUnavailableError
 from spoolkit.api import jobs_blueprint
 from spoolkit.schedule import from_text
 
@@ -67,7 +67,8 @@ def refused(error: ArgumentError) -> tuple[Response, int]:
 
 
 @app.errorhandler(SpoolUnavailableError)
-def unavailable(error: SpoolUnavailableError) -> tuple[Response, int]:
+@app.errorhandler(QueueFull)
+def unavailable(error: SpoolUnavailableError | QueueFull) -> tuple[Response, int]:
     return jsonify(error=error.to_dict()), 503
 
 

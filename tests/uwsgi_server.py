@@ -191,11 +191,12 @@ class UwsgiServer:
             return False
         return bool(self.worker_pids())
 
-    def _request(self, method: str, path: str, json: Any = None) -> Response:
+    def _request(self, method: str, path: str, json: Any = None, *, raw: bool = False) -> Response:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         try:
-            body = None if json is None else jsonlib.dumps(json)
-            connection.request(method, path, body, {"Content-Type": "application/json"} if body else {})
+            body = json if raw or json is None else jsonlib.dumps(json)
+            headers = {} if json is None else {"Content-Type": "application/json"}
+            connection.request(method, path, body, headers)
             answer = connection.getresponse()
             return Response(answer.status, answer.read().decode(), dict(answer.getheaders()))
         finally:

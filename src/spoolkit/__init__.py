@@ -1,5 +1,6 @@
 """Background tasks for Flask on the uWSGI server that already runs the site."""
 
+from spoolkit.background import BackgroundThread, QueueThread
 from spoolkit.codec import register
 from spoolkit.current import current_job
 from spoolkit.errors import (
@@ -16,6 +17,7 @@ from spoolkit.errors import (
     JobStateError,
     JobTimeout,
     NoCurrentJobError,
+    QueueFull,
     QueueOptionError,
     ReservedNameError,
     ResultUnavailableError,
@@ -44,6 +46,7 @@ __all__ = [
     "Abort",
     "ArgumentError",
     "ArgumentTypeError",
+    "BackgroundThread",
     "ConfigurationError",
     "DecodeError",
     "Job",
@@ -55,7 +58,9 @@ __all__ = [
     "JobStateError",
     "JobTimeout",
     "NoCurrentJobError",
+    "QueueFull",
     "QueueOptionError",
+    "QueueThread",
     "ReservedNameError",
     "ResultUnavailableError",
     "Retry",

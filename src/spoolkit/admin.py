@@ -34,6 +34,8 @@ def retry(id: str) -> None:
                 presence.wake(directory)
                 return
     status = find(id)
+    if status.state is State.DEAD and status.engine != "spool":
+        raise JobStateError(f"job {id} ran in a {status.engine}: its arguments are gone", job=id, state="dead")
     raise JobStateError(f"job {id} is {status.state}: only a dead one can be retried", job=id, state=str(status.state))
 
 
@@ -80,7 +82,7 @@ def cancel(id: str, *, force: bool = False) -> State:
         if status.state in FINISHED:
             raise JobStateError(f"job {id} is {status.state} already", job=id, state=str(status.state))
         if status.state is not State.RUNNING:
-            if _cancel_waiting(status):
+            if _cancel_in_process(status) if status.engine != "spool" else _cancel_waiting(status):
                 return State.CANCELLED
         elif not force:
             return _ask_to_stop(status)
@@ -104,6 +106,15 @@ def _cancel_waiting(status: Status) -> bool:
             return False
         spoolfile.finish(path)
     recorder.forget(store.folder, status.id)
+    waiting.announce(store.folder, status.id)
+    return True
+
+
+def _cancel_in_process(status: Status) -> bool:
+    """The same for a job without a file: its process asks before it begins."""
+    store = tracking.store()
+    if not store.cancel(status, "cancelled before it ran", file=None):
+        return False
     waiting.announce(store.folder, status.id)
     return True
 
@@ -141,6 +152,8 @@ def run_now(id: str) -> State:
         status = find(id)
         if status.state not in (State.QUEUED, State.RETRYING):
             raise JobStateError(f"job {id} is {status.state}, it does not wait", job=id, state=str(status.state))
+        if status.engine != "spool":
+            raise JobStateError(f"job {id} waits in its process, for its own time", job=id, state=str(status.state))
         with _claimed(status) as path:
             if path is not None:
                 new = spoolfile.reschedule(path, clock.now())

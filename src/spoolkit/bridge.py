@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import types
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 try:
     import uwsgi
@@ -28,6 +28,7 @@ plain_handler: Handler | None = None
 
 _started_in: int | None = None
 _working_in: int | None = None
+_after_fork: list[Callable[[], None]] = []
 
 
 def is_uwsgi() -> bool:
@@ -108,6 +109,37 @@ def options() -> Mapping[str, object]:
     return {} if uwsgi is None else {os.fsdecode(name): value for name, value in uwsgi.opt.items()}
 
 
+def is_master() -> bool:
+    """Whether this process is uWSGI's master, which forks all others."""
+    return uwsgi is not None and uwsgi.masterpid() == os.getpid()
+
+
+def has_threads() -> bool:
+    """Whether Python's threads run here by themselves; uWSGI may have them run only while it serves a request."""
+    return uwsgi is None or bool(uwsgi.has_threads)
+
+
+def at_start(start: Callable[[], None]) -> None:
+    """Have ``start()`` called in each process that serves requests: now in one of those, else after the fork."""
+    _guard()
+
+    def here() -> None:
+        if is_worker():
+            start()
+
+    _after_fork.append(here)
+    here()  # with lazy-apps the application is loaded after the fork
+
+
+def at_end(end: Callable[[], None]) -> None:
+    """Have ``end()`` called where a process that serves requests is asked to go, before Python ends there.
+
+    uWSGI leaves it out in a process that is killed, or brutally stopped within a request.
+    """
+    _guard()
+    uwsgi.atexit = end
+
+
 def master_pid() -> int:
     """The process that started all others."""
     return int(uwsgi.masterpid())
@@ -138,7 +170,7 @@ def at_worker(start: Callable[[], None], end: Callable[[], None]) -> None:
             end()
 
     _guard()
-    uwsgi.post_fork_hook = begin
+    _after_fork.append(begin)
     uwsgi.atexit = finish
     begin()
 
@@ -164,9 +196,10 @@ def install(handler: Handler, started: Callable[[str], None]) -> None:
     if vars(uwsgi).get("spooler") is not handler:
         earlier = vars(uwsgi).get("spooler")
         vars(uwsgi)["spooler"] = handler
+        _Guarded.handler = handler
         if earlier is not None:
             uwsgi.spooler = earlier
-        uwsgi.post_fork_hook = start
+        _after_fork.append(start)
     # With lazy-apps a spooler imports the tasks after its fork: too late for the hook.
     start()
 
@@ -174,6 +207,12 @@ def install(handler: Handler, started: Callable[[str], None]) -> None:
 def _guard() -> None:
     if not isinstance(uwsgi, _Guarded):
         uwsgi.__class__ = _Guarded
+        uwsgi.post_fork_hook = _forked
+
+
+def _forked() -> None:
+    for start in list(_after_fork):
+        start()
 
 
 class _Guarded(types.ModuleType):
@@ -183,9 +222,11 @@ class _Guarded(types.ModuleType):
     whoever came last would fail or delete the files of all others.
     """
 
+    handler: ClassVar[Handler | None] = None
+
     def __setattr__(self, name: str, value: Any) -> None:
         global plain_handler
-        if name == "spooler" and value is not self.__dict__.get("spooler"):
+        if name == "spooler" and _Guarded.handler not in (None, value):
             if getattr(value, "__module__", "").partition(".")[0] not in LIBRARIES:
                 plain_handler = value
             return

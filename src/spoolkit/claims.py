@@ -48,7 +48,7 @@ def verdict(row: sqlite3.Row, file: str | None) -> Claim | None:
     """Why the job of ``row`` must not start now; ``None`` where it may."""
     state = State(row["state"])
     # Whatever the record says of a file, it says of the name it was claimed under: settled, it has another.
-    same = row["file"] == file
+    same = file is not None and row["file"] == file
     if state is State.RUNNING and same:
         if process.is_alive(row["pid"], row["identity"]) and row["pid"] != os.getpid():
             return StandBack()
@@ -59,7 +59,7 @@ def verdict(row: sqlite3.Row, file: str | None) -> Claim | None:
         return Settled(RetryAt(row["run_at"], failure))
     if state is State.DONE:
         return Settled(Done())
-    if state is State.CANCELLED:
+    if state in (State.CANCELLED, State.LOST):
         return Settled(Cancelled(failure))
     # An interrupted job's file was left as it lay. A dead job's is moved away before its record is written: where it
     # lies here, someone moved it back.

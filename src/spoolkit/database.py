@@ -35,7 +35,7 @@ MIGRATIONS = (
         started_at    REAL,             -- of the last attempt
         finished_at   REAL,             -- once the job is done, dead, cancelled or lost
         file          TEXT,             -- the name of its file at the last claim
-        pid           INTEGER,          -- who runs it, and what tells that process from a later one
+        pid           INTEGER,          -- who has it, and what tells that process from a later one
         identity      BLOB,
         cancel        INTEGER NOT NULL DEFAULT 0,
         progress      TEXT,             -- [done, total, note]
@@ -59,6 +59,8 @@ MIGRATIONS = (
         PRIMARY KEY (job, seq)
     ) WITHOUT ROWID;
     """,
+    # Who looks for the jobs of processes that are gone must not read all that ever were.
+    "CREATE INDEX jobs_of_processes ON jobs (pid, identity) WHERE engine <> 'spool' AND finished_at IS NULL",
 )
 """Each brings a file of the version before it forward. Never change one that was released: add another."""
 

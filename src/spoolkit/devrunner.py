@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 
 import click
 from flask.cli import ScriptInfo
-from flask.helpers import get_debug_flag
+
+from spoolkit import lifetime
 
 _child: subprocess.Popen[bytes] | None = None
 
@@ -17,18 +17,11 @@ def start_beside_flask_run() -> None:
     """Start ``flask spool run`` if this process is the one that serves under ``flask run``; else do nothing."""
     global _child
     context = click.get_current_context(silent=True)
-    if _child is not None or context is None or context.info_name != "run" or not _serves(context):
+    if _child is not None or context is None or not lifetime.serves(context):
         return
     # Its standard input is a pipe that closes with this process, however it ends: the sign to stop.
     command = [*_flask(context), "spool", "run", "--until-eof"]
     _child = subprocess.Popen(command, stdin=subprocess.PIPE)  # noqa: S603 - the command line that runs already
-
-
-def _serves(context: click.Context) -> bool:
-    reload = context.params.get("reload")
-    reloader = get_debug_flag() if reload is None else reload
-    # With the reloader the application is loaded twice: in the watching process, and in the one that serves.
-    return not reloader or os.environ.get("WERKZEUG_RUN_MAIN") == "true"
 
 
 def _flask(context: click.Context) -> list[str]:

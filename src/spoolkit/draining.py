@@ -13,7 +13,19 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 
-from spoolkit import bridge, interruption, master, pausing, presence, process, recorder, runner, settings, tracking
+from spoolkit import (
+    bridge,
+    interruption,
+    lifetime,
+    master,
+    pausing,
+    presence,
+    process,
+    recorder,
+    runner,
+    settings,
+    tracking,
+)
 from spoolkit.errors import StoreUnavailableError
 
 LOOK = 0.5
@@ -27,11 +39,6 @@ LAST_WORD = 2.0
 
 _installed = False
 _ends = False
-
-before_end: list[Callable[[float], object]] = []
-"""What an HTTP process does before it ends, at a reload as well: called with when its time is over, by the monotonic
-clock.
-"""
 
 
 def install() -> None:
@@ -141,11 +148,8 @@ def _ending() -> None:
     stops = _is_stop()
     if stops:
         _say_stopping(grace)
-    for end in before_end:
-        try:
-            end(deadline)
-        except Exception:
-            runner.log.exception("at the end of HTTP process %d", os.getpid())
+    # At a reload as well; and with what begins in it, this process may still be called upon by uWSGI.
+    lifetime.drain()
     if stops:
         pid, spawned = bridge.master_pid(), bridge.spawned()
         wait(_mine, deadline, lambda: master.is_hurried(pid) or bridge.spawned() != spawned)

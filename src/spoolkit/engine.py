@@ -13,10 +13,11 @@ class Engine(Protocol):
 
     name: str
 
-    def submit(self, job: Job, declared: Declared) -> None:
+    def submit(self, job: Job, declared: Declared) -> Job:
         """Accept ``job``, a call of the task ``declared``, to run once after ``job.run_at``.
 
-        When this returns, the job is accepted; when it raises, nothing was. Raises :class:`ArgumentError` for what
-        this engine cannot carry, :class:`SpoolUnavailableError` for what it cannot keep now.
+        When this returns, the job is accepted; when it raises, nothing was. Returns the job as it was accepted: another
+        engine may have taken it. Raises :class:`ArgumentError` for what
+        this engine cannot carry, :class:`SpoolUnavailableError` or :class:`QueueFull` for what it cannot keep now.
         """
         ...

@@ -69,6 +69,17 @@ class SpoolUnavailableError(SpoolkitError):
         self.errno = errno
 
 
+class QueueFull(SpoolkitError):  # noqa: N818 - the field's own word
+    """As much waits in this process as may. Nothing was accepted. Over HTTP a 503.
+
+    ``limit`` is how many may wait.
+    """
+
+    def __init__(self, message: str, *, limit: int) -> None:
+        super().__init__(message)
+        self.limit = limit
+
+
 class DecodeError(SpoolkitError, ValueError):
     """Bytes from the spool directory that are no job of spoolkit's."""
 

@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import contextlib
 import os
-from weakref import ref
+from typing import Any
+from weakref import WeakSet, ref
 
 from flask import Flask, current_app, has_app_context
 
-from spoolkit import bridge, devrunner, runner, settings
+from spoolkit import bridge, devrunner, lifetime, runner, settings, task
+from spoolkit.background import BackgroundThread, Threads, Where
 from spoolkit.cli import commands
 from spoolkit.settings import Settings
+from spoolkit.task import Task
 
 
 class SpoolKit:
-    """spoolkit for a Flask application: ``SpoolKit(app)``, or ``init_app`` from a factory."""
+    """spoolkit for a Flask application: ``SpoolKit(app)``, or ``init_app`` from a factory.
+
+    The tasks that are declared in this process are its attributes by their functions' names: with ``background_tasks =
+    SpoolKit()``, ``background_tasks.record_visit(5)`` calls the task ``record_visit``, in whichever module it is. In a
+    view it is ``current_app.extensions["spoolkit"]``.
+    """
 
     def __init__(self, app: Flask | None = None) -> None:
+        self._threads = Threads()
+        self._apps: WeakSet[Flask] = WeakSet()
         if app is not None:
             self.init_app(app)
 
@@ -27,6 +37,7 @@ class SpoolKit:
         the spool directory where it is missing. Raises :class:`ConfigurationError` for a setting that cannot be used.
         """
         config = settings_of(app)
+        self._apps.add(app)
         app.extensions["spoolkit"] = self
         app.cli.add_command(commands)
         runner.use_application(app.app_context)
@@ -46,12 +57,44 @@ class SpoolKit:
                 ", ".join(served),
                 config.spool,
             )
+        lifetime.let_flask_run_end()
+        if self._threads:
+            lifetime.at_start(app, self._threads.start)
         if not bridge.is_uwsgi():
             # Where it cannot be made, the site still starts: whoever enqueues is told.
             with contextlib.suppress(OSError):
                 os.makedirs(config.spool, mode=0o700, exist_ok=True)
             if config.dev_runner:
                 devrunner.start_beside_flask_run()
+
+    def add_thread(self, thread: BackgroundThread, where: Where = "each process") -> None:
+        """Have ``thread`` live in each process that serves, or, with ``where="one process"``, in one of them.
+
+        It is started after the fork, under a reloader in the process that serves only, and under a server that is not
+        known here with the first request; not by a command line, a script, or a test (see :meth:`start_threads`). When
+        its process is asked to go it gets ``SPOOLKIT_THREAD_GRACE`` seconds. If the one process goes away, another one
+        takes over. Raises :class:`ConfigurationError` for what cannot be.
+
+        The thread may start before this returns: add it once the application is complete.
+        """
+        first = not self._threads
+        self._threads.add(thread, where)
+        if first:
+            for app in list(self._apps):
+                lifetime.at_start(app, self._threads.start)
+
+    def start_threads(self) -> None:
+        """Start in this process what :meth:`add_thread` was given: for tests, and for programs without a server."""
+        self._threads.start()
+
+    def drain(self, grace: float | None = None) -> None:
+        """End what this process does in the background, as its server does; see :func:`spoolkit.lifetime.drain`."""
+        lifetime.drain(grace)
+
+    def __getattr__(self, name: str) -> Task[..., Any]:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return task.by_name(name)
 
 
 def settings_of(app: Flask) -> Settings:

@@ -49,9 +49,9 @@ class State(str, Enum):
 
 
 MOVES: Mapping[State, frozenset[State]] = {
-    State.QUEUED: frozenset({State.RUNNING, State.DEAD, State.CANCELLED}),
+    State.QUEUED: frozenset({State.RUNNING, State.DEAD, State.CANCELLED, State.LOST}),
     State.RUNNING: frozenset({State.RETRYING, State.DONE, State.DEAD, State.CANCELLED, State.LOST}),
-    State.RETRYING: frozenset({State.RUNNING, State.DEAD, State.CANCELLED}),
+    State.RETRYING: frozenset({State.RUNNING, State.DEAD, State.CANCELLED, State.LOST}),
     State.DEAD: frozenset({State.QUEUED, State.RUNNING, State.CANCELLED}),
     State.DONE: frozenset(),
     State.CANCELLED: frozenset(),

@@ -71,7 +71,9 @@ def _by_thread(seconds: float) -> Iterator[None]:
 
     timer = threading.Timer(seconds, ring)
     timer.daemon = True
-    timer.start()
+    # Python 3.12 starts no thread once the interpreter ends. The job has the time that is left then.
+    with contextlib.suppress(RuntimeError):
+        timer.start()
     try:
         yield
     finally:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TypeVar
 
-from spoolkit import codec, morgue, packet, recorder, runner, spoolfile, tracking
+from spoolkit import codec, losses, morgue, notes, packet, recorder, runner, spoolfile, tracking
 from spoolkit.errors import DecodeError, StoreUnavailableError, UnknownJobError
 from spoolkit.job import FINISHED, Attempt, Event, State, Status
 
@@ -40,7 +40,7 @@ class Details:
 
 def find(id: str) -> Status:
     """Where the job ``id`` stands. Raises :class:`UnknownJobError`."""
-    checked(id)
+    notes.here().write(checked(id))
     before: object = ()
     for _ in range(5):  # between two looks a job may go from the record to the file, and its file get another name
         status = recorded(id)
@@ -128,7 +128,15 @@ def _running(status: Status) -> Status:
 
 def recorded(id: str) -> Status | None:
     """What the store knows of the job ``id``."""
+    status = known_of(lambda: tracking.store().status(id))
+    if status is None or status.engine == "spool" or status.state in FINISHED or not bury():
+        return status
     return known_of(lambda: tracking.store().status(id))
+
+
+def bury() -> bool:
+    """Whether there were jobs whose process went away; they are recorded as lost."""
+    return bool(known_of(lambda: losses.bury(tracking.store())))
 
 
 def known_of(read: Callable[[], T]) -> T | None:
@@ -154,6 +162,8 @@ def jobs(
     limit: int | None = None,
 ) -> list[Status]:
     """The jobs in ``states`` (none: in any), of ``task``, enqueued ``since`` (unix time), newest first, no results."""
+    notes.here().write()
+    bury()
     wanted = frozenset(states) or frozenset(State)
 
     def fits(status: Status) -> bool:

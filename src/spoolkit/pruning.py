@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Iterable
 
-from spoolkit import checkpoints, clock, morgue, recorder, spoolfile
+from spoolkit import checkpoints, clock, losses, morgue, recorder, spoolfile
 from spoolkit.errors import StoreUnavailableError
 from spoolkit.job import State
 from spoolkit.settings import Settings
@@ -34,6 +34,7 @@ def a_little(store: Store, root: str, config: Settings) -> None:
     _last = time.monotonic()
     now = clock.now()
     try:
+        losses.bury(store)
         forgotten = forget(store, [root], OVER, now - config.keep_done, AT_ONCE)
         forgotten = max(forgotten, forget_dead(store, root, now - config.keep_dead, AT_ONCE))
     except (StoreUnavailableError, OSError):

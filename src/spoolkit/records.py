@@ -11,7 +11,7 @@ from spoolkit import process
 from spoolkit.database import Database
 from spoolkit.job import Attempt, Ending, Event, Progress, State, Status
 
-ENDINGS = frozenset({"done", *get_args(Ending)})
+ENDINGS = frozenset({"done", "lost", *get_args(Ending)})
 """The kinds of events that end an attempt."""
 
 

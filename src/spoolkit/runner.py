@@ -68,6 +68,11 @@ def use_application(context: Callable[[], AbstractContextManager[object]]) -> No
     _application = context
 
 
+def application() -> AbstractContextManager[object]:
+    """A fresh context of the application."""
+    return _application()
+
+
 def attempt(
     job: Job, declared: Declared, place: Place, store: Store, config: Settings, arguments: bytes | None = None
 ) -> Ended | None:
@@ -106,18 +111,19 @@ def attempt(
             return _run(job, declared, claim, place, store, store.folder, config)
 
 
-def attempt_untracked(job: Job, declared: Declared) -> Outcome:
-    """Run ``job`` once without a record of it. Never raises."""
+def attempt_untracked(job: Job, declared: Declared, number: int = 1) -> Outcome:
+    """Run ``job`` for the ``number``-th time, without a record of it, and say what follows. Never raises."""
+    options = declared.options
+    current = CurrentJob(**vars(job), attempt=number, max_attempts=options.attempts)
     returned: object = None
     error: BaseException | None = None
     try:
-        current = CurrentJob(**vars(job))
-        with limits.soft(declared.options.timeout), _application(), running(current), _no_child():
+        with limits.soft(options.timeout), _application(), running(current), _no_child():
             returned = declared.function(*job.args, **job.kwargs)
     except BaseException as raised:
-        error = raised
-    once = replace(declared.options, retries=0)
-    return _logged(job, retry.decide(once, 1, returned, error, now=clock.now(), jitter=0.0)).outcome
+        error = raised.with_traceback(raised.__traceback__ and raised.__traceback__.tb_next)
+    now, jitter = clock.now(), random.random()  # noqa: S311 - spreads retries, guards nothing
+    return _logged(job, retry.decide(options, number, returned, error, now=now, jitter=jitter)).outcome
 
 
 @contextmanager

@@ -31,6 +31,9 @@ class Settings:
     ``grace``        seconds for which a stop waits for the jobs that run
     ``keep_done``    seconds for which the record of a job that is done or cancelled is kept
     ``keep_dead``    seconds for which a dead job is kept, its file included
+    ``threads``      how many jobs of ``@thread`` run at once in one process
+    ``thread_queue`` how many more may wait there
+    ``thread_grace`` seconds that they get to finish when the process is asked to go
     """
 
     spool: str
@@ -44,6 +47,9 @@ class Settings:
     grace: float = 30.0
     keep_done: float = 7 * 86400.0
     keep_dead: float = 90 * 86400.0
+    threads: int = 8
+    thread_queue: int = 1000
+    thread_grace: float = 10.0
 
     @classmethod
     def load(cls, config: Mapping[str, object], root: str) -> Settings:
@@ -107,6 +113,13 @@ def _whole(name: str, value: object) -> int:
     return int(_number(name, value))
 
 
+def _one_or_more(name: str, value: object) -> int:
+    number = _whole(name, value)
+    if number < 1:
+        raise ConfigurationError(f"{name} is {value!r}: give a number, one or more", setting=name)
+    return number
+
+
 _READERS: dict[str, Callable[[str, object], object]] = {
     "SPOOLKIT_SPOOL": _path,
     "SPOOLKIT_FSYNC": _flag,
@@ -119,6 +132,9 @@ _READERS: dict[str, Callable[[str, object], object]] = {
     "SPOOLKIT_GRACE": _number,
     "SPOOLKIT_KEEP_DONE": _number,
     "SPOOLKIT_KEEP_DEAD": _number,
+    "SPOOLKIT_THREADS": _one_or_more,
+    "SPOOLKIT_THREAD_QUEUE": _whole,
+    "SPOOLKIT_THREAD_GRACE": _number,
 }
 
 

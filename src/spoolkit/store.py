@@ -136,8 +136,10 @@ class Store(Records):
                 return False
             if state is State.RETRYING and row["cancel"]:
                 state = State.CANCELLED
-            given: dict[str, Any] = {"state": state.value, "pid": None, "identity": None}
-            given["finished_at"] = now if state in FINISHED else None
+            given: dict[str, Any] = {"state": state.value, "finished_at": now if state in FINISHED else None}
+            if state in FINISHED or job.engine == "spool":
+                # Elsewhere a job that waits for its next attempt still belongs to its process.
+                given.update(pid=None, identity=None)
             if isinstance(outcome, RetryAt):
                 given["run_at"] = outcome.time
             if result is not None:

@@ -7,21 +7,20 @@ from datetime import datetime, timedelta
 from functools import update_wrapper
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
-from spoolkit import clock, current, plain, registry, schedule
+from spoolkit import clock, current, lifetime, plain, registry, schedule
 from spoolkit.engine import Engine
 from spoolkit.engines import spool as spool_engine
-from spoolkit.engines.thread import ThreadEngine
-from spoolkit.errors import ArgumentError, ArgumentTypeError, ConfigurationError, DecodeError, SignatureError
+from spoolkit.engines.thread import Overflow, ThreadEngine
+from spoolkit.errors import ArgumentError, ArgumentTypeError, DecodeError, SignatureError
 from spoolkit.handle import Job
 from spoolkit.job import Backoff, TaskOptions, new_id
+from spoolkit.options import Errors, check_names, task_options, thread_options
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 At = float | datetime
 Delay = float | timedelta
-
-MAX_RETRIES = 10_000
 
 
 class Task(Generic[P, R]):
@@ -38,6 +37,7 @@ class Task(Generic[P, R]):
         update_wrapper(self, function)
         self.declared = registry.declare(function, options, name, aliases)
         self.name = self.declared.name
+        _tasks[self.name] = self
         self._function = function
         self._engine = engine
 
@@ -45,7 +45,7 @@ class Task(Generic[P, R]):
         """Have the function run with these arguments, whatever their names, as soon as may be.
 
         Returns the :class:`Job`, which is accepted by then. Raises :class:`ArgumentError` for arguments that cannot be
-        taken and :class:`SpoolUnavailableError` where no job can be kept; nothing was accepted then.
+        taken, :class:`SpoolUnavailableError` or :class:`QueueFull` where no job can be kept; nothing was accepted then.
         """
         return self._submit(args, kwargs)
 
@@ -58,8 +58,7 @@ class Task(Generic[P, R]):
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], at: object = None, delay: object = None, **where: Any
     ) -> Job:
         job = self._job(args, kwargs, self._engine.name, at, delay, **where)
-        self._engine.submit(job, self.declared)
-        return job
+        return Job.of(self._engine.submit(job, self.declared))
 
     def _job(
         self,
@@ -90,6 +89,20 @@ class Task(Generic[P, R]):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
+
+
+_tasks: dict[str, Task[..., Any]] = {}
+
+
+def by_name(name: str) -> Task[..., Any]:
+    """The task whose function is called ``name``. Raises ``AttributeError`` where there is none, or more than one."""
+    found = [task for task in _tasks.values() if task.declared.function.__name__ == name]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        raise AttributeError(f"no task {name!r} is declared in this process: import its module", name=name)
+    names = ", ".join(sorted(task.name for task in found))
+    raise AttributeError(f"{name!r} may be each of {names}: import the one you mean", name=name)
 
 
 class SpoolTask(Task[P, R]):
@@ -162,10 +175,7 @@ class SpoolTask(Task[P, R]):
 
 
 class ThreadTask(Task[P, R]):
-    """A task whose jobs run in a thread of the calling process, and are lost with it."""
-
-
-Errors = type[BaseException] | tuple[type[BaseException], ...]
+    """A task whose jobs run in the threads of the calling process, and are lost with it."""
 
 
 @overload
@@ -207,13 +217,8 @@ def spool(
 
     Raises :class:`ConfigurationError` for a value that cannot be used.
     """
-    options = _options(retries, backoff, timeout, retry_on, discard_on)
-    if isinstance(aliases, str):
-        raise ConfigurationError(f"aliases is {aliases!r}: give a list of names", setting="aliases")
-    if name is not None:
-        _check_name("name", name)
-    for alias in aliases:
-        _check_name("aliases", alias)
+    options = task_options(retries, backoff, timeout, retry_on, discard_on)
+    check_names(name, aliases)
 
     def declare(function: Callable[P, R]) -> SpoolTask[P, R]:
         spool_engine.install()
@@ -225,57 +230,56 @@ def spool(
 @overload
 def thread(function: Callable[P, R], /) -> ThreadTask[P, R]: ...
 @overload
-def thread(*, timeout: float | None = ...) -> Callable[[Callable[P, R]], ThreadTask[P, R]]: ...
-def thread(function: Callable[P, R] | None = None, /, *, timeout: float | None = None) -> Any:
-    """Declare a task whose jobs run at once in a thread of the calling process.
+def thread(
+    *,
+    concurrency: int | None = ...,
+    overflow: Overflow = ...,
+    track: bool = ...,
+    copy_request: bool = ...,
+    retries: int = ...,
+    backoff: Backoff | None = ...,
+    timeout: float | None = ...,
+    retry_on: Errors | None = ...,
+    discard_on: Errors = ...,
+) -> Callable[[Callable[P, R]], ThreadTask[P, R]]: ...
+def thread(
+    function: Callable[P, R] | None = None,
+    /,
+    *,
+    concurrency: int | None = None,
+    overflow: Overflow = "raise",
+    track: bool = True,
+    copy_request: bool = False,
+    retries: int = 0,
+    backoff: Backoff | None = None,
+    timeout: float | None = None,
+    retry_on: Errors | None = None,
+    discard_on: Errors = (),
+) -> Any:
+    """Declare a task whose jobs run in a bounded pool of threads of the calling process, and are lost with it.
 
-    ``timeout`` is in seconds; :class:`JobTimeout` is raised in the task after it, once Python code runs there. Raises
-    :class:`ConfigurationError` for a value that cannot be used.
+    ``concurrency``   how many of them run at once in one process, 1: one after the other; ``None``: up to
+                      ``SPOOLKIT_THREADS``
+    ``overflow``      what becomes of a call when ``SPOOLKIT_THREAD_QUEUE`` others wait: ``"raise"`` :class:`QueueFull`,
+                      ``"spool"``: it goes to the spooler, as if declared with ``@spool``, ``"run"``: the caller runs it
+    ``track``         whether its jobs are recorded, with their state, result and log
+    ``copy_request``  whether a job runs within a copy of the request that made it; uploaded files are not in it
+    ``timeout``       seconds after which :class:`JobTimeout` is raised in the task, once Python code runs there
+
+    ``retries`` (here none, unless given), ``backoff``, ``retry_on`` and ``discard_on`` are those of :func:`spool`, but
+    a job that waits for its next attempt waits in memory. Raises :class:`ConfigurationError` for a value that cannot be
+    used, and where threads are not enabled in this uWSGI.
     """
-    options = _options(0, None, timeout, None, ())
+    lifetime.check_threads()
+    options = task_options(retries, backoff, timeout, retry_on, discard_on)
+    engine = ThreadEngine(thread_options(concurrency, overflow, track, copy_request))
 
     def declare(function: Callable[P, R]) -> ThreadTask[P, R]:
-        return ThreadTask(function, ThreadEngine(), options)
+        if overflow == "spool":
+            spool_engine.install()
+        return ThreadTask(function, engine, options)
 
     return declare if function is None else declare(function)
-
-
-def _options(
-    retries: int, backoff: Backoff | None, timeout: float | None, retry_on: Errors | None, discard_on: Errors
-) -> TaskOptions:
-    if type(retries) is not int or not 0 <= retries <= MAX_RETRIES:
-        raise ConfigurationError(f"retries is {retries!r}: give a whole number, 0 to {MAX_RETRIES}", setting="retries")
-    if backoff is not None and not callable(backoff) and not _is_time(backoff):
-        raise ConfigurationError(
-            f"backoff is {backoff!r}: give seconds, zero or more, or a function of the attempt's number",
-            setting="backoff",
-        )
-    if timeout is not None and (not _is_time(timeout) or timeout == 0):
-        raise ConfigurationError(f"timeout is {timeout!r}: give seconds, more than zero", setting="timeout")
-    return TaskOptions(
-        retries,
-        backoff,
-        timeout,
-        (BaseException,) if retry_on is None else _errors("retry_on", retry_on),
-        _errors("discard_on", discard_on),
-    )
-
-
-def _check_name(setting: str, name: object) -> None:
-    if not isinstance(name, str) or not name:
-        raise ConfigurationError(f"{setting} holds {name!r}: give the names of tasks", setting=setting)
-
-
-def _is_time(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= schedule.MAX_AHEAD
-
-
-def _errors(name: str, given: Errors) -> tuple[type[BaseException], ...]:
-    several = given if isinstance(given, tuple) else (given,)
-    for one in several:
-        if not (isinstance(one, type) and issubclass(one, BaseException)):
-            raise ConfigurationError(f"{name} holds {one!r}: give classes of exceptions", setting=name)
-    return several
 
 
 def _named_in(message: str) -> str | None:

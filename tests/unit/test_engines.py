@@ -6,22 +6,43 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 import pytest
-from flask import Flask, current_app, g, has_request_context
+from flask import Flask, current_app, g, has_request_context, request, session
 from uwsgi_server import wait_until
 
-from spoolkit import ScheduleError, SpoolKit, bridge, current_job, registry
+from spoolkit import (
+    SPOOL_RETRY,
+    Abort,
+    ArgumentError,
+    Job,
+    JobFailedError,
+    Retry,
+    ScheduleError,
+    SpoolKit,
+    State,
+    bridge,
+    current_job,
+    registry,
+)
 from spoolkit.engine import Engine
 from spoolkit.engines import spool
+from spoolkit.engines.inline import InlineEngine
 from spoolkit.engines.spool import SpoolEngine
 from spoolkit.engines.spooler import Spooler
 from spoolkit.engines.thread import ThreadEngine
-from spoolkit.job import Job, TaskOptions, new_id
+from spoolkit.errors import UnknownJobError
+from spoolkit.job import FINISHED, TaskOptions, new_id
 
 seen: list[Any] = []
+leaking: ContextVar[str] = ContextVar("leaking", default="nothing")
+
+
+class Pointless(Exception):
+    pass
 
 
 def task(word: str, *, fail: bool = False) -> None:
@@ -31,18 +52,32 @@ def task(word: str, *, fail: bool = False) -> None:
         raise ValueError(word)
 
 
+def attempts(how: str, *, good: int) -> object:
+    """End in the way ``how`` until the ``good``-th attempt."""
+    job = current_job()
+    seen.append((job.attempt, job.max_attempts, leaking.get(), g.get("word")))
+    leaking.set(f"of attempt {job.attempt}")
+    g.word = f"of attempt {job.attempt}"
+    if job.attempt >= good:
+        return {"attempt": job.attempt}
+    if how == "returns":
+        return SPOOL_RETRY
+    raise {"raises": ValueError("trouble"), "asks": Retry(0), "gives up": Abort("no"), "discards": Pointless("so")}[how]
+
+
 DECLARED = registry.declare(task, TaskOptions())
+ATTEMPTS = registry.declare(attempts, TaskOptions(retries=2, backoff=0, discard_on=(Pointless,)))
 
 
 @pytest.fixture
 def app(tmp_path: Path) -> Flask:
     app = Flask("the_application")
-    app.config.update(SPOOLKIT_SPOOL=tmp_path / "spool", SPOOLKIT_RETRY_DELAY=1000)
+    app.config.update(SPOOLKIT_SPOOL=tmp_path / "spool", SPOOLKIT_RETRY_DELAY=1000, SECRET_KEY="x")
     SpoolKit(app)
     return app
 
 
-@pytest.fixture(params=[SpoolEngine, ThreadEngine])
+@pytest.fixture(params=[InlineEngine, ThreadEngine, SpoolEngine])
 def engine(request: pytest.FixtureRequest, app: Flask, tmp_path: Path) -> Iterator[Engine]:
     seen.clear()
     engine: Engine = request.param()
@@ -53,13 +88,29 @@ def engine(request: pytest.FixtureRequest, app: Flask, tmp_path: Path) -> Iterat
 @pytest.fixture
 def work(engine: Engine, tmp_path: Path) -> Callable[[], None]:
     """Let what was submitted run, here where the engine needs it."""
-    if isinstance(engine, ThreadEngine):
-        return lambda: None
-    return Spooler(str(tmp_path / "spool")).run_due
+    return Spooler(str(tmp_path / "spool")).run_due if isinstance(engine, SpoolEngine) else lambda: None
 
 
-def a_job(engine: Engine, *args: object, **given: Any) -> Job:
-    return Job(id=new_id(), task=DECLARED.name, args=args, engine=engine.name, enqueued_at=1.0, **given)
+@pytest.fixture
+def end(work: Callable[[], None]) -> Callable[[Job], Job]:
+    """Let the job run to its end."""
+
+    def is_over(job: Job) -> bool:
+        work()
+        try:
+            return job.state in FINISHED
+        except UnknownJobError:
+            return False
+
+    def end(job: Job) -> Job:
+        wait_until(lambda: is_over(job))
+        return job
+
+    return end
+
+
+def a_job(engine: Engine, *args: object, declared: registry.Declared = DECLARED, **given: Any) -> Job:
+    return Job(id=new_id(), task=declared.name, args=args, engine=engine.name, enqueued_at=1.0, **given)
 
 
 def test_a_job_runs_once_in_the_application_with_itself_at_hand(
@@ -90,7 +141,7 @@ def test_a_job_that_fails_hurts_nobody(
 
 def test_a_job_is_not_early(engine: Engine, work: Callable[[], None]) -> None:
     later = a_job(engine, "later", run_at=4e9)
-    if isinstance(engine, ThreadEngine):
+    if not isinstance(engine, SpoolEngine):
         with pytest.raises(ScheduleError):
             engine.submit(later, DECLARED)
     else:
@@ -99,6 +150,80 @@ def test_a_job_is_not_early(engine: Engine, work: Callable[[], None]) -> None:
     work()
     wait_until(lambda: seen)
     assert [entry[0] for entry in seen] == ["now"]
+
+
+def test_the_job_is_returned_as_it_was_accepted(engine: Engine, work: Callable[[], None]) -> None:
+    job = a_job(engine, "hello")
+    assert engine.submit(job, DECLARED) == job
+
+
+def test_a_job_is_recorded(engine: Engine, end: Callable[[Job], Job]) -> None:
+    job = a_job(engine, "hello")
+    end(Job.of(engine.submit(job, DECLARED)))
+    status = job.status
+    assert (status.state, status.engine, status.task, status.attempt) == (State.DONE, engine.name, DECLARED.name, 1)
+    assert status.enqueued_at == 1.0
+    assert status.finished_at is not None
+    assert [attempt.outcome for attempt in job.attempts] == ["done"]
+    assert Job.get(job.id).engine == engine.name
+
+
+@pytest.mark.parametrize("how", ["returns", "raises", "asks"])
+def test_what_does_not_succeed_runs_again_from_the_start(engine: Engine, end: Callable[[Job], Job], how: str) -> None:
+    job = a_job(engine, how, kwargs={"good": 3}, declared=ATTEMPTS)
+    engine.submit(job, ATTEMPTS)
+    end(job)
+    assert job.result == {"attempt": 3}
+    assert seen == [(number, 3, "nothing", None) for number in (1, 2, 3)]
+    outcome = "failed" if how == "raises" else "retry"
+    assert [attempt.outcome for attempt in job.attempts] == [outcome, outcome, "done"]
+
+
+def test_out_of_attempts_it_is_dead_with_its_traceback(engine: Engine, end: Callable[[Job], Job]) -> None:
+    job = a_job(engine, "raises", kwargs={"good": 9}, declared=ATTEMPTS)
+    engine.submit(job, ATTEMPTS)
+    end(job)
+    assert (job.state, job.attempt, len(seen)) == (State.DEAD, 3, 3)
+    with pytest.raises(JobFailedError, match="ValueError: trouble") as failed:
+        _ = job.result
+    assert "in attempts" in "".join(failed.value.__notes__)
+
+
+@pytest.mark.parametrize(("how", "state"), [("gives up", State.DEAD), ("discards", State.CANCELLED)])
+def test_what_cannot_succeed_does_not_run_again(
+    engine: Engine, end: Callable[[Job], Job], how: str, state: State
+) -> None:
+    job = a_job(engine, how, kwargs={"good": 9}, declared=ATTEMPTS)
+    engine.submit(job, ATTEMPTS)
+    end(job)
+    assert (job.state, len(seen)) == (state, 1)
+
+
+def test_nothing_is_left_once_the_jobs_are_over(engine: Engine, end: Callable[[Job], Job], tmp_path: Path) -> None:
+    for how, good in (("raises", 3), ("raises", 9), ("returns", 1)):
+        job = a_job(engine, how, kwargs={"good": good}, declared=ATTEMPTS)
+        engine.submit(job, ATTEMPTS)
+        end(job)
+    assert not list((tmp_path / "spool").glob("uwsgi_spoolfile_on_*"))
+    wait_until(lambda: not list((tmp_path / "spool" / "running").iterdir()))
+
+
+@pytest.mark.parametrize(
+    "given", [lambda: request, lambda: session, lambda: g, lambda: current_app, lambda: request._get_current_object()]
+)
+@pytest.mark.parametrize("by", ["position", "name"])
+def test_what_belongs_to_the_request_is_refused(
+    engine: Engine, work: Callable[[], None], app: Flask, given: Callable[[], object], by: str
+) -> None:
+    with app.test_request_context("/"):
+        job = a_job(engine, given()) if by == "position" else a_job(engine, kwargs={"word": given()})
+        with pytest.raises(ArgumentError) as refused:
+            engine.submit(job, DECLARED)
+    assert refused.value.argument == "word"
+    work()
+    assert seen == []
+    with pytest.raises(UnknownJobError):
+        _ = job.state
 
 
 def test_a_thread_is_not_the_callers(app: Flask) -> None:

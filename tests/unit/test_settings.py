@@ -85,6 +85,10 @@ def test_a_relative_spool_lies_in_the_applications_directory(given: str, spool: 
         ("RETRY_DELAY", "-0.1"),
         ("RETRY_DELAY", "nan"),
         ("SPOOL", 5),
+        ("THREADS", 0),
+        ("THREADS", "many"),
+        ("THREAD_QUEUE", -1),
+        ("THREAD_GRACE", "forever"),
     ],
 )
 def test_what_cannot_be_used_is_named(name: str, value: object) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from contextvars import copy_context
 from dataclasses import replace
 
 from spoolkit import (
@@ -49,7 +50,7 @@ class SpoolEngine:
 
     name = "spool"
 
-    def submit(self, job: Job, declared: Declared) -> None:
+    def submit(self, job: Job, declared: Declared) -> Job:
         """Write ``job`` into its spool directory and wake a spooler.
 
         Raises :class:`ArgumentError` for what cannot cross, :class:`SpoolUnavailableError` where the directory is full,
@@ -70,6 +71,7 @@ class SpoolEngine:
             ) from error
         if job.run_at is None or job.run_at <= clock.now():
             presence.wake(directory)
+        return job
 
 
 def _directory(job: Job, config: settings.Settings) -> str:
@@ -230,7 +232,9 @@ def _serve_own(env: bridge.Env, path: str, root: str) -> None:
             runner.log.error("job %s of %s did not start: %s", job.id, job.task, error)
             ended = Ended(RetryAt(clock.now() + config.retry_delay, Failure(str(error), type(error).__name__)))
         else:
-            ended = runner.attempt(job, declared, place.seen(), store, config, packet.arguments(content))
+            # In a copy: a context variable that a task sets is not for the next job of this process.
+            arguments = packet.arguments(content)
+            ended = copy_context().run(runner.attempt, job, declared, place.seen(), store, config, arguments)
     if ended is not None:
         settle(place.path, root, ended, task=job.task)
         if ended.spoiled:

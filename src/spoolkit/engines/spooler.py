@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
-from spoolkit import bridge, clock, draining, packet, pausing, settings, spoolfile
+from spoolkit import bridge, clock, draining, lifetime, packet, pausing, settings, spoolfile
 from spoolkit.engines import spool
 from spoolkit.errors import DecodeError
 from spoolkit.job import Dead, Failure
@@ -128,6 +128,7 @@ class Spooler:
 def serve(directory: str, leash: int) -> None:
     """Run the jobs of ``directory`` for as long as somebody holds the other end of ``leash``."""
     Spooler(directory, leash).run()
+    lifetime.drain()  # the supervisor ends this process without Python's own end
 
 
 def supervise(

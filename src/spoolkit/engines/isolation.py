@@ -1,0 +1,56 @@
+"""What a job in a thread takes along from its caller, and what it must not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextvars import Context, copy_context
+from typing import Any
+
+from flask import Request, copy_current_request_context, has_request_context, request
+from flask.sessions import SessionMixin
+from werkzeug.local import LocalProxy
+
+from spoolkit.errors import ArgumentTypeError, ConfigurationError
+from spoolkit.job import Job
+
+_LEFT_BEHIND = ("flask.", "spoolkit.")
+"""How the names of those context variables begin that belong to the caller: its request, its job, its log."""
+
+
+def context() -> Context:
+    """A copy of the caller's context variables, without its request and its application context."""
+    copy = Context()
+    for variable, value in copy_context().items():
+        if not variable.name.startswith(_LEFT_BEHIND):
+            copy.run(variable.set, value)
+    return copy
+
+
+def check(job: Job, names: list[str]) -> None:
+    """Refuse arguments that are the request's own. ``names`` are those of the positional ones.
+
+    In the thread they would stand for nothing, or, where they are no proxies, for a request that is over. Raises
+    :class:`ArgumentTypeError`.
+    """
+    by_place = {names[at] if at < len(names) else str(at): value for at, value in enumerate(job.args)}
+    for name, value in {**by_place, **job.kwargs}.items():
+        # Not isinstance(): it asks what the proxy stands for.
+        kind = type(value)
+        if issubclass(kind, (LocalProxy, Request, SessionMixin)):
+            raise ArgumentTypeError(
+                f"{name} belongs to the request ({kind.__name__}) and is gone in the thread: pass the values that the "
+                "task needs, or declare it with @thread(copy_request=True) and use flask.request in it",
+                argument=name,
+                type_name=kind.__name__,
+            )
+
+
+def with_request(function: Callable[..., Any], task: str) -> Callable[..., Any]:
+    """``function`` within a copy of the request of now. Raises :class:`ConfigurationError` outside of one."""
+    if not has_request_context():
+        raise ConfigurationError(
+            f"{task} has copy_request=True and was called outside a request", setting="copy_request"
+        )
+    # Whoever reads the body later reads from a connection that serves another request by then.
+    request.get_data(parse_form_data=True)
+    return copy_current_request_context(function)

@@ -1,0 +1,42 @@
+"""A lock among processes that goes with its process, however that ends."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+log = logging.getLogger("spoolkit")
+
+LOOK_AGAIN = 5.0
+"""Seconds between two tries where the file cannot be made."""
+
+
+@contextmanager
+def only_one(path: str, wait: Callable[[float], bool]) -> Iterator[None]:
+    """Within it, this is the only process of the machine that is within it for ``path``; before, wait for that.
+
+    ``wait`` sleeps some seconds where the file cannot be made, and says whether to give up.
+    """
+    fd = _open(path)
+    while fd is None and not wait(LOOK_AGAIN):
+        fd = _open(path)
+    try:
+        if fd is not None:
+            # Not a lock of fcntl(): the kernel takes two threads that wait for each other's processes for a deadlock.
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        if fd is not None:
+            os.close(fd)
+
+
+def _open(path: str) -> int | None:
+    try:
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        log.error("%s cannot be made, so that nobody can be the only one: %s", path, error)
+        return None

@@ -1,0 +1,76 @@
+"""What may be given to ``@spool`` and ``@thread``. Each check raises :class:`ConfigurationError`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import get_args
+
+from spoolkit import schedule
+from spoolkit.engines.thread import Overflow, ThreadOptions
+from spoolkit.errors import ConfigurationError
+from spoolkit.job import Backoff, TaskOptions
+
+Errors = type[BaseException] | tuple[type[BaseException], ...]
+
+MAX_RETRIES = 10_000
+
+
+def task_options(
+    retries: int, backoff: Backoff | None, timeout: float | None, retry_on: Errors | None, discard_on: Errors
+) -> TaskOptions:
+    """How a task's jobs are tried."""
+    if type(retries) is not int or not 0 <= retries <= MAX_RETRIES:
+        raise ConfigurationError(f"retries is {retries!r}: give a whole number, 0 to {MAX_RETRIES}", setting="retries")
+    if backoff is not None and not callable(backoff) and not _is_time(backoff):
+        raise ConfigurationError(
+            f"backoff is {backoff!r}: give seconds, zero or more, or a function of the attempt's number",
+            setting="backoff",
+        )
+    if timeout is not None and (not _is_time(timeout) or timeout == 0):
+        raise ConfigurationError(f"timeout is {timeout!r}: give seconds, more than zero", setting="timeout")
+    return TaskOptions(
+        retries,
+        backoff,
+        timeout,
+        (BaseException,) if retry_on is None else _errors("retry_on", retry_on),
+        _errors("discard_on", discard_on),
+    )
+
+
+def check_names(name: str | None, aliases: Sequence[str]) -> None:
+    """What a task is called, and was."""
+    if isinstance(aliases, str):
+        raise ConfigurationError(f"aliases is {aliases!r}: give a list of names", setting="aliases")
+    for setting, given in [("name", name)] * (name is not None) + [("aliases", alias) for alias in aliases]:
+        if not isinstance(given, str) or not given:
+            raise ConfigurationError(f"{setting} holds {given!r}: give the names of tasks", setting=setting)
+
+
+def thread_options(concurrency: int | None, overflow: Overflow, track: bool, copy_request: bool) -> ThreadOptions:
+    """How a task's jobs use the pool."""
+    if concurrency is not None and (type(concurrency) is not int or concurrency < 1):
+        raise ConfigurationError(f"concurrency is {concurrency!r}: give a number, one or more", setting="concurrency")
+    if overflow not in get_args(Overflow):
+        raise ConfigurationError(f"overflow is {overflow!r}: give one of {get_args(Overflow)}", setting="overflow")
+    if overflow == "run" and concurrency is not None:
+        raise ConfigurationError(
+            'overflow is "run", beside a concurrency: callers that wait for each other would wait for ever',
+            setting="overflow",
+        )
+    if overflow == "spool" and copy_request:
+        raise ConfigurationError(
+            'overflow is "spool", beside copy_request: a spooler has no request', setting="overflow"
+        )
+    return ThreadOptions(concurrency, overflow, track, copy_request)
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= schedule.MAX_AHEAD
+
+
+def _errors(name: str, given: Errors) -> tuple[type[BaseException], ...]:
+    several = given if isinstance(given, tuple) else (given,)
+    for one in several:
+        if not (isinstance(one, type) and issubclass(one, BaseException)):
+            raise ConfigurationError(f"{name} holds {one!r}: give classes of exceptions", setting=name)
+    return several

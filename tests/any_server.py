@@ -1,0 +1,160 @@
+"""Each server that spoolkit knows, started on the same site and handled alike: uWSGI, gunicorn, flask run."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from uwsgi_server import START, STOP, UwsgiServer, wait_until
+
+UWSGI = {
+    "uwsgi": ["processes = 2"],
+    "uwsgi-threads": ["processes = 2", "threads = 4"],
+    "uwsgi-lazy": ["processes = 2", "threads = 4", "lazy-apps = true"],
+}
+GUNICORN = {
+    "gunicorn-sync": ["--workers", "2"],
+    "gunicorn-gthread": ["--workers", "2", "--threads", "4"],
+    "gunicorn-preload": ["--workers", "2", "--preload"],
+}
+FLASK = {"flask": [], "flask-reloader": ["--debug"]}
+
+ALL = [*UWSGI, *GUNICORN, *FLASK]
+
+
+class CommandServer(UwsgiServer):
+    """A server that is one command of this environment; ``{port}`` in it is its port, ``probe`` a page that it has."""
+
+    def __init__(self, directory: Path, command: Sequence[object], *, probe: str = "/pid", **given: object) -> None:
+        super().__init__(directory, ini=Path(os.devnull), **given)  # type: ignore[arg-type]
+        self._probe = probe
+        self._log = directory / "server.log"
+        self._command = [str(part).replace("{port}", str(self.port)) for part in command]
+
+    def __enter__(self) -> CommandServer:
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [Path(sys.executable).with_name(self._command[0]), *self._command[1:]],
+                cwd=self._cwd,
+                env=self._env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        try:
+            wait_until(lambda: self.exited or self._answers(), timeout=START, message=lambda: self.log()[-4000:])
+            assert not self.exited, f"it did not start:\n{self.log()[-4000:]}"
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def _answers(self) -> bool:
+        try:
+            return self.get(self._probe).status == 200
+        except OSError:
+            return False
+
+    def worker_pids(self) -> list[int]:
+        gunicorns = self._pids(r"Booting worker with pid: (\d+)")
+        return gunicorns or super().worker_pids() or [int(self.get("/pid").text)]
+
+
+def start(
+    kind: str,
+    directory: Path,
+    *,
+    site: Path,
+    module: str,
+    env: Mapping[str, str],
+    options: Sequence[str] = (),
+    processes: int | None = None,
+) -> UwsgiServer:
+    """The server ``kind`` of :data:`ALL`, not started yet, for ``module``:app in the folder ``site``.
+
+    ``options`` are lines of uWSGI's ini or words of the command line; ``processes``: that many instead of two.
+    """
+    env = {"PYTHONPATH": str(site), "PYTHONUNBUFFERED": "1", **env}
+    options = [*options]
+    if kind in UWSGI:
+        lines = [
+            "master = true",
+            "need-app = true",
+            f"chdir = {site}",
+            f"pythonpath = {site}",
+            f"module = {module}:app",
+        ]
+        # SIGINT, as it is, ends a worker within its request, and with it all that uWSGI does at an end.
+        lines += ["hook-master-start = unix_signal:15 gracefully_kill_them_all"]
+        lines += ["spooler-frequency = 1", f"spooler = {directory / 'spool'}", *UWSGI[kind], *options]
+        lines += [f"processes = {processes}"] * (processes is not None)
+        return UwsgiServer(directory, options=lines, env=env)
+    if kind in GUNICORN:
+        words = ["gunicorn", "--bind", "127.0.0.1:{port}", "--chdir", site, *GUNICORN[kind], *options]
+        words += ["--workers", processes] * (processes is not None)
+        # What it is told over its control socket is not needed here.
+        return CommandServer(directory, [*words, f"{module}:app"], env=env, cwd=site)
+    command = ["flask", "--app", module, "run", "--port", "{port}", *FLASK[kind], *options]
+    return CommandServer(directory, command, env={**env, "SPOOLKIT_DEV_RUNNER": "false"}, cwd=site)
+
+
+def wait_until_complete(kind: str, server: UwsgiServer, processes: int | None = None) -> None:
+    """Wait until each process of uWSGI's serves: one that does not yet takes a signal to stop for its master's."""
+
+    def complete() -> bool:
+        pids = server.worker_pids()
+        return len(pids) == (processes or 2) and all(any("epoll" in wait for wait in _waits(pid)) for pid in pids)
+
+    if kind in UWSGI and not server.exited:
+        wait_until(complete, message=server.log)
+
+
+def _waits(pid: int) -> list[str]:
+    """In which function of the kernel each thread of the process waits."""
+    try:
+        return [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/wchan")]
+    except OSError:  # it is gone meanwhile
+        return []
+
+
+def ask_to_stop(kind: str, server: UwsgiServer) -> None:
+    """As an administrator does it, or Ctrl-C in a terminal, which reaches the whole group."""
+    if kind in FLASK:
+        os.killpg(server.master_pid, signal.SIGINT)
+    else:
+        os.kill(server.master_pid, signal.SIGTERM)
+
+
+def wait_for_exit(server: UwsgiServer, timeout: float = STOP) -> None:
+    wait_until(lambda: server.exited, timeout=timeout, message=lambda: f"it goes on:\n{server.log()[-3000:]}")
+
+
+def ask_to_reload(kind: str, server: UwsgiServer, touched: Path) -> None:
+    """Have the server replace its processes with new ones."""
+    if kind in FLASK:
+        later = touched.stat().st_mtime + 10
+        os.utime(touched, (later, later))
+    else:
+        os.kill(server.master_pid, signal.SIGHUP)
+
+
+def wait_for_others(server: UwsgiServer, pids: Sequence[int], timeout: float = 30) -> None:
+    """Wait until none of ``pids`` is there and the server answers again."""
+
+    def replaced() -> bool:
+        with suppress(OSError):
+            return server.get("/pid").status == 200 and not any(os.path.exists(f"/proc/{pid}") for pid in pids)
+        return False
+
+    wait_until(replaced, timeout=timeout, message=lambda: f"not replaced: {pids}\n{server.log()[-3000:]}")
+
+
+def occurrences(server: UwsgiServer, pattern: str) -> int:
+    return len(re.findall(pattern, server.log()))

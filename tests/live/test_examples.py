@@ -1,0 +1,154 @@
+"""The examples, by the commands of their own READMEs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import sqlite3
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from any_server import CommandServer, ask_to_stop, wait_for_exit, wait_until_complete
+from uwsgi_server import UwsgiServer, wait_until
+
+from .conftest import PROJECT
+
+EXAMPLES = PROJECT / "examples"
+sys.path.insert(0, str(EXAMPLES / "visits"))
+
+from benchmark import WAYS, copied  # noqa: E402
+
+SERVERS = ["uwsgi", "gunicorn", "flask"]
+
+Start = Callable[..., UwsgiServer]
+
+
+def commands(example: str) -> list[str]:
+    readme = (EXAMPLES / example / "README.md").read_text()
+    return re.findall(r"```sh\n((?:uwsgi|gunicorn|flask run).*)\n```", readme)
+
+
+def command(example: str, server: str) -> list[str]:
+    (found,) = [words for words in map(str.split, commands(example)) if words[0] == server]
+    return found
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    with contextlib.ExitStack() as running:
+
+        def start(site: Path, words: list[str], probe: str) -> UwsgiServer:
+            given = CommandServer(tmp_path, words, probe=probe, cwd=site, spool=site / "my_spools")
+            given._env.update(
+                PYTHONUNBUFFERED="1",
+                FLASK_RUN_PORT=str(given.port),
+                GUNICORN_CMD_ARGS=f"--bind 127.0.0.1:{given.port}",
+            )
+            return running.enter_context(given)
+
+        yield start
+
+
+def stop(server: UwsgiServer, kind: str) -> None:
+    wait_until_complete(kind, server)
+    ask_to_stop(kind, server)
+    wait_for_exit(server)
+
+
+def test_each_example_has_one_command_for_each_server() -> None:
+    for example in ("visits", "notifications"):
+        assert [words.split()[0] for words in commands(example)] == SERVERS
+
+
+@pytest.mark.parametrize("kind", SERVERS)
+def test_visits_are_counted(kind: str, tmp_path: Path, start: Start) -> None:
+    site = copied(tmp_path, "by @thread")
+    server = start(site, command("visits", kind), "/visits")
+    for _ in range(5):
+        assert "About</h1>" in server.get("/page/2").text
+    assert server.get("/").status == 200
+    assert server.get("/page/9").status == 404
+    # By two processes, each with a thread of its own: in no order.
+    wait_until(lambda: "<td>Home<td>1\n<tr><td>About<td>5\n" in server.get("/visits").text, message=server.log)
+    server.get("/page/3")
+    stop(server, kind)
+    with contextlib.closing(sqlite3.connect(site / "visits.db")) as db:
+        assert dict(db.execute("SELECT node, count(*) FROM visits GROUP BY node")) == {1: 1, 2: 5, 3: 1}
+
+
+@pytest.mark.parametrize("way", [way for way in WAYS if WAYS[way] is not None and way != "by @thread"])
+@pytest.mark.parametrize("kind", ["uwsgi", "flask"])
+def test_visits_are_counted_otherwise_by_changing_one_line(kind: str, way: str, tmp_path: Path, start: Start) -> None:
+    site = copied(tmp_path, way)
+    server = start(site, command("visits", kind), "/visits")
+    for _ in range(5):
+        server.get("/page/2")
+    wait_until(lambda: "<td>About<td>5\n" in server.get("/visits").text, message=server.log)
+
+
+@pytest.fixture
+def notifications(tmp_path: Path) -> Path:
+    return Path(shutil.copytree(EXAMPLES / "notifications", tmp_path / "site"))
+
+
+@pytest.mark.parametrize("kind", SERVERS)
+def test_what_was_accepted_is_sent_before_the_end(kind: str, notifications: Path, start: Start) -> None:
+    server = start(notifications, command("notifications", kind), "/task")
+    for number in range(5):
+        answer = server.post("/task", json={"to": "ann", "text": str(number)})
+        assert answer.status == 202
+        assert answer.json["accepted"] is True
+    stop(server, kind)
+    sent = (notifications / "sent.log").read_text().splitlines()
+    assert sorted(sent) == [f"ann: {number}" for number in range(5)], server.log()
+
+
+def test_the_same_with_the_debugger_and_the_reloader(notifications: Path, start: Start) -> None:
+    server = start(notifications, [*command("notifications", "flask"), "--debug"], "/task")
+    for number in range(5):
+        assert server.post("/task", json={"to": "ann", "text": str(number)}).status == 202
+    os.killpg(server.master_pid, signal.SIGINT)
+    wait_for_exit(server)
+    assert len((notifications / "sent.log").read_text().splitlines()) == 5, server.log()
+
+
+@pytest.fixture(scope="module")
+def notifying(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UwsgiServer]:
+    folder = tmp_path_factory.mktemp("notifications")
+    site = Path(shutil.copytree(EXAMPLES / "notifications", folder / "site"))
+    words = ["flask", "run", "--port", "{port}"]
+    with CommandServer(folder, words, probe="/task", cwd=site) as server:
+        yield server
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        ("", "no JSON"),
+        ("{", "no JSON"),
+        ("[]", "give a JSON object"),
+        ("null", "give a JSON object"),
+        ('"text"', "give a JSON object"),
+        ("{}", "'to' is missing"),
+        ('{"to": "ann"}', "'text' is missing"),
+        ('{"to": "", "text": "x"}', "'to' is missing"),
+        ('{"to": "ann", "text": 5}', "'text' is missing"),
+        ('{"to": "ann", "text": " "}', "'text' is missing"),
+        ('{"to": "ann", "text": "x", "cc": "bob"}', "unknown: cc"),
+        ('{"to": "ann", "text": "\\ud800"}', "'text' is missing"),
+    ],
+)
+def test_bad_json_is_a_400_that_says_why(notifying: UwsgiServer, body: str, why: str) -> None:
+    answer = notifying._request("POST", "/task", body, raw=True)
+    assert answer.status == 400
+    assert why in json.loads(answer.text)["error"]
+
+
+def test_another_type_of_content_is_a_415(notifying: UwsgiServer) -> None:
+    assert notifying._request("POST", "/task", None).status == 415

@@ -1,0 +1,303 @@
+"""The pool by itself: bounds, order, keys, delays, the end."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from uwsgi_server import wait_until
+
+from spoolkit.pool import Call, Pool
+
+SOON = 15.0
+
+
+class Work:
+    """Calls that note when they run, and can be held up."""
+
+    def __init__(self) -> None:
+        self.began: list[object] = []
+        self.ended: list[object] = []
+        self.go = threading.Event()
+        self.at_once = self.most_at_once = 0
+        self._lock = threading.Lock()
+
+    def call(self, name: object, *, key: str = "", at_once: int | None = None, held: bool = True) -> Call:
+        def run() -> None:
+            with self._lock:
+                self.began.append(name)
+                self.at_once += 1
+                self.most_at_once = max(self.most_at_once, self.at_once)
+            if held:
+                assert self.go.wait(SOON)
+            with self._lock:
+                self.at_once -= 1
+                self.ended.append(name)
+
+        return Call(run, key, at_once, subject=name)
+
+
+@pytest.fixture
+def work() -> Iterator[Work]:
+    work = Work()
+    yield work
+    work.go.set()
+
+
+def drain(pool: Pool, grace: float = SOON) -> list[object]:
+    return [call.subject for call in pool.drain(time.monotonic() + grace)]
+
+
+_others: set[threading.Thread] = set()
+
+
+@pytest.fixture(autouse=True)
+def others() -> None:
+    """The threads that other tests left."""
+    _others.clear()
+    _others.update(threading.enumerate())
+
+
+def new_threads() -> int:
+    return len(set(threading.enumerate()) - _others)
+
+
+def test_no_thread_before_the_first_call_and_none_after_the_end(work: Work) -> None:
+    pool = Pool(4, 100)
+    assert new_threads() == 0
+    for number in range(10):
+        assert pool.put(work.call(number))
+    wait_until(lambda: len(work.began) == 4)
+    assert new_threads() == 4
+    work.go.set()
+    assert drain(pool) == []
+    assert sorted(work.ended) == list(range(10))
+    wait_until(lambda: new_threads() == 0)
+
+
+def test_an_idle_thread_is_used_again(work: Work) -> None:
+    pool = Pool(4, 100)
+    for number in range(20):
+        pool.put(work.call(number, held=False))
+        wait_until(lambda number=number: number in work.ended and pool._idle == pool._threads)
+    assert new_threads() == 1
+    drain(pool)
+
+
+def test_what_is_over_the_bound_is_refused(work: Work) -> None:
+    pool = Pool(2, 3)
+    # Two run or are about to, three wait: it does not matter how far the threads are.
+    assert [pool.put(work.call(number)) for number in range(6)] == [True] * 5 + [False]
+    work.go.set()
+    assert drain(pool) == []
+    assert sorted(work.ended) == list(range(5))
+
+
+def test_what_waits_for_its_key_counts_even_while_threads_are_free(work: Work) -> None:
+    pool = Pool(4, 3)
+    keyed = [pool.put(work.call(number, key="k", at_once=1)) for number in range(6)]
+    assert keyed == [True] * 4 + [False] * 2
+    assert pool.put(work.call("free"))  # there is a thread for it
+    wait_until(lambda: "free" in work.began)
+    work.go.set()
+    assert drain(pool) == []
+
+
+def test_what_waits_for_its_time_counts_as_well(work: Work) -> None:
+    pool = Pool(1, 1)
+    assert pool.put_later(1000, work.call("later"))
+    assert pool.put(work.call("now"))
+    assert not pool.put(work.call("too much"))
+    assert pool.put_later(1000, work.call("again"))  # it was let in before
+    work.go.set()
+    assert drain(pool) == ["later", "again"]
+
+
+def test_one_key_runs_one_at_a_time_in_order_and_holds_up_no_other(work: Work) -> None:
+    pool = Pool(4, 100)
+    for number in range(5):
+        pool.put(work.call(number, key="k", at_once=1))
+    pool.put(work.call("other", held=False))
+    wait_until(lambda: "other" in work.ended)
+    assert [name for name in work.began if name != "other"] == [0]
+    work.go.set()
+    assert drain(pool) == []
+    assert [name for name in work.ended if name != "other"] == [0, 1, 2, 3, 4]
+    assert pool._permitted["k"] == 0
+
+
+def test_one_key_runs_as_many_as_it_may(work: Work) -> None:
+    pool = Pool(6, 100)
+    for number in range(9):
+        pool.put(work.call(number, key="k", at_once=3))
+    wait_until(lambda: len(work.began) == 3)
+    work.go.set()
+    assert drain(pool) == []
+    assert work.most_at_once == 3
+
+
+def test_a_later_call_runs_at_its_time_and_not_before(work: Work) -> None:
+    pool, start = Pool(2, 10), time.monotonic()
+    pool.put_later(1000, work.call("never", held=False))
+    pool.put_later(0.2, work.call("second", held=False))
+    pool.put_later(0.1, work.call("first", held=False))
+    wait_until(lambda: "second" in work.ended)
+    assert time.monotonic() - start >= 0.2
+    assert work.ended == ["first", "second"]
+    assert drain(pool) == ["never"]
+
+
+def test_a_later_call_is_heard_of_by_a_thread_that_sleeps_for_longer(work: Work) -> None:
+    pool = Pool(1, 10)
+    pool.put_later(1000, work.call("never", held=False))
+    wait_until(lambda: pool._idle == 1)
+    pool.put_later(0.05, work.call("soon", held=False))
+    wait_until(lambda: work.ended == ["soon"])
+    drain(pool)
+
+
+def test_the_end_waits_for_what_is_due_within_the_grace_only(work: Work) -> None:
+    pool = Pool(2, 10)
+    pool.put_later(0.2, work.call("soon", held=False))
+    pool.put_later(1000, work.call("never", held=False))
+    start = time.monotonic()
+    assert drain(pool) == ["never"]
+    assert time.monotonic() - start < SOON
+    assert work.ended == ["soon"]
+
+
+def test_what_is_not_done_at_the_deadline_is_named(work: Work) -> None:
+    pool = Pool(1, 10)
+    pool.put(work.call("runs"))
+    wait_until(lambda: work.began)
+    pool.put(work.call("waits"))
+    pool.put(work.call("held", key="k", at_once=1))
+    pool.put(work.call("held too", key="k", at_once=1))
+    pool.put_later(1000, work.call("later"))
+    assert drain(pool, 0.05) == ["runs", "waits", "held", "held too", "later"]
+    assert not pool.put(work.call("late"))
+    assert not pool.put_later(1, work.call("late"))
+    work.go.set()
+    wait_until(lambda: work.ended == ["runs"])
+    assert drain(pool) == []
+
+
+def test_what_a_call_puts_while_the_end_is_waited_for_is_waited_for_as_well(work: Work) -> None:
+    pool = Pool(1, 10)
+    begun = threading.Event()
+
+    def chain() -> None:
+        begun.set()
+        work.go.wait(SOON)
+        assert pool.put(work.call("next", held=False))
+
+    pool.put(Call(chain))
+    begun.wait(SOON)
+    left: list[list[object]] = []
+    ending = threading.Thread(target=lambda: left.append(drain(pool)))
+    ending.start()
+    work.go.set()
+    ending.join(SOON)
+    assert left == [[]]
+    assert work.ended == ["next"]
+
+
+def test_an_end_that_is_interrupted_can_be_asked_again(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = Pool(1, 10)
+    pool.put(work.call("runs"))
+    pool.put(work.call("waits"))
+    wait_until(lambda: work.began)
+
+    def interrupted(timeout: float) -> bool:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, suppress(KeyboardInterrupt):
+        patched.setattr(pool._work_ended, "wait", interrupted)
+        drain(pool)
+    work.go.set()
+    assert drain(pool) == []
+    assert work.ended == ["runs", "waits"]
+
+
+def test_a_call_that_raises_costs_no_thread(work: Work, caplog: pytest.LogCaptureFixture) -> None:
+    pool = Pool(1, 10)
+
+    def broken() -> None:
+        raise SystemExit(3)
+
+    pool.put(Call(broken))
+    pool.put(work.call("next", held=False))
+    assert drain(pool) == []
+    assert work.ended == ["next"]
+    assert "SystemExit: 3" in caplog.text
+
+
+def test_where_no_thread_can_be_started_the_call_is_refused(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = Pool(2, 10)
+
+    def full(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", full)
+        assert not pool.put(work.call("refused", key="k", at_once=1))
+    assert pool.put(work.call("taken", key="k", at_once=1, held=False))
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", full)
+        assert pool.put(work.call("waits for the one there is", held=False))
+    assert drain(pool) == []
+    assert work.began == ["taken", "waits for the one there is"]
+
+
+def test_a_thread_that_waits_keeps_nothing_of_its_last_call() -> None:
+    import gc
+    import weakref
+
+    class Big:
+        pass
+
+    pool = Pool(1, 10)
+    big = Big()
+    gone = weakref.ref(big)
+    pool.put(Call(lambda big=big: None))  # type: ignore[misc]
+    del big
+    wait_until(lambda: gc.collect() is not None and gone() is None)
+    drain(pool)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    threads=st.integers(1, 4),
+    calls=st.lists(st.tuples(st.sampled_from(["a", "b", ""]), st.sampled_from([None, 1, 2])), max_size=40),
+)
+def test_each_call_runs_once_and_no_key_above_its_limit(threads: int, calls: list[tuple[str, int | None]]) -> None:
+    pool, ran, lock = Pool(threads, 100), list[int](), threading.Lock()
+    running: dict[tuple[str, int], int] = {}
+    too_many: list[tuple[str, int]] = []
+
+    def call(number: int, key: str, at_once: int | None) -> Call:
+        name = f"{key}{at_once}"
+
+        def run() -> None:
+            with lock:
+                if at_once is not None:
+                    running[key, at_once] = running.get((key, at_once), 0) + 1
+                    if running[key, at_once] > at_once:
+                        too_many.append((key, at_once))
+            with lock:
+                ran.append(number)
+                if at_once is not None:
+                    running[key, at_once] -= 1
+
+        return Call(run, name, at_once)
+
+    for number, (key, at_once) in enumerate(calls):
+        assert pool.put(call(number, key, at_once))
+    assert drain(pool) == []
+    assert sorted(ran) == list(range(len(calls)))
+    assert too_many == []

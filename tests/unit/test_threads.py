@@ -1,0 +1,487 @@
+"""``@thread``: its options, what crosses from the caller, what is recorded, and what is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask, current_app, g, has_request_context, request, session
+from uwsgi_server import wait_until
+
+from spoolkit import (
+    ConfigurationError,
+    Job,
+    JobLostError,
+    JobStateError,
+    QueueFull,
+    SpoolKit,
+    State,
+    UnknownJobError,
+    admin,
+    bridge,
+    current_job,
+    lookup,
+    notes,
+    thread,
+    tracking,
+)
+from spoolkit.engines.spooler import Spooler
+from spoolkit.spoolfile import PREFIX
+
+SCRIPT = Path(__file__).with_name("thread_script.py")
+
+request_id: ContextVar[str] = ContextVar("request_id", default="none")
+seen: list[Any] = []
+go = threading.Event()
+
+
+@thread
+def note(*args: object, **kwargs: object) -> None:
+    seen.append((args, kwargs))
+
+
+@thread
+def hold(name: str = "") -> str:
+    seen.append(name)
+    assert go.wait(15)
+    return name
+
+
+@thread(concurrency=1)
+def one_at_a_time(name: int) -> None:
+    seen.append(("begin", name))
+    time.sleep(0.001)
+    seen.append(("end", name))
+
+
+@thread(overflow="spool")
+def or_spool(value: object) -> None:
+    seen.append((value, current_job().engine, threading.current_thread().name))
+
+
+@thread(overflow="run", retries=1, backoff=0)
+def or_run(fail: bool = False) -> None:
+    job = current_job()
+    seen.append((threading.current_thread(), job.attempt, has_request_context(), g.get("mine"), request_id.get()))
+    if fail and job.attempt == 1:
+        raise ValueError("the first time")
+
+
+@thread(track=False, retries=1, backoff=0)
+def untracked() -> None:
+    job = current_job()
+    job.progress(1, 2)
+    seen.append((job.attempt, job.max_attempts))
+    if job.attempt == 1:
+        raise ValueError("the first time")
+
+
+@thread(retries=3, backoff=1000)
+def fails() -> None:
+    raise ValueError("trouble")
+
+
+@thread
+def stops_when_asked() -> None:
+    seen.append("running")
+    while True:
+        current_job().progress(0)
+        time.sleep(0.005)
+
+
+@thread(copy_request=True, retries=1, backoff=0)
+def with_request() -> None:
+    seen.append((request.path, request.get_json(silent=True), dict(request.form), session.get("who"), g.get("mine")))
+    if current_job().attempt == 1:
+        raise ValueError("the first time")
+
+
+@thread
+def tells() -> None:
+    seen.append((request_id.get(), has_request_context()))
+    request_id.set("of the task")
+
+
+@pytest.fixture(autouse=True)
+def app(tmp_path: Path) -> Iterator[Flask]:
+    seen.clear()
+    go.clear()
+    app = Flask("an_application", root_path=str(tmp_path))
+    app.config.update(SPOOLKIT_SPOOL=tmp_path / "spool", SPOOLKIT_THREADS=2, SPOOLKIT_THREAD_QUEUE=2, SECRET_KEY="x")
+    SpoolKit(app)
+    with app.app_context():
+        yield app
+    go.set()
+
+
+@pytest.fixture
+def full() -> list[Job]:
+    """The pool is full: two jobs run, two wait."""
+    jobs = [hold(str(number)) for number in range(4)]
+    wait_until(lambda: len(seen) == 2)
+    return jobs
+
+
+# Options.
+
+
+@pytest.mark.parametrize(
+    ("options", "setting"),
+    [
+        ({"concurrency": 0}, "concurrency"),
+        ({"concurrency": True}, "concurrency"),
+        ({"concurrency": "1"}, "concurrency"),
+        ({"overflow": "drop"}, "overflow"),
+        ({"overflow": "run", "concurrency": 1}, "overflow"),
+        ({"overflow": "spool", "copy_request": True}, "overflow"),
+        ({"retries": -1}, "retries"),
+        ({"backoff": "5"}, "backoff"),
+        ({"timeout": 0}, "timeout"),
+        ({"retry_on": "ValueError"}, "retry_on"),
+    ],
+)
+def test_options_that_cannot_be(options: dict[str, Any], setting: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        thread(**options)
+    assert refused.value.setting == setting
+    assert str(refused.value).startswith(setting)
+
+
+def test_where_threads_are_not_enabled_the_declaration_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bridge, "has_threads", lambda: False)
+    with pytest.raises(ConfigurationError, match="enable-threads = true") as refused:
+        thread(lambda: None)
+    assert refused.value.setting == "enable-threads"
+
+
+def test_in_a_process_that_only_forks_a_call_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bridge, "is_master", lambda: True)
+    with pytest.raises(ConfigurationError, match="master"):
+        note()
+    assert not any(name.name == "spoolkit-1" for name in threading.enumerate())
+
+
+# The queue.
+
+
+def test_a_full_queue_refuses_and_says_how_to_help(full: list[Job], app: Flask) -> None:
+    with pytest.raises(QueueFull, match="SPOOLKIT_THREAD_QUEUE") as refused:
+        note()
+    assert refused.value.limit == 2
+    assert {status.id for status in lookup.jobs()} == {job.id for job in full}
+    go.set()
+    wait_until(lambda: all(job.state is State.DONE for job in full))
+    note("there is room again")
+    wait_until(lambda: (("there is room again",), {}) in seen)
+
+
+def test_a_full_queue_may_hand_over_to_the_spooler(full: list[Job], tmp_path: Path) -> None:
+    job = or_spool(1)
+    assert (job.engine, job.state) == ("spool", State.QUEUED)
+    assert list((tmp_path / "spool").glob(f"{PREFIX}{job.id}"))
+    Spooler(str(tmp_path / "spool")).run_due()
+    assert (1, "spool", threading.current_thread().name) in seen
+    assert job.state is State.DONE
+
+
+def test_what_cannot_cross_to_the_spooler_is_refused_there(full: list[Job]) -> None:
+    with pytest.raises(TypeError, match="value"):
+        or_spool(object())
+
+
+def test_a_full_queue_may_have_the_caller_run_it(full: list[Job], app: Flask) -> None:
+    request_id.set("the caller's")
+    with app.test_request_context("/"):
+        g.mine = "the caller's"
+        job = or_run()
+    assert [entry for entry in seen if isinstance(entry, tuple)] == [
+        (threading.current_thread(), 1, False, None, "the caller's")
+    ]
+    assert job.state is State.DONE
+
+
+def test_what_the_caller_ran_in_vain_is_run_again_by_the_pool(full: list[Job]) -> None:
+    job = or_run(fail=True)
+    assert job.state is State.RETRYING
+    go.set()
+    assert job.wait(15)
+    assert job.state is State.DONE
+    assert [entry[1] for entry in seen if isinstance(entry, tuple)] == [1, 2]
+
+
+def test_one_task_one_at_a_time(app: Flask) -> None:
+    app.config["SPOOLKIT_THREAD_QUEUE"] = 100
+    jobs = [one_at_a_time(number) for number in range(50)]
+    assert jobs[-1].wait(15)
+    assert seen == [(what, number) for number in range(50) for what in ("begin", "end")]
+
+
+# What crosses from the caller.
+
+
+def test_arguments_are_handed_over_as_they_are() -> None:
+    given = object()
+    note(given, 2, word=given, self="a name of its own")
+    wait_until(lambda: seen)
+    assert seen == [((given, 2), {"word": given, "self": "a name of its own"})]
+
+
+def test_context_variables_come_along_by_copy(app: Flask) -> None:
+    request_id.set("of the caller")
+    with app.test_request_context("/"):
+        job = tells()
+    request_id.set("changed since")
+    assert job.wait(15)
+    assert seen == [("of the caller", False)]
+    assert request_id.get() == "changed since"
+
+
+def test_a_task_called_by_a_task_is_no_part_of_it(app: Flask) -> None:
+    @thread
+    def inner() -> None:
+        print("said by the inner one")
+        seen.append((current_job().id, g.get("mine")))
+
+    @thread
+    def outer() -> str:
+        g.mine = "the outer one's"
+        return inner().id
+
+    job = outer()
+    assert job.wait(15)
+    inner_job = Job.get(str(job.result))
+    assert inner_job.wait(15)
+    assert seen == [(inner_job.id, None)]
+    assert "inner" not in job.attempts[0].log
+    assert "said by the inner one" in inner_job.attempts[0].log
+
+
+@pytest.mark.parametrize("sent", [{"json": {"n": 1}}, {"data": {"n": "1"}}])
+def test_the_request_comes_along_where_it_is_asked_for(app: Flask, sent: dict[str, Any]) -> None:
+    jobs = []
+
+    @app.post("/page")
+    def page() -> str:
+        session["who"] = "ann"
+        g.mine = "the request's"
+        jobs.append(with_request())
+        return ""
+
+    app.test_client().post("/page", **sent)
+    assert jobs[0].wait(15)
+    expected = ("/page", sent.get("json"), sent.get("data", {}), "ann", None)
+    assert seen == [expected, expected]
+
+
+def test_outside_a_request_there_is_none_to_take_along() -> None:
+    with pytest.raises(ConfigurationError, match="outside a request"):
+        with_request()
+
+
+# What is recorded.
+
+
+def test_where_a_job_of_a_thread_stands(full: list[Job]) -> None:
+    assert [job.state for job in full] == [State.RUNNING, State.RUNNING, State.QUEUED, State.QUEUED]
+    status = full[0].status
+    assert (status.engine, status.pid, status.attempt) == ("thread", os.getpid(), 1)
+    with pytest.raises(JobStateError):
+        _ = full[2].result
+    go.set()
+    for job in full:
+        assert job.wait(15)
+    assert [job.result for job in full] == ["0", "1", "2", "3"]
+
+
+def test_others_see_a_job_that_waits(full: list[Job], tmp_path: Path) -> None:
+    code = "import sys, spoolkit; print(*(spoolkit.Job.get(id).state for id in sys.argv[1:]))"
+
+    def seen_elsewhere() -> str:
+        command = [sys.executable, "-c", code, *(job.id for job in full)]
+        env = {**os.environ, "SPOOLKIT_SPOOL": str(tmp_path / "spool")}
+        return subprocess.run(command, env=env, capture_output=True, text=True).stdout.strip()
+
+    # Nobody here asks: the rows are written by themselves.
+    wait_until(lambda: seen_elsewhere() == "running running queued queued")
+
+
+def test_the_caller_does_not_wait_for_the_store(monkeypatch: pytest.MonkeyPatch, app: Flask) -> None:
+    writers = []
+    store = tracking.store()
+    transaction = type(store).transaction
+
+    def noting(self: Any) -> Any:
+        writers.append(threading.current_thread())
+        return transaction(self)
+
+    monkeypatch.setattr(type(store), "transaction", noting)
+    jobs = [hold() for _ in range(4)]
+    with pytest.raises(QueueFull):
+        hold()
+    go.set()
+    wait_until(lambda: len(writers) >= 8)
+    assert threading.current_thread() not in writers
+    assert all(job.wait(15) for job in jobs)
+
+
+def test_without_a_record_a_job_runs_and_is_tried_again(app: Flask) -> None:
+    job = untracked()
+    wait_until(lambda: len(seen) == 2)
+    assert seen == [(1, 2), (2, 2)]
+    with pytest.raises(UnknownJobError):
+        _ = job.state
+    assert not Path(tracking.store().path).exists()
+
+
+def test_without_a_store_jobs_run_and_are_tried_again(app: Flask, tmp_path: Path) -> None:
+    app.config["SPOOLKIT_STORE"] = tmp_path / "nowhere" / "store.db"
+    or_run(fail=True)
+    wait_until(lambda: [entry[1] for entry in seen] == [1, 2])
+
+
+def test_a_job_that_waits_can_be_cancelled(full: list[Job]) -> None:
+    assert full[3].cancel() is State.CANCELLED
+    go.set()
+    assert full[2].wait(15)
+    wait_until(lambda: full[2].state is State.DONE)
+    note("after it")
+    wait_until(lambda: (("after it",), {}) in seen)
+    assert "3" not in seen
+    assert full[3].state is State.CANCELLED
+
+
+def test_a_job_that_waits_for_its_next_attempt_can_be_cancelled() -> None:
+    job = fails()
+    wait_until(lambda: job.state is State.RETRYING)
+    assert job.cancel() is State.CANCELLED
+    assert job.state is State.CANCELLED
+
+
+def test_a_job_that_runs_can_be_asked_to_stop() -> None:
+    job = stops_when_asked()
+    wait_until(lambda: "running" in seen and job.state is State.RUNNING)
+    assert job.cancel() is State.RUNNING
+    assert job.wait(15)
+    assert job.state is State.CANCELLED
+
+
+def test_what_cannot_be_done_to_a_job_of_a_thread(full: list[Job]) -> None:
+    with pytest.raises(JobStateError, match="more than this job"):
+        full[0].cancel(force=True)
+    with pytest.raises(JobStateError, match="its own time"):
+        admin.run_now(full[2].id)
+
+    @thread
+    def dies() -> None:
+        raise ValueError
+
+    go.set()
+    wait_until(lambda: all(job.state is State.DONE for job in full))
+    dead = dies()
+    wait_until(lambda: dead.state is State.DEAD)
+    with pytest.raises(JobStateError, match="its arguments are gone"):
+        admin.retry(dead.id)
+
+
+# What is lost.
+
+
+def run_script(tmp_path: Path, *arguments: object, **env: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, SCRIPT, *map(str, arguments)],
+        env={**os.environ, "SPOOLKIT_SPOOL": str(tmp_path / "spool"), "SPOOLKIT_THREADS": "2", **env},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_program_that_ends_waits_for_its_jobs(tmp_path: Path) -> None:
+    out, err = run_script(tmp_path, "return", 6, 0.1).communicate(timeout=60)
+    *worked, failed = (Job.get(id) for id in out.split())
+    assert [job.state for job in worked] == [State.DONE] * 6, err
+    assert failed.state is State.LOST  # it was to be tried again in 1000 seconds
+    assert err.count("is lost") == 1
+
+
+def test_what_is_not_done_within_the_grace_is_lost_and_said_to_be(tmp_path: Path) -> None:
+    out, err = run_script(tmp_path, "return", 6, 30, SPOOLKIT_THREAD_GRACE="0.2").communicate(timeout=25)
+    jobs = [Job.get(id) for id in out.split()]
+    assert [job.state for job in jobs] == [State.LOST] * 7, err
+    assert all(f"job {job.id} of" in err for job in jobs)
+    assert err.count("is lost: its process was asked to go") == 8  # one of them has no record
+    assert [attempt.outcome for attempt in jobs[0].attempts] == ["lost"]
+    with pytest.raises(JobLostError):
+        _ = jobs[0].result
+    assert not os.listdir(tmp_path / "spool" / "running")
+
+
+def test_a_second_signal_is_not_kept_waiting(tmp_path: Path) -> None:
+    script = run_script(tmp_path, "wait", 6, 60, SPOOLKIT_THREAD_GRACE="60")
+    assert script.stdout is not None
+    assert script.stderr is not None
+    ids = [script.stdout.readline().strip() for _ in range(7)]
+    script.send_signal(signal.SIGINT)
+    for line in script.stderr:
+        if "get 60 s to finish" in line:
+            break
+    # One that comes at once may be the same, passed on by a terminal and a server's master.
+    wait_until(lambda: script.poll() is not None or script.send_signal(signal.SIGINT), timeout=25)
+    _, err = script.communicate()
+    assert [Job.get(id).state for id in ids] == [State.LOST] * 7, err
+    assert err.count("is lost") == 8
+
+
+def test_what_a_killed_process_had_is_lost_as_soon_as_anyone_looks(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # Both rows and notes: it is killed with jobs that run, that wait, and that wait to be tried again.
+    out, _ = run_script(tmp_path, "kill", 6, 30).communicate(timeout=25)
+    jobs = [Job.get(id) for id in out.split()]
+    assert {str(status.state) for status in lookup.jobs()} == {"lost"}
+    assert [job.state for job in jobs] == [State.LOST] * 7
+    assert all(f"job {job.id} of" in caplog.text for job in jobs)
+    assert jobs[0].wait(0)
+    assert not os.listdir(tmp_path / "spool" / "running")
+
+
+def test_who_waits_for_a_job_learns_that_it_is_lost(tmp_path: Path) -> None:
+    script = run_script(tmp_path, "wait", 1, 60)
+    assert script.stdout is not None
+    job = Job.get(script.stdout.readline().strip())
+    assert job.state is State.RUNNING
+    threading.Timer(0.3, script.kill).start()
+    assert job.wait(25)
+    assert job.state is State.LOST
+    script.communicate()
+
+
+def test_a_forked_child_has_none_of_the_jobs(tmp_path: Path) -> None:
+    out, err = run_script(tmp_path, "fork", 6, 0.1).communicate(timeout=60)
+    assert [Job.get(id).state for id in out.split()] == [State.DONE] * 6 + [State.LOST], err
+    assert err.count("is lost") == 1
+
+
+def test_nobody_calls_a_living_processs_jobs_lost(full: list[Job]) -> None:
+    notes.here().write()
+    lookup.bury()
+    assert [job.state for job in full][2:] == [State.QUEUED, State.QUEUED]
+
+
+def test_the_context_of_the_application_is_there(app: Flask) -> None:
+    @thread
+    def names() -> str:
+        return current_app.name
+
+    job = names()
+    assert job.wait(15)
+    assert job.result == "an_application"
