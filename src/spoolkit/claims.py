@@ -59,7 +59,7 @@ def verdict(row: sqlite3.Row, file: str | None) -> Claim | None:
         return Settled(RetryAt(row["run_at"], failure))
     if state is State.DONE:
         return Settled(Done())
-    if state in (State.CANCELLED, State.LOST):
+    if state is State.CANCELLED or (state is State.LOST and file is None):  # where there is a file, it is to be run
         return Settled(Cancelled(failure))
     # An interrupted job's file was left as it lay. A dead job's is moved away before its record is written: where it
     # lies here, someone moved it back.

@@ -76,3 +76,11 @@ def _uwsgi_tasks(env: bridge.Env) -> Outcome:
         message = f"{name}: {retry.message_of(error)}"
         return Dead(Failure(message, type(error).__name__, retry.describe(error)))
     return Done(result)
+
+
+def task_name(env: bridge.Env) -> str | None:
+    """The task that the packet names, whichever library wrote it."""
+    for key in (b"task", b"ud_spool_func", b"function_name"):
+        if key in env:
+            return env[key].decode("utf-8", "backslashreplace")
+    return None

@@ -196,7 +196,7 @@ def serve(env: bridge.Env, path: str, root: str) -> int | None:
         outcome = _foreign(env)
         if isinstance(outcome, int):
             return outcome
-        settle(path, root, Ended(outcome), task=_task_name(env))
+        settle(path, root, Ended(outcome), task=foreign.task_name(env))
         return int(SPOOL_RETRY)
     finally:
         if _presence is not None:
@@ -212,7 +212,7 @@ def _serve_own(env: bridge.Env, path: str, root: str) -> None:
     try:
         job = packet.unpack(content)
     except DecodeError as error:
-        settle(path, root, _dead(error), task=_task_name(env))
+        settle(path, root, _dead(error), task=foreign.task_name(env))
         return
     spoolfile.held = job.id
     ended: Ended | None
@@ -288,13 +288,6 @@ def _foreign(env: bridge.Env) -> Outcome | int:
         return foreign.run(env, retry_at=clock.now() + settings.current().retry_delay)
     except (DecodeError, UnknownTaskError) as error:
         return Dead(Failure(str(error)))
-
-
-def _task_name(env: bridge.Env) -> str | None:
-    for key in (b"task", b"ud_spool_func", b"function_name"):
-        if key in env:
-            return env[key].decode("utf-8", "backslashreplace")
-    return None
 
 
 def _path(env: bridge.Env, root: str) -> str:
