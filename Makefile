@@ -1,6 +1,8 @@
 # make run: the site on http://127.0.0.1:5000 (PORT=5080 make run for another port). make test: its tests.
 PYTHON ?= python3
 VENV ?= .venv
+# Tests at a time: most of them wait for a server.
+JOBS ?= 4
 BIN = $(VENV)/bin
 
 .PHONY: run test soak check format clean
@@ -9,7 +11,7 @@ run: $(VENV)/.run
 	exec $(BIN)/uwsgi --ini uwsgi.ini
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
 
 # Jobs without end, with reloads and kills: SOAK_SECONDS=3600 make soak
 soak: $(VENV)/.test

@@ -375,7 +375,9 @@ def test_what_contains_itself_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrap", [lambda v: [v], lambda v: (v,), lambda v: {"$": v}, lambda v: frozenset([v]), crossing.Point], ids=repr
+    "wrap",
+    [lambda v: [v], lambda v: (v,), lambda v: {"$": v}, lambda v: frozenset([v]), crossing.Point],
+    ids=["list", "tuple", "dict", "frozenset", "dataclass"],
 )
 def test_nesting_has_a_limit_that_both_sides_keep(wrap: Callable[[object], object]) -> None:
     value: object = Bits.ONE if wrap is crossing.Point else None
