@@ -35,15 +35,18 @@ def until(finished: Callable[[], bool], folder: str, id: str, timeout: float | N
 
 def announce(folder: str, id: str) -> None:
     """Tell whoever waits for the job ``id`` to look."""
-    path = os.path.join(folder, FOLDER, id)
+    path, fd = os.path.join(folder, FOLDER, id), None
     try:
-        os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW))
+        fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
         return
     except OSError:
         pass  # nobody has it open yet: who opens it now looks at the job before he waits
+    # Removed before it is closed, which wakes them: whoever waits on would open this one again, and lose it.
     with contextlib.suppress(OSError):
         os.unlink(path)
+    if fd is not None:
+        os.close(fd)
 
 
 @contextlib.contextmanager
