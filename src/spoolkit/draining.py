@@ -34,6 +34,9 @@ LOOK = 0.5
 SURE = 0.2
 """Seconds in which a master that ends an HTTP process shows why."""
 
+SLEEP = 4.0
+"""Seconds for which a master does not sleep, and start no process, unless it stops (``forkbomb-delay`` is 2)."""
+
 LAST_WORD = 2.0
 """Seconds after the grace at which an HTTP process that has not ended is killed."""
 
@@ -103,8 +106,8 @@ def _started() -> None:
 def _keep() -> None:
     """Follow the code of a new HTTP process with the spoolers; then see that a stop does not take for ever."""
     pid = bridge.master_pid()
-    is_new = bridge.respawns() > 0
-    while not master.is_stopping(pid):
+    is_new, asleep = bridge.respawns() > 0, _Asleep(pid)
+    while not master.is_stopping(pid) and not asleep.for_good():
         if is_new and bridge.has_application():
             recycle()
             is_new = False
@@ -124,6 +127,22 @@ def _keep() -> None:
     time.sleep(LAST_WORD)
     runner.log.error("HTTP process %d did not end within %g s, and is killed", os.getpid(), grace + LAST_WORD)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+class _Asleep:
+    """Whether the master sleeps because it stops: by no signal, and perhaps unheard by a process that starts."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._since = time.monotonic()
+        self._spawned = bridge.spawned()
+
+    def for_good(self) -> bool:
+        spawned = bridge.spawned()
+        # A master that stops starts nobody. Where processes die again and again, it sleeps as well, but between two.
+        if spawned != self._spawned or not master.is_asleep(self._pid):
+            self._since, self._spawned = time.monotonic(), spawned
+        return time.monotonic() - self._since > SLEEP
 
 
 def recycle() -> None:

@@ -27,6 +27,11 @@ def rewrite(site: Deployed, old: str, new: str) -> None:
     code.write_text(text.replace(old, new))
 
 
+def ask_in_vain(site: Deployed) -> None:
+    with pytest.raises(OSError, match=r"closed|reset"):
+        site.web.get("/slow/60.0")
+
+
 def versions(site: Deployed) -> set[str]:
     return {site.web.get("/version").json["version"] for _ in range(8)}
 
@@ -64,12 +69,7 @@ def test_requests_that_never_end_do_not_hold_up_a_stop_beyond_the_grace(tmp_path
     with deployed(tmp_path, mode, grace=2) as site:
         job = site.call("work", 60.0)
         site.site.history.wait_for("start", job)
-
-        def ask() -> None:
-            with pytest.raises(OSError, match=r"closed|reset"):
-                site.web.get("/slow/60.0")
-
-        asking = [threading.Thread(target=ask) for _ in range(2 if mode == "lazy-apps" else 8)]
+        asking = [threading.Thread(target=ask_in_vain, args=[site]) for _ in range(2 if mode == "lazy-apps" else 8)]
         for thread in asking:
             thread.start()
         site.site.history.wait_for("request", count=len(asking))
@@ -78,6 +78,25 @@ def test_requests_that_never_end_do_not_hold_up_a_stop_beyond_the_grace(tmp_path
         for thread in asking:
             thread.join(10)
         assert site.endings(job) == ["interrupted"]
+
+
+@pytest.mark.parametrize("busy", ["requests", "import"])
+def test_a_stop_by_the_fifo_is_bounded_too(tmp_path: Path, busy: str) -> None:
+    """No signal tells of it, and a process that starts does not hear of it at all."""
+    slow = "import sys, time\nif not __import__('uwsgi').i_am_the_spooler(): time.sleep(3)\n"
+    with deployed(tmp_path, "lazy-apps", grace=2):
+        pass
+    if busy == "import":
+        code = tmp_path / "code" / "drain_site.py"
+        code.write_text(code.read_text().replace("import contextlib\n", f"import contextlib\n{slow}"))
+    with deployed(tmp_path, "lazy-apps", grace=2) as site:
+        if busy == "requests":
+            site.wait_until_up()
+            for _ in range(2):
+                threading.Thread(target=ask_in_vain, args=[site]).start()
+            site.site.history.wait_for("request", count=2)
+        site.fifo("q")
+        assert site.wait_for_exit(30) < 20
 
 
 def test_a_spooler_that_is_asked_to_go_finishes_its_job_first(tmp_path: Path) -> None:
