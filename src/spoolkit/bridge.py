@@ -157,7 +157,7 @@ def _forked() -> None:
 
 
 class _Guarded(types.ModuleType):
-    """The module ``uwsgi``, where ``spooler`` and the hooks can be added to but not taken away.
+    """The module ``uwsgi``, where ``spooler``, ``post_fork_hook`` and ``atexit`` can be added to but not taken away.
 
     uwsgidecorators and uwsgi_tasks set ``uwsgi.spooler`` when they are imported, and uWSGI knows only one handler:
     whoever came last would fail or delete the files of all others.
@@ -181,7 +181,9 @@ def _chain(first: Callable[[], object] | None, second: Callable[[], object]) -> 
         return second
 
     def both() -> None:
-        first()
-        second()
+        try:
+            first()
+        finally:
+            second()
 
     return both
