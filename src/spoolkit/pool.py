@@ -33,7 +33,8 @@ class Pool:
     """Runs calls in up to ``threads`` threads, each started when it is needed; ``room`` calls may wait for one."""
 
     def __init__(self, threads: int, room: int) -> None:
-        self._most, self._room = threads, room
+        self.room = room
+        self._most = threads
         lock = threading.Lock()
         self._work_came = threading.Condition(lock)
         self._work_ended = threading.Condition(lock)
@@ -101,7 +102,7 @@ class Pool:
         if self._may_run(call) and len(self._ready) < free:
             return True
         waiting = max(0, len(self._ready) - free) + sum(map(len, self._held.values())) + len(self._later)
-        return waiting < self._room
+        return waiting < self.room
 
     def _may_run(self, call: Call) -> bool:
         return call.at_once is None or self._permitted[call.key] < call.at_once

@@ -6,6 +6,8 @@ import contextlib
 import os
 import re
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -254,6 +256,22 @@ def test_a_brutal_stop_of_uwsgi_outside_of_requests_lets_what_waits_finish(
     os.kill(server.master_pid, signal.SIGINT)
     wait_for_exit(server)
     assert states(statuses(made)) == [State.DONE] * 6, server.log()[-3000:]
+
+
+def test_a_spooler_lets_the_threads_of_its_jobs_finish(environment: dict[str, str], history: History) -> None:
+    env = {**os.environ, **environment}
+    flask = [sys.executable, "-m", "flask", "--app", "thread_app"]
+    runner = subprocess.Popen([*flask, "spool", "run"], cwd=SITE, env=env)
+    try:
+        code = "import thread_app; thread_app.calls_a_thread()"
+        subprocess.run([sys.executable, "-c", code], cwd=SITE, env=env, check=True)
+        history.wait_for("start", "inner")
+        runner.terminate()
+        assert runner.wait(15) == 0
+    finally:
+        runner.kill()
+        runner.wait()
+    assert len(history.events("end", "inner")) == 1
 
 
 def test_where_threads_are_not_enabled_uwsgi_does_not_start(start: Start) -> None:

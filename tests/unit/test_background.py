@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,23 @@ def test_it_starts_handles_and_ends(kit: SpoolKit) -> None:
     turns = beat.turns
     kit.drain(15)
     assert (beat.turns, len(seen)) == (turns, 2)
+
+
+def test_what_its_shutdown_leaves_to_the_pool_is_waited_for(kit: SpoolKit) -> None:
+    @thread
+    def last_words(words: str) -> None:
+        time.sleep(0.05)
+        seen.append(words)
+
+    class Talks(Beat):
+        def shutdown(self) -> None:
+            last_words("its last")
+
+    last_words("its first")  # there is a pool before there is a thread
+    kit.add_thread(Talks())
+    kit.start_threads()
+    kit.drain(15)
+    assert "its last" in seen
 
 
 def test_one_that_is_added_later_starts_at_once(kit: SpoolKit) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -29,6 +30,7 @@ from spoolkit import (
     admin,
     bridge,
     current_job,
+    lifetime,
     lookup,
     notes,
     thread,
@@ -265,9 +267,16 @@ def test_a_task_called_by_a_task_is_no_part_of_it(app: Flask) -> None:
     assert "said by the inner one" in inner_job.attempts[0].log
 
 
-@pytest.mark.parametrize("sent", [{"json": {"n": 1}}, {"data": {"n": "1"}}])
-def test_the_request_comes_along_where_it_is_asked_for(app: Flask, sent: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("type", "body", "json", "form"),
+    [("application/json", b'{"n": 1}', {"n": 1}, {}), ("application/x-www-form-urlencoded", b"n=1", None, {"n": "1"})],
+)
+def test_the_request_comes_along_where_it_is_asked_for(
+    app: Flask, type: str, body: bytes, json: object, form: dict[str, str]
+) -> None:
     jobs = []
+    hold()
+    hold()
 
     @app.post("/page")
     def page() -> str:
@@ -276,10 +285,14 @@ def test_the_request_comes_along_where_it_is_asked_for(app: Flask, sent: dict[st
         jobs.append(with_request())
         return ""
 
-    app.test_client().post("/page", **sent)
+    connection = io.BytesIO(body)
+    answer = app.test_client().post("/page", input_stream=connection, content_length=len(body), content_type=type)
+    assert answer.status_code == 200
+    connection.close()  # it is another request's by the time that the job runs
+    go.set()
     assert jobs[0].wait(15)
-    expected = ("/page", sent.get("json"), sent.get("data", {}), "ann", None)
-    assert seen == [expected, expected]
+    expected = ("/page", json, form, "ann", None)
+    assert [entry for entry in seen if isinstance(entry, tuple)] == [expected, expected]
 
 
 def test_outside_a_request_there_is_none_to_take_along() -> None:
@@ -340,6 +353,17 @@ def test_without_a_record_a_job_runs_and_is_tried_again(app: Flask) -> None:
     with pytest.raises(UnknownJobError):
         _ = job.state
     assert not Path(tracking.store().path).exists()
+
+
+def test_without_a_record_the_attempts_are_counted_as_well(caplog: pytest.LogCaptureFixture) -> None:
+    @thread(track=False, retries=2, backoff=0)
+    def never() -> None:
+        seen.append(current_job().attempt)
+        raise ValueError("trouble")
+
+    never()
+    wait_until(lambda: "never is dead: ValueError: trouble" in caplog.text)
+    assert seen == [1, 2, 3]
 
 
 def test_without_a_store_jobs_run_and_are_tried_again(app: Flask, tmp_path: Path) -> None:
@@ -465,10 +489,31 @@ def test_who_waits_for_a_job_learns_that_it_is_lost(tmp_path: Path) -> None:
     script.communicate()
 
 
-def test_a_forked_child_has_none_of_the_jobs(tmp_path: Path) -> None:
+def test_a_forked_child_has_none_of_the_jobs_and_a_pool_of_its_own(tmp_path: Path) -> None:
     out, err = run_script(tmp_path, "fork", 6, 0.1).communicate(timeout=60)
-    assert [Job.get(id).state for id in out.split()] == [State.DONE] * 6 + [State.LOST], err
+    *ids, of_child = out.split()
+    assert [Job.get(id).state for id in ids] == [State.DONE] * 6 + [State.LOST], err
+    assert Job.get(of_child).state is State.DONE
     assert err.count("is lost") == 1
+
+
+def test_each_end_is_called_whatever_becomes_of_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    ended = []
+
+    def early(deadline: float) -> None:
+        ended.append("early")
+        lifetime.at_end(late)
+        raise ValueError("trouble")
+
+    def late(deadline: float) -> None:
+        assert deadline <= time.monotonic() + 5
+        ended.append("late")
+
+    lifetime.at_end(lambda deadline: ended.append("middle"))
+    lifetime.at_end(early, first=True)
+    lifetime.drain(5)
+    assert ended == ["early", "middle", "late"]
+    assert "ValueError: trouble" in caplog.text
 
 
 def test_nobody_calls_a_living_processs_jobs_lost(full: list[Job]) -> None:

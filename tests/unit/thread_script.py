@@ -37,11 +37,16 @@ def main(end: str, jobs: int, seconds: float) -> None:
     wait_for(made[0], State.RUNNING, State.DONE)
     made.append(failed)
     untracked(seconds)
+    for job in made:
+        _ = job.state  # who asks has the row written, which otherwise comes a moment later
     # Each on a line of its own: whoever reads counts them.
     print("\n".join(job.id for job in made), flush=True)
     if end == "fork":
         # What a task forks may end as Python does: it has none of these jobs.
         if os.fork() == 0:
+            own = work(0.0)
+            wait_for(own, State.DONE)
+            print(own.id, flush=True)
             sys.exit(0)
         os.wait()
     elif end == "kill":

@@ -70,11 +70,11 @@ class ThreadEngine:
             case "run":
                 waiting.attempt()
                 return job
-        why = "its process ends" if pool.closed else f"{config.thread_queue} calls wait for a thread already"
+        why = "its process ends" if pool.closed else f"{pool.room} calls wait for a thread already"
         raise QueueFull(
             f"{declared.name} was not accepted, {why}: raise SPOOLKIT_THREAD_QUEUE or SPOOLKIT_THREADS, or declare it "
             'with @thread(overflow="spool")',
-            limit=config.thread_queue,
+            limit=pool.room,
         )
 
 

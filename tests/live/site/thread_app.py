@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from flask import Flask, Response, g, has_request_context, jsonify, request
 from history import record
 
-from spoolkit import Job, QueueFull, SpoolKit, current_job, thread
+from spoolkit import Job, QueueFull, SpoolKit, current_job, spool, thread
 from spoolkit.api import jobs_blueprint
 
 app = Flask(__name__)
@@ -26,6 +26,11 @@ def work(name: str, seconds: float) -> None:
     record("start", name)
     time.sleep(seconds)
     record("end", name)
+
+
+@spool
+def calls_a_thread() -> None:
+    work("inner", 0.5)
 
 
 @thread
