@@ -10,38 +10,38 @@ from spoolkit import ArgumentError, QueueFull, SpoolKit, SpoolUnavailableError
 from spoolkit.api import jobs_blueprint
 from spoolkit.schedule import from_text
 
-MAX_DURATION = 3600
+DURATION, MAX_DURATION = 5, 3600
 
 app = Flask(__name__)
 SpoolKit(app)
 app.register_blueprint(jobs_blueprint())
 
 
-@app.route("/", defaults={"duration": 5}, methods=["GET", "POST"])
+@app.route("/", methods=["GET", "POST"])
 @app.route("/<int:duration>", methods=["GET", "POST"])
-def plain_thread(duration: int) -> Response:
+def plain_thread(duration: int = DURATION) -> Response:
     thread = threading.Thread(target=tasks.threaded_task, args=(checked(duration),), daemon=True)
     thread.start()
     return jsonify(thread_name=thread.name, started=True)
 
 
-@app.route("/uwsgi_thread", defaults={"duration": 5}, methods=["GET", "POST"])
+@app.route("/uwsgi_thread", methods=["GET", "POST"])
 @app.route("/uwsgi_thread/<int:duration>", methods=["GET", "POST"])
-def uwsgi_thread(duration: int) -> Response:
+def uwsgi_thread(duration: int = DURATION) -> Response:
     job = tasks.uwsgi_task(checked(duration))
     return jsonify(started=True, job=job.id)
 
 
-@app.route("/uwsgi_spool", defaults={"duration": 5}, methods=["GET", "POST"])
+@app.route("/uwsgi_spool", methods=["GET", "POST"])
 @app.route("/uwsgi_spool/<int:duration>", methods=["GET", "POST"])
-def uwsgi_spool(duration: int) -> Response:
+def uwsgi_spool(duration: int = DURATION) -> Response:
     job = tasks.spool_task.using(at=seconds("at"), delay=seconds("delay"))(checked(duration))
     return jsonify(started=True, job=job.id, run_at=job.run_at)
 
 
-@app.route("/uwsgi_tasks", defaults={"duration": 5}, methods=["GET", "POST"])
+@app.route("/uwsgi_tasks", methods=["GET", "POST"])
 @app.route("/uwsgi_tasks/<int:duration>", methods=["GET", "POST"])
-def uwsgi_tasks(duration: int) -> Response:
+def uwsgi_tasks(duration: int = DURATION) -> Response:
     duration = checked(duration)
     try:
         tasks.uwsgi_tasks_task(duration)

@@ -47,6 +47,13 @@ def test_each_route_starts_its_work(site: UwsgiServer, verb: str, path: str, key
     wait_until(lambda: site.log().count(printed.replace("\\", "")) > before, message=lambda: site.log()[-2000:])
 
 
+@pytest.mark.parametrize("path", ["/", "/uwsgi_thread/", "/uwsgi_spool/", "/uwsgi_tasks/"])
+def test_the_number_that_is_also_the_start_value_starts_it_too(site: UwsgiServer, path: str) -> None:
+    answer = site.get(f"{path}5")
+    assert answer.status == 200, "Flask redirects from there, where the value stands in defaults="
+    assert answer.json["started"] is True
+
+
 @pytest.mark.parametrize("path", ["/", "/uwsgi_thread", "/uwsgi_spool", "/uwsgi_tasks"])
 def test_without_a_duration_it_is_five(site: UwsgiServer, path: str) -> None:
     counts = {"/": "Working", "/uwsgi_thread": "Working in uwsgi thread"}
