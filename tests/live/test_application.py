@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -182,3 +183,17 @@ def test_sigterm_stops_it(tmp_path: Path) -> None:
     with UwsgiServer(tmp_path, ini=INI) as server:
         os.kill(server.master_pid, 15)
         wait_until(lambda: not Path(f"/proc/{server.master_pid}").exists() or server.exited, timeout=15)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_stop_lets_the_jobs_of_threads_and_of_spoolers_finish(tmp_path: Path, signum: int) -> None:
+    with UwsgiServer(tmp_path, ini=INI) as server:
+        for path in ("/uwsgi_thread/3", "/uwsgi_thread/3", "/uwsgi_spool/4"):
+            server.get(path)
+        wait_until(lambda: server.log().count("... 1/") == 3)
+        os.kill(server.master_pid, signum)
+        wait_until(lambda: server.exited, timeout=30)
+        log = server.log()
+    assert log.count("Working in uwsgi thread... 3/3") == 2
+    assert log.count("Working in uwsgi spool... 4/4") == 1
+    assert "lost" not in log
