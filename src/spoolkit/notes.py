@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterable
@@ -61,6 +62,8 @@ class Notes:
                     self.discard(job)
 
     def _run(self) -> None:
+        # A signal that ends the process is for the main thread.
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         while True:
             self._came.wait()
             time.sleep(PATIENCE)

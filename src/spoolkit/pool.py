@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import logging
+import signal
 import threading
 import time
 from collections import Counter, defaultdict, deque
@@ -142,11 +143,16 @@ class Pool:
             self._threads += 1
 
     def _work(self) -> None:
+        # A signal that ends the process is for the main thread: handled here, the end would not wait for anybody. Not
+        # while a call runs: a process that it starts would inherit that, and could not be told to end.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         while (call := self._next()) is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
             try:
                 call.run()
             except BaseException:
                 log.exception("a call of the pool raised")
+            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
             with self._work_ended:
                 del self._running[threading.get_ident()]
                 self._release(call)

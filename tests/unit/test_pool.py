@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import signal
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -301,3 +304,24 @@ def test_each_call_runs_once_and_no_key_above_its_limit(threads: int, calls: lis
     assert drain(pool) == []
     assert sorted(ran) == list(range(len(calls)))
     assert too_many == []
+
+
+def test_signals_are_for_the_main_thread_but_not_kept_from_what_a_call_starts() -> None:
+    def blocked(thread: int) -> int:
+        status = Path(f"/proc/self/task/{thread}/status").read_text()
+        return int(re.search(r"SigBlk:\t(\w+)", status)[1], 16)  # type: ignore[index]
+
+    pool = Pool(1, 1)
+    seen: list[tuple[int, int]] = []
+
+    def look() -> None:
+        thread = threading.get_native_id()
+        seen.append((thread, blocked(thread)))
+
+    pool.put(Call(look))
+    wait_until(lambda: seen)
+    thread, during = seen[0]
+    hangup = 1 << (signal.SIGHUP - 1)
+    assert not during & hangup
+    wait_until(lambda: blocked(thread) & hangup)
+    pool.drain(0.0)
