@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from http.client import HTTPException
 from pathlib import Path
 
 from uwsgi_server import START, STOP, UwsgiServer, wait_until
@@ -149,7 +150,7 @@ def wait_for_others(server: UwsgiServer, pids: Sequence[int], timeout: float = 3
     """Wait until none of ``pids`` is there and the server answers again."""
 
     def replaced() -> bool:
-        with suppress(OSError):
+        with suppress(OSError, HTTPException):  # one that ends may break off in its answer
             return server.get("/pid").status == 200 and not any(os.path.exists(f"/proc/{pid}") for pid in pids)
         return False
 

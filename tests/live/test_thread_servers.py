@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,7 @@ def test_a_process_that_has_served_enough_requests_lets_what_waits_finish(
     server = start(kind, *option, processes=1)
     answer = server.post("/work/6/0.2").json
     for _ in range(20):
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, HTTPException):
             if int(server.get("/pid").text) != answer["pid"]:
                 break
     any_server.wait_for_others(server, [answer["pid"]])
@@ -214,7 +215,7 @@ def test_no_task_sees_another_requests_data(kind: str, start: Start, history: Hi
 
 def _tell(server: UwsgiServer, word: str) -> Any:
     for _ in range(20):  # a queue of connections may overflow
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, HTTPException):
             return server.post(f"/tell/{word}")
     raise AssertionError(server.log()[-2000:])
 
