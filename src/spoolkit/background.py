@@ -200,6 +200,9 @@ class _Life:
         self._ended = threading.Event()
 
     def start(self) -> None:
+        # It may have lived here before: whoever was asked to go then is not asked now.
+        self._subject._stopped.clear()
+        self._ended.clear()
         self._subject._runs_in = os.getpid()
         self._active = self._where == "each process"
         threading.Thread(target=self._live, name=f"spoolkit:{self._name}", daemon=True).start()

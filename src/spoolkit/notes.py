@@ -68,7 +68,10 @@ class Notes:
             self._came.wait()
             time.sleep(PATIENCE)
             self._came.clear()
-            self.write()
+            try:
+                self.write()
+            except Exception:  # or no row would be written here any more
+                runner.log.exception("the rows of jobs that wait in threads could not be written")
 
 
 def _by_store(waiting: Iterable[tuple[Store, Job]]) -> list[tuple[Store, list[Job]]]:

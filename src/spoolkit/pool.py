@@ -49,13 +49,17 @@ class Pool:
         self._closed = False
         self._order = itertools.count()
 
-    def put(self, call: Call) -> bool:
-        """Have ``call`` run; whether there was room for it."""
+    def put(self, call: Call, accepted: Callable[[], object] = lambda: None) -> bool:
+        """Have ``call`` run; whether there was room for it. If so, ``accepted()`` is called before it starts."""
         with self._work_came:
             if self._closed or not self._has_room(call):
                 return False
             self._place(call)
-            return self._threads > 0 or self._taken_back(call)
+            if self._threads == 0:
+                self._take_back(call)
+                return False
+            accepted()
+            return True
 
     def put_later(self, delay: float, call: Call) -> bool:
         """Have ``call``, which was let in before, run ``delay`` seconds from now; not so once the pool is closed."""
@@ -124,11 +128,10 @@ class Pool:
         if held := self._held.get(call.key):
             self._place(held.popleft())
 
-    def _taken_back(self, call: Call) -> bool:
+    def _take_back(self, call: Call) -> None:
         """There is no thread and none can be started: the call is refused."""
         self._ready.remove(call)
         self._permitted[call.key] -= call.at_once is not None
-        return False
 
     def _call_a_thread(self) -> None:
         if self._idle >= len(self._ready) and self._idle:
@@ -145,9 +148,10 @@ class Pool:
     def _work(self) -> None:
         # A signal that ends the process is for the main thread: handled here, the end would not wait for anybody. Not
         # while a call runs: a process that it starts would inherit that, and could not be told to end.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         while (call := self._next()) is not None:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            # Not as it was before: this thread may have been started by one that had blocked them.
+            signal.pthread_sigmask(signal.SIG_SETMASK, [])
             try:
                 call.run()
             except BaseException:
@@ -169,6 +173,8 @@ class Pool:
                 if self._ready:
                     call = self._ready.popleft()
                     self._running[threading.get_ident()] = call
+                    if self._later:
+                        self._call_a_thread()  # somebody has to be there when its time comes
                     return call
                 self._idle += 1
                 self._work_came.wait(self._later[0][0] - now if self._later else None)

@@ -264,6 +264,17 @@ def test_what_is_in_the_queue_is_handled_before_the_end(kit: SpoolKit) -> None:
     assert seen == ["waiting", "wait", 1, "shutdown"]
 
 
+def test_what_has_ended_can_be_started_again(kit: SpoolKit) -> None:
+    items = Items()
+    kit.add_thread(items)
+    for item in (1, 2):
+        kit.start_threads()
+        items.put(item)
+        wait_until(lambda: not items)
+        kit.drain(15)
+    assert seen == [1, "shutdown", 2, "shutdown"]
+
+
 def test_a_queue_that_nobody_reads_takes_nothing(kit: SpoolKit) -> None:
     items = Items()
     with pytest.raises(ConfigurationError, match="does not run in this process"):

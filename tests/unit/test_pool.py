@@ -325,3 +325,30 @@ def test_signals_are_for_the_main_thread_but_not_kept_from_what_a_call_starts() 
     assert not during & hangup
     wait_until(lambda: blocked(thread) & hangup)
     pool.drain(0.0)
+
+
+def test_a_later_call_runs_at_its_time_though_who_waited_for_it_is_busy(work: Work) -> None:
+    pool = Pool(2, 100)
+    pool.put_later(0.3, work.call("later", held=False))
+    pool.put(work.call("now"))  # by the thread that was started for the other one
+    wait_until(lambda: work.ended == ["later"])
+    work.go.set()
+    assert drain(pool) == []
+
+
+def test_a_thread_that_another_one_started_keeps_no_signal_from_its_calls() -> None:
+    pool = Pool(2, 100)
+    seen: list[tuple[str, set[int]]] = []
+    both = threading.Barrier(2)
+
+    def look() -> None:
+        both.wait(SOON)
+        seen.append((threading.current_thread().name, signal.pthread_sigmask(signal.SIG_BLOCK, [])))
+
+    for _ in range(2):
+        pool.put(Call(lambda: None, "key", 1))  # the end of the first one calls a thread for the second
+    wait_until(lambda: not len(pool))
+    for _ in range(2):
+        pool.put(Call(look))
+    assert drain(pool) == []
+    assert sorted(seen) == [("spoolkit-1", set()), ("spoolkit-2", set())]

@@ -37,6 +37,7 @@ from spoolkit import (
     tracking,
 )
 from spoolkit.engines.spooler import Spooler
+from spoolkit.pool import Pool
 from spoolkit.spoolfile import PREFIX
 
 SCRIPT = Path(__file__).with_name("thread_script.py")
@@ -186,6 +187,21 @@ def test_a_full_queue_refuses_and_says_how_to_help(full: list[Job], app: Flask) 
     wait_until(lambda: (("there is room again",), {}) in seen)
 
 
+def test_who_writes_the_rows_does_not_see_a_call_that_is_refused(
+    full: list[Job], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = Pool.put
+
+    def after_the_rows_are_written(*args: Any) -> bool:
+        notes.here().write()
+        return put(*args)
+
+    monkeypatch.setattr(Pool, "put", after_the_rows_are_written)
+    with pytest.raises(QueueFull):
+        note()
+    assert [job.task for job in lookup.jobs() if job.task.endswith("note")] == []
+
+
 def test_a_full_queue_may_hand_over_to_the_spooler(full: list[Job], tmp_path: Path) -> None:
     job = or_spool(1)
     assert (job.engine, job.state) == ("spool", State.QUEUED)
@@ -293,6 +309,22 @@ def test_the_request_comes_along_where_it_is_asked_for(
     assert jobs[0].wait(15)
     expected = ("/page", json, form, "ann", None)
     assert [entry for entry in seen if isinstance(entry, tuple)] == [expected, expected]
+
+
+def test_the_request_that_comes_along_is_not_the_views(app: Flask) -> None:
+    @thread(copy_request=True)
+    def meddles() -> None:
+        session["who"] = "the task"
+
+    @app.post("/upload")
+    def upload() -> str:
+        given = request.files["file"]
+        assert meddles().wait(15)
+        return f"{given.read().decode()} {session.get('who')}"
+
+    answer = app.test_client().post("/upload", data={"file": (io.BytesIO(b"content"), "name")})
+    assert (answer.status_code, answer.text) == (200, "content None")
+    assert "Set-Cookie" not in answer.headers
 
 
 def test_outside_a_request_there_is_none_to_take_along() -> None:

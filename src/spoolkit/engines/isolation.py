@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import Context, copy_context
+from copy import copy
+from functools import wraps
 from typing import Any
 
-from flask import Request, copy_current_request_context, has_request_context, request
+from flask import Request, current_app, has_request_context, request, session
+from flask.ctx import RequestContext
 from flask.sessions import SessionMixin
+from werkzeug.datastructures import ImmutableMultiDict
 from werkzeug.local import LocalProxy
 
 from spoolkit.errors import ArgumentTypeError, ConfigurationError
@@ -53,4 +57,18 @@ def with_request(function: Callable[..., Any], task: str) -> Callable[..., Any]:
         )
     # Whoever reads the body later reads from a connection that serves another request by then.
     request.get_data(parse_form_data=True)
-    return copy_current_request_context(function)
+    # Not copy_current_request_context(): its request and session are the caller's own. At the task's end it would close
+    # the uploaded files that the view still reads, and what the task puts into the session would be sent.
+    copied = copy(request._get_current_object())  # type: ignore[attr-defined]
+    copied.environ = dict(request.environ)
+    copied.files = ImmutableMultiDict()
+    app = current_app._get_current_object()  # type: ignore[attr-defined]
+    of_task = copy(session._get_current_object())  # type: ignore[attr-defined]
+    context = RequestContext(app, copied.environ, request=copied, session=of_task)
+
+    @wraps(function)
+    def within(*args: Any, **kwargs: Any) -> Any:
+        with context:
+            return app.ensure_sync(function)(*args, **kwargs)
+
+    return within

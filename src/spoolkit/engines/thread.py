@@ -60,10 +60,9 @@ class ThreadEngine:
         config = settings.current(declared.home)
         pool = _pool(config)
         waiting = _Waiting(job, declared, self._options, config, pool)
-        waiting.noted()
-        if pool.put(waiting.call):
+        # Noted by the pool: a call that is refused must not be seen by who writes the rows, even for a moment.
+        if pool.put(waiting.call, waiting.noted):
             return job
-        waiting.unnoted()
         match self._options.overflow:
             case "spool":
                 return SpoolEngine().submit(replace(job, engine="spool"), declared)
