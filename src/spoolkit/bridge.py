@@ -76,9 +76,20 @@ def is_first_worker() -> bool:
     return uwsgi is not None and uwsgi.worker_id() == 1
 
 
+def is_last_worker() -> bool:
+    """Whether this is the last of uWSGI's HTTP processes that run."""
+    return uwsgi is not None and uwsgi.worker_id() == max(one["id"] for one in uwsgi.workers() if one["pid"])
+
+
 def first_worker_pid() -> int:
     """The first of uWSGI's HTTP processes."""
     return int(uwsgi.workers()[0]["pid"])
+
+
+def other_workers() -> list[tuple[int, bool]]:
+    """The pids of uWSGI's other HTTP processes, and whether each has loaded its application."""
+    own = uwsgi.worker_id()
+    return [(int(one["pid"]), bool(one["apps"])) for one in uwsgi.workers() if one["id"] != own and one["pid"]]
 
 
 def respawns() -> int:

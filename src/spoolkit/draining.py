@@ -7,6 +7,7 @@ of them sees to it that a request which never ends does not hold up the stop.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -154,7 +155,18 @@ def recycle() -> None:
     for pid in bridge.spooler_pids():
         born = process.started(pid)
         if since is not None and born is not None and born < since:
-            os.kill(pid, signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):  # buried meanwhile
+                os.kill(pid, signal.SIGTERM)
+
+
+def linger(seconds: float) -> None:
+    """Before a process ends that could not load its application: if a stop comes meanwhile, wait for jobs."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if bridge.is_worker() and master.is_stopping(bridge.master_pid()):
+            _ending()
+            return
+        time.sleep(0.05)
 
 
 def _ending() -> None:
@@ -169,6 +181,14 @@ def _ending() -> None:
         _say_stopping(grace)
     # At a reload as well; and with what begins in it, this process may still be called upon by uWSGI.
     lifetime.drain()
+    if not stops and bridge.is_last_worker():
+        # Where all are replaced at once (fifo r), a stop would find nobody who waits for jobs. The last goes
+        # later; not the first, whose successor brings the spoolers to the new code.
+        wait(lambda: [] if master.is_stopping(bridge.master_pid()) else _gap(), deadline)
+    if not stops and master.is_stopping(bridge.master_pid()):
+        # It came while this process ended for a reload. Where all are replaced at once, nobody else waits for jobs.
+        stops, deadline = True, time.monotonic() + grace
+        _say_stopping(grace)
     if stops:
         pid, spawned = bridge.master_pid(), bridge.spawned()
         wait(_mine, deadline, lambda: master.is_hurried(pid) or bridge.spawned() != spawned)
@@ -179,6 +199,14 @@ def _ending() -> None:
         else:
             for directory in bridge.directories():
                 pausing.say_not_stopping(directory)
+
+
+def _gap() -> list[int]:
+    """The other HTTP processes, if all of them end as well, or do not serve yet."""
+    others = bridge.other_workers()
+    # Who ends has these signals blocked, as a master that stops has.
+    serves = (served and process.started(pid) is not None and not master.is_stopping(pid) for pid, served in others)
+    return [] if any(serves) else [pid for pid, _ in others]
 
 
 def _say_stopping(grace: float) -> None:

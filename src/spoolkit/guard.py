@@ -10,10 +10,9 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-import time
 import traceback
 
-from spoolkit import bridge, draining, instance
+from spoolkit import bridge, draining, instance, shift
 
 PAUSE = 1.0
 """Seconds before uWSGI starts another process in the place of one that could not import the application."""
@@ -42,7 +41,7 @@ def load() -> None:
             return  # uWSGI tries itself, and gives up
         traceback.print_exc()
         print(f"spoolkit: {name} cannot be imported; what runs the old version goes on", file=sys.stderr, flush=True)  # noqa: T201
-        time.sleep(PAUSE)
+        draining.linger(PAUSE)
         os._exit(1)
     if bridge.is_worker() and bridge.respawns():
         draining.recycle()  # before it serves: what the new version enqueues is not for the old one to run
@@ -50,4 +49,6 @@ def load() -> None:
 
 if bridge.is_worker() or bridge.is_spooler():
     draining.install()  # before the application is there: a stop may come first
+    if bridge.is_spooler():
+        shift.idle()  # until then SIGQUIT has the master's handler here, which kills the other spoolers
     load()
