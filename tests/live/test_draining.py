@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -145,13 +147,30 @@ def test_a_long_job_goes_on_where_it_was_cut_off(tmp_path: Path, cut_by: str) ->
 
 def check_steps(site: Deployed, job: str) -> None:
     result = wait_until(lambda: site.result(job), timeout=30, message=site.jobs.log)
-    assert result.endswith(b",2]"), result
+    assert json.loads(result) == [15, 2]
     wait_until(
         lambda: os.listdir(site.site.spool / "checkpoints") == [], message="it is over, and its checkpoint stays"
     )
     steps = [event.words[2] for event in site.site.history.events("step", job)]
     assert sorted(set(steps)) == [str(step) for step in range(6)]
     assert len(steps) <= 7, "only the step that was cut off comes again"
+
+
+@pytest.mark.parametrize("version", ["the next", "a broken one"])
+def test_a_stop_while_all_http_processes_are_replaced_waits_as_well(tmp_path: Path, version: str) -> None:
+    with deployed(tmp_path, "threads", grace=20) as site:
+        site.wait_until_up()
+        job = site.call("work", 6.0)
+        site.site.history.wait_for("start", job)
+        if version == "a broken one":
+            rewrite(site, 'VERSION = "old"', "VERSION = 1 / 0")
+        site.fifo("r")
+        site.jobs.wait_for_log("racefully killing worker" if version == "the next" else "ZeroDivisionError")
+        time.sleep(0.3)  # they have looked whether this is a stop by then
+        site.signal(signal.SIGTERM)
+        site.wait_for_exit(30)
+        assert len(site.site.history.events("end", job)) == 1
+        assert site.endings(job) == ["done"]
 
 
 def test_a_site_without_a_spooler_stops_and_reloads_like_any_other(tmp_path: Path) -> None:

@@ -280,3 +280,10 @@ def test_the_store_keeps_its_name(flask_spool: Flasks, tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "spool" / "spoolkit.db") as db:
         assert db.execute("SELECT count(*) FROM jobs").fetchone() == (1,)
     db.close()
+
+
+def test_the_ini_names_the_application_or_asks_for_it(flask_spool: Flasks) -> None:
+    refused = flask_spool("ini")
+    assert refused.exit_code == 2
+    assert "give --module" in refused.output
+    assert "module = site:create_app()\n" in flask_spool("ini", "--module", "site:create_app()").output

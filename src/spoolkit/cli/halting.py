@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable
 
@@ -82,6 +83,15 @@ def drain(queue: str | None, wait: bool, timeout: float | None, as_json: bool) -
         raise click.exceptions.Exit(1)
 
 
+def _module() -> str:
+    app = current_app._get_current_object()  # type: ignore[attr-defined]
+    module = sys.modules.get(app.import_name)
+    for name, value in vars(module).items() if module else ():
+        if value is app:
+            return f"{app.import_name}:{name}"
+    raise click.UsageError("the application is made by a function: give --module, such as 'site:create_app()'")
+
+
 @command("ini")
 @click.option("--processes", type=click.IntRange(1, 512), default=2, show_default=True, help="Processes for HTTP.")
 @click.option("--threads", type=click.IntRange(1, 512), default=4, show_default=True, help="Threads in each of them.")
@@ -93,7 +103,7 @@ def drain(queue: str | None, wait: bool, timeout: float | None, as_json: bool) -
 def ini(processes: int, threads: int, spoolers: int, module: str | None, socket: str, as_json: bool) -> None:
     """Print a complete uwsgi.ini, with which no stop and no reload kills a running job."""
     text = recommended.ini(
-        module=module or f"{current_app.import_name}:app",
+        module=module or _module(),
         processes=processes,
         threads=threads,
         spoolers=spoolers,
