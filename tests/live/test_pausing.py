@@ -166,7 +166,8 @@ def test_the_doctor_knows_what_keeps_a_stop_from_waiting(
 def test_the_doctor_sees_a_guard_that_finds_no_application(tmp_path: Path, command: Command) -> None:
     (tmp_path / "spool").mkdir(exist_ok=True)
     ini = tmp_path / "uwsgi.ini"
-    ini.write_text(command("ini", "--module", "operator:app").output.replace("module = operator:app", "wsgi-file = app.py"))
+    printed = command("ini", "--module", "operator:app").output
+    ini.write_text(printed.replace("module = operator:app", "wsgi-file = app.py"))
     found = doctor.examine(str(tmp_path / "spool"), store="", ini=str(ini))
     assert [one.remedy for one in found if one.check == "spooler-import"] == ["module = app:app"]
 
