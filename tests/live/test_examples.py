@@ -9,6 +9,7 @@ import re
 import shutil
 import signal
 import sqlite3
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -90,6 +91,20 @@ def test_visits_are_counted_otherwise_by_changing_one_line(kind: str, way: str, 
     for _ in range(5):
         server.get("/page/2")
     wait_until(lambda: "<td>About<td>5\n" in server.get("/visits").text, message=server.log)
+
+
+def test_under_gunicorn_a_spooler_beside_it_counts_them(tmp_path: Path, start: Start) -> None:
+    site = copied(tmp_path, "by @spool")
+    server = start(site, command("visits", "gunicorn"), "/visits")
+    spooler = subprocess.Popen([sys.executable, "-m", "flask", "spool", "run"], cwd=site, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(5):
+            server.get("/page/2")
+        wait_until(lambda: "<td>About<td>5\n" in server.get("/visits").text, message=server.log)
+    finally:
+        spooler.send_signal(signal.SIGTERM)
+        spooler.wait(20)
+    assert os.listdir(site / "my_spools" / "spoolers") == []
 
 
 @pytest.fixture
