@@ -50,9 +50,11 @@ def gather() -> Statistics:
     now = clock.now()
     # What is over for good is counted where it lies: there may be a million of it.
     counts = Counter(lookup.known_of(lambda: tracking.store().counts(OVER)) or {})
-    counts.update((status.task or "?", status.state) for status in lookup.jobs(states=frozenset(State) - OVER))
+    others = lookup.jobs(states=frozenset(State) - OVER)
+    counts.update((status.task or "?", status.state) for status in others)
+    running = {status.id for status in others if status.state is State.RUNNING}
     took = lookup.known_of(lambda: tracking.store().durations(now - HOUR)) or []
-    return Statistics(dict(sorted(counts.items())), _oldest_due(now), len(took), _percentiles(took), _paused())
+    return Statistics(dict(sorted(counts.items())), _oldest_due(now, running), len(took), _percentiles(took), _paused())
 
 
 def _paused() -> dict[str, str]:
@@ -60,8 +62,7 @@ def _paused() -> dict[str, str]:
     return {directory: state for directory, state in states.items() if state is not None}
 
 
-def _oldest_due(now: float) -> float | None:
-    running = {status.id for status in lookup.jobs(states=(State.RUNNING,))}
+def _oldest_due(now: float, running: set[str]) -> float | None:
     due = []
     for path in lookup.pending():
         if lookup.id_of(path) not in running:
