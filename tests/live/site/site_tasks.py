@@ -72,6 +72,24 @@ def uwsgi_style(duration: int, body: bytes, untyped) -> None:  # type: ignore[no
     record("uwsgi_style", repr(duration), body, untyped)
 
 
+@spool(retries=2, backoff=0.2)
+def forks(how: str) -> str:
+    """The child comes back from the task, as if it were the spooler."""
+    record("forks", how)
+    if os.fork() == 0:
+        if how == "exit":
+            sys.exit(0)
+        if how == "raise":
+            raise ValueError("in the child")
+    return how
+
+
+@spool(retries=2, backoff=0.2)
+def closes_everything() -> None:
+    record("closes")
+    os.closerange(3, 1000)
+
+
 @thread
 def in_thread(word: str) -> None:
     record("thread", word, current_app.name, has_request_context(), current_job().id)

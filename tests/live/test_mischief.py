@@ -1,0 +1,31 @@
+"""What a task may do to the process that runs it."""
+
+from __future__ import annotations
+
+import pytest
+from uwsgi_server import wait_until
+
+from .conftest import StartSite
+
+
+@pytest.mark.parametrize("how", ["return", "exit", "raise"])
+def test_a_child_that_a_task_forked_is_no_second_spooler(start_site: StartSite, how: str) -> None:
+    site = start_site()
+    spoolers = site.server.spooler_pids()
+    site.call("forks", how)
+    site.call("note", "after")
+    site.history.wait_for("note", "after")
+    site.wait_empty()
+    assert len(site.history.events("forks")) == 1, "its end is the parent's alone to tell"
+    assert site.dead() == {}
+    wait_until(lambda: site.server.spooler_pids() == spoolers)
+
+
+def test_a_task_that_closes_all_descriptors_is_done_and_others_run(start_site: StartSite) -> None:
+    site = start_site()
+    site.call("closes_everything")
+    site.history.wait_for("closes")
+    site.call("note", "after")
+    site.history.wait_for("note", "after", timeout=20)
+    site.wait_empty()
+    assert len(site.history.events("closes")) == 1
