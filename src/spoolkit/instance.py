@@ -72,7 +72,9 @@ def publish(
             "directories": list(directories),
             "options": {name: _texts(name, value) for name, value in options.items() if name in OPTIONS},
         }
-        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        # Not makedirs: a spool directory that is gone must not come back as an empty one that nobody serves.
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(os.path.dirname(path), mode=0o700)
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             with open(fd, "wb") as file:
