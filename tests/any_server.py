@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from http.client import HTTPException
@@ -39,16 +37,7 @@ class CommandServer(UwsgiServer):
         self._command = [str(part).replace("{port}", str(self.port)) for part in command]
 
     def __enter__(self) -> CommandServer:
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [Path(sys.executable).with_name(self._command[0]), *self._command[1:]],
-                cwd=self._cwd,
-                env=self._env,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        self._launch(self._command)
         try:
             wait_until(lambda: self.exited or self._answers(), timeout=START, message=lambda: self.log()[-4000:])
             assert not self.exited, f"it did not start:\n{self.log()[-4000:]}"

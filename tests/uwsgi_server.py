@@ -79,18 +79,7 @@ class UwsgiServer:
     def __enter__(self) -> UwsgiServer:
         if not self.spool.exists():
             self.spool.mkdir(mode=0o700)
-        binary = Path(sys.executable).with_name("uwsgi")
-        assert binary.exists(), f"{binary} is missing: make test installs it"
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [binary, "--ini", self._ini],
-                cwd=self._cwd,
-                env=self._env,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        self._launch(["uwsgi", "--ini", self._ini])
         try:
             wait_until(lambda: self.exited or self._listens(), timeout=START, message=lambda: self.log()[-4000:])
             assert not self.exited, f"uWSGI did not start:\n{self.log()[-4000:]}"
@@ -101,6 +90,21 @@ class UwsgiServer:
             self.kill()
             raise
         return self
+
+    def _launch(self, command: Sequence[str | Path]) -> None:
+        """Start a program of this environment, with a session of its own."""
+        binary = Path(sys.executable).with_name(str(command[0]))
+        assert binary.exists(), f"{binary} is missing: make test installs it"
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                [binary, *command[1:]],
+                cwd=self._cwd,
+                env=self._env,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
 
     def __exit__(self, *_: object) -> None:
         self.stop()

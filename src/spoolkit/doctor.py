@@ -32,7 +32,6 @@ from spoolkit import (
     packet,
     pausing,
     presence,
-    process,
     recommended,
     schedule,
     spoolfile,
@@ -161,7 +160,7 @@ def examine(directory: str, *, store: str, ini: str | None = None, max_due_age: 
     except OSError as error:
         problem = f"{_show(error.filename or directory)} cannot be read: {error.strerror}"
         findings.append(Finding("directory", problem, f"mkdir -m 700 {_quote(directory)}  # as the user of uWSGI"))
-    site = Site(directory, store, max_due_age, clock.now(), _spoolers(directory), entries, uwsgi)
+    site = Site(directory, store, max_due_age, clock.now(), presence.spoolers(directory), entries, uwsgi)
     for check in CHECKS if os.path.isdir(directory) else (_options, _store):
         try:
             findings += check(site)
@@ -307,7 +306,7 @@ def _spooler_alive(site: Site) -> Iterator[Finding]:
 def _lock(site: Site) -> Iterator[Finding]:
     def strange() -> dict[str, int]:
         held = {job.path: pid for job, pid in _holders(site.due(LOCKED)) if pid is not None}
-        spoolers = _spoolers(site.directory)  # one that died may have a successor by now
+        spoolers = presence.spoolers(site.directory)  # one that died may have a successor by now
         return {path: pid for path, pid in held.items() if pid not in spoolers or _is_stopped(pid)}
 
     if first := strange():
@@ -541,18 +540,6 @@ def _scan(directory: str, folder: str | None = None) -> Iterator[Entry]:
                 if folder is None and stat.S_ISDIR(about.st_mode):
                     with contextlib.suppress(PermissionError):  # lost+found, say, where it is a file system of its own
                         yield from _scan(found.path, found.name)
-
-
-def _spoolers(directory: str) -> list[int]:
-    """The pids of the live processes that serve the directory."""
-    folder, alive = os.path.join(directory, presence.FOLDER), []
-    with contextlib.suppress(OSError):
-        for name in filter(_is_number, os.listdir(folder)):
-            with contextlib.suppress(OSError), open(os.path.join(folder, name), "rb") as file:
-                _, space, identity = file.read(256).partition(b" ")
-                if process.is_alive(int(name), space + identity):
-                    alive.append(int(name))
-    return sorted(alive)
 
 
 def _holders(jobs: Sequence[Entry]) -> Iterator[tuple[Entry, int | None]]:

@@ -61,11 +61,12 @@ class Presence:
 
 def working(directory: str) -> list[int]:
     """The pids of the spoolers of ``directory`` that have a job in hand. Never raises."""
-    found: list[int] = []
-    for pid, flags in _present(directory):
-        if flags[_BUSY : _BUSY + 1] == b"1":
-            found.append(pid)
-    return found
+    return [pid for pid, flags in _present(directory) if flags[_BUSY : _BUSY + 1] == b"1"]
+
+
+def spoolers(directory: str) -> list[int]:
+    """The pids of the living spoolers of ``directory``, in order. Never raises."""
+    return sorted(pid for pid, _ in _present(directory))
 
 
 def _present(directory: str) -> Iterator[tuple[int, bytes]]:
@@ -81,7 +82,7 @@ def _present(directory: str) -> Iterator[tuple[int, bytes]]:
                     data = os.read(fd, 256)
                 finally:
                     os.close(fd)
-                if data[_HEAD:] == process.identity(int(name)):
+                if process.is_alive(int(name), data[_HEAD:]):
                     yield int(name), data[:_HEAD]
 
 

@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+from flask import Flask
 
-from spoolkit import lifetime
+from spoolkit import SpoolKit, lifetime
 from spoolkit.engines import thread
+from spoolkit.engines.spooler import Spooler
 
 
 @pytest.fixture(autouse=True)
@@ -17,3 +20,19 @@ def fresh_pool() -> Iterator[None]:
     thread.drain(time.monotonic())
     thread._pools.pop(os.getpid(), None)
     lifetime._ends.clear()
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Iterator[str]:
+    """The spool directory of an application, in whose context the test runs."""
+    app = Flask("the_application")
+    app.config.update(SPOOLKIT_SPOOL=tmp_path / "spool")
+    SpoolKit(app)
+    with app.app_context():
+        yield str(tmp_path / "spool")
+
+
+@pytest.fixture
+def work(directory: str) -> Callable[[], None]:
+    """Let run here what is due."""
+    return Spooler(directory).run_due

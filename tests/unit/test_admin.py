@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from flask import Flask
 from uwsgi_server import wait_until
 
 from spoolkit import (
@@ -18,7 +17,6 @@ from spoolkit import (
     Job,
     JobCancelled,
     JobStateError,
-    SpoolKit,
     UnknownJobError,
     admin,
     clock,
@@ -73,21 +71,6 @@ def listens(path: str) -> None:
     while True:
         current_job().progress(1)
         time.sleep(0.005)
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Iterator[str]:
-    app = Flask("the_application")
-    app.config.update(SPOOLKIT_SPOOL=tmp_path / "spool")
-    SpoolKit(app)
-    with app.app_context():
-        yield str(tmp_path / "spool")
-
-
-@pytest.fixture
-def work(directory: str) -> Callable[[], None]:
-    """Let run here what is due."""
-    return Spooler(directory).run_due
 
 
 @pytest.fixture

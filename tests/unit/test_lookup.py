@@ -10,13 +10,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from flask import Flask
 from uwsgi_server import wait_until
 
 from spoolkit import (
     Abort,
     Retry,
-    SpoolKit,
     UnknownJobError,
     bridge,
     clock,
@@ -60,21 +58,6 @@ def hangs() -> None:
 
 @thread
 def ends_in_a_thread() -> None: ...
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Iterator[str]:
-    app = Flask("the_application")
-    app.config.update(SPOOLKIT_SPOOL=tmp_path / "spool")
-    SpoolKit(app)
-    with app.app_context():
-        yield str(tmp_path / "spool")
-
-
-@pytest.fixture
-def work(directory: str) -> Callable[[], None]:
-    """Let run here what is due."""
-    return Spooler(directory).run_due
 
 
 @pytest.fixture

@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from flask import Flask
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spoolkit import Abort, SpoolKit, clock, job, morgue, spool, spoolfile, stats, tracking
-from spoolkit.engines.spooler import Spooler
+from spoolkit import Abort, clock, job, morgue, spool, spoolfile, stats, tracking
 from spoolkit.job import State, new_id
 
 
@@ -29,21 +27,6 @@ def ends(how: str) -> None:
 
 @spool
 def other() -> None: ...
-
-
-@pytest.fixture
-def directory(tmp_path: Path) -> Iterator[str]:
-    app = Flask("the_application")
-    app.config.update(SPOOLKIT_SPOOL=tmp_path / "spool")
-    SpoolKit(app)
-    with app.app_context():
-        yield str(tmp_path / "spool")
-
-
-@pytest.fixture
-def work(directory: str) -> Callable[[], None]:
-    """Let run here what is due."""
-    return Spooler(directory).run_due
 
 
 def done(seconds: float, ago: float) -> None:
