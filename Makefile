@@ -2,16 +2,20 @@
 PYTHON ?= python3
 VENV ?= .venv
 # Tests at a time: most of them wait for a server.
-JOBS ?= 4
+JOBS ?= $(shell expr $$(nproc) + 1)
 BIN = $(VENV)/bin
 
-.PHONY: run test soak check format clean
+.PHONY: run test matrix soak check format clean
 
 run: $(VENV)/.run
 	exec $(BIN)/uwsgi --ini uwsgi.ini
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+
+# Every test, with those that are marked "matrix" because they take long.
+matrix: $(VENV)/.test
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m ''
 
 # Jobs without end, with reloads and kills: SOAK_SECONDS=3600 make soak
 soak: $(VENV)/.test
