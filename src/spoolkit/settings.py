@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
+from spoolkit import sandbox
 from spoolkit.errors import ConfigurationError
 
 SPOOL_FOLDER = "my_spools"
@@ -64,9 +65,13 @@ class Settings:
             config[name] if config.get(name) is not None else os.environ.get(name) or None for name in _READERS
         )
         try:
-            return _parsed(given, root)
+            parsed = _parsed(given, root)
         except TypeError:  # a value that cannot be hashed is none that can be used: let it be refused by its name
-            return _parse(given, root)
+            parsed = _parse(given, root)
+        if not sandbox.is_test_run():
+            return parsed
+        store = parsed.store and sandbox.private(parsed.store)
+        return replace(parsed, spool=sandbox.private_directory(parsed.spool), store=store)
 
 
 def _parse(given: tuple[object, ...], root: str) -> Settings:

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from functools import update_wrapper
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
-from spoolkit import clock, current, lifetime, plain, registry, schedule
+from spoolkit import clock, current, lifetime, plain, registry, sandbox, schedule
 from spoolkit.engine import Engine
 from spoolkit.engines import spool as spool_engine
 from spoolkit.engines.thread import Overflow, ThreadEngine
@@ -83,7 +83,7 @@ class Task(Generic[P, R]):
             engine=engine,
             enqueued_at=now,
             run_at=schedule.run_at(at, delay, now=now),
-            queue=queue,
+            queue=None if queue is None else sandbox.private_directory(queue),
             priority=priority,
         )
 
