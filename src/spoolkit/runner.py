@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import dataclass, replace
 from typing import Any
 
-from spoolkit import capture, checkpoints, clock, codec, limits, recorder, retry, waiting
+from spoolkit import capture, checkpoints, clock, codec, limits, recorder, retry, task_signals, waiting
 from spoolkit.checkpoints import Checkpoint
 from spoolkit.claims import Crashed, Settled, StandBack, Start
 from spoolkit.current import CurrentJob, running
@@ -118,7 +118,7 @@ def attempt_untracked(job: Job, declared: Declared, number: int = 1) -> Outcome:
     returned: object = None
     error: BaseException | None = None
     try:
-        with limits.soft(options.timeout), _application(), running(current), _no_child():
+        with limits.soft(options.timeout), _application(), running(current), task_signals.job(), _no_child():
             returned = declared.function(*job.args, **job.kwargs)
     except BaseException as raised:
         error = raised.with_traceback(raised.__traceback__ and raised.__traceback__.tb_next)
@@ -166,6 +166,7 @@ def _run(
             within.enter_context(limits.soft(options.timeout))
             within.enter_context(_application())
             within.enter_context(running(current))
+            within.enter_context(task_signals.job())
             within.enter_context(_no_child())
             returned = declared.function(*job.args, **job.kwargs)
     except BaseException as raised:  # sys.exit() in a task is a failure of the task

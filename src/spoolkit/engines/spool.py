@@ -23,6 +23,7 @@ from spoolkit import (
     settings,
     shift,
     spoolfile,
+    task_signals,
     tracking,
 )
 from spoolkit.engines import foreign, vetting
@@ -114,6 +115,7 @@ def start(directory: str) -> None:
     global _presence
     if bridge.is_spooler():
         shift.idle()
+        task_signals.ignore_harmless()
     try:
         vetting.close_to_others(directory)
         spoolfile.sweep(directory)
@@ -187,13 +189,14 @@ def serve(env: bridge.Env, path: str, root: str) -> int | None:
         # Only now: who closes the gate, and then sees nobody busy, may rely on it.
         if pausing.is_closed(root):
             return None
-        if packet.MARKER in env:
-            try:
-                _serve_own(env, path, root)
-            finally:
-                spoolfile.held = None
-            return int(SPOOL_RETRY)
-        outcome = _foreign(env)
+        with task_signals.job(owns_process=True):
+            if packet.MARKER in env:
+                try:
+                    _serve_own(env, path, root)
+                finally:
+                    spoolfile.held = None
+                return int(SPOOL_RETRY)
+            outcome = _foreign(env)
         if isinstance(outcome, int):
             return outcome
         settle(path, root, Ended(outcome), task=foreign.task_name(env))

@@ -12,16 +12,31 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
-from spoolkit import bridge, clock, draining, lifetime, packet, pausing, settings, spoolfile
+from spoolkit import (
+    bridge,
+    clock,
+    draining,
+    lifetime,
+    packet,
+    pausing,
+    presence,
+    settings,
+    spoolfile,
+    task_signals,
+    tracking,
+)
 from spoolkit.engines import spool
-from spoolkit.errors import DecodeError
-from spoolkit.job import Dead, Failure
+from spoolkit.errors import DecodeError, StoreUnavailableError
+from spoolkit.job import Dead, Failure, State
 from spoolkit.runner import Ended, log
 
 FREQUENCY = 1.0
 """Seconds between two looks at the directory when nobody signals."""
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+
+GUARDED = (*STOP_SIGNALS, *task_signals.HARMLESS, signal.SIGUSR1)
+"""Signals that a new process must not get before it handles them: each would end it."""
 
 RESPAWN_PAUSE = 1.0
 """Seconds before a process that died is started again: a job that kills it must not spin."""
@@ -30,14 +45,16 @@ RESPAWN_PAUSE = 1.0
 class Spooler:
     """Runs the jobs of one directory, one at a time, in the main thread of this process.
 
-    SIGUSR1 has it look at once. SIGTERM or SIGINT lets the running job finish; a second one does not. ``leash`` is a
-    pipe's end to read: once nobody holds the other end any more, the running job is the last one.
+    SIGUSR1 has it look at once. SIGTERM, SIGINT or SIGQUIT lets the running job finish; another one, more than a second
+    later, does not. ``leash`` is a pipe's end to read: once nobody holds the other end any more, the running job is the
+    last one.
     """
 
     def __init__(self, directory: str, leash: int | None = None) -> None:
         self.directory = os.path.realpath(directory)
         self._leash = leash
         self._stopping = False
+        self._asked = _Asked()
         self._wakeup, self._wakeup_write = os.pipe()
         os.set_blocking(self._wakeup, False)
         os.set_blocking(self._wakeup_write, False)
@@ -45,9 +62,11 @@ class Spooler:
     def run(self) -> None:
         """Serve until :meth:`stop`."""
         signal.set_wakeup_fd(self._wakeup_write, warn_on_full_buffer=False)
+        task_signals.ignore_harmless()
         signal.signal(signal.SIGUSR1, lambda signum, frame: None)
         for signum in STOP_SIGNALS:
             signal.signal(signum, self._on_stop_signal)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, GUARDED)
         spool.start(self.directory)
         while not self._is_over():
             self.run_due()
@@ -120,9 +139,26 @@ class Spooler:
         return soonest
 
     def _on_stop_signal(self, signum: int, frame: FrameType | None) -> None:
-        if self._stopping:
+        if self._asked.again():
             os._exit(128 + signum)  # the lock goes with the process: the job runs again
         self.stop()
+
+
+class _Asked:
+    """When a signal asked this process to stop."""
+
+    def __init__(self) -> None:
+        self._at: float | None = None
+
+    def again(self) -> bool:
+        """Note a signal; whether it is a second one that is meant.
+
+        A terminal signals the whole group, and the parent passes it on: within a second, two are one.
+        """
+        now = time.monotonic()
+        if self._at is None:
+            self._at = now
+        return now - self._at > lifetime.SAME_SIGNAL
 
 
 def serve(directory: str, leash: int) -> None:
@@ -134,11 +170,12 @@ def serve(directory: str, leash: int) -> None:
 def supervise(
     directory: str, processes: int, *, until_eof: int | None = None, run: Callable[[str, int], None] = serve
 ) -> int:
-    """Keep ``processes`` children, each in ``run(directory, leash)``, and replace what dies, until SIGTERM or SIGINT.
+    """Keep ``processes`` children, each in ``run(directory, leash)``, and replace what dies, until a signal to stop.
 
-    Then, at the end of what the descriptor ``until_eof`` gives, and where this process goes away, each child finishes
-    its job and ends. After ``SPOOLKIT_GRACE`` seconds, or at a second signal, they are killed, and their jobs are
-    recorded as interrupted. Returns the exit status: not zero where jobs were cut off.
+    SIGTERM, SIGINT, SIGQUIT or SIGHUP (unless it was ignored at the start, as by ``nohup``) is such a signal. Then, at
+    the end of what the descriptor ``until_eof`` gives, and where this process goes away, each child finishes its job
+    and ends. After ``SPOOLKIT_GRACE`` seconds, or at another signal more than a second later, they are killed, and
+    their jobs are recorded as interrupted. Returns the exit status: not zero where jobs were cut off.
     """
     return _Supervisor(directory, run, until_eof).keep(processes)
 
@@ -152,9 +189,12 @@ class _Supervisor:
         self._missing: list[float] = []
         """When, on the monotonic clock, those that are not there are to be started."""
         self._stopping = False
+        self._asked = _Asked()
+        self._announced = False
+        self._cut_off_in: set[int] = set()
+        """The children that were killed with a job in hand."""
         self._deadline: float | None = None
         """When, on the monotonic clock, those that have not stopped are cut off."""
-        self._status = 0
         # Each child has the end to read, this process alone the other one, which closes with it even at a kill -9.
         self._leash, self._leash_held = os.pipe()
         self._wakeup, self._wakeup_write = os.pipe()
@@ -164,7 +204,10 @@ class _Supervisor:
     def keep(self, processes: int) -> int:
         signal.set_wakeup_fd(self._wakeup_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda signum, frame: None)
-        for signum in STOP_SIGNALS:
+        ignores_hangup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        task_signals.ignore_harmless()
+        signal.signal(signal.SIGUSR1, lambda signum, frame: None)
+        for signum in STOP_SIGNALS if ignores_hangup else (*STOP_SIGNALS, signal.SIGHUP):
             signal.signal(signum, self._on_stop_signal)
         pausing.started(self._directory)
         self._missing = [time.monotonic()] * processes
@@ -172,9 +215,11 @@ class _Supervisor:
             if not self._stopping:
                 self._start_missing()
             elif not self._children:
-                return self._status
+                return int(bool(self._cut_off_in))
             elif self._deadline is not None and time.monotonic() >= self._deadline:
                 self._cut_off()
+            else:
+                self._announce()
             self._wait()
             self._bury()
 
@@ -200,6 +245,8 @@ class _Supervisor:
             if not found:
                 continue
             self._children.discard(pid)
+            if os.waitstatus_to_exitcode(status) == 0:
+                self._cut_off_in.discard(pid)  # it was faster
             if not self._stopping:
                 how = os.waitstatus_to_exitcode(status)
                 said = f"by signal {-how}" if how < 0 else f"with status {how}"
@@ -207,7 +254,7 @@ class _Supervisor:
                 self._missing.append(time.monotonic() + RESPAWN_PAUSE)
 
     def _on_stop_signal(self, signum: int, frame: FrameType | None) -> None:
-        if self._stopping:
+        if self._asked.again():
             self._deadline = 0.0
         self._stop()
 
@@ -219,9 +266,23 @@ class _Supervisor:
             self._deadline = time.monotonic() + settings.current().grace
             os.close(self._leash_held)
 
+    def _announce(self) -> None:
+        """Name the jobs that a stop waits for, once."""
+        if self._announced:
+            return
+        self._announced = True
+        try:
+            running = [one for one in tracking.store().statuses(states=[State.RUNNING]) if one.pid in self._children]
+        except StoreUnavailableError:
+            return
+        if running:
+            jobs = ", ".join(f"{one.id} of {one.task}" for one in running)
+            wait = settings.current().grace
+            log.warning("waiting up to %g s for job %s; another signal interrupts it, and it runs again", wait, jobs)
+
     def _cut_off(self) -> None:
-        self._status = 1
         self._deadline = None
+        self._cut_off_in = self._children.intersection(presence.working(self._directory))
         draining.cut_off(self._children)
         for pid in self._children:
             with contextlib.suppress(ProcessLookupError):
@@ -233,7 +294,7 @@ class _Supervisor:
         self._missing = [at for at in self._missing if at > now]
         for _ in due:
             # A signal between the fork and the note of it would miss this child, or be taken by it.
-            signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+            signal.pthread_sigmask(signal.SIG_BLOCK, GUARDED)
             try:
                 if not self._stopping:
                     self._children.add(self._spawn())
@@ -241,7 +302,7 @@ class _Supervisor:
                 log.error("a spooler process could not be started: %s", error)
                 self._missing.append(now + RESPAWN_PAUSE)
             finally:
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, GUARDED)
 
     def _spawn(self) -> int:
         _flush()  # or each child would write again what waits to be written
@@ -267,9 +328,8 @@ class _Supervisor:
         # A group of its own: Ctrl-C in a terminal reaches the parent alone, which passes it on once.
         os.setpgid(0, 0)
         signal.set_wakeup_fd(-1)
-        for signum in (*STOP_SIGNALS, signal.SIGCHLD):
-            signal.signal(signum, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        # The guarded signals stay blocked until the spooler handles them.
         os.close(self._leash_held)
         # Out of the terminal's group, a task that reads from it would be stopped for good; and until_eof is not for it.
         nothing = os.open(os.devnull, os.O_RDONLY)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import time
 
@@ -90,6 +92,39 @@ def forks(how: str) -> str:
 def closes_everything() -> None:
     record("closes")
     os.closerange(3, 1000)
+
+
+@spool(retries=0)
+def signals_children() -> None:
+    record("children", *ends_of_children())
+
+
+@thread
+def thread_signals_children() -> None:
+    record("children", *ends_of_children())
+
+
+def ends_of_children() -> list[int]:
+    """Exit codes of forked processes, then of started programs, each ended by another signal."""
+    found = []
+    for signum in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM):
+        ready, writer = os.pipe()
+        fork = multiprocessing.get_context("fork")
+        child = fork.Process(target=lambda fd=writer: (os.write(fd, b"!"), time.sleep(60)))
+        child.start()
+        os.read(ready, 1)
+        os.kill(child.pid, signum)
+        child.join(5)
+        found.append(0 if child.exitcode is None else child.exitcode)
+        child.kill()
+        with subprocess.Popen(["sleep", "60"]) as program:
+            program.send_signal(signum)
+            try:
+                found.append(program.wait(5))
+            except subprocess.TimeoutExpired:
+                found.append(0)
+                program.kill()
+    return found
 
 
 @thread
