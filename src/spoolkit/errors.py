@@ -104,6 +104,23 @@ class ConfigurationError(SpoolkitError, ValueError):
         self.setting = setting
 
 
+class TaskFunctionError(ConfigurationError, TypeError):
+    """What was declared as a task is nothing that a job could call. ``function`` is its name."""
+
+    def __init__(self, message: str, *, function: str) -> None:
+        super().__init__(message, setting="function")
+        self.function = function
+
+
+class DuplicateTaskError(ConfigurationError):
+    """Two functions have one task's name. ``task`` is the name, ``places`` are both functions, as ``file:line``."""
+
+    def __init__(self, message: str, *, task: str, places: tuple[str, str]) -> None:
+        super().__init__(message, setting="name")
+        self.task = task
+        self.places = places
+
+
 class StoreUnavailableError(SpoolkitError):
     """The record of jobs cannot be read or written. Jobs are accepted and run all the same. ``path`` is its file."""
 

@@ -36,7 +36,8 @@ def soft(seconds: float | None) -> Iterator[None]:
             yield
 
 
-def _message(seconds: float) -> str:
+def message(seconds: float) -> str:
+    """What the :class:`JobTimeout` says of a task that ran for ``seconds``."""
     return f"the task has run for {seconds:g} seconds, its timeout"
 
 
@@ -46,7 +47,7 @@ def _by_alarm(seconds: float) -> Iterator[None]:
 
     def ring(signum: int, frame: FrameType | None) -> None:
         if inside:  # the alarm may be on its way while it is taken back
-            raise JobTimeout(_message(seconds))
+            raise JobTimeout(message(seconds))
 
     before = signal.signal(signal.SIGALRM, ring)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])  # an earlier task may have blocked it
@@ -62,7 +63,7 @@ def _by_alarm(seconds: float) -> Iterator[None]:
 @contextlib.contextmanager
 def _by_thread(seconds: float) -> Iterator[None]:
     thread, lock, inside = threading.get_ident(), threading.Lock(), True
-    raised = type("JobTimeout", (JobTimeout,), {"__init__": lambda self: JobTimeout.__init__(self, _message(seconds))})
+    raised = type("JobTimeout", (JobTimeout,), {"__init__": lambda self: JobTimeout.__init__(self, message(seconds))})
 
     def ring() -> None:
         with lock:

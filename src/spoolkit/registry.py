@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from spoolkit import callables
 from spoolkit.errors import SignatureError, UnknownTaskError
 from spoolkit.job import TaskOptions
 
@@ -76,6 +77,7 @@ def declare(
 
     ``aliases`` are names under which jobs of other versions were enqueued; a task that is called so comes first.
     """
+    callables.check(function)
     declared = Declared(name or f"{_module_name(function)}.{function.__qualname__}", function, options, tuple(aliases))
     _declared[declared.name] = declared
     _aliases.update(dict.fromkeys(declared.aliases, declared))

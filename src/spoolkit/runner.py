@@ -5,14 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import random
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
-from spoolkit import capture, checkpoints, clock, codec, limits, recorder, retry, task_signals, waiting
+from spoolkit import calling, capture, checkpoints, clock, codec, limits, recorder, retry, task_signals, waiting
 from spoolkit.checkpoints import Checkpoint
 from spoolkit.claims import Crashed, Settled, StandBack, Start
 from spoolkit.current import CurrentJob, running
@@ -118,26 +117,13 @@ def attempt_untracked(job: Job, declared: Declared, number: int = 1) -> Outcome:
     returned: object = None
     error: BaseException | None = None
     try:
-        with limits.soft(options.timeout), _application(), running(current), task_signals.job(), _no_child():
-            returned = declared.function(*job.args, **job.kwargs)
+        limit = calling.soft_limit(declared.function, options.timeout)
+        with limit, _application(), running(current), task_signals.job():
+            returned = calling.call(declared.function, job.args, job.kwargs, options.timeout)
     except BaseException as raised:
-        error = raised.with_traceback(raised.__traceback__ and raised.__traceback__.tb_next)
+        error = calling.without_own_frames(raised)
     now, jitter = clock.now(), random.random()  # noqa: S311 - spreads retries, guards nothing
     return _logged(job, retry.decide(options, number, returned, error, now=now, jitter=jitter)).outcome
-
-
-@contextmanager
-def _no_child() -> Iterator[None]:
-    pid = os.getpid()
-    try:
-        yield
-    finally:
-        if os.getpid() != pid:
-            # A child that the task forked came back. It is no spooler: it would settle the job of its parent, disarm
-            # its hard limit, and scan the directory for ever. So here, before any of that.
-            error = sys.exc_info()[1]
-            code = error.code if isinstance(error, SystemExit) else error and 1
-            os._exit(code if isinstance(code, int) else int(code is not None))
 
 
 def refuse(job: Job, outcome: Outcome, place: Place, store: Store) -> None:
@@ -163,15 +149,13 @@ def _run(
                 limit = None if options.timeout is None else options.timeout + config.timeout_grace
                 within.enter_context(limits.hard(limit, show.fd))
             within.enter_context(capture.to(show.write))
-            within.enter_context(limits.soft(options.timeout))
+            within.enter_context(calling.soft_limit(declared.function, options.timeout))
             within.enter_context(_application())
             within.enter_context(running(current))
             within.enter_context(task_signals.job())
-            within.enter_context(_no_child())
-            returned = declared.function(*job.args, **job.kwargs)
+            returned = calling.call(declared.function, job.args, job.kwargs, options.timeout)
     except BaseException as raised:  # sys.exit() in a task is a failure of the task
-        # Without this function's own line, which tells the reader nothing.
-        error = raised.with_traceback(raised.__traceback__ and raised.__traceback__.tb_next)
+        error = calling.without_own_frames(raised)
     now, jitter = clock.now(), random.random()  # noqa: S311 - spreads retries, guards nothing
     outcome = retry.decide(options, start.fresh, returned, error, now=now, jitter=jitter)
     # Whoever stopped because he was asked to is not done; and what nobody wants any more is not tried again.

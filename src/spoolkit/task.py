@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from functools import update_wrapper
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
-from spoolkit import clock, current, lifetime, plain, registry, sandbox, schedule
+from spoolkit import callables, calling, clock, current, lifetime, plain, registry, sandbox, schedule
 from spoolkit.engine import Engine
 from spoolkit.engines import spool as spool_engine
 from spoolkit.engines.thread import Overflow, ThreadEngine
@@ -34,9 +34,9 @@ class Task(Generic[P, R]):
         name: str | None = None,
         aliases: Sequence[str] = (),
     ) -> None:
-        update_wrapper(self, function)
         self.declared = registry.declare(function, options, name, aliases)
         self.name = self.declared.name
+        update_wrapper(self, function)
         _tasks[self.name] = self
         self._function = function
         self._engine = engine
@@ -50,8 +50,13 @@ class Task(Generic[P, R]):
         return self._submit(args, kwargs)
 
     def run(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run the function here and now, as a plain function, with ``current_job()`` to be had."""
+        """Run the function here and now, as a plain function, and return what it returns.
+
+        ``current_job()`` works in it. An ``async def`` runs to its end, in an event loop of its own.
+        """
         with current.running(current.CurrentJob(**vars(self._job(args, kwargs, engine="inline")))):
+            if callables.is_async(self._function):
+                return calling.run_coroutine(self._function, args, kwargs)  # type: ignore[no-any-return]
             return self._function(*args, **kwargs)
 
     def _submit(

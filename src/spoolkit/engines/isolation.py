@@ -14,6 +14,7 @@ from flask.sessions import SessionMixin
 from werkzeug.datastructures import ImmutableMultiDict
 from werkzeug.local import LocalProxy
 
+from spoolkit import callables
 from spoolkit.errors import ArgumentTypeError, ConfigurationError
 from spoolkit.job import Job
 
@@ -69,6 +70,11 @@ def with_request(function: Callable[..., Any], task: str) -> Callable[..., Any]:
     @wraps(function)
     def within(*args: Any, **kwargs: Any) -> Any:
         with context:
-            return app.ensure_sync(function)(*args, **kwargs)
+            return function(*args, **kwargs)
 
-    return within
+    @wraps(function)
+    async def within_async(*args: Any, **kwargs: Any) -> Any:
+        with context:
+            return await function(*args, **kwargs)
+
+    return within_async if callables.is_async(function) else within
