@@ -27,8 +27,13 @@ def check(function: Any) -> None:
     """
     problem = _problem(function)
     if problem is not None:
-        shown = getattr(function, "__qualname__", None) or f"{function!r:.100}"
-        raise TaskFunctionError(f"{shown} cannot be a task: {problem}", function=str(shown))
+        raise refusal(function, problem)
+
+
+def refusal(function: Any, problem: str) -> TaskFunctionError:
+    """The error that says why ``function`` is no task."""
+    shown = getattr(function, "__qualname__", None) or f"{function!r:.100}"
+    return TaskFunctionError(f"{shown} cannot be a task: {problem}", function=str(shown))
 
 
 def _problem(function: Any) -> str | None:

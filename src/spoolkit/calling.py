@@ -51,13 +51,21 @@ def run_coroutine(
         with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
             return runner.run(_main(function, args, kwargs, timeout))
 
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
+    if not _has_loop():
         return run()
     # The caller is a coroutine itself, and a thread has one running loop at most.
     with ThreadPoolExecutor(1, thread_name_prefix="spoolkit-coroutine") as thread:
         return thread.submit(copy_context().run, run).result()
+
+
+def _has_loop() -> bool:
+    import asyncio
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 async def _main(

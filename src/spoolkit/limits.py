@@ -73,7 +73,7 @@ def _by_thread(seconds: float) -> Iterator[None]:
     timer = threading.Timer(seconds, ring)
     timer.daemon = True
     # Python 3.12 starts no thread once the interpreter ends. The job has the time that is left then.
-    with contextlib.suppress(RuntimeError):
+    with contextlib.suppress(RuntimeError), lock:  # raised within start(), it would come out as a KeyError
         timer.start()
     try:
         yield

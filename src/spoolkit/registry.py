@@ -77,6 +77,11 @@ def declare(
 
     ``aliases`` are names under which jobs of other versions were enqueued; a task that is called so comes first.
     """
+    task = getattr(function, "declared", None)
+    if isinstance(task, Declared):
+        raise callables.refusal(
+            function, f"it is declared as the task {task.name} already: declare the function itself, with another name="
+        )
     callables.check(function)
     declared = Declared(name or f"{_module_name(function)}.{function.__qualname__}", function, options, tuple(aliases))
     _declared[declared.name] = declared

@@ -246,6 +246,8 @@ def thread(
     timeout: float | None = ...,
     retry_on: Errors | None = ...,
     discard_on: Errors = ...,
+    name: str | None = ...,
+    aliases: Sequence[str] = ...,
 ) -> Callable[[Callable[P, R]], ThreadTask[P, R]]: ...
 def thread(
     function: Callable[P, R] | None = None,
@@ -260,6 +262,8 @@ def thread(
     timeout: float | None = None,
     retry_on: Errors | None = None,
     discard_on: Errors = (),
+    name: str | None = None,
+    aliases: Sequence[str] = (),
 ) -> Any:
     """Declare a task whose jobs run in a bounded pool of threads of the calling process, and are lost with it.
 
@@ -271,18 +275,19 @@ def thread(
     ``copy_request``  whether a job runs within a copy of the request that made it; uploaded files are not in it
     ``timeout``       seconds after which :class:`JobTimeout` is raised in the task, once Python code runs there
 
-    ``retries`` (here none, unless given), ``backoff``, ``retry_on`` and ``discard_on`` are those of :func:`spool`, but
-    a job that waits for its next attempt waits in memory. Raises :class:`ConfigurationError` for a value that cannot be
-    used, and where threads are not enabled in this uWSGI.
+    ``retries`` (here none, unless given), ``backoff``, ``retry_on``, ``discard_on``, ``name`` and ``aliases`` are those
+    of :func:`spool`, but a job that waits for its next attempt waits in memory. Raises :class:`ConfigurationError` for
+    a value that cannot be used, and where threads are not enabled in this uWSGI.
     """
     lifetime.check_threads()
     options = task_options(retries, backoff, timeout, retry_on, discard_on)
+    check_names(name, aliases)
     engine = ThreadEngine(thread_options(concurrency, overflow, track, copy_request))
 
     def declare(function: Callable[P, R]) -> ThreadTask[P, R]:
         if overflow == "spool":
             spool_engine.install()
-        return ThreadTask(function, engine, options)
+        return ThreadTask(function, engine, options, name, aliases)
 
     return declare if function is None else declare(function)
 
