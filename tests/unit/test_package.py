@@ -94,12 +94,6 @@ def test_its_names_are_there_and_documented() -> None:
         assert getattr(member, "__doc__", None) or isinstance(member, int), name
 
 
-def test_a_module_over_300_lines_says_why() -> None:
-    for path in (PROJECT / "src").rglob("*.py"):
-        lines = path.read_text().splitlines()
-        assert len(lines) <= 300 or any("300 lines" in line for line in lines[:12]), path
-
-
 def test_errors_have_one_root_and_tell_themselves_as_json() -> None:
     errors = [value for value in vars(spoolkit).values() if isinstance(value, type) and issubclass(value, Exception)]
     assert len(errors) >= 13
