@@ -104,6 +104,7 @@ class UwsgiServer:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                preexec_fn=default_signals,
             )
 
     def __exit__(self, *_: object) -> None:
@@ -205,6 +206,12 @@ class UwsgiServer:
             return Response(answer.status, answer.read().decode(), dict(answer.getheaders()))
         finally:
             connection.close()
+
+
+def default_signals() -> None:
+    """In a process to be started: a test run in the background, or under nohup, has these ignored, and so had it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def free_port() -> int:

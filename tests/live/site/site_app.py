@@ -29,6 +29,11 @@ def call(name: str) -> Response:
     return jsonify(job=job.id, run_at=job.run_at, pid=os.getpid())
 
 
+@app.get("/ping")
+def ping() -> str:
+    return "pong"
+
+
 @app.post("/weigh/<int:size>")
 def weigh(size: int) -> Response:
     return jsonify(job=site_tasks.weigh(b"\x00\xff" * (size // 2)).id)
