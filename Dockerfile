@@ -7,9 +7,13 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 RUN python -m venv /opt/venv
 WORKDIR /build
+# Before the code, so that a change of it compiles nothing again.
+COPY requirements.txt requirements-build.txt ./
+RUN /opt/venv/bin/pip install --no-cache-dir --require-hashes --requirement requirements-build.txt \
+    && /opt/venv/bin/pip install --no-cache-dir --no-build-isolation --require-hashes --requirement requirements.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY src ./src
-RUN /opt/venv/bin/pip install --no-cache-dir '.[uwsgi,app]'
+RUN /opt/venv/bin/pip install --no-cache-dir --no-build-isolation --no-deps .
 
 FROM python:3.12-slim
 # A fixed number, so that the volume's files keep their owner from image to image.

@@ -107,7 +107,6 @@ def _error(status: Status) -> JobError:
     error = kind(f"{message} is dead: {what}", job=status.id, error_type=status.error_type)
     for attempt in reversed(lookup.details(status.id).attempts):
         if attempt.traceback:
-            # Error.add_note() of Python 3.11, spelled so that 3.10 keeps it as well.
-            vars(error)["__notes__"] = [f"attempt {attempt.number}, in process {attempt.pid}:\n{attempt.traceback}"]
+            error.add_note(f"attempt {attempt.number}, in process {attempt.pid}:\n{attempt.traceback}")
             break
     return error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from enum import Enum, IntEnum
+from enum import IntEnum, StrEnum
 from typing import Literal
 
 from spoolkit import clock
@@ -28,7 +28,7 @@ SPOOL_RETRY = SpoolResult.RETRY
 SPOOL_IGNORE = SpoolResult.IGNORE
 
 
-class State(str, Enum):
+class State(StrEnum):
     """Where a job stands. Each may become only what :data:`MOVES` says."""
 
     QUEUED = "queued"
@@ -43,9 +43,6 @@ class State(str, Enum):
     CANCELLED = "cancelled"
     LOST = "lost"
     """Its process went away, or its file did, with nothing left to run."""
-
-    def __str__(self) -> str:
-        return self.value
 
 
 MOVES: Mapping[State, frozenset[State]] = {

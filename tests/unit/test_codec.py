@@ -14,7 +14,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass, make_dataclass
-from datetime import date, datetime, time, timedelta, timezone, tzinfo
+from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from enum import Enum
 from pathlib import PosixPath, PurePosixPath, PureWindowsPath
@@ -104,7 +104,7 @@ zones = st.one_of(
     st.none(),
     st.builds(timezone, offsets),
     st.builds(timezone, offsets, text),
-    st.sampled_from([timezone.utc, ZoneInfo("UTC"), ZoneInfo("Europe/Rome"), ZoneInfo("Asia/Kolkata")]),
+    st.sampled_from([UTC, ZoneInfo("UTC"), ZoneInfo("Europe/Rome"), ZoneInfo("Asia/Kolkata")]),
 )
 
 

@@ -247,7 +247,6 @@ def test_of_a_dead_job_it_is_the_tasks_own_error_with_its_traceback(work: Callab
     assert "runner.py" not in note
 
 
-@pytest.mark.skipif(not hasattr(BaseException, "add_note"), reason="Python 3.10 keeps notes, and does not print them")
 def test_the_traceback_is_printed_with_the_error(work: Callable[[], None]) -> None:
     job = fails("as ever")
     work()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -90,7 +90,7 @@ def test_the_body_has_no_limit_of_its_own() -> None:
     [
         ("at", 1790000000, b"1790000000"),
         ("at", 1790000000.2, b"1790000001"),  # uWSGI cuts the fraction off: rounded up, never early
-        ("at", datetime(2026, 1, 1, tzinfo=timezone.utc), b"1767225600"),
+        ("at", datetime(2026, 1, 1, tzinfo=UTC), b"1767225600"),
         ("at", b"1790000000", b"1790000000"),
         ("at", "1790000000.5", b"1790000001"),
         ("at", 0, b"0"),
@@ -111,7 +111,7 @@ def test_magic_keys_that_are_meant(name: str, value: object, crosses: bytes) -> 
     [
         *(("at", value) for value in ("tomorrow", b"-5", b" 179", "1e9", True, float("nan"), float("inf"), -1, None)),
         *(("at", value) for value in (datetime(2026, 1, 1), 1.79e12, [1], "", b"\xff")),
-        ("at", datetime(1960, 1, 1, tzinfo=timezone.utc)),
+        ("at", datetime(1960, 1, 1, tzinfo=UTC)),
         *(("priority", value) for value in ("../evil", -1, 1.5, True, "", None, "²", 10**9)),
         *(("spooler", value) for value in ("relative", "", None, 5, "/a\0b")),
         *(("body", value) for value in ("text", None, 5, [1])),
@@ -213,4 +213,4 @@ def test_what_is_neither_bytes_nor_text_never_crossed() -> None:
 
 def test_far_ahead_is_refused() -> None:
     with pytest.raises(ScheduleError):
-        prepare_spooler_args(at=datetime.now(timezone.utc) + timedelta(days=4000))
+        prepare_spooler_args(at=datetime.now(UTC) + timedelta(days=4000))

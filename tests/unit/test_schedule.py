@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from zoneinfo import ZoneInfo
 
@@ -24,8 +24,8 @@ NOW = 1_790_000_000.25
         (NOW + 5, None, NOW + 5),
         (1_790_000_010, None, 1_790_000_010.0),
         (5, None, 5.0),
-        (datetime(1970, 1, 1, tzinfo=timezone.utc), None, 0.0),
-        (datetime(2026, 9, 21, 14, 13, 21, tzinfo=timezone.utc), None, 1_790_000_001.0),
+        (datetime(1970, 1, 1, tzinfo=UTC), None, 0.0),
+        (datetime(2026, 9, 21, 14, 13, 21, tzinfo=UTC), None, 1_790_000_001.0),
         (datetime(2026, 9, 21, 16, 13, 21, tzinfo=ZoneInfo("Europe/Rome")), None, 1_790_000_001.0),
         (None, 30, NOW + 30),
         (None, 0, NOW),
@@ -48,8 +48,8 @@ def test_what_is_meant(at: object, delay: object, expected: float | None) -> Non
                 1_790_000_000_000,
                 10**400,
                 Decimal(5),
-                datetime.max.replace(tzinfo=timezone.utc),
-                datetime(1960, 1, 1, tzinfo=timezone.utc),  # before the epoch, as -1 is
+                datetime.max.replace(tzinfo=UTC),
+                datetime(1960, 1, 1, tzinfo=UTC),  # before the epoch, as -1 is
             )
         ),
         *((None, delay, "delay") for delay in ("5", True, -1, -0.1, math.nan, math.inf, 10**9, timedelta(seconds=-1))),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,7 @@ def test_jobs_lie_in_the_order_of_their_calls(directory: Path) -> None:
 
 
 def test_options_are_apart_from_the_arguments(directory: Path) -> None:
-    soon = datetime.now(timezone.utc) + timedelta(hours=1)
+    soon = datetime.now(UTC) + timedelta(hours=1)
     assert add.using(at=soon)(1).run_at == soon.timestamp()
     assert add.using(delay=timedelta(minutes=1))(1).run_at == pytest.approx(time.time() + 60, abs=30)
     late = add.using(at=4_000_000.5 + time.time())(1)

@@ -1,0 +1,72 @@
+"""What holds for all tests: which of the long ones run, and that what tests share is made once."""
+
+from __future__ import annotations
+
+import zlib
+from collections import Counter
+
+import pytest
+
+MADE = pytest.StashKey[Counter[str]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--sample", metavar="K/N", help="of the tests marked matrix, only the K-th of N parts")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[MADE] = Counter()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is not in the sample. A test is in the same part in every run."""
+    sample = config.getoption("--sample")
+    if sample is None:
+        return
+    part, parts = map(int, sample.split("/"))
+    out = [
+        item
+        for item in items
+        if item.get_closest_marker("matrix") and zlib.crc32(item.nodeid.encode()) % parts != part % parts
+    ]
+    items[:] = [item for item in items if item not in set(out)]
+    config.hook.pytest_deselected(items=out)
+
+
+def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object], request: pytest.FixtureRequest) -> None:
+    """Count what tests share. What pytest and its plugins bring, once in each process, has no ``baseid``."""
+    if fixturedef.scope != "function" and fixturedef.baseid:
+        name = f"{request.node.nodeid or fixturedef.baseid}: {fixturedef.argname}"
+        if hasattr(request, "param"):
+            name += f"[{request.param!r}]"
+        request.config.stash[MADE][name] += 1
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: object) -> None:
+    """A process of ``pytest -n`` is done: add what it has made."""
+    made = getattr(node, "workeroutput", {}).get("made", {})
+    node.config.stash[MADE].update(made)  # type: ignore[attr-defined]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail the run where a shared fixture was made twice: its tests were spread over processes, or torn apart.
+
+    Once all processes of ``pytest -n`` made the servers of all modules, and the machine had load 100.
+    """
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["made"] = dict(session.config.stash[MADE])
+    elif _twice(session.config) and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for name, count in _twice(config).items():
+        line = f"ERROR {name} was made {count} times; run pytest -n with --dist loadfile"
+        terminalreporter.write_line(line, red=True)
+
+
+def _twice(config: pytest.Config) -> dict[str, int]:
+    return {name: count for name, count in config.stash[MADE].items() if count > 1}

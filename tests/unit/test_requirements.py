@@ -1,0 +1,70 @@
+"""The lock: what make and the Dockerfile install is what pyproject.toml asks for, each file by its hash."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+PROJECT = Path(__file__).parents[2]
+LOCKS = ("requirements.txt", "requirements-dev.txt", "requirements-build.txt")
+
+
+def locked(name: str) -> dict[str, str]:
+    """The version of each package in the lock ``name``."""
+    return dict(re.findall(r"^([\w.-]+)==(\S+)", (PROJECT / name).read_text(), re.MULTILINE))
+
+
+def declared() -> dict[str, list[str]]:
+    """What pyproject.toml asks for, by the lock that has to hold it."""
+    project: dict[str, Any] = tomllib.loads((PROJECT / "pyproject.toml").read_text())
+    extras, groups = project["project"]["optional-dependencies"], project["dependency-groups"]
+    run = [*project["project"]["dependencies"], *extras["uwsgi"], *extras["app"]]
+    return {
+        "requirements.txt": run,
+        "requirements-dev.txt": [*run, *groups["test"], *groups["check"]],
+        "requirements-build.txt": [*groups["build"], *project["build-system"]["requires"]],
+    }
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_the_lock_fits_what_is_declared(name: str) -> None:
+    versions = locked(name)
+    for text in declared()[name]:
+        wanted = Requirement(text)
+        version = versions.get(canonicalize_name(wanted.name))
+        assert version is not None, f"{text} is not in {name}: make update"
+        assert wanted.specifier.contains(version), f"{name} has {version}, not {text}: make update"
+
+
+@pytest.mark.parametrize("name", LOCKS)
+def test_the_lock_has_hashes_and_no_address(name: str) -> None:
+    text = (PROJECT / name).read_text()
+    assert "://" not in text
+    entries = [entry for entry in re.split(r"\n(?=[^\s#])", text) if "==" in entry]
+    assert entries
+    for entry in entries:
+        assert "--hash=sha256:" in entry, entry
+
+
+def test_what_runs_the_site_is_what_was_tested() -> None:
+    tested = locked("requirements-dev.txt")
+    assert {name: tested.get(name) for name in locked("requirements.txt")} == locked("requirements.txt")
+
+
+@pytest.mark.parametrize("name", ["Makefile", "Dockerfile"])
+def test_nothing_is_installed_past_the_lock(name: str) -> None:
+    """But for the environments that are made to differ from it, and the tool that writes it."""
+    text = (PROJECT / name).read_text().replace("\\\n", " ").replace("$(INSTALL)", "pip install --no-build-isolation")
+    text = text.replace("$(LOCKED)", "pip install --no-build-isolation --require-hashes --requirement")
+    commands = re.findall(r"\S*/pip install [^&\n]*", text)
+    ours = [command for command in commands if not re.match(r"\$\(VENV\)-(update|latest|lowest)/", command)]
+    assert len(ours) == {"Makefile": 4, "Dockerfile": 3}[name], ours
+    for command in ours:
+        assert "--require-hashes" in command or "--no-deps" in command, command
+        assert "--no-build-isolation" in command or "requirements-build.txt" in command, command
