@@ -36,6 +36,7 @@ from spoolkit.errors import (
 from spoolkit.extension import SpoolKit
 from spoolkit.handle import Job
 from spoolkit.job import SPOOL_IGNORE, SPOOL_OK, SPOOL_RETRY, State
+from spoolkit.log import JobLogFilter
 from spoolkit.plain import prepare_spooler_args, restore_spooler_args
 from spoolkit.task import spool, thread
 
@@ -57,6 +58,7 @@ __all__ = [
     "JobCrashedError",
     "JobError",
     "JobFailedError",
+    "JobLogFilter",
     "JobLostError",
     "JobStateError",
     "JobTimeout",

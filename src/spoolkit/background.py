@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import time
@@ -11,11 +10,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Generic, Literal, TypeVar, get_args
 
-from spoolkit import lifetime, runner, tracking
+from spoolkit import lifetime, log, runner, tracking
 from spoolkit.errors import ConfigurationError, QueueFull
 from spoolkit.filelock import only_one
-
-log = logging.getLogger("spoolkit")
 
 T = TypeVar("T")
 Where = Literal["each process", "one process"]

@@ -93,7 +93,8 @@ def without_own_frames(error: BaseException) -> BaseException:
     trace = error.__traceback__
     while trace is not None and os.path.dirname(trace.tb_frame.f_code.co_filename) in ours:
         trace = trace.tb_next
-    return error.with_traceback(trace)
+    # Not the exception's own method, which may be the task's.
+    return BaseException.with_traceback(error, trace)
 
 
 @contextmanager

@@ -9,11 +9,15 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from functools import cached_property
 from typing import Any, TextIO
 
 from spoolkit.errors import JobTimeout
 
 Sink = Callable[[str], None]
+
+WRAPPERS = 8
+"""How many calls may lie between a logging handler and the stream: a site wraps streams, colorama does."""
 
 _here: ContextVar[Sink | None] = ContextVar("spoolkit.log", default=None)
 _of_main: Sink | None = None
@@ -62,8 +66,9 @@ def _install() -> None:
         # Not a handler: one at the root would keep basicConfig() and the handler of last resort from doing their work,
         # and would not see the loggers that do not propagate.
         factory = logging.getLogRecordFactory()
-        logging.setLogRecordFactory(_noting(factory))
-        _undo.callback(logging.setLogRecordFactory, factory)
+        noting = _noting(factory)
+        logging.setLogRecordFactory(noting)
+        _undo.callback(_put_factory_back, noting, factory)
 
 
 def _uninstall() -> None:
@@ -77,6 +82,11 @@ def _uninstall() -> None:
 def _put_back(name: str, tee: _Tee) -> None:
     if getattr(sys, name, None) is tee:  # the task may have set its own, for good
         setattr(sys, name, tee.stream)
+
+
+def _put_factory_back(noting: Callable[..., logging.LogRecord], factory: Callable[..., logging.LogRecord]) -> None:
+    if logging.getLogRecordFactory() is noting:  # as with the streams
+        logging.setLogRecordFactory(factory)
 
 
 def _note(text: str) -> None:
@@ -105,20 +115,42 @@ def _noting(factory: Callable[..., logging.LogRecord]) -> Callable[..., logging.
 
 def _from_logging() -> bool:
     """Whether a handler writes: its record has been noted when it was made."""
-    try:
-        return sys._getframe(2).f_globals.get("__name__") == "logging"
-    except ValueError:  # written by C code, with no Python above
-        return False
+    frame = sys._getframe(1).f_back
+    for _ in range(WRAPPERS):
+        if frame is None:
+            return False
+        if frame.f_globals.get("__name__") == "logging":
+            return True
+        frame = frame.f_back
+    return False
+
+
+class _Writing(threading.local):
+    """Whether this thread is within the writing of a noted stream."""
+
+    now = False
+
+
+_writing = _Writing()
 
 
 class _Tee:
-    """A text stream that notes what is written to it."""
+    """A text stream that notes what is written to it, and that only its owner can close.
+
+    A task may wrap it, for good: what then passes two of them is noted by the first one alone.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
 
     def write(self, text: str) -> int:
-        written = self.stream.write(text)
+        if _writing.now:
+            return self.stream.write(text)
+        _writing.now = True
+        try:
+            written = self.stream.write(text)
+        finally:
+            _writing.now = False
         if not _from_logging():
             _note(text)
         return written
@@ -127,8 +159,52 @@ class _Tee:
         for line in lines:
             self.write(line)
 
+    def close(self) -> None:
+        # uWSGI's standard output and error are one: closed by a task, nobody in this process could write any more.
+        self.flush()
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+    @cached_property
+    def buffer(self) -> Any:
+        # What wraps it in a text stream of its own, as for another encoding, closes it when it is collected.
+        return _Lent(self.stream.buffer)
+
+    def detach(self) -> Any:
+        self.flush()
+        return self.buffer
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.stream)
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _Lent:
+    """The bytes of a standard stream, for somebody who must not close them."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, data: Any) -> Any:
+        written = self._stream.write(data)
+        if not _writing.now and not _from_logging():
+            _note(bytes(data).decode("utf-8", "replace"))
+        return written
+
+    def close(self) -> None:
+        self._stream.flush()
+
+    def detach(self) -> Any:
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)

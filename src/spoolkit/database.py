@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from spoolkit import process
 from spoolkit.errors import StoreUnavailableError
 
 PATIENCE = 10.0
@@ -90,6 +91,8 @@ class Database:
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """Within it, what is read stays true and what is written comes at once, or not at all."""
+        if self._opened.pid == os.getpid():
+            self._opened.look()
         with self._connected() as db:
             # IMMEDIATE: a transaction that reads first and then cannot get the lock to write would have to start over.
             db.execute("BEGIN IMMEDIATE")
@@ -109,12 +112,17 @@ class Database:
             self._opened = _Opened()
         opened = self._opened
         with opened.lock:
+            if opened.is_lost:
+                # Not by a fresh connection either: SQLite shares its locks among all connections of a process.
+                reason = "a task closed the store's descriptors in this process"
+                raise StoreUnavailableError(f"{self.path}: {reason}", path=self.path)
             try:
                 # What was moved away must not be written on: all others look at the path.
                 if opened.connection is None or opened.file != _file(self.path):
                     opened.close()
                     opened.connection = _connect(self.path)
                     opened.file = _file(self.path)
+                    opened.descriptors = _descriptors(self.path)
             except (sqlite3.Error, OSError, NewerSchemaError) as error:
                 raise StoreUnavailableError(f"{self.path}: {error}", path=self.path) from error
             try:
@@ -123,6 +131,11 @@ class Database:
                 if "locked" not in str(error):
                     opened.close()  # the next use tries anew: a task may have closed its descriptors
                 raise StoreUnavailableError(f"{self.path}: {error}", path=self.path) from error
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether a task was found to have closed the descriptors of this process's connection."""
+        return self._opened.pid == os.getpid() and self._opened.is_lost
 
     def close(self) -> None:
         """Close this process's connection; the next call opens another."""
@@ -139,12 +152,21 @@ class _Opened:
         self.lock = threading.RLock()
         self.connection: sqlite3.Connection | None = None
         self.file: tuple[int, int] | None = None
+        self.descriptors: dict[int, tuple[int, int] | None] = {}
+        self.is_lost = False
+
+    def look(self) -> None:
+        """See whether the descriptors are still the connection's: other files may have their numbers."""
+        if not self.is_lost:
+            self.is_lost = any(process.file_of(fd) != file for fd, file in self.descriptors.items())
 
     def close(self) -> None:
-        if self.connection is not None:
+        self.look()
+        # Closed, it would close what has its descriptors' numbers now.
+        if self.connection is not None and not self.is_lost:
             with contextlib.suppress(sqlite3.Error):
                 self.connection.close()
-            self.connection = None
+            self.connection, self.descriptors = None, {}
 
 
 _inherited: list[_Opened] = []
@@ -156,6 +178,17 @@ def _file(path: str) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     return about.st_dev, about.st_ino
+
+
+def _descriptors(path: str) -> dict[int, tuple[int, int] | None]:
+    """Those that SQLite writes by way of, each with its file."""
+    files = {_file(path), _file(f"{path}-wal")} - {None}
+    found = {}
+    with contextlib.suppress(OSError):
+        for name in os.listdir("/proc/self/fd"):
+            if (file := process.file_of(int(name))) in files:
+                found[int(name)] = file
+    return found
 
 
 def _connect(path: str) -> sqlite3.Connection:

@@ -18,6 +18,7 @@ from spoolkit import (
     bridge,
     interruption,
     lifetime,
+    log,
     master,
     pausing,
     presence,
@@ -77,7 +78,7 @@ def cut_off(pids: Iterable[int]) -> None:
             continue
         for id in ids:
             recorder.forget(store.folder, id)
-            runner.log.warning("job %s was interrupted: the server stops; it will run again", id)
+            log.warning("job %s was interrupted: the server stops; it will run again", id)
 
 
 def _kill(pid: int) -> None:
@@ -126,7 +127,7 @@ def _keep() -> None:
         time.sleep(0.1)
     cut_off(bridge.spooler_pids())
     time.sleep(LAST_WORD)
-    runner.log.error("HTTP process %d did not end within %g s, and is killed", os.getpid(), grace + LAST_WORD)
+    log.error("HTTP process %d did not end within %g s, and is killed", os.getpid(), grace + LAST_WORD)
     os.kill(os.getpid(), signal.SIGKILL)
 
 

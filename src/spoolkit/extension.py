@@ -9,7 +9,7 @@ from weakref import WeakSet, ref
 
 from flask import Flask, current_app, has_app_context
 
-from spoolkit import bridge, devrunner, lifetime, runner, settings, task
+from spoolkit import bridge, devrunner, lifetime, log, runner, settings, task
 from spoolkit.background import BackgroundThread, Threads, Where
 from spoolkit.cli import commands
 from spoolkit.settings import Settings
@@ -52,7 +52,7 @@ class SpoolKit:
         settings.use(in_force)
         served = bridge.directories()
         if served and config.spool not in served:
-            runner.log.warning(
+            log.warning(
                 "uWSGI serves %s, but SPOOLKIT_SPOOL is %s: jobs from outside uWSGI would lie there unseen",
                 ", ".join(served),
                 config.spool,

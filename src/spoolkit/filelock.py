@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import fcntl
-import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-log = logging.getLogger("spoolkit")
+from spoolkit import log
 
 LOOK_AGAIN = 5.0
 """Seconds between two tries where the file cannot be made."""
@@ -38,5 +37,5 @@ def _open(path: str) -> int | None:
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
-        log.error("%s cannot be made, so that nobody can be the only one: %s", path, error)
+        log.complain("%s cannot be made, so that nobody can be the only one: %s", path, error)
         return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import logging
 import os
 import signal
 import sys
@@ -17,11 +16,9 @@ import click
 from flask import Flask
 from flask.helpers import get_debug_flag
 
-from spoolkit import bridge, settings
+from spoolkit import bridge, log, settings
 from spoolkit.errors import ConfigurationError
 from spoolkit.settings import Settings
-
-log = logging.getLogger("spoolkit")
 
 Start = Callable[[], None]
 End = Callable[[float], None]

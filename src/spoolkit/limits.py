@@ -107,10 +107,9 @@ def hard(seconds: float | None, fd: int) -> Iterator[None]:
     try:
         yield
     finally:
-        if seconds is not None:
-            faulthandler.cancel_dump_traceback_later()
-            if harakiri:
-                bridge.set_harakiri(0)
+        faulthandler.cancel_dump_traceback_later()  # also one that the task has left behind
+        if seconds is not None and harakiri:
+            bridge.set_harakiri(0)
         if fd >= 0:
             faulthandler.disable()
             if was_enabled:

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
 import sqlite3
 from collections.abc import Iterable
 
-from spoolkit import clock, process, recorder, waiting
+from spoolkit import clock, log, process, recorder, waiting
 from spoolkit.database import event, text_of
 from spoolkit.job import Job, State
 from spoolkit.store import Store
-
-log = logging.getLogger("spoolkit")
 
 _OF_A_PROCESS = "engine <> 'spool' AND finished_at IS NULL"
 """Spelled as in the index ``jobs_of_processes``, or SQLite would not use it."""

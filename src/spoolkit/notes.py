@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterable
 
-from spoolkit import losses, runner
+from spoolkit import log, losses, runner
 from spoolkit.errors import StoreUnavailableError
 from spoolkit.job import Job
 from spoolkit.store import Store
@@ -70,8 +70,8 @@ class Notes:
             self._came.clear()
             try:
                 self.write()
-            except Exception:  # or no row would be written here any more
-                runner.log.exception("the rows of jobs that wait in threads could not be written")
+            except Exception as error:  # or no row would be written here any more
+                log.complain("the rows of jobs that wait in threads could not be written", error=error)
 
 
 def _by_store(waiting: Iterable[tuple[Store, Job]]) -> list[tuple[Store, list[Job]]]:

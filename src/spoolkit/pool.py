@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import logging
 import signal
 import threading
 import time
@@ -12,7 +11,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-log = logging.getLogger("spoolkit")
+from spoolkit import log
 
 
 @dataclass(frozen=True, eq=False)

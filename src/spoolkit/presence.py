@@ -36,7 +36,13 @@ class Presence:
         os.rename(temporary, self._path)
         # uWSGI puts /dev/null over descriptor 0 after the fork, which may be the one that open() just gave.
         self._fd = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10)
+        self._file = process.file_of(self._fd)
         os.close(fd)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether a task has closed the file, and its descriptor may be another file's."""
+        return process.file_of(self._fd) != self._file
 
     def busy(self) -> None:
         """A job starts here; who enqueues from now on may ask for another look at the directory."""
@@ -49,14 +55,16 @@ class Presence:
     def _flag(self, flags: bytes) -> None:
         # A full disk, or a task that closed what is not its own, costs promptness; it must not cost the job.
         with contextlib.suppress(OSError):
-            os.pwrite(self._fd, flags, 0)
+            if not self.is_lost:
+                os.pwrite(self._fd, flags, 0)
 
     def leave(self) -> None:
         """This process serves the directory no more."""
         with contextlib.suppress(OSError):
             os.unlink(self._path)
         with contextlib.suppress(OSError):
-            os.close(self._fd)
+            if not self.is_lost:
+                os.close(self._fd)
 
 
 def working(directory: str) -> list[int]:

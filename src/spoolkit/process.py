@@ -36,6 +36,15 @@ def is_alive(pid: int, known: bytes) -> bool:
         return True  # out of descriptors, say: who cannot look must not declare anybody dead
 
 
+def file_of(fd: int) -> tuple[int, int] | None:
+    """Which file the descriptor means: device and inode; ``None`` where it means none."""
+    try:
+        about = os.fstat(fd)
+    except OSError:
+        return None
+    return about.st_dev, about.st_ino
+
+
 @lru_cache(maxsize=1)
 def _own(pid: int) -> bytes:
     return identity(pid)

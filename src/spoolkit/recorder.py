@@ -47,19 +47,25 @@ class Recorder:
                 os.ftruncate(self.fd, 1)
             os.fchmod(self.fd, 0o600)  # whatever umask an earlier task has set
             os.lseek(self.fd, _HEADER, os.SEEK_SET)
-            self._file = _file(self.fd)
+            self._file = process.file_of(self.fd)
             os.pwrite(self.fd, (b"%d%s" % (os.getpid(), process.own())).ljust(_HEADER - _OWNER), _OWNER)
 
     @property
     def is_lost(self) -> bool:
         """Whether the task has closed descriptors that were not its own."""
-        return self._file is not None and _file(self.fd) != self._file
+        return self._file is not None and process.file_of(self.fd) != self._file
+
+    @property
+    def _own(self) -> int:
+        """The descriptor; -1, which every call refuses, where its number is not ours any more."""
+        # Asked before each use: a task that closed all descriptors may have another file under this number.
+        return -1 if self.is_lost else self.fd
 
     @property
     def cancelled(self) -> bool:
         """Whether somebody asked the job to stop."""
         try:
-            return os.pread(self.fd, 1, 0) == _STOP
+            return os.pread(self._own, 1, 0) == _STOP
         except OSError:
             return False
 
@@ -68,13 +74,13 @@ class Recorder:
         line = _line(progress)  # before it is kept: what cannot be written here cannot be recorded either
         self.last = progress
         with contextlib.suppress(OSError):
-            os.pwrite(self.fd, line, 1)
+            os.pwrite(self._own, line, 1)
 
     def write(self, text: str) -> None:
         """Add to the log."""
         data = text.encode("utf-8", "backslashreplace")[-LOG_LIMIT:]
         with contextlib.suppress(OSError):
-            self._size += os.write(self.fd, data)
+            self._size += os.write(self._own, data)
             if self._size > 2 * LOG_LIMIT:
                 self._cut()
 
@@ -88,7 +94,7 @@ class Recorder:
     def log(self) -> str:
         """The end of the log."""
         with contextlib.suppress(OSError):  # the task closed what is not its own
-            return _log(self.fd) if self._size else ""
+            return _log(self._own) if self._size else ""
         return ""
 
     def close(self) -> None:
@@ -155,14 +161,6 @@ def remove(path: str) -> None:
     """Remove the file, if it is there and can be."""
     with contextlib.suppress(OSError):
         os.unlink(path)
-
-
-def _file(fd: int) -> tuple[int, int] | None:
-    try:
-        about = os.fstat(fd)
-    except OSError:
-        return None
-    return about.st_dev, about.st_ino
 
 
 def _line(progress: Progress) -> bytes:

@@ -2,33 +2,41 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import random
-import time
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from spoolkit import calling, capture, checkpoints, clock, codec, limits, recorder, retry, task_signals, waiting
+from spoolkit import (
+    calling,
+    capture,
+    checkpoints,
+    clock,
+    codec,
+    job_log,
+    limits,
+    log,
+    process_state,
+    recorder,
+    retry,
+    task_signals,
+    waiting,
+)
 from spoolkit.checkpoints import Checkpoint
 from spoolkit.claims import Crashed, Settled, StandBack, Start
 from spoolkit.current import CurrentJob, running
 from spoolkit.errors import ArgumentError, StoreUnavailableError
-from spoolkit.job import Cancelled, Dead, Done, Failure, Job, Outcome, RetryAt
+from spoolkit.job import Cancelled, Dead, Done, Failure, Job, Outcome, RetryAt, TaskOptions
 from spoolkit.recorder import Recorder
 from spoolkit.registry import Declared
 from spoolkit.settings import Settings
 from spoolkit.store import Result, Store
 
-log = logging.getLogger("spoolkit")
-
-COMPLAINT_PAUSE = 60.0
-"""Seconds between two log lines about a store that cannot be had."""
-
 _application: Callable[[], AbstractContextManager[object]] = nullcontext
-_complained = 0.0
 
 
 @dataclass(frozen=True)
@@ -54,11 +62,13 @@ class Ended:
     """What follows from an attempt, and :meth:`record`, which writes it down and never raises.
 
     ``spoiled``  whether the task has left a process in which no other can run
+    ``logged``   whether the log has it
     """
 
     outcome: Outcome
     record: Callable[[], None] = lambda: None
     spoiled: bool = False
+    logged: bool = False
 
 
 def use_application(context: Callable[[], AbstractContextManager[object]]) -> None:
@@ -95,7 +105,8 @@ def attempt(
             return None
         number = place.count()
         if number > options.attempts:
-            return _logged(job, Dead(Failure("no attempt is left; the last ended with its process", ending="crashed")))
+            dead = Dead(Failure("no attempt is left; the last ended with its process", ending="crashed"))
+            return _logged(job, dead)
         return _run(job, declared, Start(number, number), place, None, store.folder, config)
     match claim:
         case StandBack():
@@ -122,8 +133,11 @@ def attempt_untracked(job: Job, declared: Declared, number: int = 1) -> Outcome:
             returned = calling.call(declared.function, job.args, job.kwargs, options.timeout)
     except BaseException as raised:
         error = calling.without_own_frames(raised)
-    now, jitter = clock.now(), random.random()  # noqa: S311 - spreads retries, guards nothing
-    return _logged(job, retry.decide(options, number, returned, error, now=now, jitter=jitter)).outcome
+    outcome = _decided(options, number, returned, error)
+    # What is not recorded may come thousands of times a second: only its failures are logged.
+    if not isinstance(outcome, Done):
+        job_log.ended(job, outcome, error)
+    return outcome
 
 
 def refuse(job: Job, outcome: Outcome, place: Place, store: Store) -> None:
@@ -143,6 +157,8 @@ def _run(
     current = CurrentJob(**vars(job), attempt=start.number, max_attempts=most, _recorder=show, _kept=kept)
     returned: object = None
     error: BaseException | None = None
+    before = _state_before(place)
+    began = job_log.started(job, start.number, most)
     try:
         with ExitStack() as within:
             if place.owned:
@@ -152,23 +168,45 @@ def _run(
             within.enter_context(calling.soft_limit(declared.function, options.timeout))
             within.enter_context(_application())
             within.enter_context(running(current))
+            if before is not None:
+                within.callback(process_state.stop_alarm)  # of the task's own, which would ring in what follows
             within.enter_context(task_signals.job())
             returned = calling.call(declared.function, job.args, job.kwargs, options.timeout)
     except BaseException as raised:  # sys.exit() in a task is a failure of the task
         error = calling.without_own_frames(raised)
-    now, jitter = clock.now(), random.random()  # noqa: S311 - spreads retries, guards nothing
-    outcome = retry.decide(options, start.fresh, returned, error, now=now, jitter=jitter)
+    # Before anything is logged or recorded: by the environment, the streams and the limits of the task.
+    beyond_repair = [] if before is None else before.restore()
+    outcome = _decided(options, start.fresh, returned, error)
     # Whoever stopped because he was asked to is not done; and what nobody wants any more is not tried again.
     if isinstance(outcome, RetryAt) and show.cancelled:
         outcome = Cancelled(outcome.failure)
     elif isinstance(outcome, Done) and current._told:
         outcome = Cancelled(Failure("the task stopped when it was asked to", ending="cancelled"))
-    if spoiled := show.is_lost:
-        # The store's descriptors went with it; perhaps another file has their number by now.
-        log.error("job %s of %s closed descriptors that are not its own", job.id, job.task)
-        store = None
-    ended = _logged(job, outcome, lambda: _end(job, start.number, outcome, show, store, folder, config))
-    return replace(ended, spoiled=spoiled)
+    if show.is_lost:
+        beyond_repair.append(process_state.CLOSED)
+    if process_state.CLOSED in beyond_repair or process_state.STANDARD_ERROR in beyond_repair:
+        # Other files may have their numbers by now: the site's log files', for instance.
+        log.distrust_handlers(standard_error=process_state.STANDARD_ERROR not in beyond_repair)
+    job_log.ended(job, outcome, error, job_log.took(start.number, most, began))
+    if beyond_repair:
+        job_log.replaced(f"job {job.id} of {job.task}", beyond_repair)
+    record = partial(_recorded, partial(_end, job, start.number, outcome, show, store, folder, config))
+    return Ended(outcome, record, spoiled=bool(beyond_repair), logged=True)
+
+
+def _state_before(place: Place) -> process_state.State | None:
+    """How this process is, where the attempt may not change it."""
+    owned = place.owned and threading.current_thread() is threading.main_thread()
+    return process_state.State() if owned else None
+
+
+def _decided(options: TaskOptions, attempt: int, returned: object, error: BaseException | None) -> Outcome:
+    now, jitter = clock.now(), random.random()  # noqa: S311 - spreads retries, guards nothing
+    try:
+        return retry.decide(options, attempt, returned, error, now=now, jitter=jitter)
+    except BaseException as odd:  # the exception is an object of the task's own making
+        failure = Failure("the task raised what cannot be read", type(odd).__name__)
+        return retry.after_failure(options, attempt, failure, now=now, jitter=jitter)
 
 
 def _after_crash(job: Job, declared: Declared, crash: Crashed, store: Store) -> Ended:
@@ -235,16 +273,8 @@ def _result(done: Done, limit: int) -> Result:
 
 
 def _logged(job: Job, outcome: Outcome, record: Callable[[], None] = lambda: None) -> Ended:
-    match outcome:
-        case RetryAt(at, failure):
-            wait = max(0.0, at - clock.now())
-            text = failure.traceback or ""
-            log.warning("job %s of %s runs again in %.1f s: %s\n%s", job.id, job.task, wait, failure, text)
-        case Dead(failure):
-            log.error("job %s of %s is dead: %s\n%s", job.id, job.task, failure, failure.traceback or "")
-        case Cancelled(failure):
-            log.warning("job %s of %s is cancelled: %s", job.id, job.task, failure)
-    return Ended(outcome, record)
+    job_log.ended(job, outcome)
+    return Ended(outcome, record, logged=True)
 
 
 def _recorded(write: Callable[[], Any]) -> None:
@@ -252,14 +282,11 @@ def _recorded(write: Callable[[], Any]) -> None:
         write()
     except StoreUnavailableError as error:
         complain(error)
-    except Exception:
+    except Exception as error:
         # Whoever settles must get to the file: a job that is done would run again.
-        log.exception("the end of a job could not be recorded")
+        log.complain("the end of a job could not be recorded", error=error)
 
 
 def complain(error: StoreUnavailableError) -> None:
     """Log that jobs run without a record, now and then."""
-    global _complained
-    if not _complained or time.monotonic() - _complained > COMPLAINT_PAUSE:
-        _complained = time.monotonic()
-        log.error("jobs run without being recorded, pid %d: %s (see `flask spool doctor`)", os.getpid(), error)
+    log.complain("jobs run without being recorded, pid %d: %s (see `flask spool doctor`)", os.getpid(), error)

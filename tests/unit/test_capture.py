@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import io
 import logging
@@ -221,7 +222,7 @@ def test_all_else_is_asked_of_the_stream_itself(log: list[str], monkeypatch: pyt
     monkeypatch.setattr(sys, "stdout", stream)
     with capture.to(log.append):
         assert sys.stdout is not stream
-        assert (sys.stdout.encoding, sys.stdout.isatty(), sys.stdout.buffer) == ("latin-1", False, stream.buffer)
+        assert (sys.stdout.encoding, sys.stdout.isatty(), sys.stdout.buffer.readable()) == ("latin-1", False, True)
         assert list(sys.stdout) == ["one\n", "two\n"]
         with pytest.raises(AttributeError):
             _ = sys.stdout.nothing_like_that  # type: ignore[attr-defined]
@@ -234,3 +235,68 @@ def test_what_the_stream_refuses_is_an_error_and_not_noted(log: list[str], monke
         sys.stdout.write("\u00e9")
     assert log == []
     monkeypatch.undo()
+
+
+@contextlib.contextmanager
+def standard_output() -> Iterator[io.BytesIO]:
+    """Within it, what standard output gets. Not a fixture: pytest sets the stream anew between that and the test."""
+    data, before = io.BytesIO(), sys.stdout
+    sys.stdout = stream = io.TextIOWrapper(data, encoding="utf-8", write_through=True)
+    try:
+        yield data
+        assert not stream.closed
+    finally:
+        sys.stdout = before
+        if not data.closed:
+            stream.detach()
+
+
+def test_a_task_that_wraps_the_stream_does_not_close_it() -> None:
+    log: list[str] = []
+    with standard_output() as out, capture.to(log.append):
+        sys.stdout = io.TextIOWrapper(sys.stdout.buffer, encoding="utf-8")
+        print("\u00fc")
+        sys.stdout = io.StringIO()  # the wrapper is collected, and closes what it wraps
+        assert (out.getvalue(), text(log)) == ("\u00fc\n".encode(), "\u00fc\n")
+
+
+@pytest.mark.parametrize("close", [lambda: sys.stdout.close(), lambda: sys.stdout.detach().close()])
+def test_a_task_that_closes_the_stream_can_still_print(close: Any) -> None:
+    log: list[str] = []
+    with standard_output() as out:
+        with capture.to(log.append):
+            close()
+            with sys.stdout:
+                print("still")
+            print("here")
+        print("after")
+        assert (out.getvalue(), text(log)) == (b"still\nhere\nafter\n", "still\nhere\n")
+
+
+class Wrapper:
+    """A stream around another one, such as colorama's."""
+
+    def __init__(self, stream: Any) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        return int(self.stream.write(text))
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+
+def test_streams_that_are_wrapped_in_each_job_note_each_line_once(logger: logging.Logger) -> None:
+    with standard_output() as out:
+        for number in range(4):
+            log: list[str] = []
+            with capture.to(log.append):
+                sys.stdout = Wrapper(sys.stdout)
+                handler = logging.StreamHandler(sys.stdout)
+                logger.addHandler(handler)
+                print("printed", number)
+                logger.warning("logged")
+                logger.removeHandler(handler)
+            assert text(log).count("printed") == 1
+            assert text(log).count("logged") == 1
+            assert out.getvalue().decode().count("printed") == number + 1

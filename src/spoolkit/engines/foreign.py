@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import types
 
-from spoolkit import bridge, retry, runner
+from spoolkit import bridge, log, retry
 from spoolkit.errors import DecodeError, UnknownTaskError
 from spoolkit.job import SPOOL_OK, SPOOL_RETRY, Dead, Done, Failure, Outcome, RetryAt
 
@@ -42,7 +42,7 @@ def _call(
     except BaseException as error:
         if library is not None and not _reached_function(error, library):
             raise DecodeError(f"the arguments could not be read: {type(error).__name__}: {error}") from error
-        runner.log.exception("a spool function of another library failed and will run again")
+        log.exception("%s failed and runs again: %s", task_name(env) or "the handler of uwsgi.spooler", error)
         return RetryAt(retry_at, Failure(retry.message_of(error), type(error).__name__))
     if type(result) is not int:
         return int(SPOOL_RETRY)  # as uWSGI takes whatever is no integer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spoolkit import runner, settings, tracking
+from spoolkit import log, runner, settings, tracking
 from spoolkit.engines import isolation
 from spoolkit.errors import ScheduleError
 from spoolkit.job import Job, Outcome, RetryAt
@@ -28,8 +28,9 @@ class InlineEngine:
 def _attempt(job: Job, declared: Declared, number: int) -> Outcome | None:
     config = settings.current(declared.home)
     place = runner.Place(count=lambda: number)
-    ended = runner.attempt(job, declared, place, tracking.store(config), config)
-    if ended is None:
-        return None
-    ended.record()
-    return ended.outcome
+    with log.about(job.id, job.task):
+        ended = runner.attempt(job, declared, place, tracking.store(config), config)
+        if ended is None:
+            return None
+        ended.record()
+        return ended.outcome

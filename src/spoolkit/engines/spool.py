@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import time
 from contextvars import copy_context
 from dataclasses import replace
+from typing import NoReturn
 
 from spoolkit import (
     bridge,
     clock,
     draining,
     instance,
+    job_log,
+    log,
     morgue,
     packet,
     pausing,
     presence,
+    process_state,
     pruning,
     registry,
     runner,
@@ -38,6 +43,7 @@ from spoolkit.errors import (
 from spoolkit.job import SPOOL_RETRY, Cancelled, Dead, Done, Failure, Job, Outcome, RetryAt
 from spoolkit.registry import Declared
 from spoolkit.runner import Ended
+from spoolkit.store import Store
 
 STAND_BY = 0.2
 """Seconds between two looks of a spooler that must not start a job."""
@@ -130,7 +136,7 @@ def start(directory: str) -> None:
             instance.publish(directory, bridge.options(), bridge.master_pid(), bridge.version(), served)
     except Exception:
         # Jobs are run all the same.
-        runner.log.exception("the spool directory %s could not be put in order", directory)
+        log.exception("the spool directory %s could not be put in order", directory)
 
 
 def leave() -> None:
@@ -153,9 +159,10 @@ def on_spool(env: bridge.Env) -> int:
         root = bridge.spooler_directory()
         path = _path(env, root)
         answer = serve(env, path, root)
-    except BaseException:
+    except BaseException as error:
+        name = os.fsdecode(env.get("spooler_task_name", b"?"))
         # A raise would be a retry at every scan; the file stays and is tried again no sooner than that.
-        runner.log.exception("a spool file could not be dealt with: %r", env.get("spooler_task_name"))
+        log.complain("the spool file %s was not dealt with, and is tried again", name, error=error)
     finally:
         shift.end(leave)
     if answer is None:
@@ -168,7 +175,7 @@ def _stand_by(path: str, root: str) -> None:
     # Opened and closed, the file is free of uWSGI's lock: a job that waits can be cancelled meanwhile.
     with contextlib.suppress(OSError):
         os.close(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC))
-    runner.log.warning("pid %d starts no job of %s: it is paused, or uWSGI stops", os.getpid(), root)
+    log.warning("pid %d starts no job of %s: it is paused, or uWSGI stops", os.getpid(), root)
     master_pid = os.getppid()
     while pausing.is_closed(root):
         if os.getppid() != master_pid:
@@ -196,14 +203,40 @@ def serve(env: bridge.Env, path: str, root: str) -> int | None:
                 finally:
                     spoolfile.held = None
                 return int(SPOOL_RETRY)
-            outcome = _foreign(env)
-        if isinstance(outcome, int):
-            return outcome
-        settle(path, root, Ended(outcome), task=foreign.task_name(env))
-        return int(SPOOL_RETRY)
+            answer, spoiled = _serve_foreign(env, path, root)
+        if spoiled:
+            _replace()
+        return answer
     finally:
         if _presence is not None:
             _presence.idle()
+
+
+def _replace() -> NoReturn:
+    """End this process, in which no other job can run: whoever keeps the spoolers starts a fresh one."""
+    leave()
+    if log.trusts_handlers():
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):
+                stream.flush()
+    os._exit(1)
+
+
+def _serve_foreign(env: bridge.Env, path: str, root: str) -> tuple[int, bool]:
+    """Run another library's job; uWSGI's integer, and whether this process can run no other job."""
+    before = process_state.State()
+    outcome = _foreign(env)
+    lost = before.restore()
+    if _presence is not None and _presence.is_lost:
+        lost.append(process_state.CLOSED)
+    if process_state.CLOSED in lost or process_state.STANDARD_ERROR in lost:
+        log.distrust_handlers(standard_error=process_state.STANDARD_ERROR not in lost)
+    if lost:
+        job_log.replaced(foreign.task_name(env), lost)
+    if isinstance(outcome, int):
+        return outcome, bool(lost)
+    settle(path, root, Ended(outcome), task=foreign.task_name(env))
+    return int(SPOOL_RETRY), bool(lost)
 
 
 def _serve_own(env: bridge.Env, path: str, root: str) -> None:
@@ -218,6 +251,13 @@ def _serve_own(env: bridge.Env, path: str, root: str) -> None:
         settle(path, root, _dead(error), task=foreign.task_name(env))
         return
     spoolfile.held = job.id
+    with log.about(job.id, job.task):
+        _serve_job(job, content, place, root, store, config)
+
+
+def _serve_job(
+    job: Job, content: packet.Packet, place: _Here, root: str, store: Store, config: settings.Settings
+) -> None:
     ended: Ended | None
     try:
         declared = registry.find(job.task)
@@ -232,7 +272,7 @@ def _serve_own(env: bridge.Env, path: str, root: str) -> None:
             # uWSGI left us in the spool directory, an earlier task perhaps elsewhere.
             os.chdir(_working_directory or os.curdir)
         except OSError as error:
-            runner.log.error("job %s of %s did not start: %s", job.id, job.task, error)
+            log.error("job %s of %s did not start: %s", job.id, job.task, error)
             ended = Ended(RetryAt(clock.now() + config.retry_delay, Failure(str(error), type(error).__name__)))
         else:
             # In a copy: a context variable that a task sets is not for the next job of this process.
@@ -240,8 +280,8 @@ def _serve_own(env: bridge.Env, path: str, root: str) -> None:
             ended = copy_context().run(runner.attempt, job, declared, place.seen(), store, config, arguments)
     if ended is not None:
         settle(place.path, root, ended, task=job.task)
-        if ended.spoiled:
-            os._exit(1)  # whoever keeps the spoolers starts a fresh one
+        if ended.spoiled or store.is_lost:
+            _replace()
     pruning.a_little(store, root, config)
 
 
@@ -271,7 +311,9 @@ def settle(path: str, root: str, ended: Ended, *, task: str | None = None) -> No
         case Dead(failure):
             with contextlib.suppress(FileNotFoundError):
                 kept = morgue.quarantine(path, root, reason=str(failure), task=task, traceback=failure.traceback)
-                runner.log.error("set aside as dead: %s (%s)", kept, failure)
+                if not ended.logged:
+                    text = "the job of the spool file %s is dead: %s; `flask spool retry` runs it again"
+                    log.error(text, kept, failure, details=failure.traceback or "")
             ended.record()
         case RetryAt(time):
             ended.record()

@@ -17,6 +17,7 @@ from spoolkit import (
     clock,
     draining,
     lifetime,
+    log,
     packet,
     pausing,
     presence,
@@ -28,7 +29,7 @@ from spoolkit import (
 from spoolkit.engines import spool
 from spoolkit.errors import DecodeError, StoreUnavailableError
 from spoolkit.job import Dead, Failure, State
-from spoolkit.runner import Ended, log
+from spoolkit.runner import Ended
 
 FREQUENCY = 1.0
 """Seconds between two looks at the directory when nobody signals."""
@@ -85,7 +86,7 @@ class Spooler:
         try:
             paths = spoolfile.pending(self.directory)
         except OSError as error:
-            log.error("the spool directory %s cannot be read: %s", self.directory, error)
+            log.complain("the spool directory %s cannot be read: %s", self.directory, error)
             return
         for path in paths:
             if self._is_over() or pausing.is_paused(self.directory):
@@ -117,8 +118,8 @@ class Spooler:
             }
             try:
                 spool.serve(env, path, self.directory)
-            except OSError:
-                log.exception("the job of %s could not be settled and will run again", path)
+            except Exception as error:
+                log.complain("the spool file %s was not dealt with, and is tried again", path, error=error)
 
     def _wait(self) -> None:
         ends = [self._wakeup] if self._leash is None else [self._wakeup, self._leash]

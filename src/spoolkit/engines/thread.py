@@ -10,7 +10,7 @@ from contextvars import Context
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from spoolkit import bridge, clock, lifetime, losses, notes, pruning, runner, settings, tracking
+from spoolkit import bridge, clock, lifetime, log, losses, notes, pruning, runner, settings, tracking
 from spoolkit.engines import isolation
 from spoolkit.engines.spool import SpoolEngine
 from spoolkit.errors import QueueFull, ScheduleError, StoreUnavailableError
@@ -109,6 +109,10 @@ class _Waiting:
             _lose([self], "its process ended before it could be tried again")
 
     def _run(self) -> Outcome:
+        with log.about(self.job.id, self.job.task):
+            return self._run_here()
+
+    def _run_here(self) -> Outcome:
         if self.store is None:
             return runner.attempt_untracked(self.job, self._declared, self._number)
         place = runner.Place(count=lambda: self._number)
@@ -151,7 +155,7 @@ def drain(deadline: float) -> None:
         return
     left = deadline - time.monotonic()
     if len(pool) and left > 0:
-        runner.log.warning("process %d ends: %d jobs in threads get %.0f s to finish", os.getpid(), len(pool), left)
+        log.warning("process %d ends: %d jobs in threads get %.0f s to finish", os.getpid(), len(pool), left)
     reason = "its process was asked to go and did not wait any longer"
     _lose([call.subject for call in pool.drain(deadline)], reason)
     _pools.pop(os.getpid(), None)
@@ -162,7 +166,7 @@ def _lose(waiting: list[object], reason: str) -> None:
     for one in waiting:
         assert isinstance(one, _Waiting)
         one.unnoted()
-        runner.log.error("job %s of %s is lost: %s", one.job.id, one.job.task, reason)
+        log.error("job %s of %s is lost: %s", one.job.id, one.job.task, reason)
         if one.store is not None:
             by_store[one.store].append(one.job)
     for store, jobs in by_store.items():

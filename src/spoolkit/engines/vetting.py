@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 
-from spoolkit import clock, morgue, packet, runner, spoolfile
+from spoolkit import clock, log, morgue, packet, spoolfile
 from spoolkit.errors import DecodeError
 
 HEADER_TIME = 60.0
@@ -29,7 +29,7 @@ def vet(directory: str) -> None:
                 about = os.fstat(fd)
                 if about.st_size >= 4 or about.st_ctime < clock.now() - HEADER_TIME:
                     kept = morgue.quarantine(path, directory, reason=str(error))
-                    runner.log.error("set aside as dead: %s (%s)", kept, error)
+                    log.error("a spool file that cannot be read was set aside, as %s: %s", kept, error)
 
 
 def close_to_others(directory: str) -> None:

@@ -1,0 +1,296 @@
+"""What a task may leave behind in the process that runs it: put back after the job, or known to be beyond repair.
+
+A process that runs one job after the other must be the same for each. Signal handlers, timers, the umask, the
+environment and the like are put back. What cannot be undone (a lowered hard limit, another user, a session of its own,
+descriptors that are used up) makes the process unfit for another job.
+"""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]  # signal.getsignal makes an enum of each answer: ten times the time
+import contextlib
+import fcntl
+import gc
+import locale
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from spoolkit import process
+
+SPARE = 32
+"""Descriptors that must be free for the next job."""
+
+CLOSED = "it closed descriptors that are not its own"
+STANDARD_OUTPUT = "standard output was closed"
+STANDARD_ERROR = "standard error was closed"
+
+_DUPLICATES = 100
+"""Number from which on the copies of standard output and error stand: out of the way of what a task opens."""
+
+_SIGNALS = tuple(sorted(int(each) for each in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}))
+_LIMITS = tuple(
+    sorted(
+        getattr(resource, f"RLIMIT_{name}")
+        for name in ("AS", "CORE", "CPU", "DATA", "FSIZE", "NOFILE", "NPROC", "STACK")
+        if hasattr(resource, f"RLIMIT_{name}")
+    )
+)
+
+_Name = tuple[object, str]
+_NAMES: tuple[_Name, ...] = (
+    *((sys, name) for name in ("stdin", "stdout", "stderr", "__stdin__", "__stdout__", "__stderr__")),
+    *((sys, name) for name in ("path", "argv", "excepthook", "unraisablehook", "displayhook", "breakpointhook")),
+    (os, "environ"),
+    (threading, "excepthook"),
+    (logging, "raiseExceptions"),
+    (logging, "lastResort"),
+    (logging.root.manager, "disable"),
+)
+"""Names of modules that must mean the same object after the job."""
+
+
+class _Value(NamedTuple):
+    name: str
+    get: Callable[[], Any]
+    put: Callable[[Any], object]
+
+
+def _mask() -> set[int]:
+    return _signal.pthread_sigmask(signal.SIG_BLOCK, ())  # type: ignore[no-any-return]
+
+
+def _wakeup_fd() -> int:
+    if (fd := signal.set_wakeup_fd(-1)) != -1:
+        signal.set_wakeup_fd(fd, warn_on_full_buffer=False)
+    return fd
+
+
+def _umask() -> int:
+    os.umask(mask := os.umask(0o077))
+    return mask
+
+
+def _put_environment(variables: dict[bytes, bytes]) -> None:
+    zone = os.environ.get("TZ")
+    for name in [name for name in os.environb if name not in variables]:
+        del os.environb[name]
+    for name, value in variables.items():
+        if os.environb.get(name) != value:
+            os.environb[name] = value
+    if os.environ.get("TZ") != zone:
+        time.tzset()
+
+
+def _put_path(path: tuple[str, ...]) -> None:
+    sys.path[:] = path
+
+
+_VALUES = (
+    _Value("signal mask", _mask, lambda mask: signal.pthread_sigmask(signal.SIG_SETMASK, mask)),
+    _Value("wakeup descriptor", _wakeup_fd, lambda fd: signal.set_wakeup_fd(fd, warn_on_full_buffer=False)),
+    _Value("environment", lambda: dict(os.environ._data), _put_environment),  # type: ignore[attr-defined]
+    _Value("sys.path", lambda: tuple(sys.path), _put_path),
+    _Value("record factory", logging.getLogRecordFactory, logging.setLogRecordFactory),
+    _Value("trace function", sys.gettrace, sys.settrace),
+    _Value("profile function", sys.getprofile, sys.setprofile),
+    _Value("recursion limit", sys.getrecursionlimit, sys.setrecursionlimit),
+    _Value("switch interval", sys.getswitchinterval, sys.setswitchinterval),
+    _Value("garbage collection", gc.isenabled, lambda enabled: gc.enable() if enabled else gc.disable()),
+    _Value("socket timeout", socket.getdefaulttimeout, socket.setdefaulttimeout),
+    _Value("locale", lambda: locale.setlocale(locale.LC_ALL), lambda name: locale.setlocale(locale.LC_ALL, name)),
+)
+"""What belongs to Python, and may be changed between two jobs as well: looked at before and after each."""
+
+
+def _timers() -> tuple[bool, ...]:
+    return tuple(any(signal.getitimer(which)) for which in (signal.ITIMER_VIRTUAL, signal.ITIMER_PROF))
+
+
+def _put_timers(were: tuple[bool, ...]) -> None:
+    for which, was in zip((signal.ITIMER_VIRTUAL, signal.ITIMER_PROF), were, strict=True):
+        if not was:
+            signal.setitimer(which, 0)
+
+
+def _limits() -> list[tuple[int, int]]:
+    return [resource.getrlimit(which) for which in _LIMITS]
+
+
+def _put_limits(limits: list[tuple[int, int]]) -> None:
+    for which, (soft, hard) in zip(_LIMITS, limits, strict=True):
+        if resource.getrlimit(which) != (soft, hard):
+            try:
+                resource.setrlimit(which, (soft, hard))
+            except ValueError:  # not without privileges: as much of it as may be, to get the job settled
+                resource.setrlimit(which, (resource.getrlimit(which)[1],) * 2)
+
+
+def _put_users(users: tuple[Any, ...]) -> None:
+    (uids, gids, groups) = users
+    os.seteuid(uids[1])  # first: whoever may become root again may do the rest
+    os.setgroups(groups)
+    os.setresgid(*gids)
+    os.setresuid(*uids)
+
+
+_OF_KERNEL = (
+    _Value("umask", _umask, os.umask),
+    _Value("timers", _timers, _put_timers),
+    _Value("resource limits", _limits, _put_limits),
+    _Value("user and groups", lambda: (os.getresuid(), os.getresgid(), os.getgroups()), _put_users),
+    _Value("process group", os.getpgrp, lambda group: os.setpgid(0, group)),
+    _Value("session", lambda: os.getsid(0), lambda session: None),
+    _Value("nice", lambda: os.getpriority(os.PRIO_PROCESS, 0), lambda n: os.setpriority(os.PRIO_PROCESS, 0, n)),
+)
+"""What belongs to the kernel, and nobody but a task changes: looked at after each job, and compared with how it was
+before the first one of this process.
+"""
+
+
+class State:
+    """This process as it was before a job. Made, and put back, in its main thread."""
+
+    def __init__(self) -> None:
+        self._handlers = list(map(_signal.getsignal, _SIGNALS))
+        self._objects = [getattr(module, name, None) for module, name in _NAMES]
+        self._values = [value.get() for value in _VALUES]
+        self._kernel = _kernel(os.getpid())
+        self._lowest = _lowest_free()
+
+    def restore(self) -> list[str]:
+        """Put back what can be; returns what cannot, in words. Never raises."""
+        for _ in range(3):  # what a handler raises that the task has set must not keep us from removing it
+            with contextlib.suppress(BaseException):
+                return self._restore()
+        return ["its state cannot be put back"]
+
+    def _restore(self) -> list[str]:
+        # First, for with less than that the rest may fail.
+        lost = self._kernel.restore()
+        if any(now is not before for now, before in zip(map(_signal.getsignal, _SIGNALS), self._handlers, strict=True)):
+            _put_handlers(self._handlers)
+        if not callable(_signal.getsignal(signal.SIGALRM)):
+            # Python's default for it ends the process; uWSGI has it ignored, which who set it back did not know.
+            _actions(os.getpid()).put(signal.SIGALRM)
+        for (module, name), before in zip(_NAMES, self._objects, strict=True):
+            if getattr(module, name, None) is not before:
+                setattr(module, name, before)
+        lost += _put_back(_VALUES, self._values)
+        if any(getattr(stream, "closed", False) for stream in (sys.__stdout__, sys.__stderr__)):
+            lost.append("standard streams are closed")
+        lowest = _lowest_free()
+        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        if lowest is None or (soft != resource.RLIM_INFINITY and soft - SPARE < lowest != self._lowest):
+            lost.append("no descriptors are left")
+        return lost
+
+
+def stop_alarm() -> None:
+    """Stop the timer of SIGALRM."""
+    signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _put_back(values: tuple[_Value, ...], before: list[Any]) -> list[str]:
+    lost = []
+    for (name, get, put), wanted in zip(values, before, strict=True):
+        try:
+            if get() != wanted:
+                put(wanted)
+                if get() != wanted:
+                    lost.append(f"{name} changed")
+        except (OSError, ValueError, TypeError, locale.Error):
+            lost.append(f"{name} changed")
+    return lost
+
+
+def _put_handlers(handlers: list[Any]) -> None:
+    # Blocked: for a moment a signal has the default handler of Python's table, which may be the process's end.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        for signum, handler in zip(_SIGNALS, handlers, strict=True):
+            if _signal.getsignal(signum) is handler:
+                continue
+            if handler is not None:
+                signal.signal(signum, handler)
+            if not callable(handler):
+                _actions(os.getpid()).put(signum)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class _Actions:
+    """What the C code has set for each signal. Python's table knows nothing of it: uWSGI sets it after Python began."""
+
+    SIZE = 512  # a struct sigaction is smaller on every platform
+
+    def __init__(self) -> None:
+        import ctypes
+
+        self._sigaction = ctypes.CDLL(None, use_errno=True).sigaction
+        self._buffer = ctypes.create_string_buffer
+        self._known = {}
+        for signum in _SIGNALS:
+            buffer = self._buffer(self.SIZE)
+            if self._sigaction(signum, None, buffer) == 0:
+                self._known[signum] = buffer
+
+    def put(self, signum: int) -> None:
+        if signum in self._known:
+            self._sigaction(signum, self._known[signum], None)
+
+
+@lru_cache(maxsize=1)
+def _actions(pid: int) -> _Actions:
+    return _Actions()
+
+
+class _Kernel:
+    """What the kernel has of this process before its first job, its standard streams included."""
+
+    def __init__(self) -> None:
+        _actions(os.getpid())
+        self._values = [value.get() for value in _OF_KERNEL]
+        self._streams = {fd: (process.file_of(fd), _duplicate(fd)) for fd in (1, 2)}
+
+    def restore(self) -> list[str]:
+        lost = _put_back(_OF_KERNEL, self._values)
+        for fd, (identity, duplicate) in self._streams.items():
+            if process.file_of(fd) == identity:
+                continue
+            # The copy may have been closed as well, and its number be another file's by now.
+            if identity is not None and process.file_of(duplicate) == identity:
+                os.dup2(duplicate, fd)
+            else:
+                lost.append(STANDARD_OUTPUT if fd == 1 else STANDARD_ERROR)
+        return lost
+
+
+@lru_cache(maxsize=1)
+def _kernel(pid: int) -> _Kernel:
+    return _Kernel()
+
+
+def _duplicate(fd: int) -> int:
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _DUPLICATES)
+    except OSError:
+        return -1
+
+
+def _lowest_free() -> int | None:
+    """The lowest free descriptor; ``None`` where there is none."""
+    try:
+        fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    os.close(fd)
+    return fd
