@@ -7,12 +7,12 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from spoolkit import callables
-from spoolkit.errors import SignatureError, UnknownTaskError
+from spoolkit.errors import DuplicateTaskError, SignatureError, UnknownTaskError
 from spoolkit.job import TaskOptions
 
 
@@ -24,6 +24,12 @@ class Declared:
     function: Callable[..., Any]
     options: TaskOptions
     aliases: tuple[str, ...] = ()
+    #: The engine that carries its jobs.
+    engine: str = "spool"
+    #: Where the function stands, ``file:line``.
+    place: str = ""
+    #: The ``__spec__`` of its module at that moment: a reload makes a new one.
+    module_spec: object = field(default=None, repr=False, compare=False)
 
     @cached_property
     def signature(self) -> inspect.Signature:
@@ -71,11 +77,23 @@ def home() -> str | None:
 
 
 def declare(
-    function: Callable[..., Any], options: TaskOptions, name: str | None = None, aliases: Sequence[str] = ()
+    function: Callable[..., Any],
+    options: TaskOptions,
+    name: str | None = None,
+    aliases: Sequence[str] = (),
+    engine: str = "spool",
 ) -> Declared:
-    """Enter ``function`` as ``name``, else as ``module.qualname``. A module may be executed twice: the last one stands.
+    """Enter ``function`` as ``name``, by default as ``module.qualname``.
 
-    ``aliases`` are names under which jobs of other versions were enqueued; a task that is called so comes first.
+    Where the same lines are executed again (a factory that is called twice, a module that is reloaded), the later
+    function replaces the earlier one; see :func:`check_not_replaced`.
+
+    Args:
+        aliases: Names under which jobs of other versions were enqueued.
+
+    Raises:
+        TaskFunctionError: ``function`` cannot be a task.
+        DuplicateTaskError: Another function has this name, or one of the aliases.
     """
     task = getattr(function, "declared", None)
     if isinstance(task, Declared):
@@ -83,10 +101,102 @@ def declare(
             function, f"it is declared as the task {task.name} already: declare the function itself, with another name="
         )
     callables.check(function)
-    declared = Declared(name or f"{_module_name(function)}.{function.__qualname__}", function, options, tuple(aliases))
+    declared = Declared(
+        name or f"{_module_name(function)}.{function.__qualname__}",
+        function,
+        options,
+        tuple(aliases),
+        engine,
+        _place(function),
+        getattr(sys.modules.get(function.__module__), "__spec__", None),
+    )
+    earlier = _declared.get(declared.name)
+    if earlier is not None:
+        _check_same_task(earlier, declared)
+    for alias in (declared.name, *declared.aliases):
+        other = _aliases.get(alias) or _declared.get(alias)
+        if other is not None and other.name != declared.name:
+            whose = "the name" if alias == other.name else "an alias"
+            raise _duplicate(
+                f"{alias!r} is {whose} of the task {other.name} ({other.place}), and cannot be one of {declared.name} "
+                f"({declared.place}): remove it from one of the two",
+                other,
+                declared,
+            )
+    for alias in earlier.aliases if earlier is not None else ():
+        _aliases.pop(alias, None)
     _declared[declared.name] = declared
     _aliases.update(dict.fromkeys(declared.aliases, declared))
     return declared
+
+
+def check_not_replaced(declared: Declared) -> None:
+    """Refuse a call of a task whose function was declared again since: a spooler would run the later function.
+
+    Raises:
+        DuplicateTaskError: The task was replaced.
+    """
+    later = _declared.get(declared.name)
+    if later is None or later.function is declared.function or _is_same_file_under_two_names(declared, later):
+        return
+    raise _duplicate(
+        f"the task {declared.name} ({declared.place}) was declared again ({later.place}), and its jobs run the later "
+        "function: call the later task, or give each function a name of its own, @spool(name=...)",
+        declared,
+        later,
+    )
+
+
+def _check_same_task(earlier: Declared, later: Declared) -> None:
+    if earlier.function is later.function and earlier.engine != later.engine:
+        raise _duplicate(
+            f"{later.name} ({later.place}) is a task for {earlier.engine} already, and is now declared for "
+            f"{later.engine}: give one of the two another name, name=...",
+            earlier,
+            later,
+        )
+    if earlier.place == later.place or _is_executed_again(earlier, later):
+        return
+    raise _duplicate(
+        f"two functions are called {later.name}: {earlier.place} and {later.place}. A job knows its task by the name: "
+        "rename one of them, or give it a name of its own, @spool(name=...)",
+        earlier,
+        later,
+    )
+
+
+def _is_executed_again(earlier: Declared, later: Declared) -> bool:
+    """Whether the lines of one module have moved since it was executed before, as in a reload after an edit."""
+    was, now = earlier.function, later.function
+    if was.__module__ != now.__module__:
+        return False
+    if was.__module__ == "__main__" and not os.path.exists(later.place.rpartition(":")[0]):
+        return True  # typed in a shell or a notebook, where each input is a file of its own
+    if earlier.place.rpartition(":")[0] != later.place.rpartition(":")[0]:
+        return False
+    return earlier.module_spec is not later.module_spec or _globals(was) is not _globals(now)
+
+
+def _is_same_file_under_two_names(earlier: Declared, later: Declared) -> bool:
+    # __main__ and its module's name, or what uWSGI's wsgi-file makes of it: both are in use, and equal. A function
+    # within a function may hold values that the other one has not.
+    was, now = earlier.function, later.function
+    return was.__module__ != now.__module__ and earlier.place == later.place and "<locals>" not in now.__qualname__
+
+
+def _place(function: Callable[..., Any]) -> str:
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    if code is None:  # written in C
+        return f"{function.__module__}:{function.__qualname__}"
+    return f"{os.path.realpath(code.co_filename)}:{code.co_firstlineno}"
+
+
+def _globals(function: Callable[..., Any]) -> object:
+    return getattr(inspect.unwrap(function), "__globals__", None)
+
+
+def _duplicate(message: str, earlier: Declared, later: Declared) -> DuplicateTaskError:
+    return DuplicateTaskError(message, task=later.name, places=(earlier.place, later.place))
 
 
 def find(name: str) -> Declared:

@@ -34,7 +34,7 @@ class Task(Generic[P, R]):
         name: str | None = None,
         aliases: Sequence[str] = (),
     ) -> None:
-        self.declared = registry.declare(function, options, name, aliases)
+        self.declared = registry.declare(function, options, name, aliases, engine.name)
         self.name = self.declared.name
         update_wrapper(self, function)
         _tasks[self.name] = self

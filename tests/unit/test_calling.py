@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 import os
 import signal
 import subprocess
@@ -34,6 +35,7 @@ from spoolkit.job import FINISHED
 
 word: ContextVar[str] = ContextVar("word", default="nothing")
 seen: list[Any] = []
+numbers = itertools.count()
 
 
 async def tell(what: str) -> dict[str, Any]:
@@ -109,7 +111,7 @@ class Awaits:
 
 
 def declare(function: Callable[..., Any], **options: Any) -> dict[str, Any]:
-    name = getattr(function, "__name__", "lambda")
+    name = f"{function.__name__}.{next(numbers)}"
     return {
         "spool": spool(name=f"calling.spool.{name}", retries=0, **options)(function),
         "thread": thread(name=f"calling.thread.{name}", **options)(function),

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from spoolkit import ConfigurationError, SignatureError, UnknownTaskError, registry, spool
+from spoolkit import ConfigurationError, DuplicateTaskError, SignatureError, UnknownTaskError, registry, spool, thread
 from spoolkit.job import TaskOptions
 
 
@@ -90,14 +92,143 @@ def test_a_renamed_task_is_found_by_the_names_it_had() -> None:
         assert registry.find(name) is send.declared
 
 
-def test_a_task_comes_before_another_ones_alias() -> None:
-    @spool(name="shop.pay")
+def make(word: str) -> Any:
+    """A factory, as an application may have one."""
+
+    @spool
+    def job() -> str:
+        return word
+
+    return job
+
+
+@pytest.fixture
+def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """Write a module, and import it as it then is."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+
+    def write(name: str, text: str, *, reload: bool = False) -> Any:
+        (tmp_path / f"{name}.py").write_text(f"from spoolkit import spool\n{text}")
+        importlib.invalidate_caches()
+        if reload:
+            return importlib.reload(sys.modules[name])
+        monkeypatch.delitem(sys.modules, name, raising=False)
+        return importlib.import_module(name)
+
+    return write
+
+
+def test_two_functions_of_one_name_are_refused_naming_both_places(tmp_path: Path) -> None:
+    def one() -> None: ...
+
+    def two() -> None: ...
+
+    spool(name="same.name")(one)
+    with pytest.raises(DuplicateTaskError, match=r"two functions are called same\.name") as refused:
+        spool(name="same.name")(two)
+    places = tuple(f"{__file__}:{function.__code__.co_firstlineno}" for function in (one, two))
+    assert (refused.value.task, refused.value.places) == ("same.name", places)
+    assert all(place in str(refused.value) for place in places)
+    assert isinstance(refused.value, ConfigurationError)
+    assert registry.find("same.name").function is one
+
+
+def test_the_same_name_twice_in_one_module_is_refused(module: Callable[..., Any]) -> None:
+    with pytest.raises(DuplicateTaskError, match=r"same_twice\.py:2 and .*same_twice\.py:4"):
+        module("same_twice", "@spool\ndef send(): ...\n@spool\ndef send(): ...")
+
+
+def test_a_call_through_the_earlier_of_two_from_the_same_line_is_refused(directory: str) -> None:
+    earlier, later = make("alpha"), make("beta")
+    with pytest.raises(DuplicateTaskError, match=r"was declared again") as refused:
+        earlier()
+    assert refused.value.places == (earlier.declared.place, later.declared.place)
+    with pytest.raises(DuplicateTaskError):
+        earlier.using(delay=5)()
+    with pytest.raises(DuplicateTaskError):
+        earlier.spool()
+    assert not list(Path(directory).glob("uwsgi_*"))
+    assert earlier.run() == "alpha"
+    assert later().task == later.name
+
+
+@pytest.mark.parametrize("reload", [False, True])
+def test_a_module_may_be_executed_again_and_its_lines_may_move(
+    module: Callable[..., Any], directory: str, reload: bool
+) -> None:
+    name = f"executed_{reload}"
+    before = module(name, "@spool\ndef send(): ...").send
+    after = module(name, "\n\n@spool\ndef send(): ...", reload=reload).send
+    assert registry.find(f"{name}.send") is after.declared
+    after()
+    with pytest.raises(DuplicateTaskError, match=rf"{name}\.py:2.* again .*{name}\.py:4"):
+        before()
+
+
+def test_a_script_that_is_imported_as_well_may_use_both(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(
+        "from flask import Flask\nfrom spoolkit import SpoolKit, spool\n"
+        "app = Flask(__name__)\nSpoolKit(app)\n"
+        "@spool\ndef pay(): ...\n"
+        "if __name__ == '__main__':\n    import shop\n"
+        "    with app.app_context():\n        print(pay().task, shop.pay().task)\n"
+    )
+    env = {**os.environ, "SPOOLKIT_SPOOL": str(tmp_path / "spool")}
+    done = subprocess.run([sys.executable, tmp_path / "shop.py"], capture_output=True, text=True, env=env, cwd="/")
+    assert done.stdout.split() == ["shop.pay", "shop.pay"], done.stderr
+
+
+def test_in_a_shell_a_task_may_be_declared_anew() -> None:
+    inputs = [
+        "from spoolkit import spool",
+        "@spool\ndef send(): ...",
+        "\n@spool\ndef send(to): ...",
+        "print(send.name)",
+    ]
+    script = "\n".join(f"exec(compile({text!r}, '<input {n}>', 'exec'), globals())" for n, text in enumerate(inputs))
+    assert names_itself("-c", script, cwd="/") == ["__main__.send"]
+
+
+@pytest.mark.parametrize(("first", "second"), [(spool, thread), (thread, spool)])
+def test_one_function_as_a_task_of_each_kind_needs_two_names(first: Any, second: Any) -> None:
+    def report() -> None: ...
+
+    report.__qualname__ = f"report_{first.__name__}"
+    first(report)
+    with pytest.raises(DuplicateTaskError, match=rf"for {first.__name__} already.*for {second.__name__}.*name="):
+        second(report)
+    assert second(name=f"{report.__qualname__}.also")(report).name == f"{report.__qualname__}.also"
+
+
+def test_threads_from_the_same_line_run_each_its_own(directory: str) -> None:
+    def make(word: str) -> Any:
+        @thread
+        def in_thread() -> str:
+            return word
+
+        return in_thread
+
+    earlier, later = make("alpha"), make("beta")
+    jobs = earlier(), later()
+    assert all(job.wait(15) for job in jobs)
+    assert [job.result for job in jobs] == ["alpha", "beta"]
+
+
+def test_an_alias_belongs_to_one_task() -> None:
     def pay() -> None: ...
 
-    @spool(name="shop.charge", aliases=["shop.pay"])
     def charge() -> None: ...
 
-    assert registry.find("shop.pay") is pay.declared
+    spool(name="shop.pay", aliases=["shop.old"])(pay)
+    for aliases, whose in ((["shop.pay"], "the name"), (["shop.old"], "an alias")):
+        with pytest.raises(DuplicateTaskError, match=rf"is {whose} of the task shop\.pay .*remove it"):
+            spool(name="shop.charge", aliases=aliases)(charge)
+    with pytest.raises(DuplicateTaskError, match=r"'shop\.old' is an alias of the task shop\.pay"):
+        spool(name="shop.old")(charge)
+    # Declared again without it, the task has given the alias away.
+    spool(name="shop.pay", aliases=["shop.pay"])(pay)
+    assert thread(name="shop.charge", aliases=["shop.old"])(charge).declared is registry.find("shop.old")
 
 
 @pytest.mark.parametrize(
@@ -114,7 +245,7 @@ def test_an_unknown_name_names_what_may_have_become_of_it() -> None:
     @spool(name="billing.send_invoice")
     def send_invoice() -> None: ...
 
-    with pytest.raises(UnknownTaskError, match=r"'billing\.send_invoices'.*billing\.send_invoice, .*aliases="):
+    with pytest.raises(UnknownTaskError, match=r"'billing\.send_invoices'.*billing\.send_invoice[,.] .*aliases="):
         registry.find("billing.send_invoices")
 
 

@@ -61,8 +61,9 @@ class SpoolEngine:
         """Write ``job`` into its spool directory and wake a spooler.
 
         Raises :class:`ArgumentError` for what cannot cross, :class:`SpoolUnavailableError` where the directory is full,
-        read-only or gone. Nothing was written then.
+        read-only or gone, :class:`DuplicateTaskError` where the task was replaced since. Nothing was written then.
         """
+        registry.check_not_replaced(declared)
         config = settings.current(declared.home)
         content = packet.dump(packet.pack(job, max_body=config.max_body, names=declared.positional))
         directory = _directory(job, config)
