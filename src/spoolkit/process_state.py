@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # signal.getsignal makes an enum of each answer: ten times the time
 import contextlib
+import errno
 import fcntl
 import gc
 import locale
@@ -289,8 +290,8 @@ def _duplicate(fd: int) -> int:
 def _lowest_free() -> int | None:
     """The lowest free descriptor; ``None`` where there is none."""
     try:
-        fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return None
+        fd = os.dup(2)
+    except OSError as error:
+        return None if error.errno == errno.EMFILE else 2
     os.close(fd)
     return fd

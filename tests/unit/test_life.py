@@ -34,7 +34,7 @@ from life_process import in_child, start_child, wait_child
 from life_tasks import LAST, TASKS, WORDS
 
 import spoolkit.settings
-from spoolkit import StoreUnavailableError, admin, clock, lookup, morgue, packet, runner, spoolfile, tracking
+from spoolkit import StoreUnavailableError, admin, clock, log, lookup, morgue, packet, runner, spoolfile, tracking
 from spoolkit.engines import spool, vetting
 from spoolkit.engines.spool import SpoolEngine
 from spoolkit.engines.spooler import Spooler
@@ -60,7 +60,7 @@ class Complaints(logging.Handler):
         self.found: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.exc_info:
+        if record.exc_info and not record.getMessage().startswith("job "):  # that is what a task raised
             self.found.append(logging.Formatter().format(record))
 
 
@@ -85,8 +85,9 @@ class World:
         patch.setattr(admin, "CLAIM_TIME", 0.05)
         patch.setattr(life_tasks, "history", os.path.join(self.folder, "history"))
         self.complaints = Complaints()
-        patch.setattr(runner.log, "handlers", [self.complaints])
-        patch.setattr(runner.log, "propagate", False)
+        logger = logging.getLogger(log.LOGGER)
+        patch.setattr(logger, "handlers", [self.complaints])
+        patch.setattr(logger, "propagate", False)
         self.spooler = Spooler(self.spool)
         for fd in (self.spooler._wakeup, self.spooler._wakeup_write):
             self.undo.callback(os.close, fd)
