@@ -45,6 +45,7 @@ MOST = 5  # findings of one kind that are told one by one
 SLOW = 10  # seconds of spooler-frequency: so late may a delayed job be
 LOCKED = 5.0  # seconds that a job must be due: on a newer file, the lock is its writer's
 SETTLED = 60.0  # seconds after which a file has its header: uWSGI writes it in place, under its name
+HEADERS = 8192  # bytes of buffer-size that a session cookie (4096 at most) and other headers fit into
 FREE_BYTES, FREE_SHARE = 50 * 1024 * 1024, 0.01
 
 # There, locks, renames and the clock are another machine's.
@@ -292,6 +293,16 @@ def _sockets(uwsgi: Instance, site: Site) -> Iterator[Finding]:
         yield Finding("socket", problem, "allowed-modifiers = 0", "warning")
 
 
+def _buffer_size(uwsgi: Instance, site: Site) -> Iterator[Finding]:
+    given = uwsgi.of("buffer-size")[-1:]
+    digits = re.match(r"\d*", given[0] if given else "4096")
+    size = int(digits[0] or 0) if digits else 0
+    if uwsgi.of("spooler") and size < HEADERS:
+        what = f"buffer-size is {size}{'' if given else ', its default'}"
+        problem = f"{what}: a request with longer headers, such as a full session cookie, gets no answer"
+        yield Finding("buffer-size", problem, "buffer-size = 32768", "warning")
+
+
 # Who serves the directory
 
 
@@ -506,7 +517,20 @@ def _store(site: Site) -> Iterator[Finding]:
 
 
 UWSGI_CHECKS = (
-    *(_master, _threads, _spooler, _processes, _frequency, _ordered, _imports, _signals, _stops, _reloads, _sockets),
+    *(
+        _master,
+        _threads,
+        _spooler,
+        _processes,
+        _frequency,
+        _ordered,
+        _imports,
+        _signals,
+        _stops,
+        _reloads,
+        _sockets,
+        _buffer_size,
+    ),
 )
 CHECKS = (
     *(_options, _spooler_alive, _lock, _due_job, _paused),

@@ -24,7 +24,7 @@ MODULES = ("module", "wsgi")
 # fmt: off
 OPTIONS = IMPORTS | set(MODULES) | {
     "master", "enable-threads", "threads", "die-on-term", "hook-master-start", "hook-post-fork", "hook-accepting",
-    "import", "processes", "workers", "skip-atexit", "lazy", "lazy-apps",
+    "import", "processes", "workers", "skip-atexit", "lazy", "lazy-apps", "buffer-size",
     "spooler", "spooler-external", "spooler-frequency", "spooler-freq", "spooler-processes", "spooler-ordered",
     "spooler-harakiri", "socket", "uwsgi-socket", "protocol", "socket-protocol", "http", "https", "allowed-modifiers",
 }

@@ -45,10 +45,14 @@ def _has(uwsgi: Instance, name: str, value: str, wanted: tuple[tuple[str, str], 
 
 
 _INI = """\
-; Written by `flask spool ini`. It belongs beside the application's module.
+; HTTP and background jobs. Keep this file beside the application, and start it with: uwsgi --ini uwsgi.ini
 [uwsgi]
+{variables}
 ; http-socket, not socket: whoever reaches a socket of the uwsgi protocol can enqueue jobs.
-http-socket = {socket}
+http-socket = {address}
+hook-accepting1-once = print:the site is on {site}
+; Headers of a request, cookies included. With the default of 4096 a larger request gets no answer at all.
+buffer-size = 32768
 chdir = %d
 pythonpath = %d
 
@@ -57,43 +61,111 @@ master = true
 ; At least two: while one starts, the other can wait for jobs at a stop, and serve at a reload.
 processes = {processes}
 threads = {threads}
-; Without it, no Python thread runs but while a request is served.
+; Without it, Python's threads run only while a request is served.
 enable-threads = true
 need-app = true
 vacuum = true
 
-; A stop (SIGTERM, SIGINT, SIGQUIT) waits for requests and jobs, SPOOLKIT_GRACE seconds (30) at most. Whoever stops
-; uWSGI must signal the master only, and wait longer than that: systemd KillMode=mixed, Docker stop_grace_period.
+; A stop (SIGTERM, SIGINT, SIGQUIT) waits for requests and jobs, SPOOLKIT_GRACE seconds (30) at most. Send the signal to
+; the master only, and wait longer than that before you kill it: systemd KillMode=mixed, Docker stop_grace_period.
 die-on-term = true
-{stop}
+for = 15 2 3
+hook-master-start = unix_signal:%(_) gracefully_kill_them_all
+hook-post-fork = unix_signal:%(_) worker_wakeup
+hook-accepting = unix_signal:%(_) worker_wakeup
+endfor =
+hook-post-fork = unix_signal:1 worker_wakeup
 
 ; A reload (SIGHUP) replaces one process after the other. Jobs finish on the old code, others start on the new; a
 ; version that cannot be imported leaves the old one running.
 {reload}
 module = {module}
 
-; How many jobs run at once. The number comes before the directory.
-spooler-processes = {spoolers}
+; How many jobs run at once. uWSGI reads the number before the directory, and knows no placeholders there.
+{spoolers}
 spooler = {spool}
-; Seconds between two looks at the directory: how late a delayed job may be.
+; Seconds between two looks at the directory: how late a delayed job may be. The default is 30.
 spooler-frequency = 1
 spooler-quiet = true
 """
 
+_FROM_ENVIRONMENT = """\
+if-env = {variable}
+set-ph = {placeholder}=%(_)
+endif =
+set-ph = {placeholder}={default}
+"""
 
-def ini(*, module: str, processes: int, threads: int, spoolers: int, spool: str, socket: str = "127.0.0.1:8000") -> str:
+_SPOOLERS_FROM_ENVIRONMENT = """\
+if-env = SPOOLERS
+spooler-processes = %(_)
+endif =
+if-not-env = SPOOLERS
+spooler-processes = 2
+endif ="""
+
+MY_SPOOLS = "%dmy_spools"
+"""The spool directory beside the ini file, as the ini file names it."""
+
+
+def ini(
+    *,
+    module: str,
+    processes: int | None = None,
+    threads: int | None = None,
+    spoolers: int | None = None,
+    spool: str | None = None,
+    spool_default: str = MY_SPOOLS,
+    socket: str | None = None,
+) -> str:
     """A complete, commented uwsgi.ini.
 
-    ``module`` is the application as uWSGI takes it, ``processes`` and ``threads`` serve HTTP, ``spoolers`` is how many
-    jobs run at once, ``spool`` the spool directory, ``socket`` where HTTP is served.
+    What is given stands in it. What is not comes from the environment in which uWSGI starts, else from a default:
+    ``PROCESSES`` (2), ``THREADS`` (4), ``SPOOLERS`` (2), ``SPOOLKIT_SPOOL``, ``HOST`` (127.0.0.1) and ``PORT`` (5000).
+
+    Args:
+        module: The application as uWSGI takes it, such as ``app:app``.
+        processes: How many processes serve HTTP.
+        threads: How many threads each of them has.
+        spoolers: How many jobs run at once.
+        spool: The spool directory, as an ini file names it: a percent sign is doubled, ``%d`` is the file's folder.
+        spool_default: The same, for where ``SPOOLKIT_SPOOL`` is not set.
+        socket: The address to serve HTTP on, such as ``127.0.0.1:8000``.
     """
-    return _INI.format(
-        module=module,
-        processes=processes,
-        threads=threads,
-        spoolers=spoolers,
-        spool=spool.replace("%", "%%"),
-        socket=socket,
-        stop="\n".join(f"{name} = {value}" for name, value in STOP),
-        reload="\n".join(f"{name} = {value}" for name, value in RELOAD),
-    )
+    variables: list[tuple[str, str, str]] = []
+
+    def value(given: object, variable: str, default: str) -> str:
+        if given is not None:
+            return str(given)
+        placeholder = f"site-{variable.rpartition('_')[2].lower()}"
+        variables.append((variable, placeholder, default))
+        return f"%({placeholder})"
+
+    address = socket or f"{value(None, 'HOST', '127.0.0.1')}:{value(None, 'PORT', '5000')}"
+    is_path = "/" in address or address.startswith("@")
+    shown = {
+        "address": address,
+        "site": address if is_path else f"http://{address}",
+        "processes": value(processes, "PROCESSES", "2"),
+        "threads": value(threads, "THREADS", "4"),
+        "spool": value(spool, "SPOOLKIT_SPOOL", spool_default),
+        "spoolers": _SPOOLERS_FROM_ENVIRONMENT if spoolers is None else f"spooler-processes = {spoolers}",
+        "reload": "\n".join(f"{name} = {wanted}" for name, wanted in RELOAD),
+        "module": module,
+    }
+    return _INI.format(variables=_from_environment(variables), **shown)
+
+
+def _from_environment(variables: list[tuple[str, str, str]]) -> str:
+    if not variables:
+        return ""
+    *most, last = [variable for variable, _, _ in variables]
+    names = f"{', '.join(most)} and {last}" if most else last
+    lines = f"\n; From the environment, else as given here: {names}. Of two lines set-ph, the first one holds.\n"
+    for variable, placeholder, default in variables:
+        block = {"variable": variable, "placeholder": placeholder, "default": default}
+        if variable in ("HOST", "SPOOLKIT_SPOOL"):
+            # Set to nothing, it is not set: HOST would mean every address of the machine.
+            lines += f"if-env = {variable}=\nset-ph = {placeholder}={default}\nendif =\n"
+        lines += _FROM_ENVIRONMENT.format(**block)
+    return lines

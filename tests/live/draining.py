@@ -12,25 +12,15 @@ from pathlib import Path
 
 from uwsgi_server import UwsgiServer, wait_until
 
+from spoolkit import recommended
 from spoolkit.job import FINISHED
 from spoolkit.store import Store
 
 from .conftest import SITE, History, Site
 
-STOP_HOOKS = [
-    "hook-master-start = unix_signal:15 gracefully_kill_them_all",
-    "hook-master-start = unix_signal:2 gracefully_kill_them_all",
-    "hook-master-start = unix_signal:3 gracefully_kill_them_all",
-    "hook-post-fork = unix_signal:15 worker_wakeup",
-    "hook-post-fork = unix_signal:2 worker_wakeup",
-    "hook-post-fork = unix_signal:3 worker_wakeup",
-    "hook-post-fork = unix_signal:1 worker_wakeup",
-    "hook-accepting = unix_signal:15 worker_wakeup",
-    "hook-accepting = unix_signal:2 worker_wakeup",
-    "hook-accepting = unix_signal:3 worker_wakeup",
-]
-RELOAD = ["lazy = true", "lazy-apps = true", "hook-master-start = unix_signal:1 uwsgi_chain_reload"]
-GUARD = ["import = spoolkit.guard", "spooler-import = spoolkit.guard"]
+STOP_HOOKS = [f"{name} = {value}" for name, value in recommended.STOP]
+RELOAD = [f"{name} = {value}" for name, value in recommended.RELOAD if "import" not in name]
+GUARD = [f"{name} = {value}" for name, value in recommended.RELOAD if "import" in name]
 
 MODES: Mapping[str, list[str]] = {
     "prefork": [],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import re
 import shutil
@@ -167,10 +168,23 @@ def fill(path: Path) -> None:
             file.write(b"x" * 4096)
 
 
-def test_it_starts_from_any_directory_without_an_environment(tmp_path: Path) -> None:
-    with UwsgiServer(tmp_path, ini=INI, cwd=Path("/")) as server:
+def test_it_starts_from_any_directory_and_where_uwsgi_is_strict(tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    site.mkdir()
+    for name in ("app.py", "tasks.py", "spool_args.py"):
+        shutil.copy(PROJECT / name, site)
+    (site / "uwsgi.ini").write_text(INI.read_text() + "strict = true\n")
+    with UwsgiServer(tmp_path, ini=site / "uwsgi.ini", cwd=Path("/")) as server:
+        server.wait_for_log(rf"(?m)^the site is on http://127\.0\.0\.1:{server.port}$")
         assert server.get("/0").status == 200
         assert server.get("/uwsgi_spool/0").json["started"] is True
+
+
+def test_a_request_with_a_full_session_cookie_is_answered(site: UwsgiServer) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", site.port, timeout=10)
+    with contextlib.closing(connection):
+        connection.request("GET", "/jobs/none", headers={"Cookie": f"session={'x' * 4093}; other={'y' * 4000}"})
+        assert connection.getresponse().status == 404
 
 
 def test_the_containers_healthcheck_passes(site: UwsgiServer) -> None:

@@ -36,6 +36,7 @@ HEALTHY = {
     "spooler-frequency": "1",
     "die-on-term": "true",
     "http-socket": "127.0.0.1:0",
+    "buffer-size": "32768",
 }
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away and mount")
@@ -211,6 +212,8 @@ OPTIONS = {
         "die-on-term",
         "warning",
     ),
+    "the default for headers": ({"buffer-size": None}, "buffer-size", "warning"),
+    "little room for headers": ({"buffer-size": "4096"}, "buffer-size", "warning"),
     "an http router": ({"http": "127.0.0.1:0"}, "socket", "warning"),
     "a socket": ({"socket": "127.0.0.1:0"}, "socket", "warning"),
     "a socket, named": ({"socket": "127.0.0.1:0", "protocol": "uwsgi"}, "socket", "warning"),

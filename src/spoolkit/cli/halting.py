@@ -93,24 +93,47 @@ def _module() -> str:
 
 
 @command("ini")
-@click.option("--processes", type=click.IntRange(1, 512), default=2, show_default=True, help="Processes for HTTP.")
-@click.option("--threads", type=click.IntRange(1, 512), default=4, show_default=True, help="Threads in each of them.")
-@click.option(
-    "--spoolers", type=click.IntRange(1, 512), default=2, show_default=True, help="How many jobs run at once."
-)
+@click.option("--processes", type=click.IntRange(1, 512), help="Processes for HTTP.  [default: $PROCESSES, else 2]")
+@click.option("--threads", type=click.IntRange(1, 512), help="Threads in each of them.  [default: $THREADS, else 4]")
+@click.option("--spoolers", type=click.IntRange(1, 512), help="Jobs that run at once.  [default: $SPOOLERS, else 2]")
 @click.option("--module", help="The application, as uWSGI takes it.  [default: this one]")
-@click.option("--socket", default="127.0.0.1:8000", show_default=True, help="Where HTTP is served.")
-def ini(processes: int, threads: int, spoolers: int, module: str | None, socket: str, as_json: bool) -> None:
-    """Print a complete uwsgi.ini, with which no stop and no reload kills a running job."""
+@click.option("--socket", help="Where HTTP is served.  [default: $HOST:$PORT, else 127.0.0.1:5000]")
+def ini(
+    processes: int | None,
+    threads: int | None,
+    spoolers: int | None,
+    module: str | None,
+    socket: str | None,
+    as_json: bool,
+) -> None:
+    """Print a complete uwsgi.ini, with which no stop and no reload kills a running job.
+
+    What is given as an option stands in it; the rest is read from the environment in which uWSGI starts. Keep it in
+    the folder in which this command runs: its paths are relative to it.
+    """
+    spool = _in_ini(tracking.directory())
+    is_configured = bool(current_app.config.get("SPOOLKIT_SPOOL"))
     text = recommended.ini(
         module=module or _module(),
         processes=processes,
         threads=threads,
         spoolers=spoolers,
-        spool=tracking.directory(),
+        # What the configuration says comes before the environment.
+        spool=spool if is_configured else None,
+        spool_default=recommended.MY_SPOOLS if os.environ.get("SPOOLKIT_SPOOL") else spool,
         socket=socket,
     )
     if as_json:
         say_json({"ini": text})
     else:
         click.echo(text, nl=False)
+
+
+def _in_ini(path: str) -> str:
+    """The path as an ini file in the current folder names it: without that folder, so that it can be moved."""
+    inside = os.path.relpath(path, os.path.realpath(os.curdir))
+    return f"%d{_escaped(inside)}" if inside.split(os.sep)[0] != os.pardir else _escaped(path)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("%", "%%")
