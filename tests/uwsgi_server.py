@@ -137,6 +137,15 @@ class UwsgiServer:
     def post(self, path: str, json: Any = None) -> Response:
         return self._request("POST", path, json)
 
+    def request(self, method: str, path: str, body: str | None = None, headers: Mapping[str, str] = {}) -> Response:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        try:
+            connection.request(method, path, body, dict(headers))
+            answer = connection.getresponse()
+            return Response(answer.status, answer.read().decode(), dict(answer.getheaders()))
+        finally:
+            connection.close()
+
     def log(self) -> str:
         return self._log.read_text(errors="replace") if self._log.exists() else ""
 
@@ -197,15 +206,8 @@ class UwsgiServer:
         return bool(self.worker_pids())
 
     def _request(self, method: str, path: str, json: Any = None, *, raw: bool = False) -> Response:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        try:
-            body = json if raw or json is None else jsonlib.dumps(json)
-            headers = {} if json is None else {"Content-Type": "application/json"}
-            connection.request(method, path, body, headers)
-            answer = connection.getresponse()
-            return Response(answer.status, answer.read().decode(), dict(answer.getheaders()))
-        finally:
-            connection.close()
+        body = json if raw or json is None else jsonlib.dumps(json)
+        return self.request(method, path, body, {} if json is None else {"Content-Type": "application/json"})
 
 
 def default_signals() -> None:

@@ -38,6 +38,7 @@ from spoolkit.handle import Job
 from spoolkit.job import SPOOL_IGNORE, SPOOL_OK, SPOOL_RETRY, State
 from spoolkit.log import JobLogFilter
 from spoolkit.plain import prepare_spooler_args, restore_spooler_args
+from spoolkit.schedule import from_text as seconds_from_text
 from spoolkit.task import spool, thread
 
 __version__ = "0.1.0"
@@ -84,6 +85,7 @@ __all__ = [
     "prepare_spooler_args",
     "register",
     "restore_spooler_args",
+    "seconds_from_text",
     "spool",
     "thread",
 ]

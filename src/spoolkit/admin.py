@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from spoolkit import clock, morgue, packet, presence, process, pruning, recorder, spoolfile, tracking, waiting
 from spoolkit.errors import DecodeError, JobStateError
 from spoolkit.job import FINISHED, State, Status
-from spoolkit.lookup import HEAD, checked, directories, find, jobs, known_of, recorded
+from spoolkit.lookup import HEAD, Listing, checked, directories, find, jobs, known_of, recorded
 
 CLAIM_TIME = 2.0
 """Seconds to try for a file that a spooler may be looking at."""
@@ -62,9 +62,9 @@ def _folder(id: str, path: str, directory: str) -> str:
     return folder
 
 
-def dead(task: str | None = None) -> list[str]:
-    """The ids of the dead jobs, or of those of ``task``."""
-    return [status.id for status in jobs(states=(State.DEAD,), task=task)]
+def dead(task: str | None = None) -> Listing:
+    """The dead jobs, or those of ``task``; the newest 100,000 at most."""
+    return jobs(states=(State.DEAD,), task=task, max_examined=100_000)
 
 
 def cancel(id: str, *, force: bool = False) -> State:

@@ -14,12 +14,23 @@ from spoolkit.job import FINISHED, State, Status
 LIMIT = 50
 MOST = 1000
 
+MAX_EXAMINED = 1000
+"""Files and records that one request may have read: a visitor must not hold the site, however many jobs wait."""
 
-def jobs_blueprint(*, details: bool = False, url_prefix: str = "/jobs") -> Blueprint:
-    """A blueprint with ``GET /jobs/<id>`` and ``GET /jobs?state=&task=&limit=``, newest first.
 
-    With ``details`` a single job comes with its arguments and its attempts, tracebacks and logs included: for a site
-    whose visitors may see them. Errors are JSON: 404 for an unknown job, 400 for a question that cannot be meant.
+def jobs_blueprint(*, details: bool = False, listing: bool = False, url_prefix: str = "/jobs") -> Blueprint:
+    """Make a blueprint with ``GET /jobs/<id>``, read-only, for anybody who knows the id of a job.
+
+    Args:
+        details: Whether a single job comes with its arguments and its attempts, tracebacks and logs included: for a
+            site whose visitors may see them.
+        listing: Whether ``GET /jobs?state=&task=&limit=`` lists jobs, newest first: ids and error texts of everybody's
+            jobs, so protect it. Without it that is a 404. A list reads a bounded number of jobs; where it
+            stopped before it had found all, ``complete`` is false.
+        url_prefix: Where it is served.
+
+    Returns:
+        The blueprint. Its errors are JSON: 400 for a question that cannot be meant, 404 for an unknown job.
     """
     blueprint = Blueprint("spoolkit_jobs", __name__, url_prefix=url_prefix)
 
@@ -28,9 +39,13 @@ def jobs_blueprint(*, details: bool = False, url_prefix: str = "/jobs") -> Bluep
         return jsonify(detailed(id) if details else public(lookup.find(id)))
 
     @blueprint.get("")
-    def several() -> Response:
-        found = lookup.jobs(states=_states(), task=request.args.get("task") or None, limit=_limit())
-        return jsonify(jobs=[brief(status) for status in found])
+    def several() -> Response | tuple[Response, int]:
+        if not listing:
+            message = "jobs are not listed here: ask for one by its id"
+            return jsonify(error={"type": "NotFound", "message": message, "argument": None}), 404
+        limit, task = _limit(), request.args.get("task") or None
+        found = lookup.jobs(states=_states(), task=task, limit=limit, max_examined=MAX_EXAMINED)
+        return jsonify(jobs=[brief(status) for status in found], complete=found.complete)
 
     @blueprint.errorhandler(ArgumentError)
     def refused(error: ArgumentError) -> tuple[Response, int]:

@@ -62,6 +62,8 @@ MIGRATIONS = (
     """,
     # Who looks for the jobs of processes that are gone must not read all that ever were.
     "CREATE INDEX jobs_of_processes ON jobs (pid, identity) WHERE engine <> 'spool' AND finished_at IS NULL",
+    # Lists and counts must not read every row, each with its result.
+    "CREATE INDEX jobs_by_state ON jobs (state, task, id)",
 )
 """Each brings a file of the version before it forward. Never change one that was released: add another."""
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TypeVar
@@ -24,6 +24,9 @@ OPEN = frozenset(State) - FINISHED
 SOME = 500
 """Jobs that the store is asked for at once."""
 
+MAX_EXAMINED = 10_000
+"""How many files and records of jobs a search reads by default: a second or so of work."""
+
 HEAD = 4 + packet.LIMIT
 """Bytes of a spool file that hold all but the body."""
 
@@ -36,6 +39,12 @@ class Details:
     arguments: tuple[tuple[object, ...], dict[str, object]] | None
     attempts: list[Attempt]
     events: list[Event]
+
+
+class Listing(list[Status]):
+    """Jobs, newest first. ``complete`` is false where the search stopped before it had examined all of them."""
+
+    complete = True
 
 
 def find(id: str) -> Status:
@@ -54,6 +63,11 @@ def find(id: str) -> Status:
         before = status
     if status is None:
         raise UnknownJobError(f"no job {id} is known: it was never accepted, or its record is gone", job=id)
+    return _without_file(status)
+
+
+def _without_file(status: Status) -> Status:
+    """What became of a job whose file is gone."""
     if status.state is State.RUNNING:
         # Its file goes only at its end: it was the store that could not be told.
         return replace(status, state=State.DONE, result_error="it is over, but the store could not be written then")
@@ -160,8 +174,18 @@ def jobs(
     task: str | None = None,
     since: float | None = None,
     limit: int | None = None,
-) -> list[Status]:
-    """The jobs in ``states`` (none: in any), of ``task``, enqueued ``since`` (unix time), newest first, no results."""
+    max_examined: int = MAX_EXAMINED,
+) -> Listing:
+    """List jobs, newest first, without their results.
+
+    Args:
+        states: Only jobs in these states; none given: in any.
+        task: Only jobs of the task with this name.
+        since: Only jobs enqueued since then, unix time in seconds (UTC).
+        limit: How many at most; ``None``: all that are found.
+        max_examined: How many files of waiting jobs, of dead jobs, and records of either kind are read at most. Where
+            more would have to be read, the newest were, and the answer is not ``complete``.
+    """
     notes.here().write()
     bury()
     wanted = frozenset(states) or frozenset(State)
@@ -170,48 +194,85 @@ def jobs(
         old = since is not None and (status.enqueued_at or 0.0) < since
         return status.state in wanted and not old and task in (None, status.task)
 
+    found, horizon = Listing(), ""
     files, dead = _by_id(pending()), _by_id(_set_aside())
-    # Of what is not over, the record alone does not tell the state.
-    rows = known_of(lambda: tracking.store().statuses(states=OPEN, task=task, since=since)) or []
-    found = [joined for row in rows if fits(joined := _joined(row, files, dead))]
-    if over := wanted & FINISHED:
-        rows = known_of(lambda: tracking.store().statuses(states=over, task=task, since=since, limit=limit)) or []
-        found += [joined for row in rows if fits(joined := _joined(row, files, dead))]
+    recorded_ids: set[str] = set()
+    # Of what is not over, the record alone does not tell the state: the limit is for those that fit.
+    for among, most in ((OPEN, None), (wanted & FINISHED, limit)):
+        if among:
+            rows = _rows(among, task, since, max_examined + 1 if most is None else min(most, max_examined + 1))
+            if len(rows) > max_examined:
+                horizon = max(horizon, rows[max_examined - 1].id)
+                del rows[max_examined:]
+            recorded_ids.update(row.id for row in rows)
+            found += filter(fits, _joined(rows, files, dead))
     for state, paths in ((State.QUEUED, files), (State.DEAD, dead)):
         if state in wanted:
-            found += islice(filter(fits, _unrecorded(state, paths)), limit)
+            ids = _newest(paths.keys() - recorded_ids, since)
+            if len(ids) > max_examined:
+                horizon = max(horizon, ids[max_examined - 1])
+            examined = islice(_unrecorded(state, ids, paths), max_examined)
+            found += islice((status for status in examined if status is not None and fits(status)), limit)
     found.sort(key=lambda status: status.id, reverse=True)
-    return [_running(status) for status in found[:limit]]
+    if limit is not None:
+        del found[limit:]
+    found.complete = not horizon or (limit is not None and len(found) == limit and found[-1].id >= horizon)
+    found[:] = map(_running, found)
+    return found
+
+
+def _rows(states: Iterable[State], task: str | None, since: float | None, limit: int) -> list[Status]:
+    return known_of(lambda: tracking.store().statuses(states=states, task=task, since=since, limit=limit)) or []
 
 
 def _by_id(paths: Iterable[str]) -> dict[str, str]:
     return {id_of(path): path for path in paths}
 
 
-def _joined(status: Status, files: Mapping[str, str], dead: Mapping[str, str]) -> Status:
-    """The recorded status as the job's files have it, as :func:`find` tells it."""
+def _newest(ids: Iterable[str], since: float | None) -> list[str]:
+    """The ids, newest first, without those that are older by their own time (to the second)."""
+    oldest = "" if since is None else f"{max(0, int(since) - 1) * 10**9:016x}"
+    return sorted((id for id in ids if id >= oldest), reverse=True)
+
+
+def _joined(rows: Sequence[Status], files: Mapping[str, str], dead: Mapping[str, str]) -> Iterator[Status]:
+    """The recorded statuses as the jobs' files have them, as :func:`find` answers for each."""
+    missing = []
+    for row in rows:
+        if (status := _with_path(row, files, dead)) is not None:
+            yield status
+        else:
+            missing.append(row)
+    if not missing:
+        return
+    # Since the files were listed, these have come, gone, or got another name. Listed once more for all of them: a
+    # search for each would read a large directory thousands of times.
+    files, dead = _by_id(pending()), _by_id(_set_aside())
+    for row in missing:
+        yield _with_path(row, files, dead) or _gone(row)
+
+
+def _gone(status: Status) -> Status:
+    now = known_of(lambda: tracking.store().status(status.id))
+    if now is None or replace(now, result=None) == status:
+        return _without_file(status)
+    with contextlib.suppress(UnknownJobError):
+        return find(status.id)
+    return status
+
+
+def _with_path(status: Status, files: Mapping[str, str], dead: Mapping[str, str]) -> Status | None:
     if status.engine != "spool" or status.state in FINISHED - {State.DEAD}:
         return status
     if path := files.get(status.id):
-        found = _waiting(path, status)
-    else:
-        found = _dead(path, status) if (path := dead.get(status.id)) else None
-    # None: since the files were listed, this one has come, gone, or got another name.
-    return found or _found_again(status)
+        return _waiting(path, status)
+    return _dead(path, status) if (path := dead.get(status.id)) else None
 
 
-def _found_again(status: Status) -> Status:
-    try:
-        return find(status.id)
-    except UnknownJobError:
-        return status
-
-
-def _unrecorded(state: State, paths: Mapping[str, str]) -> Iterator[Status]:
-    """Of the jobs that have these files those that the store knows otherwise or not at all, newest first."""
-    newest = sorted(paths, reverse=True)
-    for at in range(0, len(newest), SOME):
-        some = newest[at : at + SOME]
+def _unrecorded(state: State, ids: Sequence[str], paths: Mapping[str, str]) -> Iterator[Status | None]:
+    """Each of these jobs, which have files, as far as the store knows it otherwise or not at all; else ``None``."""
+    for at in range(0, len(ids), SOME):
+        some = ids[at : at + SOME]
         known = known_of(lambda ids=some: tracking.store().states(ids)) or {}  # type: ignore[misc]
         for id in some:
             status = None
@@ -219,8 +280,7 @@ def _unrecorded(state: State, paths: Mapping[str, str]) -> Iterator[Status]:
                 status = _dead(paths[id], None) if state is State.DEAD else _from_file(paths[id], state)
             elif known[id] is State.DEAD and state is State.QUEUED:
                 status = find(id)  # moved back by hand
-            if status is not None:
-                yield status
+            yield status
 
 
 def id_of(path: str) -> str:

@@ -11,7 +11,7 @@ import os
 from typing import Any
 
 from spoolkit import clock
-from spoolkit.spoolfile import PREFIX, id_of, ns_of
+from spoolkit.spoolfile import PREFIX, id_of, is_id, ns_of
 
 FOLDER = "dead"
 
@@ -45,9 +45,13 @@ def _free(path: str) -> str:
 
 def files(directory: str) -> list[str]:
     """The paths of the files that were set aside, by name."""
+    return sorted(_files(directory))
+
+
+def _files(directory: str) -> list[str]:
     folder = os.path.join(directory, FOLDER)
     try:
-        return sorted(os.path.join(folder, name) for name in os.listdir(folder) if not name.endswith(".json"))
+        return [os.path.join(folder, name) for name in os.listdir(folder) if not name.endswith(".json")]
     except OSError:
         return []
 
@@ -58,7 +62,9 @@ def locate(directory: str, id: str, known: str | None = None) -> str | None:
     for path in (os.path.join(directory, FOLDER, str(name)) for name in names):
         if not path.endswith(".json") and os.path.lexists(path):
             return path
-    return next((path for path in files(directory) if id_of(os.path.basename(path)) == id), None)
+    return (
+        next((path for path in _files(directory) if id_of(os.path.basename(path)) == id), None) if is_id(id) else None
+    )
 
 
 def report(path: str) -> dict[str, Any]:

@@ -59,7 +59,9 @@ class Records(Database):
         if since is not None:
             where.append("enqueued_at >= ?")
             values.append(since)
-        sql = f"SELECT {_SHORT} FROM jobs WHERE {' AND '.join(where)} ORDER BY id DESC LIMIT ?"  # noqa: S608 - placeholders only
+        # Within, from the index alone: sorted as they are, the rows would all be read, results included.
+        newest = f"SELECT rowid FROM jobs WHERE {' AND '.join(where)} ORDER BY id DESC LIMIT ?"  # noqa: S608 - placeholders only
+        sql = f"SELECT {_SHORT} FROM jobs WHERE rowid IN ({newest}) ORDER BY id DESC"  # noqa: S608 - as above
         return [status_of(row) for row in self.read(sql, (*values, -1 if limit is None else limit))]
 
     def history(self, id: str) -> tuple[list[Attempt], list[Event]]:
@@ -94,14 +96,19 @@ class Records(Database):
         sql = f"SELECT task, state, count(*) AS n FROM jobs WHERE {where} GROUP BY task, state"  # noqa: S608 - placeholders only
         return {(row["task"], State(row["state"])): row["n"] for row in self.read(sql, tuple(wanted))}
 
-    def durations(self, since: float) -> list[float]:
-        """The seconds that each attempt took that finished its job after ``since`` (unix time), sorted."""
+    def done_since(self, since: float) -> int:
+        """How many jobs were done after ``since`` (unix time)."""
+        rows = self.read("SELECT count(*) AS n FROM jobs WHERE state = 'done' AND finished_at > ?", (since,))
+        return rows[0]["n"] if rows else 0
+
+    def durations(self, since: float, limit: int) -> list[float]:
+        """The seconds that the ``limit`` latest jobs done after ``since`` (unix time) took, sorted."""
         rows = self.read(
             "SELECT finished_at - started_at AS seconds FROM jobs"
-            " WHERE state = 'done' AND finished_at > ? ORDER BY seconds",
-            (since,),
+            " WHERE state = 'done' AND finished_at > ? ORDER BY finished_at DESC LIMIT ?",
+            (since, limit),
         )
-        return [row["seconds"] for row in rows]
+        return sorted(row["seconds"] for row in rows)
 
 
 def status_of(row: sqlite3.Row) -> Status:

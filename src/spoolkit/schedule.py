@@ -11,7 +11,8 @@ from spoolkit.errors import ScheduleError
 MAX_AHEAD = 10 * 365.25 * 86400.0
 """Seconds ahead that can still be meant; milliseconds given for seconds are far beyond it."""
 
-_NUMBER_TEXT = re.compile(r"\d{1,12}(\.\d{1,9})?", re.ASCII)
+_NUMBER_TEXT = re.compile(r"\d{1,20}(\.\d{1,9})?", re.ASCII)
+"""Long enough for milliseconds and nanoseconds, which are refused as such."""
 
 
 def run_at(at: object, delay: object, *, now: float) -> float | None:

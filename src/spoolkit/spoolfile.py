@@ -26,6 +26,7 @@ STRAY_AGE = 3600.0
 held: str | None = None
 """The job whose file uWSGI's lock of this process is on: opened and closed, it would be free for others."""
 
+_ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _NAME = re.compile(PREFIX + r"([0-9a-f]{32})(?:\.\d{1,9}(?:~\d{1,9})?)*", re.ASCII)
 _SUFFIX = re.compile(r"\.(\d{1,9})(?:~(\d{1,9}))?$", re.ASCII)
 
@@ -131,10 +132,25 @@ def locate(directory: str, id: str, known: str | None = None) -> str | None:
     """The path of the job's file, waiting or running; ``known`` is a name that it has had."""
     if path := find(directory, id, known):
         return path
+    if not is_id(id):
+        return None  # no other name leads to it, and a visitor may ask for anything: the directory may hold 100,000
     try:
-        return next((path for path in pending(directory) if id_of(os.path.basename(path)) == id), None)
+        return _search(directory, id)
     except OSError:
         return None
+
+
+def _search(directory: str, id: str) -> str | None:
+    """The path of the job's file under any name, in ``directory`` or a priority folder of it."""
+    folders = []
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            if entry.name.startswith(PREFIX):
+                if entry.name.startswith(id, len(PREFIX)) and id_of(entry.name) == id:
+                    return entry.path
+            elif _is_priority(entry):
+                folders.append(entry.path)
+    return next(filter(None, (_search(folder, id) for folder in folders)), None)
 
 
 def is_due(path: str) -> bool:
@@ -186,6 +202,11 @@ def _numbers(path: str) -> tuple[str, int, int]:
     return (path[: found.start()], int(found[1]), int(found[2] or 0)) if found else (path, 0, 0)
 
 
+def is_id(text: str) -> bool:
+    """Whether ``text`` has the form of a job's id: 32 hex digits."""
+    return _ID.fullmatch(text) is not None
+
+
 def id_of(name: str) -> str | None:
     """The job whose file is called ``name``; ``None`` where it is not one of spoolkit's."""
     found = _NAME.fullmatch(name)
@@ -194,16 +215,25 @@ def id_of(name: str) -> str | None:
 
 def pending(directory: str) -> list[str]:
     """The paths of the spool files in ``directory``, priorities (folders of digits) first, then by name."""
+    files, folders = [], []
     with os.scandir(directory) as entries:
-        files = [entry.path for entry in entries if entry.name.startswith(PREFIX)]
-    return [path for folder in priority_folders(directory) for path in pending(folder)] + sorted(files)
+        for entry in entries:
+            if entry.name.startswith(PREFIX):
+                files.append(entry.path)
+            elif _is_priority(entry):
+                folders.append(entry.path)
+    return [path for folder in sorted(folders, key=_priority) for path in pending(folder)] + sorted(files)
 
 
 def priority_folders(directory: str) -> list[str]:
     """The folders of jobs with a priority, the most urgent first."""
     with os.scandir(directory) as entries:
         folders = [entry.path for entry in entries if _is_priority(entry)]
-    return sorted(folders, key=lambda path: int(os.path.basename(path)))
+    return sorted(folders, key=_priority)
+
+
+def _priority(folder: str) -> int:
+    return int(os.path.basename(folder))
 
 
 def _is_priority(entry: os.DirEntry[str]) -> bool:

@@ -17,6 +17,9 @@ OVER = FINISHED - {State.DEAD}
 
 PERCENTILES = (50, 90, 99)
 
+LATEST = 10_000
+"""Jobs, done in the last hour, whose run times are looked at."""
+
 
 @dataclass(frozen=True)
 class Statistics:
@@ -24,8 +27,9 @@ class Statistics:
 
     ``oldest_due``  how long the oldest job that is due has been waiting
     ``done``        how many jobs were done in the last hour
-    ``percentiles`` how long those took at most, so many per cent of them
+    ``percentiles`` how long those took at most, so many per cent of them (of the last 10,000)
     ``paused``      the spool directories in which no job starts: ``paused`` or ``drained``
+    ``complete``    false where not all waiting jobs were read: the rest is counted as ``queued``, of the task ``?``
     """
 
     counts: dict[tuple[str, State], int]
@@ -33,6 +37,7 @@ class Statistics:
     done: int
     percentiles: dict[int, float]
     paused: dict[str, str]
+    complete: bool = True
 
     def to_dict(self) -> dict[str, Any]:
         """The figures as JSON tells them."""
@@ -42,19 +47,28 @@ class Statistics:
             "done_last_hour": self.done,
             "run_time": {f"p{share}": seconds for share, seconds in self.percentiles.items()},
             "paused": self.paused,
+            "complete": self.complete,
         }
 
 
-def gather() -> Statistics:
-    """The figures of now."""
+def gather(*, max_examined: int = lookup.MAX_EXAMINED) -> Statistics:
+    """The figures of now; of waiting and of dead jobs, at most ``max_examined`` each are read."""
     now = clock.now()
     # What is over for good is counted where it lies: there may be a million of it.
     counts = Counter(lookup.known_of(lambda: tracking.store().counts(OVER)) or {})
-    others = lookup.jobs(states=frozenset(State) - OVER)
+    others = lookup.jobs(states=frozenset(State) - OVER, max_examined=max_examined)
+    waiting = list(lookup.pending())
     counts.update((status.task or "?", status.state) for status in others)
+    if not others.complete:
+        for known, number in (lookup.known_of(lambda: tracking.store().counts(frozenset(State) - OVER)) or {}).items():
+            counts[known] = max(counts[known], number)
+        unread = len(waiting) - sum(n for (_, state), n in counts.items() if state in lookup.OPEN)
+        counts["?", State.QUEUED] += max(0, unread)
     running = {status.id for status in others if status.state is State.RUNNING}
-    took = lookup.known_of(lambda: tracking.store().durations(now - HOUR)) or []
-    return Statistics(dict(sorted(counts.items())), _oldest_due(now, running), len(took), _percentiles(took), _paused())
+    done = lookup.known_of(lambda: tracking.store().done_since(now - HOUR)) or 0
+    took = lookup.known_of(lambda: tracking.store().durations(now - HOUR, LATEST)) or []
+    late = _oldest_due(now, waiting, running)
+    return Statistics(dict(sorted(counts.items())), late, done, _percentiles(took), _paused(), others.complete)
 
 
 def _paused() -> dict[str, str]:
@@ -62,9 +76,9 @@ def _paused() -> dict[str, str]:
     return {directory: state for directory, state in states.items() if state is not None}
 
 
-def _oldest_due(now: float, running: set[str]) -> float | None:
+def _oldest_due(now: float, waiting: list[str], running: set[str]) -> float | None:
     due = []
-    for path in lookup.pending():
+    for path in waiting:
         if lookup.id_of(path) not in running:
             with contextlib.suppress(OSError):
                 due.append(os.lstat(path).st_mtime)

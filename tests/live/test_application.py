@@ -92,6 +92,8 @@ BAD = [
     ("/uwsgi_spool/1?delay=inf", "delay"),
     ("/uwsgi_spool/1?delay=999999999", "delay"),
     ("/uwsgi_spool/1?delay=1&at=1790000000", "delay"),
+    ("/uwsgi_spool/1?delay=1&delay=600", "delay"),
+    ("/uwsgi_spool/1?dely=1", "dely"),
 ]
 
 
@@ -113,7 +115,87 @@ def test_the_readmes_example_of_an_error_is_what_it_answers(site: UwsgiServer) -
     assert site.get(asked).text.strip() == answered
 
 
-@pytest.mark.parametrize("path", ["/nowhere", "/-1", "/uwsgi_spool/x", "/uwsgi_spool/1.5"])
+def jobs_of(site: UwsgiServer) -> set[str]:
+    return {name for name in os.listdir(site.spool) if name.startswith("uwsgi_")}
+
+
+@pytest.mark.parametrize("path", ["/", "/1", "/uwsgi_thread/1", "/uwsgi_spool", "/uwsgi_spool/1", "/uwsgi_tasks/1"])
+def test_head_answers_as_get_and_starts_nothing(site: UwsgiServer, path: str) -> None:
+    files, printed = jobs_of(site), site.log().count("... 1/")
+    answer = site.request("HEAD", path)
+    assert (answer.status, answer.text, answer.headers["Content-Type"]) == (200, "", "application/json")
+    assert site.get("/nowhere").status == 404  # answered after it, so whatever it started has begun
+    assert (jobs_of(site) - files, site.log().count("... 1/")) == (set(), printed)
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [("/3601", 400), ("/uwsgi_spool/1?at=x", 400), ("/nowhere", 404), ("/jobs/" + "0" * 32, 404), ("/jobs", 404)],
+)
+def test_head_is_refused_as_get_is(site: UwsgiServer, path: str, status: int) -> None:
+    assert site.request("HEAD", path).status == site.get(path).status == status
+
+
+def test_a_method_that_is_not_allowed_names_those_that_are(site: UwsgiServer) -> None:
+    for path in ("/1", "/uwsgi_spool", f"/jobs/{'0' * 32}"):
+        answer = site.request("DELETE", path)
+        assert answer.status == 405
+        assert "GET" in answer.headers["Allow"]
+        assert answer.json["error"]["type"] == "MethodNotAllowed"
+
+
+JSON, FORM = "application/json", "application/x-www-form-urlencoded"
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [('{"delay": 600}', JSON), ('{"delay": "600"}', JSON), ('{"delay": 6e2, "at": null}', JSON), ("delay=600", FORM)],
+)
+def test_options_may_come_in_the_body(site: UwsgiServer, body: str, kind: str) -> None:
+    answer = site.request("POST", "/uwsgi_spool/1", body, {"Content-Type": kind})
+    assert answer.status == 200
+    assert answer.json["run_at"] == pytest.approx(time.time() + 600, abs=60)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "kind", "status", "names"),
+    [
+        ("/uwsgi_spool/1", '{"dely": 600}', JSON, 400, "dely"),
+        ("/uwsgi_spool/1", '{"delay": 1, "delay": 600}', JSON, 400, "delay"),
+        ("/uwsgi_spool/1", '{"delay": true}', JSON, 400, "delay"),
+        ("/uwsgi_spool/1", '{"delay": {"s": 1}}', JSON, 400, "delay"),
+        ("/uwsgi_spool/1", '{"delay": NaN}', JSON, 400, "delay"),
+        ("/uwsgi_spool/1", '{"delay": 1' + "0" * 4000 + "}", JSON, 400, "delay"),
+        ("/uwsgi_spool/1", '{"delay": 1' + "0" * 5000 + "}", JSON, 400, None),
+        ("/uwsgi_spool/1", '{"delay": ', JSON, 400, None),
+        ("/uwsgi_spool/1", "[" * 50000, JSON, 400, None),
+        ("/uwsgi_spool/1", "[600]", JSON, 400, None),
+        ("/uwsgi_spool/1", "x" * 70000, JSON, 413, None),
+        ("/uwsgi_spool/1", "delay=600", "text/plain", 415, None),
+        ("/uwsgi_spool/1?at=1790000000", "delay=600", "text/plain", 415, None),
+        ("/uwsgi_spool/1?delay=600", "delay=600", FORM, 400, "delay"),
+        ("/uwsgi_spool/1?delay=600", '{"delay": 600}', JSON, 400, "delay"),
+        ("/uwsgi_thread/1", '{"delay": 600}', JSON, 400, "delay"),
+        ("/uwsgi_tasks/1?delay=600", "", FORM, 400, "delay"),
+        ("/1", "delay=600", FORM, 400, "delay"),
+    ],
+)
+def test_no_option_is_passed_over(
+    site: UwsgiServer, path: str, body: str, kind: str, status: int, names: str | None
+) -> None:
+    files = jobs_of(site)
+    answer = site.request("POST", path, body, {"Content-Type": kind})
+    assert (answer.status, answer.json["error"]["argument"]) == (status, names), answer.text
+    assert jobs_of(site) - files == set()
+
+
+def test_milliseconds_are_called_by_their_name(site: UwsgiServer) -> None:
+    assert "not milliseconds" in site.get("/uwsgi_spool/1?at=1790000000000").json["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "path", ["/nowhere", "/-1", "/uwsgi_spool/x", "/uwsgi_spool/1.5", "/uwsgi_spool/%D9%A3", "/" + "9" * 500]
+)
 def test_unknown_paths_are_json_too(site: UwsgiServer, path: str) -> None:
     answer = site.get(path)
     assert answer.status == 404

@@ -61,22 +61,13 @@ def test_a_job_is_followed_from_its_file_to_its_end(site: UwsgiServer) -> None:
     assert last["finished_at"] >= last["started_at"] + 2
 
 
-def test_jobs_are_listed_newest_first(site: UwsgiServer) -> None:
-    ids = [site.get(f"/uwsgi_spool/1?delay={100 + i}").json["job"] for i in range(3)]
-    done = site.get("/uwsgi_spool/0").json["job"]
-    wait_until(lambda: job(site, done)["state"] == "done")
-
-    def listed(query: str = "") -> list[str]:
-        return [job["id"] for job in site.get(f"/jobs{query}").json["jobs"]]
-
-    assert listed()[:4] == [done, *reversed(ids)]
-    assert listed("?state=queued")[:3] == ids[::-1]
-    assert done in listed("?state=done")
-    assert not set(ids) & set(listed("?state=done"))
-    assert set(ids) | {done} <= set(listed("?state=done,queued&task=tasks.spool_task"))
-    assert listed("?task=tasks.other") == []
-    assert listed("?limit=2") == [done, ids[2]]
-    assert all(set(job) == KEYS - {"result"} for job in site.get("/jobs").json["jobs"])
+def test_jobs_are_not_listed_and_not_guessed(site: UwsgiServer) -> None:
+    id = site.get("/uwsgi_spool/1?delay=100").json["job"]
+    for path in ("/jobs", "/jobs?state=queued", "/jobs?limit=x", f"/jobs/{id[:31]}", f"/jobs/{id[:8]}", "/jobs/"):
+        answer = site.get(path)
+        assert answer.status == 404
+        assert answer.json["error"]["type"] in ("NotFound", "UnknownJobError")
+        assert id not in answer.text
 
 
 @pytest.mark.parametrize(
@@ -87,12 +78,6 @@ def test_jobs_are_listed_newest_first(site: UwsgiServer) -> None:
         ("/jobs/%2e%2e", 404, None),
         ("/jobs/%00", 404, None),
         ("/jobs/" + "x" * 600, 404, None),
-        ("/jobs?state=runing", 400, "state"),
-        ("/jobs?limit=0", 400, "limit"),
-        ("/jobs?limit=-1", 400, "limit"),
-        ("/jobs?limit=1001", 400, "limit"),
-        ("/jobs?limit=many", 400, "limit"),
-        ("/jobs?limit=²", 400, "limit"),
     ],
 )
 def test_a_question_that_has_no_answer(site: UwsgiServer, path: str, status: int, argument: str | None) -> None:

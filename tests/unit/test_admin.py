@@ -205,8 +205,8 @@ def test_the_dead_are_told_by_task(directory: str, work: Callable[[], None]) -> 
     work()
     admin.run_now(third.id)
     work()
-    assert admin.dead() == [third.id, second.id, first.id]
-    assert admin.dead(gives_up.name) == [second.id, first.id]
+    assert [status.id for status in admin.dead()] == [third.id, second.id, first.id]
+    assert [status.id for status in admin.dead(gives_up.name)] == [second.id, first.id]
     assert admin.dead("tasks.none") == []
 
 

@@ -11,7 +11,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from spoolkit import SpoolKit, settings, spool
+from spoolkit import SpoolKit, api, settings, spool
 from spoolkit.api import jobs_blueprint
 from spoolkit.engines.spooler import Spooler
 
@@ -38,7 +38,7 @@ def app(tmp_path: Path) -> Iterator[Flask]:
     app = Flask("the_application")
     app.config.update(SPOOLKIT_SPOOL=tmp_path / "spool", SPOOLKIT_MAX_RESULT=1000)
     SpoolKit(app)
-    app.register_blueprint(jobs_blueprint())
+    app.register_blueprint(jobs_blueprint(listing=True))
     app.register_blueprint(jobs_blueprint(details=True, url_prefix="/staff"), name="staff")
     with app.app_context():
         yield app
@@ -106,3 +106,56 @@ def test_without_a_store_what_is_queued_is_still_told(client: FlaskClient, tmp_p
     (tmp_path / "spool" / "spoolkit.db").write_bytes(b"no database" * 100)
     assert get(client, f"/jobs/{job.id}")["state"] == "queued"
     assert [found["id"] for found in get(client, "/jobs")["jobs"]] == [job.id]
+
+
+def test_without_listing_a_list_is_a_404_and_a_single_job_is_not(app: Flask, client: FlaskClient) -> None:
+    app.register_blueprint(jobs_blueprint(url_prefix="/closed"), name="closed")
+    job = secretive("x")
+    answer = client.get("/closed")
+    assert answer.status_code == 404
+    assert answer.get_json()["error"]["type"] == "NotFound"
+    assert job.id not in answer.text
+    assert get(client, f"/closed/{job.id}")["state"] == "queued"
+    for part in (job.id[:31], job.id[:8], job.id.upper() if job.id.upper() != job.id else job.id + "0"):
+        assert client.get(f"/closed/{part}").status_code == 404, "only a full id is an answer"
+
+
+@pytest.fixture
+def ids(client: FlaskClient) -> list[str]:
+    """One job done, three queued, newest first."""
+    done = secretive("x")
+    run_all()
+    return [job.id for job in reversed([done, *(returns_much.using(delay=100 + i)() for i in range(3))])]
+
+
+@pytest.mark.parametrize(
+    ("query", "which"),
+    [
+        ("", slice(0, 4)),
+        ("?state=queued", slice(0, 3)),
+        ("?state=done", slice(3, 4)),
+        ("?state=done,queued", slice(0, 4)),
+        ("?state=done&state=queued&limit=2", slice(0, 2)),
+        (f"?task={secretive.name}", slice(3, 4)),
+        ("?task=other", slice(0, 0)),
+    ],
+)
+def test_jobs_are_listed_newest_first(client: FlaskClient, ids: list[str], query: str, which: slice) -> None:
+    listed = get(client, f"/jobs{query}")["jobs"]
+    assert [job["id"] for job in listed] == ids[which]
+    assert not any("result" in job for job in listed)
+
+
+@pytest.mark.parametrize("query", ["state=runing", "limit=0", "limit=-1", "limit=1001", "limit=many", "limit=%C2%B2"])
+def test_a_question_that_cannot_be_meant_is_a_400(client: FlaskClient, query: str) -> None:
+    answer = client.get(f"/jobs?{query}")
+    assert answer.status_code == 400
+    assert answer.get_json()["error"]["argument"] == query.partition("=")[0]
+
+
+def test_a_list_says_where_it_stopped(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    for _ in range(3):
+        secretive("x")
+    assert get(client, "/jobs?task=other") == {"jobs": [], "complete": True}
+    monkeypatch.setattr(api, "MAX_EXAMINED", 2)
+    assert get(client, "/jobs?task=other") == {"jobs": [], "complete": False}

@@ -108,6 +108,7 @@ def test_ls_says_where_it_stops(flask_spool: Flasks) -> None:
         (["retry"], "give the ids of dead jobs, or --dead"),
         (["retry", "abc", "--dead"], "give the ids of dead jobs, or --dead"),
         (["retry", "abc", "--task", "t"], "--task goes with --dead"),
+        (["purge", "--state", "done,dead"], "add --yes"),
         (["cancel"], "Missing argument"),
         (["watch", "--interval", "0"], "not in the range"),
     ],
@@ -152,6 +153,12 @@ def test_retry_takes_one_or_all_of_a_task(flask_spool: Flasks) -> None:
     assert len(told(flask_spool("retry", "--dead", "--json"))) == 2
     run_all()
     assert (first.state, first.attempt) == (State.DEAD, 3)
+    morgue_file = lookup.details(second.id).status.file
+    Path(settings.current().spool, "dead", str(morgue_file)).write_bytes(b"damaged")
+    said = flask_spool("retry", "--dead")
+    assert said.exit_code == 1
+    assert "1 job retried, 1 failed" in said.stdout
+    assert f"job {second.id} is damaged" in said.stderr
 
 
 def test_cancel_and_run_now(flask_spool: Flasks) -> None:
@@ -180,7 +187,7 @@ def test_purge_forgets_what_is_over(flask_spool: Flasks) -> None:
     assert told(flask_spool("purge", "--older-than", "1h", "--json")) == {"purged": 0}
     assert flask_spool("purge").output == "1 job forgotten\n"
     assert dead.state is State.DEAD
-    assert told(flask_spool("purge", "--state", "dead", "--json")) == {"purged": 1}
+    assert told(flask_spool("purge", "--state", "dead", "--yes", "--json")) == {"purged": 1}
     assert told(flask_spool("ls", "--json")) == []
 
 
@@ -194,6 +201,8 @@ def test_stats_and_watch_count(flask_spool: Flasks, running: str) -> None:
     assert figures["oldest_due"] >= 0
     seen = told(flask_spool("watch", "--times", 1, "--json"))
     assert [one["id"] for one in seen["running"]] == [running]
+    lines = flask_spool("watch", "--times", 2, "--interval", 0.1, "--json").stdout.splitlines()
+    assert [json.loads(line)["running"][0]["id"] for line in lines] == [running, running]
     assert flask_spool("watch", "--times", 2, "--interval", 0.1).output.count(running) == 2
     flask_spool("cancel", running)
 

@@ -473,3 +473,99 @@ def test_only_a_running_job_shows_the_progress_of_its_file(directory: str, work:
     shown.progress(Progress(1))
     assert lookup.find(made.id).progress is None
     shown.close()
+
+
+# At 100,000 jobs
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The spool files that are opened."""
+    paths: list[str] = []
+    peek = spoolfile.peek
+
+    def counting(path: str, size: int = -1) -> bytes | None:
+        paths.append(path)
+        return peek(path, size)
+
+    monkeypatch.setattr(spoolfile, "peek", counting)
+    return paths
+
+
+def test_a_search_reads_so_many_files_and_says_that_it_stopped(directory: str, opened: list[str]) -> None:
+    made = [ends.using(delay=1000)("x") for _ in range(8)]
+    found = lookup.jobs(task="tasks.none", max_examined=5)
+    assert (list(found), found.complete, len(opened)) == ([], False, 5)
+    found = lookup.jobs(max_examined=5)
+    assert [status.id for status in found] == [job.id for job in made[:2:-1]], "the newest ones"
+    assert not found.complete
+    assert lookup.jobs(limit=5, max_examined=5).complete, "the five newest are what was asked for"
+    assert lookup.jobs(max_examined=8).complete
+    opened.clear()
+    assert lookup.jobs(limit=2, max_examined=5).complete
+    assert len(opened) == 2, "no more than are shown"
+
+
+def test_a_search_reads_so_many_records_and_says_that_it_stopped(directory: str, work: Callable[[], None]) -> None:
+    for how in ("fails", "well"):
+        made = [ends(how) for _ in range(4)]
+        work()
+        state = lookup.find(made[0].id).state
+        for most, complete in ((3, False), (4, True)):
+            found = lookup.jobs(states=(state,), task=ends.name, max_examined=most)
+            assert ([s.id for s in found], found.complete) == ([job.id for job in made[::-1]][:most], complete)
+
+
+def test_dead_files_without_records_are_bounded_too(directory: str, opened: list[str]) -> None:
+    for _ in range(6):
+        ends.using(delay=1000)("x")
+    for path in spoolfile.pending(directory):
+        morgue.quarantine(path, directory, reason="x")
+    found = lookup.jobs(states=(State.DEAD,), max_examined=4)
+    assert (len(found), found.complete, len(opened)) == (4, False, 4)
+
+
+def test_older_files_are_not_opened_for_since(directory: str, opened: list[str]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clock, "now", lambda: 1e9)
+        for _ in range(3):
+            ends.using(delay=1000)("x")
+    new = ends.using(delay=1000)("x")
+    assert [status.id for status in lookup.jobs(since=1e9 + 60)] == [new.id]
+    assert len(opened) == 1
+
+
+def test_what_cannot_be_a_jobs_id_costs_no_look_at_the_directory(
+    directory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends.using(delay=1000)("x")
+
+    def no_scan(*_: object) -> None:
+        raise AssertionError("the directory was read")
+
+    monkeypatch.setattr(os, "scandir", no_scan)
+    monkeypatch.setattr(os, "listdir", no_scan)
+    for id in ("00", "x", "uwsgi_spoolfile_on_host", NO_JOB.replace("0", "A")):
+        with pytest.raises(UnknownJobError):
+            lookup.find(id)
+
+
+def test_many_records_without_files_cost_one_more_look_at_the_directory(
+    directory: str, monkeypatch: pytest.MonkeyPatch, work: Callable[[], None]
+) -> None:
+    made = [ends("fails") for _ in range(5)]
+    work()
+    for path in spoolfile.pending(directory):
+        os.unlink(path)
+    listed = 0
+    pending = spoolfile.pending
+
+    def counting(directory: str) -> list[str]:
+        nonlocal listed
+        listed += 1
+        return pending(directory)
+
+    monkeypatch.setattr(spoolfile, "pending", counting)
+    found = lookup.jobs(states=(State.LOST,))
+    assert {status.id for status in found} == {job.id for job in made}
+    assert listed == 2

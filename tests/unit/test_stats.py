@@ -147,3 +147,22 @@ def test_so_many_per_cent_took_no_longer(took: list[float]) -> None:
         assert sum(one <= seconds for one in took) * 100 >= len(took) * share
         # And with a shorter time it were fewer: but for one job, the smallest that holds.
         assert sum(one < seconds for one in took) <= math.floor(len(took) * share / 100)
+
+
+def test_waiting_jobs_beyond_the_bound_are_counted_all_the_same(directory: str, work: Callable[[], None]) -> None:
+    for _ in range(4):
+        ends("dies")
+        ends("fails")
+    work()
+    for _ in range(6):
+        ends.using(delay=1000)("x")
+    found = stats.gather(max_examined=3)
+    assert not found.complete
+    assert found.counts == {
+        ("?", State.QUEUED): 3,
+        (ends.name, State.QUEUED): 3,
+        (ends.name, State.RETRYING): 4,
+        (ends.name, State.DEAD): 4,
+    }
+    assert found.to_dict()["complete"] is False
+    assert stats.gather().complete

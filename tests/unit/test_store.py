@@ -674,7 +674,9 @@ def test_how_long_finished_attempts_took(store: Store, at: Callable[[float], Non
         claim(store, a_job(number))
         at(over)
         store.finish(a_job(number), 1, Done())
-    assert store.durations(5.0) == [2.0, 5.0]
+    assert store.durations(5.0, 10) == [2.0, 5.0]
+    assert len(store.durations(5.0, 1)) == 1
+    assert store.done_since(5.0) == 2
 
 
 def test_to_look_makes_no_file(store: Store) -> None:
@@ -818,7 +820,8 @@ QUESTIONS: dict[str, Callable[[Store], object]] = {
     "statuses": lambda store: store.statuses(),
     "history": lambda store: store.history(ID),
     "counts": lambda store: store.counts(State),
-    "durations": lambda store: store.durations(0.0),
+    "durations": lambda store: store.durations(0.0, 10),
+    "done_since": lambda store: store.done_since(0.0),
 }
 
 

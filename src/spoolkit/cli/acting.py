@@ -29,7 +29,11 @@ def retry(ids: tuple[str, ...], all_dead: bool, task: str | None, as_json: bool)
         admin.retry(id)
         return State.QUEUED
 
-    _each(admin.dead(task) if all_dead else ids, retried, as_json)
+    if not all_dead:
+        _each(ids, retried, as_json)
+        return
+    dead = admin.dead(task)
+    _each([status.id for status in dead], retried, as_json, count="retried", more=not dead.complete)
 
 
 @command("cancel")
@@ -64,16 +68,24 @@ def run_now(ids: tuple[str, ...], as_json: bool) -> None:
 @click.option(
     "--older-than", type=group.seconds, default="0", metavar="SPAN", help="Only what ended longer ago: 2h, 7d."
 )
-def purge(states: frozenset[State], older_than: float, as_json: bool) -> None:
+@click.option("--yes", is_flag=True, help="Purge dead jobs too: they can never be run again.")
+def purge(states: frozenset[State], older_than: float, yes: bool, as_json: bool) -> None:
     """Forget jobs that are over."""
     if open_states := states - FINISHED:
         raise click.BadParameter(f"{', '.join(sorted(open_states))} jobs are not over", param_hint="--state")
+    if State.DEAD in states and not yes:
+        raise click.UsageError("dead jobs are deleted with their files, and can never be run again: add --yes")
     gone = admin.purge(states, clock.now() - older_than)
     say_json({"purged": gone}) if as_json else click.echo(f"{gone} job{'' if gone == 1 else 's'} forgotten")
 
 
-def _each(ids: Iterable[str], act: Callable[[str], State], as_json: bool) -> None:
-    """Do it to each job, whatever becomes of the others. Exit code 1 where one of them would not."""
+def _each(
+    ids: Iterable[str], act: Callable[[str], State], as_json: bool, *, count: str | None = None, more: bool = False
+) -> None:
+    """Do it to each job, also if another one fails. Exit code 1 if one of them failed.
+
+    ``count`` is the word for what was done, where the sum is said; ``more`` whether there are further jobs.
+    """
     told: list[dict[str, Any]] = []
     for id in ids:
         try:
@@ -87,7 +99,13 @@ def _each(ids: Iterable[str], act: Callable[[str], State], as_json: bool) -> Non
             if not as_json:
                 asked = " (asked to stop)" if state is State.RUNNING else ""
                 click.echo(f"{id} {state}{asked}")
+    failed = sum("error" in one for one in told)
     if as_json:
         say_json(told)
-    if any("error" in one for one in told):
+    elif count is not None:
+        done = len(told) - failed
+        click.echo(f"{done} job{'' if done == 1 else 's'} {count}" + (f", {failed} failed" if failed else ""))
+    if more:
+        click.echo("there are more: run the command again", err=True)
+    if failed:
         raise click.exceptions.Exit(1)

@@ -40,9 +40,9 @@ def command(name: str) -> Callable[[F], click.Command]:
     return made
 
 
-def say_json(value: object) -> None:
-    """Print ``value`` for a script. What JSON has no form for appears as its text."""
-    click.echo(json.dumps(value, indent=2, default=str))
+def say_json(value: object, *, indent: int | None = 2) -> None:
+    """Print ``value`` for a script; without ``indent`` on one line. What JSON has no form for appears as its text."""
+    click.echo(json.dumps(value, indent=indent, default=str))
 
 
 def seconds(text: str) -> float:

@@ -14,6 +14,9 @@ from spoolkit.lookup import Details
 
 LIMIT = 50
 
+MAX_ALL = 100_000
+"""Files and records that are read where all jobs are wanted."""
+
 
 @command("ls")
 @click.option(
@@ -28,17 +31,26 @@ LIMIT = 50
 )
 def ls(states: frozenset[State] | None, task: str | None, since: float | None, limit: int, as_json: bool) -> None:
     """List jobs, newest first."""
-    found = lookup.jobs(states=states or (), task=task, since=since, limit=limit + 1 if limit else None)
+    most = max(lookup.MAX_EXAMINED, limit) if limit else MAX_ALL
+    found = lookup.jobs(
+        states=states or (), task=task, since=since, limit=limit + 1 if limit else None, max_examined=most
+    )
     shown = found[:limit] if limit else found
     if as_json:
         say_json([api.brief(status) for status in shown])
-        return
-    if not shown:
-        click.echo("no jobs", err=True)
-        return
-    say(table(HEADERS, map(summary, shown)))
-    if len(found) > len(shown):
+    elif shown:
+        say(table(HEADERS, map(summary, shown)))
+    else:
+        click.echo("no jobs" if found.complete else "no jobs among those that were examined", err=True)
+    if not found.complete:
+        say_incomplete(most)
+    elif len(found) > len(shown):
         click.echo(f"… and older ones: --limit {2 * limit}, or --limit 0 for all", err=True)
+
+
+def say_incomplete(examined: int) -> None:
+    """Say that the list stopped before it had found all jobs."""
+    click.echo(f"… the list stops here: {examined} jobs were examined, others were not; try --since 1h", err=True)
 
 
 @command("show")
@@ -116,4 +128,6 @@ def stats(as_json: bool) -> None:
     )
     took = ", ".join(f"{share} % within {duration(seconds)}" for share, seconds in figures.percentiles.items())
     say(*(f"{directory} is {state}: no job starts" for directory, state in figures.paused.items()))
+    if not figures.complete:
+        click.echo(f"{lookup.MAX_EXAMINED} waiting jobs were read; those of the task ? were counted only", err=True)
     say(oldest, f"done in the last hour: {figures.done}" + (f" ({took})" if took else ""))

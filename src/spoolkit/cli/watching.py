@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 RECENT = 5
 
+MAX_EXAMINED = 1000
+"""Files and records that one look may read: there is one every second."""
+
 
 @command("watch")
 @click.option(
@@ -27,12 +30,12 @@ RECENT = 5
 )
 @click.option("--times", type=click.IntRange(min=1), help="How many looks; without it, until Ctrl-C.")
 def watch(interval: float, times: int | None, as_json: bool) -> None:
-    """Watch jobs run, with their progress. With --json, one document for each look."""
+    """Watch jobs run, with their progress. With --json, one document on one line for each look."""
     looks = itertools.count() if times is None else range(times)
     if as_json or not (out := console()).is_terminal:
         for look in looks:
             time.sleep(interval if look else 0)
-            say_json(_as_json(*_look())) if as_json else say(*_view(*_look()))
+            say_json(_as_json(*_look()), indent=None) if as_json else say(*_view(*_look()))
         return
     from rich.console import Group
     from rich.live import Live
@@ -47,9 +50,10 @@ def watch(interval: float, times: int | None, as_json: bool) -> None:
 
 
 def _look() -> tuple[Statistics, list[Status], list[Status]]:
-    running = lookup.jobs(states=(State.RUNNING,))
-    over = lookup.jobs(states=(State.DONE, State.DEAD, State.CANCELLED, State.LOST), limit=RECENT)
-    return statistics.gather(), running, over
+    running = lookup.jobs(states=(State.RUNNING,), max_examined=MAX_EXAMINED)
+    ended = (State.DONE, State.DEAD, State.CANCELLED, State.LOST)
+    over = lookup.jobs(states=ended, limit=RECENT, max_examined=MAX_EXAMINED)
+    return statistics.gather(max_examined=MAX_EXAMINED), running, over
 
 
 def _as_json(figures: Statistics, running: list[Status], over: list[Status]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from spoolkit.api import jobs_blueprint
 
 app = Flask(__name__)
 kit = SpoolKit(app)
-app.register_blueprint(jobs_blueprint())
+app.register_blueprint(jobs_blueprint(listing=True))
 
 request_id: ContextVar[str] = ContextVar("request_id", default="-")
 
