@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Generic, Literal, TypeVar, get_args
 
-from spoolkit import lifetime, log, runner, tracking
+from spoolkit import application, lifetime, log, tracking
 from spoolkit.errors import ConfigurationError, QueueFull
 from spoolkit.filelock import only_one
 
@@ -243,13 +243,13 @@ class _Life:
             while ready and subject._has_more():
                 self._call(subject._turn, "handle")
         finally:
-            with self._logged("shutdown"), runner.application():
+            with self._logged("shutdown"), application.context():
                 subject.shutdown()
 
     def _call(self, function: Callable[[], None], what: str) -> bool:
         """Call it; whether it returned. If not, after a pause."""
         before = self._subject.failures
-        with self._logged(what), runner.application():
+        with self._logged(what), application.context():
             function()
         if self._subject.failures == before:
             self._failed_in_a_row = 0

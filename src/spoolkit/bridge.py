@@ -104,6 +104,11 @@ def spawned() -> int:
     return sum(int(worker["respawn_count"]) for worker in uwsgi.workers())
 
 
+def is_served() -> bool:
+    """Whether any HTTP process of this uWSGI has loaded its application."""
+    return any(one["apps"] for one in uwsgi.workers())
+
+
 def has_application() -> bool:
     """Whether this HTTP process has loaded its application."""
     return bool(uwsgi.workers()[uwsgi.worker_id() - 1]["apps"])

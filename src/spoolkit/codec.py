@@ -15,7 +15,6 @@ import functools
 import json
 import math
 import re
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
@@ -27,6 +26,7 @@ from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
+from spoolkit import modules
 from spoolkit.errors import ArgumentTypeError, ConfigurationError, DecodeError
 
 T = TypeVar("T")
@@ -218,7 +218,7 @@ def _reference(cls: type, where: str) -> str:
         raise _refusal(
             cls, where, "a spooler cannot find it by that name: define the class at the top of an imported module"
         )
-    return _text(f"{cls.__module__}:{cls.__qualname__}", where)
+    return _text(f"{modules.dotted_name(cls.__module__)}:{cls.__qualname__}", where)
 
 
 def _refusal(cls: type, where: str, why: str, *, what: str = "") -> ArgumentTypeError:
@@ -396,7 +396,7 @@ def _class(reference: str) -> type:
     found = _lookup(module, qualname)
     if isinstance(found, type):
         return found
-    if module in sys.modules:
+    if modules.find(module) is not None:
         raise DecodeError(f"the module {module!r:.200} has no class {qualname!r:.200}")
     raise DecodeError(
         f"the module {module!r:.200} is not imported in this process: import it in the module that the spooler imports"
@@ -404,7 +404,7 @@ def _class(reference: str) -> type:
 
 
 def _lookup(module: str, qualname: str) -> object:
-    found: object = sys.modules.get(module)
+    found: object = modules.find(module)
     for part in qualname.split("."):
         if not issubclass(type(found), (ModuleType, type)):
             return None

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 from typing import Any
-from weakref import WeakSet, ref
+from weakref import WeakSet
 
-from flask import Flask, current_app, has_app_context
+from flask import Flask
 
-from spoolkit import bridge, devrunner, lifetime, log, runner, settings, task
+from spoolkit import application, bridge, devrunner, lifetime, log, served, settings, task
 from spoolkit.background import BackgroundThread, Threads, Where
 from spoolkit.cli import commands
+from spoolkit.errors import ConfigurationError
 from spoolkit.settings import Settings
 from spoolkit.task import Task
 
@@ -33,28 +34,24 @@ class SpoolKit:
     def init_app(self, app: Flask) -> None:
         """Run tasks in the context of ``app``, with its ``SPOOLKIT_*`` settings, and add ``flask spool``.
 
-        Where several applications live in one process, jobs run in the one that came last. Outside uWSGI this makes
-        the spool directory where it is missing. Raises :class:`ConfigurationError` for a setting that cannot be used.
+        Where several applications live in one process, a job runs in the one that was current at its call, else in the
+        one that was made last. Outside uWSGI this makes the spool directory where it is missing. Raises
+        :class:`ConfigurationError` for a setting that cannot be used, and where uWSGI has spoolers and gives each
+        application an interpreter of its own.
         """
         config = settings_of(app)
         self._apps.add(app)
         app.extensions["spoolkit"] = self
         app.cli.add_command(commands)
-        runner.use_application(app.app_context)
-        latest = ref(app)
-
-        def in_force() -> Settings | None:
-            if has_app_context() and "spoolkit" in current_app.extensions:
-                return settings_of(current_app._get_current_object())  # type: ignore[attr-defined]
-            known = latest()
-            return None if known is None else settings_of(known)
-
-        settings.use(in_force)
-        served = bridge.directories()
-        if served and config.spool not in served:
+        if bridge.directories() and served.has_separate_interpreters(served.options()):
+            raise ConfigurationError(served.SEPARATE, setting=served.ONE_INTERPRETER)
+        application.add(app)
+        settings.use(_settings_in_force)
+        directories = bridge.directories()
+        if directories and config.spool not in directories:
             log.warning(
                 "uWSGI serves %s, but SPOOLKIT_SPOOL is %s: jobs from outside uWSGI would lie there unseen",
-                ", ".join(served),
+                ", ".join(directories),
                 config.spool,
             )
         lifetime.let_flask_run_end()
@@ -95,6 +92,11 @@ class SpoolKit:
         if name.startswith("_"):
             raise AttributeError(name)
         return task.by_name(name)
+
+
+def _settings_in_force() -> Settings | None:
+    app = application.current()
+    return None if app is None else settings_of(app)
 
 
 def settings_of(app: Flask) -> Settings:

@@ -1,50 +1,87 @@
-"""Named in uwsgi.ini (``import = spoolkit.guard``, ``spooler-import = spoolkit.guard``), it imports the application.
+"""Named in uwsgi.ini (``import = spoolkit.guard``, ``spooler-import = spoolkit.guard``), it loads the application.
 
-Where a new version does not import, a process that uWSGI has started for it ends again, and tries anew, instead of
-serving without an application: the processes that run the old version go on, none of them is reloaded until the new one
-imports, and the spoolers keep to the old one. At the very start uWSGI itself gives up (``need-app``).
+It loads what uWSGI serves, in HTTP processes and in spoolers alike: see served.py. Where a new version cannot be
+loaded, a process that uWSGI has started for it ends again, and tries anew, instead of serving without an application:
+the processes that run the old version go on, none of them is reloaded until the new one loads, and the spoolers keep to
+the old one. At the very start nothing goes on: uWSGI gives up (``need-app``).
 """
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 import traceback
+from collections.abc import Callable
+from types import TracebackType
+from typing import NoReturn
 
-from spoolkit import bridge, draining, instance, shift
+from spoolkit import bridge, draining, served, shift
+from spoolkit.errors import ConfigurationError
 
 PAUSE = 1.0
-"""Seconds before uWSGI starts another process in the place of one that could not import the application."""
+"""Seconds before uWSGI starts another process in the place of one that could not load the application."""
 
+FAILED_APP = 22
+"""The exit code by which uWSGI knows an HTTP process that has no application (UWSGI_FAILED_APP_CODE in uwsgi.h)."""
 
-def application() -> str | None:
-    """The module of the application, as ``module =`` (or ``wsgi =``) in uwsgi.ini names it."""
-    options = bridge.options()
-    for name in instance.MODULES:
-        value = options.get(name)
-        if isinstance(value, bytes):
-            return os.fsdecode(value).partition(":")[0]
-    return None
+Hook = Callable[[type[BaseException], BaseException, TracebackType | None], object]
 
 
 def load() -> None:
-    """Import the application, or end this process."""
-    name = application()
-    if name is None:
-        print("spoolkit.guard: uwsgi.ini names no application (module = app:app); nothing is imported", file=sys.stderr)  # noqa: T201
+    """Load the applications that uWSGI serves, or end this process."""
+    wanted = served.here()
+    if not wanted:
+        _log("spoolkit.guard: uwsgi.ini names no application (module = shop:create_app()); nothing is loaded")
         return
+    name = ", ".join(map(str, wanted))
     try:
-        importlib.import_module(name)
+        if served.has_separate_interpreters(served.options()):
+            raise ConfigurationError(served.SEPARATE, setting=served.ONE_INTERPRETER)
+        if bridge.is_worker():
+            served.load_once(wanted)
+        else:
+            for target in wanted:
+                served.load(target)
     except BaseException:
-        if bridge.is_worker() and not bridge.respawns():
-            return  # uWSGI tries itself, and gives up
-        traceback.print_exc()
-        print(f"spoolkit: {name} cannot be imported; what runs the old version goes on", file=sys.stderr, flush=True)  # noqa: T201
-        draining.linger(PAUSE)
-        os._exit(1)
-    if bridge.is_worker() and bridge.respawns():
+        _give_up(name, traceback.format_exc())
+    if not bridge.is_worker():
+        return
+    if any(target.file for target in wanted):
+        # uWSGI executes the file after this. It prints what goes wrong there, and then takes the whole instance down.
+        sys.excepthook = _ending(name, sys.excepthook)
+    elif bridge.respawns():
         draining.recycle()  # before it serves: what the new version enqueues is not for the old one to run
+
+
+def _ending(name: str, printed: Hook) -> Hook:
+    pid = os.getpid()
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if os.getpid() == pid and not bridge.has_application():
+            _give_up(name, "".join(traceback.format_exception(kind, error, trace)))
+        printed(kind, error, trace)
+
+    return hook
+
+
+def _give_up(name: str, why: str) -> NoReturn:
+    """End this process, which has no application, and say what follows from that."""
+    begins = bridge.is_worker() and not bridge.respawns()
+    if begins and bridge.is_first_worker():
+        follows = "the site does not start"
+    else:
+        # At a first start all processes fail alike: the first says so, and this one is ended with the instance here.
+        draining.linger(PAUSE)
+        if bridge.is_spooler():
+            follows = "this spooler runs no job"
+        else:
+            follows = "the processes that run the old version go on" if bridge.is_served() else "no process serves it"
+    _log(f"{why}spoolkit: {name} cannot be loaded; {follows}")
+    os._exit(FAILED_APP if begins else 1)
+
+
+def _log(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)  # noqa: T201 - nobody has configured logging yet
 
 
 if bridge.is_worker() or bridge.is_spooler():

@@ -76,6 +76,7 @@ class Job:
     ``run_at``       unix time in seconds (UTC) before which it does not start; ``None``: at once
     ``queue``        the spool directory, absolute; ``None``: the one in use
     ``priority``     uWSGI's priority, lower first; ``None``: none
+    ``app``          the application in whose context it runs, where several are served; ``None``: the one made last
     """
 
     id: str
@@ -87,6 +88,7 @@ class Job:
     run_at: float | None = None
     queue: str | None = None
     priority: int | None = None
+    app: str | None = None
 
 
 Backoff = float | Callable[[int], float]

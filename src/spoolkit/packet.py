@@ -64,6 +64,8 @@ def pack(job: Job, *, max_body: int, names: Sequence[str] = ()) -> Packet:
         fields[b"queue"] = job.queue.encode("utf-8", "surrogateescape")
     if job.priority is not None:
         fields[b"priority"] = str(job.priority).encode()
+    if job.app is not None:
+        fields[b"app"] = job.app.encode()
     if size(fields) > LIMIT:
         raise TooLargeError(
             f"the job of task {job.task[:80]!r} does not fit into uWSGI's packet: "
@@ -106,6 +108,7 @@ def head(packet: Packet) -> Job:
             run_at=_read_time(fields[b"run_at"]) if b"run_at" in fields else None,
             queue=fields[b"queue"].decode("utf-8", "surrogateescape") if b"queue" in fields else None,
             priority=None if priority is None else _read_priority(priority),
+            app=fields[b"app"].decode() if b"app" in fields else None,
         )
     except KeyError as error:
         raise DecodeError(f"the packet has no {error.args[0].decode()!r}") from error

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from spoolkit import callables
+from spoolkit import callables, modules
 from spoolkit.errors import DuplicateTaskError, SignatureError, UnknownTaskError
 from spoolkit.job import TaskOptions
 
@@ -218,12 +218,4 @@ def _instead(name: str) -> str:
 
 
 def _module_name(function: Callable[..., Any]) -> str:
-    # What runs as a script is __main__ only there; a spooler knows it by its module's or its file's name.
-    if function.__module__ == "__main__":
-        main = sys.modules["__main__"]
-        if spec := getattr(main, "__spec__", None):  # python -m
-            return str(spec.name)
-        file: str | None = getattr(main, "__file__", None)
-        if file is not None:  # a shell has none
-            return os.path.splitext(os.path.basename(file))[0]
-    return function.__module__
+    return modules.dotted_name(function.__module__)

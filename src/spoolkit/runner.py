@@ -6,12 +6,13 @@ import os
 import random
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from spoolkit import (
+    application,
     calling,
     capture,
     checkpoints,
@@ -35,8 +36,6 @@ from spoolkit.recorder import Recorder
 from spoolkit.registry import Declared
 from spoolkit.settings import Settings
 from spoolkit.store import Result, Store
-
-_application: Callable[[], AbstractContextManager[object]] = nullcontext
 
 
 @dataclass(frozen=True)
@@ -69,17 +68,6 @@ class Ended:
     record: Callable[[], None] = lambda: None
     spoiled: bool = False
     logged: bool = False
-
-
-def use_application(context: Callable[[], AbstractContextManager[object]]) -> None:
-    """Run every attempt within ``context()``, the application's context."""
-    global _application
-    _application = context
-
-
-def application() -> AbstractContextManager[object]:
-    """A fresh context of the application."""
-    return _application()
 
 
 def attempt(
@@ -129,7 +117,7 @@ def attempt_untracked(job: Job, declared: Declared, number: int = 1) -> Outcome:
     error: BaseException | None = None
     try:
         limit = calling.soft_limit(declared.function, options.timeout)
-        with limit, _application(), running(current), task_signals.job():
+        with limit, application.context(job.app), running(current), task_signals.job():
             returned = calling.call(declared.function, job.args, job.kwargs, options.timeout)
     except BaseException as raised:
         error = calling.without_own_frames(raised)
@@ -166,7 +154,7 @@ def _run(
                 within.enter_context(limits.hard(limit, show.fd))
             within.enter_context(capture.to(show.write))
             within.enter_context(calling.soft_limit(declared.function, options.timeout))
-            within.enter_context(_application())
+            within.enter_context(application.context(job.app))
             within.enter_context(running(current))
             if before is not None:
                 within.callback(process_state.stop_alarm)  # of the task's own, which would ring in what follows

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from functools import update_wrapper
 from typing import Any, Generic, ParamSpec, TypeVar, overload
 
-from spoolkit import callables, calling, clock, current, lifetime, plain, registry, sandbox, schedule
+from spoolkit import application, callables, calling, clock, current, lifetime, plain, registry, sandbox, schedule
 from spoolkit.engine import Engine
 from spoolkit.engines import spool as spool_engine
 from spoolkit.engines.thread import Overflow, ThreadEngine
@@ -90,6 +90,7 @@ class Task(Generic[P, R]):
             run_at=schedule.run_at(at, delay, now=now),
             queue=None if queue is None else sandbox.private_directory(queue),
             priority=priority,
+            app=application.current_name(),
         )
 
     def __repr__(self) -> str:

@@ -44,9 +44,9 @@ def test_a_version_that_does_not_import_leaves_the_old_one_running(tmp_path: Pat
         spoolers = site.jobs.spooler_pids()
         rewrite(site, 'VERSION = "old"', 'VERSION = "new"\nraise ImportError("half deployed")')
         site.signal(signal.SIGHUP)
-        site.jobs.wait_for_log("drain_site cannot be imported")
+        site.jobs.wait_for_log("drain_site:app cannot be loaded")
         # It has tried twice, so the first failure has had its consequences.
-        wait_until(lambda: site.jobs.log().count("drain_site cannot be imported") >= 2)
+        wait_until(lambda: site.jobs.log().count("drain_site:app cannot be loaded") >= 2)
         assert versions(site) == {"old"}
         assert site.jobs.spooler_pids() == spoolers
         id = site.call("work", 0.1)

@@ -34,7 +34,19 @@ from life_process import in_child, start_child, wait_child
 from life_tasks import LAST, TASKS, WORDS
 
 import spoolkit.settings
-from spoolkit import StoreUnavailableError, admin, clock, log, lookup, morgue, packet, runner, spoolfile, tracking
+from spoolkit import (
+    StoreUnavailableError,
+    admin,
+    application,
+    clock,
+    log,
+    lookup,
+    morgue,
+    packet,
+    runner,
+    spoolfile,
+    tracking,
+)
 from spoolkit.engines import spool, vetting
 from spoolkit.engines.spool import SpoolEngine
 from spoolkit.engines.spooler import Spooler
@@ -79,7 +91,7 @@ class World:
         patch.setattr(clock, "now", lambda: self.now)
         config = Settings(self.spool, keep_done=1e12, keep_dead=1e12)
         patch.setattr(spoolkit.settings, "_source", lambda: config)
-        patch.setattr(runner, "_application", contextlib.nullcontext)
+        patch.setattr(application, "_latest", None)
         patch.setattr(tracking, "_stores", {})
         patch.setattr(spool, "_presence", None)
         patch.setattr(admin, "CLAIM_TIME", 0.05)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spoolkit import log, runner, settings, tracking
+from spoolkit import application, log, runner, settings, tracking
 from spoolkit.engines import isolation
 from spoolkit.errors import ScheduleError
 from spoolkit.job import Job, Outcome, RetryAt
@@ -20,6 +20,7 @@ class InlineEngine:
             raise ScheduleError("an inline job runs at once: at and delay are for the spool engine", argument="at")
         isolation.check(job, declared.positional)
         context, number = isolation.context(), 1
+        context.run(application.choose, application.current())
         while isinstance(context.copy().run(_attempt, job, declared, number), RetryAt):
             number += 1
         return job

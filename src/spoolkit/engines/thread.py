@@ -10,7 +10,7 @@ from contextvars import Context
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from spoolkit import bridge, clock, lifetime, log, losses, notes, pruning, runner, settings, tracking
+from spoolkit import application, bridge, clock, lifetime, log, losses, notes, pruning, runner, settings, tracking
 from spoolkit.engines import isolation
 from spoolkit.engines.spool import SpoolEngine
 from spoolkit.errors import QueueFull, ScheduleError, StoreUnavailableError
@@ -91,6 +91,7 @@ class _Waiting:
         self._config = config
         self._pool = pool
         self._context: Context = isolation.context()
+        self._context.run(application.choose, application.current())
         self._number = 0
 
     def noted(self) -> None:
