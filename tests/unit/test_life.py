@@ -43,7 +43,6 @@ from spoolkit import (
     lookup,
     morgue,
     packet,
-    runner,
     spoolfile,
     tracking,
 )
