@@ -212,6 +212,11 @@ def find(name: str) -> Declared:
     return found
 
 
+def by_function(name: str) -> list[str]:
+    """The names of the tasks whose function is called ``name``."""
+    return sorted(declared.name for declared in _declared.values() if declared.function.__name__ == name)
+
+
 def _instead(name: str) -> str:
     near = difflib.get_close_matches(name, _declared, n=3, cutoff=0.4) or sorted(_declared)[:3]
     return f"which declares {', '.join(near)}" if near else "nor any other"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import operator
 import sys
-import types
+from collections.abc import Callable
 
-from spoolkit import bridge, log, retry
+from spoolkit import bridge, callables, calling, log, registry, retry
 from spoolkit.errors import DecodeError, UnknownTaskError
-from spoolkit.job import SPOOL_OK, SPOOL_RETRY, Dead, Done, Failure, Outcome, RetryAt
+from spoolkit.job import SPOOL_IGNORE, SPOOL_OK, SPOOL_RETRY, Dead, Done, Failure, Outcome, RetryAt
+
+ANSWERS = "where uWSGI expects SPOOL_OK, SPOOL_RETRY or SPOOL_IGNORE: return one of them"
 
 
 def run(env: bridge.Env, *, retry_at: float) -> Outcome | int:
@@ -23,40 +26,90 @@ def run(env: bridge.Env, *, retry_at: float) -> Outcome | int:
         return _uwsgi_tasks(env)
     if bridge.plain_handler is None:
         raise DecodeError(f"no handler knows this file; its keys are {sorted(map(str, env))[:20]}")
-    return _call(bridge.plain_handler, env, retry_at)
+    watched = _Watched(bridge.plain_handler)
+    return _call(watched, env, retry_at, watched)
+
+
+class _Watched:
+    """A function of the application's: whether it was called, whether it came back, and with what."""
+
+    def __init__(self, function: Callable[..., object]) -> None:
+        self.function = function
+        self.began = self.ended = False
+        self.returned: object = None
+
+    def __call__(self, *args: object, **kwargs: object) -> object:
+        self.began = True
+        with calling.no_child():
+            self.returned = self.function(*args, **kwargs)
+        self.ended = True
+        return self.returned
 
 
 def _uwsgidecorators(env: bridge.Env, retry_at: float) -> Outcome | int:
     name = env[b"ud_spool_func"].decode("utf-8", "replace")
     library = sys.modules.get("uwsgidecorators")
     if library is None or name not in library.spooler_functions:
-        raise UnknownTaskError(f"uwsgidecorators knows no function {name!r} in this process", task=name)
-    return _call(library.manage_spool_request, env, retry_at, library)
-
-
-def _call(
-    handler: bridge.Handler, env: bridge.Env, retry_at: float, library: types.ModuleType | None = None
-) -> Outcome | int:
+        raise UnknownTaskError(
+            f"uwsgidecorators knows no function {name!r} in this process{_successor(name)}", task=name
+        )
+    functions: dict[str, object] = library.spooler_functions
+    watched = _Watched(library.spooler_functions[name])
+    functions[name] = watched
     try:
-        result = handler(dict(env))
+        return _call(library.manage_spool_request, env, retry_at, watched)
+    finally:
+        if functions.get(name) is watched:  # it may have been declared anew meanwhile
+            functions[name] = watched.function
+
+
+def _successor(function: str) -> str:
+    tasks = registry.by_function(function)
+    if not tasks:
+        return ""
+    return (
+        f": it is declared with spoolkit now, as {', '.join(tasks)}. Jobs that uwsgidecorators wrote need its own "
+        "declaration until they are done"
+    )
+
+
+def _call(handler: Callable[..., object], env: bridge.Env, retry_at: float, watched: _Watched) -> Outcome | int:
+    name = task_name(env) or "the handler of uwsgi.spooler"
+    try:
+        answer = handler(dict(env))
     except BaseException as error:
-        if library is not None and not _reached_function(error, library):
+        if not watched.began:
             raise DecodeError(f"the arguments could not be read: {type(error).__name__}: {error}") from error
-        log.exception("%s failed and runs again: %s", task_name(env) or "the handler of uwsgi.spooler", error)
-        return RetryAt(retry_at, Failure(retry.message_of(error), type(error).__name__))
-    if type(result) is not int:
-        return int(SPOOL_RETRY)  # as uWSGI takes whatever is no integer
-    return Done() if result == SPOOL_OK else result
+        if not watched.ended:
+            log.exception("%s failed and runs again: %s", name, error)
+            return RetryAt(retry_at, Failure(retry.message_of(error), type(error).__name__))
+        # The library could make no integer of what was returned.
+        why = callables.unfinished(watched.returned)
+        return Dead(Failure(why or f"{name} ran to its end and returned {_shown(watched.returned)}, {ANSWERS}"))
+    if why := callables.unfinished(watched.returned):
+        return Dead(Failure(why))
+    number = _number(answer)
+    if number == SPOOL_OK:
+        return Done()
+    if number in (SPOOL_RETRY, SPOOL_IGNORE):
+        return number  # uWSGI's own meaning: again at the next scan
+    message = f"{name} returned {_shown(answer)}, {ANSWERS}"
+    log.warning("%s; uWSGI takes anything else for SPOOL_RETRY, and it runs again", message)
+    return RetryAt(retry_at, Failure(message, ending="retry"))
 
 
-def _reached_function(error: BaseException, library: types.ModuleType) -> bool:
-    """Whether the traceback leaves the library: only then did the application's function begin."""
-    trace = error.__traceback__
-    while trace is not None:
-        if trace.tb_frame.f_code.co_filename not in (__file__, library.__file__):
-            return True
-        trace = trace.tb_next
-    return False
+def _number(answer: object) -> int | None:
+    """The integer that ``answer`` is, of whatever class; a truth value is none, though Python counts it among them."""
+    try:
+        return None if isinstance(answer, bool) else operator.index(answer)  # type: ignore[arg-type]
+    except Exception:
+        return None
+
+
+def _shown(answer: object) -> str:
+    if answer is None or isinstance(answer, bool) or (type(answer) is int and abs(answer) < 10**9):
+        return str(answer)
+    return f"a value of type {type(answer).__qualname__}"
 
 
 def _uwsgi_tasks(env: bridge.Env) -> Outcome:
@@ -71,10 +124,13 @@ def _uwsgi_tasks(env: bridge.Env) -> Outcome:
     except Exception as error:
         raise DecodeError(f"uwsgi_tasks cannot read its job of {name!r}: {type(error).__name__}: {error}") from error
     try:
-        result = task.execute_now()
+        with calling.no_child():
+            result = task.execute_now()
     except BaseException as error:
         message = f"{name}: {retry.message_of(error)}"
         return Dead(Failure(message, type(error).__name__, retry.describe(error)))
+    if why := callables.unfinished(result):
+        return Dead(Failure(why))
     return Done(result)
 
 

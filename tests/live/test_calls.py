@@ -1,0 +1,127 @@
+"""What a function that a spooler calls may return, be it spoolkit's or another library's; and coroutines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from uwsgi_server import UwsgiServer, wait_until
+
+from .conftest import SITE, History, Site
+
+RETRY_DELAY = 1.2
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    folder = tmp_path_factory.mktemp("calls")
+    options = ["master = true", "enable-threads = true", "need-app = true", "module = foreign_app:app", "processes = 1"]
+    options += [f"pythonpath = {SITE}", f"chdir = {SITE}", "threads = 2", "spooler-frequency = 1"]
+    options += ["spooler-processes = 4", f"spooler = {folder / 'spool'}", "die-on-term = true"]
+    env = {"HISTORY": str(folder / "history"), "PYTHONPATH": str(SITE), "SPOOLKIT_RETRY_DELAY": str(RETRY_DELAY)}
+    env |= {"SPOOLKIT_TIMEOUT_GRACE": "1"}
+    with UwsgiServer(folder, options=options, env=env) as server:
+        yield Site(server, History(folder / "history"))
+
+
+def is_over(site: Site, id: str) -> dict[str, Any] | None:
+    answer = site.server.get(f"/jobs/{id}")
+    return answer.json if answer.status == 200 and answer.json["state"] in ("done", "dead") else None
+
+
+def ended(site: Site, id: str, timeout: float = 20) -> dict[str, Any]:
+    return wait_until(lambda: is_over(site, id), timeout=timeout, message=site.server.log) or {}
+
+
+def dead_of(site: Site, task: str) -> str:
+    """Why a job of another library's is dead."""
+
+    def reasons() -> list[str]:
+        return [report["reason"] for report in site.dead().values() if report["task"] == task]
+
+    (reason,) = wait_until(reasons, message=site.server.log)
+    return reason
+
+
+def test_any_integer_that_means_done_is_done(site: Site) -> None:
+    names = ("ours", "enum", "index", "plain")
+    for name in names:
+        site.server.post(f"/handler/{name}")
+    site.wait_empty()
+    assert [len(site.history.events("ran", name)) for name in names] == [1, 1, 1, 1]
+
+
+def test_what_uwsgi_knows_is_left_to_it(site: Site) -> None:
+    names = ("retry", "ignore")
+    for name in names:
+        site.server.post(f"/handler/{name}")
+    site.wait_empty()
+    assert [len(site.history.events("ran", name)) for name in names] == [2, 2]
+
+
+SHOWN = {
+    "none": "returned None",
+    "true": "returned True",
+    "false": "returned False",
+    "text": "returned a value of type str",
+    "float": "returned a value of type float",
+    "huge": "returned a value of type int",
+    "exits": "failed and runs again: from exits",
+}
+
+
+def test_any_other_answer_runs_again_after_a_while_and_the_log_says_why(site: Site) -> None:
+    for name in SHOWN:
+        site.server.post(f"/handler/{name}")
+    for name, shown in SHOWN.items():
+        first, second = site.history.wait_for("ran", name, count=2)
+        assert second.time - first.time >= RETRY_DELAY
+        site.server.wait_for_log(f"the handler of uwsgi.spooler {shown}")
+    site.wait_empty()
+    assert all(len(site.history.events("ran", name)) == 2 for name in SHOWN)
+
+
+def test_a_coroutine_that_nobody_awaits_is_not_done(site: Site) -> None:
+    site.server.post("/handler/coroutine")
+
+    def reasons() -> list[str]:
+        return [report["reason"] for report in site.dead().values() if report["task"] is None]
+
+    (reason,) = wait_until(reasons, message=site.server.log)
+    assert "returned a coroutine, whose body did not run" in reason
+
+
+def test_of_decorated_functions_the_true_reason_is_kept(site: Site) -> None:
+    for name in ("raw_none", "raw_ours", "raw_async", "unreadable", "in_spool"):
+        site.server.post(f"/decorated/{name}")
+    assert dead_of(site, "raw_none").startswith(
+        "raw_none ran to its end and returned None, where uWSGI expects SPOOL_OK"
+    )
+    assert "a coroutine, whose body did not run" in dead_of(site, "raw_async")
+    assert dead_of(site, "unreadable").startswith("the arguments could not be read: UnpicklingError")
+    assert "declared with spoolkit now, as foreign_app.in_spool" in dead_of(site, "in_spool")
+    site.wait_empty()
+    assert [len(site.history.events("ran", name)) for name in ("raw_none", "raw_ours", "raw_async", "unreadable")] == [
+        *(1, 1, 0, 0)
+    ]
+
+
+@pytest.mark.parametrize("engine", ["spool", "thread"])
+def test_a_coroutine_runs_to_its_end(site: Site, engine: str) -> None:
+    job = site.server.post(f"/job/in_{engine}").json["job"]
+    assert ended(site, job)["result"] == "hello"
+    (event,) = site.history.events("async", engine)
+    assert event.words[2:] == ("hello", job)
+
+
+def test_a_coroutine_is_cancelled_at_its_timeout(site: Site) -> None:
+    found = ended(site, site.server.post("/job/hangs").json["job"])
+    assert (found["state"], found["error"]["type"]) == ("dead", "JobTimeout")
+    site.history.wait_for("async", "cancelled")
+
+
+def test_one_that_blocks_its_loop_is_ended_by_the_hard_limit(site: Site) -> None:
+    found = ended(site, site.server.post("/job/blocks").json["job"], timeout=40)
+    assert (found["state"], found["error"]["type"]) == ("dead", "JobTimeout")
+    assert "hard limit" in found["error"]["message"]
