@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -296,3 +298,63 @@ def test_the_ini_names_the_application_or_asks_for_it(flask_spool: Flasks) -> No
     assert refused.exit_code == 2
     assert "give --module" in refused.output
     assert "module = site:create_app()\n" in flask_spool("ini", "--module", "site:create_app()").output
+
+
+SHOP = """from flask import Flask
+from spoolkit import SpoolKit
+def create_app(kind="shop"):
+    app = Flask(__name__); SpoolKit(app)
+    return app
+def wsgi(environ, start_response): ...
+"""
+
+
+@pytest.mark.parametrize(
+    ("app", "module"),
+    [
+        ("shop_b", "shop_b:create_app()"),
+        ("shop_b:create_app", "shop_b:create_app()"),
+        ("shop_b:create_app()", "shop_b:create_app()"),
+        ("wsgi", "wsgi:app"),
+        ("wsgi:app", "wsgi:app"),
+        ("wsgi.py", "wsgi:app"),
+        (None, "wsgi:app"),
+        ("shop_b:create_app('other')", None),
+    ],
+)
+def test_the_ini_names_what_flask_was_started_with(app: str | None, module: str | None, tmp_path: Path) -> None:
+    (tmp_path / "shop_b.py").write_text(SHOP)
+    (tmp_path / "wsgi.py").write_text("from shop_b import create_app\napp = create_app('other')\n")
+    command = [sys.executable, "-m", "flask", *(["--app", app] if app else []), "spool", "ini"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    if module is None:
+        assert done.returncode == 2
+        assert "give --module wsgi:app" in done.stderr
+    else:
+        assert f"module = {module}\n" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "module"),
+    [
+        ("wsgi_b", "wsgi_b:app"),
+        ("wsgi_b:app", "wsgi_b:app"),
+        ("shop_b", "shop_b:create_app()"),
+        ("shop_b:create_app", "shop_b:create_app()"),
+        ("shop_b:create_app()", "shop_b:create_app()"),
+        ("shop_b:wsgi", "shop_b:wsgi"),
+        ("not_here:create_app", "not_here:create_app"),
+        ("not_here:create_app()", "not_here:create_app()"),
+    ],
+)
+def test_the_option_module_is_completed(
+    given: str, module: str, flask_spool: Flasks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "shop_b.py").write_text(SHOP)
+    (tmp_path / "wsgi_b.py").write_text("from flask import Flask\napp = Flask(__name__)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in ("shop_b", "wsgi_b"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    assert f"module = {module}\n" in flask_spool("ini", "--module", given).output
+    for name in ("shop_b", "wsgi_b"):
+        monkeypatch.delitem(sys.modules, name, raising=False)

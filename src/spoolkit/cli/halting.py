@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Callable
 
@@ -11,6 +10,7 @@ import click
 from flask import current_app
 
 from spoolkit import draining, pausing, presence, recommended, settings, tracking
+from spoolkit.cli import entry_point
 from spoolkit.cli.group import command, say_json, seconds
 
 
@@ -83,15 +83,6 @@ def drain(queue: str | None, wait: bool, timeout: float | None, as_json: bool) -
         raise click.exceptions.Exit(1)
 
 
-def _module() -> str:
-    app = current_app._get_current_object()  # type: ignore[attr-defined]
-    module = sys.modules.get(app.import_name)
-    for name, value in vars(module).items() if module else ():
-        if value is app:
-            return f"{app.import_name}:{name}"
-    raise click.UsageError("the application is made by a function: give --module, such as 'site:create_app()'")
-
-
 @command("ini")
 @click.option("--processes", type=click.IntRange(1, 512), help="Processes for HTTP.  [default: $PROCESSES, else 2]")
 @click.option("--threads", type=click.IntRange(1, 512), help="Threads in each of them.  [default: $THREADS, else 4]")
@@ -114,7 +105,7 @@ def ini(
     spool = _in_ini(tracking.directory())
     is_configured = bool(current_app.config.get("SPOOLKIT_SPOOL"))
     text = recommended.ini(
-        module=module or _module(),
+        module=entry_point.of_option(module) if module else entry_point.of_command(),
         processes=processes,
         threads=threads,
         spoolers=spoolers,

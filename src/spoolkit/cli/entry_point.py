@@ -1,0 +1,108 @@
+"""The application of a command, as uWSGI's option ``module`` takes it."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import os
+from types import ModuleType
+
+import click
+from flask import Flask, current_app
+from flask.cli import ScriptInfo
+
+from spoolkit import modules
+
+NAMES = ("app", "application")
+FACTORIES = ("create_app", "make_app")
+"""Where Flask's own command looks, in this order."""
+
+
+def of_command() -> str:
+    """``module:app`` or ``module:create_app()`` of the application that this command was started with.
+
+    Raises:
+        click.UsageError: uWSGI cannot make it.
+    """
+    app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
+    context = click.get_current_context(silent=True)
+    info = context.find_object(ScriptInfo) if context is not None else None
+    given = info.app_import_path if info is not None and info.create_app is None else None
+    # Without one, Flask looks for these two files. Whichever it was, it is imported by now.
+    for path in [given] if given else ["wsgi.py", "app.py", app.import_name]:
+        name, _, attribute = path.partition(":")
+        module = modules.find(_dotted(name))
+        if module is None:
+            continue
+        if attribute and (found := _called(module, attribute)):
+            return found
+        if (held := _attribute_of(module, app)) or (not attribute and (held := _factory_of(module))):
+            return f"{module.__name__}:{held}"
+    raise click.UsageError(
+        "uWSGI cannot make this application by itself, as it calls a factory without arguments: write a module that "
+        "holds it, such as wsgi.py with app = create_app('production'), and give --module wsgi:app"
+    )
+
+
+def of_option(given: str) -> str:
+    """``--module`` as uWSGI needs it: with the attribute, and with ``()`` where that is a factory.
+
+    What cannot be imported here is left as it is.
+
+    Raises:
+        click.BadParameter: The attribute is missing, and the module holds none with a usual name.
+    """
+    name, colon, attribute = given.partition(":")
+    name = _dotted(name)
+    if attribute.endswith(")"):
+        return f"{name}:{attribute}"
+    module = _imported(name)
+    if colon:
+        return f"{name}:{attribute}{'()' if module and _is_factory(vars(module).get(attribute)) else ''}"
+    if module is None:
+        raise click.BadParameter(f"{given!r} cannot be imported here: give the attribute as well, {given}:app")
+    held = next((one for one in NAMES if callable(vars(module).get(one))), None) or _factory_of(module)
+    if held is None:
+        raise click.BadParameter(f"{given!r} has no attribute app: give the one it has, {given}:NAME")
+    return f"{name}:{held}"
+
+
+def _called(module: ModuleType, expression: str) -> str | None:
+    """The attribute, with ``()`` where it is a function; ``None`` where it would be called with arguments."""
+    tree = ast.parse(expression.strip(), mode="eval").body
+    if isinstance(tree, ast.Name):
+        return f"{module.__name__}:{tree.id}{'()' if inspect.isfunction(vars(module).get(tree.id)) else ''}"
+    if isinstance(tree, ast.Call) and isinstance(tree.func, ast.Name) and not tree.args and not tree.keywords:
+        return f"{module.__name__}:{tree.func.id}()"
+    return None
+
+
+def _attribute_of(module: ModuleType, app: Flask) -> str | None:
+    return next((name for name, value in vars(module).items() if value is app), None)
+
+
+def _factory_of(module: ModuleType) -> str | None:
+    return next((f"{name}()" for name in FACTORIES if _is_factory(vars(module).get(name))), None)
+
+
+def _is_factory(value: object) -> bool:
+    if not inspect.isfunction(value):
+        return False
+    try:
+        inspect.signature(value).bind()
+    except TypeError:  # a WSGI application that is a function, or a factory that uWSGI cannot call
+        return False
+    return True
+
+
+def _dotted(path: str) -> str:
+    is_file = path.endswith(".py") or os.sep in path
+    return modules.from_file(os.path.join(path, "__init__.py") if os.path.isdir(path) else path) if is_file else path
+
+
+def _imported(name: str) -> ModuleType | None:
+    try:
+        return importlib.import_module(name)
+    except Exception:  # of the module's own code, anything
+        return None
