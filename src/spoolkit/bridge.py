@@ -130,6 +130,12 @@ def is_master() -> bool:
     return uwsgi is not None and uwsgi.masterpid() == os.getpid()
 
 
+def is_lazy() -> bool:
+    """Whether each process of this uWSGI loads the application by itself."""
+    given = (options().get(name) for name in ("lazy", "lazy-apps"))
+    return any(value not in (None, b"false", b"off", b"no", b"0") for value in given)
+
+
 def has_threads() -> bool:
     """Whether Python's threads run here by themselves; uWSGI may have them run only while it serves a request."""
     return uwsgi is None or bool(uwsgi.has_threads)

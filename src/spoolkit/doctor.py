@@ -28,18 +28,22 @@ from spoolkit import (
     database,
     inifile,
     instance,
+    modules,
     morgue,
     packet,
     pausing,
     presence,
     recommended,
     schedule,
+    served,
     spoolfile,
 )
 from spoolkit.errors import DecodeError
 from spoolkit.instance import Instance
 
 Severity = Literal["error", "warning"]
+
+GUARD = "spoolkit.guard"
 
 MOST = 5  # findings of one kind that are told one by one
 SLOW = 10  # seconds of spooler-frequency: so late may a delayed job be
@@ -247,12 +251,29 @@ def _ordered(uwsgi: Instance, site: Site) -> Iterator[Finding]:
 
 
 def _imports(uwsgi: Instance, site: Site) -> Iterator[Finding]:
-    if uwsgi.of("spooler") and uwsgi.on("lazy-apps", "lazy") and not uwsgi.of(*instance.IMPORTS):
-        problem = "with lazy-apps a spooler imports nothing by itself, and knows no task: let it import the application"
-        yield Finding("spooler-import", problem, "spooler-import = app")
-    if uwsgi.of(*instance.IMPORTS) == ["spoolkit.guard"] and not uwsgi.of(*instance.MODULES):
-        problem = "spoolkit.guard finds no application to import: the spoolers know no task"
+    if not uwsgi.of("spooler"):
+        return
+    wanted, imported = served.targets(uwsgi.options), uwsgi.of(*instance.IMPORTS)
+    if served.has_separate_interpreters(uwsgi.options):
+        yield Finding("interpreters", served.SEPARATE, "single-interpreter = true")
+    for path in imported:
+        if "/" in path or path.endswith(".py"):
+            problem = f"spooler-import = {_show(path)} executes the file a second time where its module is imported too"
+            yield Finding("spooler-import", problem, f"spooler-import = {modules.from_file(path)}", "warning")
+    if uwsgi.on("lazy-apps", "lazy") and not imported:
+        problem = "with lazy-apps a spooler imports nothing by itself, and knows no task: let it load the application"
+        yield Finding("spooler-import", problem, f"spooler-import = {GUARD}")
+    elif uwsgi.on("lazy-apps", "lazy") and GUARD not in imported and any(map(_is_made_late, wanted)):
+        name = ", ".join(map(str, wanted))
+        problem = f"spooler-import = {_show(imported[-1])} does not load {name}: a spooler does so before its first job"
+        yield Finding("spooler-import", problem, f"spooler-import = {GUARD}", "warning")
+    if imported == [GUARD] and not wanted:
+        problem = f"{GUARD} finds no application to load: the spoolers know no task"
         yield Finding("spooler-import", problem, "module = app:app")
+
+
+def _is_made_late(target: served.Target) -> bool:
+    return bool(target.file) or target.callable.endswith("()")
 
 
 def _signals(uwsgi: Instance, site: Site) -> Iterator[Finding]:

@@ -44,7 +44,7 @@ class SpoolKit:
         app.extensions["spoolkit"] = self
         app.cli.add_command(commands)
         if bridge.directories() and served.has_separate_interpreters(served.options()):
-            raise ConfigurationError(served.SEPARATE, setting=served.ONE_INTERPRETER)
+            raise ConfigurationError(served.SEPARATE, setting="single-interpreter")
         application.add(app)
         settings.use(_settings_in_force)
         directories = bridge.directories()

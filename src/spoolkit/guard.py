@@ -36,7 +36,7 @@ def load() -> None:
     name = ", ".join(map(str, wanted))
     try:
         if served.has_separate_interpreters(served.options()):
-            raise ConfigurationError(served.SEPARATE, setting=served.ONE_INTERPRETER)
+            raise ConfigurationError(served.SEPARATE, setting="single-interpreter")
         if bridge.is_worker():
             served.load_once(wanted)
         else:

@@ -18,11 +18,13 @@ IMPORTS = frozenset(
 """Options by which a spooler imports modules where ``lazy-apps`` keeps it from inheriting them."""
 
 MODULES = ("module", "wsgi")
-"""Options that name the application's module, as spoolkit.guard finds it."""
+FILES = ("wsgi-file", "file")
+APPLICATION = frozenset({*MODULES, *FILES, "callable", "mount", "single-interpreter"})
+"""Options that say which applications are served; see served.py."""
 
 # Only what the doctor looks at: any other option may hold a password.
 # fmt: off
-OPTIONS = IMPORTS | set(MODULES) | {
+OPTIONS = IMPORTS | APPLICATION | {
     "master", "enable-threads", "threads", "die-on-term", "hook-master-start", "hook-post-fork", "hook-accepting",
     "import", "processes", "workers", "skip-atexit", "lazy", "lazy-apps", "buffer-size",
     "spooler", "spooler-external", "spooler-frequency", "spooler-freq", "spooler-processes", "spooler-ordered",

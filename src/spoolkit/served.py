@@ -20,17 +20,10 @@ from importlib.machinery import SourceFileLoader
 from types import ModuleType
 from typing import Any
 
-from spoolkit import bridge, inifile, modules
+from spoolkit import bridge, inifile, instance, modules
 from spoolkit.errors import ConfigurationError
 
-MODULES = ("module", "wsgi")
-FILES = ("wsgi-file", "file")
-CALLABLE, MOUNT, ONE_INTERPRETER = "callable", "mount", "single-interpreter"
 DEFAULT_CALLABLE = "application"
-
-OPTIONS = frozenset({*MODULES, *FILES, CALLABLE, MOUNT, ONE_INTERPRETER})
-"""The options of uWSGI that say what it serves."""
-
 
 SEPARATE = (
     "uWSGI mounts several applications, each in an interpreter of its own, and its spoolers know the tasks of one: set "
@@ -55,13 +48,13 @@ class Target:
 
 def targets(options: Mapping[str, Sequence[str]]) -> list[Target]:
     """The applications that these options name, in the order in which uWSGI loads them. Pure."""
-    attribute = _last(options, CALLABLE) or DEFAULT_CALLABLE
+    attribute = _last(options, "callable") or DEFAULT_CALLABLE
     found = []
-    if module := _last(options, *MODULES):
+    if module := _last(options, *instance.MODULES):
         found.append(_target(module, attribute))
-    if file := _last(options, *FILES):
+    if file := _last(options, *instance.FILES):
         found.append(Target("", file, attribute))
-    for mount in options.get(MOUNT, ()):
+    for mount in options.get("mount", ()):
         what = mount.partition("=")[2]
         if what.endswith((".py", ".wsgi")):
             found.append(Target("", what, attribute))
@@ -72,8 +65,8 @@ def targets(options: Mapping[str, Sequence[str]]) -> list[Target]:
 
 def has_separate_interpreters(options: Mapping[str, Sequence[str]]) -> bool:
     """Whether uWSGI gives applications an interpreter each, so that its spoolers would know the tasks of only one."""
-    value = _last(options, ONE_INTERPRETER)
-    return len(targets(options)) > 1 and bool(options.get(MOUNT)) and value in (None, "false", "off", "no", "0")
+    value = _last(options, "single-interpreter")
+    return len(targets(options)) > 1 and bool(options.get("mount")) and value in (None, "false", "off", "no", "0")
 
 
 def here() -> list[Target]:
@@ -83,12 +76,12 @@ def here() -> list[Target]:
 
 def options() -> Mapping[str, Sequence[str]]:
     """The options of the uWSGI that this process belongs to, as far as they say what it serves."""
-    known = {name: value for name, value in bridge.options().items() if name in OPTIONS}
+    known = {name: value for name, value in bridge.options().items() if name in instance.APPLICATION}
     given = {
         name: [_text(one) for one in (value if isinstance(value, list) else [value])] for name, value in known.items()
     }
-    if MOUNT in given:
-        given[MOUNT] = list(_mounts(*given[MOUNT]))
+    if "mount" in given:
+        given["mount"] = list(_mounts(*given["mount"]))
     return given
 
 
@@ -203,13 +196,13 @@ def _mounts(*known: str) -> tuple[str, ...]:
     found: list[str] = []
     with contextlib.suppress(OSError, ValueError), open(f"/proc/{bridge.master_pid()}/cmdline", "rb") as file:
         words = [os.fsdecode(word) for word in file.read().split(b"\0")]
-        found += [value for word, value in itertools.pairwise(words) if word == f"--{MOUNT}"]
-        found += [word.partition("=")[2] for word in words if word.startswith(f"--{MOUNT}=")]
+        found += [value for word, value in itertools.pairwise(words) if word == "--mount"]
+        found += [word.partition("=")[2] for word in words if word.startswith("--mount=")]
     ini = bridge.options().get("ini")
     paths = [os.fsdecode(one) for one in (ini if isinstance(ini, list) else [ini]) if isinstance(one, bytes)]
     for path, folder in itertools.product(paths, (os.environ.get("PWD", ""), os.curdir)):
         with contextlib.suppress(OSError, ValueError, ConfigurationError):
-            read = inifile.read(os.path.join(folder, path)).get(MOUNT, [])
+            read = inifile.read(os.path.join(folder, path)).get("mount", [])
             found[:0] = [mount for mount in read if mount not in found]
     return tuple(found) if known[-1] in found else known
 

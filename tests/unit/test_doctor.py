@@ -203,8 +203,21 @@ OPTIONS = {
     "frequency 0": ({"spooler-frequency": "0"}, "spooler-frequency", "error"),
     "frequency in words": ({"spooler-frequency": "often"}, "spooler-frequency", "error"),
     "frequency below a second": ({"spooler-frequency": "0.5"}, "spooler-frequency", "error"),
-    "lazy-apps": ({"lazy-apps": "true"}, "spooler-import", "error"),
-    "lazy": ({"lazy": "true"}, "spooler-import", "error"),
+    "lazy-apps": ({"lazy-apps": "true", "module": "app:app"}, "spooler-import", "error"),
+    "lazy": ({"lazy": "true", "module": "app:app"}, "spooler-import", "error"),
+    "a guard without an application": ({"spooler-import": "spoolkit.guard"}, "spooler-import", "error"),
+    "a factory that the spooler's import does not call": (
+        {"lazy-apps": "true", "module": "shop:create_app()", "spooler-import": "shop"},
+        "spooler-import",
+        "warning",
+    ),
+    "a file that the spooler's import does not execute": (
+        {"lazy-apps": "true", "wsgi-file": "app.py", "spooler-import": "tasks"},
+        "spooler-import",
+        "warning",
+    ),
+    "a path to import": ({"spooler-import": "shop/tasks.py"}, "spooler-import", "warning"),
+    "an interpreter for each application": ({"module": "one:app", "mount": "/two=two:app"}, "interpreters", "error"),
     "no die-on-term": ({"die-on-term": None}, "die-on-term", "warning"),
     "die-on-term is off": ({"die-on-term": "0"}, "die-on-term", "warning"),
     "a hook for another signal": (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import sys
 import time
@@ -11,6 +12,7 @@ from dataclasses import replace
 from typing import NoReturn
 
 from spoolkit import (
+    application,
     bridge,
     clock,
     draining,
@@ -25,6 +27,7 @@ from spoolkit import (
     pruning,
     registry,
     runner,
+    served,
     settings,
     shift,
     spoolfile,
@@ -47,6 +50,12 @@ from spoolkit.store import Store
 
 STAND_BY = 0.2
 """Seconds between two looks of a spooler that must not start a job."""
+
+LOAD_PAUSE = 5.0
+"""Seconds before a spooler tries again to load an application that it could not load."""
+
+_next_load = 0.0
+"""When this spooler may try to load the application, on the monotonic clock; infinite once it has."""
 
 _presence: presence.Presence | None = None
 _working_directory: str | None = None
@@ -133,8 +142,8 @@ def start(directory: str) -> None:
         pruning.sweep(tracking.store())
         _presence = presence.Presence(directory)
         if bridge.is_uwsgi():
-            served = bridge.directories()
-            instance.publish(directory, bridge.options(), bridge.master_pid(), bridge.version(), served)
+            options = {**bridge.options(), **served.options()}
+            instance.publish(directory, options, bridge.master_pid(), bridge.version(), bridge.directories())
     except Exception:
         # Jobs are run all the same.
         log.exception("the spool directory %s could not be put in order", directory)
@@ -197,6 +206,8 @@ def serve(env: bridge.Env, path: str, root: str) -> int | None:
         # Only now: who closes the gate, and then sees nobody busy, may rely on it.
         if pausing.is_closed(root):
             return None
+        if not _has_application():
+            return int(SPOOL_RETRY)
         with task_signals.job(owns_process=True):
             if packet.MARKER in env:
                 try:
@@ -211,6 +222,33 @@ def serve(env: bridge.Env, path: str, root: str) -> int | None:
     finally:
         if _presence is not None:
             _presence.idle()
+
+
+def _has_application() -> bool:
+    """Whether the application is loaded in this spooler. If nothing has done that so far, it is done now.
+
+    With ``lazy-apps`` a spooler has what ``spooler-import`` names, which need not be what makes the application.
+    """
+    global _next_load
+    if application.is_made() or not bridge.is_spooler() or not bridge.is_lazy() or math.isinf(_next_load):
+        return True
+    if time.monotonic() < _next_load:
+        return False
+    here = os.getcwd()
+    try:
+        os.chdir(_working_directory or os.curdir)
+        for target in served.here():
+            served.load(target)
+    except (Exception, SystemExit) as error:  # of the application's own code, anything
+        if not _next_load:
+            text = "the application cannot be loaded in this spooler, its jobs wait (tried again every %g s)"
+            log.error(text, LOAD_PAUSE, error=error)
+        _next_load = time.monotonic() + LOAD_PAUSE
+        return False
+    finally:
+        os.chdir(here)
+    _next_load = math.inf
+    return True
 
 
 def _replace() -> NoReturn:
