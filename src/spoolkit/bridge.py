@@ -7,6 +7,8 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
+from spoolkit import timers
+
 try:
     import uwsgi
 except ImportError:
@@ -229,6 +231,8 @@ def install(handler: Handler, started: Callable[[str], None]) -> None:
 def _guard() -> None:
     if not isinstance(uwsgi, _Guarded):
         uwsgi.__class__ = _Guarded
+        served = directories()
+        _after_fork.append(timers.guard(uwsgi, served[0] if served else None).begin)
         uwsgi.post_fork_hook = _forked
 
 
@@ -268,3 +272,7 @@ def _chain(first: Callable[[], object] | None, second: Callable[[], object]) -> 
             second()
 
     return both
+
+
+if uwsgi is not None:
+    _guard()  # now: an application may register timers before its first task

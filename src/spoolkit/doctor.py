@@ -28,6 +28,7 @@ from spoolkit import (
     database,
     inifile,
     instance,
+    ledger,
     modules,
     morgue,
     packet,
@@ -537,6 +538,17 @@ def _store(site: Site) -> Iterator[Finding]:
             yield Finding("store", f"{_show(site.store)} cannot be used, jobs are not recorded: {result}", aside)
 
 
+def _timers(uwsgi: Instance, site: Site) -> Iterator[Finding]:
+    for directory in uwsgi.directories[:1]:
+        for function, target in ledger.ineffective(directory, uwsgi.master_pid):
+            problem = (
+                f"{function} has the target {target!r}, which does not work with lazy-apps: one HTTP process runs it"
+            )
+            yield Finding(
+                "timer-target", problem, f"leave out target={target!r}; call a @spool task from it", "warning"
+            )
+
+
 UWSGI_CHECKS = (
     *(
         _master,
@@ -551,6 +563,7 @@ UWSGI_CHECKS = (
         _reloads,
         _sockets,
         _buffer_size,
+        _timers,
     ),
 )
 CHECKS = (
