@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import types
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-from spoolkit import timers
+from spoolkit import master, timers
 
 try:
     import uwsgi
@@ -61,6 +62,13 @@ def directories() -> list[str]:
 def has_priorities() -> bool | None:
     """Whether this uWSGI looks into priority folders; ``None`` outside uWSGI, where it cannot be known."""
     return None if uwsgi is None else "spooler-ordered" in uwsgi.opt
+
+
+def look_again() -> None:
+    """Have this spooler look at its directory once more when it has passed through it."""
+    # The handler is C code's, which Python does not know of; where a task has taken it away, the signal would kill.
+    if master.catches(os.getpid(), signal.SIGUSR1):
+        os.kill(os.getpid(), signal.SIGUSR1)
 
 
 def set_harakiri(seconds: int) -> None:
@@ -232,6 +240,9 @@ def _guard() -> None:
     if not isinstance(uwsgi, _Guarded):
         uwsgi.__class__ = _Guarded
         served = directories()
+        if not {"spooler-frequency", "spooler-freq"} & set(options()):
+            # By default a retry or a delayed job would be up to 30 s late. Now, so that an application may set its own.
+            getattr(uwsgi, "set_spooler_frequency", int)(1)
         _after_fork.append(timers.guard(uwsgi, served[0] if served else None).begin)
         uwsgi.post_fork_hook = _forked
 

@@ -232,9 +232,9 @@ def _processes(uwsgi: Instance, site: Site) -> Iterator[Finding]:
 
 def _frequency(uwsgi: Instance, site: Site) -> Iterator[Finding]:
     given = uwsgi.of("spooler-frequency", "spooler-freq")[-1:]
-    digits = re.match(r"\d*", given[0] if given else "30")
+    digits = re.match(r"\d*", given[0] if given else "1")  # uWSGI's default is 30, but see bridge.py
     seconds = int(digits[0] or 0) if digits else 0
-    what, remedy = f"spooler-frequency is {seconds}{'' if given else ', its start value'}", "spooler-frequency = 1"
+    what, remedy = f"spooler-frequency is {seconds}", "spooler-frequency = 1"
     if not uwsgi.of("spooler"):
         return
     if seconds == 0:

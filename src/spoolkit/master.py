@@ -36,6 +36,11 @@ def is_doomed(pid: int) -> bool:
     return process.started(pid) is None or bool(_signals(pid, b"SigPnd:") & 1 << (signal.SIGKILL - 1))
 
 
+def catches(pid: int, signum: int) -> bool:
+    """Whether the process ``pid`` has a handler for this signal."""
+    return bool(_signals(pid, b"SigCgt:") & 1 << (signum - 1))
+
+
 def _signals(pid: int, line: bytes) -> int:
     try:
         with open(f"/proc/{pid}/status", "rb") as file:

@@ -109,7 +109,7 @@ def start_site(tmp_path: Path, history: History, environment: dict[str, str]) ->
             processes: int = 1,
             threads: int = 2,
             spoolers: int = 1,
-            frequency: int = 1,
+            frequency: int | None = 1,
             env: Mapping[str, str] = {},
             spool: Path | None = None,
         ) -> Site:
@@ -124,7 +124,7 @@ def start_site(tmp_path: Path, history: History, environment: dict[str, str]) ->
                 f"chdir = {SITE}",
                 f"module = {module}:app",
                 f"spooler-processes = {spoolers}",
-                f"spooler-frequency = {frequency}",
+                *([] if frequency is None else [f"spooler-frequency = {frequency}"]),
                 f"spooler = {spool}",
                 *options,
             ]

@@ -54,6 +54,23 @@ def test_a_job_that_imports_spoolkit_first_keeps_its_lock(start_site: StartSite)
     assert len(site.history.events("importing", "starts")) == 1
 
 
+def test_what_another_library_enqueues_to_a_busy_spooler_runs_next(start_site: StartSite) -> None:
+    site = start_site(module="three_libraries", env={"ORDER": ",".join(MODULES)}, frequency=30)
+    for count in range(1, 4):
+        site.server.post("/stock/slow")
+        site.history.wait_for("slow", "starts", count=count)
+        site.server.post("/stock/decorated")
+        (*_, ran) = site.history.wait_for("ran", "decorated", count=count)
+        (*_, ended) = site.history.events("slow", "ends")
+        assert ran.time - ended.time < 5, "it waited for the next scan"
+
+
+def test_a_delayed_job_is_little_late_where_the_ini_sets_no_frequency(start_site: StartSite) -> None:
+    site = start_site(module="three_libraries", env={"ORDER": ",".join(MODULES)}, frequency=None)
+    site.server.post("/own")
+    site.history.wait_for("ran", "own", timeout=10)
+
+
 def test_a_handler_of_the_applications_own_serves_the_rest(start_site: StartSite) -> None:
     site = start_site(module="plain_handler")
     assert site.server.post("/both").status == 200

@@ -134,6 +134,11 @@ def _uwsgi_tasks(env: bridge.Env) -> Outcome:
     return Done(result)
 
 
+def is_in_use() -> bool:
+    """Whether this process runs jobs of another library too."""
+    return bridge.plain_handler is not None or not sys.modules.keys().isdisjoint(bridge.LIBRARIES)
+
+
 def task_name(env: bridge.Env) -> str | None:
     """The task that the packet names, whichever library wrote it."""
     for key in (b"task", b"ud_spool_func", b"function_name"):

@@ -164,6 +164,7 @@ def on_spool(env: bridge.Env) -> int:
     between here and uWSGI's own unlink cannot run a job again.
     """
     answer: int | None = int(SPOOL_RETRY)
+    path = ""
     shift.begin()
     try:
         root = bridge.spooler_directory()
@@ -177,6 +178,10 @@ def on_spool(env: bridge.Env) -> int:
         shift.end(leave)
     if answer is None:
         _stand_by(path, root)
+    elif foreign.is_in_use() and not os.path.lexists(path):
+        # ``uwsgi.spool`` signals no spooler that is busy, so that what was enqueued meanwhile would wait for the next
+        # scan. Only after a job that was settled: a file that stays would be run again at once, for ever.
+        bridge.look_again()
     return int(SPOOL_RETRY) if answer is None else answer
 
 

@@ -21,6 +21,22 @@ def import_in_a_job() -> Response:
     return jsonify(ok=True)
 
 
+@app.post("/stock/<name>")
+def stock(name: str) -> Response:
+    import with_uwsgidecorators
+
+    getattr(with_uwsgidecorators, name).spool({"word": name})
+    return jsonify(ok=True)
+
+
+@app.post("/own")
+def own() -> Response:
+    import with_spoolkit
+
+    with_spoolkit.own.using(delay=2)(word="own")
+    return jsonify(ok=True)
+
+
 @app.post("/all")
 def everything() -> Response:
     import with_spoolkit

@@ -39,3 +39,10 @@ def importing(env):
 def failing(env):
     record("ran", env["word"])
     raise ValueError("of the application's own")
+
+
+@spool
+def slow(env):
+    record("slow", "starts")
+    time.sleep(1)
+    record("slow", "ends")
