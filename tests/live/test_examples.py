@@ -124,6 +124,16 @@ def test_what_was_accepted_is_sent_before_the_end(kind: str, notifications: Path
     assert sorted(sent) == [f"ann: {number}" for number in range(5)], server.log()
 
 
+def test_the_same_by_ctrl_c_under_uwsgi(notifications: Path, start: Start) -> None:
+    server = start(notifications, command("notifications", "uwsgi"), "/task")
+    wait_until_complete("uwsgi", server)
+    for number in range(4):
+        assert server.post("/task", json={"to": "ann", "text": str(number)}).status == 202
+    os.killpg(server.master_pid, signal.SIGINT)
+    wait_for_exit(server)
+    assert len((notifications / "sent.log").read_text().splitlines()) == 4, server.log()
+
+
 def test_the_same_with_the_debugger_and_the_reloader(notifications: Path, start: Start) -> None:
     server = start(notifications, [*command("notifications", "flask"), "--debug"], "/task")
     for number in range(5):
