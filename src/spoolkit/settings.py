@@ -30,6 +30,7 @@ class Settings:
     ``max_result``   bytes that a job's result may take
     ``timeout_grace``  seconds after a task's timeout at which its process is ended
     ``grace``        seconds for which a stop waits for the jobs that run
+    ``unknown_grace``  seconds for which a job that this version of the code cannot run is left for another version
     ``keep_done``    seconds for which the record of a job that is done or cancelled is kept
     ``keep_dead``    seconds for which a dead job is kept, its file included
     ``threads``      how many jobs of ``@thread`` run at once in one process
@@ -46,6 +47,7 @@ class Settings:
     max_result: int = 1024 * 1024
     timeout_grace: float = 10.0
     grace: float = 30.0
+    unknown_grace: float = 600.0
     keep_done: float = 7 * 86400.0
     keep_dead: float = 90 * 86400.0
     threads: int = 8
@@ -135,6 +137,7 @@ _READERS: dict[str, Callable[[str, object], object]] = {
     "SPOOLKIT_MAX_RESULT": _whole,
     "SPOOLKIT_TIMEOUT_GRACE": _number,
     "SPOOLKIT_GRACE": _number,
+    "SPOOLKIT_UNKNOWN_GRACE": _number,
     "SPOOLKIT_KEEP_DONE": _number,
     "SPOOLKIT_KEEP_DEAD": _number,
     "SPOOLKIT_THREADS": _one_or_more,

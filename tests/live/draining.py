@@ -124,6 +124,7 @@ def deployed(
         "PYTHONDONTWRITEBYTECODE": "1",
         "SPOOLKIT_GRACE": str(grace),
         "SPOOLKIT_TIMEOUT_GRACE": "1",
+        "SPOOLKIT_UNKNOWN_GRACE": "2",
     }
     common = [
         "master = true",

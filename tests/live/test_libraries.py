@@ -36,7 +36,7 @@ def test_each_library_runs_its_own(start_site: StartSite, order: tuple[str, ...]
 @pytest.mark.parametrize("order", [("with_spoolkit",), ("with_uwsgidecorators",)], ids=["spoolkit", "uwsgidecorators"])
 def test_a_library_imported_in_a_request_changes_nothing(start_site: StartSite, order: tuple[str, ...]) -> None:
     """The spooler was forked before that import and knows nothing of it: spoolkit sets such files aside."""
-    site = start_site(module="three_libraries", env={"ORDER": ",".join(order)})
+    site = start_site(module="three_libraries", env={"ORDER": ",".join(order), "SPOOLKIT_UNKNOWN_GRACE": "0"})
     assert site.server.post("/all").status == 200
     if order == ("with_spoolkit",):
         site.history.wait_for("ran", "own")
@@ -80,7 +80,8 @@ def test_a_handler_of_the_applications_own_serves_the_rest(start_site: StartSite
 
 
 def test_what_the_libraries_cannot_run_is_set_aside_with_its_reason(start_site: StartSite, tmp_path: Path) -> None:
-    site = start_site(module="three_libraries", env={"ORDER": ",".join(MODULES)})
+    env = {"ORDER": ",".join(MODULES), "SPOOLKIT_UNKNOWN_GRACE": "0"}
+    site = start_site(module="three_libraries", env=env)
     nobody = pickle.dumps({})
     files = {
         "unknown-function": {b"ud_spool_func": b"nobody"},
@@ -102,3 +103,15 @@ def test_what_the_libraries_cannot_run_is_set_aside_with_its_reason(start_site: 
     assert all(report["reason"] for report in site.dead().values())
     assert "of the application's own" in site.dead()[f"{spoolfile.PREFIX}raising-task"]["traceback"]
     assert set(os.listdir(site.spool / "dead")) >= {f"{spoolfile.PREFIX}{name}" for name in files}
+
+
+def test_a_function_that_only_another_version_knows_is_left_for_it(start_site: StartSite) -> None:
+    site = start_site(module="three_libraries", env={"ORDER": ",".join(MODULES), "SPOOLKIT_UNKNOWN_GRACE": "4"})
+    fields = {b"ud_spool_func": b"nobody"}
+    path = spoolfile.write(str(site.spool), "unknown-function", packet.dump(packet.Packet(fields)))
+    site.server.wait_for_log("unknown-function is left for another version of the code")
+    assert site.dead() == {}
+    assert site.files() == [os.path.basename(path)]
+    site.wait_empty()
+    assert "nobody" in site.dead()[os.path.basename(path)]["reason"]
+    assert site.server.log().count("is left for another version") == 1

@@ -41,12 +41,16 @@ from spoolkit.errors import (
     SignatureError,
     SpoolkitError,
     SpoolUnavailableError,
+    StoreUnavailableError,
     UnknownTaskError,
 )
 from spoolkit.job import SPOOL_RETRY, Cancelled, Dead, Done, Failure, Job, Outcome, RetryAt
 from spoolkit.registry import Declared
 from spoolkit.runner import Ended
 from spoolkit.store import Store
+
+UNKNOWN_PAUSES = 1.0, 15.0
+"""Seconds, at least and at most, between two looks at a job that this version of the code cannot run."""
 
 STAND_BY = 0.2
 """Seconds between two looks of a spooler that must not start a job."""
@@ -269,7 +273,7 @@ def _replace() -> NoReturn:
 def _serve_foreign(env: bridge.Env, path: str, root: str) -> tuple[int, bool]:
     """Run another library's job; uWSGI's integer, and whether this process can run no other job."""
     before = process_state.State()
-    outcome = _foreign(env)
+    outcome = _foreign(env, path)
     lost = before.restore()
     if _presence is not None and _presence.is_lost:
         lost.append(process_state.CLOSED)
@@ -309,8 +313,7 @@ def _serve_job(
         declared.check(job.args, job.kwargs)
         job = replace(job, task=declared.name)
     except (UnknownTaskError, SignatureError) as error:
-        dead = _dead(error)
-        ended = Ended(dead.outcome, lambda: runner.refuse(job, dead.outcome, place.seen(), store))
+        ended = _not_for_this_version(job, error, place, store, config)
     else:
         try:
             # uWSGI left us in the spool directory, an earlier task perhaps elsewhere.
@@ -327,6 +330,31 @@ def _serve_job(
         if ended.spoiled or store.is_lost:
             _replace()
     pruning.a_little(store, root, config)
+
+
+def _not_for_this_version(
+    job: Job, error: SpoolkitError, place: _Here, store: Store, config: settings.Settings
+) -> Ended:
+    """Leave the job for a newer version of the code for a while, with no attempt counted; then it is dead."""
+    now = clock.now()
+    waited = now - _first_due(job, store)
+    if (left := config.unknown_grace - waited) > 0:
+        text = "job %s is left for another version of the code, for %.0f s more (SPOOLKIT_UNKNOWN_GRACE): %s"
+        log.complain(text, job.id, left, error)
+        shortest, longest = UNKNOWN_PAUSES
+        pause = min(max(waited / 10, shortest), longest, left)
+        return Ended(RetryAt(now + pause, Failure(str(error), type(error).__name__)))
+    dead = _dead(error)
+    return Ended(dead.outcome, lambda: runner.refuse(job, dead.outcome, place.seen(), store))
+
+
+def _first_due(job: Job, store: Store) -> float:
+    """When the job could first have met this version: its enqueueing, due time, last retry, or retry by hand."""
+    times = [job.enqueued_at, job.run_at]
+    with contextlib.suppress(StoreUnavailableError):
+        if (status := store.status(job.id)) is not None:
+            times += [status.run_at, *(event.time for event in store.history(job.id)[1] if event.kind == "retried")]
+    return max(time for time in times if time is not None)
 
 
 class _Here:
@@ -372,11 +400,20 @@ def _dead(error: SpoolkitError) -> Ended:
     return Ended(Dead(Failure(str(error), type(error).__name__)))
 
 
-def _foreign(env: bridge.Env) -> Outcome | int:
+def _foreign(env: bridge.Env, path: str) -> Outcome | int:
+    config = settings.current()
     try:
-        return foreign.run(env, retry_at=clock.now() + settings.current().retry_delay)
-    except (DecodeError, UnknownTaskError) as error:
+        return foreign.run(env, retry_at=clock.now() + config.retry_delay)
+    except DecodeError as error:
         return Dead(Failure(str(error)))
+    except UnknownTaskError as error:
+        # Its file alone tells since when it is due, and so must keep its time.
+        left = os.lstat(path).st_mtime + config.unknown_grace - clock.now()
+        if left <= 0:
+            return Dead(Failure(str(error)))
+        text = "%s is left for another version of the code, for %.0f s more (SPOOLKIT_UNKNOWN_GRACE): %s"
+        log.complain(text, path, left, error)
+        return int(SPOOL_RETRY)
 
 
 def _path(env: bridge.Env, root: str) -> str:
