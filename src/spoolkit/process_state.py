@@ -178,10 +178,9 @@ class State:
         # First, for with less than that the rest may fail.
         lost = self._kernel.restore()
         if any(now is not before for now, before in zip(map(_signal.getsignal, _SIGNALS), self._handlers, strict=True)):
-            _put_handlers(self._handlers)
-        if not callable(_signal.getsignal(signal.SIGALRM)):
-            # Python's default for it ends the process; uWSGI has it ignored, which who set it back did not know.
-            _actions(os.getpid()).put(signal.SIGALRM)
+            self._put_handlers()
+        else:
+            self._kernel.actions.restore()
         for (module, name), before in zip(_NAMES, self._objects, strict=True):
             if getattr(module, name, None) is not before:
                 setattr(module, name, before)
@@ -193,6 +192,17 @@ class State:
         if lowest is None or (soft != resource.RLIM_INFINITY and soft - SPARE < lowest != self._lowest):
             lost.append("no descriptors are left")
         return lost
+
+    def _put_handlers(self) -> None:
+        # Blocked: for a moment a signal has the handler of Python's table, which may be the process's end.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            for signum, handler in zip(_SIGNALS, self._handlers, strict=True):
+                if _signal.getsignal(signum) is not handler and handler is not None:
+                    signal.signal(signum, handler)
+            self._kernel.actions.restore()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def stop_alarm() -> None:
@@ -213,52 +223,34 @@ def _put_back(values: tuple[_Value, ...], before: list[Any]) -> list[str]:
     return lost
 
 
-def _put_handlers(handlers: list[Any]) -> None:
-    # Blocked: for a moment a signal has the default handler of Python's table, which may be the process's end.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    try:
-        for signum, handler in zip(_SIGNALS, handlers, strict=True):
-            if _signal.getsignal(signum) is handler:
-                continue
-            if handler is not None:
-                signal.signal(signum, handler)
-            if not callable(handler):
-                _actions(os.getpid()).put(signum)
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
 class _Actions:
-    """What the C code has set for each signal. Python's table knows nothing of it: uWSGI sets it after Python began."""
-
-    SIZE = 512  # a struct sigaction is smaller on every platform
+    """The signals whose handler Python does not know: uWSGI sets its own in C, after Python has begun."""
 
     def __init__(self) -> None:
         import ctypes
 
-        self._sigaction = ctypes.CDLL(None, use_errno=True).sigaction
-        self._buffer = ctypes.create_string_buffer
+        self._sigaction = ctypes.CDLL(None).sigaction
         self._known = {}
         for signum in _SIGNALS:
-            buffer = self._buffer(self.SIZE)
-            if self._sigaction(signum, None, buffer) == 0:
-                self._known[signum] = buffer
+            action = ctypes.create_string_buffer(512)  # larger than a struct sigaction, which begins with the handler
+            handler = _signal.getsignal(signum)
+            if callable(handler) or self._sigaction(signum, None, action) != 0:
+                continue
+            if handler is None or int(handler) != ctypes.c_void_p.from_buffer(action).value:
+                self._known[signum] = action
 
-    def put(self, signum: int) -> None:
-        if signum in self._known:
-            self._sigaction(signum, self._known[signum], None)
-
-
-@lru_cache(maxsize=1)
-def _actions(pid: int) -> _Actions:
-    return _Actions()
+    def restore(self) -> None:
+        """Set them again. Whether a task has changed one cannot be seen in Python's table."""
+        for signum, action in self._known.items():
+            if not callable(_signal.getsignal(signum)):
+                self._sigaction(signum, action, None)
 
 
 class _Kernel:
     """What the kernel has of this process before its first job, its standard streams included."""
 
     def __init__(self) -> None:
-        _actions(os.getpid())
+        self.actions = _Actions()
         self._values = [value.get() for value in _OF_KERNEL]
         self._streams = {fd: (process.file_of(fd), _duplicate(fd)) for fd in (1, 2)}
 

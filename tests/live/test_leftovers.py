@@ -1,0 +1,113 @@
+"""What a task leaves in its process is put back before the next job, or the process is replaced."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from uwsgi_server import UwsgiServer, wait_until
+
+from .conftest import SITE
+
+sys.path.insert(0, str(SITE))
+try:
+    import leftovers_app
+finally:
+    sys.path.remove(str(SITE))
+
+
+class Site:
+    """A server with one spooler, so that one process runs all jobs."""
+
+    def __init__(self, server: UwsgiServer, own_files: Path) -> None:
+        self.server = server
+        self.own_files = own_files
+
+    def run(self, task: str, what: str) -> dict[str, Any]:
+        answer = self.server.get(f"/run/{task}/{quote(what)}")
+        assert answer.status == 200, (answer.text, self.server.log()[-3000:])
+        ran: dict[str, Any] = answer.json
+        return ran
+
+    def look(self, how: str = "-") -> Any:
+        return self.run("look", how)["result"]
+
+    def pid(self) -> int:
+        return int(self.run("pid", "-")["result"])
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    folder = tmp_path_factory.mktemp("leftovers")
+    own_files = folder / "own"
+    own_files.mkdir()
+    options = [
+        "master = true",
+        "enable-threads = true",
+        "need-app = true",
+        "processes = 1",
+        "threads = 2",
+        "max-fd = 256",
+        f"pythonpath = {SITE}",
+        f"chdir = {SITE}",
+        "module = leftovers_app:app",
+        "spooler-processes = 1",
+        "spooler-frequency = 1",
+        f"spooler = {folder / 'spool'}",
+    ]
+    env = {"PYTHONPATH": str(SITE), "OWN_FILES": str(own_files), "TZ": "Europe/Berlin"}
+    with UwsgiServer(folder, options=options, env=env) as server:
+        yield Site(server, own_files)
+
+
+@pytest.fixture(scope="module")
+def fresh(site: Site) -> Any:
+    """How the first job found its process."""
+    return site.look()
+
+
+@pytest.mark.parametrize("what", leftovers_app.PUT_BACK)
+def test_the_next_job_finds_its_process_as_the_first_one_did(site: Site, fresh: Any, what: str) -> None:
+    before = site.pid()
+    assert site.run("leave", what)["state"] == "done"
+    assert site.look("slowly" if "alarm" in what or what == "faulthandler" else "-") == fresh
+    assert site.run("leave_and_fail", what)["state"] == "dead"
+    assert site.look() == fresh
+    assert site.pid() == before
+
+
+@pytest.mark.parametrize("what", leftovers_app.REPLACED)
+def test_a_process_that_cannot_be_put_back_is_replaced_after_the_job(site: Site, fresh: Any, what: str) -> None:
+    before = site.pid()
+    assert site.run("leave", what)["state"] == "done"
+    after = wait_until(lambda: (pid := site.pid()) != before and pid)
+    found = site.look()
+    assert found == fresh, after
+    assert not [file.name for file in site.own_files.iterdir() if file.read_text() not in ("", "said by the task\n")]
+
+
+def test_each_job_has_a_line_at_its_start_and_one_at_its_end(site: Site) -> None:
+    done, dead = site.run("pid", "-")["id"], site.run("leave_and_fail", "nothing")["id"]
+    took = r"\(attempt 1 of 1, \d\.\d{3} s\)"
+    site.server.wait_for_log(f"INFO spoolkit: job {done} of leftovers_app.pid is done {took}")
+    site.server.wait_for_log(
+        f"ERROR spoolkit: job {dead} of leftovers_app.leave_and_fail is dead: ValueError: the task's own trouble {took}"
+    )
+    lines = [line for line in site.server.log().splitlines() if " spoolkit: job " in line]
+    for id, end in ((done, "is done"), (dead, "is dead")):
+        first, last = (line for line in lines if id in line)
+        assert "starts: attempt 1 of 1" in first
+        assert end in last
+
+
+def test_why_a_process_is_replaced_is_in_the_log(site: Site) -> None:
+    before = site.pid()
+    id = site.run("leave", "session")["id"]
+    job = f"job {id} of leftovers_app.leave"
+    site.server.wait_for_log(
+        f"process {before} is replaced, for {job} left it unfit for another job: .*session changed"
+    )
