@@ -23,7 +23,6 @@ PAUSE = 60.0
 """Seconds between two lines with the same complaint."""
 
 _logger = logging.getLogger(LOGGER)
-_formatter = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
 _job: ContextVar[tuple[str, str] | None] = ContextVar("spoolkit.logged_job", default=None)
 _complaints: dict[tuple[int, str], tuple[float, int]] = {}
 """By process and complaint: when, on the monotonic clock, it was last written, and how often it came up since."""
@@ -124,22 +123,23 @@ def trusts_handlers() -> bool:
 def _say(
     level: int, message: str, args: tuple[object, ...], error: BaseException | None = None, details: str = ""
 ) -> None:
-    record: logging.LogRecord | None = None
+    configured = False
     try:
         # Asked each time: the site may configure its logging after it has imported us.
         configured = trusts_handlers() and _logger.hasHandlers()
         if not _is_enabled(level, configured):
             return
-        record = _record(level, message, args, error, details)
-        if configured:
-            _logger.handle(record)
+    except BaseException:  # noqa: S110 - what fails here is the site's own; then the line is written as below
+        pass
+    clean = tuple(arg if isinstance(arg, (int, float)) else _text(arg) for arg in args)
+    trace = block(details or _traceback(error), indent="  ") if details or error is not None else None
+    if configured:
+        try:
+            _logger.handle(_record(level, message, clean, error, trace))
             return
-    except BaseException as raised:
-        # The site's logging fails. Its own report of that, if any, has failed as well, or is on standard error.
-        if record is None:
-            record = logging.LogRecord(LOGGER, level, __file__, 0, one_line(repr(message)), None, None)
-        del raised
-    _write(record)
+        except BaseException:  # noqa: S110 - the same
+            pass
+    _write(level, message, clean, trace)
 
 
 def _is_enabled(level: int, configured: bool) -> bool:
@@ -150,19 +150,17 @@ def _is_enabled(level: int, configured: bool) -> bool:
 
 
 def _record(
-    level: int, message: str, args: tuple[object, ...], error: BaseException | None, details: str
+    level: int, message: str, args: tuple[object, ...], error: BaseException | None, trace: str | None
 ) -> logging.LogRecord:
-    clean = tuple(arg if isinstance(arg, (int, float)) else _text(arg) for arg in args)
     exc_info = None if error is None else (type(error), error, error.__traceback__)
     try:
         file, line, function, _ = _logger.findCaller(stacklevel=4)
-        record = _logger.makeRecord(LOGGER, level, file, line, message, clean, exc_info, function)
+        record = _logger.makeRecord(LOGGER, level, file, line, message, args, exc_info, function)
     except BaseException:  # a record factory of the site, or of a task
-        record = logging.LogRecord(LOGGER, level, __file__, 0, message, clean, exc_info)
+        record = logging.LogRecord(LOGGER, level, __file__, 0, message, args, exc_info)
     # Set here, formatters take it as it is. Their own would write the exception's text raw, and a line break in that
     # begins what looks like another record.
-    if text := details or (error is not None and _traceback(error)):
-        record.exc_text = block(text, indent="  ")
+    record.exc_text = trace
     return record
 
 
@@ -173,20 +171,24 @@ def _text(value: object) -> str:
         return f"({type(value).__name__}: cannot be read)"
 
 
-def _traceback(error: BaseException) -> str:
+def _traceback(error: BaseException | None) -> str:
     try:
         return "".join(traceback.format_exception(error))
     except BaseException:  # of its own __str__()
         return f"{type(error).__name__}: (its traceback cannot be read)"
 
 
-def _write(record: logging.LogRecord) -> None:
+def _write(level: int, message: str, args: tuple[object, ...], trace: str | None) -> None:
     """Write a line to standard error; not by way of ``sys.stderr``, which a task may have wrapped or closed."""
     if not _distrusted.get(os.getpid(), True):
         return
-    # In one piece: lines of several processes must not be mixed.
+    # Made by hand, as a job has two of them: a record and its formatting take three times as long.
     with contextlib.suppress(Exception):
+        now = time.time()
+        stamp = f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(now))},{int(now % 1 * 1000):03d}"
+        text = message % args if args else message
         job = _job.get()
-        if job is not None and job[0] not in record.getMessage():
-            record.name = f"{record.name} [job {job[0]}]"
-        os.write(2, (_formatter.format(record) + "\n").encode("utf-8", "backslashreplace"))
+        where = LOGGER if job is None or job[0] in text else f"{LOGGER} [job {one_line(job[0])}]"
+        line = f"{stamp} {logging.getLevelName(level)} {where}: {text}"
+        # In one piece: lines of several processes must not be mixed.
+        os.write(2, (line + (f"\n{trace}\n" if trace else "\n")).encode("utf-8", "backslashreplace"))

@@ -23,6 +23,7 @@ import threading
 import time
 from collections.abc import Callable
 from functools import lru_cache
+from operator import is_
 from typing import Any, NamedTuple
 
 from spoolkit import process
@@ -37,11 +38,13 @@ STANDARD_ERROR = "standard error was closed"
 _DUPLICATES = 100
 """Number from which on the copies of standard output and error stand: out of the way of what a task opens."""
 
-_SIGNALS = tuple(sorted(int(each) for each in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}))
+# Without the real-time ones, which mean nothing to anybody unless a handler is there.
+_SIGNALS = tuple(signum for signum in range(1, 32) if signum not in (signal.SIGKILL, signal.SIGSTOP))
+_TIMERS = ((signal.SIGVTALRM, signal.ITIMER_VIRTUAL), (signal.SIGPROF, signal.ITIMER_PROF))
 _LIMITS = tuple(
     sorted(
         getattr(resource, f"RLIMIT_{name}")
-        for name in ("AS", "CORE", "CPU", "DATA", "FSIZE", "NOFILE", "NPROC", "STACK")
+        for name in ("AS", "CPU", "DATA", "FSIZE", "NOFILE")
         if hasattr(resource, f"RLIMIT_{name}")
     )
 )
@@ -112,16 +115,6 @@ _VALUES = (
 """What belongs to Python, and may be changed between two jobs as well: looked at before and after each."""
 
 
-def _timers() -> tuple[bool, ...]:
-    return tuple(any(signal.getitimer(which)) for which in (signal.ITIMER_VIRTUAL, signal.ITIMER_PROF))
-
-
-def _put_timers(were: tuple[bool, ...]) -> None:
-    for which, was in zip((signal.ITIMER_VIRTUAL, signal.ITIMER_PROF), were, strict=True):
-        if not was:
-            signal.setitimer(which, 0)
-
-
 def _limits() -> list[tuple[int, int]]:
     return [resource.getrlimit(which) for which in _LIMITS]
 
@@ -135,6 +128,16 @@ def _put_limits(limits: list[tuple[int, int]]) -> None:
                 resource.setrlimit(which, (resource.getrlimit(which)[1],) * 2)
 
 
+def _users() -> tuple[Any, ...] | None:
+    # Only root can change them.
+    return (os.getresuid(), os.getresgid(), os.getgroups()) if _was_root(os.getpid()) else None
+
+
+@lru_cache(maxsize=1)
+def _was_root(pid: int) -> bool:
+    return 0 in os.getresuid()
+
+
 def _put_users(users: tuple[Any, ...]) -> None:
     (uids, gids, groups) = users
     os.seteuid(uids[1])  # first: whoever may become root again may do the rest
@@ -145,11 +148,10 @@ def _put_users(users: tuple[Any, ...]) -> None:
 
 _OF_KERNEL = (
     _Value("umask", _umask, os.umask),
-    _Value("timers", _timers, _put_timers),
     _Value("resource limits", _limits, _put_limits),
-    _Value("user and groups", lambda: (os.getresuid(), os.getresgid(), os.getgroups()), _put_users),
-    _Value("process group", os.getpgrp, lambda group: os.setpgid(0, group)),
-    _Value("session", lambda: os.getsid(0), lambda session: None),
+    _Value("user", _users, _put_users),
+    # With a session of its own as well, and that cannot be undone: its leader cannot join another group.
+    _Value("process group or session", os.getpgrp, lambda group: os.setpgid(0, group)),
     _Value("nice", lambda: os.getpriority(os.PRIO_PROCESS, 0), lambda n: os.setpriority(os.PRIO_PROCESS, 0, n)),
 )
 """What belongs to the kernel, and nobody but a task changes: looked at after each job, and compared with how it was
@@ -157,12 +159,16 @@ before the first one of this process.
 """
 
 
+def _objects() -> list[object]:
+    return [getattr(module, name, None) for module, name in _NAMES]
+
+
 class State:
     """This process as it was before a job. Made, and put back, in its main thread."""
 
     def __init__(self) -> None:
         self._handlers = list(map(_signal.getsignal, _SIGNALS))
-        self._objects = [getattr(module, name, None) for module, name in _NAMES]
+        self._objects = _objects()
         self._values = [value.get() for value in _VALUES]
         self._kernel = _kernel(os.getpid())
         self._lowest = _lowest_free()
@@ -177,19 +183,19 @@ class State:
     def _restore(self) -> list[str]:
         # First, for with less than that the rest may fail.
         lost = self._kernel.restore()
-        if any(now is not before for now, before in zip(map(_signal.getsignal, _SIGNALS), self._handlers, strict=True)):
+        if not all(map(is_, map(_signal.getsignal, _SIGNALS), self._handlers)):
             self._put_handlers()
         else:
             self._kernel.actions.restore()
-        for (module, name), before in zip(_NAMES, self._objects, strict=True):
-            if getattr(module, name, None) is not before:
+        if not all(map(is_, _objects(), self._objects)):
+            for (module, name), before in zip(_NAMES, self._objects, strict=True):
                 setattr(module, name, before)
         lost += _put_back(_VALUES, self._values)
         if any(getattr(stream, "closed", False) for stream in (sys.__stdout__, sys.__stderr__)):
             lost.append("standard streams are closed")
         lowest = _lowest_free()
-        soft = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        if lowest is None or (soft != resource.RLIM_INFINITY and soft - SPARE < lowest != self._lowest):
+        soft = os.sysconf("SC_OPEN_MAX")
+        if lowest is None or (0 < soft - SPARE < lowest != self._lowest):
             lost.append("no descriptors are left")
         return lost
 
@@ -198,7 +204,12 @@ class State:
         before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             for signum, handler in zip(_SIGNALS, self._handlers, strict=True):
-                if _signal.getsignal(signum) is not handler and handler is not None:
+                if _signal.getsignal(signum) is handler:
+                    continue
+                for rung_by, timer in _TIMERS:
+                    if signum == rung_by:
+                        signal.setitimer(timer, 0)
+                if handler is not None:
                     signal.signal(signum, handler)
             self._kernel.actions.restore()
         finally:
@@ -236,7 +247,7 @@ class _Actions:
             handler = _signal.getsignal(signum)
             if callable(handler) or self._sigaction(signum, None, action) != 0:
                 continue
-            if handler is None or int(handler) != ctypes.c_void_p.from_buffer(action).value:
+            if handler is None or int(handler) != (ctypes.c_void_p.from_buffer(action).value or 0):
                 self._known[signum] = action
 
     def restore(self) -> None:

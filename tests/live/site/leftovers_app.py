@@ -71,8 +71,8 @@ def _closed_descriptors() -> None:
 
 
 def _limits() -> None:
-    for name in ("RLIMIT_FSIZE", "RLIMIT_CORE"):
-        resource.setrlimit(getattr(resource, name), (1, resource.getrlimit(getattr(resource, name))[1]))
+    for name in ("RLIMIT_FSIZE", "RLIMIT_CPU"):
+        resource.setrlimit(getattr(resource, name), (1000, resource.getrlimit(getattr(resource, name))[1]))
 
 
 def _environment() -> None:
