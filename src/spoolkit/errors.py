@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 
 class SpoolkitError(Exception):
     """The root of all errors of spoolkit.
@@ -186,14 +188,24 @@ class JobLostError(JobError):
 class Retry(SpoolkitError):  # noqa: N818 - the field's own word; a task raises it on purpose
     """Raised by a task: run this job again, as long as attempts are left.
 
-    ``delay`` is in seconds (``None``: the task's own ``backoff``), ``reason`` goes into the record.
+    Args:
+        delay: Seconds or a timedelta until the next attempt; ``None``: the task's own ``backoff``.
+        reason: What goes into the record.
+
+    Raises:
+        ScheduleError: ``delay`` is no time, or a negative one.
     """
 
-    def __init__(self, delay: float | None = None, reason: str = "") -> None:
+    def __init__(self, delay: float | timedelta | None = None, reason: str = "") -> None:
         super().__init__(reason or "the task asked to run again")
-        if delay is not None and not 0 <= delay < float("inf"):
-            raise ScheduleError(f"Retry(delay={delay!r}): give seconds, zero or more", argument="delay")
-        self.delay = delay
+        seconds = delay.total_seconds() if isinstance(delay, timedelta) else delay
+        is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+        if seconds is not None and not (is_number and 0 <= seconds < float("inf")):
+            raise ScheduleError(
+                f"delay of Retry is {delay!r:.100}: give seconds or a timedelta, zero or more", argument="delay"
+            )
+        #: Seconds, or ``None``.
+        self.delay = seconds
         self.reason = reason
 
 

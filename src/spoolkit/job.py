@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from enum import IntEnum, StrEnum
 from typing import Literal
 
@@ -91,7 +92,7 @@ class Job:
     app: str | None = None
 
 
-Backoff = float | Callable[[int], float]
+Backoff = float | Callable[[int], float | timedelta]
 """Seconds before the next attempt: always the same, or what it gives for the number of the attempt that failed."""
 
 

@@ -2,32 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import get_args
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+from typing import TypeVar, get_args
 
 from spoolkit import schedule
 from spoolkit.engines.thread import Overflow, ThreadOptions
 from spoolkit.errors import ConfigurationError
 from spoolkit.job import Backoff, TaskOptions
 
-Errors = type[BaseException] | tuple[type[BaseException], ...]
+Errors = type[BaseException] | Iterable[type[BaseException]]
+
+T = TypeVar("T")
 
 MAX_RETRIES = 10_000
 
 
 def task_options(
-    retries: int, backoff: Backoff | None, timeout: float | None, retry_on: Errors | None, discard_on: Errors
+    retries: int,
+    backoff: Backoff | timedelta | None,
+    timeout: float | timedelta | None,
+    retry_on: Errors | None,
+    discard_on: Errors,
 ) -> TaskOptions:
     """How a task's jobs are tried."""
     if type(retries) is not int or not 0 <= retries <= MAX_RETRIES:
         raise ConfigurationError(f"retries is {retries!r}: give a whole number, 0 to {MAX_RETRIES}", setting="retries")
+    backoff, timeout = _seconds(backoff), _seconds(timeout)
     if backoff is not None and not callable(backoff) and not _is_time(backoff):
         raise ConfigurationError(
-            f"backoff is {backoff!r}: give seconds, zero or more, or a function of the attempt's number",
+            f"backoff is {backoff!r}: give seconds or a timedelta, zero or more, or a function of the attempt's number",
             setting="backoff",
         )
     if timeout is not None and (not _is_time(timeout) or timeout == 0):
-        raise ConfigurationError(f"timeout is {timeout!r}: give seconds, more than zero", setting="timeout")
+        raise ConfigurationError(
+            f"timeout is {timeout!r}: give seconds or a timedelta, more than zero", setting="timeout"
+        )
     return TaskOptions(
         retries,
         backoff,
@@ -68,9 +78,19 @@ def _is_time(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= schedule.MAX_AHEAD
 
 
+def _seconds(value: T | timedelta) -> T | float:
+    return value.total_seconds() if isinstance(value, timedelta) else value
+
+
 def _errors(name: str, given: Errors) -> tuple[type[BaseException], ...]:
-    several = given if isinstance(given, tuple) else (given,)
-    for one in several:
-        if not (isinstance(one, type) and issubclass(one, BaseException)):
-            raise ConfigurationError(f"{name} holds {one!r}: give classes of exceptions", setting=name)
-    return several
+    advice = f"{name} is {given!r:.100}: give an exception class, or a list of them"
+    if isinstance(given, type):
+        several: tuple[object, ...] = (given,)
+    elif isinstance(given, Iterable) and not isinstance(given, (str, bytes)):
+        several = tuple(given)
+    else:
+        raise ConfigurationError(advice, setting=name)
+    errors = tuple(one for one in several if isinstance(one, type) and issubclass(one, BaseException))
+    if len(errors) != len(several):
+        raise ConfigurationError(advice, setting=name)
+    return errors

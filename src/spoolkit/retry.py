@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from dataclasses import replace
+from datetime import timedelta
 
 from spoolkit.errors import Abort, JobCancelled, JobTimeout, Retry
 from spoolkit.job import (
@@ -79,7 +80,8 @@ def backoff(options: TaskOptions, attempt: int, jitter: float) -> tuple[float, s
     own, complaint = options.backoff, ""
     if callable(own):
         try:
-            own = float(own(attempt))
+            given = own(attempt)
+            own = given.total_seconds() if isinstance(given, timedelta) else float(given)
             if not 0 <= own < float("inf"):
                 raise ValueError(f"it gave {own!r}")
         except BaseException as error:  # it is the application's code

@@ -190,8 +190,8 @@ def spool(function: Callable[P, R], /) -> SpoolTask[P, R]: ...
 def spool(
     *,
     retries: int = ...,
-    backoff: Backoff | None = ...,
-    timeout: float | None = ...,
+    backoff: Backoff | timedelta | None = ...,
+    timeout: Delay | None = ...,
     retry_on: Errors | None = ...,
     discard_on: Errors = ...,
     name: str | None = ...,
@@ -202,8 +202,8 @@ def spool(
     /,
     *,
     retries: int = TaskOptions.retries,
-    backoff: Backoff | None = None,
-    timeout: float | None = None,
+    backoff: Backoff | timedelta | None = None,
+    timeout: Delay | None = None,
     retry_on: Errors | None = None,
     discard_on: Errors = (),
     name: str | None = None,
@@ -212,11 +212,12 @@ def spool(
     """Declare a task whose jobs are kept on disk and run by a spooler, again until they are done or out of attempts.
 
     ``retries``     how many attempts may follow the first one that failed, returned ``SPOOL_RETRY`` or lost its process
-    ``backoff``     seconds before the next attempt, or a function that gives them for the number of the attempt that
-                    failed, from 1; ``None``: 2 s, doubling each time, with jitter, up to an hour
-    ``timeout``     seconds after which :class:`JobTimeout` is raised in the task; ``SPOOLKIT_TIMEOUT_GRACE`` later its
-                    process is ended. ``None``: never
-    ``retry_on``    the exceptions after which another attempt makes sense, ``None``: all; any other is the job's death
+    ``backoff``     seconds or a timedelta before the next attempt, or a function that gives them for the number of the
+                    attempt that failed, from 1; ``None``: 2 s, doubling each time, with jitter, up to an hour
+    ``timeout``     seconds or a timedelta after which :class:`JobTimeout` is raised in the task;
+                    ``SPOOLKIT_TIMEOUT_GRACE`` later its process is ended. ``None``: never
+    ``retry_on``    the exception, or a list of them, after which another attempt makes sense, ``None``: all; any other
+                    is the job's death
     ``discard_on``  the exceptions after which the job is pointless: it ends as cancelled
     ``name``        the task's name in jobs and records; ``None``: ``module.function``
     ``aliases``     names that it had in earlier versions, whose jobs may still wait
@@ -243,8 +244,8 @@ def thread(
     track: bool = ...,
     copy_request: bool = ...,
     retries: int = ...,
-    backoff: Backoff | None = ...,
-    timeout: float | None = ...,
+    backoff: Backoff | timedelta | None = ...,
+    timeout: Delay | None = ...,
     retry_on: Errors | None = ...,
     discard_on: Errors = ...,
     name: str | None = ...,
@@ -259,8 +260,8 @@ def thread(
     track: bool = True,
     copy_request: bool = False,
     retries: int = 0,
-    backoff: Backoff | None = None,
-    timeout: float | None = None,
+    backoff: Backoff | timedelta | None = None,
+    timeout: Delay | None = None,
     retry_on: Errors | None = None,
     discard_on: Errors = (),
     name: str | None = None,

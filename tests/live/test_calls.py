@@ -123,5 +123,5 @@ def test_a_coroutine_is_cancelled_at_its_timeout(site: Site) -> None:
 
 def test_one_that_blocks_its_loop_is_ended_by_the_hard_limit(site: Site) -> None:
     found = ended(site, site.server.post("/job/blocks").json["job"], timeout=40)
-    assert (found["state"], found["error"]["type"]) == ("dead", "JobTimeout")
+    assert (found["state"], found["error"]["type"]) == ("dead", "JobTimeout"), (found, site.server.log()[-3000:])
     assert "hard limit" in found["error"]["message"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -55,6 +57,7 @@ def test_uwsgis_ok_is_no_result() -> None:
         (None, JobTimeout("late"), 1005.0, "timeout", "JobTimeout: late"),
         (None, Retry(), 1005.0, "retry", "Retry: the task asked to run again"),
         (None, Retry(delay=0, reason="now"), 1000.0, "retry", "Retry: now"),
+        (None, Retry(delay=timedelta(minutes=1)), 1060.0, "retry", "Retry: the task asked to run again"),
         (None, Retry(delay=30.5), 1030.5, "retry", "Retry: the task asked to run again"),
     ],
 )
@@ -109,9 +112,9 @@ def test_an_error_that_cannot_be_told_is_tried_again_all_the_same() -> None:
     assert str(outcome.failure) == "Broken: (its message cannot be read)"
 
 
-@pytest.mark.parametrize("delay", [-1, float("nan"), float("inf")])
-def test_a_delay_that_cannot_be(delay: float) -> None:
-    with pytest.raises(ScheduleError):
+@pytest.mark.parametrize("delay", [-1, float("nan"), float("inf"), timedelta(seconds=-1), "5", True])
+def test_a_delay_that_cannot_be(delay: Any) -> None:
+    with pytest.raises(ScheduleError, match="delay of Retry is"):
         Retry(delay=delay)
 
 
@@ -138,6 +141,7 @@ def test_jitter_only_ever_adds_a_quarter_at_most(attempt: int, jitter: float) ->
 
 def test_an_own_backoff_is_given_the_number_of_the_attempt_that_failed() -> None:
     assert retry.backoff(TaskOptions(backoff=lambda attempt: attempt * 10), 3, 0.9) == (30, "")
+    assert retry.backoff(TaskOptions(backoff=lambda attempt: timedelta(minutes=attempt)), 3, 0.9) == (180, "")
 
 
 @pytest.mark.parametrize("result", [-1, float("nan"), float("inf"), "soon", None, 1j])

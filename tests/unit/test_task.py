@@ -225,6 +225,11 @@ def test_a_task_still_looks_like_its_function() -> None:
         {"timeout": float("inf")},
         {"timeout": "5"},
         {"retry_on": ValueError()},
+        {"retry_on": "ValueError"},
+        {"retry_on": 5},
+        {"timeout": timedelta(0)},
+        {"timeout": timedelta(days=-1)},
+        {"backoff": timedelta(seconds=-1)},
         {"retry_on": (ValueError, "OSError")},
         {"discard_on": int},
     ],
@@ -234,6 +239,24 @@ def test_options_that_cannot_be(option: dict[str, Any]) -> None:
         spool(**option)
     assert refused.value.setting in option
     assert str(refused.value).startswith(refused.value.setting)
+
+
+@pytest.mark.parametrize(
+    ("option", "kept"),
+    [
+        ({"timeout": timedelta(minutes=1)}, ("timeout", 60.0)),
+        ({"backoff": timedelta(milliseconds=1500)}, ("backoff", 1.5)),
+        ({"retry_on": [OSError, KeyError]}, ("retry_on", (OSError, KeyError))),
+        ({"discard_on": {KeyError}}, ("discard_on", (KeyError,))),
+        ({"discard_on": []}, ("discard_on", ())),
+    ],
+)
+@pytest.mark.parametrize("decorator", [spool, thread])
+def test_options_in_the_forms_that_python_has_for_them(decorator: Any, option: dict[str, Any], kept: Any) -> None:
+    def of_options() -> None: ...
+
+    task = decorator(name=f"options.{decorator.__name__}.{kept[0]}", **option)(of_options)
+    assert getattr(task.declared.options, kept[0]) == kept[1]
 
 
 def test_options_at_their_edges() -> None:
