@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, Generic, Literal, TypeVar, get_args
 
 from spoolkit import application, lifetime, log, tracking
-from spoolkit.errors import ConfigurationError, QueueFull
+from spoolkit.errors import ConfigurationError, QueueFull, shown
 from spoolkit.filelock import only_one
 
 T = TypeVar("T")
@@ -151,9 +151,9 @@ class Threads:
         """Have ``thread`` live in each process that serves, or in one of them. Raises :class:`ConfigurationError`."""
         lifetime.check_threads()
         if not isinstance(thread, BackgroundThread):
-            raise ConfigurationError(f"{thread!r} is no BackgroundThread: give an instance of a subclass")
+            raise ConfigurationError(f"{shown(thread)} is no BackgroundThread: give an instance of a subclass")
         if where not in get_args(Where):
-            raise ConfigurationError(f"where is {where!r}: give one of {get_args(Where)}", setting="where")
+            raise ConfigurationError(f"where is {shown(where)}: give one of {get_args(Where)}", setting="where")
         if isinstance(thread, QueueThread) and where == "one process":
             raise ConfigurationError(
                 f'{type(thread).__name__} reads a queue in memory, which other processes cannot put into: where="each '

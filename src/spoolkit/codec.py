@@ -15,7 +15,8 @@ import functools
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
@@ -27,13 +28,16 @@ from uuid import UUID
 from zoneinfo import ZoneInfo
 
 from spoolkit import modules
-from spoolkit.errors import ArgumentTypeError, ConfigurationError, DecodeError
+from spoolkit.errors import ArgumentTypeError, ConfigurationError, DecodeError, shown
 
 T = TypeVar("T")
 Json = Any
 
 MAX_DEPTH = 100
 """Levels of nesting: what is deeper, or contains itself, is refused with its name instead of a RecursionError."""
+
+MAX_COLLIDING = 64
+"""Members of one set that may have the same hash."""
 
 _TAG = re.compile(r"[A-Za-z0-9_.:-]+")
 _FLOATS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
@@ -59,9 +63,13 @@ def register(cls: type[T], *, tag: str, encode: Callable[[T], object], decode: C
     tag or a class that is taken; the same class from a module executed again replaces itself.
     """
     if not isinstance(cls, type):
-        raise ConfigurationError(f"{cls!r:.80} is no class: give the class whose values shall cross", setting=str(tag))
+        raise ConfigurationError(
+            f"{shown(cls)} is no class: give the class whose values shall cross", setting=shown(tag)
+        )
     if not isinstance(tag, str) or not _TAG.fullmatch(tag):
-        raise ConfigurationError(f"the tag {tag!r} of {_name(cls)}: give letters, digits and _.:-", setting=str(tag))
+        raise ConfigurationError(
+            f"the tag {shown(tag)} of {_name(cls)}: give letters, digits and _.:-", setting=str(tag)
+        )
     if cls in _ENCODERS or issubclass(cls, Enum):
         raise ConfigurationError(f"{_name(cls)} crosses by itself: there is nothing to register", setting=tag)
     known, earlier = _by_tag.get(tag), _by_type.get(cls)
@@ -140,7 +148,22 @@ def _items(values: Any, where: str, depth: int) -> list[Json]:
     return [_encode(value, f"{where}[{i}]", depth + 1) for i, value in enumerate(values)]
 
 
+def _distinct(members: Collection[Any]) -> Collection[Any]:
+    """``members``, unless a set of them would be slow: each is compared with all others of the same hash.
+
+    Only the hashes of text are random. Numbers that are equal modulo 2**61 - 1 have the same one, and 20,000 of those
+    took 7 seconds. Raises ``ValueError``.
+    """
+    if len(members) > MAX_COLLIDING and max(Counter(map(hash, members)).values()) > MAX_COLLIDING:
+        raise ValueError(f"more than {MAX_COLLIDING} members have the same hash")
+    return members
+
+
 def _encode_set(values: Any, where: str, depth: int) -> Json:
+    try:
+        _distinct(values)
+    except ValueError as error:
+        raise _refusal(type(values), where, f"would be slow to read ({error}): send a list") from error
     # In an order of their own, so that equal sets have equal bytes.
     return {f"${type(values).__name__}": sorted((_encode(v, f"{where}{{}}", depth + 1) for v in values), key=_dump)}
 
@@ -304,9 +327,9 @@ def _decode_tagged(tag: str, tree: Json, depth: int) -> Any:
         case "$tuple", list():
             return tuple(_decode(member, depth) for member in tree)
         case "$set", list():
-            return {_decode(member, depth) for member in tree}
+            return set(_distinct([_decode(member, depth) for member in tree]))
         case "$frozenset", list():
-            return frozenset(_decode(member, depth) for member in tree)
+            return frozenset(_distinct([_decode(member, depth) for member in tree]))
         case "$dict", dict():
             return {key: _decode(member, depth) for key, member in tree.items()}
         case "$int", str():
@@ -349,7 +372,7 @@ def _decode_zone(tree: Json) -> tzinfo | None:
             return ZoneInfo(key)
         case ["offset", int(days), int(seconds), int(microseconds), *name]:
             return timezone(timedelta(days, seconds, microseconds), *name)
-    raise DecodeError(f"{tree!r:.80} is no time zone")
+    raise DecodeError(f"{shown(tree)} is no time zone")
 
 
 def _decode_enum(reference: str, member: object) -> Enum:
@@ -359,7 +382,7 @@ def _decode_enum(reference: str, member: object) -> Enum:
     found = _member(cls, member)
     # The same Python drops the bits that a flag does not have, instead of refusing them.
     if type(found) is not cls or (issubclass(cls, Flag) and found._value_ != member):
-        raise DecodeError(f"{reference!r:.200} has no member {member!r:.80}")
+        raise DecodeError(f"{reference!r:.200} has no member {shown(member)}")
     return found
 
 

@@ -11,11 +11,14 @@ from itertools import count, islice
 from typing import Any, TypeVar
 
 from spoolkit.checkpoints import Checkpoint
-from spoolkit.errors import ArgumentTypeError, JobCancelled, NoCurrentJobError
+from spoolkit.errors import ArgumentTypeError, JobCancelled, NoCurrentJobError, shown
 from spoolkit.job import Job, Progress
 from spoolkit.recorder import Recorder
 
 T = TypeVar("T")
+
+NOTE_LIMIT = 800
+"""Characters of a progress note that are kept; there is room for no more beside the numbers."""
 
 
 @dataclass(frozen=True)
@@ -47,9 +50,10 @@ class CurrentJob(Job):
         Raises :class:`JobCancelled` if somebody wants the job to stop, so that a task that reports needs not ask, and
         :class:`ArgumentTypeError` for what is no number.
         """
-        shown = Progress(_number("done", done), None if total is None else _number("total", total), str(note))
+        text = note if isinstance(note, str) else shown(note)
+        reached = Progress(_number("done", done), None if total is None else _number("total", total), text[:NOTE_LIMIT])
         if self._recorder is not None:
-            self._recorder.progress(shown)
+            self._recorder.progress(reached)
         if self.cancelled:
             raise JobCancelled(job=self.id)
 
@@ -90,7 +94,7 @@ def _number(name: str, value: object) -> float:
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
-        raise ArgumentTypeError(f"{name} is {value!r:.100}: give a finite number", argument=name)
+        raise ArgumentTypeError(f"{name} is {shown(value)}: give a finite number", argument=name)
     return number
 
 

@@ -5,6 +5,19 @@ from __future__ import annotations
 from datetime import timedelta
 
 
+def shown(value: object, limit: int = 80) -> str:
+    """``value`` as a message shows it: its ``repr()``, at most ``limit`` characters of it.
+
+    Never raises: ``repr()`` of a number of more than 4,300 digits does, also within a list, and so may the
+    application's own.
+    """
+    try:
+        text = hex(value) if type(value) is int and value.bit_length() > 256 else repr(value)
+    except Exception:
+        text = f"<{type(value).__name__} that repr() cannot show>"
+    return text if len(text) <= limit else f"{text[:limit]}…"
+
+
 class SpoolkitError(Exception):
     """The root of all errors of spoolkit.
 
@@ -202,7 +215,7 @@ class Retry(SpoolkitError):  # noqa: N818 - the field's own word; a task raises 
         is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
         if seconds is not None and not (is_number and 0 <= seconds < float("inf")):
             raise ScheduleError(
-                f"delay of Retry is {delay!r:.100}: give seconds or a timedelta, zero or more", argument="delay"
+                f"delay of Retry is {shown(delay)}: give seconds or a timedelta, zero or more", argument="delay"
             )
         #: Seconds, or ``None``.
         self.delay = seconds

@@ -14,7 +14,7 @@ from itertools import islice
 from typing import TypeVar
 
 from spoolkit import codec, losses, morgue, notes, packet, recorder, runner, spoolfile, tracking
-from spoolkit.errors import DecodeError, StoreUnavailableError, UnknownJobError
+from spoolkit.errors import DecodeError, StoreUnavailableError, UnknownJobError, shown
 from spoolkit.job import FINISHED, Attempt, Event, State, Status
 
 T = TypeVar("T")
@@ -76,6 +76,8 @@ def _without_file(status: Status) -> Status:
 
 def checked(id: str) -> str:
     """``id``, unless it cannot be that of a job, as a path to elsewhere. Raises :class:`UnknownJobError`."""
+    if not isinstance(id, str):
+        raise UnknownJobError(f"{shown(id)} is no job's id: give a str", job=shown(id))
     if not id or os.path.basename(id) != id or id in (os.curdir, os.pardir) or "\0" in id or len(id) > 255:
         raise UnknownJobError(f"{id[:80]!r} is no job's id", job=id)
     return id

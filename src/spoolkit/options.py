@@ -8,7 +8,7 @@ from typing import TypeVar, get_args
 
 from spoolkit import schedule
 from spoolkit.engines.thread import Overflow, ThreadOptions
-from spoolkit.errors import ConfigurationError
+from spoolkit.errors import ConfigurationError, shown
 from spoolkit.job import Backoff, TaskOptions
 
 Errors = type[BaseException] | Iterable[type[BaseException]]
@@ -27,16 +27,17 @@ def task_options(
 ) -> TaskOptions:
     """How a task's jobs are tried."""
     if type(retries) is not int or not 0 <= retries <= MAX_RETRIES:
-        raise ConfigurationError(f"retries is {retries!r}: give a whole number, 0 to {MAX_RETRIES}", setting="retries")
+        problem = f"retries is {shown(retries)}: give a whole number, 0 to {MAX_RETRIES}"
+        raise ConfigurationError(problem, setting="retries")
     backoff, timeout = _seconds(backoff), _seconds(timeout)
     if backoff is not None and not callable(backoff) and not _is_time(backoff):
         raise ConfigurationError(
-            f"backoff is {backoff!r}: give seconds or a timedelta, zero or more, or a function of the attempt's number",
+            f"backoff is {shown(backoff)}: give seconds or a timedelta, zero or more, or a function of the attempt",
             setting="backoff",
         )
     if timeout is not None and (not _is_time(timeout) or timeout == 0):
         raise ConfigurationError(
-            f"timeout is {timeout!r}: give seconds or a timedelta, more than zero", setting="timeout"
+            f"timeout is {shown(timeout)}: give seconds or a timedelta, more than zero", setting="timeout"
         )
     return TaskOptions(
         retries,
@@ -50,18 +51,20 @@ def task_options(
 def check_names(name: str | None, aliases: Sequence[str]) -> None:
     """What a task is called, and was."""
     if isinstance(aliases, str):
-        raise ConfigurationError(f"aliases is {aliases!r}: give a list of names", setting="aliases")
+        raise ConfigurationError(f"aliases is {shown(aliases)}: give a list of names", setting="aliases")
     for setting, given in [("name", name)] * (name is not None) + [("aliases", alias) for alias in aliases]:
         if not isinstance(given, str) or not given:
-            raise ConfigurationError(f"{setting} holds {given!r}: give the names of tasks", setting=setting)
+            raise ConfigurationError(f"{setting} holds {shown(given)}: give the names of tasks", setting=setting)
 
 
 def thread_options(concurrency: int | None, overflow: Overflow, track: bool, copy_request: bool) -> ThreadOptions:
     """How a task's jobs use the pool."""
     if concurrency is not None and (type(concurrency) is not int or concurrency < 1):
-        raise ConfigurationError(f"concurrency is {concurrency!r}: give a number, one or more", setting="concurrency")
+        raise ConfigurationError(
+            f"concurrency is {shown(concurrency)}: give a number, one or more", setting="concurrency"
+        )
     if overflow not in get_args(Overflow):
-        raise ConfigurationError(f"overflow is {overflow!r}: give one of {get_args(Overflow)}", setting="overflow")
+        raise ConfigurationError(f"overflow is {shown(overflow)}: give one of {get_args(Overflow)}", setting="overflow")
     if overflow == "run" and concurrency is not None:
         raise ConfigurationError(
             'overflow is "run", beside a concurrency: callers that wait for each other would wait for ever',
@@ -83,7 +86,7 @@ def _seconds(value: T | timedelta) -> T | float:
 
 
 def _errors(name: str, given: Errors) -> tuple[type[BaseException], ...]:
-    advice = f"{name} is {given!r:.100}: give an exception class, or a list of them"
+    advice = f"{name} is {shown(given)}: give an exception class, or a list of them"
     if isinstance(given, type):
         several: tuple[object, ...] = (given,)
     elif isinstance(given, Iterable) and not isinstance(given, (str, bytes)):

@@ -22,10 +22,14 @@ from spoolkit.errors import (
     ReservedNameError,
     ScheduleError,
     TooLargeError,
+    shown,
 )
 
 MAGIC = ("at", "priority", "spooler", "body")
 """The keys that uWSGI reads for itself."""
+
+MAX_PRIORITY = 999_999_999
+"""As long as the name of a folder of digits may be."""
 
 RESERVED = {
     "spooler_task_name": "uWSGI puts the spool file's name there",
@@ -163,9 +167,11 @@ def at(value: object) -> float:
 
 def priority(value: object) -> int:
     """A priority: a number from 0 to 999,999,999; uWSGI makes a folder of that name, so nothing else may pass."""
-    text = value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)
-    if isinstance(value, bool) or not (text.isascii() and text.isdigit() and len(text) <= 9):
-        raise QueueOptionError(f"priority is {value!r}: give a number from 0 to 999999999", argument="priority")
+    text = value.decode("ascii", "replace") if isinstance(value, bytes) else value
+    if isinstance(text, int) and not isinstance(text, bool) and 0 <= text <= MAX_PRIORITY:
+        return int(text)
+    if not (isinstance(text, str) and text.isascii() and text.isdigit() and len(text) <= 9):
+        raise QueueOptionError(f"priority is {shown(value)}: give a number from 0 to 999999999", argument="priority")
     return int(text)
 
 
@@ -176,7 +182,7 @@ def spooler(value: object) -> str:
         or not os.path.isabs(path := os.fsdecode(value))
         or "\0" in path
     ):
-        raise QueueOptionError(f"spooler is {value!r}: give a spool directory's absolute path", argument="spooler")
+        raise QueueOptionError(f"spooler is {shown(value)}: give a spool directory's absolute path", argument="spooler")
     return os.path.realpath(path)
 
 

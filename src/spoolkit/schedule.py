@@ -6,7 +6,7 @@ import math
 import re
 from datetime import datetime, timedelta
 
-from spoolkit.errors import ScheduleError
+from spoolkit.errors import ScheduleError, shown
 
 MAX_AHEAD = 10 * 365.25 * 86400.0
 """Seconds ahead that can still be meant; milliseconds given for seconds are far beyond it."""
@@ -43,7 +43,7 @@ def from_text(text: str | bytes, *, argument: str = "at") -> float:
         plain = ""
     if not _NUMBER_TEXT.fullmatch(plain):
         raise ScheduleError(
-            f"{argument} is {text!r}: give seconds as digits, such as 30 or 1790000000", argument=argument
+            f"{argument} is {shown(text)}: give seconds as digits, such as 30 or 1790000000", argument=argument
         )
     return float(plain)
 
@@ -52,7 +52,7 @@ def _at(at: object) -> float:
     if isinstance(at, datetime):
         if at.utcoffset() is None:
             raise ScheduleError(
-                f"at is {at!r}, which has no time zone: give datetime.now(timezone.utc) + ..., or unix time",
+                f"at is {shown(at)}, which has no time zone: give datetime.now(timezone.utc) + ..., or unix time",
                 argument="at",
             )
         at = at.timestamp()
@@ -68,19 +68,20 @@ def _delay(delay: object) -> float:
 def _seconds(value: object, argument: str, wanted: str) -> float:
     # bool is an int to Python, but at=True is a mistake.
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise ScheduleError(f"{argument} is {value!r}: give {wanted}", argument=argument)
+        raise ScheduleError(f"{argument} is {shown(value)}: give {wanted}", argument=argument)
     try:
         seconds = float(value)
     except OverflowError:
         seconds = math.inf
     if not seconds >= 0:
-        raise ScheduleError(f"{argument} is {value!r}: give {wanted}, zero or more", argument=argument)
+        raise ScheduleError(f"{argument} is {shown(value)}: give {wanted}, zero or more", argument=argument)
     return abs(seconds)  # -0.0 is zero too
 
 
 def _near(time: float, now: float, argument: str, given: object) -> float:
     if time - now > MAX_AHEAD:
         raise ScheduleError(
-            f"{argument} is {given!r}, more than ten years ahead: give seconds, not milliseconds", argument=argument
+            f"{argument} is {shown(given)}, more than ten years ahead: give seconds, not milliseconds",
+            argument=argument,
         )
     return time

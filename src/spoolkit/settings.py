@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from spoolkit import sandbox
-from spoolkit.errors import ConfigurationError
+from spoolkit.errors import ConfigurationError, shown
 
 SPOOL_FOLDER = "my_spools"
 
@@ -93,17 +93,17 @@ _parsed = lru_cache(maxsize=16)(_parse)
 
 def _path(name: str, value: object) -> str:
     if not isinstance(value, (str, os.PathLike)):
-        raise ConfigurationError(f"{name} is {value!r}: give a path", setting=name)
+        raise ConfigurationError(f"{name} is {shown(value)}: give a path", setting=name)
     return os.fspath(value)
 
 
 def _flag(name: str, value: object) -> bool:
-    text = str(value).strip().lower()
+    text = (value if isinstance(value, str) else shown(value)).strip().lower()
     if text in _TRUE:
         return True
     if text in _FALSE:
         return False
-    raise ConfigurationError(f"{name} is {value!r}: give true or false", setting=name)
+    raise ConfigurationError(f"{name} is {shown(value)}: give true or false", setting=name)
 
 
 def _number(name: str, value: object) -> float:
@@ -112,7 +112,7 @@ def _number(name: str, value: object) -> float:
     except ValueError:
         number = -1.0
     if not 0 <= number < float("inf"):
-        raise ConfigurationError(f"{name} is {value!r}: give a number, zero or more", setting=name)
+        raise ConfigurationError(f"{name} is {shown(value)}: give a number, zero or more", setting=name)
     return number
 
 
@@ -123,7 +123,7 @@ def _whole(name: str, value: object) -> int:
 def _one_or_more(name: str, value: object) -> int:
     number = _whole(name, value)
     if number < 1:
-        raise ConfigurationError(f"{name} is {value!r}: give a number, one or more", setting=name)
+        raise ConfigurationError(f"{name} is {shown(value)}: give a number, one or more", setting=name)
     return number
 
 

@@ -11,7 +11,7 @@ from spoolkit import application, callables, calling, clock, current, lifetime, 
 from spoolkit.engine import Engine
 from spoolkit.engines import spool as spool_engine
 from spoolkit.engines.thread import Overflow, ThreadEngine
-from spoolkit.errors import ArgumentError, ArgumentTypeError, DecodeError, SignatureError
+from spoolkit.errors import ArgumentError, ArgumentTypeError, DecodeError, SignatureError, shown
 from spoolkit.handle import Job
 from spoolkit.job import Backoff, TaskOptions, new_id
 from spoolkit.options import Errors, check_names, task_options, thread_options
@@ -167,9 +167,13 @@ class SpoolTask(Task[P, R]):
         for key, value in packet.items():
             if not isinstance(key, bytes) or not isinstance(value, bytes):
                 raise ArgumentTypeError(
-                    f"{key!r}: {type(value).__name__} is no pair of bytes: give arguments by name, or the dict that "
-                    "prepare_spooler_args makes",
-                    argument=key.decode("utf-8", "replace") if isinstance(key, bytes) else str(key),
+                    f"{shown(key)}: {type(value).__name__} is no pair of bytes: give arguments by name, or the dict "
+                    "that prepare_spooler_args makes",
+                    argument=key.decode("utf-8", "replace")
+                    if isinstance(key, bytes)
+                    else key
+                    if isinstance(key, str)
+                    else shown(key),
                     type_name=type(value).__qualname__,
                 )
             try:

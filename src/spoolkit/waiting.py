@@ -19,7 +19,7 @@ LOOK_AGAIN = 2.0
 
 def until(finished: Callable[[], bool], folder: str, id: str, timeout: float | None) -> bool:
     """Wait until ``finished()``, at most ``timeout`` seconds (``None``: for ever); whether it is so."""
-    deadline = None if timeout is None else time.monotonic() + timeout
+    deadline = None if timeout is None else time.monotonic() + min(timeout, 1e9)  # of any size: it may be no float
     while not finished():
         with _pipe(folder, id) as fd:
             # Asked with the pipe open: who settles the job after this has somebody to call.

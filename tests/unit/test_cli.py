@@ -358,3 +358,27 @@ def test_the_option_module_is_completed(
     assert f"module = {module}\n" in flask_spool("ini", "--module", given).output
     for name in ("shop_b", "wsgi_b"):
         monkeypatch.delitem(sys.modules, name, raising=False)
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_in_a_narrow_terminal_tasks_and_notes_are_cut_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: int
+) -> None:
+    monkeypatch.setattr(showing, "WIDE", width)
+    id, task = "18ea00933a5e13000000000000000004", "a_shop.with.long.names.of.tasks.monthly_report"
+    rows = [
+        Status(id, task, state, attempt=10, max_attempts=12, error_message="x" * 200, finished_at=time.time() - 3600)
+        for state in (State.DEAD, State.CANCELLED)
+    ]
+    showing.say(showing.table(showing.HEADERS, map(showing.summary, rows)))
+    header, *lines = capsys.readouterr().out.splitlines()
+    assert header.split()[0] == "ID"
+    for line, row in zip(lines, rows, strict=True):
+        assert line.startswith(f"{id}  ")
+        if width >= 80:
+            words = line.split()
+            assert words[2:4] == [str(row.state), "10/12"]
+            assert words[1].endswith("…") == (width == 80)
+            assert words[-1].endswith("…")
+            assert "60 min ago" in line
+        assert len(line) <= width

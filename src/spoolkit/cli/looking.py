@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from spoolkit import api, lookup
+from spoolkit import api, codec, lookup
 from spoolkit import stats as statistics
 from spoolkit.cli import group
 from spoolkit.cli.group import command, say_json
@@ -27,7 +27,11 @@ MAX_ALL = 100_000
     "--since", type=group.moment, metavar="MOMENT", help="Only jobs enqueued since: 2h, 7d, or a date and time."
 )
 @click.option(
-    "--limit", type=click.IntRange(min=0), default=LIMIT, show_default=True, help="How many at most; 0: all of them."
+    "--limit",
+    type=click.IntRange(0, MAX_ALL),
+    default=LIMIT,
+    show_default=True,
+    help="How many at most; 0: all.",
 )
 def ls(states: frozenset[State] | None, task: str | None, since: float | None, limit: int, as_json: bool) -> None:
     """List jobs, newest first."""
@@ -61,7 +65,7 @@ def show(id: str, as_json: bool) -> None:
         say_json(api.detailed(id))
         return
     found = lookup.details(id)
-    say(table(("", ""), _facts(found)))
+    say(table(("", ""), _facts(found), wrap=True))
     say("", *_timeline(found))
     for attempt in found.attempts:
         for what, text in (("traceback", attempt.traceback), ("log", attempt.log)):
@@ -89,7 +93,14 @@ def _facts(found: Details) -> list[tuple[str, object]]:
 
 
 def _call(args: tuple[object, ...], kwargs: dict[str, object]) -> str:
-    return f"({', '.join([*map(repr, args), *(f'{name}={value!r}' for name, value in kwargs.items())])})"
+    return f"({', '.join([*map(_value, args), *(f'{name}={_value(value)}' for name, value in kwargs.items())])})"
+
+
+def _value(value: object) -> str:
+    try:
+        return repr(value)
+    except Exception:  # a number of more than 4,300 digits within, or a class of the application's own
+        return codec.encode(value).decode()
 
 
 def _timeline(found: Details) -> list[object]:
@@ -100,7 +111,11 @@ def _timeline(found: Details) -> list[object]:
         if attempt.finished_at is not None:
             lines.append((attempt.finished_at, f"attempt {attempt.number} {_ending(attempt)}"))
     lines += [(event.time, event.kind) for event in found.events]
-    return [table(("", ""), [(stamp(time), text) for time, text in sorted(lines, key=lambda entry: entry[0])])]
+    return [
+        table(
+            ("", ""), wrap=True, rows=[(stamp(time), text) for time, text in sorted(lines, key=lambda entry: entry[0])]
+        )
+    ]
 
 
 def _ending(attempt: Attempt) -> str:

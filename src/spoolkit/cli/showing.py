@@ -19,6 +19,14 @@ WIDE = 1000
 
 BAR = 20
 
+GAP = 2
+"""Blanks between two columns."""
+
+TASK = "TASK"
+
+LEAST = 4
+"""Columns that are left of what is cut."""
+
 _STYLES = {"running": "cyan", "retrying": "yellow", "done": "green", "dead": "bold red", "lost": "red"}
 
 
@@ -30,21 +38,41 @@ def console() -> Console:
     return Console(width=width, highlight=False, markup=False, emoji=False, soft_wrap=False)
 
 
-def table(headers: Sequence[str], rows: Iterable[Sequence[object]]) -> Table:
-    """Columns under headers; numbers to the right. What does not fit is cut in the last one."""
+def table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, wrap: bool = False) -> Table:
+    """Columns under headers; numbers to the right.
+
+    In a narrow terminal the last column and that of tasks are cut, with a sign. No other is: half an id or half a state
+    misleads. With ``wrap`` the last column goes on in the next line instead.
+    """
+    from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text
 
-    made = Table(box=None, pad_edge=False, show_header=any(headers), header_style="bold", padding=(0, 2, 0, 0))
+    made = Table(box=None, pad_edge=False, show_header=any(headers), header_style="bold", padding=(0, GAP, 0, 0))
     rows = [list(row) for row in rows]
+    texts = [[Text(line(cell), style=_STYLES.get(str(cell), "")) for cell in row] for row in rows]
+    widths = [
+        max(cell_len(text) for text in (header, *(row[at].plain for row in texts))) for at, header in enumerate(headers)
+    ]
+    flexible = [at for at, header in enumerate(headers) if header == TASK or at == len(headers) - 1]
+    room = console().width - sum(width + GAP for at, width in enumerate(widths) if at not in flexible)
     for at, header in enumerate(headers):
         numbers = bool(rows) and all(isinstance(row[at], (int, float)) for row in rows)
-        last = at == len(headers) - 1
+        most = None
+        if at in flexible:
+            after = sum(min(widths[later], LEAST) + GAP for later in flexible if later > at and widths[later])
+            most = max(LEAST, min(widths[at], room - after))
+            room -= most + GAP
         made.add_column(
-            header, justify="right" if numbers else "left", no_wrap=True, overflow="ellipsis" if last else "fold"
+            header,
+            justify="right" if numbers else "left",
+            no_wrap=not (wrap and at == len(headers) - 1),
+            overflow="fold" if wrap else "ellipsis",
+            min_width=widths[at] if most is None else None,
+            max_width=most,
         )
-    for row in rows:
-        made.add_row(*(Text(line(cell), style=_STYLES.get(str(cell), "")) for cell in row))
+    for row in texts:
+        made.add_row(*row)
     return made
 
 
@@ -76,7 +104,7 @@ def summary(status: Status) -> list[object]:
     return [status.id, status.task or "?", status.state, attempt, when(status), note(status)]
 
 
-HEADERS = ("ID", "TASK", "STATE", "ATTEMPT", "WHEN", "")
+HEADERS = ("ID", TASK, "STATE", "ATTEMPT", "WHEN", "")
 
 
 def when(status: Status) -> str:

@@ -1,0 +1,181 @@
+"""Numbers of more than 4,300 digits, which Python neither prints nor reads, and other values that cannot be shown."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
+from uuid import UUID
+
+import pytest
+from flask import current_app
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spoolkit import (
+    ArgumentError,
+    ArgumentTypeError,
+    ConfigurationError,
+    DecodeError,
+    Job,
+    Retry,
+    UnknownJobError,
+    codec,
+    current_job,
+    lookup,
+    prepare_spooler_args,
+    spool,
+    thread,
+)
+from spoolkit.cli import commands
+from spoolkit.errors import shown
+from spoolkit.job import State
+from spoolkit.settings import Settings
+
+HUGE = 10**5000
+PRIME = 2**61 - 1
+"""Python's hash of a number is the number modulo this."""
+
+
+class Silent:
+    def __repr__(self) -> str:
+        raise RuntimeError
+
+
+@spool(retries=0)
+def gives_back(value: Any = None) -> Any:
+    return value
+
+
+@spool(retries=0)
+def reports(what: str) -> None:
+    if what == "raises":
+        raise ValueError(HUGE)
+    if what == "note":
+        current_job().progress(1, 2, HUGE)  # type: ignore[arg-type]
+    for arguments in ((HUGE,), (1, HUGE), (-HUGE,)):
+        with pytest.raises(ArgumentTypeError, match="give a finite number"):
+            current_job().progress(*arguments)
+
+
+@given(st.integers() | st.text() | st.lists(st.integers(), max_size=3))
+def test_what_repr_can_show_is_shown(value: object) -> None:
+    assert shown(value, limit=10_000) == (
+        repr(value) if abs(value if isinstance(value, int) else 0) < 2**256 else hex(value)
+    )  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [HUGE, -HUGE, [HUGE], {"a": HUGE}, Fraction(HUGE), Silent(), "x" * 10**6], ids=type)
+def test_whatever_it_is_can_be_shown_in_a_line(value: object) -> None:
+    assert 0 < len(shown(value)) <= 81
+
+
+@pytest.mark.parametrize("value", [HUGE, -HUGE, [HUGE], Silent()], ids=type)
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda value: gives_back.using(at=value)(1),
+        lambda value: gives_back.using(delay=value)(1),
+        lambda value: gives_back.using(priority=value),
+        lambda value: gives_back.using(queue=value),
+        lambda value: gives_back.spool(at=value),
+        lambda value: gives_back.spool(delay=value),
+        lambda value: gives_back.spool(priority=value),
+        lambda value: gives_back.spool(spooler=value),
+        lambda value: gives_back.spool({b"value": value}),
+        lambda value: prepare_spooler_args(at=value),
+        lambda value: prepare_spooler_args(priority=value),
+        lambda value: prepare_spooler_args(spooler=value),
+    ],
+)
+def test_an_option_that_cannot_be_meant_is_refused_by_name(
+    directory: str, value: object, call: Callable[[object], Any]
+) -> None:
+    with pytest.raises(ArgumentError) as refused:
+        call(value)
+    assert refused.value.argument in ("at", "delay", "priority", "queue", "spooler", "value")
+
+
+@pytest.mark.parametrize("decorator", [spool, thread])
+@pytest.mark.parametrize("option", ["retries", "backoff", "timeout", "retry_on", "discard_on"])
+def test_an_option_of_a_task_is_refused_by_name(decorator: Any, option: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        decorator(**{option: HUGE})(lambda: None)
+    assert refused.value.setting == option
+
+
+def test_so_is_a_setting(tmp_path: Any) -> None:
+    for name in ("SPOOLKIT_GRACE", "SPOOLKIT_SPOOL", "SPOOLKIT_FSYNC", "SPOOLKIT_THREADS"):
+        with pytest.raises(ConfigurationError, match=name):
+            Settings.load({name: HUGE}, str(tmp_path))
+    with pytest.raises(ConfigurationError):
+        thread(concurrency=-HUGE)
+    with pytest.raises(ArgumentError):
+        Retry(delay=-HUGE)
+    assert Retry(delay=HUGE).delay == HUGE
+
+
+@pytest.mark.parametrize("id", [HUGE, 5, None, b"0" * 32], ids=type)
+def test_what_is_no_text_is_no_jobs_id(directory: str, id: Any) -> None:
+    with pytest.raises(UnknownJobError, match="is no job's id"):
+        Job.get(id)
+
+
+def test_a_number_of_any_size_goes_there_and_back_and_can_be_shown(directory: str, work: Callable[[], None]) -> None:
+    large = 10**4500  # in less than the 4 KiB of arguments that are kept
+    job = gives_back([large])
+    run = current_app.test_cli_runner().invoke
+    for _ in range(2):
+        shown = run(commands, ["show", job.id])
+        assert shown.exit_code == 0, shown.output
+        assert hex(large)[2:] in "".join(shown.output.split()), "however many lines it takes"
+        as_json = json.loads(run(commands, ["show", job.id, "--json"]).stdout)
+        assert as_json["arguments"]["args"][0][0] == {"$int": hex(large)}
+        work()
+    assert job.result == [large]
+
+
+def test_a_job_that_reports_one_keeps_its_end(directory: str, work: Callable[[], None]) -> None:
+    jobs = [reports(what) for what in ("raises", "note", "nothing")]
+    work()
+    assert [job.state for job in jobs] == [State.DEAD, State.DONE, State.DONE]
+    assert lookup.find(jobs[0].id).error_type == "ValueError"
+
+
+def test_one_may_wait_for_any_time(directory: str, work: Callable[[], None]) -> None:
+    job = gives_back(1)
+    work()
+    assert job.wait(timeout=HUGE)
+
+
+def colliding(number: int) -> list[int]:
+    return [PRIME * i for i in range(number)]
+
+
+@pytest.mark.parametrize("kind", ["$set", "$frozenset"])
+@pytest.mark.parametrize(
+    "members",
+    [
+        [{"$int": hex(value)} for value in colliding(20_000)],
+        [{"$uuid": UUID(int=value).hex} for value in colliding(60)] * 2,
+        [{"$tuple": [{"$int": hex(value)}]} for value in colliding(5_000)],
+    ],
+)
+def test_a_set_that_was_made_to_be_slow_is_refused(kind: str, members: list[object]) -> None:
+    data = json.dumps({kind: members}).encode()
+    started = time.process_time()
+    with pytest.raises(DecodeError, match="the same hash"):
+        codec.decode(data)
+    assert time.process_time() - started < 2, "it took 7 seconds"
+
+
+def test_it_is_refused_at_the_call_already() -> None:
+    with pytest.raises(ArgumentTypeError, match=r"'numbers\[0\]' is of type set: would be slow to read"):
+        codec.encode([set(colliding(100))], argument="numbers")
+
+
+def test_sets_of_ordinary_values_are_not(directory: str) -> None:
+    for members in (set(range(-50_000, 50_000)), set(colliding(60)), {UUID(int=i) for i in range(1000)}):
+        assert codec.decode(codec.encode(members)) == members
