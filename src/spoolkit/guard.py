@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from types import TracebackType
@@ -20,6 +21,9 @@ from spoolkit.errors import ConfigurationError
 
 PAUSE = 1.0
 """Seconds before uWSGI starts another process in the place of one that could not load the application."""
+
+FIRST = 10.0
+"""Seconds that the other processes wait for the first HTTP process to say why the application cannot be loaded."""
 
 FAILED_APP = 22
 """The exit code by which uWSGI knows an HTTP process that has no application (UWSGI_FAILED_APP_CODE in uwsgi.h)."""
@@ -70,7 +74,12 @@ def _give_up(name: str, why: str) -> NoReturn:
     if begins and bridge.is_first_worker():
         follows = "the site does not start"
     else:
-        # At a first start all processes fail alike: the first says so, and this one is ended with the instance here.
+        # At a first start all processes fail alike: the first says why, and ends the instance.
+        until = time.monotonic() + (0 if bridge.is_worker() and not begins else FIRST)
+        while bridge.first_worker_pid() and not bridge.is_served() and time.monotonic() < until:
+            draining.linger(PAUSE / 10)
+        if begins and not bridge.first_worker_pid():
+            os._exit(FAILED_APP)
         draining.linger(PAUSE)
         if bridge.is_spooler():
             follows = "this spooler runs no job"

@@ -1,0 +1,3 @@
+from spoolkit import SpoolKit
+
+background_tasks = SpoolKit()

@@ -1,0 +1,201 @@
+"""Whatever uWSGI takes as an application is what its HTTP processes and its spoolers load, also after a reload."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from uwsgi_server import UwsgiServer, wait_until
+
+from .conftest import SITE, History, Site
+from .draining import GUARD, RELOAD, STOP_HOOKS
+
+SOURCE = Path(__file__).parent / "factory_site"
+
+WAYS = {
+    "attribute": ["module = wsgi:app"],
+    "default name": ["wsgi = wsgi"],
+    "factory": ["module = shop:create_app()"],
+    "callable": ["module = shop", "callable = create_app()"],
+    "file": ["wsgi-file = single.py", "callable = app"],
+    "mount": ["mount = /shop=shop:create_app()", "manage-script-name = true"],
+}
+
+MAIN = ("factory", "callable", "file", "mount")
+REST = ("attribute", "default name")
+
+StartLoading = Callable[..., Site]
+
+
+@pytest.fixture
+def code(tmp_path: Path) -> Path:
+    """A copy of the site that a test may change."""
+    copy = tmp_path / "code"
+    shutil.copytree(SOURCE, copy)
+    shutil.copy(SITE / "history.py", copy)
+    return copy
+
+
+@pytest.fixture
+def start(tmp_path: Path, code: Path, history: History) -> Iterator[StartLoading]:
+    with ExitStack() as running:
+
+        def start(*options: str, code: Path = code, guard: bool = True) -> Site:
+            lines = [
+                "master = true",
+                "enable-threads = true",
+                "need-app = true",
+                "processes = 2",
+                f"chdir = {code}",
+                f"pythonpath = {code}",
+                "spooler-processes = 1",
+                "spooler-frequency = 1",
+                f"spooler = {tmp_path / 'spool'}",
+                *STOP_HOOKS,
+                *RELOAD,
+                *(GUARD if guard else []),
+                *options,
+            ]
+            # A module that is rewritten within a second would be taken for the one that was compiled before.
+            env = {"HISTORY": str(history.path), "PYTHONDONTWRITEBYTECODE": "1"}
+            server = UwsgiServer(tmp_path, options=lines, env=env)
+            running.callback(server.kill)
+            return Site(server.__enter__(), history)
+
+        yield start
+
+
+def greeted(site: Site, name: str, prefix: str = "") -> tuple[str, ...]:
+    """Have a job run, and what it said about its application."""
+    answer = site.server.get(f"{prefix}/greet/{name}")
+    assert answer.status == 200, (answer.text, site.server.log()[-3000:])
+    (event,) = site.history.wait_for("greeted", name)
+    return event.words[2:]
+
+
+def log_of_a_start_that_fails(start: StartLoading, *options: str) -> str:
+    log = ""
+    try:
+        site = start(*options)  # it listens for a moment
+        wait_until(lambda: site.server.exited, timeout=30, message=site.server.log)
+        log = site.server.log()
+    except AssertionError as error:
+        log = str(error)
+    return log
+
+
+@pytest.mark.parametrize(
+    "way", [*MAIN, *(pytest.param(way, marks=pytest.mark.matrix) for way in WAYS if way not in MAIN)]
+)
+def test_each_way_to_name_an_application_serves_jobs_and_makes_it_once(start: StartLoading, way: str) -> None:
+    site = start(*WAYS[way])
+    expected = ("hi", "single", "old") if way == "file" else ("hello", "shop", "old")
+    assert greeted(site, "bob", "/shop" if way == "mount" else "") == expected
+    site.wait_empty()
+    assert not site.dead()
+    made = Counter(event.pid for event in site.history.wait_for("made", count=3))
+    assert max(made.values()) == 1, made
+
+
+@pytest.mark.parametrize("way", ["factory", "file", pytest.param("mount", marks=pytest.mark.matrix)])
+def test_a_broken_version_leaves_the_old_one_running_until_it_is_mended(
+    start: StartLoading, code: Path, way: str
+) -> None:
+    site = start(*WAYS[way])
+    file, prefix = code / ("single.py" if way == "file" else "shop/__init__.py"), "/shop" if way == "mount" else ""
+    assert greeted(site, "before", prefix)[-1] == "old"
+    healthy = file.read_text()
+    broken = healthy.replace('record("made"', 'raise RuntimeError("half deployed")\n{}record("made"')
+    file.write_text(broken.format("" if way == "file" else "    "))
+    os.kill(site.server.master_pid, signal.SIGHUP)
+    wait_until(lambda: site.server.log().count("the processes that run the old version go on") >= 2)
+    assert "RuntimeError: half deployed" in site.server.log()
+    assert "destroying the instance" not in site.server.log()
+    assert site.server.get(f"{prefix}/version").text == "old"
+    assert greeted(site, "meanwhile", prefix)[-1] == "old"
+    file.write_text(healthy.replace('VERSION = "old"', 'VERSION = "new"'))
+    site.server.wait_for_log("chain reloading complete")
+    wait_until(lambda: site.server.get(f"{prefix}/version").text == "new")
+    assert greeted(site, "after", prefix)[-1] == "new"
+
+
+@pytest.mark.parametrize("way", ["factory", "file"])
+def test_a_first_version_that_fails_says_so_once_and_names_no_old_one(
+    start: StartLoading, code: Path, way: str
+) -> None:
+    file = code / ("single.py" if way == "file" else "shop/__init__.py")
+    text = file.read_text().replace('record("made"', 'raise RuntimeError("never worked")\n{}record("made"')
+    file.write_text(text.format("" if way == "file" else "    "))
+    log = log_of_a_start_that_fails(start, *WAYS[way])
+    assert "destroying the instance" in log
+    assert "old version" not in log
+    assert log.count("RuntimeError: never worked") == 1
+    assert "the site does not start" in log
+
+
+def test_without_the_guard_a_spooler_loads_the_application_before_its_first_job(start: StartLoading) -> None:
+    site = start("module = shop:create_app()", "spooler-import = shop.tasks", guard=False)
+    assert greeted(site, "bob") == ("hello", "shop", "old")
+
+
+def test_without_the_guard_a_job_waits_for_an_application_that_can_be_loaded(start: StartLoading, code: Path) -> None:
+    file = code / "shop" / "__init__.py"
+    healthy = file.read_text()
+    only_there = "    import uwsgi\n    assert not uwsgi.i_am_the_spooler(), 'not here'\n    record("
+    file.write_text(healthy.replace("    record(", only_there))
+    site = start("module = shop:create_app()", "spooler-import = shop.tasks", guard=False)
+    assert site.server.get("/greet/bob").status == 200
+    site.server.wait_for_log("the application cannot be loaded in this spooler")
+    assert len(site.files()) == 1
+    file.write_text(healthy.replace("    record(", "    record('mended')\n    record("))
+    os.kill(site.server.spooler_pids()[0], signal.SIGTERM)  # a factory that was imported is not imported again
+    site.history.wait_for("greeted", "bob")
+    assert not site.dead()
+
+
+def test_jobs_of_two_mounted_applications_run_each_in_its_own(start: StartLoading) -> None:
+    site = start(
+        "mount = /shop=shop:create_app()",
+        "mount = /single=single:app",
+        "single-interpreter = true",
+        "manage-script-name = true",
+    )
+    assert greeted(site, "alice", "/shop") == ("hello", "shop", "old")
+    assert greeted(site, "bob", "/single") == ("hi", "single", "old")
+
+
+def test_applications_in_interpreters_of_their_own_are_refused(start: StartLoading) -> None:
+    log = log_of_a_start_that_fails(start, "mount = /shop=shop:create_app()", "mount = /single=single:app")
+    assert "set single-interpreter = true" in log
+
+
+@pytest.mark.parametrize("way", ["file", pytest.param("import by a path", marks=pytest.mark.matrix)])
+def test_a_job_outlives_the_release_directory_of_its_call(
+    start: StartLoading, code: Path, tmp_path: Path, way: str
+) -> None:
+    releases, current = tmp_path / "releases", tmp_path / "current"
+    for number in ("1", "2"):
+        shutil.copytree(code, releases / number)
+    options = {
+        "file": [f"wsgi-file = {current}/wsgi.py"],
+        "import by a path": ["module = shop:create_app()", f"spooler-import = {current}/shop/tasks.py"],
+    }[way]
+    current.symlink_to(releases / "1")
+    site = start(*options, code=releases / "1", guard=way == "file")
+    assert site.server.get("/greet/bob/later").status == 200
+    site.server.stop()
+    shutil.rmtree(releases / "1")
+    current.unlink()
+    current.symlink_to(releases / "2")
+    (releases / "2" / "shop" / "__init__.py").write_text(
+        (code / "shop" / "__init__.py").read_text().replace("old", "new")
+    )
+    site = start(*options, code=releases / "2", guard=way == "file")
+    (event,) = site.history.wait_for("greeted", "bob")
+    assert event.words[2:] == ("hello", "shop", "new")
