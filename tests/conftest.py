@@ -1,4 +1,4 @@
-"""What holds for all tests: which of the long ones run, and that what tests share is made once."""
+"""What holds for all tests: which of the long ones run, with which examples, and that what they share is made once."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import zlib
 from collections import Counter
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 MADE = pytest.StashKey[Counter[str]]()
 
@@ -16,6 +17,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[MADE] = Counter()
+    # How long an example takes says nothing on a machine that is busy. The examples are always the same ones, but for
+    # those of make matrix, which look for new ones.
+    same = config.getoption("markexpr") == "not matrix"
+    settings.register_profile("tests", deadline=None, derandomize=same, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("tests")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -108,7 +108,8 @@ class UwsgiServer:
             )
 
     def __exit__(self, *_: object) -> None:
-        self.stop()
+        # What a stop does is seen where a test asks for one: here it would take seconds of each of them.
+        self.kill()
 
     @property
     def master_pid(self) -> int:

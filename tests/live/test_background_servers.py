@@ -11,6 +11,7 @@ from pathlib import Path
 import any_server
 import pytest
 from any_server import ALL, FLASK, CommandServer, ask_to_reload, ask_to_stop, wait_for_exit
+from sampling import sampled
 from uwsgi_server import wait_until
 
 from .conftest import SITE, History
@@ -24,7 +25,7 @@ def module() -> str:
     return "background_app"
 
 
-@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("kind", sampled(ALL, "uwsgi-threads", "uwsgi-lazy", "gunicorn-preload", "flask-reloader"))
 def test_they_start_once_in_each_process_that_serves_and_end_with_it(kind: str, start: Start, history: History) -> None:
     server = start(kind)
     count = 1 if kind in FLASK else 2
@@ -46,7 +47,9 @@ def test_they_start_once_in_each_process_that_serves_and_end_with_it(kind: str, 
     assert len(history.events("one", "startup")) == len(history.events("one", "shutdown"))
 
 
-@pytest.mark.parametrize("kind", [kind for kind in ALL if kind != "flask"])
+@pytest.mark.parametrize(
+    "kind", sampled([kind for kind in ALL if kind != "flask"], "uwsgi-lazy", "gunicorn-gthread", "flask-reloader")
+)
 def test_a_reload_ends_them_and_starts_them_anew(kind: str, start: Start, history: History, tmp_path: Path) -> None:
     watched = tmp_path / "watched.py"
     watched.write_text("")
@@ -63,7 +66,7 @@ def test_a_reload_ends_them_and_starts_them_anew(kind: str, start: Start, histor
     wait_until(lambda: history.events("one", "startup")[-1].pid not in pids)
 
 
-@pytest.mark.parametrize("kind", ["uwsgi", "gunicorn-gthread"])
+@pytest.mark.parametrize("kind", sampled(["uwsgi", "gunicorn-gthread"], "uwsgi"))
 def test_where_the_one_process_is_killed_another_takes_over(kind: str, start: Start, history: History) -> None:
     server = start(kind)
     (first,) = history.wait_for("one", "startup")
@@ -74,7 +77,10 @@ def test_where_the_one_process_is_killed_another_takes_over(kind: str, start: St
     any_server.wait_for_others(server, [first.pid])
 
 
-@pytest.mark.parametrize("kind", ["uwsgi-threads", "gunicorn-sync", "flask", "flask-reloader"])
+@pytest.mark.parametrize(
+    "kind",
+    sampled(["uwsgi-threads", "gunicorn-sync", "flask", "flask-reloader"], "uwsgi-threads", "gunicorn-sync", "flask"),
+)
 def test_one_that_is_stuck_does_not_hold_up_the_end_beyond_the_grace(kind: str, start: Start, history: History) -> None:
     server = start(kind, SPOOLKIT_THREAD_GRACE="0.3")
     server.post("/words", json=["stuck", "a", "b"])
@@ -85,7 +91,7 @@ def test_one_that_is_stuck_does_not_hold_up_the_end_beyond_the_grace(kind: str, 
     assert "Words: 2 items in its queue are lost" in server.log()
 
 
-@pytest.mark.parametrize("kind", ["uwsgi", "gunicorn-preload", "gunicorn-sync", "flask"])
+@pytest.mark.parametrize("kind", sampled(["uwsgi", "gunicorn-preload", "gunicorn-sync", "flask"], "uwsgi", "flask"))
 def test_what_a_request_forks_has_none(kind: str, start: Start, history: History) -> None:
     server = start(kind)
     history.wait_for("each", "startup")

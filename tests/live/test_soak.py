@@ -1,6 +1,6 @@
 """Jobs without end, while the site is reloaded and spoolers are killed: each is done, none runs twice at once.
 
-In CI for 20 seconds; ``SOAK_SECONDS=300 make soak`` for as long as is of interest.
+For some seconds in ``make test``, for 20 in ``make matrix``; ``SOAK_SECONDS=300 make soak`` for as long as you like.
 """
 
 from __future__ import annotations
@@ -14,14 +14,15 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+from sampling import sampled
 from uwsgi_server import wait_until
 
 from .conftest import Event
 from .draining import Deployed, deployed
 
-SECONDS = float(os.environ.get("SOAK_SECONDS", "20"))
-RELOAD_EVERY = 10.0 if SECONDS >= 60 else 5.0
-KILL_EVERY = 7.0 if SECONDS >= 60 else 3.0
+GIVEN = os.environ.get("SOAK_SECONDS")
+SECONDS = [float(GIVEN)] if GIVEN else sampled([8.0, 20.0], 8.0)
 JOBS_EVERY = 0.25
 DURATIONS = (0.005, 0.02, 0.1, 0.3, 1.0, 3.0)
 SPOOLERS = 4
@@ -38,12 +39,13 @@ class Soak:
     most_spoolers: int = 0
 
 
-def test_soak(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seconds", SECONDS)
+def test_soak(tmp_path: Path, seconds: float) -> None:
     soak = Soak()
     # With a single thread, uWSGI drops a connection that it has just accepted when it is told to end.
     with deployed(tmp_path, "threads", spoolers=SPOOLERS) as site:
         site.wait_until_up()
-        run(site, soak)
+        run(site, soak, seconds)
         wait_until(
             lambda: {event.words[1] for event in site.site.history.events("end")} >= set(soak.ids),
             timeout=60,
@@ -58,11 +60,11 @@ def test_soak(tmp_path: Path) -> None:
         f"{len(soak.ids)} jobs, {soak.reloads} reloads, {len(soak.killed)} spoolers killed, {under_kill} under a job; "
         f"{starts} starts, {ends} ends"
     )
-    assert soak.reloads >= 2
-    assert len(soak.killed) >= 3
+    assert soak.reloads >= min(seconds // 8, 2)
+    assert len(soak.killed) >= min(seconds // 6, 3)
 
 
-def run(site: Deployed, soak: Soak) -> None:
+def run(site: Deployed, soak: Soak, seconds: float) -> None:
     over = threading.Event()
     failures: list[BaseException] = []
     chance = random.Random(int.from_bytes(os.urandom(4)))
@@ -96,9 +98,10 @@ def run(site: Deployed, soak: Soak) -> None:
     def look() -> None:
         soak.most_spoolers = max(soak.most_spoolers, len(site.jobs.spooler_pids()))
 
-    acts = ((JOBS_EVERY, enqueue), (RELOAD_EVERY, reload), (KILL_EVERY, kill), (0.2, look))
-    threads = [every(seconds, act) for seconds, act in acts]
-    over.wait(SECONDS)
+    reload_every, kill_every = (10.0, 7.0) if seconds >= 60 else (seconds / 4, seconds / 6)
+    acts = ((JOBS_EVERY, enqueue), (reload_every, reload), (kill_every, kill), (0.2, look))
+    threads = [every(pause, act) for pause, act in acts]
+    over.wait(seconds)
     over.set()
     for thread in threads:
         thread.join(60)

@@ -17,6 +17,7 @@ from typing import Any
 import any_server
 import pytest
 from any_server import ALL, FLASK, GUNICORN, UWSGI, CommandServer, ask_to_reload, ask_to_stop, wait_for_exit
+from sampling import sampled
 from uwsgi_server import UwsgiServer, wait_until
 
 from spoolkit.job import State, Status
@@ -46,7 +47,6 @@ def start(tmp_path: Path, environment: dict[str, str], module: str) -> Iterator[
             )
             running.enter_context(server)
             any_server.wait_until_complete(kind, server, processes)
-            running.callback(any_server.wait_until_complete, kind, server, processes)
             return server
 
         yield start
@@ -70,7 +70,7 @@ def states(found: Sequence[Status | None]) -> list[State | None]:
     return [None if status is None else status.state for status in found]
 
 
-@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("kind", sampled(ALL, "uwsgi-threads", "gunicorn-preload", "flask"))
 def test_the_pool_starts_with_the_first_call_where_it_is_made_and_grows_to_its_bound(kind: str, start: Start) -> None:
     server = start(kind, processes=1)
 
@@ -94,7 +94,7 @@ def _tasks(pid: int) -> list[str]:
     return os.listdir(f"/proc/{pid}/task")
 
 
-@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("kind", sampled(ALL, "uwsgi", "uwsgi-lazy", "gunicorn-gthread", "flask-reloader"))
 def test_a_stop_lets_what_waits_finish(
     kind: str, start: Start, history: History, statuses: Callable[..., list[Status | None]]
 ) -> None:
@@ -107,7 +107,7 @@ def test_a_stop_lets_what_waits_finish(
     assert "is lost" not in server.log()
 
 
-@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("kind", sampled(ALL, "uwsgi-threads", "gunicorn-sync", "flask"))
 def test_what_is_left_after_the_grace_is_lost_and_said_to_be(
     kind: str, start: Start, history: History, statuses: Callable[..., list[Status | None]]
 ) -> None:
@@ -127,7 +127,12 @@ def test_what_is_left_after_the_grace_is_lost_and_said_to_be(
     assert sorted(re.findall(r"job (\w+) of thread_app\.work is lost", server.log())) == sorted(made)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in ALL if kind != "flask"])
+@pytest.mark.parametrize(
+    "kind",
+    sampled(
+        [kind for kind in ALL if kind != "flask"], "uwsgi-threads", "uwsgi-lazy", "gunicorn-gthread", "flask-reloader"
+    ),
+)
 def test_a_reload_lets_what_waits_finish(
     kind: str, start: Start, history: History, statuses: Callable[..., list[Status | None]], tmp_path: Path
 ) -> None:
@@ -145,7 +150,9 @@ def test_a_reload_lets_what_waits_finish(
     history.wait_for("end", count=7)
 
 
-@pytest.mark.parametrize("kind", [*UWSGI, "gunicorn-sync", "gunicorn-gthread"])
+@pytest.mark.parametrize(
+    "kind", sampled([*UWSGI, "gunicorn-sync", "gunicorn-gthread"], "uwsgi-threads", "gunicorn-gthread")
+)
 def test_a_process_that_has_served_enough_requests_lets_what_waits_finish(
     kind: str, start: Start, history: History, statuses: Callable[..., list[Status | None]]
 ) -> None:
@@ -161,7 +168,7 @@ def test_a_process_that_has_served_enough_requests_lets_what_waits_finish(
     assert len(history.events("end")) == 6
 
 
-@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("kind", sampled(ALL, "uwsgi-threads", "gunicorn-sync"))
 def test_what_a_killed_process_had_is_lost_once_anyone_looks(
     kind: str, start: Start, history: History, statuses: Callable[..., list[Status | None]], tmp_path: Path
 ) -> None:
@@ -180,7 +187,7 @@ def test_what_a_killed_process_had_is_lost_once_anyone_looks(
     assert states(statuses(answer["jobs"])) == [State.LOST] * 5
 
 
-@pytest.mark.parametrize("kind", ["uwsgi", "gunicorn-sync"])
+@pytest.mark.parametrize("kind", sampled(["uwsgi", "gunicorn-sync"], "uwsgi"))
 def test_the_next_process_buries_what_the_killed_one_had(kind: str, start: Start, history: History) -> None:
     server = start(kind, processes=1)
     answer = server.post("/work/3/60.0").json
@@ -194,7 +201,7 @@ def test_the_next_process_buries_what_the_killed_one_had(kind: str, start: Start
     assert any_server.occurrences(server, rf"is lost: its process {answer['pid']} went away") == 3
 
 
-@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("kind", sampled(ALL, "uwsgi-threads"))
 def test_ten_thousand_jobs_leave_nothing_behind(kind: str, start: Start) -> None:
     server = start(kind, processes=1, SPOOLKIT_THREAD_QUEUE="500")
     before = server.post("/quick/2000").json
@@ -207,7 +214,7 @@ def test_ten_thousand_jobs_leave_nothing_behind(kind: str, start: Start) -> None
     assert after["refused"] > 0, "the queue was never full: the bound was not tested"
 
 
-@pytest.mark.parametrize("kind", ALL)
+@pytest.mark.parametrize("kind", sampled(ALL, "uwsgi-threads"))
 def test_no_task_sees_another_requests_data(kind: str, start: Start, history: History) -> None:
     server = start(kind, SPOOLKIT_THREADS="8")
     words = [f"w{number}" for number in range(400)]
@@ -251,7 +258,7 @@ def test_the_development_server_ends_by_sigterm_as_well(
     assert states(statuses(made)) == [State.DONE] * 4
 
 
-@pytest.mark.parametrize("kind", UWSGI)
+@pytest.mark.parametrize("kind", sampled([*UWSGI], "uwsgi-threads"))
 def test_a_brutal_stop_of_uwsgi_outside_of_requests_lets_what_waits_finish(
     kind: str, start: Start, history: History, statuses: Callable[..., list[Status | None]]
 ) -> None:
@@ -284,7 +291,7 @@ def test_where_threads_are_not_enabled_uwsgi_does_not_start(start: Start) -> Non
         start("uwsgi", "pyimport = no_threads")  # as older ones were without enable-threads
 
 
-@pytest.mark.parametrize("kind", ["uwsgi", "gunicorn-preload"])
+@pytest.mark.parametrize("kind", sampled(["uwsgi", "gunicorn-preload"], "uwsgi"))
 def test_a_call_in_the_master_is_refused(kind: str, start: Start) -> None:
     with pytest.raises(AssertionError, match="called in the server's master process"):
         start(kind, CALL_AT_IMPORT="1")

@@ -180,7 +180,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(values)
 def test_whatever_crosses_comes_back(work: Callable[[], None], value: object) -> None:
     job = gives_back(value)

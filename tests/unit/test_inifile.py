@@ -230,7 +230,7 @@ sections = st.sampled_from([["[uwsgi]"], ["[other]"]])
 files = st.lists(st.one_of(options.map(lambda line: [line]), blocks, sections), max_size=6)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(files)
 def test_whatever_is_in_a_file_both_read_the_same(parts: list[list[str]]) -> None:
     with tempfile.TemporaryDirectory() as folder:

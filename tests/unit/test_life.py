@@ -514,19 +514,26 @@ class Life(RuleBasedStateMachine):
                 assert count - job.fresh == most or last in LAST[job.task], "dead before its time"
 
 
-EXAMPLES = os.environ.get("LIFE_EXAMPLES")
-"""How many lives to try, none of them like last time's. Not given: a few, always the same."""
+def lives(count: int) -> settings:
+    return settings(
+        max_examples=count,
+        stateful_step_count=25,
+        phases=[Phase.generate, Phase.shrink],
+        report_multiple_bugs=False,
+        suppress_health_check=list(HealthCheck),
+    )
 
-Life.TestCase.settings = settings(
-    max_examples=int(EXAMPLES or 60),
-    stateful_step_count=25,
-    deadline=None,
-    derandomize=EXAMPLES is None,
-    phases=[Phase.generate, Phase.shrink],
-    report_multiple_bugs=False,
-    suppress_health_check=list(HealthCheck),
-)
+
 TestLife = Life.TestCase
+TestLife.settings = lives(40)
+
+
+class ManyLives(Life):
+    """``LIFE_EXAMPLES``: how many."""
+
+
+TestManyLives = pytest.mark.matrix(ManyLives.TestCase)
+TestManyLives.settings = lives(int(os.environ.get("LIFE_EXAMPLES", "300")))
 
 
 # One job, killed at each single step in turn.

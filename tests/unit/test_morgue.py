@@ -78,7 +78,7 @@ def test_so_does_a_file_whose_report_is_gone(spool: str) -> None:
     assert len(morgue.files(spool)) == 2
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(st.binary(min_size=1, max_size=230).filter(lambda name: not {0, 47} & set(name)))
 def test_whatever_its_name_it_is_kept_under_one_that_can_be_read(spool: str, name: bytes) -> None:
     path = os.path.join(os.fsencode(spool), PREFIX.encode() + name)

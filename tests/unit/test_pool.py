@@ -273,7 +273,7 @@ def test_a_thread_that_waits_keeps_nothing_of_its_last_call() -> None:
     drain(pool)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     threads=st.integers(1, 4),
     calls=st.lists(st.tuples(st.sampled_from(["a", "b", ""]), st.sampled_from([None, 1, 2])), max_size=40),

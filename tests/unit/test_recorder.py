@@ -164,7 +164,7 @@ def test_text_that_is_no_utf8_is_kept_as_can_be(folder: str) -> None:
 numbers = st.integers() | st.floats(allow_nan=False)
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(numbers, st.none() | numbers, st.text())
 @example(0, None, "x" * 5000)
 @example(1, 2, "\u20ac" * 400)

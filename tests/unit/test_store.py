@@ -581,7 +581,7 @@ def test_the_history_tells_attempts_and_events_in_order(store: Store, at: Callab
     assert [(event.time, event.kind) for event in events] == [(90.0, "cancel asked"), (110.0, "retried")]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(moves=st.lists(st.tuples(st.sampled_from(sorted(MOVE)), st.integers(-50, 50)), max_size=12))
 def test_events_are_only_ever_added(tmp_path_factory: pytest.TempPathFactory, moves: list[tuple[str, int]]) -> None:
     store, now, told = Store(str(tmp_path_factory.mktemp("events") / "spoolkit.db")), 1000.0, list[Any]()

@@ -1,0 +1,23 @@
+"""What of a matrix runs in ``make test``; ``make matrix`` runs all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import pytest
+
+
+def sampled(rows: Sequence[Any], *kept: Any) -> list[Any]:
+    """The rows for ``pytest.mark.parametrize``; all but those in ``kept`` are marked ``matrix``.
+
+    A row of several parameters is a tuple, and so it is in ``kept``.
+    """
+    missing = [row for row in kept if row not in rows]
+    assert not missing, f"no such rows: {missing}"
+    return [row if row in kept else _marked(row) for row in rows]
+
+
+def _marked(row: Any) -> Any:
+    values: Collection[Any] = row if isinstance(row, tuple) else (row,)
+    return pytest.param(*values, marks=pytest.mark.matrix)
