@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from typing import Any, Generic, TypeVar, cast
 
 from spoolkit import admin, codec, job, lookup, tracking, waiting
 from spoolkit.errors import (
@@ -17,15 +18,24 @@ from spoolkit.errors import (
 )
 from spoolkit.job import FINISHED, Attempt, Progress, State, Status
 
+R = TypeVar("R", covariant=True)  # a result is only ever read
 
-class Job(job.Job):
-    """One call of a task. What it holds was true when it was made; each question below is answered as of now.
 
-    All of them raise :class:`~spoolkit.errors.UnknownJobError` once the job's record is gone.
+class Job(job.Job, Generic[R]):
+    """One call of a task that returns an ``R``. What it holds was true when it was made.
+
+    Each question below is answered as of now, and raises :class:`~spoolkit.errors.UnknownJobError` once the job's
+    record is gone. Two handles of one job are equal, also where one comes from :meth:`get` or from another process.
     """
 
+    def __eq__(self, other: object) -> bool:
+        return self.id == other.id if isinstance(other, job.Job) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
     @classmethod
-    def get(cls, id: str) -> Job:
+    def get(cls, id: str) -> Job[Any]:
         """The job ``id``, without its arguments. Raises :class:`~spoolkit.errors.UnknownJobError`."""
         found = lookup.find(id)
         return cls(
@@ -38,7 +48,7 @@ class Job(job.Job):
         )
 
     @classmethod
-    def of(cls, made: job.Job) -> Job:
+    def of(cls, made: job.Job) -> Job[R]:
         """The handle of a job that was just made."""
         return cls(**{field.name: getattr(made, field.name) for field in fields(made)})
 
@@ -68,7 +78,7 @@ class Job(job.Job):
         return self.status.progress
 
     @property
-    def result(self) -> object:
+    def result(self) -> R:
         """What the task returned.
 
         Raises :class:`JobStateError` where the job is not over, :class:`JobFailedError` (or its :class:`JobTimeout`,
@@ -79,7 +89,8 @@ class Job(job.Job):
         if status.state is State.DONE:
             if status.result_error is not None:
                 raise ResultUnavailableError(f"job {self.id}: {status.result_error}", job=self.id)
-            return None if status.result is None else codec.decode(status.result)
+            result: Any = None if status.result is None else codec.decode(status.result)
+            return cast(R, result)
         if status.state not in FINISHED:
             raise JobStateError(f"job {self.id} is {status.state}: wait() for it", job=self.id, state=str(status.state))
         raise _error(status)

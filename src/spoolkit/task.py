@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import update_wrapper
-from typing import Any, Generic, ParamSpec, TypeVar, overload
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from spoolkit import application, callables, calling, clock, current, lifetime, plain, registry, sandbox, schedule
 from spoolkit.engine import Engine
@@ -41,7 +41,7 @@ class Task(Generic[P, R]):
         self._function = function
         self._engine = engine
 
-    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Job:
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
         """Have the function run with these arguments, whatever their names, as soon as may be.
 
         Returns the :class:`Job`, which is accepted by then. Raises :class:`ArgumentError` for arguments that cannot be
@@ -61,7 +61,7 @@ class Task(Generic[P, R]):
 
     def _submit(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], at: object = None, delay: object = None, **where: Any
-    ) -> Job:
+    ) -> Job[R]:
         job = self._job(args, kwargs, self._engine.name, at, delay, **where)
         return Job.of(self._engine.submit(job, self.declared))
 
@@ -74,7 +74,7 @@ class Task(Generic[P, R]):
         delay: object = None,
         queue: str | None = None,
         priority: int | None = None,
-    ) -> Job:
+    ) -> Job[R]:
         try:
             self.declared.signature.bind(*args, **kwargs)
         except TypeError as error:
@@ -121,7 +121,7 @@ class SpoolTask(Task[P, R]):
         delay: Delay | None = None,
         priority: int | None = None,
         queue: str | None = None,
-    ) -> Callable[P, Job]:
+    ) -> Callable[P, Job[R]]:
         """The same call with options, kept apart from the arguments: ``task.using(delay=30)(5)``.
 
         ``at``        unix time in seconds (UTC), or an aware datetime; the job does not start before it
@@ -135,12 +135,12 @@ class SpoolTask(Task[P, R]):
         if queue is not None:
             where["queue"] = plain.spooler(queue)
 
-        def call(*args: P.args, **kwargs: P.kwargs) -> Job:
+        def call(*args: P.args, **kwargs: P.kwargs) -> Job[R]:
             return self._submit(args, kwargs, at, delay, **where)
 
         return call
 
-    def spool(self, packet: Mapping[bytes, bytes] | None = None, /, **kwargs: Any) -> Job:
+    def spool(self, packet: Mapping[bytes, bytes] | None = None, /, **kwargs: Any) -> Job[R]:
         """uWSGI's own spelling: arguments by name, among them its ``at``, ``priority``, ``spooler`` and ``body``.
 
         ``packet`` is a bytes-only dict, such as ``prepare_spooler_args`` gives: each value is read back by the type
@@ -188,6 +188,15 @@ class ThreadTask(Task[P, R]):
     """A task whose jobs run in the threads of the calling process, and are lost with it."""
 
 
+class _SpoolDecorator(Protocol):
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> SpoolTask[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> SpoolTask[P, R]: ...
+
+
+@overload
+def spool(function: Callable[P, Coroutine[Any, Any, R]], /) -> SpoolTask[P, R]: ...
 @overload
 def spool(function: Callable[P, R], /) -> SpoolTask[P, R]: ...
 @overload
@@ -200,7 +209,7 @@ def spool(
     discard_on: Errors = ...,
     name: str | None = ...,
     aliases: Sequence[str] = ...,
-) -> Callable[[Callable[P, R]], SpoolTask[P, R]]: ...
+) -> _SpoolDecorator: ...
 def spool(
     function: Callable[P, R] | None = None,
     /,
@@ -238,6 +247,15 @@ def spool(
     return declare if function is None else declare(function)
 
 
+class _ThreadDecorator(Protocol):
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> ThreadTask[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> ThreadTask[P, R]: ...
+
+
+@overload
+def thread(function: Callable[P, Coroutine[Any, Any, R]], /) -> ThreadTask[P, R]: ...
 @overload
 def thread(function: Callable[P, R], /) -> ThreadTask[P, R]: ...
 @overload
@@ -254,7 +272,7 @@ def thread(
     discard_on: Errors = ...,
     name: str | None = ...,
     aliases: Sequence[str] = ...,
-) -> Callable[[Callable[P, R]], ThreadTask[P, R]]: ...
+) -> _ThreadDecorator: ...
 def thread(
     function: Callable[P, R] | None = None,
     /,

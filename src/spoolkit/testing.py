@@ -10,6 +10,7 @@ import os
 from contextlib import suppress
 from contextvars import copy_context
 from dataclasses import replace
+from typing import Any
 
 from spoolkit import admin, lookup, packet, registry, runner, sandbox, settings, spoolfile, tracking
 from spoolkit.engines import spool
@@ -30,7 +31,7 @@ MAX_JOBS = 1000
 """Jobs that one call of :func:`run_jobs` runs: a job that enqueues itself would go on for ever."""
 
 
-def waiting_jobs(task: str | None = None) -> list[Job]:
+def waiting_jobs(task: str | None = None) -> list[Job[Any]]:
     """The jobs that wait to be run, oldest first.
 
     Args:
@@ -43,7 +44,7 @@ def waiting_jobs(task: str | None = None) -> list[Job]:
     return sorted(found, key=lambda job: job.id)
 
 
-def run_jobs(*, delayed: bool = False, check: bool = True) -> list[Job]:
+def run_jobs(*, delayed: bool = False, check: bool = True) -> list[Job[Any]]:
     """Run the waiting jobs here, one attempt each, and those that they enqueue in their turn.
 
     They run as in a spooler: in the context of the application, with :func:`current_job`, recorded, their result kept.
@@ -61,7 +62,7 @@ def run_jobs(*, delayed: bool = False, check: bool = True) -> list[Job]:
         ConfigurationError: This is no test run, or more than 1,000 jobs ran.
     """
     _require_test_run("run_jobs")
-    ran: list[Job] = []
+    ran: list[Job[Any]] = []
     while paths := [path for path in _waiting() if delayed or spoolfile.is_due(path)]:
         for path in paths:
             if len(ran) == MAX_JOBS:
@@ -101,7 +102,7 @@ def _waiting() -> list[str]:
     return [path for path in lookup.pending() if spoolfile.id_of(os.path.basename(path))]
 
 
-def _read(path: str) -> Job | None:
+def _read(path: str) -> Job[Any] | None:
     content = spoolfile.peek(path)
     if content is None:
         return None
@@ -111,7 +112,7 @@ def _read(path: str) -> Job | None:
         return None
 
 
-def _run(job: Job, path: str) -> Outcome | None:
+def _run(job: Job[Any], path: str) -> Outcome | None:
     """Run one attempt of the job in the file ``path`` and settle it; ``None`` if another thread has the file."""
     directory = next(one for one in lookup.directories() if path.startswith(one + os.sep))
     with spoolfile.claim(path) as fd:
@@ -134,7 +135,7 @@ def _run(job: Job, path: str) -> Outcome | None:
         return ended.outcome
 
 
-def _check(job: Job, outcome: Outcome) -> None:
+def _check(job: Job[Any], outcome: Outcome) -> None:
     match outcome:
         case Dead(failure) | RetryAt(_, failure) if failure.ending != "retry":
             error = JobFailedError(f"job {job.id} of {job.task} failed: {failure}", job=job.id, error_type=failure.type)

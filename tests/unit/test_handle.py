@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
+import pickle
 import signal
+import subprocess
+import sys
 import threading
 import time
 import traceback
@@ -36,6 +40,7 @@ from spoolkit import (
     Retry,
     SpoolKit,
     UnknownJobError,
+    current,
     current_job,
     packet,
     spool,
@@ -53,6 +58,11 @@ from spoolkit.store import Store
 @spool(retries=0)
 def gives_back(value: Any) -> object:
     return value
+
+
+@spool(retries=0)
+def asks_who_it_is() -> str:
+    return current_job().id
 
 
 @spool(retries=0)
@@ -339,7 +349,7 @@ def test_a_job_whose_file_is_gone_is_lost(work: Callable[[], None], directory: s
 def test_a_handle_is_the_job_that_was_made(directory: str) -> None:
     job = gives_back.using(delay=1000, priority=7)([1])
     plain = made.Job(**{field.name: getattr(job, field.name) for field in fields(made.Job)})
-    assert Job.of(plain) == job
+    assert vars(Job.of(plain)) == vars(job)
     assert (job.args, job.priority, job.task) == (([1],), 7, gives_back.name)
 
 
@@ -453,3 +463,31 @@ def test_it_waits_beside_the_store_wherever_that_is(tmp_path: Path, told_only: N
         wait_until(lambda: waits(pid, f"{tmp_path}/records/waiting/{job.id}"))
         Spooler(str(tmp_path / "spool")).run_due()
         assert os.waitpid(pid, 0)[1] == 0
+
+
+# One of many
+
+
+def test_two_handles_of_one_job_are_one(directory: str) -> None:
+    job, other = gives_back.using(delay=1000)([1]), gives_back.using(delay=1000)([1])
+    for same in (Job.get(job.id), copy.copy(job), copy.deepcopy(job), pickle.loads(pickle.dumps(job))):
+        assert same == job
+        assert hash(same) == hash(job)
+        assert same != other
+    assert {job, other, Job.get(job.id)} == {job, other}
+    assert job != job.id
+
+
+def test_a_handle_is_equal_to_that_of_another_process(directory: str) -> None:
+    job = gives_back.using(delay=1000)([1])
+    code = "import pickle, sys; sys.stdout.buffer.write(pickle.dumps(pickle.load(sys.stdin.buffer)))"
+    there = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(job), capture_output=True, check=True)
+    assert pickle.loads(there.stdout) == job
+
+
+def test_a_task_knows_its_own_job(directory: str, work: Callable[[], None]) -> None:
+    job = asks_who_it_is()
+    work()
+    assert job.result == job.id
+    with current.running(current.CurrentJob(id=job.id, task=job.task)):
+        assert current_job() == job

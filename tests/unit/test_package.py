@@ -15,6 +15,7 @@ PROJECT = Path(__file__).parents[2]
 
 TYPED = """
 from datetime import datetime, timedelta
+from typing import Any
 from spoolkit import Job, spool, thread
 
 @spool
@@ -27,14 +28,26 @@ def with_options(duration: int, word: str = "") -> None: ...
 @thread
 def in_thread(duration: int) -> None: ...
 
-class Site:
-    job: Job = plain(5)
+@spool
+async def later(duration: int) -> float:
+    return 1.0
 
-ok: Job = with_options(5, word="x")
+@thread(retries=1)
+async def later_in_thread(duration: int) -> float:
+    return 1.0
+
+class Site:
+    job: Job[str] = plain(5)
+
+ok: Job[object] = with_options(5, word="x")
 ok = plain.using(at=datetime.now(), delay=timedelta(1))(5)
 ok = in_thread(5)
 result: str = plain.run(5)
 ok = plain.spool(duration=5, at=1)
+text: str = plain.using(delay=1)(5).result
+number: float = later(5).result + later_in_thread(5).result + later.run(5)
+known: Job[Any] = Job.get("x")
+by_job: dict[Job[str], int] = {plain(5): 1}
 """
 
 
@@ -67,6 +80,10 @@ def test_calls_that_do_not_fit_are_refused_by_the_type_checker(mypy) -> None:
         "wrong: int = plain.run(5)",
         "in_thread.using(delay=1)",
         "spool(retries='x')",
+        "another: int = plain(5).result",
+        "another: Job[int] = plain.using(delay=1)(5)",
+        "another: str = later(5).result",
+        'later("x")',
     ]
     found = mypy(TYPED + "\n".join(bad) + "\n")
     first = TYPED.count("\n") + 1
