@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from uwsgi_server import UwsgiServer, wait_until
+from uwsgi_server import UwsgiServer, free_port, wait_until
 
 from .conftest import SITE, History, Site
 from .draining import GUARD, RELOAD, STOP_HOOKS
@@ -199,3 +202,21 @@ def test_a_job_outlives_the_release_directory_of_its_call(
     site = start(*options, code=releases / "2", guard=way == "file")
     (event,) = site.history.wait_for("greeted", "bob")
     assert event.words[2:] == ("hello", "shop", "new")
+
+
+def test_the_page_about_factories_works_as_it_is_printed(tmp_path: Path, history: History) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "factory.md").read_text()
+    folder = tmp_path / "site"
+    for name, text in re.findall(r"```python\n# (shop/\w+\.py)\n(.*?)```", page, re.DOTALL):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    command = [sys.executable, "-m", "flask", "--app", "shop", "spool", "ini", "--socket", f"127.0.0.1:{free_port()}"]
+    printed = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
+    assert "module = shop:create_app()\n" in printed
+    (folder / "uwsgi.ini").write_text(printed)
+    server = UwsgiServer(tmp_path, ini=folder / "uwsgi.ini")
+    server.port = int(re.findall(r"http-socket = .*:(\d+)", printed)[0])
+    with server:
+        job = server.post("/orders/7").json["job"]
+        done = wait_until(lambda: (found := server.get(f"/jobs/{job}").json)["state"] == "done" and found)
+    assert done["result"] == "The Shop: receipt for order 7"
