@@ -41,6 +41,12 @@ def ended(job: Job, outcome: Outcome, error: BaseException | None = None, attemp
             log.warning("job %s of %s is cancelled: %s%s", job.id, job.task, str(failure)[:MESSAGE], attempt)
 
 
+def threads_left(job: Job, names: list[str]) -> None:
+    """Log that threads run on after the job."""
+    text = "job %s of %s left threads behind, which run on in process %d beside the next job: %s"
+    log.info(text, job.id, job.task, os.getpid(), ", ".join(names[:10]))
+
+
 def replaced(job: str | None, reasons: Iterable[str]) -> None:
     """Log that this process ends, for what ``job`` has left behind in it."""
     text = "process %d is replaced, for %s left it unfit for another job: %s"

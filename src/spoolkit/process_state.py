@@ -172,6 +172,7 @@ class State:
         self._values = [value.get() for value in _VALUES]
         self._kernel = _kernel(os.getpid())
         self._lowest = _lowest_free()
+        self._threads = threading.active_count()
 
     def restore(self) -> list[str]:
         """Put back what can be; returns what cannot, in words. Never raises."""
@@ -179,6 +180,13 @@ class State:
             with contextlib.suppress(BaseException):
                 return self._restore()
         return ["its state cannot be put back"]
+
+    def threads_left(self) -> list[str]:
+        """The names of threads that run now, where the job has left some behind: nobody can end those."""
+        if threading.active_count() <= self._threads:
+            return []
+        ours = (threading.main_thread().name, "spoolkit")
+        return [thread.name for thread in threading.enumerate() if not thread.name.startswith(ours)]
 
     def _restore(self) -> list[str]:
         # First, for with less than that the rest may fail.

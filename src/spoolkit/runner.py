@@ -176,6 +176,8 @@ def _run(
         # Other files may have their numbers by now: the site's log files', for instance.
         log.distrust_handlers(standard_error=process_state.STANDARD_ERROR not in beyond_repair)
     job_log.ended(job, outcome, error, job_log.took(start.number, most, began))
+    if before is not None and (names := before.threads_left()):
+        job_log.threads_left(job, names)
     if beyond_repair:
         job_log.replaced(f"job {job.id} of {job.task}", beyond_repair)
     record = partial(_recorded, partial(_end, job, start.number, outcome, show, store, folder, config))

@@ -12,15 +12,12 @@ process finds it there and registers only its own handler.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from spoolkit import ledger, process
+from spoolkit import ledger, log, process
 from spoolkit.ledger import SIGNALS, Entry, Ledger
-
-log = logging.getLogger("spoolkit")
 
 TABLES = ("add_timer", "add_ms_timer", "add_rb_timer", "add_cron", "add_file_monitor")
 """The functions of uWSGI that add to a shared table."""
@@ -193,4 +190,4 @@ def _reported() -> Iterator[None]:
 
 
 def _complain(error: OSError) -> None:
-    log.error("timers of this process may fire more than once, since their list cannot be used: %s", error)
+    log.complain("timers of this process may fire more than once, since their list cannot be used: %s", error)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from spoolkit import admin, clock
+from spoolkit import admin, clock, log
 from spoolkit.cli import group
 from spoolkit.cli.group import command, say_json
 from spoolkit.errors import SpoolkitError
@@ -93,7 +93,7 @@ def _each(
         except SpoolkitError as error:
             told.append({"id": id, "error": error.to_dict()})
             if not as_json:
-                click.echo(f"Error: {error}", err=True)
+                click.echo(f"Error: {log.one_line(str(error))}", err=True)
         else:
             told.append({"id": id, "state": str(state)})
             if not as_json:

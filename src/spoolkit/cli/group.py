@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import click
 from flask.cli import AppGroup, with_appcontext
 
-from spoolkit import clock
+from spoolkit import clock, log
 from spoolkit.errors import SpoolkitError
 from spoolkit.job import State
 
@@ -27,7 +27,7 @@ class SpoolGroup(AppGroup):
         try:
             return super().invoke(ctx)
         except SpoolkitError as error:
-            raise click.ClickException(str(error)) from error
+            raise click.ClickException(log.one_line(str(error))) from error
 
 
 def command(name: str) -> Callable[[F], click.Command]:

@@ -10,7 +10,7 @@ import click
 from flask import current_app
 
 from spoolkit import doctor as examination
-from spoolkit import instance, settings, tracking
+from spoolkit import instance, log, settings, tracking
 from spoolkit.cli.group import command, say_json, seconds
 from spoolkit.engines.spooler import supervise
 
@@ -59,7 +59,8 @@ def doctor(ini: str | None, max_due_age: float, as_json: bool) -> None:
         click.echo(f"all is well with {', '.join(tracking.directories())}")
     else:
         for finding in findings:
-            click.echo(f"{finding.severity} [{finding.check}] {finding.problem}\n    {finding.remedy}")
+            problem, remedy = log.one_line(finding.problem), log.block(finding.remedy, indent="    ")
+            click.echo(f"{finding.severity} [{finding.check}] {problem}\n{remedy}")
     if findings:
         raise click.exceptions.Exit(1)
 

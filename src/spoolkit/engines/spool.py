@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import os
 import sys
@@ -178,6 +179,8 @@ def on_spool(env: bridge.Env) -> int:
         name = os.fsdecode(env.get("spooler_task_name", b"?"))
         # A raise would be a retry at every scan; the file stays and is tried again no sooner than that.
         log.complain("the spool file %s was not dealt with, and is tried again", name, error=error)
+        if isinstance(error, OSError) and error.errno == errno.EMFILE:
+            _replace()  # alive, it would run no job for good
     finally:
         shift.end(leave)
     if answer is None:
