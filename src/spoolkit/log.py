@@ -74,6 +74,11 @@ class JobLogFilter(logging.Filter):
         return True
 
 
+def debug(message: str, *args: object) -> None:
+    """Log what only somebody who searches for a fault wants to see."""
+    _say(logging.DEBUG, message, args)
+
+
 def info(message: str, *args: object) -> None:
     """Log ``message % args``, as all of these do. The arguments are put on one line."""
     _say(logging.INFO, message, args)

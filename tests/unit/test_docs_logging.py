@@ -22,9 +22,7 @@ logging.getLogger("shop").info("outside")
 """
 
 
-@pytest.mark.parametrize(
-    "block", BLOCKS, ids=lambda block: next(word for word in ("dictConfig", "Json", "basic") if word in block)
-)
+@pytest.mark.parametrize("block", BLOCKS, ids=["basicConfig", "dictConfig", "json"])
 def test_each_configuration_gives_lines_with_the_job(block: str) -> None:
     done = subprocess.run([sys.executable, "-c", block + USE], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr

@@ -59,8 +59,8 @@ def doctor(ini: str | None, max_due_age: float, as_json: bool) -> None:
         click.echo(f"all is well with {', '.join(tracking.directories())}")
     else:
         for finding in findings:
-            problem, remedy = log.one_line(finding.problem), log.block(finding.remedy, indent="    ")
-            click.echo(f"{finding.severity} [{finding.check}] {problem}\n{remedy}")
+            problem, remedy = log.one_line(finding.problem), log.block(finding.remedy)
+            click.echo(f"{finding.severity} [{finding.check}] {problem}\n    {remedy}")
     if findings:
         raise click.exceptions.Exit(1)
 
