@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import functools
+import io
 import json
 import math
 import re
@@ -27,7 +28,7 @@ from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
-from spoolkit import modules
+from spoolkit import borrowed, modules
 from spoolkit.errors import ArgumentTypeError, ConfigurationError, DecodeError, shown
 
 T = TypeVar("T")
@@ -128,11 +129,15 @@ def _encode(value: Any, where: str, depth: int) -> Json:
         return {f"${registered.tag}:": _encode(registered.encode(value), where, depth + 1)}
     if issubclass(cls, Enum):
         return _encode_enum(value, where, depth)
+    if advice := borrowed.advice(value):
+        raise _refusal(cls, where, advice.text)
+    if borrowed.is_mapped(value):
+        raise _refusal(cls, where, "it is a row of a database: commit, send its id, and load it in the task")
     if dataclasses.is_dataclass(cls):
         return _encode_dataclass(value, where, depth)
     plain = next((f"{base.__name__}(value)" for base in cls.__mro__ if base in _BUILTINS), "its id or a plain value")
-    advice = f"send {plain}, or register the type in spool_args.py with spoolkit.register()"
-    raise _refusal(cls, where, _HINTS.get(cls, advice))
+    hint = next((_HINTS[base] for base in cls.__mro__ if base in _HINTS), None)
+    raise _refusal(cls, where, hint or f"send {plain}, or register the type with spoolkit.register()")
 
 
 def _text(value: Any, where: str, depth: int = 0) -> str:
@@ -276,6 +281,10 @@ _ENCODERS: dict[type, Callable[[Any, str, int], Json]] = {
 
 _HINTS: dict[type, str] = {
     **dict.fromkeys((bytearray, memoryview), "send bytes(value)"),
+    **dict.fromkeys(
+        (io.TextIOWrapper, io.BufferedReader, io.BufferedWriter, io.BufferedRandom, io.FileIO, io.BytesIO, io.StringIO),
+        "an open file does not cross: send its path or its content",
+    ),
     **dict.fromkeys((range, GeneratorType, map, filter, zip), "send list(value)"),
     **dict.fromkeys(
         (FunctionType, BuiltinFunctionType, MethodType, functools.partial, type), "code does not cross: send its name"
@@ -360,7 +369,7 @@ def _decode_tagged(tag: str, tree: Json, depth: int) -> Any:
         return registered.decode(_decode(tree, depth))
     raise DecodeError(
         f"the tag {tag!r:.80} with {type(tree).__name__} inside is not known in this process: "
-        "a type of the application's own is registered in spool_args.py"
+        "a type of the application's own has to be registered in this process too, with spoolkit.register()"
     )
 
 

@@ -27,7 +27,10 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 def is_over(site: Site, id: str) -> dict[str, Any] | None:
     answer = site.server.get(f"/jobs/{id}")
-    return answer.json if answer.status == 200 and answer.json["state"] in ("done", "dead") else None
+    if answer.status != 200 or answer.json["state"] not in ("done", "dead"):
+        return None
+    # A dead job's file is set aside a moment before it is recorded; until then the reason is one text.
+    return answer.json if answer.json["state"] == "done" or answer.json["error"]["type"] else None
 
 
 def ended(site: Site, id: str, timeout: float = 20) -> dict[str, Any]:
@@ -123,5 +126,5 @@ def test_a_coroutine_is_cancelled_at_its_timeout(site: Site) -> None:
 
 def test_one_that_blocks_its_loop_is_ended_by_the_hard_limit(site: Site) -> None:
     found = ended(site, site.server.post("/job/blocks").json["job"], timeout=40)
-    assert (found["state"], found["error"]["type"]) == ("dead", "JobTimeout"), (found, site.server.log()[-3000:])
+    assert (found["state"], found["error"]["type"]) == ("dead", "JobTimeout")
     assert "hard limit" in found["error"]["message"]

@@ -314,7 +314,7 @@ def zone_of_a_file() -> ZoneInfo:
 @pytest.mark.parametrize(
     ("value", "where", "says"),
     [
-        (object(), "it", "spool_args.py"),
+        (object(), "it", "spoolkit.register"),
         ([1, [object()]], "it[1][0]", "register"),
         ({"a b": {"c": object()}}, "it['a b']['c']", "register"),
         (crossing.Point(1, y=(2, object())), "it.y[1]", "register"),
@@ -523,8 +523,8 @@ def test_damaged_bytes_give_a_value_or_our_error(value: object, draw: st.DataObj
         (b'{"$dataclass":["crossing:Point",{}]}', "field 'x', for which the data has no value"),
         (b'{"$dataclass":["crossing:Point",{"x":1,"z":2}]}', "no field 'z'"),
         (b'{"$dataclass":["crossing:Gone",{}]}', "has no class 'Gone'"),
-        (b'{"$nobody:":1}', "spool_args.py"),
-        (b'{"$nobody":1}', "spool_args.py"),
+        (b'{"$nobody:":1}', "spoolkit.register"),
+        (b'{"$nobody":1}', "spoolkit.register"),
     ],
     ids=lambda value: value[:40].decode("utf-8", "replace") if isinstance(value, bytes) else None,
 )

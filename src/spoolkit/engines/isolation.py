@@ -8,13 +8,11 @@ from copy import copy
 from functools import wraps
 from typing import Any
 
-from flask import Request, current_app, has_request_context, request, session
+from flask import current_app, has_request_context, request, session
 from flask.ctx import RequestContext
-from flask.sessions import SessionMixin
 from werkzeug.datastructures import ImmutableMultiDict
-from werkzeug.local import LocalProxy
 
-from spoolkit import callables
+from spoolkit import borrowed, callables
 from spoolkit.errors import ArgumentTypeError, ConfigurationError
 from spoolkit.job import Job
 
@@ -32,21 +30,26 @@ def context() -> Context:
 
 
 def check(job: Job, names: list[str]) -> None:
-    """Refuse arguments that are the request's own. ``names`` are those of the positional ones.
+    """Refuse arguments that belong to the request or its database session, also within lists, dicts and dataclasses.
 
-    In the thread they would stand for nothing, or, where they are no proxies, for a request that is over. Raises
-    :class:`ArgumentTypeError`.
+    In the thread they would stand for nothing, or for a request that is over.
+
+    Args:
+        names: Those of the positional arguments.
+
+    Raises:
+        ArgumentTypeError: An argument cannot be given to a thread.
     """
     by_place = {names[at] if at < len(names) else str(at): value for at, value in enumerate(job.args)}
     for name, value in {**by_place, **job.kwargs}.items():
-        # Not isinstance(): it asks what the proxy stands for.
-        kind = type(value)
-        if issubclass(kind, (LocalProxy, Request, SessionMixin)):
+        if found := borrowed.find(name, value):
+            where, culprit, advice = found
+            kind = type(culprit).__name__
+            copied = "; or declare it with @thread(copy_request=True) and use flask.request in it"
             raise ArgumentTypeError(
-                f"{name} belongs to the request ({kind.__name__}) and is gone in the thread: pass the values that the "
-                "task needs, or declare it with @thread(copy_request=True) and use flask.request in it",
-                argument=name,
-                type_name=kind.__name__,
+                f"argument {where!r} is of type {kind}: {advice.text}{copied if advice.with_request else ''}",
+                argument=where,
+                type_name=kind,
             )
 
 
