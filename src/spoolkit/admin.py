@@ -74,11 +74,9 @@ def cancel(id: str, *, force: bool = False) -> State:
     process is killed and the job is cancelled. Raises :class:`UnknownJobError`, :class:`JobStateError` where the job is
     over already or its process may not be killed, :class:`StoreUnavailableError` where that cannot be recorded.
     """
-    deadline, killed = time.monotonic() + CLAIM_TIME, False
+    deadline, store = time.monotonic() + CLAIM_TIME, tracking.store()
     while True:
         status = find(id)
-        if killed and status.state is State.CANCELLED:
-            return status.state  # a spooler was faster to say so
         if status.state in FINISHED:
             raise JobStateError(f"job {id} is {status.state} already", job=id, state=str(status.state))
         if status.state is not State.RUNNING:
@@ -88,9 +86,13 @@ def cancel(id: str, *, force: bool = False) -> State:
             return _ask_to_stop(status)
         elif status.engine != "spool" or status.pid == os.getpid():
             raise JobStateError(f"the process of job {id} does more than this job", job=id, state="running")
-        elif tracking.store().ask_to_stop(id, kill=lambda pid: _kill(pid, id)):
-            killed = True
-            deadline = time.monotonic() + CLAIM_TIME
+        elif store.cancel_running(id, kill=lambda pid: _kill(pid, id), left=lambda: recorder.look(store.folder, id)):
+            with _claimed(status) as path:  # None: a spooler has it already, and removes it
+                if path is not None:
+                    spoolfile.finish(path)
+            recorder.forget(store.folder, id)
+            waiting.announce(store.folder, id)
+            return State.CANCELLED
         if time.monotonic() > deadline:
             raise JobStateError(f"job {id}: its file is held by another process", job=id, state=str(status.state))
         time.sleep(0.01)
@@ -99,10 +101,11 @@ def cancel(id: str, *, force: bool = False) -> State:
 def _cancel_waiting(status: Status) -> bool:
     store = tracking.store()
     with _claimed(status) as path:
-        _, left = recorder.look(store.folder, status.id)
-        if path is None or not store.cancel(
-            status, "cancelled while it did not run", file=os.path.basename(path), log=left
-        ):
+        if path is None:
+            return False
+        progress, left = recorder.look(store.folder, status.id)
+        reason, file = "cancelled while it did not run", os.path.basename(path)
+        if not store.cancel(status, reason, file=file, log=left, progress=progress):
             return False
         spoolfile.finish(path)
     recorder.forget(store.folder, status.id)

@@ -86,11 +86,13 @@ class QueueThread(BackgroundThread, Generic[T]):
     size: int = 1000
 
     _items: deque[T]
+    _handling: bool
     _changed: threading.Condition
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         self = super().__new__(cls)
         self._items = deque()
+        self._handling = False
         self._changed = threading.Condition()
         return self
 
@@ -134,7 +136,16 @@ class QueueThread(BackgroundThread, Generic[T]):
                     return
                 self._changed.wait()
             item = self._items.popleft()
-        self.handle(item)
+            self._handling = True
+        try:
+            self.handle(item)
+        finally:
+            self._handling = False
+
+    def _unfinished(self) -> tuple[int, int]:
+        """How many items were accepted and not handled to the end, and how many of those are in :meth:`handle`."""
+        with self._changed:
+            return len(self._items) + self._handling, int(self._handling)
 
 
 class Threads:
@@ -215,8 +226,10 @@ class _Life:
             log.error("%s did not end in time", self._name)
         subject = self._subject
         subject._runs_in = None
-        if isinstance(subject, QueueThread) and subject:
-            log.error("%s: %d items in its queue are lost", self._name, len(subject))
+        if isinstance(subject, QueueThread):
+            lost, handled = subject._unfinished()
+            if lost:
+                log.error("%s: items that are lost: %d, of which %d in handle()", self._name, lost, handled)
 
     def _live(self) -> None:
         if self._where == "each process":

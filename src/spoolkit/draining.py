@@ -72,7 +72,7 @@ def cut_off(pids: Iterable[int]) -> None:
     store = tracking.store()
     for pid in pids:
         try:
-            ids = interruption.interrupt(store, pid, kill=_kill, log=lambda id: recorder.look(store.folder, id)[1])
+            ids = interruption.interrupt(store, pid, kill=_kill, left=lambda id: recorder.look(store.folder, id))
         except StoreUnavailableError as error:
             runner.complain(error)
             continue

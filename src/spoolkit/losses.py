@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sqlite3
 from collections.abc import Iterable
@@ -11,7 +10,7 @@ from collections.abc import Iterable
 from spoolkit import clock, log, process, recorder, waiting
 from spoolkit.database import event, text_of
 from spoolkit.job import Job, State
-from spoolkit.store import Store
+from spoolkit.store import Store, progress_text
 
 _OF_A_PROCESS = "engine <> 'spool' AND finished_at IS NULL"
 """Spelled as in the index ``jobs_of_processes``, or SQLite would not use it."""
@@ -77,8 +76,7 @@ def _lose(
         running = row["state"] == State.RUNNING
         progress, left = recorder.look(store.folder, row["id"]) if running else (None, "")
         if progress is not None:
-            shown = json.dumps([progress.done, progress.total, progress.note])
-            db.execute("UPDATE jobs SET progress = ? WHERE id = ?", (shown, row["id"]))
+            db.execute("UPDATE jobs SET progress = ? WHERE id = ?", (progress_text(progress), row["id"]))
         event(db, row["id"], "lost", now, row["attempt"] if running else None, detail=ended, log=left)
     return rows
 

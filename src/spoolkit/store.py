@@ -145,7 +145,7 @@ class Store(Records):
             if result is not None:
                 given.update(result=result.data, result_error=result.error)
             if progress is not None:
-                given["progress"] = json.dumps([progress.done, progress.total, progress.note])
+                given["progress"] = progress_text(progress)
             detail: dict[str, Any] = {}
             ending = "done"
             if failure is not None:
@@ -174,10 +174,12 @@ class Store(Records):
 
     # What people do.
 
-    def cancel(self, status: Status, reason: str, *, file: str | None, log: str = "") -> bool:
+    def cancel(
+        self, status: Status, reason: str, *, file: str | None, log: str = "", progress: Progress | None = None
+    ) -> bool:
         """Record as cancelled what does not run; whether it was so. The caller holds the job's file, called ``file``.
 
-        ``log`` is what an attempt left behind whose process is gone.
+        ``log`` and ``progress`` are what an attempt left behind whose process is gone.
         """
         now = clock.now()
         with self.transaction() as db:
@@ -191,25 +193,47 @@ class Store(Records):
                 insert(db, given)
             elif State.CANCELLED in MOVES[State(row["state"])] and not (row["file"] == file and claims.is_running(row)):
                 attempt = row["attempt"] if row["state"] == State.RUNNING else None
+                if progress is not None:
+                    given["progress"] = progress_text(progress)
                 update(db, status.id, {**given, "pid": None, "identity": None})
             else:
                 return False
             event(db, status.id, "cancelled", now, attempt, detail={"message": reason}, log=log)
         return True
 
-    def ask_to_stop(self, id: str, *, kill: Callable[[int], None] | None = None) -> bool:
-        """Note that the running job ``id`` is not wanted any more; whether it runs. ``kill`` gets its pid.
+    def ask_to_stop(self, id: str) -> bool:
+        """Note that the running job ``id`` is not wanted any more; whether it runs."""
+        with self.transaction() as db:
+            row = db.execute("SELECT * FROM jobs WHERE id = ?", (id,)).fetchone()
+            if row is None or not claims.is_running(row):
+                return False
+            update(db, id, {"cancel": 1})
+            event(db, id, "cancel asked", clock.now(), row["attempt"])
+        return True
 
-        Nobody can settle the job or claim another one meanwhile: the process killed is at this very job.
+    def cancel_running(
+        self, id: str, *, kill: Callable[[int], None], left: Callable[[], tuple[Progress | None, str]]
+    ) -> bool:
+        """Have ``kill`` end the process that runs the job ``id``, and record the job as cancelled; whether it ran.
+
+        ``left`` gives the progress and the log that the attempt leaves behind. Nobody can settle the job or claim
+        another one meanwhile: the process killed is the one that runs this very job.
         """
         with self.transaction() as db:
             row = db.execute("SELECT * FROM jobs WHERE id = ?", (id,)).fetchone()
             if row is None or not claims.is_running(row):
                 return False
-            if kill is not None:
-                kill(row["pid"])
-            update(db, id, {"cancel": 1})
-            event(db, id, "cancel asked" if kill is None else "killed", clock.now(), row["attempt"])
+            kill(row["pid"])
+            now, number = clock.now(), row["attempt"]
+            reason = f"its process {row['pid']} was killed in attempt {number}, to cancel it"
+            progress, log = left()
+            given: dict[str, Any] = {"state": State.CANCELLED.value, "finished_at": now, "cancel": 1}
+            given.update(pid=None, identity=None, ending="cancelled", error_type=None, error_message=reason)
+            if progress is not None:
+                given["progress"] = progress_text(progress)
+            update(db, id, given)
+            event(db, id, "killed", now, number)
+            event(db, id, "cancelled", now, number, now - row["started_at"], {"message": reason}, log)
         return True
 
     def note(self, id: str, kind: str) -> None:
@@ -250,6 +274,11 @@ class Store(Records):
                 db.execute("DELETE FROM events WHERE job = ?", (id,))
                 db.execute("DELETE FROM jobs WHERE id = ?", (id,))
         return len(gone)
+
+
+def progress_text(progress: Progress) -> str:
+    """How a row holds it."""
+    return json.dumps([progress.done, progress.total, progress.note])
 
 
 def _state(outcome: Outcome) -> tuple[State, Failure | None]:

@@ -33,7 +33,7 @@ from spoolkit import job as plain_job
 from spoolkit.engines import spooler as engine
 from spoolkit.engines.spooler import Spooler
 from spoolkit.errors import StoreUnavailableError
-from spoolkit.job import FINISHED, State
+from spoolkit.job import FINISHED, Progress, State
 
 NO_JOB = "0" * 32
 
@@ -58,6 +58,7 @@ def gives_up() -> None:
 def hangs(path: str) -> None:
     """Runs until it is killed; deaf to whoever asks it to stop."""
     print("words of the attempt")
+    current_job().progress(1, 3, "parts")
     with Path(path).open("a") as file:
         file.write("started\n")
     while True:
@@ -290,6 +291,8 @@ def test_a_running_job_is_killed_by_force_and_does_not_come_back(
     assert (outcome, pid, log) == ("cancelled", spooler, "words of the attempt\n")
     assert spoolfile.pending(directory) == []
     assert os.listdir(f"{directory}/running") == []
+    assert job.progress == Progress(1, 3, "parts")
+    assert job.status.error_message == f"its process {spooler} was killed in attempt 1, to cancel it"
 
 
 def test_a_job_that_crashed_is_cancelled_as_one_that_waits(
@@ -301,6 +304,8 @@ def test_a_job_that_crashed_is_cancelled_as_one_that_waits(
     wait_until(lambda: job.state is State.RETRYING)
     assert admin.cancel(job.id) is State.CANCELLED
     assert job.state is State.CANCELLED
+    assert job.progress == Progress(1, 3, "parts")
+    assert job.status.error_message == "cancelled while it did not run"
 
 
 @pytest.mark.parametrize("force", [False, True])

@@ -218,7 +218,7 @@ def test_one_that_does_not_end_in_time_is_named(kit: SpoolKit, caplog: pytest.Lo
     wait_until(lambda: seen == ["waiting"])
     kit.drain(0.05)
     assert "Items did not end in time" in caplog.text
-    assert "Items: 2 items in its queue are lost" in caplog.text
+    assert "Items: items that are lost: 3, of which 1 in handle()" in caplog.text
     with pytest.raises(ConfigurationError):
         items.put("too late")
     items.go.set()
@@ -457,4 +457,4 @@ def test_items_that_no_startup_was_there_for_are_named(kit: SpoolKit, caplog: py
     unready.put(1)
     kit.drain(15)
     assert seen == ["shutdown"]
-    assert "Unready: 1 items in its queue are lost" in caplog.text
+    assert "Unready: items that are lost: 1, of which 0 in handle()" in caplog.text

@@ -63,6 +63,10 @@ def at(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     return lambda now: monkeypatch.setattr(clock, "now", lambda: now)
 
 
+LEFT = (Progress(1, 3, "parts"), "its last words")
+"""What an attempt leaves behind whose process is killed."""
+
+
 def a_job(number: int = 1, **given: Any) -> Job:
     return Job(**{"id": f"{number:032x}", "task": "tasks.one", "enqueued_at": 10.0, **given})
 
@@ -341,7 +345,7 @@ def test_an_earlier_process_with_our_own_pid_is_another(store: Store) -> None:
     found = store.status(ID)
     assert found is not None
     assert found.pid is None
-    assert store.ask_to_stop(ID, kill=lambda pid: pytest.fail(f"{pid} was killed")) is False
+    assert store.cancel_running(ID, kill=lambda pid: pytest.fail(f"{pid} was killed"), left=lambda: LEFT) is False
 
 
 def test_a_crash_says_whether_the_job_was_still_wanted(store: Store) -> None:
@@ -474,15 +478,21 @@ def test_asked_to_stop_too_late_it_ends_as_it_did(store: Store, state: State) ->
 def test_killed_is_the_process_that_is_at_it_and_no_other(store: Store) -> None:
     killed: list[int] = []
     start(store)
-    assert store.ask_to_stop(ID, kill=killed.append) is True
+    assert store.cancel_running(ID, kill=killed.append, left=lambda: LEFT) is True
     assert killed == [os.getpid()]
-    assert kinds(store) == ["started", "killed"]
+    assert kinds(store) == ["started", "killed", "cancelled"]
+    found = store.status(ID)
+    assert found is not None
+    assert (found.state, found.progress, found.pid) == (State.CANCELLED, LEFT[0], None)
+    assert f"its process {os.getpid()} was killed in attempt 1" in str(found.error_message)
+    ((attempt,), _) = store.history(ID)
+    assert (attempt.outcome, attempt.log) == ("cancelled", LEFT[1])
 
 
 @pytest.mark.parametrize("before", sorted(set(FROM) - {"running"}))
 def test_nothing_is_killed_for_a_job_that_does_not_run(store: Store, before: str) -> None:
     FROM[before](store)
-    assert store.ask_to_stop(ID, kill=lambda pid: pytest.fail(f"{pid} was killed")) is False
+    assert store.cancel_running(ID, kill=lambda pid: pytest.fail(f"{pid} was killed"), left=lambda: LEFT) is False
 
 
 def test_the_job_cannot_be_settled_while_its_process_is_killed(store: Store) -> None:
@@ -495,7 +505,7 @@ def test_the_job_cannot_be_settled_while_its_process_is_killed(store: Store) -> 
         ):
             other.execute("BEGIN IMMEDIATE")
 
-    assert store.ask_to_stop(ID, kill=kill)
+    assert store.cancel_running(ID, kill=kill, left=lambda: LEFT)
 
 
 def test_a_job_cancelled_before_it_ran_is_known_as_it_was_accepted(store: Store, at: Callable[[float], None]) -> None:
@@ -940,7 +950,7 @@ def test_an_error_within_a_move_leaves_no_half_of_it(store: Store) -> None:
         raise PermissionError(pid)
 
     with pytest.raises(PermissionError):
-        store.ask_to_stop(ID, kill=fail)
+        store.cancel_running(ID, kill=fail, left=lambda: LEFT)
     assert kinds(store) == ["started"]
     with contextlib.suppress(ZeroDivisionError), store.transaction() as db:
         db.execute("DELETE FROM jobs")
