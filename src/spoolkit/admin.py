@@ -11,7 +11,7 @@ import signal
 import time
 from collections.abc import Iterable, Iterator
 
-from spoolkit import clock, morgue, packet, presence, process, pruning, recorder, spoolfile, tracking, waiting
+from spoolkit import clock, files, morgue, packet, presence, process, pruning, recorder, spoolfile, tracking, waiting
 from spoolkit.errors import DecodeError, JobStateError
 from spoolkit.job import FINISHED, State, Status
 from spoolkit.lookup import HEAD, Listing, checked, directories, find, jobs, known_of, recorded
@@ -27,16 +27,29 @@ def retry(id: str) -> None:
     """
     known = recorded(checked(id))
     for directory in directories(known):
-        path = morgue.locate(directory, id, known.file if known else None)
-        if path is not None:
-            with contextlib.suppress(FileNotFoundError):
-                _revive(id, path, _folder(id, path, directory))
-                presence.wake(directory)
-                return
+        with changing(directory):
+            path = morgue.locate(directory, id, known.file if known else None)
+            if path is not None:
+                with contextlib.suppress(FileNotFoundError):
+                    _revive(id, path, _folder(id, path, directory))
+                    presence.wake(directory)
+                    return
     status = find(id)
     if status.state is State.DEAD and status.engine != "spool":
         raise JobStateError(f"job {id} ran in a {status.engine}: its arguments are gone", job=id, state="dead")
     raise JobStateError(f"job {id} is {status.state}: only a dead one can be retried", job=id, state=str(status.state))
+
+
+@contextlib.contextmanager
+def changing(directory: str) -> Iterator[None]:
+    """Only the owner of ``directory``, or root, changes what lies there. Raises :class:`SpoolUnavailableError`."""
+    try:
+        files.check_user(directory)
+        yield
+    except FileNotFoundError:
+        pass  # no job has come yet
+    except PermissionError as error:
+        raise files.unavailable(directory, error) from error
 
 
 def _revive(id: str, path: str, folder: str) -> None:
@@ -46,9 +59,10 @@ def _revive(id: str, path: str, folder: str) -> None:
 
 def _folder(id: str, path: str, directory: str) -> str:
     """Where in ``directory`` the file belongs: a priority's folder, or the directory itself."""
+    with open(files.open_regular(path, linked=True), "rb") as file:
+        data = file.read(HEAD)
     try:
-        with open(path, "rb") as file:
-            content = packet.load(file.read(HEAD))
+        content = packet.load(data)
     except DecodeError as error:
         # uWSGI's C code would delete it unrun, without a word.
         raise JobStateError(f"job {id} is damaged and cannot run: {error}", job=id, state="dead") from error
@@ -58,7 +72,7 @@ def _folder(id: str, path: str, directory: str) -> str:
     if priority is None:
         return directory
     folder = os.path.join(directory, str(priority))
-    os.makedirs(folder, mode=0o700, exist_ok=True)
+    files.make_folder(folder)
     return folder
 
 
@@ -178,7 +192,10 @@ def _claimed(status: Status) -> Iterator[str | None]:
         yield None
         return
     for directory in directories(status):
-        if path := spoolfile.locate(directory, status.id, status.file):
+        path = None
+        with changing(directory):
+            path = spoolfile.locate(directory, status.id, status.file)
+        if path:
             with spoolfile.claim(path) as fd:
                 yield path if fd is not None else None
             return
@@ -187,6 +204,7 @@ def _claimed(status: Status) -> Iterator[str | None]:
 
 def purge(states: Iterable[State] = (State.DONE, State.CANCELLED, State.LOST), before: float | None = None) -> int:
     """Forget the jobs that ended in ``states`` before ``before`` (unix time; ``None``: now); returns how many."""
+    tracking.check_readable()
     before, gone, store = clock.now() if before is None else before, 0, tracking.store()
     wanted = set(states)
     if State.DEAD in wanted:

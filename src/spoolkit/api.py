@@ -8,7 +8,7 @@ from typing import Any
 from flask import Blueprint, Response, jsonify, request
 
 from spoolkit import codec, lookup
-from spoolkit.errors import ArgumentError, SpoolkitError, UnknownJobError
+from spoolkit.errors import ArgumentError, SpoolkitError, SpoolUnavailableError, StoreUnavailableError, UnknownJobError
 from spoolkit.job import FINISHED, State, Status
 
 LIMIT = 50
@@ -30,7 +30,8 @@ def jobs_blueprint(*, details: bool = False, listing: bool = False, url_prefix: 
         url_prefix: Where it is served.
 
     Returns:
-        The blueprint. Its errors are JSON: 400 for a question that cannot be meant, 404 for an unknown job.
+        The blueprint. Its errors are JSON: 400 for a question that cannot be meant, 404 for an unknown job,
+        503 where the spool directory cannot be read.
     """
     blueprint = Blueprint("spoolkit_jobs", __name__, url_prefix=url_prefix)
 
@@ -54,6 +55,11 @@ def jobs_blueprint(*, details: bool = False, listing: bool = False, url_prefix: 
     @blueprint.errorhandler(UnknownJobError)
     def unknown(error: UnknownJobError) -> tuple[Response, int]:
         return _answer(error, 404)
+
+    @blueprint.errorhandler(SpoolUnavailableError)
+    @blueprint.errorhandler(StoreUnavailableError)
+    def unavailable(error: SpoolkitError) -> tuple[Response, int]:
+        return _answer(error, 503)
 
     @blueprint.after_request
     def fresh(response: Response) -> Response:

@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-from spoolkit import codec
+from spoolkit import codec, files
 from spoolkit.errors import StoreUnavailableError, TooLargeError
 
 FOLDER = "checkpoints"
@@ -52,12 +52,11 @@ class Checkpoint:
         if self._read or self._path is None:
             return
         try:
-            with open(self._path, "rb") as file:
-                self._value, self._steps = codec.decode(file.read())  # type: ignore[misc]
-        except FileNotFoundError:
-            pass
+            data = files.read(self._path, LIMIT)
         except OSError as error:
             raise StoreUnavailableError(f"the checkpoint cannot be read: {error}", path=self._path) from error
+        if data is not None:
+            self._value, self._steps = codec.decode(data)  # type: ignore[misc]
         self._read = True
 
     def _write(self, value: object, steps: list[int]) -> None:
@@ -71,29 +70,19 @@ class Checkpoint:
             )
         if self._path is None:
             return
-        temporary = f"{self._path}.new"
         try:
             try:
-                fd = _create(temporary)
+                files.write(self._path, data)
             except FileNotFoundError:
-                os.makedirs(os.path.dirname(temporary), mode=0o700, exist_ok=True)
-                fd = _create(temporary)
-            with open(fd, "wb") as file:
-                file.write(data)
-            # Whole or not at all: a kill may come at any moment, and is what it is for.
-            os.rename(temporary, self._path)
+                files.make_folder(os.path.dirname(self._path))
+                files.write(self._path, data)
         except OSError as error:
             raise StoreUnavailableError(f"the checkpoint cannot be kept: {error}", path=self._path) from error
 
 
-def _create(path: str) -> int:
-    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-
-
 def forget(folder: str, id: str) -> None:
     """The job ``id`` is over: what it stored is of no use any more."""
-    with contextlib.suppress(OSError):
-        os.unlink(os.path.join(folder, FOLDER, id))
+    files.remove(os.path.join(folder, FOLDER, id))
 
 
 def left(folder: str) -> Iterator[tuple[str, float]]:

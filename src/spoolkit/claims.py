@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from spoolkit import process
@@ -20,7 +21,9 @@ class Start:
 
 @dataclass(frozen=True)
 class StandBack:
-    """Another process is at it, or has just settled it."""
+    """Another process is at it, or has just settled it. ``copied`` names the job's other file, which it has in hand."""
+
+    copied: str | None = None
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,11 @@ class Crashed:
 Claim = Start | StandBack | Settled | Crashed
 
 
-def verdict(row: sqlite3.Row, file: str | None) -> Claim | None:
-    """Why the job of ``row`` must not start now; ``None`` where it may."""
+def verdict(row: sqlite3.Row, file: str | None, lies: Callable[[str], bool]) -> Claim | None:
+    """Why the job of ``row`` must not start now; ``None`` where it may.
+
+    ``lies(name)`` says whether another file of the job is called so.
+    """
     state = State(row["state"])
     # Whatever the record says of a file, it says of the name it was claimed under: settled, it has another.
     same = file is not None and row["file"] == file
@@ -54,6 +60,9 @@ def verdict(row: sqlite3.Row, file: str | None) -> Claim | None:
             return StandBack()
         fresh = row["attempt"] - row["base"]
         return Crashed(row["attempt"], fresh, row["pid"], row["started_at"], bool(row["cancel"]))
+    if is_running(row) and row["pid"] != os.getpid() and None not in (file, row["file"]) and lies(row["file"]):
+        # Settled, it would have lost that name, whether or not the store could be told: this file is a copy.
+        return StandBack(row["file"])
     failure = Failure(row["error_message"] or "", row["error_type"])
     if state is State.RETRYING and same and row["ending"] != "interrupted":
         return Settled(RetryAt(row["run_at"], failure))

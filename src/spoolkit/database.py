@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from spoolkit import process
+from spoolkit import files, process
 from spoolkit.errors import StoreUnavailableError
 
 PATIENCE = 10.0
@@ -85,10 +85,16 @@ class Database:
 
     def read(self, sql: str, values: tuple[object, ...] = ()) -> list[sqlite3.Row]:
         """The rows of one query; none where there is no file yet."""
-        if not os.path.exists(self.path):
+        if not self._exists():
             return []  # to look must make none
         with self._connected() as db:
             return db.execute(sql, values).fetchall()
+
+    def _exists(self) -> bool:
+        try:
+            return _file(self.path) is not None
+        except OSError as error:
+            raise StoreUnavailableError(f"{self.path}: {error}", path=self.path) from error
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
@@ -184,22 +190,21 @@ def _file(path: str) -> tuple[int, int] | None:
 
 def _descriptors(path: str) -> dict[int, tuple[int, int] | None]:
     """Those that SQLite writes by way of, each with its file."""
-    files = {_file(path), _file(f"{path}-wal")} - {None}
+    ours = {_file(path), _file(f"{path}-wal")} - {None}
     found = {}
     with contextlib.suppress(OSError):
         for name in os.listdir("/proc/self/fd"):
-            if (file := process.file_of(int(name))) in files:
+            if (file := process.file_of(int(name))) in ours:
                 found[int(name)] = file
     return found
 
 
 def _connect(path: str) -> sqlite3.Connection:
-    # Made by us, so that it is ours alone from its first byte; SQLite gives the files beside it the same mode. Only
+    # Made by us, so that it is ours alone from its first byte; SQLite gives the files beside it the same mode, and, as
+    # root, the same owner. Only
     # where there is none: to close a descriptor of a file that SQLite has open drops SQLite's locks.
     with contextlib.suppress(FileExistsError):
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        os.fchmod(fd, 0o600)  # whatever umask a task has set
-        os.close(fd)
+        os.close(files.create(path))
     db = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None, check_same_thread=False, cached_statements=64)
     try:
         db.row_factory = sqlite3.Row

@@ -465,7 +465,7 @@ def _stray_file(site: Site) -> Iterator[Finding]:
 
 
 def _dead_job(site: Site) -> Iterator[Finding]:
-    if dead := morgue.files(site.directory):
+    if dead := morgue.kept(site.directory):
         reasons = f"{_quote(os.path.dirname(dead[0]))}/*.json"
         yield Finding("dead-job", f"dead jobs that wait for somebody to look: {len(dead)}", f"cat {reasons}", "warning")
 

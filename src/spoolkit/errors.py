@@ -73,7 +73,9 @@ class QueueOptionError(ArgumentError):
 
 
 class SpoolUnavailableError(SpoolkitError):
-    """The spool directory took nothing: full, read-only or gone. Nothing was accepted. Over HTTP a 503.
+    """The spool directory takes no job, or cannot be read: full, read-only, gone, or another user's. Over HTTP a 503.
+
+    Where a job was to be accepted, nothing was.
 
     ``directory`` is the spool directory, ``errno`` the operating system's reason, where it gave one.
     """

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from typing import Any
 from weakref import WeakSet
 
@@ -12,6 +10,7 @@ from flask import Flask
 from spoolkit import application, bridge, devrunner, lifetime, log, served, settings, task
 from spoolkit.background import BackgroundThread, Threads, Where
 from spoolkit.cli import commands
+from spoolkit.engines import spool
 from spoolkit.errors import ConfigurationError
 from spoolkit.settings import Settings
 from spoolkit.task import Task
@@ -35,7 +34,7 @@ class SpoolKit:
         """Run tasks in the context of ``app``, with its ``SPOOLKIT_*`` settings, and add ``flask spool``.
 
         Where several applications live in one process, a job runs in the one that was current at its call, else in the
-        one that was made last. Outside uWSGI this makes the spool directory where it is missing. Raises
+        one that was made last. Raises
         :class:`ConfigurationError` for a setting that cannot be used, and where uWSGI has spoolers and gives each
         application an interpreter of its own.
         """
@@ -58,11 +57,9 @@ class SpoolKit:
         if self._threads:
             lifetime.at_start(app, self._threads.start)
         if not bridge.is_uwsgi():
-            # Where it cannot be made, the site still starts: whoever enqueues is told.
-            with contextlib.suppress(OSError):
-                os.makedirs(config.spool, mode=0o700, exist_ok=True)
-            if config.dev_runner:
-                devrunner.start_beside_flask_run()
+            spool.may_make(config.spool)  # decided now: nothing is made before there is a job
+        if not bridge.is_uwsgi() and config.dev_runner:
+            devrunner.start_beside_flask_run()
 
     def add_thread(self, thread: BackgroundThread, where: Where = "each process") -> None:
         """Have ``thread`` live in each process that serves, or, with ``where="one process"``, in one of them.

@@ -5,9 +5,9 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
-from spoolkit import log
+from spoolkit import files, log
 
 LOOK_AGAIN = 5.0
 """Seconds between two tries where the file cannot be made."""
@@ -34,8 +34,10 @@ def only_one(path: str, wait: Callable[[float], bool]) -> Iterator[None]:
 
 def _open(path: str) -> int | None:
     try:
-        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        files.make_spool_directory(os.path.dirname(path))
+        with suppress(FileExistsError):
+            return files.create(path)
+        return files.open_regular(path, os.O_RDWR)
     except OSError as error:
         log.complain("%s cannot be made, so that nobody can be the only one: %s", path, error)
         return None

@@ -8,9 +8,12 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from spoolkit import process
+from spoolkit import files, process
 
 PATH = os.path.join("spoolers", "instance.json")
+
+LIMIT = 1024 * 1024
+"""Bytes of the file that are read."""
 
 IMPORTS = frozenset(
     f"{where}-{how}" for where in ("spooler", "shared") for how in ("import", "pyimport", "py-import", "python-import")
@@ -65,7 +68,6 @@ def publish(
 ) -> None:
     """Leave the options of this uWSGI in the spool directory. Never raises ``OSError``: jobs run without."""
     path = os.path.join(directory, PATH)
-    temporary = f"{path}.{os.getpid()}.new"  # several spoolers start at once
     with contextlib.suppress(OSError):
         content = {
             "master_pid": master_pid,
@@ -74,24 +76,14 @@ def publish(
             "directories": list(directories),
             "options": {name: _texts(name, value) for name, value in options.items() if name in OPTIONS},
         }
-        # Not makedirs: a spool directory that is gone must not come back as an empty one that nobody serves.
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(os.path.dirname(path), mode=0o700)
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        try:
-            with open(fd, "wb") as file:
-                file.write(json.dumps(content, indent=1).encode())
-            os.rename(temporary, path)
-        except OSError:
-            os.unlink(temporary)
+        files.make_folder(os.path.dirname(path))
+        files.write(path, json.dumps(content, indent=1).encode())
 
 
 def read(directory: str) -> Instance | None:
     """The uWSGI that serves the directory; ``None`` where none has said so, or where it is gone."""
     try:
-        fd = os.open(os.path.join(directory, PATH), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(fd, "rb") as file:
-            content = json.loads(file.read())
+        content = json.loads(files.read(os.path.join(directory, PATH), LIMIT) or b"")
         pid = int(content["master_pid"])
         if not process.is_alive(pid, content["identity"].encode()):
             return None

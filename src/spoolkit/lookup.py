@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TypeVar
 
-from spoolkit import codec, losses, morgue, notes, packet, recorder, runner, spoolfile, tracking
+from spoolkit import codec, files, losses, morgue, notes, packet, recorder, runner, spoolfile, tracking
 from spoolkit.errors import DecodeError, StoreUnavailableError, UnknownJobError, shown
 from spoolkit.job import FINISHED, Attempt, Event, State, Status
 
@@ -48,8 +48,10 @@ class Listing(list[Status]):
 
 
 def find(id: str) -> Status:
-    """Where the job ``id`` stands. Raises :class:`UnknownJobError`."""
-    notes.here().write(checked(id))
+    """Where the job ``id`` stands. Raises :class:`UnknownJobError`, or what :func:`tracking.check_readable` raises."""
+    checked(id)
+    tracking.check_readable()
+    notes.here().write(id)
     before: object = ()
     for _ in range(5):  # between two looks a job may go from the record to the file, and its file get another name
         status = recorded(id)
@@ -87,18 +89,30 @@ def _with_file(id: str, status: Status | None) -> Status | None:
     """The status as the job's file has it; ``None`` where there is no file."""
     known = None if status is None else status.file
     for directory in directories(status):
-        if path := spoolfile.locate(directory, id, known):
-            return _waiting(path, status)
-        if path := morgue.locate(directory, id, known):
-            return _dead(path, status)
+        with _looking(directory):
+            if path := spoolfile.locate(directory, id, known):
+                return _waiting(path, status)
+            if path := morgue.locate(directory, id, known):
+                return _dead(path, status)
     return None
+
+
+@contextlib.contextmanager
+def _looking(directory: str) -> Iterator[None]:
+    """What keeps this process from looking into ``directory`` is an error, and never the same as nothing there."""
+    try:
+        yield
+    except FileNotFoundError:
+        pass  # no job has come yet
+    except OSError as error:
+        raise files.unavailable(directory, error) from error
 
 
 def _waiting(path: str, status: Status | None) -> Status | None:
     """The status of a job whose file lies in the spool directory; ``None`` if it is gone meanwhile."""
     try:
         due = os.lstat(path).st_mtime
-    except OSError:
+    except FileNotFoundError:
         return None
     if status is None:
         return _from_file(path, State.QUEUED)
@@ -120,7 +134,9 @@ def _dead(path: str, status: Status | None) -> Status:
 
 
 def _from_file(path: str, state: State) -> Status | None:
-    data = spoolfile.peek(path, HEAD)
+    data = None
+    with _looking(os.path.dirname(path)):
+        data = spoolfile.peek(path, HEAD)
     if data is None:
         return None
     try:
@@ -166,7 +182,7 @@ def known_of(read: Callable[[], T]) -> T | None:
 
 def directories(status: Status | None = None) -> list[str]:
     """The spool directories in which the job's file may lie."""
-    queue = [] if status is None or status.queue is None else [status.queue]
+    queue = [status.queue] if status is not None and status.queue is not None and os.path.isdir(status.queue) else []
     return list(dict.fromkeys([*queue, *tracking.directories()]))
 
 
@@ -187,7 +203,11 @@ def jobs(
         limit: How many at most; ``None``: all that are found.
         max_examined: How many files of waiting jobs, of dead jobs, and records of either kind are read at most. Where
             more would have to be read, the newest were, and the answer is not ``complete``.
+
+    Raises:
+        SpoolUnavailableError, StoreUnavailableError: As :func:`tracking.check_readable` does.
     """
+    tracking.check_readable()
     notes.here().write()
     bury()
     wanted = frozenset(states) or frozenset(State)
@@ -291,13 +311,14 @@ def id_of(path: str) -> str:
 
 def pending() -> Iterator[str]:
     for directory in tracking.directories():
-        with contextlib.suppress(OSError):
+        with _looking(directory):
             yield from spoolfile.pending(directory)
 
 
 def _set_aside() -> Iterator[str]:
     for directory in tracking.directories():
-        yield from morgue.files(directory)
+        with _looking(directory):
+            yield from morgue.kept(directory)
 
 
 def details(id: str) -> Details:
@@ -313,8 +334,10 @@ def details(id: str) -> Details:
 def _arguments(status: Status) -> tuple[tuple[object, ...], dict[str, object]] | None:
     data = None
     for directory in directories(status):
-        path = spoolfile.locate(directory, status.id) or morgue.locate(directory, status.id)
-        content = None if path is None else spoolfile.peek(path)
+        content = None
+        with _looking(directory):
+            path = spoolfile.locate(directory, status.id) or morgue.locate(directory, status.id)
+            content = None if path is None else spoolfile.peek(path)
         if content is not None:
             with contextlib.suppress(DecodeError):
                 data = packet.arguments(packet.load(content))

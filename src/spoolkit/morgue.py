@@ -10,16 +10,18 @@ import json
 import os
 from typing import Any
 
-from spoolkit import clock
+from spoolkit import clock, files
 from spoolkit.spoolfile import PREFIX, id_of, is_id, ns_of
 
 FOLDER = "dead"
+REPORT_LIMIT = 4 * 1024 * 1024
+"""Bytes of a report that are read."""
 
 
 def quarantine(path: str, root: str, *, reason: str, task: str | None = None, traceback: str | None = None) -> str:
     """Set the file aside, into ``root``/dead, with its reason beside it as JSON; returns the new path."""
     folder = os.path.join(root, FOLDER)
-    os.makedirs(folder, mode=0o700, exist_ok=True)
+    files.make_folder(folder)
     # A stranger's name may be no UTF-8, or leave no room for the ending.
     text = os.fsencode(os.path.basename(path)).decode("utf-8", "backslashreplace").replace("\\", "_")
     target = _free(os.path.join(folder, text.encode()[:200].decode("utf-8", "ignore")))
@@ -27,9 +29,7 @@ def quarantine(path: str, root: str, *, reason: str, task: str | None = None, tr
     report = {"file": name, "task": task, "reason": reason, "time": clock.now(), "traceback": traceback}
     # On a full disk the report is lost; were the file left where it is for that, it would come up at every scan.
     with contextlib.suppress(OSError):
-        fd = os.open(f"{target}.json", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        with open(fd, "w", encoding="utf-8", errors="backslashreplace") as file:
-            json.dump(report, file, indent=1)
+        files.write(f"{target}.json", json.dumps(report, indent=1).encode("utf-8", "backslashreplace"))
     os.rename(path, target)
     return target
 
@@ -43,36 +43,37 @@ def _free(path: str) -> str:
     return free
 
 
-def files(directory: str) -> list[str]:
-    """The paths of the files that were set aside, by name."""
-    return sorted(_files(directory))
+def kept(directory: str) -> list[str]:
+    """The paths of the files that were set aside, by name. Raises ``OSError``."""
+    return sorted(_kept(directory))
 
 
-def _files(directory: str) -> list[str]:
-    folder = os.path.join(directory, FOLDER)
+def _kept(directory: str) -> list[str]:
     try:
-        return [os.path.join(folder, name) for name in os.listdir(folder) if not name.endswith(".json")]
-    except OSError:
+        with os.scandir(os.path.join(directory, FOLDER)) as entries:
+            return [entry.path for entry in entries if _is_kept(entry)]
+    except FileNotFoundError:
         return []
 
 
+def _is_kept(entry: os.DirEntry[str]) -> bool:
+    return not entry.name.endswith(".json") and entry.is_file(follow_symlinks=False)
+
+
 def locate(directory: str, id: str, known: str | None = None) -> str | None:
-    """The path of the job's file among the dead."""
+    """The path of the job's file among the dead. Raises ``OSError``."""
     names = {known, f"{PREFIX}{id}", id} - {None}
     for path in (os.path.join(directory, FOLDER, str(name)) for name in names):
-        if not path.endswith(".json") and os.path.lexists(path):
+        if not path.endswith(".json") and files.is_regular(path):
             return path
-    return (
-        next((path for path in _files(directory) if id_of(os.path.basename(path)) == id), None) if is_id(id) else None
-    )
+    return next((path for path in _kept(directory) if id_of(os.path.basename(path)) == id), None) if is_id(id) else None
 
 
 def report(path: str) -> dict[str, Any]:
     """Why the file ``path`` was set aside: ``task``, ``reason``, ``time``, ``traceback``; empty where unknown."""
     try:
-        with open(f"{path}.json", encoding="utf-8") as file:
-            found = json.load(file)
-    except (OSError, ValueError):
+        found = json.loads(files.read(f"{path}.json", REPORT_LIMIT) or b"{}")
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -87,8 +88,7 @@ def revive(path: str, folder: str) -> str:
     target = os.path.join(folder, name if known is None else f"{PREFIX}{known}")
     os.utime(path, ns=ns_of(clock.now()))
     os.rename(path, target)
-    with contextlib.suppress(OSError):
-        os.unlink(f"{path}.json")
+    files.remove(f"{path}.json")
     return target
 
 
@@ -98,12 +98,14 @@ def discard(root: str, before: float, limit: int) -> int:
     with contextlib.suppress(FileNotFoundError), os.scandir(os.path.join(root, FOLDER)) as entries:
         for entry in entries:
             # The time of change: that of content is the job's own, and may lie years ahead.
-            if not entry.name.endswith(".json") and entry.stat(follow_symlinks=False).st_ctime < before:
+            if _is_kept(entry) and entry.stat(follow_symlinks=False).st_ctime < before:
                 old.append(entry.path)
                 if len(old) == limit:
                     break
+    gone = 0
     for path in old:
-        for file in (path, f"{path}.json"):
-            with contextlib.suppress(OSError):
-                os.unlink(file)
-    return len(old)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+            gone += 1
+        files.remove(f"{path}.json")
+    return gone

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 
-from spoolkit import bridge, clock, master, process
+from spoolkit import bridge, clock, files, master, process
 from spoolkit.presence import FOLDER
 
 PAUSED = "paused"
@@ -22,11 +22,13 @@ AFTER_STOP = 5.0
 
 def pause(directory: str) -> None:
     """Start no job of ``directory`` until :func:`resume`. Raises ``OSError``."""
+    files.check_user(directory)
     _write(directory, PAUSED, b"")
 
 
 def drain(directory: str) -> None:
     """Start no job of ``directory`` until :func:`resume` or the next start of uWSGI. Raises ``OSError``."""
+    files.check_user(directory)
     if not is_paused(directory):
         _write(directory, PAUSED, DRAIN)
 
@@ -43,7 +45,7 @@ def resume(directory: str) -> bool:
 def started(directory: str) -> None:
     """uWSGI has started: what was drained for that is open again. Never raises."""
     with contextlib.suppress(OSError):
-        if _read(directory, PAUSED) == DRAIN:
+        if _is_drain(_path(directory, PAUSED)):
             resume(directory)
 
 
@@ -53,9 +55,23 @@ def is_paused(directory: str) -> bool:
 
 
 def state(directory: str) -> str | None:
-    """``paused``, ``drained``, or ``None``."""
-    content = _read(directory, PAUSED)
-    return None if content is None else "drained" if content == DRAIN else "paused"
+    """``paused``, ``drained``, or ``None``. Raises :class:`SpoolUnavailableError` where that cannot be seen."""
+    path = _path(directory, PAUSED)
+    try:
+        os.lstat(path)
+        return "drained" if _is_drain(path) else "paused"
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise files.unavailable(directory, error) from error
+
+
+def _is_drain(path: str) -> bool:
+    try:
+        return files.read(path) == DRAIN
+    except PermissionError:
+        # An earlier version left it as root's own. It belongs to whoever may look at it here, and has one of two sizes.
+        return os.lstat(path).st_size == len(DRAIN)
 
 
 def say_stopping(directory: str, seconds: float) -> None:
@@ -84,7 +100,10 @@ def is_closed(directory: str) -> bool:
 
 
 def _is_said(directory: str, pid: int) -> bool:
-    words = (_read(directory, STOPPING) or b"").split(b" ", 2)
+    try:
+        words = (files.read(_path(directory, STOPPING)) or b"").split(b" ", 2)
+    except OSError:
+        return False
     if len(words) < 3 or words[0] != b"%d" % pid or words[2] != process.identity(pid):
         return False
     return clock.now() < int(words[1])
@@ -94,30 +113,7 @@ def _path(directory: str, name: str) -> str:
     return os.path.join(directory, FOLDER, name)
 
 
-def _read(directory: str, name: str) -> bytes | None:
-    try:
-        fd = os.open(_path(directory, name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError:
-        return None
-    try:
-        return os.read(fd, 256)
-    finally:
-        os.close(fd)
-
-
 def _write(directory: str, name: str, content: bytes) -> None:
     path = _path(directory, name)
-    # Not makedirs: a spool directory that is gone must not come back as an empty one that nobody serves.
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(os.path.dirname(path), mode=0o700)
-    temporary = f"{path}.{os.getpid()}.new"
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        os.write(fd, content)
-        os.rename(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
-    finally:
-        os.close(fd)
+    files.make_folder(os.path.dirname(path))
+    files.write(path, content)

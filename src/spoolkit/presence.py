@@ -14,9 +14,9 @@ import random
 import signal
 from collections.abc import Iterator
 
-from spoolkit import process
+from spoolkit import files, process
 
-FOLDER = "spoolers"
+FOLDER = files.SERVED
 
 _BUSY, _WOKEN = 0, 1
 _HEAD = 2
@@ -27,11 +27,12 @@ class Presence:
 
     def __init__(self, directory: str) -> None:
         folder = os.path.join(directory, FOLDER)
-        os.makedirs(folder, mode=0o700, exist_ok=True)
+        files.make_folder(folder)
         self.pid = os.getpid()
         self._path = os.path.join(folder, str(self.pid))
         temporary = f"{self._path}.new"
-        fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        files.remove(temporary)  # of a process of the same number
+        fd = files.create(temporary)
         os.write(fd, b"00" + process.own())
         os.rename(temporary, self._path)
         # uWSGI puts /dev/null over descriptor 0 after the fork, which may be the one that open() just gave.
@@ -60,8 +61,7 @@ class Presence:
 
     def leave(self) -> None:
         """This process serves the directory no more."""
-        with contextlib.suppress(OSError):
-            os.unlink(self._path)
+        files.remove(self._path)
         with contextlib.suppress(OSError):
             if not self.is_lost:
                 os.close(self._fd)
@@ -85,7 +85,7 @@ def _present(directory: str) -> Iterator[tuple[int, bytes]]:
             if not (name.isascii() and name.isdigit()):
                 continue
             with contextlib.suppress(OSError):
-                fd = os.open(os.path.join(folder, name), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+                fd = files.open_regular(os.path.join(folder, name))
                 try:
                     data = os.read(fd, 256)
                 finally:
@@ -117,7 +117,7 @@ def wake(directory: str) -> int | None:
         for name in names:
             path, pid = os.path.join(folder, name), int(name)
             try:
-                fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+                fd = files.open_regular(path, os.O_RDWR)
                 opened.callback(os.close, fd)
                 data = os.pread(fd, 256, 0)
                 identity = process.identity(pid)
@@ -125,8 +125,7 @@ def wake(directory: str) -> int | None:
                 continue
             if data[_HEAD:] != identity:
                 # Dead, and its pid may be another process by now, which SIGUSR1 would kill.
-                with contextlib.suppress(OSError):
-                    os.unlink(path)
+                files.remove(path)
             elif data[_BUSY : _BUSY + 1] == b"0":
                 idle.append(pid)
             elif data[_WOKEN : _WOKEN + 1] == b"0":

@@ -10,7 +10,7 @@ import contextlib
 import json
 import os
 
-from spoolkit import process
+from spoolkit import files, process
 from spoolkit.job import Progress
 
 FOLDER = "running"
@@ -33,19 +33,10 @@ class Recorder:
         self.last: Progress | None = None
         self._size = 0
         self._file: tuple[int, int] | None = None
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         with contextlib.suppress(OSError):
-            try:
-                self.fd = os.open(self.path, flags | os.O_EXCL, 0o600)
-            except FileNotFoundError:
-                with contextlib.suppress(FileExistsError):  # another spooler may be faster
-                    os.mkdir(os.path.dirname(self.path), mode=0o700)
-                self.fd = os.open(self.path, flags, 0o600)
-            except FileExistsError:
-                # The word to stop is kept: it may have been left before this attempt came so far.
-                self.fd = os.open(self.path, flags, 0o600)
-                os.ftruncate(self.fd, 1)
-            os.fchmod(self.fd, 0o600)  # whatever umask an earlier task has set
+            self.fd = _opened(self.path)
+            # The word to stop is kept: it may have been left before this attempt came so far.
+            os.truncate(self.fd, min(1, os.fstat(self.fd).st_size))
             os.lseek(self.fd, _HEADER, os.SEEK_SET)
             self._file = process.file_of(self.fd)
             os.pwrite(self.fd, (b"%d%s" % (os.getpid(), process.own())).ljust(_HEADER - _OWNER), _OWNER)
@@ -102,13 +93,13 @@ class Recorder:
         if self.fd >= 0 and not self.is_lost:
             os.close(self.fd)
         self.fd = -1
-        remove(self.path)
+        files.remove(self.path)
 
 
 def is_alive(folder: str, id: str) -> bool:
     """Whether another process is at an attempt of the job ``id``, by what it has left there."""
     try:
-        fd = os.open(os.path.join(folder, FOLDER, id), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = files.open_regular(os.path.join(folder, FOLDER, id))
     except OSError:
         return False
     try:
@@ -122,7 +113,7 @@ def is_alive(folder: str, id: str) -> bool:
 def look(folder: str, id: str) -> tuple[Progress | None, str]:
     """The progress and the log of the attempt that runs, or that its process did not live to record."""
     try:
-        fd = os.open(os.path.join(folder, FOLDER, id), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = files.open_regular(os.path.join(folder, FOLDER, id))
     except OSError:
         return None, ""
     try:
@@ -137,7 +128,10 @@ def ask_to_stop(folder: str, id: str) -> None:
     """Leave word for the running job ``id``."""
     with contextlib.suppress(OSError):
         path = os.path.join(folder, FOLDER, id)
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fd = files.create(path)
+        except FileExistsError:
+            fd = files.open_regular(path, os.O_RDWR)
         try:
             os.pwrite(fd, _STOP, 0)
         finally:
@@ -146,7 +140,7 @@ def ask_to_stop(folder: str, id: str) -> None:
 
 def forget(folder: str, id: str) -> None:
     """Remove what the attempt left behind."""
-    remove(os.path.join(folder, FOLDER, id))
+    files.remove(os.path.join(folder, FOLDER, id))
 
 
 def left(folder: str) -> list[str]:
@@ -157,10 +151,17 @@ def left(folder: str) -> list[str]:
         return []
 
 
-def remove(path: str) -> None:
-    """Remove the file, if it is there and can be."""
-    with contextlib.suppress(OSError):
-        os.unlink(path)
+def _opened(path: str) -> int:
+    """A descriptor of the file, which is made, with its folder, where it is missing."""
+    try:
+        return files.create(path)
+    except FileNotFoundError:
+        files.make_folder(os.path.dirname(path))
+        with contextlib.suppress(FileExistsError):
+            return files.create(path)
+    except FileExistsError:
+        pass
+    return files.open_regular(path, os.O_RDWR)
 
 
 def _line(progress: Progress) -> bytes:

@@ -46,6 +46,7 @@ class Place:
     ``still``  whether the file has that name now
     ``count``  counts the attempt where the store cannot: gives how many there are then
     ``counted``  how many attempts were counted so before
+    ``lies``   whether a file of that name, of the same job, is there
     ``owned``  whether this process runs one job at a time, and may be ended for it
     """
 
@@ -54,6 +55,7 @@ class Place:
     count: Callable[[], int] = lambda: 1
     counted: int = 0
     owned: bool = False
+    lies: Callable[[str], bool] = lambda name: False
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ def attempt(
             max_attempts=options.attempts,
             counted=place.counted,
             arguments=arguments,
+            lies=place.lies,
         )
     except StoreUnavailableError as error:
         complain(error)
@@ -97,7 +100,9 @@ def attempt(
             return _logged(job, dead)
         return _run(job, declared, Start(number, number), place, None, store.folder, config)
     match claim:
-        case StandBack():
+        case StandBack(copied):
+            if copied is not None:
+                log.complain("%s is a copy of %s, by which its job runs: it is left alone", place.file, copied)
             return None
         case Settled(Dead() as outcome):
             return _logged(job, outcome, lambda: refuse(job, outcome, place, store))

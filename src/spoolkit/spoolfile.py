@@ -11,10 +11,10 @@ import contextlib
 import fcntl
 import os
 import re
-import stat
 from collections.abc import Iterator
 
-from spoolkit import clock
+from spoolkit import clock, files
+from spoolkit.errors import DecodeError
 
 PREFIX = "uwsgi_spoolfile_on_"
 """What uWSGI looks for: any other name is invisible to it."""
@@ -22,6 +22,9 @@ PREFIX = "uwsgi_spoolfile_on_"
 TEMPORARY = "tmp_"
 STRAY_AGE = 3600.0
 """Seconds after which a temporary file can have no writer any more."""
+
+LARGEST = 1 << 30
+"""Bytes that a spool file may take: uWSGI reads it whole, and one without so much memory ends, again and again."""
 
 held: str | None = None
 """The job whose file uWSGI's lock of this process is on: opened and closed, it would be free for others."""
@@ -39,9 +42,8 @@ def write(directory: str, name: str, data: bytes, *, run_at: float | None = None
     """
     temporary = os.path.join(directory, f"{TEMPORARY}{name}")
     path = os.path.join(directory, f"{PREFIX}{name}")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    fd = files.create(temporary)
     try:
-        os.fchmod(fd, 0o600)  # whatever umask a task has set
         with open(fd, "wb") as file:
             file.write(data)
             file.flush()
@@ -55,8 +57,7 @@ def write(directory: str, name: str, data: bytes, *, run_at: float | None = None
             _fsync_directory(directory)
     except BaseException:
         for leftover in (temporary, path):
-            with contextlib.suppress(OSError):
-                os.unlink(leftover)
+            files.remove(leftover)
         raise
     return path
 
@@ -69,7 +70,7 @@ def claim(path: str) -> Iterator[int | None]:
     that is a uWSGI spooler, or twice at once on one file in one process.
     """
     try:
-        fd = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = files.open_regular(path, os.O_RDWR, linked=True)
     except OSError:
         yield None
         return
@@ -94,50 +95,57 @@ def _is_still(fd: int, path: str) -> bool:
         named = os.lstat(path)
     except OSError:
         return False
-    return stat.S_ISREG(opened.st_mode) and (opened.st_dev, opened.st_ino) == (named.st_dev, named.st_ino)
+    return (opened.st_dev, opened.st_ino) == (named.st_dev, named.st_ino)
 
 
 def read(fd: int) -> bytes:
-    """All bytes of a claimed file."""
+    """All bytes of a claimed file. Raises :class:`DecodeError` where they are more than any job has."""
+    if (size := os.fstat(fd).st_size) > LARGEST:
+        raise DecodeError(f"the file has {size} bytes; a job has at most {LARGEST}")
     # closefd=False: closing even a duplicate of the descriptor would drop the lock.
     with open(fd, "rb", closefd=False) as file:
         file.seek(0)
         return file.read()
 
 
-def peek(path: str, size: int = -1) -> bytes | None:
-    """The first ``size`` bytes of a spool file of spoolkit's (-1: all), which never change; ``None`` if it is gone.
+def peek(path: str, size: int = LARGEST) -> bytes | None:
+    """The first ``size`` bytes of a spool file of spoolkit's, which never change; ``None`` if it is gone, or no job's.
 
-    No file of another library: uWSGI writes those in place, under a lock that opening them here might drop.
+    No file of another library: uWSGI writes those in place, under a lock that opening them here might drop. Raises
+    ``OSError`` where only the directory's owner may read it.
     """
     id = id_of(os.path.basename(path))
     if id is None or id == held:
         return None
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
+        fd = files.open_regular(path, linked=True)
+    except FileNotFoundError:
         return None
+    except PermissionError:
+        if os.geteuid() == files.owner(os.path.dirname(path))[0]:
+            return None  # a stranger's file in a directory of our own: it never runs, and hides no other
+        raise
     with open(fd, "rb") as file:
-        return file.read(size)
+        return file.read(size) if os.fstat(fd).st_size <= LARGEST else None
 
 
 def find(directory: str, id: str, known: str | None) -> str | None:
-    """The path of the job's file in this very folder, under its first name, ``known`` or the one after that."""
+    """The path of the job's file in this very folder, under its first name, ``known`` or the one after that.
+
+    Raises ``OSError`` where the folder may not be looked at.
+    """
     names = [f"{PREFIX}{id}"] if known is None else [f"{PREFIX}{id}", known, _next(known)]
     paths = (os.path.join(directory, name) for name in names)
-    return next(filter(os.path.lexists, paths), None)
+    return next(filter(files.is_regular, paths), None)
 
 
 def locate(directory: str, id: str, known: str | None = None) -> str | None:
-    """The path of the job's file, waiting or running; ``known`` is a name that it has had."""
+    """The path of the job's file, waiting or running; ``known`` is a name that it has had. Raises ``OSError``."""
     if path := find(directory, id, known):
         return path
     if not is_id(id):
         return None  # no other name leads to it, and a visitor may ask for anything: the directory may hold 100,000
-    try:
-        return _search(directory, id)
-    except OSError:
-        return None
+    return _search(directory, id)
 
 
 def _search(directory: str, id: str) -> str | None:
@@ -146,7 +154,7 @@ def _search(directory: str, id: str) -> str | None:
     with os.scandir(directory) as entries:
         for entry in entries:
             if entry.name.startswith(PREFIX):
-                if entry.name.startswith(id, len(PREFIX)) and id_of(entry.name) == id:
+                if entry.name.startswith(id, len(PREFIX)) and id_of(entry.name) == id and _is_file(entry):
                     return entry.path
             elif _is_priority(entry):
                 folders.append(entry.path)
@@ -214,15 +222,35 @@ def id_of(name: str) -> str | None:
 
 
 def pending(directory: str) -> list[str]:
-    """The paths of the spool files in ``directory``, priorities (folders of digits) first, then by name."""
-    files, folders = [], []
+    """The paths of the spool files in ``directory``, priorities (folders of digits) first, then by name.
+
+    Raises ``OSError``.
+    """
+    found, folders = [], []
     with os.scandir(directory) as entries:
         for entry in entries:
-            if entry.name.startswith(PREFIX):
-                files.append(entry.path)
+            if _is_file(entry):
+                found.append(entry.path)
             elif _is_priority(entry):
                 folders.append(entry.path)
-    return [path for folder in sorted(folders, key=_priority) for path in pending(folder)] + sorted(files)
+    return [path for folder in sorted(folders, key=_priority) for path in pending(folder)] + sorted(found)
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    return entry.name.startswith(PREFIX) and entry.is_file(follow_symlinks=False)
+
+
+def is_spool_directory(path: str) -> bool:
+    """Whether ``path`` holds what only a spool directory does: its spoolers' folder, or jobs. Raises ``OSError``."""
+    if os.path.isdir(os.path.join(path, files.SERVED)):
+        return True
+    with os.scandir(path) as entries:
+        return any(map(_is_file, entries))
+
+
+def may_become_one(path: str) -> bool:
+    """Whether ``path`` is a spool directory, or holds nothing but hidden files. Raises ``OSError``."""
+    return is_spool_directory(path) or all(name.startswith(".") for name in os.listdir(path))
 
 
 def priority_folders(directory: str) -> list[str]:

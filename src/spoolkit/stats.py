@@ -54,6 +54,7 @@ class Statistics:
 def gather(*, max_examined: int = lookup.MAX_EXAMINED) -> Statistics:
     """The figures of now; of waiting and of dead jobs, at most ``max_examined`` each are read."""
     now = clock.now()
+    tracking.check_readable()
     # What is over for good is counted where it lies: there may be a million of it.
     counts = Counter(lookup.known_of(lambda: tracking.store().counts(OVER)) or {})
     others = lookup.jobs(states=frozenset(State) - OVER, max_examined=max_examined)
@@ -80,7 +81,7 @@ def _oldest_due(now: float, waiting: list[str], running: set[str]) -> float | No
     due = []
     for path in waiting:
         if lookup.id_of(path) not in running:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(FileNotFoundError):
                 due.append(os.lstat(path).st_mtime)
     oldest = min(due, default=now)
     return now - oldest if oldest < now else None

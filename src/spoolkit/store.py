@@ -62,12 +62,13 @@ class Store(Records):
         max_attempts: int,
         counted: int = 0,
         arguments: bytes | None = None,
+        lies: Callable[[str], bool] = lambda name: False,
     ) -> Claim:
         """Count an attempt of ``job`` before it begins, or say why it must not.
 
         ``file`` is the name of the job's file, ``still`` whether it has that name now, asked while nobody else can
         move the job. ``max_attempts`` is how many it may have since the last fresh count, ``counted`` how many it has
-        had since then at least.
+        had since then at least. ``lies(name)`` says whether another file of the job is called so.
         """
         now = clock.now()
         with self.transaction() as db:
@@ -76,7 +77,7 @@ class Store(Records):
             row = db.execute("SELECT * FROM jobs WHERE id = ?", (job.id,)).fetchone()
             attempt, base, asked = (0, 0, 0) if row is None else (row["attempt"], row["base"], row["cancel"])
             if row is not None:
-                if (verdict := claims.verdict(row, file)) is not None:
+                if (verdict := claims.verdict(row, file, lies)) is not None:
                     return verdict
                 if row["state"] == State.RUNNING:
                     # The file was settled, but the store could not be told: how it ended is not known any more.

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
-from spoolkit import bridge, instance, registry, settings
+from spoolkit import bridge, files, instance, registry, settings
+from spoolkit.errors import SpoolUnavailableError, StoreUnavailableError
 from spoolkit.settings import Settings
 from spoolkit.store import Store
 
@@ -23,9 +25,30 @@ def directories(config: Settings | None = None) -> list[str]:
     """All spool directories that are known here: those of the settings, and of the uWSGI that serves them."""
     here = (config or _current()).spool
     served = bridge.directories()
-    if not bridge.is_uwsgi() and (running := instance.read(here)):
+    if bridge.is_uwsgi():
+        if served and not os.access(here, os.R_OK | os.X_OK):
+            return served  # the settings may name one that is not there: uWSGI's own are those that matter
+    elif running := instance.read(here):
         served = list(running.directories)
     return list(dict.fromkeys([*served, here]))
+
+
+def check_readable() -> None:
+    """Raise where this process cannot see the jobs or their record: what cannot be seen must not count as nothing.
+
+    :class:`SpoolUnavailableError` for a spool directory, :class:`StoreUnavailableError` for the store.
+    """
+    for directory in directories():
+        try:
+            files.check_readable(directory)
+        except SpoolUnavailableError as error:
+            if error.errno != errno.ENOENT:  # no job has come yet
+                raise
+    path = store().path
+    if os.path.exists(path) and not os.access(path, os.R_OK | os.W_OK):
+        uid = os.stat(path).st_uid
+        reason = f"may not be read by {files.user_name(os.geteuid())}; it belongs to {files.user_name(uid)}"
+        raise StoreUnavailableError(f"the record of jobs {path} {reason}: {files.as_user(uid)}", path=path)
 
 
 def store(config: Settings | None = None) -> Store:

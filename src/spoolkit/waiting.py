@@ -11,6 +11,8 @@ import select
 import time
 from collections.abc import Callable, Iterator
 
+from spoolkit import files
+
 FOLDER = "waiting"
 
 LOOK_AGAIN = 2.0
@@ -43,8 +45,7 @@ def announce(folder: str, id: str) -> None:
     except OSError:
         pass  # nobody has it open yet: who opens it now looks at the job before he waits
     # Removed before it is closed, which wakes them: whoever waits on would open this one again, and lose it.
-    with contextlib.suppress(OSError):
-        os.unlink(path)
+    files.remove(path)
     if fd is not None:
         os.close(fd)
 
@@ -54,11 +55,11 @@ def _pipe(folder: str, id: str) -> Iterator[int | None]:
     path = os.path.join(folder, FOLDER, id)
     fd = None
     with contextlib.suppress(OSError):
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(os.path.dirname(path), mode=0o700)
+        files.make_folder(os.path.dirname(path))
         with contextlib.suppress(FileExistsError):
             os.mkfifo(path, 0o600)
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+        files.give(fd, os.path.dirname(path))
     try:
         yield fd
     finally:

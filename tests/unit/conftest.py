@@ -26,6 +26,7 @@ def fresh_pool() -> Iterator[None]:
 def directory(tmp_path: Path) -> Iterator[str]:
     """The spool directory of an application, in whose context the test runs."""
     app = Flask("the_application")
+    (tmp_path / "spool").mkdir(mode=0o700)
     app.config.update(SPOOLKIT_SPOOL=tmp_path / "spool")
     SpoolKit(app)
     with app.app_context():

@@ -157,11 +157,11 @@ def test_a_dead_job_is_retried_where_the_store_is_broken(directory: str, work: C
 def test_what_is_damaged_stays_where_it_is(directory: str, work: Callable[[], None]) -> None:
     job = gives_up()
     work()
-    Path(morgue.files(directory)[0]).write_bytes(b"damaged")
+    Path(morgue.kept(directory)[0]).write_bytes(b"damaged")
     with pytest.raises(JobStateError, match="damaged") as caught:
         admin.retry(job.id)
     assert caught.value.state == "dead"
-    assert len(morgue.files(directory)) == 1
+    assert len(morgue.kept(directory)) == 1
     assert spoolfile.pending(directory) == []
 
 

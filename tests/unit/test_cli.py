@@ -46,6 +46,7 @@ Flasks = Callable[..., Result]
 @pytest.fixture
 def flask_spool(tmp_path: Path) -> Iterator[Flasks]:
     app = Flask("the_application", root_path=str(tmp_path))
+    (tmp_path / "spool").mkdir(mode=0o700)
     app.config["SPOOLKIT_SPOOL"] = tmp_path / "spool"
     SpoolKit(app)
     runner = app.test_cli_runner()

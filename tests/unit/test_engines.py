@@ -72,6 +72,7 @@ ATTEMPTS = registry.declare(attempts, TaskOptions(retries=2, backoff=0, discard_
 @pytest.fixture
 def app(tmp_path: Path) -> Flask:
     app = Flask("the_application")
+    (tmp_path / "spool").mkdir(mode=0o700)
     app.config.update(SPOOLKIT_SPOOL=tmp_path / "spool", SPOOLKIT_RETRY_DELAY=1000, SECRET_KEY="x")
     SpoolKit(app)
     return app

@@ -61,7 +61,7 @@ def test_what_was_set_aside_earlier_stays(spool: str) -> None:
     paths = [set_aside(spool, "x", reason=str(number)) for number in range(3)]
     assert len(set(paths)) == 3
     assert [morgue.report(path)["reason"] for path in paths] == ["0", "1", "2"]
-    assert morgue.files(spool) == sorted(paths)
+    assert morgue.kept(spool) == sorted(paths)
 
 
 def test_so_does_a_report_whose_file_is_gone(spool: str) -> None:
@@ -75,7 +75,7 @@ def test_so_does_a_file_whose_report_is_gone(spool: str) -> None:
     first = set_aside(spool, "x")
     os.unlink(f"{first}.json")
     assert set_aside(spool, "x") != first
-    assert len(morgue.files(spool)) == 2
+    assert len(morgue.kept(spool)) == 2
 
 
 @settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
@@ -101,7 +101,7 @@ def test_whatever_the_reason_it_is_kept(spool: str, text: str) -> None:
 def test_where_the_file_is_gone_there_is_an_error_and_nothing_is_taken(spool: str) -> None:
     with pytest.raises(FileNotFoundError):
         morgue.quarantine(f"{spool}/{PREFIX}x", spool, reason="x")
-    assert morgue.files(spool) == []
+    assert morgue.kept(spool) == []
 
 
 def test_a_link_in_its_place_is_not_written_through(spool: str, tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_a_link_in_its_place_is_not_written_through(spool: str, tmp_path: Path) 
 
 
 def test_where_nothing_was_set_aside_there_is_nothing(spool: str) -> None:
-    assert morgue.files(spool) == []
+    assert morgue.kept(spool) == []
     assert morgue.locate(spool, new_id()) is None
     assert morgue.discard(spool, clock.now() + 1, 10) == 0
 
@@ -196,7 +196,7 @@ def test_what_is_old_enough_is_removed_with_its_report(spool: str, monkeypatch: 
         os.utime(path, (1, 1))  # when the job was due does not count
     os.utime(paths[0], (4e9, 4e9))
     assert morgue.discard(spool, clock.now() - 1000, 10) == 0
-    assert morgue.files(spool) == sorted(paths)
+    assert morgue.kept(spool) == sorted(paths)
     age(monkeypatch, 1001)
     assert morgue.discard(spool, clock.now() - 1000, 10) == 3
     assert os.listdir(f"{spool}/dead") == []

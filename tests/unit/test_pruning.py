@@ -82,7 +82,7 @@ def test_a_dead_job_is_forgotten_with_its_file(
 ) -> None:
     path = morgue.quarantine(spoolfile.write(spool, new_id(), b"x"), spool, reason="x")
     pruning.a_little(store, spool, config)
-    assert morgue.files(spool) == [path]
+    assert morgue.kept(spool) == [path]
     later(monkeypatch, 91)
     monkeypatch.setattr(pruning, "_last", -pruning.PAUSE)
     pruning.a_little(store, spool, config)

@@ -235,4 +235,4 @@ def test_to_look_and_to_ask_leaves_no_descriptor(folder: str) -> None:
 
 def test_the_descriptor_does_not_reach_what_the_task_starts(folder: str) -> None:
     assert not os.get_inheritable(Recorder(folder, ID).fd)
-    recorder.remove(f"{folder}/nowhere")
+    recorder.forget(folder, "nowhere")

@@ -6,12 +6,13 @@ import json
 import re
 from collections.abc import Callable
 from datetime import datetime
+from functools import wraps
 from typing import Any, TypeVar
 
 import click
 from flask.cli import AppGroup, with_appcontext
 
-from spoolkit import clock, log
+from spoolkit import clock, files, log, tracking
 from spoolkit.errors import SpoolkitError
 from spoolkit.job import State
 
@@ -30,12 +31,21 @@ class SpoolGroup(AppGroup):
             raise click.ClickException(log.one_line(str(error))) from error
 
 
-def command(name: str) -> Callable[[F], click.Command]:
-    """A command in the application's context, with ``--json``, which reaches it as ``as_json``."""
+def command(name: str, *, sees: bool = True) -> Callable[[F], click.Command]:
+    """A command in the application's context, with ``--json``, which reaches it as ``as_json``.
+
+    One that ``sees`` jobs ends with an error where the spool directory is not there, or is another user's.
+    """
 
     def made(function: F) -> click.Command:
+        @wraps(function)
+        def checked(*args: Any, **kwargs: Any) -> Any:
+            for directory in tracking.directories() if sees else ():
+                files.check_readable(directory)
+            return function(*args, **kwargs)
+
         flag = click.option("--json", "as_json", is_flag=True, help="For scripts: JSON on standard output.")
-        return click.command(name)(with_appcontext(flag(function)))
+        return click.command(name)(with_appcontext(flag(checked)))
 
     return made
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import click
 from flask import current_app
 
-from spoolkit import draining, pausing, presence, recommended, settings, tracking
+from spoolkit import draining, files, pausing, presence, recommended, settings, spoolfile, tracking
 from spoolkit.cli import entry_point
 from spoolkit.cli.group import command, say_json, seconds
 
@@ -30,9 +30,12 @@ def _directories(queue: str | None) -> list[str]:
     for directory in known:
         if queue in (directory, os.path.basename(directory)):
             return [directory]
-    if os.path.isabs(queue) and os.path.isdir(queue):
-        return [os.path.realpath(queue)]
-    raise click.BadParameter(f"{queue!r} is no spool directory: give a path, or one of {', '.join(known)}")
+    if os.path.isabs(queue):
+        directory = os.path.realpath(queue)
+        files.check_readable(directory)
+        if spoolfile.is_spool_directory(directory):
+            return [directory]
+    raise click.BadParameter(f"{queue!r} is no spool directory: give one of {', '.join(known)}, or one that is served")
 
 
 def _say(directories: list[str], as_json: bool) -> None:
@@ -83,7 +86,7 @@ def drain(queue: str | None, wait: bool, timeout: float | None, as_json: bool) -
         raise click.exceptions.Exit(1)
 
 
-@command("ini")
+@command("ini", sees=False)
 @click.option("--processes", type=click.IntRange(1, 512), help="Processes for HTTP.  [default: $PROCESSES, else 2]")
 @click.option("--threads", type=click.IntRange(1, 512), help="Threads in each of them.  [default: $THREADS, else 4]")
 @click.option("--spoolers", type=click.IntRange(1, 512), help="Jobs that run at once.  [default: $SPOOLERS, else 2]")

@@ -10,14 +10,14 @@ import click
 from flask import current_app
 
 from spoolkit import doctor as examination
-from spoolkit import instance, log, settings, tracking
+from spoolkit import files, instance, log, settings, spoolfile, tracking
 from spoolkit.cli.group import command, say_json, seconds
 from spoolkit.engines.spooler import supervise
 
 INI = "uwsgi.ini"
 
 
-@command("run")
+@command("run", sees=False)
 @click.option(
     "--processes", type=click.IntRange(1, 64), default=1, show_default=True, help="How many jobs run at once."
 )
@@ -28,8 +28,13 @@ def run(processes: int, until_eof: bool, as_json: bool) -> None:
     Ctrl-C or SIGTERM lets running jobs finish and starts no other; given twice, it ends at once and the jobs run again.
     """
     directory = settings.current().spool
-    if not os.path.isdir(directory):
-        raise click.ClickException(f"the spool directory {directory} is not there: set SPOOLKIT_SPOOL, or make it")
+    try:
+        files.make_spool_directory(directory)
+        files.check_readable(directory)
+        if not spoolfile.may_become_one(directory):
+            raise click.ClickException(f"{directory} is no spool directory, it holds other files: set SPOOLKIT_SPOOL")
+    except OSError as error:
+        raise files.unavailable(directory, error) from error
     if as_json:
         say_json({"spool": directory, "application": current_app.name, "pid": os.getpid(), "processes": processes})
     else:
@@ -37,7 +42,7 @@ def run(processes: int, until_eof: bool, as_json: bool) -> None:
     sys.exit(supervise(directory, processes, until_eof=sys.stdin.fileno() if until_eof else None))
 
 
-@command("doctor")
+@command("doctor", sees=False)
 @click.option("--ini", type=click.Path(), help="The file that uWSGI is started with, if it does not run.")
 @click.option(
     "--max-due-age",

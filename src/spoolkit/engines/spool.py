@@ -10,6 +10,7 @@ import sys
 import time
 from contextvars import copy_context
 from dataclasses import replace
+from functools import lru_cache
 from typing import NoReturn
 
 from spoolkit import (
@@ -17,6 +18,7 @@ from spoolkit import (
     bridge,
     clock,
     draining,
+    files,
     instance,
     job_log,
     log,
@@ -82,15 +84,18 @@ class SpoolEngine:
         content = packet.dump(packet.pack(job, max_body=config.max_body, names=declared.positional))
         directory = _directory(job, config)
         try:
+            if directory not in bridge.directories():
+                _prepare(directory, config)
             folder = directory if job.priority is None else _priority_folder(directory, job.priority)
             spoolfile.write(folder, job.id, content, run_at=job.run_at, fsync=config.fsync)
         except OSError as error:
             raise SpoolUnavailableError(
-                f"the spool directory takes no job ({error.strerror or error}), nothing was accepted: "
+                f"the spool directory {directory} takes no job ({error.strerror or error}), nothing was accepted: "
                 "see that it is there, writable and not full",
                 directory=directory,
                 errno=error.errno,
             ) from error
+        log.debug("job %s of %s is accepted in %s", job.id, job.task, directory)
         if job.run_at is None or job.run_at <= clock.now():
             presence.wake(directory)
         return job
@@ -105,7 +110,20 @@ def _directory(job: Job, config: settings.Settings) -> str:
             f"spooler is {job.queue!r}, which this uWSGI does not serve; it serves {', '.join(served)}",
             argument="spooler",
         )
+    if not served and job.queue not in (known := tracking.directories(config)) and not _is_queue(job.queue):
+        raise QueueOptionError(
+            f"spooler is {job.queue!r}, which is no spool directory: nobody would run the job. Known are "
+            f"{', '.join(known)}; another one is known once `flask spool run` or uWSGI has served it",
+            argument="spooler",
+        )
     return job.queue
+
+
+def _is_queue(path: str) -> bool:
+    try:
+        return spoolfile.is_spool_directory(path)
+    except OSError:
+        return False
 
 
 def _priority_folder(directory: str, priority: int) -> str:
@@ -116,10 +134,24 @@ def _priority_folder(directory: str, priority: int) -> str:
             argument="priority",
         )
     folder = os.path.join(directory, str(priority))
-    # Not makedirs: a spool directory that is gone must not come back as an empty one that nobody serves.
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(folder, mode=0o700)
+    files.make_folder(folder)
     return folder
+
+
+@lru_cache(maxsize=16)
+def may_make(directory: str) -> bool:
+    """Whether the first job may make the spool directory: it was not there when this process first asked.
+
+    One that goes away later must not come back as an empty one that nobody serves.
+    """
+    return not os.path.lexists(directory)
+
+
+def _prepare(directory: str, config: settings.Settings) -> None:
+    """See that a job of this process can be run by those who serve the directory. Raises ``OSError``."""
+    if directory == config.spool and may_make(directory):
+        files.make_spool_directory(directory)
+    files.check_user(directory)
 
 
 def install() -> None:
@@ -369,11 +401,22 @@ class _Here:
     def seen(self) -> runner.Place:
         """What the runner may know of it."""
         file, counted = os.path.basename(self.path), spoolfile.counted(self.path)
-        return runner.Place(file, lambda: os.path.lexists(self.path), self._count, counted, owned=True)
+        still = lambda: os.path.lexists(self.path)  # noqa: E731
+        return runner.Place(file, still, self._count, counted, owned=True, lies=_lies)
 
     def _count(self) -> int:
         self.path, attempts = spoolfile.count_on(self.path)
         return attempts
+
+
+def _lies(name: str) -> bool:
+    """Whether a spool file called ``name`` lies in any folder in which it may run."""
+    for directory in tracking.directories():
+        with contextlib.suppress(OSError):
+            folders = [directory, *spoolfile.priority_folders(directory)]
+            if any(os.path.lexists(os.path.join(folder, name)) for folder in folders):
+                return True
+    return False
 
 
 def settle(path: str, root: str, ended: Ended, *, task: str | None = None) -> None:

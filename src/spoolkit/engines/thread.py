@@ -10,7 +10,20 @@ from contextvars import Context
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from spoolkit import application, bridge, clock, lifetime, log, losses, notes, pruning, runner, settings, tracking
+from spoolkit import (
+    application,
+    bridge,
+    clock,
+    files,
+    lifetime,
+    log,
+    losses,
+    notes,
+    pruning,
+    runner,
+    settings,
+    tracking,
+)
 from spoolkit.engines import isolation
 from spoolkit.engines.spool import SpoolEngine
 from spoolkit.errors import QueueFull, ScheduleError, StoreUnavailableError
@@ -138,10 +151,10 @@ def _pool(config: Settings) -> Pool:
     if pool is None:
         lifetime.check_stays()
         lifetime.at_end(drain)
-        if bridge.is_uwsgi() and not bridge.directories():
-            # A uWSGI without spoolers: nobody else makes the directory in which the jobs are recorded.
+        if not bridge.directories():
+            # Nobody else makes the directory in which the jobs are recorded.
             with suppress(OSError):
-                os.makedirs(config.spool, mode=0o700, exist_ok=True)
+                files.make_spool_directory(config.spool)
         pool = _pools.setdefault(os.getpid(), Pool(config.threads, config.thread_queue))
     return pool
 
