@@ -8,6 +8,7 @@ Not for a process that is a spooler, nor for one that calls ``uwsgi.spool`` in a
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -24,8 +25,10 @@ from typing import Literal, NamedTuple
 from urllib.parse import quote
 
 from spoolkit import (
+    checkpoints,
     clock,
     database,
+    files,
     inifile,
     instance,
     ledger,
@@ -35,11 +38,13 @@ from spoolkit import (
     pausing,
     presence,
     recommended,
+    recorder,
     schedule,
     served,
     spoolfile,
+    waiting,
 )
-from spoolkit.errors import DecodeError
+from spoolkit.errors import DecodeError, SpoolUnavailableError
 from spoolkit.instance import Instance
 
 Severity = Literal["error", "warning"]
@@ -75,6 +80,7 @@ SHARED = {"9p", "virtiofs", "vboxsf", "prl_fs", "fuse.vmhgfs-fuse", "fuse.grpcfu
 
 _MOUNTS = "/proc/self/mountinfo"
 _FLOCK = "hhqqi"  # struct flock of 64-bit Linux: type, whence, start, length, pid
+OUR_FOLDERS = frozenset({morgue.FOLDER, recorder.FOLDER, checkpoints.FOLDER, waiting.FOLDER, presence.FOLDER})
 _KINDS = {stat.S_IFDIR: "a directory", stat.S_IFLNK: "a symbolic link", stat.S_IFIFO: "a fifo"}
 _START = "uwsgi --ini uwsgi.ini  # without uWSGI: flask spool run"
 
@@ -161,13 +167,15 @@ def examine(directory: str, *, store: str, ini: str | None = None, max_due_age: 
         uwsgi = instance.read(directory) if ini is None else _described(ini)
     except (OSError, ValueError) as error:
         findings.append(Finding("ini", f"{ini} cannot be read: {error}", "give the file that uWSGI is started with"))
+    seen = os.path.isdir(directory)
     try:
         entries.extend(_scan(directory))
-    except OSError as error:
-        problem = f"{_show(error.filename or directory)} cannot be read: {error.strerror}"
-        findings.append(Finding("directory", problem, f"mkdir -m 700 {_quote(directory)}  # as the user of uWSGI"))
+        files.check_readable(directory)
+    except (OSError, SpoolUnavailableError) as error:
+        findings.append(_unreadable(directory, error))
+        seen = False
     site = Site(directory, store, max_due_age, clock.now(), presence.spoolers(directory), entries, uwsgi)
-    for check in CHECKS if os.path.isdir(directory) else (_options, _store):
+    for check in CHECKS if seen else (_options, _store):
         try:
             findings += check(site)
         except Exception as error:
@@ -175,6 +183,19 @@ def examine(directory: str, *, store: str, ini: str | None = None, max_due_age: 
             name = check.__name__.strip("_").replace("_", "-")
             findings.append(Finding(name, f"it could not be examined: {error}", "be the user of uWSGI", "warning"))
     return findings
+
+
+def _unreadable(directory: str, error: Exception) -> Finding:
+    remedy = f"mkdir -m 700 {_quote(directory)}  # as the user of uWSGI"
+    if getattr(error, "errno", None) != errno.ENOENT:
+        try:
+            remedy = f"sudo -u '#{files.owner(directory)[0]}' flask spool doctor"
+        except OSError:
+            remedy = "flask spool doctor  # as the user of uWSGI"
+    if isinstance(error, OSError):
+        path = error.filename or directory
+        return Finding("directory", f"{_show(path)} cannot be read: {error.strerror}", remedy)
+    return Finding("directory", str(error), remedy)
 
 
 # What uWSGI was told
@@ -455,6 +476,52 @@ def _damage(fd: int) -> str | None:
     return damage
 
 
+def _strange_entry(site: Site) -> Iterator[Finding]:
+    """In our own folders every reader passes over what is no file of the directory's owner."""
+    found = []
+    allowed = {waiting.FOLDER: stat.S_IFIFO}
+    owners = {0, files.owner(site.directory)[0], os.stat(site.directory).st_uid}
+    for entry in site.entries:
+        what = None
+        if entry.folder is None and entry.name in OUR_FOLDERS:
+            what = None if entry.kind == stat.S_IFDIR else "is no folder, as it should be"
+        elif entry.folder in OUR_FOLDERS:
+            if entry.kind != allowed.get(str(entry.folder), stat.S_IFREG):
+                what = f"is {_KINDS.get(entry.kind, 'no file')}"
+            elif entry.about.st_nlink > 1:
+                what = "has another name elsewhere (a hard link)"
+            elif entry.about.st_uid not in owners:
+                what = f"belongs to {files.user_name(entry.about.st_uid)}"
+        elif entry.is_job and entry.about.st_size > spoolfile.LARGEST:
+            what = f"has {entry.about.st_size} bytes, more than a spooler can read"
+        elif entry.is_job and entry.about.st_nlink > 1:
+            what = "has another name (a hard link)"
+        if what is not None:
+            aside = _quote(os.path.join(os.path.dirname(site.directory), f"strange-{entry.name}"))
+            remedy = f"mv -n {_quote(entry.path)} {aside}"
+            found.append(Finding("foreign-file", f"{_show(entry.path)} {what}: it is passed over", remedy, "warning"))
+    yield from _few(found)
+
+
+def _copies(site: Site) -> Iterator[Finding]:
+    by_id: dict[str, list[str]] = {}
+    for job in site.jobs():
+        if id := spoolfile.id_of(job.name):
+            by_id.setdefault(id, []).append(job.path)
+    found = [sorted(paths) for paths in by_id.values() if len(paths) > 1]
+    yield from _few(
+        [
+            Finding(
+                "copied-job",
+                f"{_show(paths[1])} is a copy of {_show(paths[0])}: the job runs by one of them only",
+                f"rm {_quote(paths[1])}",
+                "warning",
+            )
+            for paths in found
+        ]
+    )
+
+
 def _stray_file(site: Site) -> Iterator[Finding]:
     limit = site.now - spoolfile.STRAY_AGE
     strays = [entry for entry in site.entries if entry.is_seen and entry.name.startswith(spoolfile.TEMPORARY)]
@@ -568,7 +635,7 @@ UWSGI_CHECKS = (
 )
 CHECKS = (
     *(_options, _spooler_alive, _lock, _due_job, _paused),
-    *(_permissions, _priority_folder, _foreign_file, _stray_file, _dead_job),
+    *(_permissions, _priority_folder, _foreign_file, _strange_entry, _copies, _stray_file, _dead_job),
     *(_clock, _file_system, _disk, _store),
 )
 

@@ -49,6 +49,11 @@ def private_directory(path: str) -> str:
     return directory
 
 
+def is_private(path: str) -> bool:
+    """Whether ``path`` is such a mirror."""
+    return _is_within(path, _ROOT)
+
+
 def _is_within(path: str, folder: str) -> bool:
     return os.path.commonpath([path, folder]) == folder
 

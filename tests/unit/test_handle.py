@@ -126,6 +126,7 @@ def reports(done: float, total: float | None, note: str) -> None:
 @pytest.fixture
 def directory(tmp_path: Path) -> Iterator[str]:
     app = Flask("the_application")
+    (tmp_path / "spool").mkdir(mode=0o700)
     app.config.update(SPOOLKIT_SPOOL=tmp_path / "spool", SPOOLKIT_MAX_RESULT=1000)
     SpoolKit(app)
     with app.app_context():

@@ -56,6 +56,7 @@ def in_thread(word: str) -> None: ...
 @pytest.fixture(autouse=True)
 def directory(tmp_path: Path) -> Iterator[Path]:
     app = Flask("an_application", root_path=str(tmp_path))
+    (tmp_path / "spool").mkdir(mode=0o700)
     app.config["SPOOLKIT_SPOOL"] = tmp_path / "spool"
     SpoolKit(app)
     with app.app_context():

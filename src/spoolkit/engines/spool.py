@@ -30,6 +30,7 @@ from spoolkit import (
     pruning,
     registry,
     runner,
+    sandbox,
     served,
     settings,
     shift,
@@ -121,7 +122,7 @@ def _directory(job: Job, config: settings.Settings) -> str:
 
 def _is_queue(path: str) -> bool:
     try:
-        return spoolfile.is_spool_directory(path)
+        return sandbox.is_private(path) or spoolfile.is_spool_directory(path)
     except OSError:
         return False
 
