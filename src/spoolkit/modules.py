@@ -21,7 +21,7 @@ def dotted_name(name: str) -> str:
     module = sys.modules.get(name)
     file = getattr(module, "__file__", None)
     spec = getattr(module, "__spec__", None)
-    if name == "__main__" and spec is not None:  # python -m
+    if name == "__main__" and spec is not None and spec.name != name:  # python -m
         return str(spec.name)
     if not isinstance(file, str):  # a shell, or a module that is built in
         return name

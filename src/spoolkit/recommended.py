@@ -54,7 +54,7 @@ hook-accepting1-once = print:the site is on {site}
 ; Headers of a request, cookies included. With the default of 4096 a larger request gets no answer at all.
 buffer-size = 32768
 chdir = %d
-pythonpath = %d
+pythonpath = {pythonpath}
 
 ; Without a master there is no spooler.
 master = true
@@ -117,6 +117,7 @@ def ini(
     spool: str | None = None,
     spool_default: str = MY_SPOOLS,
     socket: str | None = None,
+    pythonpath: str = "%d",
 ) -> str:
     """A complete, commented uwsgi.ini.
 
@@ -131,6 +132,7 @@ def ini(
         spool: The spool directory, as an ini file names it: a percent sign is doubled, ``%d`` is the file's folder.
         spool_default: The same, for where ``SPOOLKIT_SPOOL`` is not set.
         socket: The address to serve HTTP on, such as ``127.0.0.1:8000``.
+        pythonpath: The folder to import the application from, as an ini file names it.
     """
     variables: list[tuple[str, str, str]] = []
 
@@ -152,6 +154,7 @@ def ini(
         "spoolers": _SPOOLERS_FROM_ENVIRONMENT if spoolers is None else f"spooler-processes = {spoolers}",
         "reload": "\n".join(f"{name} = {wanted}" for name, wanted in RELOAD),
         "module": module,
+        "pythonpath": pythonpath,
     }
     return _INI.format(variables=_from_environment(variables), **shown)
 

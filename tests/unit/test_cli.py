@@ -383,3 +383,12 @@ def test_in_a_narrow_terminal_tasks_and_notes_are_cut_and_nothing_else(
             assert words[-1].endswith("…")
             assert "60 min ago" in line
         assert len(line) <= width
+
+
+def test_the_ini_imports_from_the_folder_that_flask_imports_from(tmp_path: Path) -> None:
+    (tmp_path / "src" / "shop_c").mkdir(parents=True)
+    (tmp_path / "src" / "shop_c" / "__init__.py").write_text(SHOP)
+    command = [sys.executable, "-m", "flask", "--app", "src/shop_c", "spool", "ini"]
+    printed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert "module = shop_c:create_app()\n" in printed
+    assert "pythonpath = %dsrc\n" in printed

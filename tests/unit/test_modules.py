@@ -84,6 +84,12 @@ def test_folders_without_an_init_are_packages_where_they_can_be_imported(
     assert modules.from_file(str(path)) == "shop.tasks"
 
 
+def test_a_file_that_is_run_is_known_by_its_own_name(tmp_path: Path, load: Load) -> None:
+    """A script, or the file of a mule, which uWSGI gives a spec of that name."""
+    load("__main__", site(tmp_path, "shop/__init__.py", "shop/nightly.py"))
+    assert modules.dotted_name("__main__") == "shop.nightly"
+
+
 def test_a_name_that_somebody_chose_stays(tmp_path: Path, load: Load) -> None:
     path = site(tmp_path, "mail_v2.py")
     load("plugins.mail", path)

@@ -68,6 +68,19 @@ def of_option(given: str) -> str:
     return f"{name}:{held}"
 
 
+def folder(entry_point: str) -> str | None:
+    """The folder to import ``entry_point`` from, if it lies below the current one, as with ``--app src/shop``."""
+    name = entry_point.partition(":")[0]
+    file = getattr(modules.find(name), "__file__", None)
+    if file is None:
+        return None
+    path, here = os.path.realpath(file), os.path.realpath(os.curdir)
+    for _ in range(name.count(".") + 1 + (os.path.basename(path) == "__init__.py")):
+        path = os.path.dirname(path)
+    is_below = path.startswith(f"{here}{os.sep}") and "site-packages" not in path
+    return path if is_below else None
+
+
 def _called(module: ModuleType, expression: str) -> str | None:
     """The attribute, with ``()`` where it is a function; ``None`` where it would be called with arguments."""
     tree = ast.parse(expression.strip(), mode="eval").body

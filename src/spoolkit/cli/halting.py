@@ -107,8 +107,10 @@ def ini(
     """
     spool = _in_ini(tracking.directory())
     is_configured = bool(current_app.config.get("SPOOLKIT_SPOOL"))
+    made_by = entry_point.of_option(module) if module else entry_point.of_command()
     text = recommended.ini(
-        module=entry_point.of_option(module) if module else entry_point.of_command(),
+        module=made_by,
+        pythonpath=_in_ini(folder) if (folder := entry_point.folder(made_by)) else "%d",
         processes=processes,
         threads=threads,
         spoolers=spoolers,
