@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from contextvars import Context, copy_context
 from copy import copy
 from functools import wraps
 from typing import Any
 
-from flask import current_app, has_request_context, request, session
-from flask.ctx import RequestContext
+from flask import Flask, Request, current_app, has_request_context, request, session
+from flask.ctx import AppContext
+from flask.sessions import SessionMixin
 from werkzeug.datastructures import ImmutableMultiDict
 
 from spoolkit import borrowed, callables
@@ -68,7 +70,7 @@ def with_request(function: Callable[..., Any], task: str) -> Callable[..., Any]:
     copied.files = ImmutableMultiDict()
     app = current_app._get_current_object()  # type: ignore[attr-defined]
     of_task = copy(session._get_current_object())  # type: ignore[attr-defined]
-    context = RequestContext(app, copied.environ, request=copied, session=of_task)
+    context = _request_context(app, copied, of_task)
 
     @wraps(function)
     def within(*args: Any, **kwargs: Any) -> Any:
@@ -81,3 +83,12 @@ def with_request(function: Callable[..., Any], task: str) -> Callable[..., Any]:
             return await function(*args, **kwargs)
 
     return within_async if callables.is_async(function) else within
+
+
+def _request_context(app: Flask, request: Request, session: SessionMixin) -> AbstractContextManager[object]:
+    if hasattr(AppContext, "from_environ"):  # since Flask 3.2 it is the context of a request as well
+        context: Callable[..., AbstractContextManager[object]] = AppContext
+        return context(app, request=request, session=session)
+    from flask.ctx import RequestContext  # of which later versions warn
+
+    return RequestContext(app, request.environ, request=request, session=session)
