@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from any_server import CommandServer
 from uwsgi_server import UwsgiServer, wait_until
 
 from .conftest import SITE
@@ -35,6 +36,10 @@ class Site:
 
     def look(self, how: str = "-") -> Any:
         return self.run("look", how)["result"]
+
+    def written_over(self) -> list[str]:
+        """The task's own files in which somebody else has written."""
+        return [file.name for file in self.own_files.iterdir() if file.read_text() not in ("", "said by the task\n")]
 
     def pid(self) -> int:
         return int(self.run("pid", "-")["result"])
@@ -65,6 +70,18 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 @pytest.fixture(scope="module")
+def flask_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """The same without uWSGI: ``flask run``, with ``flask spool run`` beside it."""
+    folder = tmp_path_factory.mktemp("leftovers-flask")
+    own_files = folder / "own"
+    own_files.mkdir()
+    env = {"PYTHONPATH": str(SITE), "OWN_FILES": str(own_files), "TZ": "Europe/Berlin"}
+    command = ["flask", "--app", "leftovers_app", "run", "--port", "{port}"]
+    with CommandServer(folder, command, probe="/run/pid/-", env=env, spool=folder / "spool") as server:
+        yield Site(server, own_files)
+
+
+@pytest.fixture(scope="module")
 def fresh(site: Site) -> Any:
     """How the first job found its process."""
     return site.look()
@@ -84,10 +101,41 @@ def test_the_next_job_finds_its_process_as_the_first_one_did(site: Site, fresh: 
 def test_a_process_that_cannot_be_put_back_is_replaced_after_the_job(site: Site, fresh: Any, what: str) -> None:
     before = site.pid()
     assert site.run("leave", what)["state"] == "done"
-    after = wait_until(lambda: (pid := site.pid()) != before and pid)
-    found = site.look()
-    assert found == fresh, after
-    assert not [file.name for file in site.own_files.iterdir() if file.read_text() not in ("", "said by the task\n")]
+    wait_until(lambda: site.pid() != before)
+    assert site.look() == fresh
+    assert site.written_over() == []
+
+
+@pytest.mark.parametrize("what", ["handlers", "environment", "umask", "no descriptors"])
+def test_what_the_job_of_another_library_leaves_is_put_back_as_well(site: Site, fresh: Any, what: str) -> None:
+    before = site.pid()
+    assert site.server.get(f"/stock/{quote(what)}").status == 200
+    site.server.wait_for_log(f"the stock job left {what}")
+    assert site.look() == fresh
+    assert (site.pid() == before) == (what in leftovers_app.PUT_BACK)
+
+
+@pytest.mark.parametrize(
+    "what", ["deadly alarm", "handlers", "signal mask", "environment", "standard descriptors", "wakeup descriptor"]
+)
+def test_without_uwsgi_it_is_put_back_as_well(flask_site: Site, what: str) -> None:
+    before, fresh = flask_site.pid(), flask_site.look()
+    assert flask_site.run("leave", what)["state"] == "done"
+    assert flask_site.look("slowly" if "alarm" in what else "-") == fresh
+    assert flask_site.run("leave_and_fail", what)["state"] == "dead"
+    assert flask_site.look() == fresh
+    assert flask_site.pid() == before
+
+
+@pytest.mark.parametrize("what", ["own files", "dead streams"])
+def test_without_uwsgi_the_process_is_replaced_as_well(flask_site: Site, what: str) -> None:
+    before, fresh = flask_site.pid(), flask_site.look()
+    assert flask_site.run("leave", what)["state"] == "done"
+    assert flask_site.pid() != before
+    assert flask_site.look() == fresh
+    assert not [
+        file.name for file in flask_site.own_files.iterdir() if file.read_text() not in ("", "said by the task\n")
+    ]
 
 
 def test_each_job_has_a_line_at_its_start_and_one_at_its_end(site: Site) -> None:

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spoolkit import log
+from spoolkit import log, spool, spoolfile
+from spoolkit.engines.spooler import Spooler
 
 LINE = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}"
 
@@ -276,3 +277,32 @@ def test_the_filter_gives_lines_of_the_site_the_job() -> None:
     with log.about("abc", "shop.pay"):
         logger.warning("inside")
     assert stream.getvalue() == "- - outside\nabc shop.pay inside\n"
+
+
+@spool
+def noop() -> None: ...
+
+
+def test_a_job_that_cannot_be_settled_is_complained_of_once_a_minute(
+    directory: str, seen: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log, "_complaints", {})
+
+    def refuse(path: str) -> None:
+        raise PermissionError(13, "Permission denied", path)
+
+    monkeypatch.setattr(spoolfile, "finish", refuse)
+    noop()
+    for _ in range(20):
+        Spooler(directory).run_due()
+    assert len([record for record in seen.records if record.exc_info]) == 1
+
+
+def test_the_entry_of_uwsgi_never_raises_and_complains_once_a_minute() -> None:
+    code = (
+        "from spoolkit.engines import spool\n"
+        "for _ in range(20): assert spool.on_spool({'spooler_task_name': b'a file'}) == -1"
+    )
+    lines = [line for line in said(code).splitlines() if not line.startswith(" ")]
+    assert len(lines) == 1, lines
+    assert "the spool file a file was not dealt with, and is tried again" in lines[0]
