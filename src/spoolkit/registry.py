@@ -15,6 +15,9 @@ from spoolkit import callables, modules
 from spoolkit.errors import DuplicateTaskError, SignatureError, UnknownTaskError
 from spoolkit.job import TaskOptions
 
+ONE_DICT = frozenset({"args", "arguments", "env", "environ", "vars", "kwargs", "data", "params", "packet", "payload"})
+"""What the manual of uWSGI and its users call the one argument of a function under uwsgidecorators."""
+
 
 @dataclass(frozen=True)
 class Declared:
@@ -50,8 +53,24 @@ class Declared:
             given = [f"{len(args)} by position"] if args else []
             raise SignatureError(
                 f"the job was enqueued with {', '.join([*given, *kwargs]) or 'no arguments'}, "
-                f"but this version's task is {self.name}{self.signature}: {error}"
+                f"but this version's task is {self.name}{self.signature}: {error}{self.advice(args, kwargs)}"
             ) from None
+
+    def advice(self, args: Sequence[object], kwargs: Mapping[str, object]) -> str:
+        """What to change in a function that takes one dict, as those of uwsgidecorators do; else nothing."""
+        parameters = list(self.signature.parameters.values())
+        if args or not kwargs or len(parameters) != 1 or parameters[0].name in kwargs:
+            return ""
+        name, kind, annotation = parameters[0].name, parameters[0].kind, str(parameters[0].annotation).lower()
+        if kind not in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD):
+            return ""
+        if name not in ONE_DICT and not any(word in annotation for word in ("dict", "mapping")):
+            return ""
+        function = self.function.__name__
+        return (
+            f". uwsgidecorators calls a function with one dict, spoolkit with the arguments themselves: write "
+            f"def {function}({', '.join(kwargs)}), or def {function}(**{name}) to have them as a dict"
+        )
 
     @cached_property
     def home(self) -> str | None:

@@ -78,7 +78,8 @@ class Task(Generic[P, R]):
         try:
             self.declared.signature.bind(*args, **kwargs)
         except TypeError as error:
-            raise SignatureError(f"{self.name}: {error}", argument=_named_in(str(error))) from None
+            advice = self.declared.advice(args, kwargs)
+            raise SignatureError(f"{self.name}: {error}{advice}", argument=_named_in(str(error))) from None
         now = clock.now()
         return Job(
             id=new_id(),

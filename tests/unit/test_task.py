@@ -151,6 +151,34 @@ def test_what_cannot_be_taken_is_refused_and_nothing_written(
     assert written(directory) == []
 
 
+def test_a_function_that_takes_one_dict_is_told_what_to_change(directory: Path) -> None:
+    def stock(args): ...  # type: ignore[no-untyped-def]
+
+    def typed(mine: dict[str, str]) -> None: ...
+
+    def other(user: int) -> None: ...
+
+    tasks = {function: spool(name=f"stock.{function.__name__}")(function) for function in (stock, typed, other)}
+    wanted = r"stock\.stock: missing .*'args'\. uwsgidecorators .*write def stock\(a, b\), or def stock\(\*\*args\)"
+    for call in (
+        lambda: tasks[stock].spool(a=1, b=2),
+        lambda: tasks[stock](a=1, b=2),
+        lambda: tasks[stock].spool(prepare_spooler_args(a=1, b=2)),
+    ):
+        with pytest.raises(SignatureError, match=wanted) as refused:
+            call()
+        assert refused.value.argument == "args"
+    with pytest.raises(SignatureError, match=r"def typed\(a\), or def typed\(\*\*mine\)"):
+        tasks[typed](a=1)
+    with pytest.raises(SignatureError, match=r"this version's task is .*def stock\(a\)"):
+        tasks[stock].declared.check((), {"a": 1})
+    with pytest.raises(SignatureError) as refused:
+        tasks[other](a=1)
+    assert "uwsgidecorators" not in str(refused.value)
+    tasks[stock]({"a": 1})
+    assert [job.args for job in written(directory)] == [({"a": 1},)]
+
+
 def test_too_large_names_the_argument(directory: Path) -> None:
     current_app.config["SPOOLKIT_MAX_BODY"] = 1000
     with pytest.raises(ArgumentError) as refused:
