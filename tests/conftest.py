@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import zlib
 from collections import Counter
 
 import pytest
 from hypothesis import HealthCheck, settings
+from sampling import in_sample
 
 MADE = pytest.StashKey[Counter[str]]()
 
@@ -25,18 +25,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is not in the sample. A test is in the same part in every run."""
+    """Leave out what is not in the sample."""
     sample = config.getoption("--sample")
-    if sample is None:
-        return
-    part, parts = map(int, sample.split("/"))
-    out = [
-        item
-        for item in items
-        if item.get_closest_marker("matrix") and zlib.crc32(item.nodeid.encode()) % parts != part % parts
-    ]
-    items[:] = [item for item in items if item not in set(out)]
-    config.hook.pytest_deselected(items=out)
+    if sample is not None:
+        out = [item for item in items if item.get_closest_marker("matrix") and not in_sample(item.nodeid, sample)]
+        items[:] = [item for item in items if item not in set(out)]
+        config.hook.pytest_deselected(items=out)
 
 
 def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object], request: pytest.FixtureRequest) -> None:

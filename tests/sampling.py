@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -21,3 +22,9 @@ def sampled(rows: Sequence[Any], *kept: Any) -> list[Any]:
 def _marked(row: Any) -> Any:
     values: Collection[Any] = row if isinstance(row, tuple) else (row,)
     return pytest.param(*values, marks=pytest.mark.matrix)
+
+
+def in_sample(test: str, sample: str) -> bool:
+    """Whether the test of that id is in the part ``K/N``, the K-th of N. A test is in the same part in every run."""
+    part, parts = map(int, sample.split("/"))
+    return zlib.crc32(test.encode()) % parts == part % parts

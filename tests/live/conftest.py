@@ -88,50 +88,70 @@ def history(tmp_path: Path) -> History:
     return History(tmp_path / "history")
 
 
-@pytest.fixture
-def environment(tmp_path: Path, history: History) -> dict[str, str]:
-    """What a process of the site, within uWSGI or not, needs in its environment."""
+def environment_in(folder: Path) -> dict[str, str]:
     return {
-        "HISTORY": str(history.path),
-        "SPOOLKIT_SPOOL": str(tmp_path / "spool"),
+        "HISTORY": str(folder / "history"),
+        "SPOOLKIT_SPOOL": str(folder / "spool"),
         "PYTHONPATH": str(SITE),
         "PYTHONUNBUFFERED": "1",
     }
 
 
 @pytest.fixture
-def start_site(tmp_path: Path, history: History, environment: dict[str, str]) -> Iterator[StartSite]:
+def environment(tmp_path: Path) -> dict[str, str]:
+    """What a process of the site, within uWSGI or not, needs in its environment."""
+    return environment_in(tmp_path)
+
+
+def site_in(
+    folder: Path,
+    *options: str,
+    module: str = "site_app",
+    processes: int = 1,
+    threads: int = 2,
+    spoolers: int = 1,
+    frequency: int | None = 1,
+    env: Mapping[str, str] = {},
+    spool: Path | None = None,
+) -> Site:
+    """A site with its files in ``folder``, whose server is not started yet; ``options`` are lines of its ini."""
+    spool = spool or folder / "spool"
+    lines: Sequence[str] = [
+        "master = true",
+        "enable-threads = true",
+        "need-app = true",
+        f"processes = {processes}",
+        f"threads = {threads}",
+        f"pythonpath = {SITE}",
+        f"chdir = {SITE}",
+        f"module = {module}:app",
+        f"spooler-processes = {spoolers}",
+        *([] if frequency is None else [f"spooler-frequency = {frequency}"]),
+        f"spooler = {spool}",
+        *options,
+    ]
+    server = UwsgiServer(folder, options=lines, env={**environment_in(folder), **env}, spool=spool)
+    return Site(server, History(folder / "history"))
+
+
+@pytest.fixture
+def start_site(tmp_path: Path, environment: dict[str, str]) -> Iterator[StartSite]:
     with ExitStack() as running:
 
-        def start(
-            *options: str,
-            module: str = "site_app",
-            processes: int = 1,
-            threads: int = 2,
-            spoolers: int = 1,
-            frequency: int | None = 1,
-            env: Mapping[str, str] = {},
-            spool: Path | None = None,
-        ) -> Site:
-            spool = spool or tmp_path / "spool"
-            lines: Sequence[str] = [
-                "master = true",
-                "enable-threads = true",
-                "need-app = true",
-                f"processes = {processes}",
-                f"threads = {threads}",
-                f"pythonpath = {SITE}",
-                f"chdir = {SITE}",
-                f"module = {module}:app",
-                f"spooler-processes = {spoolers}",
-                *([] if frequency is None else [f"spooler-frequency = {frequency}"]),
-                f"spooler = {spool}",
-                *options,
-            ]
-            server = UwsgiServer(tmp_path, options=lines, env={**environment, **env}, spool=spool)
-            return Site(running.enter_context(server), history)
+        def start(*options: str, env: Mapping[str, str] = {}, **given: Any) -> Site:
+            site = site_in(tmp_path, *options, env={**environment, **env}, **given)
+            running.enter_context(site.server)
+            return site
 
         yield start
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """The site for all tests of a file that need no server of their own."""
+    site = site_in(tmp_path_factory.mktemp("site"))
+    with site.server:
+        yield site
 
 
 __all__ = ["Response"]

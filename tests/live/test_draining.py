@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from sampling import sampled
 from uwsgi_server import UwsgiServer, wait_until
 
 from spoolkit import pausing
@@ -66,7 +67,7 @@ def test_a_first_version_that_does_not_import_stops_uwsgi(tmp_path: Path) -> Non
     assert "need-app requested, destroying the instance" in (tmp_path / "server" / "uwsgi.log").read_text()
 
 
-@pytest.mark.parametrize("mode", ["lazy-apps", "threads"])
+@pytest.mark.parametrize("mode", sampled(["lazy-apps", "threads"], "threads"))
 def test_requests_that_never_end_do_not_hold_up_a_stop_beyond_the_grace(tmp_path: Path, mode: str) -> None:
     with deployed(tmp_path, mode, grace=2) as site:
         job = site.call("work", 60.0)
@@ -82,7 +83,7 @@ def test_requests_that_never_end_do_not_hold_up_a_stop_beyond_the_grace(tmp_path
         assert site.endings(job) == ["interrupted"]
 
 
-@pytest.mark.parametrize("busy", ["requests", "import"])
+@pytest.mark.parametrize("busy", sampled(["requests", "import"], "requests"))
 def test_a_stop_by_the_fifo_is_bounded_too(tmp_path: Path, busy: str) -> None:
     """No signal tells of it, and a process that starts does not hear of it at all."""
     slow = "import sys, time\nif not __import__('uwsgi').i_am_the_spooler(): time.sleep(3)\n"
@@ -129,7 +130,7 @@ def test_signals_mean_the_usual_to_what_a_task_forks(tmp_path: Path) -> None:
         assert event.words[-1] == str(int(signal.SIGTERM))
 
 
-@pytest.mark.parametrize("cut_by", ["a stop", "a kill"])
+@pytest.mark.parametrize("cut_by", sampled(["a stop", "a kill"], "a kill"))
 def test_a_long_job_goes_on_where_it_was_cut_off(tmp_path: Path, cut_by: str) -> None:
     with deployed(tmp_path, "lazy-apps", grace=0.5, spoolers=1) as site:
         job = site.call("counts" if cut_by == "a stop" else "counts_through_kills", 0.3, 6)
@@ -156,7 +157,7 @@ def check_steps(site: Deployed, job: str) -> None:
     assert len(steps) <= 7, "only the step that was cut off comes again"
 
 
-@pytest.mark.parametrize("version", ["the next", "a broken one"])
+@pytest.mark.parametrize("version", sampled(["the next", "a broken one"], "the next"))
 def test_a_stop_while_all_http_processes_are_replaced_waits_as_well(tmp_path: Path, version: str) -> None:
     with deployed(tmp_path, "threads", grace=20) as site:
         site.wait_until_up()

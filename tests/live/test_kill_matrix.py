@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from flask import Flask
+from sampling import sampled
 from uwsgi_server import UwsgiServer, wait_until
 
 from spoolkit import SpoolKit, lookup, tracking
@@ -146,13 +147,21 @@ class Played(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def matrix(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, Played]]:
-    """All rows at once, on a server with one spooler and on one with four, with an innocent job behind each."""
+def matrix(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, Played]]:
+    """All rows at once, on a server with one spooler and on one with four, with an innocent job behind each.
+
+    Only on those of the two that a test of this run asks for.
+    """
     folder = tmp_path_factory.mktemp("matrix")
+    chosen = {
+        item.callspec.params["spoolers"]
+        for item in request.session.items
+        if isinstance(item, pytest.Function) and "matrix" in item.fixturenames and item.path == request.path
+    }
     with ExitStack() as running:
-        sites = {n: running.enter_context(serving(folder / str(n), n, SPOOLKIT_TIMEOUT_GRACE="0.5")) for n in SPOOLERS}
-        bad: dict[int, dict[str, str]] = {n: {} for n in SPOOLERS}
-        innocent: dict[int, list[str]] = {n: [] for n in SPOOLERS}
+        sites = {n: running.enter_context(serving(folder / str(n), n, SPOOLKIT_TIMEOUT_GRACE="0.5")) for n in chosen}
+        bad: dict[int, dict[str, str]] = {n: {} for n in chosen}
+        innocent: dict[int, list[str]] = {n: [] for n in chosen}
         for n, site in sites.items():
             for row in MATRIX:
                 bad[n][row.task] = site.call(row.task)["job"]
@@ -169,7 +178,15 @@ def matrix(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, Playe
 
 
 Matrix = dict[int, Played]
-EACH = [pytest.param(n, row, id=f"{row.task}-{n}") for n in SPOOLERS for row in MATRIX]
+
+
+def each(rows: Sequence[Row]) -> list[Any]:
+    """The rows under each number of spoolers; with one spooler they are left to make matrix."""
+    marks = {1: [pytest.mark.matrix], 4: []}
+    return [pytest.param(n, row, id=f"{row.task}-{n}", marks=marks[n]) for n in SPOOLERS for row in rows]
+
+
+EACH = each(MATRIX)
 
 
 @pytest.mark.parametrize(("spoolers", "row"), EACH)
@@ -198,7 +215,7 @@ def test_what_it_printed_is_in_the_log_of_its_attempt(matrix: Matrix, spoolers: 
     assert said == [[f"this is attempt {attempt.number}"] for attempt in attempts]
 
 
-TRACED = [pytest.param(n, row, id=f"{row.task}-{n}") for n in SPOOLERS for row in MATRIX if row.error]
+TRACED = each([row for row in MATRIX if row.error])
 
 
 @pytest.mark.parametrize(("spoolers", "row"), TRACED)
@@ -208,7 +225,7 @@ def test_where_it_failed_is_in_the_traceback_of_each_attempt(matrix: Matrix, spo
         assert f"in {row.task}" in attempt.traceback
 
 
-@pytest.mark.parametrize("spoolers", SPOOLERS)
+@pytest.mark.parametrize("spoolers", sampled(SPOOLERS, 4))
 def test_nothing_is_lost_and_nothing_is_left(matrix: Matrix, spoolers: int) -> None:
     site, jobs, innocent = matrix[spoolers]
     for job in [*jobs.values(), *innocent]:
@@ -226,7 +243,7 @@ def test_nothing_is_lost_and_nothing_is_left(matrix: Matrix, spoolers: int) -> N
     wait_until(lambda: not left(), message=lambda: f"left in the spool: {left()}")
 
 
-@pytest.mark.parametrize("spoolers", SPOOLERS)
+@pytest.mark.parametrize("spoolers", sampled(SPOOLERS, 4))
 def test_innocent_jobs_beside_them_run_once(matrix: Matrix, spoolers: int) -> None:
     for job in matrix[spoolers].innocent:
         assert [event.words[0] for event in job.events] == ["start", "end"]
@@ -234,7 +251,7 @@ def test_innocent_jobs_beside_them_run_once(matrix: Matrix, spoolers: int) -> No
         assert job.details.status.state is DONE
 
 
-@pytest.mark.parametrize("spoolers", SPOOLERS)
+@pytest.mark.parametrize("spoolers", sampled(SPOOLERS, 4))
 def test_a_job_outlives_the_master_and_the_next_uwsgi_leaves_it_alone(tmp_path: Path, spoolers: int) -> None:
     """Without uWSGI's lock, too."""
     with serving(tmp_path, spoolers) as before:
@@ -251,7 +268,7 @@ def test_a_job_outlives_the_master_and_the_next_uwsgi_leaves_it_alone(tmp_path: 
     assert all(ran[id].outcomes == ("done",) for id in innocent)
 
 
-@pytest.mark.parametrize("spoolers", SPOOLERS)
+@pytest.mark.parametrize("spoolers", sampled(SPOOLERS, 4))
 def test_a_job_that_dies_with_everything_runs_again_under_the_next_uwsgi(tmp_path: Path, spoolers: int) -> None:
     with serving(tmp_path, spoolers) as before:
         job = before.call("waits_for_its_release")["job"]
@@ -281,7 +298,7 @@ def run_some(site: Site) -> list[str]:
     return ids
 
 
-@pytest.mark.parametrize("task", ["goes_on_after_its_timeout", "counts_in_c"])
+@pytest.mark.parametrize("task", sampled(["goes_on_after_its_timeout", "counts_in_c"], "counts_in_c"))
 def test_the_hard_limit_holds_without_the_master(tmp_path: Path, task: str) -> None:
     """Else the job would never end: everyone stands back for as long as its process lives."""
     with serving(tmp_path, 1, SPOOLKIT_TIMEOUT_GRACE="2") as before:
