@@ -13,6 +13,7 @@ import importlib
 import importlib.util
 import itertools
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -194,17 +195,18 @@ def _last(options: Mapping[str, Sequence[str]], *names: str) -> str | None:
 def _mounts(*known: str) -> tuple[str, ...]:
     # uWSGI 2.0.31 tells its processes only the last of several; the others stand where it has read them.
     found: list[str] = []
-    with contextlib.suppress(OSError, ValueError), open(f"/proc/{bridge.master_pid()}/cmdline", "rb") as file:
-        words = [os.fsdecode(word) for word in file.read().split(b"\0")]
-        found += [value for word, value in itertools.pairwise(words) if word == "--mount"]
-        found += [word.partition("=")[2] for word in words if word.startswith("--mount=")]
-    ini = bridge.options().get("ini")
-    paths = [os.fsdecode(one) for one in (ini if isinstance(ini, list) else [ini]) if isinstance(one, bytes)]
-    for path, folder in itertools.product(paths, (os.environ.get("PWD", ""), os.curdir)):
+    words: list[str] = []
+    with contextlib.suppress(OSError), open(f"/proc/{bridge.master_pid()}/cmdline", "rb") as file:
+        words = os.fsdecode(file.read()).split("\0")
+    given = bridge.options().get("ini", b"")
+    paths = [os.fsdecode(one) for one in (given if isinstance(given, list) else [given]) if isinstance(one, bytes)]
+    paths += [word.removeprefix("--ini=") for word in words if re.search(r"\.ini(:|\Z)", word)]
+    for path, folder in itertools.product(dict.fromkeys(paths), (os.environ.get("PWD", ""), os.curdir)):
         with contextlib.suppress(OSError, ValueError, ConfigurationError):
-            read = inifile.read(os.path.join(folder, path)).get("mount", [])
-            found[:0] = [mount for mount in read if mount not in found]
-    return tuple(found) if known[-1] in found else known
+            found += inifile.read(os.path.join(folder, path)).get("mount", [])
+    found += [value for word, value in itertools.pairwise(words) if word == "--mount"]
+    found += [word.removeprefix("--mount=") for word in words if word.startswith("--mount=")]
+    return tuple(dict.fromkeys(found)) if known[-1] in found else known
 
 
 def _text(value: object) -> str:
