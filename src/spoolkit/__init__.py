@@ -5,6 +5,7 @@ from spoolkit.codec import register
 from spoolkit.current import current_job
 from spoolkit.errors import (
     Abort,
+    AmbiguousJobError,
     ArgumentError,
     ArgumentTypeError,
     ConfigurationError,
@@ -48,6 +49,7 @@ __all__ = [
     "SPOOL_OK",
     "SPOOL_RETRY",
     "Abort",
+    "AmbiguousJobError",
     "ArgumentError",
     "ArgumentTypeError",
     "BackgroundThread",

@@ -158,6 +158,14 @@ class UnknownJobError(JobError, LookupError):
     """There is neither a file nor a record of the job: never accepted, or pruned since. Over HTTP a 404."""
 
 
+class AmbiguousJobError(UnknownJobError):
+    """More than one job's id begins like this. ``candidates`` are some of them, newest first."""
+
+    def __init__(self, message: str, *, job: str, candidates: tuple[str, ...]) -> None:
+        super().__init__(message, job=job)
+        self.candidates = candidates
+
+
 class JobStateError(JobError):
     """The job's state does not allow it. ``state`` is where it stands."""
 

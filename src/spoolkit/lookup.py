@@ -14,7 +14,7 @@ from itertools import islice
 from typing import TypeVar
 
 from spoolkit import codec, files, losses, morgue, notes, packet, recorder, runner, spoolfile, tracking
-from spoolkit.errors import DecodeError, StoreUnavailableError, UnknownJobError, shown
+from spoolkit.errors import AmbiguousJobError, DecodeError, StoreUnavailableError, UnknownJobError, shown
 from spoolkit.job import FINISHED, Attempt, Event, State, Status
 
 T = TypeVar("T")
@@ -23,6 +23,9 @@ OPEN = frozenset(State) - FINISHED
 
 SOME = 500
 """Jobs that the store is asked for at once."""
+
+CANDIDATES = 5
+"""Ids that are named where a prefix fits several."""
 
 MAX_EXAMINED = 10_000
 """How many files and records of jobs a search reads by default: a second or so of work."""
@@ -83,6 +86,27 @@ def checked(id: str) -> str:
     if not id or os.path.basename(id) != id or id in (os.curdir, os.pardir) or "\0" in id or len(id) > 255:
         raise UnknownJobError(f"{id[:80]!r} is no job's id", job=id)
     return id
+
+
+def full_id(prefix: str) -> str:
+    """The one id that begins with ``prefix``, for people; ``prefix`` itself where there is none.
+
+    Raises:
+        AmbiguousJobError: There are several.
+        UnknownJobError: No id can begin like this.
+    """
+    if spoolfile.is_id(checked(prefix)):
+        return prefix
+    recorded_ids = known_of(lambda: tracking.store().ids(prefix, SOME)) or []
+    ids = {*recorded_ids, *(id for id in map(id_of, (*pending(), *_set_aside())) if id.startswith(prefix))}
+    if prefix in ids or not ids:
+        return prefix
+    if len(ids) > 1:
+        some = tuple(sorted(ids, reverse=True)[:CANDIDATES])
+        more = ", ..." if len(ids) > CANDIDATES else ""
+        message = f"{prefix!r} begins the ids of {len(ids)} jobs: give more of {', '.join(some)}{more}"
+        raise AmbiguousJobError(message, job=prefix, candidates=some)
+    return ids.pop()
 
 
 def _with_file(id: str, status: Status | None) -> Status | None:

@@ -40,6 +40,11 @@ class Records(Database):
         sql = f"SELECT id, state FROM jobs WHERE id IN ({', '.join('?' * len(ids))})"  # noqa: S608 - placeholders only
         return {row["id"]: State(row["state"]) for row in self.read(sql, tuple(ids))}
 
+    def ids(self, prefix: str, limit: int) -> list[str]:
+        """The newest ``limit`` ids that begin with ``prefix``."""
+        sql = "SELECT id FROM jobs WHERE id >= ? AND id < ? ORDER BY id DESC LIMIT ?"
+        return [row["id"] for row in self.read(sql, (prefix, f"{prefix}\U0010ffff", limit))]
+
     def statuses(
         self,
         *,

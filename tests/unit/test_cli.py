@@ -17,7 +17,7 @@ from click.testing import Result
 from flask import Flask
 from uwsgi_server import wait_until
 
-from spoolkit import SpoolKit, current_job, lookup, settings, spool, tracking
+from spoolkit import SpoolKit, current_job, lookup, settings, spool, task, tracking
 from spoolkit.cli import commands, showing
 from spoolkit.engines.spooler import Spooler
 from spoolkit.job import Progress, State, Status
@@ -392,3 +392,25 @@ def test_the_ini_imports_from_the_folder_that_flask_imports_from(tmp_path: Path)
     printed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     assert "module = shop_c:create_app()\n" in printed
     assert "pythonpath = %dsrc\n" in printed
+
+
+def test_the_beginning_of_an_id_is_enough_where_only_one_job_fits(
+    flask_spool: Flasks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = iter(["18aa" + "0" * 28, "18ab" + "0" * 28, "18ab" + "1" * 28, "18ac" + "0" * 28])
+    monkeypatch.setattr(task, "new_id", lambda: next(ids))
+    done = breaks("x")
+    run_all()
+    one, other, third = (adds.using(delay=60)(1, 2) for _ in range(3))
+    assert done.id in flask_spool("show", "18aa").output
+    assert told(flask_spool("show", "18ac", "--json"))["id"] == third.id
+    assert told(flask_spool("retry", "18aa", "--json")) == [{"id": done.id, "state": "queued"}]
+    assert flask_spool("run-now", "18ac0").output == f"{third.id} queued\n"
+    for command in ("show", "cancel"):
+        refused = flask_spool(command, "18ab")
+        assert refused.exit_code == 1
+        assert f"begins the ids of 2 jobs: give more of {other.id}, {one.id}" in refused.stderr
+    results = told(flask_spool("cancel", "18ab", "18ab1", "18ff", "--json"), code=1)
+    assert [result.get("state") for result in results] == [None, "cancelled", None]
+    assert [result.get("error", {}).get("type") for result in results] == ["AmbiguousJobError", None, "UnknownJobError"]
+    assert one.state is State.QUEUED

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from spoolkit import admin, clock, log
+from spoolkit import admin, clock, log, lookup
 from spoolkit.cli import group
 from spoolkit.cli.group import command, say_json
 from spoolkit.errors import SpoolkitError
@@ -89,6 +89,7 @@ def _each(
     told: list[dict[str, Any]] = []
     for id in ids:
         try:
+            id = lookup.full_id(id)
             state = act(id)
         except SpoolkitError as error:
             told.append({"id": id, "error": error.to_dict()})

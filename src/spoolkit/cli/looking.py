@@ -60,7 +60,11 @@ def say_incomplete(examined: int) -> None:
 @command("show")
 @click.argument("id")
 def show(id: str, as_json: bool) -> None:
-    """Show all that is known of a job: arguments, timeline, tracebacks, log."""
+    """Show all that is known of a job: arguments, timeline, tracebacks, log.
+
+    ID may be the beginning of an id, if only one job's id begins so.
+    """
+    id = lookup.full_id(id)
     if as_json:
         say_json(api.detailed(id))
         return
