@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from uwsgi_server import wait_until
@@ -173,6 +175,19 @@ def test_priority_needs_ordered_spoolers(start_site: StartSite) -> None:
     site = start_site("spooler-ordered = true")
     site.call("note", "urgent", using={"priority": 1})
     site.history.wait_for("note", "urgent")
+
+
+def test_a_priority_works_where_spoolers_stand_elsewhere(start_site: StartSite, tmp_path: Path) -> None:
+    site = start_site("spooler-ordered = true", f"spooler-chdir = {tmp_path}")
+    # Where the spooler stands lies a file of the same name, which is no job of it.
+    job = site.call("note", "urgent", using={"priority": 1, "delay": 1})["job"]
+    name = f"uwsgi_spoolfile_on_{job}"
+    shutil.copy(site.spool / "1" / name, tmp_path / name)
+    site.history.wait_for("note", "urgent")
+    site.call("note", "plain")
+    site.history.wait_for("note", "plain")
+    wait_until(lambda: not os.listdir(site.spool / "1"))
+    assert (tmp_path / name).exists()
 
 
 def test_a_queue_that_is_not_served_is_refused(site: Site) -> None:

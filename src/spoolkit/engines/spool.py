@@ -467,4 +467,18 @@ def _path(env: bridge.Env, root: str) -> str:
     # uWSGI stands in the directory of the file, a priority's folder included, unless spooler-chdir says otherwise.
     name = os.fsdecode(env["spooler_task_name"])
     here = os.path.abspath(name)
-    return here if os.path.lexists(here) else os.path.join(root, name)
+    folder = os.path.dirname(here)
+    if root in (folder, os.path.dirname(folder)) and os.path.lexists(here):
+        return here
+    return _opened(name) or os.path.join(root, name)
+
+
+def _opened(name: str) -> str | None:
+    """The path of the file of that name that uWSGI's C code has open here."""
+    with contextlib.suppress(OSError):
+        for fd in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(OSError):  # the descriptor of the listing itself
+                path = os.readlink(f"/proc/self/fd/{fd}")
+                if os.path.basename(path) == name:
+                    return path
+    return None
