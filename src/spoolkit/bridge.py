@@ -102,6 +102,12 @@ def other_workers() -> list[tuple[int, bool]]:
     return [(int(one["pid"]), bool(one["apps"])) for one in uwsgi.workers() if one["id"] != own and one["pid"]]
 
 
+def goes_cheap() -> bool:
+    """Whether uWSGI ends HTTP processes because nobody asked them anything for ``idle`` seconds."""
+    # Its master marks each of them before it ends it, and sleeps meanwhile as it does when it stops.
+    return "idle" in uwsgi.opt and any(one["status"] == b"cheap" for one in uwsgi.workers())
+
+
 def respawns() -> int:
     """How many processes have had the place of this HTTP process before it, since uWSGI started or was reloaded as a
     whole.

@@ -312,6 +312,10 @@ def _stops(uwsgi: Instance, site: Site) -> Iterator[Finding]:
     if uwsgi.on("skip-atexit"):
         problem = "skip-atexit is on: HTTP processes end without waiting for jobs, which are killed"
         yield Finding("stop", problem, "; skip-atexit  (take the line out)", "warning")
+    for name in ("idle", "cheap", "die-on-idle"):
+        if uwsgi.of(name)[-1:] not in ([], ["0"], ["false"]):
+            problem = f"{name} is set: a stop that finds no HTTP process waits for nothing, and kills running jobs"
+            yield Finding("stop", problem, f"; {name}  (take the line out)", "warning")
     if lines := recommended.missing(uwsgi, recommended.STOP):
         yield Finding("stop", "a stop kills running jobs at once; they run again", "\n    ".join(lines), "warning")
     elif [int(number) for number in uwsgi.of("processes", "workers")[-1:] if number.isdigit()] in ([], [0], [1]):

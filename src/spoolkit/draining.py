@@ -142,7 +142,7 @@ class _Asleep:
     def for_good(self) -> bool:
         spawned = bridge.spawned()
         # A master that stops starts nobody. Where processes die again and again, it sleeps as well, but between two.
-        if spawned != self._spawned or not master.is_asleep(self._pid):
+        if spawned != self._spawned or not _is_asleep(self._pid):
             self._since, self._spawned = time.monotonic(), spawned
         return time.monotonic() - self._since > SLEEP
 
@@ -215,11 +215,16 @@ def _say_stopping(grace: float) -> None:
         pausing.say_stopping(directory, grace)
 
 
+def _is_asleep(pid: int) -> bool:
+    """Whether the master sleeps as it does when it stops."""
+    return master.is_asleep(pid) and not bridge.goes_cheap()
+
+
 def _is_stop() -> bool:
     """Whether uWSGI stops, or only this process. Where its master has killed the spoolers already, that is recorded."""
     pid, spoolers, sure = bridge.master_pid(), bridge.spooler_pids(), time.monotonic() + SURE
     while time.monotonic() < sure:
-        if master.is_stopping(pid) or master.is_asleep(pid):
+        if master.is_stopping(pid) or _is_asleep(pid):
             return True
         if spoolers and all(map(master.is_doomed, spoolers)):
             cut_off(spoolers)

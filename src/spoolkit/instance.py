@@ -30,6 +30,7 @@ APPLICATION = frozenset({*MODULES, *FILES, "callable", "mount", "single-interpre
 OPTIONS = IMPORTS | APPLICATION | {
     "master", "enable-threads", "threads", "die-on-term", "hook-master-start", "hook-post-fork", "hook-accepting",
     "import", "processes", "workers", "skip-atexit", "lazy", "lazy-apps", "buffer-size",
+    "idle", "cheap", "die-on-idle",
     "spooler", "spooler-external", "spooler-frequency", "spooler-freq", "spooler-processes", "spooler-ordered",
     "spooler-harakiri", "socket", "uwsgi-socket", "protocol", "socket-protocol", "http", "https", "allowed-modifiers",
 }

@@ -200,7 +200,7 @@ def test_jobs_that_another_version_enqueued_run_or_die_with_a_reason(tmp_path: P
         rewrite(site, "def work(seconds: float)", "def work(minutes: float, seconds: float)")
         rewrite(site, "def forks()", "def forked()")
         site.signal(signal.SIGHUP)
-        site.jobs.wait_for_log("chain reloading complete")
+        site.jobs.wait_for_log("chain reloading complete", timeout=40)
         pausing.resume(str(site.site.spool))
         site.site.history.wait_for("end", renamed)
         dead = wait_until(lambda: site.site.dead() if len(site.site.dead()) == 2 else None)

@@ -151,7 +151,11 @@ def test_the_doctor_names_the_lines_that_are_missing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("line", "remedy"),
-    [("processes = 1", "processes = 2"), ("skip-atexit = true", "; skip-atexit  (take the line out)")],
+    [
+        ("processes = 1", "processes = 2"),
+        ("skip-atexit = true", "; skip-atexit  (take the line out)"),
+        ("idle = 60", "; idle  (take the line out)"),
+    ],
 )
 def test_the_doctor_knows_what_keeps_a_stop_from_waiting(
     tmp_path: Path, command: Command, line: str, remedy: str
