@@ -20,7 +20,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     options += [f"pythonpath = {SITE}", f"chdir = {SITE}", "threads = 2", "spooler-frequency = 1"]
     options += ["spooler-processes = 4", f"spooler = {folder / 'spool'}", "die-on-term = true"]
     env = {"HISTORY": str(folder / "history"), "PYTHONPATH": str(SITE), "SPOOLKIT_RETRY_DELAY": str(RETRY_DELAY)}
-    env |= {"SPOOLKIT_TIMEOUT_GRACE": "1"}
+    env |= {"SPOOLKIT_TIMEOUT_GRACE": "1", "SPOOLKIT_UNKNOWN_GRACE": "0"}
     with UwsgiServer(folder, options=options, env=env) as server:
         yield Site(server, History(folder / "history"))
 
