@@ -47,6 +47,12 @@ def threads_left(job: Job, names: list[str]) -> None:
     log.info(text, job.id, job.task, os.getpid(), ", ".join(names[:10]))
 
 
+def damaged(job: Job, reasons: Iterable[str]) -> None:
+    """Log that ``job`` has damaged this process, which is not ours to end."""
+    text = "job %s of %s damaged process %d, which it shares with others: %s; restart that process"
+    log.error(text, job.id, job.task, os.getpid(), "; ".join(reasons))
+
+
 def replaced(job: str | None, reasons: Iterable[str]) -> None:
     """Log that this process ends, for what ``job`` has left behind in it."""
     text = "process %d is replaced, for %s left it unfit for another job: %s"

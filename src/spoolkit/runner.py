@@ -183,8 +183,10 @@ def _run(
     job_log.ended(job, outcome, error, job_log.took(start.number, most, began))
     if before is not None and (names := before.threads_left()):
         job_log.threads_left(job, names)
-    if beyond_repair:
+    if beyond_repair and place.owned:
         job_log.replaced(f"job {job.id} of {job.task}", beyond_repair)
+    elif beyond_repair:
+        job_log.damaged(job, beyond_repair)
     record = partial(_recorded, partial(_end, job, start.number, outcome, show, store, folder, config))
     return Ended(outcome, record, spoiled=bool(beyond_repair), logged=True)
 

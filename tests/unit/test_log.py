@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spoolkit import log, spool, spoolfile
+from spoolkit import log, spool, spoolfile, thread
 from spoolkit.engines.spooler import Spooler
 
 LINE = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}"
@@ -306,3 +306,29 @@ def test_the_entry_of_uwsgi_never_raises_and_complains_once_a_minute() -> None:
     lines = [line for line in said(code).splitlines() if not line.startswith(" ")]
     assert len(lines) == 1, lines
     assert "the spool file a file was not dealt with, and is tried again" in lines[0]
+
+
+@pytest.mark.parametrize("engine", ["spool", "thread"])
+def test_within_a_job_the_filter_knows_its_id(directory: str, engine: str) -> None:
+    logger, stream = logging.getLogger("shop.lines"), io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(logging.Formatter("%(job_id)s %(task_name)s %(message)s"))
+    handler.addFilter(log.JobLogFilter())
+    logger.addHandler(handler)
+    try:
+        job = (logs_in_spool if engine == "spool" else logs_in_thread)()
+        Spooler(directory).run_due()
+        assert job.wait(timeout=20)
+    finally:
+        logger.removeHandler(handler)
+    assert stream.getvalue() == f"{job.id} {job.task} inside\n"
+
+
+@spool
+def logs_in_spool() -> None:
+    logging.getLogger("shop.lines").warning("inside")
+
+
+@thread
+def logs_in_thread() -> None:
+    logging.getLogger("shop.lines").warning("inside")

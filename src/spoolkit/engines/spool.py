@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import logging
 import math
 import os
 import sys
@@ -300,6 +301,8 @@ def _replace() -> NoReturn:
     """End this process, in which no other job can run: whoever keeps the spoolers starts a fresh one."""
     leave()
     if log.trusts_handlers():
+        with contextlib.suppress(BaseException):
+            logging.shutdown()
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):
                 stream.flush()

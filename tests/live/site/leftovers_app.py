@@ -103,6 +103,7 @@ def _hooks() -> None:
 def _logging() -> None:
     logging.setLogRecordFactory(_raise)
     logging.disable(logging.CRITICAL)
+    assert not logging.getLogger("shop").isEnabledFor(logging.WARNING)  # which the logger remembers
     logging.raiseExceptions = True
 
 
@@ -184,6 +185,7 @@ def look(_: str) -> dict[str, Any]:
     time.sleep(0.5 if _ == "slowly" else 0)
     print("it can print", flush=True)
     sys.stderr.write("and complain\n")
+    assert logging.getLogger("shop").isEnabledFor(logging.WARNING)
     return {
         # Without the real-time signals: glibc has some of its own, from a process's first thread on.
         "signals": {key: signals[key][-8:] for key in ("SigBlk", "SigIgn", "SigCgt")},
