@@ -171,7 +171,7 @@ def test_the_doctor_sees_a_guard_that_finds_no_application(tmp_path: Path, comma
     (tmp_path / "spool").mkdir(exist_ok=True)
     ini = tmp_path / "uwsgi.ini"
     printed = command("ini", "--module", "operator:app").output
-    ini.write_text(printed.replace("module = operator:app", "wsgi-file = app.py"))
+    ini.write_text(printed.replace("module = operator:app", "paste = site.ini"))
     found = doctor.examine(str(tmp_path / "spool"), store="", ini=str(ini))
     assert [one.remedy for one in found if one.check == "spooler-import"] == ["module = app:app"]
 
