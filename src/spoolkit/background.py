@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Generic, Literal, TypeVar, get_args
 
-from spoolkit import application, lifetime, log, tracking
+from spoolkit import application, callables, lifetime, log, tracking
 from spoolkit.errors import ConfigurationError, QueueFull, shown
 from spoolkit.filelock import only_one
 
@@ -36,6 +36,17 @@ class BackgroundThread:
 
     _stopped: threading.Event
     _runs_in: int | None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in ("startup", "handle", "shutdown"):
+            kind = callables.kind_of_lazy(vars(cls).get(name))
+            if kind is not None:
+                raise ConfigurationError(
+                    f"{cls.__qualname__}.{name} is {kind}, whose body nothing would run: write it with def, without "
+                    "yield, and call asyncio.run() in it where it needs a coroutine",
+                    setting=name,
+                )
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         # Not __init__(): a subclass's own need not call it.

@@ -80,6 +80,15 @@ def is_async(function: Any) -> bool:
     return inspect.iscoroutinefunction(function)
 
 
+def kind_of_lazy(function: Any) -> str | None:
+    """What ``function`` is, if a call of it only makes something to be awaited or iterated over; else ``None``."""
+    if inspect.iscoroutinefunction(function):
+        return "a coroutine function"
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        return "a generator"
+    return None
+
+
 def unfinished(returned: object) -> str | None:
     """Why a call that returned ``returned`` has not done its work yet; ``None`` if it has.
 

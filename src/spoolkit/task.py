@@ -34,9 +34,13 @@ class Task(Generic[P, R]):
         name: str | None = None,
         aliases: Sequence[str] = (),
     ) -> None:
-        self.declared = registry.declare(function, options, name, aliases, engine.name)
-        self.name = self.declared.name
-        update_wrapper(self, function)
+        declared = registry.declare(function, options, name, aliases, engine.name)
+        # But for what would hide a method of the task: uwsgidecorators sets .spool on each of its functions.
+        attributes = getattr(function, "__dict__", {})
+        vars(self).update((key, value) for key, value in attributes.items() if not hasattr(type(self), key))
+        update_wrapper(self, function, updated=())
+        self.declared = declared
+        self.name = declared.name
         _tasks[self.name] = self
         self._function = function
         self._engine = engine

@@ -458,3 +458,17 @@ def test_items_that_no_startup_was_there_for_are_named(kit: SpoolKit, caplog: py
     kit.drain(15)
     assert seen == ["shutdown"]
     assert "Unready: items that are lost: 1, of which 0 in handle()" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["startup", "handle", "shutdown"])
+@pytest.mark.parametrize("base", [BackgroundThread, QueueThread])
+def test_what_nothing_would_run_is_refused_where_it_is_defined(base: Any, name: str) -> None:
+    async def coroutine(self: Any, *args: object) -> None: ...
+
+    def generator(self: Any, *args: object) -> Iterator[int]:
+        yield 1
+
+    for function, kind in ((coroutine, "a coroutine function"), (generator, "a generator")):
+        with pytest.raises(ConfigurationError, match=rf"^Lazy\.{name} is {kind}") as refused:
+            type("Lazy", (base,), {name: function})
+        assert refused.value.setting == name

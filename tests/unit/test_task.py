@@ -235,6 +235,18 @@ def test_run_is_the_plain_function(directory: Path) -> None:
     assert written(directory) == []
 
 
+def test_what_another_library_sets_on_the_function_hides_nothing(directory: Path) -> None:
+    def shared(word: str) -> str:
+        return word
+
+    vars(shared).update(spool=None, run=None, using=None, name="other", declared=None, _engine=None, mark=5)
+    task: Any = spool(name="shared.once")(shared)
+    assert task.mark == 5
+    assert task.spool(word="x").task == task.name == "shared.once"
+    assert task.using(delay=5)("x").run_at is not None
+    assert task.run("x") == "x"
+
+
 def test_a_task_still_looks_like_its_function() -> None:
     assert add.__name__ == "add"
     assert repr(add) == f"<SpoolTask {__name__}.add>"
