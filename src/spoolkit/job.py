@@ -65,6 +65,11 @@ def new_id() -> str:
     return f"{int(clock.now() * 1e9):016x}{secrets.token_hex(8)}"
 
 
+def first_id(time: float) -> str:
+    """What the ids of all jobs are greater than that were made after ``time`` (unix seconds), give or take a second."""
+    return f"{max(0, int(time) - 1) * 10**9:016x}"
+
+
 @dataclass(frozen=True)
 class Job:
     """One call of a task, frozen when it was made.

@@ -11,6 +11,7 @@ import os
 from typing import Any
 
 from spoolkit import clock, files
+from spoolkit.job import first_id
 from spoolkit.spoolfile import PREFIX, id_of, is_id, ns_of
 
 FOLDER = "dead"
@@ -94,10 +95,12 @@ def revive(path: str, folder: str) -> str:
 
 def discard(root: str, before: float, limit: int) -> int:
     """Remove up to ``limit`` files that were set aside before ``before`` (unix time); returns how many."""
-    old = []
+    old, newest = [], first_id(before + 2)
     with contextlib.suppress(FileNotFoundError), os.scandir(os.path.join(root, FOLDER)) as entries:
         for entry in entries:
             # The time of change: that of content is the job's own, and may lie years ahead.
+            if (id_of(entry.name) or "") > newest:
+                continue  # made since then, so it cannot have died before: there may be 100,000 of them to look at
             if _is_kept(entry) and entry.stat(follow_symlinks=False).st_ctime < before:
                 old.append(entry.path)
                 if len(old) == limit:
