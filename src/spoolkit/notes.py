@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import threading
 import time
 from collections.abc import Iterable
 
-from spoolkit import log, losses, runner
+from spoolkit import log, losses, runner, task_signals
 from spoolkit.errors import StoreUnavailableError
 from spoolkit.job import Job
 from spoolkit.store import Store
@@ -63,7 +62,7 @@ class Notes:
 
     def _run(self) -> None:
         # A signal that ends the process is for the main thread.
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        task_signals.leave_to_main_thread()
         while True:
             self._came.wait()
             time.sleep(PATIENCE)

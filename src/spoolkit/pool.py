@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import signal
 import threading
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from spoolkit import log
+from spoolkit import log, task_signals
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,15 +146,15 @@ class Pool:
     def _work(self) -> None:
         # A signal that ends the process is for the main thread: handled here, the end would not wait for anybody. Not
         # while a call runs: a process that it starts would inherit that, and could not be told to end.
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        task_signals.leave_to_main_thread()
         while (call := self._next()) is not None:
             # Not as it was before: this thread may have been started by one that had blocked them.
-            signal.pthread_sigmask(signal.SIG_SETMASK, [])
+            task_signals.leave_to_main_thread(False)
             try:
                 call.run()
             except BaseException:
                 log.exception("a call of the pool raised")
-            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+            task_signals.leave_to_main_thread()
             with self._work_ended:
                 del self._running[threading.get_ident()]
                 self._release(call)

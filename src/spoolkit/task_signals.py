@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -33,6 +34,13 @@ def ignore_harmless() -> None:
 
 def _nothing(signum: int, frame: FrameType | None) -> None:
     pass
+
+
+def leave_to_main_thread(leave: bool = True) -> None:
+    """Block all signals in this thread, so that they reach the main thread, or (``leave=False``) none."""
+    # A greenlet (gevent) runs in the main thread, which would be deaf then.
+    if threading.get_native_id() != os.getpid():
+        signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals() if leave else [])
 
 
 @contextmanager

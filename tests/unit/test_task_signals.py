@@ -1,0 +1,71 @@
+"""Signals in threads, in greenlets, and in what a job forks."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+
+from spoolkit import task_signals
+
+
+def mask() -> set[int]:
+    return set(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+
+
+def in_child(act: Callable[[], bool]) -> bool:
+    pid = os.fork()
+    if not pid:
+        try:
+            os._exit(0 if act() else 1)
+        finally:
+            os._exit(2)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_a_thread_leaves_signals_to_the_main_thread() -> None:
+    found = []
+
+    def work() -> None:
+        task_signals.leave_to_main_thread()
+        found.append(mask())
+        task_signals.leave_to_main_thread(False)
+        found.append(mask())
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert signal.SIGTERM in found[0]
+    assert found[1] == set()
+
+
+def test_a_greenlet_does_not_make_the_process_deaf() -> None:
+    before = mask()
+    task_signals.leave_to_main_thread()  # as gevent runs it: in the main thread
+    assert mask() == before
+
+
+def test_a_handler_of_the_tasks_own_is_kept_by_what_it_forks() -> None:
+    def own(signum: int, frame: object) -> None: ...
+
+    before = signal.signal(signal.SIGUSR2, own), signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with task_signals.job():
+            assert in_child(lambda: signal.getsignal(signal.SIGUSR2) is own)
+            assert in_child(lambda: signal.getsignal(signal.SIGHUP) is signal.SIG_IGN)
+    finally:
+        signal.signal(signal.SIGUSR2, before[0])
+        signal.signal(signal.SIGHUP, before[1])
+
+
+def test_outside_of_a_job_a_fork_keeps_every_handler() -> None:
+    before = {signum: signal.getsignal(signum) for signum in task_signals.HARMLESS}
+    task_signals.ignore_harmless()
+    try:
+        assert in_child(lambda: signal.getsignal(signal.SIGHUP) is task_signals._nothing)
+        with task_signals.job():
+            assert in_child(lambda: signal.getsignal(signal.SIGHUP) is signal.SIG_DFL)
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
