@@ -35,7 +35,9 @@ def fill(directory: str, jobs: int) -> None:
     with tracking.store().transaction() as db:
         db.executemany(
             "INSERT INTO jobs (id, task, engine, state, attempt, base, enqueued_at, started_at, finished_at, result)"
-            " VALUES (?, ?, 'spool', 'done', 1, 0, ?, ?, ?, zeroblob(500))",
+            " VALUES (?, ?, 'spool', 'done', 1, 0, ?, ?, ?, CAST('"
+            " || hex(zeroblob(250)) || "
+            "' AS BLOB))",
             rows,
         )
 
@@ -53,7 +55,7 @@ def main(jobs: int) -> None:
         with app.app_context():
             fill(directory, jobs)
             store, config = tracking.store(), settings.current()
-            one = lookup.jobs(limit=1)[0].id
+            one = lookup.jobs(limit=1, states=(State.QUEUED,))[0].id
             cases: dict[str, Callable[[], object]] = {
                 "GET /jobs/<id>": lambda: get(f"/jobs/{one}"),
                 "GET /jobs/00": lambda: get("/jobs/00"),

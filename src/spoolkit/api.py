@@ -71,12 +71,17 @@ def jobs_blueprint(*, details: bool = False, listing: bool = False, url_prefix: 
 
 def public(status: Status) -> dict[str, Any]:
     """What anyone may know of a job: neither its arguments nor its tracebacks."""
-    progress = status.progress
+    progress, result = status.progress, None
     error: dict[str, str | None] | None = None
     if status.result_error is not None:
         error = {"type": "ResultUnavailableError", "message": status.result_error}
     elif status.error_message is not None:
         error = {"type": status.error_type, "message": status.error_message}
+    if status.result is not None:
+        try:
+            result = json.loads(status.result)
+        except (ValueError, RecursionError):  # the store is damaged, or somebody wrote to it
+            error = {"type": "DecodeError", "message": "the recorded result cannot be read"}
     return {
         "id": status.id,
         "task": status.task,
@@ -88,7 +93,7 @@ def public(status: Status) -> dict[str, Any]:
         "started_at": status.started_at,
         "finished_at": status.finished_at if status.state in FINISHED else None,
         "progress": progress and {"done": progress.done, "total": progress.total, "note": progress.note},
-        "result": None if status.result is None else json.loads(status.result),
+        "result": result,
         "error": error,
     }
 

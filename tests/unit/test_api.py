@@ -11,7 +11,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from spoolkit import SpoolKit, api, settings, spool
+from spoolkit import SpoolKit, api, settings, spool, tracking
 from spoolkit.api import jobs_blueprint
 from spoolkit.engines.spooler import Spooler
 
@@ -159,3 +159,13 @@ def test_a_list_says_where_it_stopped(client: FlaskClient, monkeypatch: pytest.M
     assert get(client, "/jobs?task=other") == {"jobs": [], "complete": True}
     monkeypatch.setattr(api, "MAX_EXAMINED", 2)
     assert get(client, "/jobs?task=other") == {"jobs": [], "complete": False}
+
+
+@pytest.mark.parametrize("damaged", [b"", b"\0" * 50, b"[" * 100_000, b"1" * 5000, b"\xff"])
+def test_a_damaged_result_is_said_and_no_500(client: FlaskClient, damaged: bytes) -> None:
+    job = secretive("x")
+    run_all()
+    with tracking.store().transaction() as db:
+        db.execute("UPDATE jobs SET result = ?", (damaged,))
+    found = get(client, f"/jobs/{job.id}")
+    assert (found["state"], found["result"], found["error"]["type"]) == ("done", None, "DecodeError")
