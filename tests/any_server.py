@@ -28,7 +28,7 @@ ALL = [*UWSGI, *GUNICORN, *FLASK]
 
 
 class CommandServer(UwsgiServer):
-    """A server that is one command of this environment; ``{port}`` in it is its port, ``probe`` a page that it has."""
+    """A server that is one command of this environment; ``{port}`` in it is its port, ``probe`` a page that answers."""
 
     def __init__(self, directory: Path, command: Sequence[object], *, probe: str = "/pid", **given: object) -> None:
         super().__init__(directory, ini=Path(os.devnull), **given)  # type: ignore[arg-type]
@@ -48,7 +48,7 @@ class CommandServer(UwsgiServer):
 
     def _answers(self) -> bool:
         try:
-            return self.get(self._probe).status == 200
+            return self.get(self._probe).status < 500
         except OSError:
             return False
 

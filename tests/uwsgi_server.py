@@ -19,11 +19,11 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-START = 30.0
-STOP = 15.0
+START = 60.0
+STOP = 30.0
 
 
-def wait_until(condition: Callable[[], T], *, timeout: float = 15, message: str | Callable[[], str] = "") -> T:
+def wait_until(condition: Callable[[], T], *, timeout: float = 40, message: str | Callable[[], str] = "") -> T:
     """What ``condition`` gives once it is true; an AssertionError with ``message`` after ``timeout`` seconds."""
     deadline = time.monotonic() + timeout
     while not (value := condition()):
@@ -139,7 +139,7 @@ class UwsgiServer:
         return self._request("POST", path, json)
 
     def request(self, method: str, path: str, body: str | None = None, headers: Mapping[str, str] = {}) -> Response:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         try:
             connection.request(method, path, body, dict(headers))
             answer = connection.getresponse()
@@ -150,7 +150,7 @@ class UwsgiServer:
     def log(self) -> str:
         return self._log.read_text(errors="replace") if self._log.exists() else ""
 
-    def wait_for_log(self, pattern: str, timeout: float = 15) -> None:
+    def wait_for_log(self, pattern: str, timeout: float = 40) -> None:
         wait_until(
             lambda: re.search(pattern, self.log()),
             timeout=timeout,

@@ -36,7 +36,7 @@ class History:
         parsed = [Event(float(t), int(p), tuple(rest)) for t, p, *rest in (line.split(" ") for line in lines)]
         return [event for event in parsed if event.words[: len(words)] == words]
 
-    def wait_for(self, *words: str, count: int = 1, timeout: float = 15) -> list[Event]:
+    def wait_for(self, *words: str, count: int = 1, timeout: float = 40) -> list[Event]:
         """The same, once there are ``count``."""
         wait_until(
             lambda: len(self.events(*words)) >= count,
@@ -72,7 +72,7 @@ class Site:
         kept = sorted(name for name in names if not name.endswith(".json"))
         return {name: json.loads((folder / f"{name}.json").read_text()) for name in kept}
 
-    def wait_empty(self, timeout: float = 15) -> None:
+    def wait_empty(self, timeout: float = 40) -> None:
         wait_until(
             lambda: not self.files(),
             timeout=timeout,

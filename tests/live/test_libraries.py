@@ -62,7 +62,7 @@ def test_a_job_that_imports_spoolkit_first_keeps_its_lock(start_site: StartSite)
 
 
 def test_what_another_library_enqueues_to_a_busy_spooler_runs_next(start_site: StartSite) -> None:
-    site = start_site(module="three_libraries", env={"ORDER": ",".join(MODULES)}, frequency=30)
+    site = start_site(module="three_libraries", env={"ORDER": ",".join(MODULES)}, frequency=60)
     for count in range(1, 4):
         site.server.post("/stock/slow")
         site.history.wait_for("slow", "starts", count=count)
