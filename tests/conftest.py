@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections import Counter
 
 import pytest
 from hypothesis import HealthCheck, settings
 from sampling import in_sample
+
+# What the servers of tests publish for the folders of their code must not be found by anybody else.
+os.environ["XDG_STATE_HOME"] = os.path.join(tempfile.gettempdir(), f"spoolkit-tests-state-{os.getpid()}")
 
 MADE = pytest.StashKey[Counter[str]]()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
 from weakref import WeakValueDictionary, ref
@@ -40,6 +41,14 @@ def is_made() -> bool:
 def name_of(app: Flask) -> str:
     """By which an application is found again in another process: the name of its module, however that was loaded."""
     return modules.dotted_name(app.import_name)
+
+
+def folder(app: Flask) -> str:
+    """The folder in which the application's module, or the package at its top, lies."""
+    found = modules.folder(app.import_name)
+    if found is not None and os.path.commonpath([found, app.root_path]) == found:
+        return found
+    return app.root_path  # given by hand
 
 
 def current() -> Flask | None:

@@ -141,6 +141,15 @@ def options() -> Mapping[str, object]:
     return {} if uwsgi is None else {os.fsdecode(name): value for name, value in uwsgi.opt.items()}
 
 
+def search_paths() -> list[bytes]:
+    """The folders in which this uWSGI finds the application, as its options name them: links are not followed."""
+    found: list[bytes] = []
+    for name in ("chdir", "chdir2", "pythonpath", "python-path", "pp"):
+        value = () if uwsgi is None else uwsgi.opt.get(name, ())
+        found += [one for one in (value if isinstance(value, (list, tuple)) else [value]) if isinstance(one, bytes)]
+    return found
+
+
 def is_master() -> bool:
     """Whether this process is uWSGI's master, which forks all others."""
     return uwsgi is not None and uwsgi.masterpid() == os.getpid()

@@ -18,7 +18,7 @@ import stat
 import struct
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
 from typing import Literal, NamedTuple
@@ -182,6 +182,21 @@ def examine(directory: str, *, store: str, ini: str | None = None, max_due_age: 
             # A check that cannot be made must not keep the others from being made.
             name = check.__name__.strip("_").replace("_", "-")
             findings.append(Finding(name, f"it could not be examined: {error}", "be the user of uWSGI", "warning"))
+    return findings
+
+
+def stranded(elsewhere: Iterable[str], directories: Sequence[str]) -> list[Finding]:
+    """Jobs in the directories ``elsewhere``, where a call with other settings has left them, and nobody runs them.
+
+    ``directories`` are those that jobs go to now.
+    """
+    findings = []
+    for path in sorted({os.path.realpath(path) for path in elsewhere} - set(directories)):
+        with contextlib.suppress(OSError):
+            if (jobs := spoolfile.pending(path)) and not presence.spoolers(path):
+                problem = f"jobs wait in {_show(path)}, where nobody runs them: {len(jobs)}"
+                remedy = f"mv -n {_quote(path)}/{spoolfile.PREFIX}* {_quote(directories[0])}"
+                findings.append(Finding("stranded-job", problem, remedy))
     return findings
 
 

@@ -98,4 +98,4 @@ def _settings_in_force() -> Settings | None:
 
 def settings_of(app: Flask) -> Settings:
     """The settings of ``app`` as they stand now. Raises :class:`ConfigurationError`."""
-    return Settings.load(app.config, app.root_path)
+    return Settings.load(app.config, application.folder(app))

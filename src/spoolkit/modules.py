@@ -30,6 +30,17 @@ def dotted_name(name: str) -> str:
     return name
 
 
+def folder(name: str) -> str | None:
+    """The folder in which the loaded module ``name``, or the package at its top, lies; ``None`` without a file."""
+    file = getattr(sys.modules.get(name), "__file__", None)
+    if not isinstance(file, str):
+        return None
+    found = os.path.dirname(os.path.abspath(file))
+    for _ in range(dotted_name(name).count(".") + (os.path.basename(file) == "__init__.py")):
+        found = os.path.dirname(found)
+    return found
+
+
 def find(name: str) -> ModuleType | None:
     """The loaded module with this dotted name. Nothing is imported."""
     found = sys.modules.get(name)

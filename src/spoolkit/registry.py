@@ -75,15 +75,7 @@ class Declared:
     @cached_property
     def home(self) -> str | None:
         """The directory from which the function's module, or the package at its top, was imported."""
-        module = sys.modules.get(self.function.__module__)
-        file: str | None = getattr(module, "__file__", None)
-        if file is None:
-            return None
-        levels = _module_name(self.function).count(".") + (os.path.basename(file) == "__init__.py")
-        directory = os.path.dirname(os.path.abspath(file))
-        for _ in range(levels):
-            directory = os.path.dirname(directory)
-        return directory
+        return modules.folder(self.function.__module__)
 
 
 _declared: dict[str, Declared] = {}
@@ -93,6 +85,11 @@ _aliases: dict[str, Declared] = {}
 def home() -> str | None:
     """Where the modules with the first task come from; ``None`` where no task is declared."""
     return next((declared.home for declared in _declared.values()), None)
+
+
+def homes() -> set[str]:
+    """Where the modules with tasks come from."""
+    return {declared.home for declared in _declared.values() if declared.home is not None}
 
 
 def declare(

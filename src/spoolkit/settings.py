@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from spoolkit import sandbox
+from spoolkit import published, sandbox
 from spoolkit.errors import ConfigurationError, shown
 
 SPOOL_FOLDER = "my_spools"
@@ -58,8 +58,10 @@ class Settings:
     def load(cls, config: Mapping[str, object], root: str) -> Settings:
         """The settings of an application.
 
-        ``config`` (``app.config``) comes before the environment, the environment before the start values. ``root`` is
-        the application's directory, to which a relative ``SPOOLKIT_SPOOL`` refers. Raises :class:`ConfigurationError`.
+        ``config`` (``app.config``) comes before the environment, the environment before the defaults. ``root`` is the
+        folder in which the top package or module of the code lies: a relative ``SPOOLKIT_SPOOL`` refers to it. Where
+        none is set, it is what the last spooler of this user published for that folder, else ``my_spools`` in it.
+        Raises :class:`ConfigurationError`.
         """
 
         # Set to nothing, as compose files and shells do with what they do not know, is not set.
@@ -83,7 +85,8 @@ def _parse(given: tuple[object, ...], root: str) -> Settings:
         unset = value is None or (read is _path and not value)
         values[field] = read(name, getattr(Settings, field, SPOOL_FOLDER) if unset else value)
         if read is _path and values[field]:
-            values[field] = os.path.realpath(os.path.join(root, values[field]))
+            found = published.find(root) if unset and name == "SPOOLKIT_SPOOL" else None
+            values[field] = found or os.path.realpath(os.path.join(root, values[field]))
     return Settings(**values)
 
 

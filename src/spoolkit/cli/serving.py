@@ -9,8 +9,8 @@ from dataclasses import asdict
 import click
 from flask import current_app
 
+from spoolkit import application, files, instance, log, published, settings, spoolfile, tracking
 from spoolkit import doctor as examination
-from spoolkit import files, instance, log, settings, spoolfile, tracking
 from spoolkit.cli.group import command, say_json, seconds
 from spoolkit.engines.spooler import supervise
 
@@ -58,6 +58,7 @@ def doctor(ini: str | None, max_due_age: float, as_json: bool) -> None:
     for directory in tracking.directories():
         told_by = ini or _ini(directory)
         findings += examination.examine(directory, store=tracking.store().path, ini=told_by, max_due_age=max_due_age)
+    findings += examination.stranded(_elsewhere(), tracking.directories())
     if as_json:
         say_json([asdict(finding) for finding in findings])
     elif not findings:
@@ -68,6 +69,14 @@ def doctor(ini: str | None, max_due_age: float, as_json: bool) -> None:
             click.echo(f"{finding.severity} [{finding.check}] {problem}\n    {remedy}")
     if findings:
         raise click.exceptions.Exit(1)
+
+
+def _elsewhere() -> list[str]:
+    """Where a call lands that knows nothing of this application's configuration, or knew another one."""
+    folder = application.folder(current_app._get_current_object())  # type: ignore[attr-defined]
+    found = [os.path.join(path, settings.SPOOL_FOLDER) for path in (folder, current_app.root_path)]
+    given = os.environ.get("SPOOLKIT_SPOOL")
+    return [*found, *filter(None, (published.find(folder), given and os.path.join(folder, given)))]
 
 
 def _ini(directory: str) -> str | None:

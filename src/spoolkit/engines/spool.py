@@ -29,6 +29,7 @@ from spoolkit import (
     presence,
     process_state,
     pruning,
+    published,
     registry,
     runner,
     sandbox,
@@ -183,9 +184,20 @@ def start(directory: str) -> None:
         if bridge.is_uwsgi():
             options = {**bridge.options(), **served.options()}
             instance.publish(directory, options, bridge.master_pid(), bridge.version(), bridge.directories())
+        if not sandbox.is_test_run():
+            published.publish(_code_folders(), tracking.directory(), settings.SPOOL_FOLDER)
     except Exception:
         # Jobs are run all the same.
         log.exception("the spool directory %s could not be put in order", directory)
+
+
+def _code_folders() -> set[str]:
+    """Where the tasks come from, under each name by which another process may know it: as a release, and by a link."""
+    app = application.current()
+    found = registry.homes() | (set() if app is None else {application.folder(app)})
+    real = {os.path.realpath(folder) for folder in found}
+    links = {os.path.abspath(path) for path in map(os.fsdecode, bridge.search_paths())}
+    return found | real | {path for path in links if os.path.realpath(path) in real}
 
 
 def leave() -> None:

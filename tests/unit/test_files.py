@@ -1,0 +1,332 @@
+"""Small files: what is read is a regular file of the right owner, what is written comes whole and belongs to it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import stat
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from flask import Flask, current_app
+
+from spoolkit import (
+    SpoolKit,
+    admin,
+    checkpoints,
+    files,
+    instance,
+    lookup,
+    morgue,
+    pausing,
+    presence,
+    recorder,
+    spool,
+    spoolfile,
+    stats,
+    tracking,
+)
+from spoolkit.cli import commands
+from spoolkit.engines.spooler import Spooler
+from spoolkit.errors import QueueOptionError, SpoolUnavailableError
+from spoolkit.job import new_id
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user")
+
+NOBODY = 65534
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> str:
+    made = tmp_path / "spool"
+    made.mkdir(mode=0o700)
+    return str(made)
+
+
+def a_link(path: str) -> None:
+    target = Path(path).with_name("a.json")
+    target.write_text("secret")
+    os.symlink(target, path)
+
+
+def a_second_name(path: str) -> None:
+    Path(f"{path}.target").write_text("secret")
+    os.link(f"{path}.target", path)
+
+
+def a_socket(path: str) -> None:
+    with socket.socket(socket.AF_UNIX) as listening:
+        os.chdir(os.path.dirname(path))  # the path of a socket has 108 bytes at most
+        listening.bind(os.path.basename(path))
+
+
+STRANGE: list[Callable[[str], None]] = [os.mkdir, os.mkfifo, a_link, a_second_name, a_socket]
+
+
+@pytest.fixture(autouse=True)
+def same_working_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(os.getcwd())
+
+
+@pytest.fixture
+def no_descriptor_is_lost() -> object:
+    before = len(os.listdir("/proc/self/fd"))
+    yield
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize("strange", STRANGE)
+def test_what_is_no_file_of_ours_is_not_there(
+    folder: str, strange: Callable[[str], None], no_descriptor_is_lost: None
+) -> None:
+    path = f"{folder}/x"
+    strange(path)
+    assert files.read(path) is None
+    with pytest.raises(files.NotOursError):
+        files.open_regular(path)
+
+
+@pytest.mark.parametrize("strange", [os.mkdir, os.mkfifo, a_link, a_socket])
+def test_every_reader_passes_over_it(folder: str, strange: Callable[[str], None], no_descriptor_is_lost: None) -> None:
+    id = new_id()
+    name = f"{spoolfile.PREFIX}{id}"
+    for place in ("dead", "running", "checkpoints", "spoolers"):
+        os.mkdir(f"{folder}/{place}")
+    places = ("", "dead/", "running/", "checkpoints/")
+    for path in [f"{folder}/{place}{one}" for place in places for one in (id, name, f"{name}.json")]:
+        strange(path)
+    for one in ("1", str(os.getpid()), "instance.json", "stopping"):
+        strange(f"{folder}/spoolers/{one}")
+    assert spoolfile.pending(folder) == []
+    assert spoolfile.locate(folder, id) is None
+    assert spoolfile.peek(f"{folder}/{name}") is None
+    with spoolfile.claim(f"{folder}/{name}") as fd:
+        assert fd is None
+    assert morgue.kept(folder) == []
+    assert morgue.locate(folder, id) is None
+    assert morgue.report(f"{folder}/dead/{name}") == {}
+    assert morgue.discard(folder, before=2e10, limit=100) == 0
+    assert recorder.look(folder, id) == (None, "")
+    assert not recorder.is_alive(folder, id)
+    recorder.ask_to_stop(folder, id)
+    assert checkpoints.Checkpoint(folder, id).value is None
+    assert presence.spoolers(folder) == []
+    assert presence.wake(folder) is None
+    assert instance.read(folder) is None
+    assert not pausing.is_paused(folder)
+
+
+def test_what_is_too_large_is_not_read(folder: str) -> None:
+    path = spoolfile.write(folder, new_id(), b"")
+    os.truncate(path, 8 << 40)
+    assert files.read(path) is None
+    assert spoolfile.peek(path, 10) is None
+
+
+def test_a_write_is_whole_or_not_at_all(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    files.write(f"{folder}/x", b"first")
+
+    def fails(*_: object) -> None:
+        raise OSError("no space")
+
+    monkeypatch.setattr(os, "rename", fails)
+    with pytest.raises(OSError, match="no space"):
+        files.write(f"{folder}/x", b"second")
+    assert os.listdir(folder) == ["x"]
+    assert files.read(f"{folder}/x") == b"first"
+
+
+def test_whatever_the_umask_only_the_owner_may_open_it(folder: str) -> None:
+    before = os.umask(0o777)
+    try:
+        files.write(f"{folder}/x", b"")
+        files.make_folder(f"{folder}/sub")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(os.stat(f"{folder}/x").st_mode) == 0o600
+    assert stat.S_IMODE(os.stat(f"{folder}/sub").st_mode) == 0o700
+
+
+@needs_root
+def test_what_root_makes_belongs_to_the_owner_of_the_directory(folder: str) -> None:
+    os.chown(folder, NOBODY, NOBODY)
+    pausing.pause(folder)
+    files.make_folder(f"{folder}/3")
+    id = new_id()
+    recorder.Recorder(folder, id).close()
+    recorder.Recorder(folder, new_id())
+    checkpoints.Checkpoint(folder, id).store(1)
+    dead = spoolfile.write(folder, new_id(), b"x")
+    morgue.quarantine(dead, folder, reason="x")
+    spoolfile.write(f"{folder}/3", new_id(), b"x")
+    presence.Presence(folder)
+    made = [os.path.join(at, name) for at, folders, names in os.walk(folder) for name in folders + names]
+    assert len(made) > 10
+    assert {os.stat(path).st_uid for path in made} == {NOBODY}
+
+
+@needs_root
+def test_a_directory_of_roots_is_served_by_who_made_its_folder_of_spoolers(folder: str) -> None:
+    os.mkdir(f"{folder}/spoolers")
+    os.chown(f"{folder}/spoolers", NOBODY, NOBODY)
+    assert os.stat(spoolfile.write(folder, new_id(), b"x")).st_uid == NOBODY
+
+
+@needs_root
+def test_only_the_owner_and_root_change_what_lies_there(tmp_path: Path, folder: str) -> None:
+    os.chown(folder, 4242, 4242)
+    files.check_user(folder)
+    pid = os.fork()
+    if not pid:
+        code = 1
+        try:
+            for parent in (tmp_path, *tmp_path.parents):
+                if str(parent).startswith("/tmp/pytest"):
+                    parent.chmod(0o711)
+            os.setuid(NOBODY)
+            try:
+                files.check_user(folder)
+            except PermissionError as error:
+                readable = False
+                try:
+                    files.check_readable(folder)
+                except SpoolUnavailableError as unseen:
+                    readable = "4242" in str(unseen) and "sudo -u" in str(unseen) and folder in str(unseen)
+                code = 0 if readable and "4242" in str(error.strerror) else 2
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_only_what_holds_jobs_or_spoolers_is_a_spool_directory(folder: str) -> None:
+    assert not spoolfile.is_spool_directory(folder)
+    assert spoolfile.may_become_one(folder)
+    Path(folder, ".gitkeep").touch()
+    assert spoolfile.may_become_one(folder)
+    Path(folder, "passwd").touch()
+    assert not spoolfile.may_become_one(folder)
+    files.make_folder(f"{folder}/spoolers")
+    assert spoolfile.is_spool_directory(folder)
+
+
+@spool
+def leaves_a_mark(path: str) -> None:
+    Path(path).write_text("ran")
+
+
+@pytest.fixture
+def of_nobody() -> Iterator[str]:
+    """The spool directory of another user, who can reach it: not so what lies in pytest's folders."""
+    parent = tempfile.mkdtemp(prefix="spoolkit-of-nobody-")
+    os.chmod(parent, 0o755)
+    directory = os.path.join(parent, "spool")
+    os.mkdir(directory, 0o700)
+    os.chown(directory, NOBODY, NOBODY)
+    app = Flask("of_nobody")
+    app.config["SPOOLKIT_SPOOL"] = directory
+    SpoolKit(app)
+    with app.app_context():
+        yield directory
+        tracking.store().close()
+    shutil.rmtree(parent)
+
+
+def as_nobody(do: Callable[[], object]) -> None:
+    pid = os.fork()
+    if not pid:
+        code = 1
+        try:
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+            do()
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+@needs_root
+def test_what_root_enqueues_and_retries_runs_as_the_owner(of_nobody: str) -> None:
+    mark = os.path.join(of_nobody, ".mark")
+    job = leaves_a_mark(mark)
+    dead = leaves_a_mark.using(priority=3)(mark)
+    (path,) = Path(of_nobody, "3").iterdir()
+    morgue.quarantine(str(path), of_nobody, reason="x")
+    assert tracking.store().revive(dead.id, still=lambda: True) is None  # root makes the store
+
+    as_nobody(lambda: Spooler(of_nobody).run_due())
+    assert job.state == "done"
+    os.unlink(mark)
+    admin.retry(dead.id)
+    as_nobody(lambda: Spooler(of_nobody).run_due())
+    assert dead.state == "done"
+    assert os.path.exists(mark)
+
+
+@needs_root
+@pytest.mark.parametrize("earlier_version", [False, True])
+def test_what_root_drained_is_opened_by_the_owners_next_start(of_nobody: str, earlier_version: bool) -> None:
+    pausing.drain(of_nobody)
+    if earlier_version:
+        os.chown(os.path.join(of_nobody, "spoolers", "paused"), 0, 0)
+    as_nobody(lambda: pausing.started(of_nobody))
+    assert not pausing.is_paused(of_nobody)
+
+
+@needs_root
+def test_who_may_not_see_the_directory_is_told_and_not_that_there_is_nothing(of_nobody: str) -> None:
+    job = leaves_a_mark("/dev/null")
+    os.chown(of_nobody, 4242, 4242)
+    shutil.rmtree(os.path.join(of_nobody, "spoolers"), ignore_errors=True)
+    asked: list[Callable[[], object]] = [
+        lambda: lookup.jobs(),
+        lambda: lookup.find(job.id),
+        lambda: stats.gather(),
+        lambda: admin.purge(),
+        lambda: admin.retry(job.id),
+        lambda: admin.cancel(job.id),
+        lambda: pausing.state(of_nobody),
+        lambda: leaves_a_mark("/dev/null"),
+    ]
+
+    def ask() -> None:
+        for one in asked:
+            with pytest.raises(SpoolUnavailableError, match="4242"):
+                one()
+        for words in (["ls"], ["stats"], ["retry", "--dead"], ["purge"], ["show", job.id], ["pause"], ["run"]):
+            result = current_app.test_cli_runner().invoke(commands, words)
+            assert result.exit_code == 1, words
+            assert "sudo -u" in result.output, (words, result.output)
+
+    as_nobody(ask)
+
+
+def test_commands_that_look_make_no_directory_and_say_that_there_is_none(tmp_path: Path) -> None:
+    app = Flask("looks", root_path=str(tmp_path))
+    app.config["SPOOLKIT_SPOOL"] = tmp_path / "spool"
+    SpoolKit(app)
+    for words in (["ls"], ["stats"], ["pause"], ["retry", "--dead"]):
+        result = app.test_cli_runner().invoke(commands, words)
+        assert result.exit_code == 1, result.output
+        assert "is not there" in result.output
+    assert not (tmp_path / "spool").exists()
+
+
+def test_another_directory_is_not_paused_nor_a_queue(tmp_path: Path) -> None:
+    app = Flask("looks", root_path=str(tmp_path))
+    app.config["SPOOLKIT_SPOOL"] = tmp_path / "spool"
+    other = tmp_path / "etc"
+    for path in (tmp_path / "spool", other):
+        path.mkdir(mode=0o700)
+    SpoolKit(app)
+    for words in (["pause"], ["drain"], ["resume"]):
+        assert app.test_cli_runner().invoke(commands, [*words, str(other)]).exit_code == 2
+    with app.app_context(), pytest.raises(QueueOptionError, match="no spool directory"):
+        leaves_a_mark.using(queue=str(other))("x")
+    assert list(other.iterdir()) == []
