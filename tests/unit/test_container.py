@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import configparser
 import json
 import os
 import re
@@ -89,19 +88,6 @@ def test_the_healthcheck_fails_where_nothing_answers(web: dict[str, Any]) -> Non
     assert command == ["python", "-c"]
     checked = subprocess.run([sys.executable, "-c", code.replace("5000", str(free_port()))], capture_output=True)
     assert checked.returncode != 0
-
-
-def test_the_systemd_unit_waits_longer_than_the_grace_and_signals_the_master_only() -> None:
-    page = (PROJECT / "docs" / "deploy.md").read_text()
-    text = page.partition("## systemd")[2].partition("```ini\n")[2].partition("```")[0]
-    unit = configparser.ConfigParser(interpolation=None)
-    unit.optionxform = str  # type: ignore[assignment,method-assign]
-    unit.read_string(text)
-    service = unit["Service"]
-    grace = int(service["Environment"].partition("SPOOLKIT_GRACE=")[2])
-    assert int(service["TimeoutStopSec"]) >= grace + 10
-    assert (service["KillMode"], service["KillSignal"]) == ("mixed", "SIGTERM")
-    assert service["ExecReload"] == "/bin/kill -HUP $MAINPID"
 
 
 def test_the_applications_ini_has_every_line_for_a_stop_and_a_reload() -> None:

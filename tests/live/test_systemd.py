@@ -1,0 +1,151 @@
+"""The unit files of docs/deploy.md, run by hand as systemd would run them."""
+
+from __future__ import annotations
+
+import configparser
+import os
+import pwd
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from uwsgi_server import default_signals, free_port, wait_until
+
+from .conftest import PROJECT
+
+NAMES = ["The site and its jobs", "The jobs of the site"]
+
+
+def unit(description: str) -> str:
+    """The text of a unit file on the page."""
+    blocks = (PROJECT / "docs" / "deploy.md").read_text().split("```ini\n")[1:]
+    (text,) = (block for block in (one.partition("```")[0] for one in blocks) if f"={description}\n" in block)
+    return text
+
+
+def service(text: str) -> configparser.SectionProxy:
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.optionxform = str  # type: ignore[assignment,method-assign]
+    parser.read_string(text)
+    return parser["Service"]
+
+
+@pytest.fixture
+def machine() -> Iterator[Path]:
+    """A folder in place of the root directory, with the site; others may read it, as the unit's user has to."""
+    folder = Path(tempfile.mkdtemp())
+    site = folder / "srv" / "site"
+    site.mkdir(parents=True)
+    (site / ".venv").symlink_to(Path(sys.executable).parent.parent)
+    for name in ("app.py", "tasks.py", "spool_args.py", "uwsgi.ini"):
+        shutil.copy(PROJECT / name, site)
+    (folder / "var" / "lib").mkdir(parents=True)
+    for path in (folder, *folder.rglob("*")):
+        if not path.is_symlink():
+            path.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def placed(text: str, folder: Path) -> str:
+    return text.replace("/srv/", f"{folder}/srv/").replace("/var/lib/", f"{folder}/var/lib/")
+
+
+def can_be_another_user() -> bool:
+    """Whether the user ``nobody`` can run this environment's Python."""
+    try:
+        command = [sys.executable, "-c", "import spoolkit"]
+        return not subprocess.run(command, user="nobody", cwd="/", capture_output=True).returncode
+    except PermissionError:
+        return False
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
+@pytest.mark.parametrize("description", NAMES)
+def test_systemd_takes_the_unit(machine: Path, description: str) -> None:
+    path = machine / "site.service"
+    path.write_text(placed(unit(description), machine).replace("User=site", "User=daemon"))
+    done = subprocess.run(["systemd-analyze", "verify", path], capture_output=True, text=True)
+    assert "site.service" not in done.stderr, done.stderr
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("description", NAMES)
+def test_the_unit_starts_runs_a_job_and_stops(machine: Path, description: str) -> None:
+    options = service(placed(unit(description), machine))
+    state = machine / "var" / "lib" / options["StateDirectory"]
+    state.mkdir(mode=int(options["StateDirectoryMode"], 8))
+    user = pwd.getpwnam("nobody") if can_be_another_user() else pwd.getpwuid(os.geteuid())
+    os.chown(state, user.pw_uid, user.pw_gid)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified, (machine / "log").open("wb") as log:
+        notified.bind(str(machine / "notify"))
+        (machine / "notify").chmod(0o666)
+        notified.settimeout(30)
+        given = dict(word.split("=", 1) for word in shlex.split(options["Environment"]))
+        environment = {"PATH": "/usr/bin:/bin", "NOTIFY_SOCKET": str(machine / "notify"), **given}
+        if "PORT" in given:
+            environment["PORT"] = str(free_port())
+        process = subprocess.Popen(
+            shlex.split(options["ExecStart"]),
+            cwd=options["WorkingDirectory"],
+            env=environment,
+            user=user.pw_uid,
+            group=user.pw_gid,
+            extra_groups=[],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=default_signals,
+        )
+        try:
+            if options["Type"] == "notify":
+                while b"READY=1" not in notified.recv(4096):
+                    pass
+            code = "import app, tasks; print(tasks.spool_task(0).id)"
+            python = str(Path(options["WorkingDirectory"], ".venv", "bin", "python"))
+            enqueue = [python, "-c", code]
+            more = {"env": environment, "cwd": options["WorkingDirectory"], "user": user.pw_uid, "text": True}
+            job = subprocess.run(enqueue, capture_output=True, check=True, timeout=60, **more).stdout.strip()  # type: ignore[call-overload]
+            show = [python, "-m", "flask", "--app", "app", "spool", "show", job, "--json"]
+
+            def is_done() -> bool:
+                return '"done"' in str(subprocess.run(show, capture_output=True, timeout=60, **more).stdout)  # type: ignore[call-overload]
+
+            wait_until(is_done, timeout=60, message=lambda: (machine / "log").read_text())
+            process.send_signal(getattr(signal, options["KillSignal"]))
+            assert process.wait(int(options["TimeoutStopSec"])) == 0
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait(10)
+    assert state.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("description", NAMES)
+def test_it_waits_longer_than_the_grace_and_signals_one_process_only(description: str) -> None:
+    options = service(unit(description))
+    grace = int(options["Environment"].partition("SPOOLKIT_GRACE=")[2])
+    assert int(options["TimeoutStopSec"]) >= grace + 10
+    assert (options["KillMode"], options["KillSignal"]) == ("mixed", "SIGTERM")
+
+
+@pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed")
+def test_nginx_takes_its_lines(tmp_path: Path) -> None:
+    text = (PROJECT / "docs" / "deploy.md").read_text().partition("```nginx\n")[2].partition("```")[0]
+    text = text.replace("listen 80", f"listen 127.0.0.1:{free_port()}")
+    path = tmp_path / "nginx.conf"
+    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    folders = "".join(f"{kind}_temp_path {tmp_path}/{kind};" for kind in kinds)
+    path.write_text(
+        f"pid {tmp_path}/pid; error_log {tmp_path}/error.log; events {{}} http {{ access_log off; {folders} {text} }}"
+    )
+    done = subprocess.run(["nginx", "-t", "-c", path, "-p", tmp_path], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
