@@ -45,15 +45,15 @@ def test_a_version_that_does_not_import_leaves_the_old_one_running(tmp_path: Pat
         spoolers = site.jobs.spooler_pids()
         rewrite(site, 'VERSION = "old"', 'VERSION = "new"\nraise ImportError("half deployed")')
         site.signal(signal.SIGHUP)
-        site.jobs.wait_for_log("drain_site:app cannot be loaded")
+        site.jobs.wait_for_log("drain_site:app cannot be loaded", timeout=60)
         # It has tried twice, so the first failure has had its consequences.
-        wait_until(lambda: site.jobs.log().count("drain_site:app cannot be loaded") >= 2)
+        wait_until(lambda: site.jobs.log().count("drain_site:app cannot be loaded") >= 2, timeout=60)
         assert versions(site) == {"old"}
         assert site.jobs.spooler_pids() == spoolers
         id = site.call("work", 0.1)
         assert wait_until(lambda: site.result(id)) == b'"old"'
         rewrite(site, 'raise ImportError("half deployed")', "")
-        site.jobs.wait_for_log("chain reloading complete")
+        site.jobs.wait_for_log("chain reloading complete", timeout=60)
         assert versions(site) == {"new"}
         id = site.call("work", 0.1)
         assert wait_until(lambda: site.result(id)) == b'"new"'

@@ -35,6 +35,9 @@ REST = ("attribute", "default name")
 
 StartLoading = Callable[..., Site]
 
+RELOADED = 60.0
+"""Seconds within which a loaded machine replaces all processes."""
+
 
 @pytest.fixture
 def code(tmp_path: Path) -> Path:
@@ -78,7 +81,7 @@ def greeted(site: Site, name: str, prefix: str = "") -> tuple[str, ...]:
     """Have a job run, and what it said about its application."""
     answer = site.server.get(f"{prefix}/greet/{name}")
     assert answer.status == 200, (answer.text, site.server.log()[-3000:])
-    (event,) = site.history.wait_for("greeted", name)
+    (event,) = site.history.wait_for("greeted", name, timeout=RELOADED)
     return event.words[2:]
 
 
@@ -86,7 +89,7 @@ def log_of_a_start_that_fails(start: StartLoading, *options: str) -> str:
     log = ""
     try:
         site = start(*options)  # it listens for a moment
-        wait_until(lambda: site.server.exited, timeout=30, message=site.server.log)
+        wait_until(lambda: site.server.exited, timeout=RELOADED, message=site.server.log)
         log = site.server.log()
     except AssertionError as error:
         log = str(error)
@@ -102,7 +105,7 @@ def test_each_way_to_name_an_application_serves_jobs_and_makes_it_once(start: St
     assert greeted(site, "bob", "/shop" if way == "mount" else "") == expected
     site.wait_empty()
     assert not site.dead()
-    made = Counter(event.pid for event in site.history.wait_for("made", count=3))
+    made = Counter(event.pid for event in site.history.wait_for("made", count=3, timeout=RELOADED))
     assert max(made.values()) == 1, made
 
 
@@ -117,13 +120,13 @@ def test_a_broken_version_leaves_the_old_one_running_until_it_is_mended(
     broken = healthy.replace('record("made"', 'raise RuntimeError("half deployed")\n{}record("made"')
     file.write_text(broken.format("" if way == "file" else "    "))
     os.kill(site.server.master_pid, signal.SIGHUP)
-    wait_until(lambda: site.server.log().count("the processes that run the old version go on") >= 2)
+    wait_until(lambda: site.server.log().count("the processes that run the old version go on") >= 2, timeout=RELOADED)
     assert "RuntimeError: half deployed" in site.server.log()
     assert "destroying the instance" not in site.server.log()
     assert site.server.get(f"{prefix}/version").text == "old"
     assert greeted(site, "meanwhile", prefix)[-1] == "old"
     file.write_text(healthy.replace('VERSION = "old"', 'VERSION = "new"'))
-    site.server.wait_for_log("chain reloading complete")
+    site.server.wait_for_log("chain reloading complete", timeout=RELOADED)
     wait_until(lambda: site.server.get(f"{prefix}/version").text == "new")
     assert greeted(site, "after", prefix)[-1] == "new"
 
@@ -154,11 +157,11 @@ def test_without_the_guard_a_job_waits_for_an_application_that_can_be_loaded(sta
     file.write_text(healthy.replace("    record(", only_there))
     site = start("module = shop:create_app()", "spooler-import = shop.tasks", guard=False)
     assert site.server.get("/greet/bob").status == 200
-    site.server.wait_for_log("the application cannot be loaded in this spooler")
+    site.server.wait_for_log("the application cannot be loaded in this spooler", timeout=RELOADED)
     assert len(site.files()) == 1
     file.write_text(healthy.replace("    record(", "    record('mended')\n    record("))
     os.kill(site.server.spooler_pids()[0], signal.SIGTERM)  # a factory that was imported is not imported again
-    site.history.wait_for("greeted", "bob")
+    site.history.wait_for("greeted", "bob", timeout=RELOADED)
     assert not site.dead()
 
 
@@ -200,7 +203,7 @@ def test_a_job_outlives_the_release_directory_of_its_call(
         (code / "shop" / "__init__.py").read_text().replace("old", "new")
     )
     site = start(*options, code=releases / "2", guard=way == "file")
-    (event,) = site.history.wait_for("greeted", "bob")
+    (event,) = site.history.wait_for("greeted", "bob", timeout=RELOADED)
     assert event.words[2:] == ("hello", "shop", "new")
 
 
@@ -218,5 +221,7 @@ def test_the_page_about_factories_works_as_it_is_printed(tmp_path: Path, history
     server.port = int(re.findall(r"http-socket = .*:(\d+)", printed)[0])
     with server:
         job = server.post("/orders/7").json["job"]
-        done = wait_until(lambda: (found := server.get(f"/jobs/{job}").json)["state"] == "done" and found)
+        done = wait_until(
+            lambda: (found := server.get(f"/jobs/{job}").json)["state"] == "done" and found, timeout=RELOADED
+        )
     assert done["result"] == "The Shop: receipt for order 7"
