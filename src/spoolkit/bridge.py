@@ -8,7 +8,7 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
-from spoolkit import master, timers
+from spoolkit import master, process, timers
 
 try:
     import uwsgi
@@ -94,6 +94,18 @@ def is_last_worker() -> bool:
 def first_worker_pid() -> int:
     """The first of uWSGI's HTTP processes."""
     return int(uwsgi.workers()[0]["pid"])
+
+
+def is_outdated() -> bool:
+    """Whether this spooler started before the first HTTP process that serves now, and may run older code.
+
+    Not at the start of uWSGI, where spoolers come first, nor while the first HTTP process loads its application.
+    """
+    first = next(iter(uwsgi.workers()), None)
+    if first is None or not first["respawn_count"] or not first["apps"]:
+        return False
+    since, born = process.started(int(first["pid"])), process.started(os.getpid())
+    return since is not None and born is not None and born < since
 
 
 def other_workers() -> list[tuple[int, bool]]:

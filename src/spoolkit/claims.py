@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from spoolkit import process
 from spoolkit.job import Cancelled, Done, Failure, Outcome, RetryAt, State
@@ -42,6 +42,7 @@ class Crashed:
     pid: int
     started_at: float
     cancelled: bool
+    identity: bytes = field(default=b"", compare=False)
 
 
 Claim = Start | StandBack | Settled | Crashed
@@ -59,7 +60,7 @@ def verdict(row: sqlite3.Row, file: str | None, lies: Callable[[str], bool]) -> 
         if process.is_alive(row["pid"], row["identity"]) and row["pid"] != os.getpid():
             return StandBack()
         fresh = row["attempt"] - row["base"]
-        return Crashed(row["attempt"], fresh, row["pid"], row["started_at"], bool(row["cancel"]))
+        return Crashed(row["attempt"], fresh, row["pid"], row["started_at"], bool(row["cancel"]), row["identity"])
     if is_running(row) and row["pid"] != os.getpid() and None not in (file, row["file"]) and lies(row["file"]):
         # Settled, it would have lost that name, whether or not the store could be told: this file is a copy.
         return StandBack(row["file"])

@@ -97,13 +97,23 @@ class Database:
             raise StoreUnavailableError(f"{self.path}: {error}", path=self.path) from error
 
     @contextlib.contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Within it, what is read stays true and what is written comes at once, or not at all."""
+    def transaction(self, patience: float | None = None) -> Iterator[sqlite3.Connection]:
+        """Within it, what is read stays true and what is written comes at once, or not at all.
+
+        Args:
+            patience: Seconds to wait for the transactions of other processes; ``None``: :data:`PATIENCE`.
+        """
         if self._opened.pid == os.getpid():
             self._opened.look()
         with self._connected() as db:
             # IMMEDIATE: a transaction that reads first and then cannot get the lock to write would have to start over.
-            db.execute("BEGIN IMMEDIATE")
+            if patience is not None:
+                db.execute(f"PRAGMA busy_timeout = {int(patience * 1000)}")
+            try:
+                db.execute("BEGIN IMMEDIATE")
+            finally:
+                if patience is not None:
+                    db.execute(f"PRAGMA busy_timeout = {int(PATIENCE * 1000)}")
             try:
                 yield db
                 db.execute("COMMIT")

@@ -624,6 +624,20 @@ def _store(site: Site) -> Iterator[Finding]:
             yield Finding("store", f"{_show(site.store)} cannot be used, jobs are not recorded: {result}", aside)
 
 
+def _old_code(site: Site) -> Iterator[Finding]:
+    busy = presence.working(site.directory)
+    for pid in presence.outdated(site.directory):
+        what = "finishes its job and ends" if pid in busy else "ends before its next job"
+        problem = f"the spooler {pid} runs the code from before the last reload; it {what}"
+        yield Finding("old-code", problem, f"kill -TERM {pid}  # not needed: it ends by itself", "warning")
+
+
+def _broken_code(site: Site) -> Iterator[Finding]:
+    if broken := presence.broken_code(site.directory):
+        problem = f"no new spooler starts: {broken}"
+        yield Finding("broken-code", problem, "mend the code; the spoolers then start by themselves")
+
+
 def _timers(uwsgi: Instance, site: Site) -> Iterator[Finding]:
     for directory in uwsgi.directories[:1]:
         for function, target in ledger.ineffective(directory, uwsgi.master_pid):
@@ -653,7 +667,7 @@ UWSGI_CHECKS = (
     ),
 )
 CHECKS = (
-    *(_options, _spooler_alive, _lock, _due_job, _paused),
+    *(_options, _spooler_alive, _old_code, _broken_code, _lock, _due_job, _paused),
     *(_permissions, _priority_folder, _foreign_file, _strange_entry, _copies, _stray_file, _dead_job),
     *(_clock, _file_system, _disk, _store),
 )

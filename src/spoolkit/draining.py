@@ -12,6 +12,7 @@ import os
 import signal
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable
 
 from spoolkit import (
@@ -38,6 +39,9 @@ SURE = 0.2
 
 SLEEP = 4.0
 """Seconds for which a master does not sleep, and start no process, unless it stops (``forkbomb-delay`` is 2)."""
+
+WATCH = 10.0
+"""Seconds in which an HTTP process ends, and has a successor."""
 
 LAST_WORD = 2.0
 """Seconds after the grace at which an HTTP process that has not ended is killed."""
@@ -69,16 +73,24 @@ def wait(still: Callable[[], list[int]], deadline: float, hurried: Callable[[], 
 
 def cut_off(pids: Iterable[int]) -> None:
     """Kill those processes of ``pids`` that run a job, and record their attempts as interrupted. Never raises."""
-    store = tracking.store()
-    for pid in pids:
-        try:
-            ids = interruption.interrupt(store, pid, kill=_kill, left=lambda id: recorder.look(store.folder, id))
-        except StoreUnavailableError as error:
-            runner.complain(error)
-            continue
-        for id in ids:
-            recorder.forget(store.folder, id)
-            log.warning("job %s was interrupted: the server stops; it will run again", id)
+    store, pids = tracking.store(), list(pids)
+    try:
+        ids = interruption.interrupt(store, pids, kill=_kill, left=lambda id: recorder.look(store.folder, id))
+    except StoreUnavailableError as error:
+        runner.complain(error)
+        _cut_off_unrecorded(store.folder, pids)
+        return
+    for id in ids:
+        recorder.forget(store.folder, id)
+        log.warning("job %s was interrupted: the server stops; it will run again", id)
+
+
+def _cut_off_unrecorded(folder: str, pids: Iterable[int]) -> None:
+    for pid in busy(tracking.directories(), pids):
+        with contextlib.suppress(OSError):
+            # In this order: the next start must not take the attempt for a crash of the task.
+            interruption.mark(folder, pid)
+            _kill(pid)
 
 
 def _kill(pid: int) -> None:
@@ -152,7 +164,10 @@ def recycle() -> None:
 
     Older is what started before the first HTTP process did. Where that is being replaced, it does this itself.
     """
-    since = process.started(os.getpid() if bridge.is_first_worker() else bridge.first_worker_pid())
+    first = os.getpid() if bridge.is_first_worker() else bridge.first_worker_pid()
+    since = process.started(first)
+    for directory in bridge.directories():
+        presence.say_generation(directory, first)
     for pid in bridge.spooler_pids():
         born = process.started(pid)
         if since is not None and born is not None and born < since:
@@ -200,6 +215,47 @@ def _ending() -> None:
         else:
             for directory in bridge.directories():
                 pausing.say_not_stopping(directory)
+    elif not bridge.other_workers():
+        _leave_watch()
+
+
+def _leave_watch() -> None:
+    """Leave a process behind that looks after the jobs until the only HTTP process has a successor.
+
+    A stop that comes meanwhile finds no HTTP process that waits for the jobs, and kills them: this leaves word that a
+    stop did it, so that the next start counts no attempt. And the master looks after dead processes once a second: a
+    signal makes it do so at once.
+    """
+    pid, master_pid, spoolers = os.getpid(), bridge.master_pid(), bridge.spooler_pids()
+    with warnings.catch_warnings():
+        # Of a fork beside threads: the child uses nothing of theirs.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if child:
+        return
+    try:
+        os.closerange(3, 1024)  # the listening sockets among them
+        _watch(pid, master_pid, spoolers)
+    finally:
+        os._exit(0)
+
+
+def _watch(pid: int, master_pid: int, spoolers: list[int]) -> None:
+    until, waits = time.monotonic() + WATCH, True
+    while time.monotonic() < until:
+        if master.is_stopping(master_pid):
+            # At once: what is left of this server may be killed in a moment, this process among it.
+            for spooler in busy(bridge.directories(), spoolers):
+                with contextlib.suppress(OSError):
+                    interruption.mark(tracking.store().folder, spooler)
+            return
+        if waits and os.getppid() != pid:
+            waits = False
+            if process.started(master_pid) is not None:
+                os.kill(master_pid, signal.SIGUSR1)  # ends its sleep, and has it log statistics
+        if bridge.first_worker_pid() not in (0, pid):
+            return
+        time.sleep(0.005)
 
 
 def _gap() -> list[int]:

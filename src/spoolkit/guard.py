@@ -16,7 +16,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import NoReturn
 
-from spoolkit import bridge, draining, served, shift
+from spoolkit import bridge, draining, presence, served, shift
 from spoolkit.errors import ConfigurationError
 
 PAUSE = 1.0
@@ -49,6 +49,7 @@ def load() -> None:
     except BaseException:
         _give_up(name, traceback.format_exc())
     if not bridge.is_worker():
+        presence.say_mended(bridge.spooler_directory())
         return
     if any(target.file for target in wanted):
         # uWSGI executes the file after this. It prints what goes wrong there, and then takes the whole instance down.
@@ -82,7 +83,10 @@ def _give_up(name: str, why: str) -> NoReturn:
             os._exit(FAILED_APP)
         draining.linger(PAUSE)
         if bridge.is_spooler():
-            follows = "this spooler runs no job"
+            follows = "this spooler runs no job, and is started again until it can be"
+            reason = why.rstrip().rpartition("\n")[2]
+            if not presence.say_broken(bridge.spooler_directory(), f"{name} cannot be loaded: {reason}"):
+                os._exit(1)  # the log has it, and all other spoolers of the directory fail alike
         else:
             follows = "the processes that run the old version go on" if bridge.is_served() else "no process serves it"
     _log(f"{why}spoolkit: {name} cannot be loaded; {follows}")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import os
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from spoolkit import claims, clock
+from spoolkit import claims, clock, files, process
 from spoolkit.database import event, update
 from spoolkit.job import Progress, State
 from spoolkit.store import Store, progress_text
@@ -15,25 +17,56 @@ Left = Callable[[str], tuple[Progress | None, str]]
 MESSAGE = "the server stopped before it was done"
 
 
-def interrupt(store: Store, pid: int, *, kill: Callable[[int], None], left: Left) -> list[str]:
-    """End what the process ``pid`` runs, and record its attempts as interrupted; returns the jobs.
+PATIENCE = 2.0
+"""Seconds that a stop waits for a store that another process has locked."""
+
+_MARK = os.path.join("spoolers", "stopped.")
+
+
+def interrupt(store: Store, pids: Iterable[int], *, kill: Callable[[int], None], left: Left) -> list[str]:
+    """End what these processes run, and record their attempts as interrupted; returns the jobs.
 
     ``kill`` gets the pid if the process lives; nobody can settle the job meanwhile. ``left`` gives the progress and the
-    log that a job leaves behind. Raises :class:`StoreUnavailableError`.
+    log that a job leaves behind. Raises :class:`StoreUnavailableError` within :data:`PATIENCE` seconds, however many
+    processes there are.
     """
     now = clock.now()
-    with store.transaction() as db:
-        rows = db.execute("SELECT * FROM jobs WHERE state = 'running' AND pid = ?", (pid,)).fetchall()
-        for row in rows:
-            if claims.is_running(row):
-                kill(pid)
-            state, ended = (State.CANCELLED, now) if row["cancel"] else (State.RETRYING, None)
-            given: dict[str, Any] = {"state": state.value, "finished_at": ended, "pid": None, "identity": None}
-            progress, log = left(row["id"])
-            if progress is not None:
-                given["progress"] = progress_text(progress)
-            given.update(run_at=now, base=row["base"] + 1, max_attempts=row["max_attempts"] + 1)
-            update(db, row["id"], {**given, "ending": "interrupted", "error_message": MESSAGE})
-            took, said = now - row["started_at"], {"message": MESSAGE}
-            event(db, row["id"], "interrupted", now, row["attempt"], took, said, log)
-    return [row["id"] for row in rows]
+    ids: list[str] = []
+    with store.transaction(PATIENCE) as db:
+        for pid in pids:
+            rows = db.execute("SELECT * FROM jobs WHERE state = 'running' AND pid = ?", (pid,)).fetchall()
+            for row in rows:
+                if claims.is_running(row):
+                    kill(pid)
+                state, ended = (State.CANCELLED, now) if row["cancel"] else (State.RETRYING, None)
+                given: dict[str, Any] = {"state": state.value, "finished_at": ended, "pid": None, "identity": None}
+                progress, log = left(row["id"])
+                if progress is not None:
+                    given["progress"] = progress_text(progress)
+                given.update(run_at=now, base=row["base"] + 1, max_attempts=row["max_attempts"] + 1)
+                update(db, row["id"], {**given, "ending": "interrupted", "error_message": MESSAGE})
+                took, said = now - row["started_at"], {"message": MESSAGE}
+                event(db, row["id"], "interrupted", now, row["attempt"], took, said, log)
+                ids.append(row["id"])
+    return ids
+
+
+def mark(folder: str, pid: int) -> None:
+    """Say beside the store, which cannot be written, that a stop kills this process. Raises ``OSError``."""
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(os.path.join(folder, "spoolers"), mode=0o700)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+    with open(os.open(os.path.join(folder, f"{_MARK}{pid}"), flags, 0o600), "wb") as file:
+        file.write(process.identity(pid))
+
+
+def was_marked(folder: str, pid: int, identity: bytes) -> bool:
+    """Whether a stop has killed this process, by its :func:`mark`, which is removed."""
+    path = os.path.join(folder, f"{_MARK}{pid}")
+    try:
+        if files.read(path) != identity:
+            return False
+        os.unlink(path)
+    except OSError:
+        return False
+    return True

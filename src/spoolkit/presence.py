@@ -14,9 +14,19 @@ import random
 import signal
 from collections.abc import Iterator
 
-from spoolkit import files, process
+from spoolkit import clock, files, process
 
 FOLDER = files.SERVED
+
+GENERATION = "generation"
+
+BROKEN = "broken"
+
+COMPLAINT_PAUSE = 60
+"""Seconds between two log lines about an application that spoolers cannot load."""
+
+FRESH = 15.0
+"""Seconds for which spoolers are taken to be trying still."""
 
 _BUSY, _WOKEN = 0, 1
 _HEAD = 2
@@ -92,6 +102,69 @@ def _present(directory: str) -> Iterator[tuple[int, bytes]]:
                     os.close(fd)
                 if process.is_alive(int(name), data[_HEAD:]):
                     yield int(name), data[:_HEAD]
+
+
+def say_generation(directory: str, pid: int) -> None:
+    """Publish that spoolers which started before the process ``pid`` run older code. Never raises."""
+    path = os.path.join(directory, FOLDER, GENERATION)
+    temporary = f"{path}.{os.getpid()}.new"
+    with contextlib.suppress(OSError):
+        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        with open(fd, "wb") as file:
+            file.write(process.identity(pid))
+        os.rename(temporary, path)
+
+
+def outdated(directory: str) -> list[int]:
+    """The living spoolers of ``directory`` that started before its uWSGI was reloaded, in order. Never raises."""
+    try:
+        since, boot = (files.read(os.path.join(directory, FOLDER, GENERATION)) or b"").split()
+    except (OSError, ValueError):
+        return []
+    older = []
+    for pid in spoolers(directory):
+        words = process.identity(pid).split()
+        if words[1] == boot and words[0].isdigit() and int(words[0]) < int(since):
+            older.append(pid)
+    return older
+
+
+def say_broken(directory: str, text: str) -> bool:
+    """Publish why a spooler could not load its application; whether that must be logged again. Never raises."""
+    path = os.path.join(directory, FOLDER, BROKEN)
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(os.path.dirname(path), mode=0o700)
+        with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600), "r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            logged = file.readline()
+            now = clock.now()
+            due = not logged.strip().isdigit() or not 0 <= now - int(logged) < COMPLAINT_PAUSE
+            file.seek(0)
+            file.truncate()
+            file.write(b"%d\n%s" % (now if due else int(logged), text.encode("utf-8", "backslashreplace")[:1000]))
+            return due
+    except OSError:
+        return True
+
+
+def say_mended(directory: str) -> None:
+    """Take that back. Never raises."""
+    with contextlib.suppress(OSError):
+        os.unlink(os.path.join(directory, FOLDER, BROKEN))
+
+
+def broken_code(directory: str) -> str | None:
+    """Why spoolers of ``directory`` cannot load their application, if they have just tried. Never raises."""
+    try:
+        fd = os.open(os.path.join(directory, FOLDER, BROKEN), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with open(fd, "rb") as file:
+            # Each try writes it again: uWSGI starts a spooler every second or so.
+            if not abs(clock.now() - os.fstat(fd).st_mtime) < FRESH:
+                return None
+            return file.read(2000).partition(b"\n")[2].decode("utf-8", "replace") or None
+    except OSError:
+        return None
 
 
 def wake_all(directory: str) -> None:

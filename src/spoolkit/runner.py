@@ -18,6 +18,7 @@ from spoolkit import (
     checkpoints,
     clock,
     codec,
+    interruption,
     job_log,
     limits,
     log,
@@ -80,16 +81,21 @@ def attempt(
     ``arguments`` are the job's in the codec's bytes, for the record.
     """
     options = declared.options
+    claimed = partial(
+        store.claim,
+        job,
+        file=place.file,
+        still=place.still,
+        max_attempts=options.attempts,
+        counted=place.counted,
+        arguments=arguments,
+        lies=place.lies,
+    )
     try:
-        claim = store.claim(
-            job,
-            file=place.file,
-            still=place.still,
-            max_attempts=options.attempts,
-            counted=place.counted,
-            arguments=arguments,
-            lies=place.lies,
-        )
+        claim = claimed()
+        if isinstance(claim, Crashed) and interruption.was_marked(store.folder, claim.pid, claim.identity):
+            interruption.interrupt(store, [claim.pid], kill=_nobody, left=lambda id: recorder.look(store.folder, id))
+            claim = claimed()
     except StoreUnavailableError as error:
         complain(error)
         if recorder.is_alive(store.folder, job.id):
@@ -112,6 +118,10 @@ def attempt(
             return _after_crash(job, declared, claim, store)
         case Start():
             return _run(job, declared, claim, place, store, store.folder, config)
+
+
+def _nobody(pid: int) -> None:
+    """The process is dead."""
 
 
 def attempt_untracked(job: Job, declared: Declared, number: int = 1) -> Outcome:

@@ -35,6 +35,12 @@ def begin() -> None:
         signal.signal(signum, _note)
 
 
+def ask() -> None:
+    """This process is to go once :func:`end` is called, as if a signal had said so."""
+    global _asked
+    _asked = True
+
+
 def end(farewell: Callable[[], None]) -> None:
     """The job is settled. If this process was asked to go meanwhile, it does, after ``farewell()``."""
     # Blocked: a signal between the two would find neither the handler nor the default, and be lost.

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from spoolkit import clock, lookup, pausing, tracking
+from spoolkit import clock, lookup, pausing, presence, tracking
 from spoolkit.job import FINISHED, State
 
 HOUR = 3600.0
@@ -29,6 +29,7 @@ class Statistics:
     ``done``        how many jobs were done in the last hour
     ``percentiles`` how long those took at most, so many per cent of them (of the last 10,000)
     ``paused``      the spool directories in which no job starts: ``paused`` or ``drained``
+    ``broken``      the spool directories of which no new spooler starts, each with the reason
     ``complete``    false where not all waiting jobs were read: the rest is counted as ``queued``, of the task ``?``
     """
 
@@ -37,6 +38,7 @@ class Statistics:
     done: int
     percentiles: dict[int, float]
     paused: dict[str, str]
+    broken: dict[str, str] = field(default_factory=dict)
     complete: bool = True
 
     def to_dict(self) -> dict[str, Any]:
@@ -47,6 +49,7 @@ class Statistics:
             "done_last_hour": self.done,
             "run_time": {f"p{share}": seconds for share, seconds in self.percentiles.items()},
             "paused": self.paused,
+            "broken": self.broken,
             "complete": self.complete,
         }
 
@@ -69,12 +72,19 @@ def gather(*, max_examined: int = lookup.MAX_EXAMINED) -> Statistics:
     done = lookup.known_of(lambda: tracking.store().done_since(now - HOUR)) or 0
     took = lookup.known_of(lambda: tracking.store().durations(now - HOUR, LATEST)) or []
     late = _oldest_due(now, waiting, running)
-    return Statistics(dict(sorted(counts.items())), late, done, _percentiles(took), _paused(), others.complete)
+    return Statistics(
+        dict(sorted(counts.items())), late, done, _percentiles(took), _paused(), _broken(), others.complete
+    )
 
 
 def _paused() -> dict[str, str]:
     states = {directory: pausing.state(directory) for directory in tracking.directories()}
     return {directory: state for directory, state in states.items() if state is not None}
+
+
+def _broken() -> dict[str, str]:
+    reasons = {directory: presence.broken_code(directory) for directory in tracking.directories()}
+    return {directory: reason for directory, reason in reasons.items() if reason is not None}
 
 
 def _oldest_due(now: float, waiting: list[str], running: set[str]) -> float | None:

@@ -147,6 +147,7 @@ def stats(as_json: bool) -> None:
     )
     took = ", ".join(f"{share} % within {duration(seconds)}" for share, seconds in figures.percentiles.items())
     say(*(f"{directory} is {state}: no job starts" for directory, state in figures.paused.items()))
+    say(*(f"{directory}: no new spooler starts: {reason}" for directory, reason in figures.broken.items()))
     if not figures.complete:
         click.echo(f"{lookup.MAX_EXAMINED} waiting jobs were read; those of the task ? were counted only", err=True)
     say(oldest, f"done in the last hour: {figures.done}" + (f" ({took})" if took else ""))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 
 import click
@@ -59,10 +60,15 @@ def doctor(ini: str | None, max_due_age: float, as_json: bool) -> None:
         told_by = ini or _ini(directory)
         findings += examination.examine(directory, store=tracking.store().path, ini=told_by, max_due_age=max_due_age)
     findings += examination.stranded(_elsewhere(), tracking.directories())
+    report(findings, tracking.directories(), as_json=as_json)
+
+
+def report(findings: Sequence[examination.Finding], directories: Sequence[str], *, as_json: bool) -> None:
+    """Print what was found, and exit with 1 where that is anything."""
     if as_json:
         say_json([asdict(finding) for finding in findings])
     elif not findings:
-        click.echo(f"all is well with {', '.join(tracking.directories())}")
+        click.echo(f"all is well with {', '.join(directories)}")
     else:
         for finding in findings:
             problem, remedy = log.one_line(finding.problem), log.block(finding.remedy)

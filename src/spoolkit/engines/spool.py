@@ -264,6 +264,10 @@ def serve(env: bridge.Env, path: str, root: str) -> int | None:
         # Only now: who closes the gate, and then sees nobody busy, may rely on it.
         if pausing.is_closed(root):
             return None
+        if bridge.is_spooler() and bridge.is_outdated():
+            # A reload asks by a signal, which a task may have ignored, blocked or taken for its own.
+            shift.ask()
+            return int(SPOOL_RETRY)
         if not _has_application():
             return int(SPOOL_RETRY)
         with task_signals.job(owns_process=True):

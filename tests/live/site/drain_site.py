@@ -64,6 +64,16 @@ def overruns(seconds: float) -> str:
     return VERSION
 
 
+@spool(retries=0)
+def deaf(seconds: float) -> str:
+    """Takes no notice of signals, and leaves the process so."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    with noted():
+        time.sleep(seconds)
+    return VERSION
+
+
 @spool
 def forks() -> None:
     ready, tell = os.pipe()

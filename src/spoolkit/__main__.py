@@ -1,0 +1,33 @@
+"""``python -m spoolkit doctor DIRECTORY`` works where the application cannot be imported."""
+
+from __future__ import annotations
+
+import os
+
+import click
+
+from spoolkit import doctor as examination
+from spoolkit.cli.group import seconds
+from spoolkit.cli.serving import report
+from spoolkit.tracking import STORE
+
+
+@click.group()
+def main() -> None:
+    """Commands that need no application."""
+
+
+@main.command()
+@click.argument("directory", type=click.Path(exists=True, file_okay=False))
+@click.option("--ini", type=click.Path(), help="The file that uWSGI is started with, if it does not run.")
+@click.option("--store", type=click.Path(), help="The store, if it is not in the spool directory.")
+@click.option("--max-due-age", type=seconds, default="60s", show_default=True, metavar="SPAN")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def doctor(directory: str, ini: str | None, store: str | None, max_due_age: float, as_json: bool) -> None:
+    """Name what keeps the jobs of the spool directory DIRECTORY from running, each with its remedy."""
+    store = store or os.path.join(directory, STORE)
+    report(examination.examine(directory, store=store, ini=ini, max_due_age=max_due_age), [directory], as_json=as_json)
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m spoolkit")
