@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -20,7 +19,7 @@ MESSAGE = "the server stopped before it was done"
 PATIENCE = 2.0
 """Seconds that a stop waits for a store that another process has locked."""
 
-_MARK = os.path.join("spoolers", "stopped.")
+_MARK = os.path.join(files.SERVED, "stopped.")
 
 
 def interrupt(store: Store, pids: Iterable[int], *, kill: Callable[[int], None], left: Left) -> list[str]:
@@ -53,11 +52,8 @@ def interrupt(store: Store, pids: Iterable[int], *, kill: Callable[[int], None],
 
 def mark(folder: str, pid: int) -> None:
     """Say beside the store, which cannot be written, that a stop kills this process. Raises ``OSError``."""
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(os.path.join(folder, "spoolers"), mode=0o700)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-    with open(os.open(os.path.join(folder, f"{_MARK}{pid}"), flags, 0o600), "wb") as file:
-        file.write(process.identity(pid))
+    files.make_folder(os.path.join(folder, files.SERVED))
+    files.write(os.path.join(folder, f"{_MARK}{pid}"), process.identity(pid))
 
 
 def was_marked(folder: str, pid: int, identity: bytes) -> bool:

@@ -106,13 +106,8 @@ def _present(directory: str) -> Iterator[tuple[int, bytes]]:
 
 def say_generation(directory: str, pid: int) -> None:
     """Publish that spoolers which started before the process ``pid`` run older code. Never raises."""
-    path = os.path.join(directory, FOLDER, GENERATION)
-    temporary = f"{path}.{os.getpid()}.new"
     with contextlib.suppress(OSError):
-        fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        with open(fd, "wb") as file:
-            file.write(process.identity(pid))
-        os.rename(temporary, path)
+        files.write(os.path.join(directory, FOLDER, GENERATION), process.identity(pid))
 
 
 def outdated(directory: str) -> list[int]:
