@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 from typing import Any
 
 from spoolkit import clock, files
@@ -17,6 +18,9 @@ from spoolkit.spoolfile import PREFIX, id_of, is_id, ns_of
 FOLDER = "dead"
 REPORT_LIMIT = 4 * 1024 * 1024
 """Bytes of a report that are read."""
+
+_REPORT = re.compile(r"\.json(\.\d+-\d+\.new)?$")
+"""How the name of a reason ends, also while it is being written, and after a kill then; see :func:`files.write`."""
 
 
 def quarantine(path: str, root: str, *, reason: str, task: str | None = None, traceback: str | None = None) -> str:
@@ -58,14 +62,14 @@ def _kept(directory: str) -> list[str]:
 
 
 def _is_kept(entry: os.DirEntry[str]) -> bool:
-    return not entry.name.endswith(".json") and entry.is_file(follow_symlinks=False)
+    return not _REPORT.search(entry.name) and entry.is_file(follow_symlinks=False)
 
 
 def locate(directory: str, id: str, known: str | None = None) -> str | None:
     """The path of the job's file among the dead. Raises ``OSError``."""
     names = {known, f"{PREFIX}{id}", id} - {None}
     for path in (os.path.join(directory, FOLDER, str(name)) for name in names):
-        if not path.endswith(".json") and files.is_regular(path):
+        if not _REPORT.search(path) and files.is_regular(path):
             return path
     return next((path for path in _kept(directory) if id_of(os.path.basename(path)) == id), None) if is_id(id) else None
 

@@ -69,7 +69,7 @@ class Site:
         folder = self.spool / "dead"
         names = os.listdir(folder) if folder.exists() else []
         # The report is written before the file comes, so where the file is there it is whole.
-        kept = sorted(name for name in names if not name.endswith(".json"))
+        kept = sorted(name for name in names if not name.endswith((".json", ".new")))
         return {name: json.loads((folder / f"{name}.json").read_text()) for name in kept}
 
     def wait_empty(self, timeout: float = 40) -> None:

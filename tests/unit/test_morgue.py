@@ -51,6 +51,24 @@ def test_a_file_is_set_aside_with_its_reason(spool: str) -> None:
     assert stat.S_IMODE(os.stat(f"{target}.json").st_mode) == 0o600
 
 
+def test_a_report_that_is_being_written_is_no_dead_job(spool: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rename, seen = os.rename, []
+
+    def looked_at(source: str, target: str) -> None:
+        seen.append((os.path.basename(source), morgue.kept(spool)))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", looked_at)
+    kept = set_aside(spool)
+    written = [(name, found) for name, found in seen if ".json." in name]
+    assert [found for _, found in written] == [[]]
+    monkeypatch.undo()
+    # A kill leaves it behind.
+    (Path(spool) / "dead" / written[0][0]).write_text("{")
+    assert morgue.kept(spool) == [kept]
+    assert morgue.locate(spool, "x" * 32, known=written[0][0]) is None
+
+
 def test_from_a_priority_it_goes_to_the_same_place(spool: str) -> None:
     os.mkdir(f"{spool}/7")
     path = spoolfile.write(f"{spool}/7", new_id(), b"data")
