@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from spoolkit import clock, log
 from spoolkit.job import Cancelled, Dead, Done, Job, Outcome, RetryAt
@@ -15,7 +15,8 @@ MESSAGE = 1000
 
 def started(job: Job, attempt: int, most: int) -> float:
     """Log that an attempt starts; returns the time, on the monotonic clock."""
-    log.info("job %s of %s starts: attempt %d of %d, in process %d", job.id, job.task, attempt, most, os.getpid())
+    text = "job %s of %s starts: attempt %d of %d, in process %d"
+    _usual(job)(text, job.id, job.task, attempt, most, os.getpid())
     return time.monotonic()
 
 
@@ -28,7 +29,7 @@ def ended(job: Job, outcome: Outcome, error: BaseException | None = None, attemp
     """Log the outcome of an attempt, with the traceback of ``error``, or with the one that its failure has."""
     match outcome:
         case Done():
-            log.info("job %s of %s is done%s", job.id, job.task, attempt)
+            _usual(job)("job %s of %s is done%s", job.id, job.task, attempt)
         case RetryAt(at, failure):
             text, wait = "job %s of %s runs again in %.1f s: %s%s", max(0.0, at - clock.now())
             why, details = str(failure)[:MESSAGE], failure.traceback or ""
@@ -39,6 +40,11 @@ def ended(job: Job, outcome: Outcome, error: BaseException | None = None, attemp
             log.error(text, job.id, job.task, why, attempt, error=error, details=details)
         case Cancelled(failure):
             log.warning("job %s of %s is cancelled: %s%s", job.id, job.task, str(failure)[:MESSAGE], attempt)
+
+
+def _usual(job: Job) -> Callable[..., None]:
+    # Threads may run thousands of jobs a second beside requests, and each line has them wait for each other.
+    return log.info if job.engine == "spool" else log.debug
 
 
 def threads_left(job: Job, names: list[str]) -> None:
