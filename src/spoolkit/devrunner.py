@@ -51,7 +51,8 @@ class _Runner:
 
     def _ask(self) -> None:
         self._asked = True
-        self._process.send_signal(signal.SIGINT)
+        # Not SIGINT: a runner that still starts would print a traceback.
+        self._process.send_signal(signal.SIGTERM)
 
     def _end(self) -> None:
         if not self._asked and self._is_reloaded:
