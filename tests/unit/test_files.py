@@ -22,6 +22,7 @@ from spoolkit import (
     instance,
     lookup,
     morgue,
+    packet,
     pausing,
     presence,
     recorder,
@@ -32,7 +33,7 @@ from spoolkit import (
 )
 from spoolkit.cli import commands
 from spoolkit.engines.spooler import Spooler
-from spoolkit.errors import QueueOptionError, SpoolUnavailableError
+from spoolkit.errors import QueueOptionError, SpoolUnavailableError, TooLargeError
 from spoolkit.job import new_id
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user")
@@ -330,3 +331,14 @@ def test_another_directory_is_not_paused_nor_a_queue(tmp_path: Path) -> None:
     with app.app_context(), pytest.raises(QueueOptionError, match="no spool directory"):
         leaves_a_mark.using(queue=str(other))("x")
     assert list(other.iterdir()) == []
+
+
+def test_what_no_spooler_would_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = Flask("large", root_path=str(tmp_path))
+    app.config.update(SPOOLKIT_SPOOL=tmp_path / "spool", SPOOLKIT_MAX_BODY=1 << 40)
+    SpoolKit(app)
+    monkeypatch.setattr(spoolfile, "LARGEST", 4 + packet.LIMIT + 100_000)
+    with app.app_context():
+        leaves_a_mark("x" * 90_000)
+        with pytest.raises(TooLargeError):
+            leaves_a_mark("x" * 110_000)

@@ -84,7 +84,9 @@ class SpoolEngine:
         """
         registry.check_not_replaced(declared)
         config = settings.current(declared.home)
-        content = packet.dump(packet.pack(job, max_body=config.max_body, names=declared.positional))
+        # What is larger than any spooler reads would be accepted, and set aside instead of run.
+        limit = min(config.max_body, spoolfile.LARGEST - 4 - packet.LIMIT)
+        content = packet.dump(packet.pack(job, max_body=limit, names=declared.positional))
         directory = _directory(job, config)
         try:
             if directory not in bridge.directories():
