@@ -61,9 +61,10 @@ def enqueue(directory: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Jo
 def passes(directory: str, time_passes: Callable[[float], None], seconds: float) -> int:
     """Let so much time pass, with a look at the directory each second; returns how often the job was looked at."""
     names = set()
+    spooler = Spooler(directory)
     for _ in range(int(seconds)):
         time_passes(1.0)
-        Spooler(directory).run_due()
+        spooler.run_due()
         names.update(spoolfile.pending(directory))
     return len(names)
 
