@@ -47,7 +47,7 @@ def test_the_application_comes_before_the_environment(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("name", "in_environment", "in_application", "expected"),
     [
-        ("SPOOL", "/environment", "/application", "/application"),
+        ("SPOOL", "/environment", "/tmp/application", "/tmp/application"),
         ("FSYNC", "1", False, False),
         ("MAX_BODY", "100", 0, 0),
         ("RETRY_DELAY", "100", 0.25, 0.25),
