@@ -525,9 +525,11 @@ def _strange_entry(site: Site) -> Iterator[Finding]:
 def _copies(site: Site) -> Iterator[Finding]:
     by_id: dict[str, list[str]] = {}
     for job in site.jobs():
-        if id := spoolfile.id_of(job.name):
+        # Whatever a copy has after the id (".bak", "-2"), uWSGI takes it for a job.
+        id = job.name.removeprefix(spoolfile.PREFIX)[:32]
+        if spoolfile.is_id(id):
             by_id.setdefault(id, []).append(job.path)
-    found = [sorted(paths) for paths in by_id.values() if len(paths) > 1]
+    found = [sorted(paths, key=lambda path: (len(path), path)) for paths in by_id.values() if len(paths) > 1]
     yield from _few(
         [
             Finding(

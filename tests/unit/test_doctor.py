@@ -8,6 +8,7 @@ import fcntl
 import os
 import re
 import shlex
+import shutil
 import signal
 import socket
 import sqlite3
@@ -685,6 +686,39 @@ def test_dead_jobs_are_found(site: Site) -> None:
     assert counts(finding, site) == [1]
     told = subprocess.run(["bash", "-c", finding.remedy], capture_output=True, text=True)
     assert "no such page" in told.stdout
+
+
+@pytest.mark.parametrize(("folder", "ending"), [("", ".7"), ("", "-2"), ("", ".bak"), ("7", "")])
+def test_a_copy_of_a_job_is_found_and_removed(site: Site, folder: str, ending: str) -> None:
+    site.ini["spooler-ordered"] = "true"
+    job = site.job()
+    (site.spool / folder).mkdir(mode=0o700, exist_ok=True)
+    copy = site.spool / folder / f"{job.name}{ending}"
+    shutil.copy(job, copy)
+    finding = site.only()
+    assert (finding.check, finding.severity) == ("copied-job", "warning")
+    assert str(job) in finding.problem
+    assert str(copy) in finding.problem
+    heal(finding)
+    assert site.examine() == []
+    assert spoolfile.pending(str(site.spool)) == [str(job)]
+
+
+def test_jobs_where_nobody_runs_them_are_found_and_moved(site: Site) -> None:
+    elsewhere = Site(site.root / "else where")
+    elsewhere.spool.mkdir(mode=0o700, parents=True)
+    asked = [str(elsewhere.spool), str(site.spool), str(site.root / "gone")]
+    assert doctor.stranded(asked, [str(site.spool)]) == []
+    job, _ = elsewhere.job(), site.job()
+    (finding,) = doctor.stranded(asked, [str(site.spool)])
+    assert (finding.check, finding.severity) == ("stranded-job", "error")
+    assert counts(finding, site) == [1]
+    spooler = presence.Presence(str(elsewhere.spool))
+    assert doctor.stranded(asked, [str(site.spool)]) == [], "somebody runs them"
+    spooler.leave()
+    heal(finding)
+    assert (site.spool / job.name).is_file()
+    assert doctor.stranded(asked, [str(site.spool)]) == []
 
 
 @pytest.mark.parametrize("make", [lambda path: None, lambda path: path.write_text("x")], ids=["nothing", "a file"])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import shutil
 import socket
 import stat
@@ -31,7 +33,9 @@ from spoolkit import (
     stats,
     tracking,
 )
+from spoolkit.api import jobs_blueprint
 from spoolkit.cli import commands
+from spoolkit.engines import vetting
 from spoolkit.engines.spooler import Spooler
 from spoolkit.errors import QueueOptionError, SpoolUnavailableError, TooLargeError
 from spoolkit.job import new_id
@@ -308,6 +312,59 @@ def test_who_may_not_see_the_directory_is_told_and_not_that_there_is_nothing(of_
     as_nobody(ask)
 
 
+@needs_root
+@pytest.mark.parametrize("hidden", ["directory", "store"])
+def test_over_http_what_may_not_be_seen_is_a_503(of_nobody: str, hidden: str) -> None:
+    site = Flask("over_http")
+    site.config["SPOOLKIT_SPOOL"] = of_nobody
+    SpoolKit(site)
+    site.register_blueprint(jobs_blueprint(listing=True))
+    with site.app_context():
+        job = leaves_a_mark("/dev/null")
+        assert site.test_client().get(f"/jobs/{job.id}").status_code == 200
+        tracking.store().revive(job.id, still=lambda: True)  # makes the store
+        tracking.store().close()
+    os.chown(of_nobody if hidden == "directory" else os.path.join(of_nobody, tracking.STORE), 4242, 4242)
+    shutil.rmtree(os.path.join(of_nobody, "spoolers"), ignore_errors=True)
+
+    def ask() -> None:
+        client = site.test_client()
+        for path in (f"/jobs/{job.id}", "/jobs/" + "0" * 32, "/jobs"):
+            answer = client.get(path)
+            assert answer.status_code == 503, (path, answer.text)
+            error = answer.get_json()["error"]
+            assert error["type"] == f"{'Spool' if hidden == 'directory' else 'Store'}UnavailableError"
+            assert "4242" in error["message"], "whose it is"
+
+    as_nobody(ask)
+
+
+@needs_root
+def test_a_job_that_is_not_accepted_names_the_directory(of_nobody: str) -> None:
+    os.chmod(of_nobody, 0o500)
+
+    def ask() -> None:
+        with pytest.raises(SpoolUnavailableError, match=re.escape(of_nobody)) as refused:
+            leaves_a_mark("/dev/null")
+        assert (refused.value.directory, refused.value.errno) == (of_nobody, errno.EACCES)
+
+    as_nobody(ask)
+    assert not spoolfile.pending(of_nobody)
+
+
+def test_a_job_that_is_accepted_names_the_directory_in_the_log(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = Flask("accepts", root_path=str(tmp_path))
+    app.config["SPOOLKIT_SPOOL"] = tmp_path / "spool"
+    SpoolKit(app)
+    with app.app_context(), caplog.at_level("DEBUG", "spoolkit"):
+        job = leaves_a_mark("/dev/null")
+    said = [record for record in caplog.records if job.id in record.getMessage()]
+    assert [record.levelname for record in said] == ["DEBUG"]
+    assert said[0].getMessage().endswith(f"is accepted in {tmp_path / 'spool'}")
+
+
 def test_commands_that_look_make_no_directory_and_say_that_there_is_none(tmp_path: Path) -> None:
     app = Flask("looks", root_path=str(tmp_path))
     app.config["SPOOLKIT_SPOOL"] = tmp_path / "spool"
@@ -342,3 +399,20 @@ def test_what_no_spooler_would_read_is_refused(tmp_path: Path, monkeypatch: pyte
         leaves_a_mark("x" * 90_000)
         with pytest.raises(TooLargeError):
             leaves_a_mark("x" * 110_000)
+
+
+@pytest.mark.parametrize("look", [vetting.vet, lambda directory: Spooler(directory).run_due()], ids=["vet", "run_due"])
+def test_what_no_spooler_can_read_is_set_aside(tmp_path: Path, look: Callable[[str], object]) -> None:
+    app, directory = Flask("large", root_path=str(tmp_path)), str(tmp_path / "spool")
+    app.config["SPOOLKIT_SPOOL"] = directory
+    SpoolKit(app)
+    with app.app_context():
+        sound, sparse = leaves_a_mark(str(tmp_path / "mark")), leaves_a_mark(str(tmp_path / "other"))
+        os.truncate(tmp_path / "spool" / f"{spoolfile.PREFIX}{sparse.id}", spoolfile.LARGEST + 1)
+        look(directory)
+        (kept,) = morgue.kept(directory)
+        assert f"a job has at most {spoolfile.LARGEST}" in morgue.report(kept)["reason"]
+        assert sparse.state == "dead"
+        Spooler(directory).run_due()
+        assert sound.state == "done"
+    assert not (tmp_path / "other").exists()
