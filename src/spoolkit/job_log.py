@@ -13,10 +13,10 @@ MESSAGE = 1000
 """Characters of an error's message that a line has at most: the traceback has it whole."""
 
 
-def started(job: Job, attempt: int, most: int) -> float:
+def started(job: Job, attempt: int, most: int, *, tracked: bool = True) -> float:
     """Log that an attempt starts; returns the time, on the monotonic clock."""
     text = "job %s of %s starts: attempt %d of %d, in process %d"
-    _usual(job)(text, job.id, job.task, attempt, most, os.getpid())
+    _usual(tracked)(text, job.id, job.task, attempt, most, os.getpid())
     return time.monotonic()
 
 
@@ -25,11 +25,13 @@ def took(attempt: int, most: int, began: float) -> str:
     return f" (attempt {attempt} of {most}, {time.monotonic() - began:.3f} s)"
 
 
-def ended(job: Job, outcome: Outcome, error: BaseException | None = None, attempt: str = "") -> None:
+def ended(
+    job: Job, outcome: Outcome, error: BaseException | None = None, attempt: str = "", *, tracked: bool = True
+) -> None:
     """Log the outcome of an attempt, with the traceback of ``error``, or with the one that its failure has."""
     match outcome:
         case Done():
-            _usual(job)("job %s of %s is done%s", job.id, job.task, attempt)
+            _usual(tracked)("job %s of %s is done%s", job.id, job.task, attempt)
         case RetryAt(at, failure):
             text, wait = "job %s of %s runs again in %.1f s: %s%s", max(0.0, at - clock.now())
             why, details = str(failure)[:MESSAGE], failure.traceback or ""
@@ -42,9 +44,9 @@ def ended(job: Job, outcome: Outcome, error: BaseException | None = None, attemp
             log.warning("job %s of %s is cancelled: %s%s", job.id, job.task, str(failure)[:MESSAGE], attempt)
 
 
-def _usual(job: Job) -> Callable[..., None]:
-    # Threads may run thousands of jobs a second beside requests, and each line has them wait for each other.
-    return log.info if job.engine == "spool" else log.debug
+def _usual(tracked: bool) -> Callable[..., None]:
+    # What is not recorded may come thousands of times a second: its lines would have the threads wait for each other.
+    return log.info if tracked else log.debug
 
 
 def threads_left(job: Job, names: list[str]) -> None:

@@ -23,7 +23,7 @@ import threading
 import time
 from collections.abc import Callable
 from functools import lru_cache
-from operator import is_
+from operator import eq, is_
 from typing import Any, NamedTuple
 
 from spoolkit import process
@@ -52,7 +52,7 @@ _LIMITS = tuple(
 _Name = tuple[object, str]
 _NAMES: tuple[_Name, ...] = (
     *((sys, name) for name in ("stdin", "stdout", "stderr", "__stdin__", "__stdout__", "__stderr__")),
-    *((sys, name) for name in ("path", "argv", "excepthook", "unraisablehook", "displayhook", "breakpointhook")),
+    *((sys, name) for name in ("argv", "excepthook", "unraisablehook", "displayhook", "breakpointhook")),
     (os, "environ"),
     (threading, "excepthook"),
     (logging, "raiseExceptions"),
@@ -62,9 +62,12 @@ _NAMES: tuple[_Name, ...] = (
 
 
 class _Value(NamedTuple):
+    """``fits(now, before)`` says whether the next job may find it so."""
+
     name: str
     get: Callable[[], Any]
     put: Callable[[Any], object]
+    fits: Callable[[Any, Any], bool] = eq
 
 
 def _mask() -> set[int]:
@@ -82,9 +85,22 @@ def _umask() -> int:
     return mask
 
 
+def _environment() -> dict[bytes, bytes]:
+    return dict(os.environ._data)  # type: ignore[attr-defined]
+
+
+def _ours(now: dict[bytes, bytes], before: dict[bytes, bytes]) -> list[bytes]:
+    return [name for name in now.keys() - before.keys() if name == b"TZ" or name.startswith(b"SPOOLKIT_")]
+
+
+def _environment_fits(now: dict[bytes, bytes], before: dict[bytes, bytes]) -> bool:
+    # What was added stays: a library that the job was the first to import adds its variables once per process.
+    return before.items() <= now.items() and not _ours(now, before)
+
+
 def _put_environment(variables: dict[bytes, bytes]) -> None:
     zone = os.environ.get("TZ")
-    for name in [name for name in os.environb if name not in variables]:
+    for name in _ours(_environment(), variables):
         del os.environb[name]
     for name, value in variables.items():
         if os.environb.get(name) != value:
@@ -93,15 +109,20 @@ def _put_environment(variables: dict[bytes, bytes]) -> None:
         time.tzset()
 
 
+def _path_fits(now: tuple[str, ...], before: tuple[str, ...]) -> bool:
+    # Added folders stay, for the same reason; one that each job adds again does not pile up.
+    return tuple(folder for folder in now if folder in before) == before
+
+
 def _put_path(path: tuple[str, ...]) -> None:
-    sys.path[:] = path
+    sys.path[:] = [*path, *(folder for folder in sys.path if folder not in path)]
 
 
 _VALUES = (
     _Value("signal mask", _mask, lambda mask: signal.pthread_sigmask(signal.SIG_SETMASK, mask)),
     _Value("wakeup descriptor", _wakeup_fd, lambda fd: signal.set_wakeup_fd(fd, warn_on_full_buffer=False)),
-    _Value("environment", lambda: dict(os.environ._data), _put_environment),  # type: ignore[attr-defined]
-    _Value("sys.path", lambda: tuple(sys.path), _put_path),
+    _Value("environment", _environment, _put_environment, _environment_fits),
+    _Value("sys.path", lambda: tuple(sys.path), _put_path, _path_fits),
     _Value("level of logging.disable()", lambda: logging.root.manager.disable, logging.disable),
     _Value("record factory", logging.getLogRecordFactory, logging.setLogRecordFactory),
     _Value("trace function", sys.gettrace, sys.settrace),
@@ -239,11 +260,11 @@ def _put_back(values: tuple[_Value, ...], before: list[Any]) -> list[str]:
         if [value.get() for value in values] == before:
             return []
     lost = []
-    for (name, get, put), wanted in zip(values, before, strict=True):
+    for (name, get, put, fits), wanted in zip(values, before, strict=True):
         try:
-            if get() != wanted:
+            if not fits(get(), wanted):
                 put(wanted)
-                if get() != wanted:
+                if not fits(get(), wanted):
                     lost.append(f"{name} changed")
         except (OSError, ValueError, TypeError, locale.Error):
             lost.append(f"{name} changed")

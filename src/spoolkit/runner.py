@@ -130,6 +130,7 @@ def attempt_untracked(job: Job, declared: Declared, number: int = 1) -> Outcome:
     current = CurrentJob(**vars(job), attempt=number, max_attempts=options.attempts)
     returned: object = None
     error: BaseException | None = None
+    began = job_log.started(job, number, options.attempts, tracked=False)
     try:
         limit = calling.soft_limit(declared.function, options.timeout)
         with limit, application.context(job.app), running(current), task_signals.job():
@@ -137,9 +138,7 @@ def attempt_untracked(job: Job, declared: Declared, number: int = 1) -> Outcome:
     except BaseException as raised:
         error = calling.without_own_frames(raised)
     outcome = _decided(options, number, returned, error)
-    # What is not recorded may come thousands of times a second: only its failures are logged.
-    if not isinstance(outcome, Done):
-        job_log.ended(job, outcome, error)
+    job_log.ended(job, outcome, error, job_log.took(number, options.attempts, began), tracked=False)
     return outcome
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import signal
 import subprocess
@@ -32,6 +33,7 @@ from spoolkit import (
     bridge,
     current_job,
     lifetime,
+    log,
     lookup,
     notes,
     thread,
@@ -387,6 +389,22 @@ def test_without_a_record_a_job_runs_and_is_tried_again(app: Flask) -> None:
     with pytest.raises(UnknownJobError):
         _ = job.state
     assert not Path(tracking.store().path).exists()
+
+
+@pytest.mark.parametrize(("track", "level"), [(True, logging.INFO), (False, logging.DEBUG)])
+def test_each_job_has_a_line_at_its_start_and_one_at_its_end(
+    track: bool, level: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    @thread(track=track, name=f"lines.{track}")
+    def quiet() -> None:
+        pass
+
+    caplog.set_level(logging.DEBUG, log.LOGGER)
+    job = quiet()
+    wait_until(lambda: "is done (attempt 1 of 1" in caplog.text)
+    records = [record for record in caplog.records if job.id in record.getMessage()]
+    assert ["starts" in record.getMessage() for record in records] == [True, False]
+    assert {record.levelno for record in records} == {level}
 
 
 def test_without_a_record_the_attempts_are_counted_as_well(caplog: pytest.LogCaptureFixture) -> None:

@@ -78,6 +78,7 @@ def _limits() -> None:
 def _environment() -> None:
     os.environ.clear()
     os.environ["TZ"] = "Asia/Tokyo"
+    os.environ["SPOOLKIT_SPOOL"] = "/elsewhere"
     time.tzset()
 
 

@@ -1,0 +1,88 @@
+"""What is put back in a process after a job, and what stays there."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+PREAMBLE = """
+import os, sys, time
+os.environ.update({"KEPT": "1", "CHANGED": "before", "REMOVED": "before", "TZ": "Europe/Berlin"})
+time.tzset()
+from spoolkit.process_state import State
+path = list(sys.path)
+state = State()
+"""
+
+
+def run(code: str) -> None:
+    """Run it in a process of its own, whose state is nobody else's."""
+    done = subprocess.run([sys.executable, "-c", PREAMBLE + code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_changed_and_removed_variables_are_put_back_and_added_ones_stay() -> None:
+    run("""
+os.environ.update({"CHANGED": "after", "MPLCONFIGDIR": "/tmp/of-a-library"})
+del os.environ["REMOVED"]
+os.environb[b"NOT_TEXT"] = b"\\xff"
+assert state.restore() == []
+assert (os.environ["KEPT"], os.environ["CHANGED"], os.environ["REMOVED"]) == ("1", "before", "before")
+assert os.environ["MPLCONFIGDIR"] == "/tmp/of-a-library"
+assert os.environb[b"NOT_TEXT"] == b"\\xff"
+again = State()
+os.environ.clear()
+assert again.restore() == []
+assert os.environ["MPLCONFIGDIR"] == "/tmp/of-a-library"
+""")
+
+
+def test_added_variables_that_change_what_spoolkit_does_do_not_stay() -> None:
+    run("""
+os.environ["SPOOLKIT_SPOOL"] = "/elsewhere"
+assert state.restore() == []
+assert "SPOOLKIT_SPOOL" not in os.environ
+""")
+
+
+def test_an_added_time_zone_does_not_stay() -> None:
+    run("""
+del os.environ["TZ"]
+time.tzset()
+before = State()
+os.environ["TZ"] = "Asia/Tokyo"
+time.tzset()
+assert before.restore() == []
+assert "TZ" not in os.environ
+assert time.tzname[0] != "JST"
+""")
+
+
+def test_added_folders_stay_in_the_path_where_they_were_added() -> None:
+    run("""
+sys.path.insert(0, "/first")
+sys.path = [*sys.path, "/last"]
+assert state.restore() == []
+assert sys.path == ["/first", *path, "/last"]
+""")
+
+
+def test_a_path_that_was_cleared_or_shuffled_is_put_back() -> None:
+    run("""
+sys.path[:] = ["/first", *reversed(path)]
+assert state.restore() == []
+assert sys.path == [*path, "/first"]
+sys.path.clear()
+assert state.restore() == []
+assert sys.path == path
+""")
+
+
+def test_a_folder_that_each_job_adds_again_is_there_once() -> None:
+    run("""
+for _ in range(3):
+    before = State()
+    sys.path.insert(0, "/first")
+    assert before.restore() == []
+assert sys.path == ["/first", *path]
+""")
