@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Generic, Literal, TypeVar, get_args
 
-from spoolkit import application, callables, lifetime, log, tracking
+from spoolkit import application, callables, clock, lifetime, log, tracking
 from spoolkit.errors import ConfigurationError, QueueFull, shown
 from spoolkit.filelock import only_one
 
@@ -197,8 +196,8 @@ class Threads:
             for life in self._lives.values():
                 life.start()
 
-    def end(self, deadline: float) -> None:
-        """Ask them to go and wait until they are gone, up to ``deadline`` (monotonic)."""
+    def end(self, deadline: clock.Deadline) -> None:
+        """Ask them to go and wait until they are gone, up to ``deadline``."""
         if self._started_in == os.getpid():
             for life in self._lives.values():
                 life.ask_to_stop()
@@ -230,11 +229,13 @@ class _Life:
         with self._logged("stop"):
             self._subject.stop()
 
-    def join(self, deadline: float) -> None:
+    def join(self, deadline: clock.Deadline) -> None:
         # One that only waits for its turn among the processes has nothing to end.
         # Not by Thread.join(): interrupted by a signal, it takes the thread for dead from then on (Python 3.11).
-        if self._active and not self._ended.wait(max(0.0, deadline - time.monotonic())):
-            log.error("%s did not end in time", self._name)
+        while self._active and not self._ended.wait(min(deadline.left, clock.LOOK)):
+            if not deadline.left:
+                log.error("%s did not end in time", self._name)
+                break
         subject = self._subject
         subject._runs_in = None
         if isinstance(subject, QueueThread):

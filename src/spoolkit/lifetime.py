@@ -9,20 +9,20 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 import click
 from flask import Flask
 from flask.helpers import get_debug_flag
 
-from spoolkit import bridge, log, settings
+from spoolkit import bridge, clock, log, settings
 from spoolkit.errors import ConfigurationError
 from spoolkit.settings import Settings
 
 Start = Callable[[], None]
-End = Callable[[float], None]
-"""Ends something; gets the time, on the monotonic clock, by which that has to be done."""
+End = Callable[[clock.Deadline], None]
+"""Ends something; gets the time by which that has to be done."""
 
 SAME_SIGNAL = 1.0
 """Seconds within which two signals are one."""
@@ -132,14 +132,49 @@ def drain(grace: float | None = None) -> None:
 
     For whoever ends the process otherwise than by Python's end. May be called again. Never raises ``Exception``.
     """
-    began, ended, at_once = time.monotonic(), list[End](), False
+    began, ended = time.monotonic(), list[End]()
+    deadline = clock.Deadline(began + (_grace() if grace is None else grace))
+
+    def again() -> None:
+        # A terminal and the server's master both pass on the first signal; a later one is meant.
+        if time.monotonic() - began > SAME_SIGNAL:
+            deadline.bring_forward()
+
     while True:
         try:
-            _end_all(ended, time.monotonic() if at_once else began + (_grace() if grace is None else grace))
+            with _interruptions_noted(again):
+                _end_all(ended, deadline)
             return
         except (KeyboardInterrupt, SystemExit):
-            # Another signal. A terminal and the server's master both pass on the first one; a later one is meant.
-            at_once = time.monotonic() - began > SAME_SIGNAL
+            again()
+
+
+@contextlib.contextmanager
+def _interruptions_noted(note: Callable[[], None]) -> Iterator[None]:
+    """Within it, a signal that would interrupt this thread by an exception calls ``note`` instead.
+
+    Raised at any moment, the exception would leave a lock of the threads that are waited for in disorder.
+    """
+    if bridge.is_uwsgi() or threading.current_thread() is not threading.main_thread():
+        # The handlers of uWSGI are C code's, which Python does not know of.
+        yield
+        return
+    given = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)}
+    before = {signum: handler for signum, handler in given.items() if callable(handler)}
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        try:
+            before[signal.Signals(signum)](signum, frame)
+        except (KeyboardInterrupt, SystemExit):
+            note()
+
+    try:
+        for signum in before:
+            signal.signal(signum, handle)
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
 
 
 def _grace() -> float:
@@ -149,7 +184,7 @@ def _grace() -> float:
         return Settings.thread_grace
 
 
-def _end_all(ended: list[End], deadline: float) -> None:
+def _end_all(ended: list[End], deadline: clock.Deadline) -> None:
     # What ends may begin something: a thread's last words may be the first job of the pool.
     while end := next((end for end in _ends if end not in ended), None):
         try:

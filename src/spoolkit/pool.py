@@ -10,7 +10,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from spoolkit import log, task_signals
+from spoolkit import clock, log, task_signals
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,14 +79,14 @@ class Pool:
             waiting = len(self._ready) + sum(map(len, self._held.values())) + len(self._later)
             return waiting + len(self._running)
 
-    def drain(self, deadline: float) -> list[Call]:
-        """Wait until all is done, but not beyond ``deadline`` (monotonic), and take no more.
+    def drain(self, deadline: clock.Deadline) -> list[Call]:
+        """Wait until all is done, but not beyond ``deadline``, and take no more.
 
         Returns the calls that were not finished. What a call puts here meanwhile is waited for as well.
         """
         with self._work_ended:
-            while self._is_busy(deadline) and (left := deadline - time.monotonic()) > 0:
-                self._work_ended.wait(left)
+            while self._is_busy(deadline.at) and (left := deadline.left):
+                self._work_ended.wait(min(left, clock.LOOK))
             self._closed = True
             self._work_came.notify_all()  # the threads that wait end
             held = itertools.chain.from_iterable(self._held.values())

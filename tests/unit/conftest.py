@@ -1,14 +1,13 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from flask import Flask
 
-from spoolkit import SpoolKit, lifetime
+from spoolkit import SpoolKit, clock, lifetime
 from spoolkit.engines import thread
 from spoolkit.engines.spooler import Spooler
 
@@ -17,7 +16,7 @@ from spoolkit.engines.spooler import Spooler
 def fresh_pool() -> Iterator[None]:
     """Each test has a pool of its own, with its own settings."""
     yield
-    thread.drain(time.monotonic())
+    thread.drain(clock.Deadline(0))
     thread._pools.pop(os.getpid(), None)
     lifetime._ends.clear()
 

@@ -31,6 +31,7 @@ from spoolkit import (
     UnknownJobError,
     admin,
     bridge,
+    clock,
     current_job,
     lifetime,
     log,
@@ -552,13 +553,13 @@ def test_a_forked_child_has_none_of_the_jobs_and_a_pool_of_its_own(tmp_path: Pat
 def test_each_end_is_called_whatever_becomes_of_the_others(caplog: pytest.LogCaptureFixture) -> None:
     ended = []
 
-    def early(deadline: float) -> None:
+    def early(deadline: clock.Deadline) -> None:
         ended.append("early")
         lifetime.at_end(late)
         raise ValueError("trouble")
 
-    def late(deadline: float) -> None:
-        assert deadline <= time.monotonic() + 5
+    def late(deadline: clock.Deadline) -> None:
+        assert 0 < deadline.left <= 5
         ended.append("late")
 
     lifetime.at_end(lambda deadline: ended.append("middle"))
@@ -566,6 +567,23 @@ def test_each_end_is_called_whatever_becomes_of_the_others(caplog: pytest.LogCap
     lifetime.drain(5)
     assert ended == ["early", "middle", "late"]
     assert "ValueError: trouble" in caplog.text
+
+
+@pytest.mark.parametrize(("same", "left"), [(1000.0, True), (-1.0, False)])
+def test_a_signal_interrupts_nothing_that_ends(monkeypatch: pytest.MonkeyPatch, same: float, left: bool) -> None:
+    monkeypatch.setattr(lifetime, "SAME_SIGNAL", same)
+    before, ended = signal.getsignal(signal.SIGINT), []
+
+    def end(deadline: clock.Deadline) -> None:
+        ended.append("begun")
+        if len(ended) == 1:
+            signal.raise_signal(signal.SIGINT)
+            ended.append("left" if deadline.left else "at once")
+
+    lifetime.at_end(end)
+    lifetime.drain(1000)
+    assert ended == ["begun", "left" if left else "at once"]
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_nobody_calls_a_living_processs_jobs_lost(full: list[Job]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections import defaultdict
 from contextlib import suppress
 from contextvars import Context
@@ -159,16 +158,15 @@ def _pool(config: Settings) -> Pool:
     return pool
 
 
-def drain(deadline: float) -> None:
-    """Wait for the jobs there are, up to ``deadline`` (monotonic). What is left is lost, and said to be.
+def drain(deadline: clock.Deadline) -> None:
+    """Wait for the jobs there are, up to ``deadline``. What is left is lost, and said to be.
 
     A call after that finds a new pool, which is drained in its turn where the process goes on to its end.
     """
     pool = _pools.get(os.getpid())
     if pool is None:
         return
-    left = deadline - time.monotonic()
-    if len(pool) and left > 0:
+    if len(pool) and (left := deadline.left):
         log.warning("process %d ends: %d jobs in threads get %.0f s to finish", os.getpid(), len(pool), left)
     reason = "its process was asked to go and did not wait any longer"
     _lose([call.subject for call in pool.drain(deadline)], reason)
