@@ -59,6 +59,7 @@ pythonpath = {pythonpath}
 ; Without a master there is no spooler.
 master = true
 ; At least two: while one starts, the other can wait for jobs at a stop, and serve at a reload.
+; With one, a stop within a reload cuts running jobs off at once; they run again, and it costs them no attempt.
 processes = {processes}
 threads = {threads}
 ; Without it, Python's threads run only while a request is served.
