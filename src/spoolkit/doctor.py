@@ -544,7 +544,7 @@ def _copies(site: Site) -> Iterator[Finding]:
 
 
 def _stray_file(site: Site) -> Iterator[Finding]:
-    limit = site.now - spoolfile.STRAY_AGE
+    limit = site.now - files.STRAY_AGE
     strays = [entry for entry in site.entries if entry.is_seen and entry.name.startswith(spoolfile.TEMPORARY)]
     if strays := [entry for entry in strays if entry.about.st_ctime < limit]:
         problem = f"files never finished, of no accepted job: {len(strays)}, such as {_show(strays[0].path)}"

@@ -10,13 +10,21 @@ import contextlib
 import errno
 import os
 import pwd
+import re
 import stat
 import threading
 
+from spoolkit import clock
 from spoolkit.errors import SpoolUnavailableError
 
 LIMIT = 64 * 1024
 """Bytes up to which a file is small."""
+
+STRAY_AGE = 3600.0
+"""Seconds after which a temporary file can have no writer any more."""
+
+TEMPORARY = r"\.\d+-\d+\.new$"
+"""How the name of a small file ends while it is being written, and after a kill then, as a regular expression."""
 
 SERVED = "spoolers"
 """The folder that the first spooler of a directory makes: its owner is the user who runs the jobs."""
@@ -108,6 +116,16 @@ def write(path: str, data: bytes) -> None:
     except BaseException:
         remove(temporary)
         raise
+
+
+def sweep(folder: str, temporary: str = TEMPORARY) -> None:
+    """Remove the files in ``folder`` that match ``temporary`` and whose writer died long ago. Never raises."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if re.search(temporary, entry.name):
+                with contextlib.suppress(OSError):
+                    if entry.stat(follow_symlinks=False).st_ctime < clock.now() - STRAY_AGE:
+                        os.unlink(entry.path)
 
 
 def remove(path: str) -> None:

@@ -19,7 +19,7 @@ MESSAGE = "the server stopped before it was done"
 PATIENCE = 2.0
 """Seconds that a stop waits for a store that another process has locked."""
 
-_MARK = os.path.join(files.SERVED, "stopped.")
+_PREFIX = "stopped."
 
 
 def interrupt(store: Store, pids: Iterable[int], *, kill: Callable[[int], None], left: Left) -> list[str]:
@@ -51,18 +51,45 @@ def interrupt(store: Store, pids: Iterable[int], *, kill: Callable[[int], None],
 
 
 def mark(folder: str, pid: int) -> None:
-    """Say beside the store, which cannot be written, that a stop kills this process. Raises ``OSError``."""
-    files.make_folder(os.path.join(folder, files.SERVED))
-    files.write(os.path.join(folder, f"{_MARK}{pid}"), process.identity(pid))
+    """Say beside the store, which cannot be written, that a stop kills this process. Raises ``OSError``.
+
+    Of a dead process, nothing is said: another one that stops it was faster, and its mark must stay as it is.
+    """
+    identity = process.identity(pid)
+    if identity.split()[0].isdigit():
+        files.make_folder(os.path.join(folder, files.SERVED))
+        files.write(_mark_of(folder, pid), identity)
 
 
 def was_marked(folder: str, pid: int, identity: bytes) -> bool:
-    """Whether a stop has killed this process, by its :func:`mark`, which is removed."""
-    path = os.path.join(folder, f"{_MARK}{pid}")
+    """Whether a stop has killed this process, by its :func:`mark`."""
     try:
-        if files.read(path) != identity:
-            return False
-        os.unlink(path)
+        return files.read(_mark_of(folder, pid)) == identity
     except OSError:
         return False
-    return True
+
+
+def unmark(folder: str, pid: int) -> None:
+    """Remove the :func:`mark` of this process, once the store knows what it said."""
+    files.remove(_mark_of(folder, pid))
+
+
+def sweep(store: Store) -> None:
+    """Remove the marks of processes of which no job is recorded as running. Raises :class:`StoreUnavailableError`."""
+    for pid in _marked(store.folder):
+        rows = store.read("SELECT identity FROM jobs WHERE state = 'running' AND pid = ?", (pid,))
+        if not any(was_marked(store.folder, pid, row["identity"]) for row in rows):
+            unmark(store.folder, pid)
+
+
+def _marked(folder: str) -> list[int]:
+    try:
+        names = os.listdir(os.path.join(folder, files.SERVED))
+    except OSError:
+        return []
+    pids = (name.removeprefix(_PREFIX) for name in names if name.startswith(_PREFIX))
+    return [int(pid) for pid in pids if pid.isascii() and pid.isdigit()]
+
+
+def _mark_of(folder: str, pid: int) -> str:
+    return os.path.join(folder, files.SERVED, f"{_PREFIX}{pid}")

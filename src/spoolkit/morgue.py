@@ -19,7 +19,8 @@ FOLDER = "dead"
 REPORT_LIMIT = 4 * 1024 * 1024
 """Bytes of a report that are read."""
 
-_REPORT = re.compile(r"\.json(\.\d+-\d+\.new)?$")
+_UNFINISHED = rf"\.json{files.TEMPORARY}"
+_REPORT = re.compile(rf"\.json$|{_UNFINISHED}")
 """How the name of a reason ends, also while it is being written, and after a kill then; see :func:`files.write`."""
 
 
@@ -95,6 +96,11 @@ def revive(path: str, folder: str) -> str:
     os.rename(path, target)
     files.remove(f"{path}.json")
     return target
+
+
+def sweep(root: str) -> None:
+    """Remove the reasons whose writer died before they were complete. Never raises."""
+    files.sweep(os.path.join(root, FOLDER), _UNFINISHED)
 
 
 def discard(root: str, before: float, limit: int) -> int:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Iterable
 
-from spoolkit import checkpoints, clock, losses, morgue, recorder, spoolfile
+from spoolkit import checkpoints, clock, files, interruption, losses, morgue, recorder, spoolfile
 from spoolkit.errors import StoreUnavailableError
 from spoolkit.job import State
 from spoolkit.settings import Settings
@@ -45,7 +46,9 @@ def a_little(store: Store, root: str, config: Settings) -> None:
 
 def sweep(store: Store) -> None:
     """Remove what attempts left behind that are recorded as over: their process was killed right then. Never raises."""
+    files.sweep(os.path.join(store.folder, checkpoints.FOLDER))
     with contextlib.suppress(StoreUnavailableError):
+        interruption.sweep(store)
         stored = dict(checkpoints.left(store.folder))
         for at in range(0, len(stored), 500):
             some = list(stored)[at : at + 500]
@@ -67,8 +70,8 @@ def forget(store: Store, roots: Iterable[str], states: Iterable[State], before: 
 
 def forget_dead(store: Store, root: str, before: float, limit: int) -> int:
     """Forget up to ``limit`` jobs that died before ``before`` (unix time), file and record; returns how many."""
-    files = morgue.discard(root, before, limit)
-    return max(files, forget(store, [root], (State.DEAD,), before, limit))
+    gone = morgue.discard(root, before, limit)
+    return max(gone, forget(store, [root], (State.DEAD,), before, limit))
 
 
 def _in(roots: Iterable[str]) -> Lies:

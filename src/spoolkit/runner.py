@@ -95,6 +95,8 @@ def attempt(
         claim = claimed()
         if isinstance(claim, Crashed) and interruption.was_marked(store.folder, claim.pid, claim.identity):
             interruption.interrupt(store, [claim.pid], kill=_nobody, left=lambda id: recorder.look(store.folder, id))
+            # Not before: the mark is all that is known of the stop until then.
+            interruption.unmark(store.folder, claim.pid)
             claim = claimed()
     except StoreUnavailableError as error:
         complain(error)

@@ -20,8 +20,6 @@ PREFIX = "uwsgi_spoolfile_on_"
 """What uWSGI looks for: any other name is invisible to it."""
 
 TEMPORARY = "tmp_"
-STRAY_AGE = 3600.0
-"""Seconds after which a temporary file can have no writer any more."""
 
 LARGEST = 1 << 30
 """Bytes that a spool file may take: uWSGI reads it whole, and one without so much memory ends, again and again."""
@@ -275,7 +273,7 @@ def sweep(directory: str) -> None:
             if entry.name.startswith(TEMPORARY):
                 with contextlib.suppress(OSError):
                     # The time of change, not of content: the latter may already stand at the job's run_at.
-                    if entry.stat(follow_symlinks=False).st_ctime < clock.now() - STRAY_AGE:
+                    if entry.stat(follow_symlinks=False).st_ctime < clock.now() - files.STRAY_AGE:
                         os.unlink(entry.path)
             elif _is_priority(entry):
                 sweep(entry.path)

@@ -25,7 +25,7 @@ from typing import Any
 import pytest
 from uwsgi_server import wait_until
 
-from spoolkit import clock, doctor, instance, morgue, packet, presence, spoolfile
+from spoolkit import clock, doctor, files, instance, morgue, packet, presence, spoolfile
 from spoolkit.doctor import Finding
 from spoolkit.job import Job, new_id
 from spoolkit.spoolfile import PREFIX, TEMPORARY
@@ -672,7 +672,7 @@ def test_a_temporary_file_is_found_once_it_can_have_no_writer(site: Site, monkey
         path.write_bytes(b"x")
         os.utime(path, (1.0, 1.0))  # the time of content may be that of the job
     assert site.examine() == []
-    monkeypatch.setattr(clock, "now", lambda: time.time() + spoolfile.STRAY_AGE + 1)
+    monkeypatch.setattr(clock, "now", lambda: time.time() + files.STRAY_AGE + 1)
     finding, skew = site.examine()
     assert (finding.check, finding.severity, skew.check) == ("stray-file", "warning", "clock")
     assert counts(finding, site) == [2]

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spoolkit import clock, morgue, spoolfile
+from spoolkit import clock, files, morgue, spoolfile
 from spoolkit.spoolfile import PREFIX
 
 
@@ -287,7 +287,7 @@ def test_only_old_temporary_files_are_swept(spool: str, monkeypatch: pytest.Monk
     kept = {spoolfile.write(spool, "two", b""), spoolfile.write(f"{spool}/7", "three", b"", run_at=1)}
     spoolfile.sweep(spool)
     assert all(stray.exists() for stray in (past, future, urgent)), "their writers may be at work"
-    later = clock.now() + spoolfile.STRAY_AGE + 1
+    later = clock.now() + files.STRAY_AGE + 1
     monkeypatch.setattr(clock, "now", lambda: later)
     spoolfile.sweep(spool)
     assert not any(stray.exists() for stray in (past, future, urgent))

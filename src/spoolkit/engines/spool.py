@@ -177,6 +177,8 @@ def start(directory: str) -> None:
     try:
         vetting.close_to_others(directory)
         spoolfile.sweep(directory)
+        morgue.sweep(directory)
+        files.sweep(os.path.join(directory, presence.FOLDER))
         # uWSGI stands in the directory once it scans. Where a job of another library is the first to import spoolkit,
         # the directory must not be vetted: that would open the job's own file and drop its lock.
         if os.path.realpath(os.curdir) != os.path.realpath(directory):

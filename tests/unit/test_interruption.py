@@ -1,0 +1,135 @@
+"""A stop that kills running jobs: the marks that it leaves beside a store that is locked, and what becomes of them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from spoolkit import StoreUnavailableError, clock, files, interruption, morgue, process, pruning, runner
+from spoolkit.claims import Crashed
+from spoolkit.job import Job, TaskOptions
+from spoolkit.registry import Declared
+from spoolkit.settings import Settings
+from spoolkit.store import Store
+
+ID = "0" * 32
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    store = Store(str(tmp_path / "spoolkit.db"))
+    yield store
+    store.close()
+
+
+class Running:
+    """A process that has claimed the job of :data:`ID`."""
+
+    def __init__(self, store: Store) -> None:
+        code = (
+            "import sys, time; from spoolkit.store import Store; from spoolkit.job import Job\n"
+            "Store(sys.argv[1]).claim(Job(id=sys.argv[2], task='t'), file='f', still=lambda: True, max_attempts=1)\n"
+            "print('claimed', flush=True); time.sleep(60)"
+        )
+        command = [sys.executable, "-c", code, store.path, ID]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "claimed\n"
+        self.pid = self._process.pid
+        self.identity = process.identity(self.pid)
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+
+@pytest.fixture
+def running(store: Store) -> Iterator[Running]:
+    running = Running(store)
+    yield running
+    running.kill()
+
+
+def marks(store: Store) -> list[str]:
+    return sorted(os.listdir(Path(store.folder, files.SERVED)))
+
+
+def test_who_comes_later_to_kill_a_process_leaves_its_mark_alone(store: Store, running: Running) -> None:
+    interruption.mark(store.folder, running.pid)
+    running.kill()
+    interruption.mark(store.folder, running.pid)
+    assert interruption.was_marked(store.folder, running.pid, running.identity)
+
+
+def test_of_a_dead_process_nothing_is_said(store: Store, running: Running) -> None:
+    running.kill()
+    interruption.mark(store.folder, running.pid)
+    assert not os.path.exists(Path(store.folder, files.SERVED))
+
+
+def claim(store: Store) -> object:
+    return store.claim(Job(id=ID, task="t"), file="f", still=lambda: True, max_attempts=1)
+
+
+def test_a_mark_stays_until_the_store_knows_of_the_stop(
+    store: Store, running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interruption.mark(store.folder, running.pid)
+    running.kill()
+
+    def unavailable(*args: object, **options: object) -> None:
+        raise StoreUnavailableError("locked", path=store.path)
+
+    def run() -> runner.Ended | None:
+        job, place = Job(id=ID, task="t"), runner.Place(file="f", count=lambda: 2)
+        return runner.attempt(job, declared, place, store, Settings(store.folder))
+
+    declared = Declared("t", lambda: None, TaskOptions())
+    with monkeypatch.context() as locked:
+        locked.setattr(interruption, "interrupt", unavailable)
+        run()
+    assert marks(store) == [f"stopped.{running.pid}"]
+    assert isinstance(claim(store), Crashed)
+    ended = run()
+    assert ended is not None
+    ended.record()
+    assert [attempt.outcome for attempt in store.history(ID)[0]] == ["interrupted", "done"]
+    assert marks(store) == []
+
+
+def test_marks_of_no_running_job_are_swept(store: Store, running: Running) -> None:
+    interruption.mark(store.folder, running.pid)
+    interruption.mark(store.folder, os.getpid())
+    running.kill()
+    pruning.sweep(store)
+    assert marks(store) == [f"stopped.{running.pid}"], "the next claim asks for it"
+    interruption.interrupt(store, [running.pid], kill=lambda pid: None, left=lambda id: (None, ""))
+    pruning.sweep(store)
+    assert marks(store) == []
+
+
+def test_small_files_that_were_never_finished_are_swept(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("dead/f", "dead/f.json", "dead/f.json.12-12.new", "dead/f.12-12.new", "spoolers/paused.12-12.new")
+    names += ("spoolers/paused", f"checkpoints/{ID}", f"checkpoints/{ID}.12-12.new")
+    for name in names:
+        path = Path(store.folder, name)
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"")
+
+    def sweep() -> set[str]:
+        morgue.sweep(store.folder)
+        files.sweep(os.path.join(store.folder, files.SERVED))
+        pruning.sweep(store)
+        return {name for name in names if Path(store.folder, name).exists()}
+
+    assert sweep() == set(names), "their writers may be at work"
+    later = clock.now() + files.STRAY_AGE + 1
+    monkeypatch.setattr(clock, "now", lambda: later)
+    assert sweep() == {"dead/f", "dead/f.json", "dead/f.12-12.new", "spoolers/paused", f"checkpoints/{ID}"}
