@@ -43,12 +43,14 @@ class Presence:
         temporary = f"{self._path}.new"
         files.remove(temporary)  # of a process of the same number
         fd = files.create(temporary)
-        os.write(fd, b"00" + process.own())
-        os.rename(temporary, self._path)
-        # uWSGI puts /dev/null over descriptor 0 after the fork, which may be the one that open() just gave.
-        self._fd = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10)
-        self._file = process.file_of(self._fd)
-        os.close(fd)
+        try:
+            os.write(fd, b"00" + process.own())
+            os.rename(temporary, self._path)
+            # uWSGI puts /dev/null over descriptor 0 after the fork, which may be the one that open() just gave.
+            self._fd = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10)
+            self._file = process.file_of(self._fd)
+        finally:
+            os.close(fd)
 
     @property
     def is_lost(self) -> bool:
@@ -128,8 +130,7 @@ def say_broken(directory: str, text: str) -> bool:
     """Publish why a spooler could not load its application; whether that must be logged again. Never raises."""
     path = os.path.join(directory, FOLDER, BROKEN)
     try:
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(os.path.dirname(path), mode=0o700)
+        files.make_folder(os.path.dirname(path))
         with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600), "r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             logged = file.readline()

@@ -192,7 +192,6 @@ class State:
         self._objects = _objects()
         self._values = [value.get() for value in _VALUES]
         self._kernel = _kernel(os.getpid())
-        self._lowest = _lowest_free()
         self._threads = threading.active_count()
 
     def restore(self) -> list[str]:
@@ -222,9 +221,7 @@ class State:
         lost += _put_back(_VALUES, self._values)
         if _is_closed(sys.__stdout__) or _is_closed(sys.__stderr__):
             lost.append("standard streams are closed")
-        lowest = _lowest_free()
-        soft = os.sysconf("SC_OPEN_MAX")
-        if lowest is None or (0 < soft - SPARE < lowest != self._lowest):
+        if self._kernel.are_descriptors_used_up():
             lost.append("no descriptors are left")
         return lost
 
@@ -301,6 +298,13 @@ class _Kernel:
         self.actions = _Actions()
         self._values = [value.get() for value in _OF_KERNEL]
         self._streams = {fd: (process.file_of(fd), _duplicate(fd)) for fd in (1, 2)}
+        self._last = os.sysconf("SC_OPEN_MAX") - SPARE
+        self._lowest = _lowest_free()
+
+    def are_descriptors_used_up(self) -> bool:
+        """Whether too few are free for another job, and there were more before the first one."""
+        lowest = _lowest_free()
+        return lowest is None or 0 < self._last < lowest != self._lowest
 
     def restore(self) -> list[str]:
         lost = _put_back(_OF_KERNEL, self._values)

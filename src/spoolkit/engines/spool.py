@@ -332,8 +332,10 @@ def _replace() -> NoReturn:
 def _serve_foreign(env: bridge.Env, path: str, root: str) -> tuple[int, bool]:
     """Run another library's job; uWSGI's integer, and whether this process can run no other job."""
     before = process_state.State()
-    outcome = _foreign(env, path)
-    lost = before.restore()
+    try:
+        outcome = _foreign(env, path)
+    finally:
+        lost = before.restore()
     if _presence is not None and _presence.is_lost:
         lost.append(process_state.CLOSED)
     if process_state.CLOSED in lost or process_state.STANDARD_ERROR in lost:
