@@ -205,3 +205,16 @@ def test_its_descriptor_is_out_of_uwsgis_way(tmp_path: Path) -> None:
         assert me._fd > 3, "uWSGI puts /dev/null over descriptor 0 after the fork"
     finally:
         me.leave()
+
+
+def test_no_descriptor_is_left_open_where_the_file_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object) -> None:
+        raise OSError("the disk is full")
+
+    before = os.listdir("/proc/self/fd")
+    monkeypatch.setattr(os, "rename", full)
+    with pytest.raises(OSError, match="full"):
+        presence.Presence(str(tmp_path))
+    assert len(os.listdir("/proc/self/fd")) == len(before)

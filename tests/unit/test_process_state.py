@@ -86,3 +86,19 @@ for _ in range(3):
     assert before.restore() == []
 assert sys.path == ["/first", *path]
 """)
+
+
+def test_it_is_put_back_as_well_where_a_job_of_another_library_fails_unforeseen() -> None:
+    run("""
+from spoolkit.engines import foreign, spool
+def unforeseen(*args, **kwargs):
+    os.umask(0o123)
+    raise RuntimeError
+foreign.run = unforeseen
+os.umask(0o22)
+try:
+    spool._serve_foreign({}, "/nowhere", "/")
+except RuntimeError:
+    pass
+assert os.umask(0) == 0o22
+""")
