@@ -18,6 +18,10 @@ MAX_EXAMINED = 1000
 """Files and records that one request may have read: a visitor must not hold the site, however many jobs wait."""
 
 
+MAX_NAMES = 5000
+"""Names of waiting and of dead jobs' files that a list reads."""
+
+
 def jobs_blueprint(*, details: bool = False, listing: bool = False, url_prefix: str = "/jobs") -> Blueprint:
     """Make a blueprint with ``GET /jobs/<id>``, read-only, for anybody who knows the id of a job.
 
@@ -26,7 +30,8 @@ def jobs_blueprint(*, details: bool = False, listing: bool = False, url_prefix: 
             site whose visitors may see them.
         listing: Whether ``GET /jobs?state=&task=&limit=`` lists jobs, newest first: ids and error texts of everybody's
             jobs, so protect it. Without it that is a 404. A list reads a bounded number of jobs; where it
-            stopped before it had found all, ``complete`` is false.
+            stopped before it had found all, ``complete`` is false. Where more than 5,000 files lie there, those
+            that the system names first are listed, and not the newest.
         url_prefix: Where it is served.
 
     Returns:
@@ -45,7 +50,8 @@ def jobs_blueprint(*, details: bool = False, listing: bool = False, url_prefix: 
             message = "jobs are not listed here: ask for one by its id"
             return jsonify(error={"type": "NotFound", "message": message, "argument": None}), 404
         limit, task = _limit(), request.args.get("task") or None
-        found = lookup.jobs(states=_states(), task=task, limit=limit, max_examined=MAX_EXAMINED)
+        states, files = _states(), lookup.listed(MAX_NAMES)
+        found = lookup.jobs(states=states, task=task, limit=limit, max_examined=MAX_EXAMINED, files=files)
         return jsonify(jobs=[brief(status) for status in found], complete=found.complete)
 
     @blueprint.errorhandler(ArgumentError)

@@ -18,9 +18,11 @@ import stat
 import struct
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import metadata
+from itertools import islice
 from typing import Literal, NamedTuple
 from urllib.parse import quote
 
@@ -56,6 +58,7 @@ SLOW = 10  # seconds of spooler-frequency: so late may a delayed job be
 LOCKED = 5.0  # seconds that a job must be due: on a newer file, the lock is its writer's
 SETTLED = 60.0  # seconds after which a file has its header: uWSGI writes it in place, under its name
 HEADERS = 8192  # bytes of buffer-size that a session cookie (4096 at most) and other headers fit into
+MANY = 10_000  # entries of a folder that are examined: each costs a call, a due job several
 FREE_BYTES, FREE_SHARE = 50 * 1024 * 1024, 0.01
 
 # There, locks, renames and the clock are another machine's.
@@ -552,6 +555,14 @@ def _stray_file(site: Site) -> Iterator[Finding]:
         yield Finding("stray-file", problem, remedy, "warning")
 
 
+def _many_files(site: Site) -> Iterator[Finding]:
+    for folder, count in Counter(entry.folder for entry in site.entries).items():
+        if count > MANY:
+            path = site.directory if folder is None else os.path.join(site.directory, folder)
+            problem = f"{_show(path)} holds more than {MANY} files: no more were examined, or are counted here"
+            yield Finding("many-files", problem, "flask spool stats", "warning")
+
+
 def _dead_job(site: Site) -> Iterator[Finding]:
     if dead := morgue.kept(site.directory):
         reasons = f"{_quote(os.path.dirname(dead[0]))}/*.json"
@@ -670,7 +681,7 @@ UWSGI_CHECKS = (
 )
 CHECKS = (
     *(_options, _spooler_alive, _old_code, _broken_code, _lock, _due_job, _paused),
-    *(_permissions, _priority_folder, _foreign_file, _strange_entry, _copies, _stray_file, _dead_job),
+    *(_permissions, _priority_folder, _foreign_file, _strange_entry, _copies, _stray_file, _many_files, _dead_job),
     *(_clock, _file_system, _disk, _store),
 )
 
@@ -693,7 +704,7 @@ def _few(findings: list[Finding]) -> Iterator[Finding]:
 
 def _scan(directory: str, folder: str | None = None) -> Iterator[Entry]:
     with os.scandir(directory) as names:
-        for found in names:
+        for found in islice(names, MANY + 1):
             with contextlib.suppress(FileNotFoundError):
                 about = found.stat(follow_symlinks=False)
                 yield Entry(found.path, found.name, about, folder)

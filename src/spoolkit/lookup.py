@@ -13,6 +13,8 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TypeVar
 
+from flask import has_request_context
+
 from spoolkit import codec, files, losses, morgue, notes, packet, recorder, runner, spoolfile, tracking
 from spoolkit.errors import AmbiguousJobError, DecodeError, StoreUnavailableError, UnknownJobError, shown
 from spoolkit.job import FINISHED, Attempt, Event, State, Status, first_id
@@ -29,6 +31,9 @@ CANDIDATES = 5
 
 MAX_EXAMINED = 10_000
 """How many files and records of jobs a search reads by default: a second or so of work."""
+
+MAX_NAMES = 1000
+"""How many names of files a request reads in a spool directory, looking for one job: anybody may ask for any id."""
 
 HEAD = 4 + packet.LIMIT
 """Bytes of a spool file that hold all but the body."""
@@ -50,8 +55,36 @@ class Listing(list[Status]):
     complete = True
 
 
+@dataclass(frozen=True)
+class Files:
+    """The paths of waiting and of dead jobs by their ids, as of one look, and whether these are all of them."""
+
+    waiting: Mapping[str, str]
+    dead: Mapping[str, str]
+    all_waiting: bool = True
+    all_dead: bool = True
+
+    @property
+    def complete(self) -> bool:
+        return self.all_waiting and self.all_dead
+
+
+def listed(max_names: int | None = None) -> Files:
+    """The files of jobs, at most ``max_names`` of waiting and of dead ones, by their names alone."""
+    most = None if max_names is None else max_names + 1
+    waiting, dead = (list(islice(paths, most)) for paths in (pending(most), _set_aside(most)))
+    cut = (len(waiting), len(dead)) if max_names is None else (max_names, max_names)
+    return Files(_by_id(waiting[: cut[0]]), _by_id(dead[: cut[1]]), len(waiting) <= cut[0], len(dead) <= cut[1])
+
+
 def find(id: str) -> Status:
-    """Where the job ``id`` stands. Raises :class:`UnknownJobError`, or what :func:`tracking.check_readable` raises."""
+    """Where the job ``id`` stands.
+
+    Within a request its file is looked for under its likely names, and among the first 1,000 files only. Where more
+    wait, commands alone find one that got many names while the store was broken; so it may be with a priority over 99.
+
+    Raises :class:`UnknownJobError`, or what :func:`tracking.check_readable` raises.
+    """
     checked(id)
     tracking.check_readable()
     notes.here().write(id)
@@ -111,14 +144,18 @@ def full_id(prefix: str) -> str:
 
 def _with_file(id: str, status: Status | None) -> Status | None:
     """The status as the job's file has it; ``None`` where there is no file."""
-    known = None if status is None else status.file
+    known, most = None if status is None else status.file, _most()
     for directory in directories(status):
         with _looking(directory):
-            if path := spoolfile.locate(directory, id, known):
+            if path := spoolfile.locate(directory, id, known, most=most):
                 return _waiting(path, status)
-            if path := morgue.locate(directory, id, known):
+            if path := morgue.locate(directory, id, known, most=most):
                 return _dead(path, status)
     return None
+
+
+def _most() -> int | None:
+    return MAX_NAMES if has_request_context() else None
 
 
 @contextlib.contextmanager
@@ -217,6 +254,7 @@ def jobs(
     since: float | None = None,
     limit: int | None = None,
     max_examined: int = MAX_EXAMINED,
+    files: Files | None = None,
 ) -> Listing:
     """List jobs, newest first, without their results.
 
@@ -227,6 +265,8 @@ def jobs(
         limit: How many at most; ``None``: all that are found.
         max_examined: How many files of waiting jobs, of dead jobs, and records of either kind are read at most. Where
             more would have to be read, the newest were, and the answer is not ``complete``.
+        files: What :func:`listed` found; ``None``: all are listed now. Of files that are not ``complete`` the newest
+            may be missing; then the answer is not complete either.
 
     Raises:
         SpoolUnavailableError, StoreUnavailableError: As :func:`tracking.check_readable` does.
@@ -241,7 +281,7 @@ def jobs(
         return status.state in wanted and not old and task in (None, status.task)
 
     found, horizon = Listing(), ""
-    files, dead = _by_id(pending()), _by_id(_set_aside())
+    files = files or listed()
     recorded_ids: set[str] = set()
     # Of what is not over, the record alone does not tell the state: the limit is for those that fit.
     for among, most in ((OPEN, None), (wanted & FINISHED, limit)):
@@ -251,8 +291,8 @@ def jobs(
                 horizon = max(horizon, rows[max_examined - 1].id)
                 del rows[max_examined:]
             recorded_ids.update(row.id for row in rows)
-            found += filter(fits, _joined(rows, files, dead))
-    for state, paths in ((State.QUEUED, files), (State.DEAD, dead)):
+            found += filter(fits, _joined(rows, files))
+    for state, paths in ((State.QUEUED, files.waiting), (State.DEAD, files.dead)):
         if state in wanted:
             ids = _newest(paths.keys() - recorded_ids, since)
             if len(ids) > max_examined:
@@ -263,6 +303,8 @@ def jobs(
     if limit is not None:
         del found[limit:]
     found.complete = not horizon or (limit is not None and len(found) == limit and found[-1].id >= horizon)
+    found.complete &= files.all_waiting or not wanted & (OPEN | {State.LOST})  # of what is lost no file may be left
+    found.complete &= files.all_dead or State.DEAD not in wanted
     found[:] = map(_running, found)
     return found
 
@@ -283,21 +325,35 @@ def _newest(ids: Iterable[str], since: float | None) -> list[str]:
     return sorted((id for id in ids if id >= oldest), reverse=True)
 
 
-def _joined(rows: Sequence[Status], files: Mapping[str, str], dead: Mapping[str, str]) -> Iterator[Status]:
+def _joined(rows: Sequence[Status], files: Files) -> Iterator[Status]:
     """The recorded statuses as the jobs' files have them, as :func:`find` answers for each."""
     missing = []
     for row in rows:
-        if (status := _with_path(row, files, dead)) is not None:
+        if (status := _with_path(row, files)) is not None:
             yield status
         else:
             missing.append(row)
     if not missing:
         return
+    if not files.complete:
+        yield from map(_by_name, missing)
+        return
     # Since the files were listed, these have come, gone, or got another name. Listed once more for all of them: a
     # search for each would read a large directory thousands of times.
-    files, dead = _by_id(pending()), _by_id(_set_aside())
+    files = listed()
     for row in missing:
-        yield _with_path(row, files, dead) or _gone(row)
+        yield _with_path(row, files) or _gone(row)
+
+
+def _by_name(row: Status) -> Status:
+    """The recorded status as a file under a recorded name has it; as recorded where there is none."""
+    for directory in directories(row):
+        with _looking(directory):
+            if (path := spoolfile.find(directory, row.id, row.file)) and (found := _waiting(path, row)) is not None:
+                return found
+            if path := morgue.locate(directory, row.id, row.file, most=0):
+                return _dead(path, row)
+    return replace(row, state=State.RETRYING) if row.state is State.RUNNING and row.pid is None else row
 
 
 def _gone(status: Status) -> Status:
@@ -309,12 +365,12 @@ def _gone(status: Status) -> Status:
     return status
 
 
-def _with_path(status: Status, files: Mapping[str, str], dead: Mapping[str, str]) -> Status | None:
+def _with_path(status: Status, files: Files) -> Status | None:
     if status.engine != "spool" or status.state in FINISHED - {State.DEAD}:
         return status
-    if path := files.get(status.id):
+    if path := files.waiting.get(status.id):
         return _waiting(path, status)
-    return _dead(path, status) if (path := dead.get(status.id)) else None
+    return _dead(path, status) if (path := files.dead.get(status.id)) else None
 
 
 def _unrecorded(state: State, ids: Sequence[str], paths: Mapping[str, str]) -> Iterator[Status | None]:
@@ -335,16 +391,16 @@ def id_of(path: str) -> str:
     return spoolfile.id_of(os.path.basename(path)) or os.path.basename(path)
 
 
-def pending() -> Iterator[str]:
+def pending(most: int | None = None) -> Iterator[str]:
     for directory in tracking.directories():
         with _looking(directory):
-            yield from spoolfile.pending(directory)
+            yield from spoolfile.pending(directory, most)
 
 
-def _set_aside() -> Iterator[str]:
+def _set_aside(most: int | None = None) -> Iterator[str]:
     for directory in tracking.directories():
         with _looking(directory):
-            yield from morgue.kept(directory)
+            yield from morgue.kept(directory, most)
 
 
 def details(id: str) -> Details:
@@ -362,7 +418,9 @@ def _arguments(status: Status) -> tuple[tuple[object, ...], dict[str, object]] |
     for directory in directories(status):
         content = None
         with _looking(directory):
-            path = spoolfile.locate(directory, status.id) or morgue.locate(directory, status.id)
+            known, most = status.file, _most()
+            path = spoolfile.locate(directory, status.id, known, most=most)
+            path = path or morgue.locate(directory, status.id, known, most=most)
             content = None if path is None else spoolfile.peek(path)
         if content is not None:
             with contextlib.suppress(DecodeError):

@@ -9,6 +9,8 @@ import contextlib
 import json
 import os
 import re
+from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from spoolkit import clock, files
@@ -49,30 +51,31 @@ def _free(path: str) -> str:
     return free
 
 
-def kept(directory: str) -> list[str]:
-    """The paths of the files that were set aside, by name. Raises ``OSError``."""
-    return sorted(_kept(directory))
+def kept(directory: str, most: int | None = None) -> list[str]:
+    """The paths of the files that were set aside, or of the first ``most`` found, by name. Raises ``OSError``."""
+    return sorted(islice(_kept(directory), most))
 
 
-def _kept(directory: str) -> list[str]:
-    try:
-        with os.scandir(os.path.join(directory, FOLDER)) as entries:
-            return [entry.path for entry in entries if _is_kept(entry)]
-    except FileNotFoundError:
-        return []
+def _kept(directory: str, entries_read: int | None = None) -> Iterator[str]:
+    with contextlib.suppress(FileNotFoundError), os.scandir(os.path.join(directory, FOLDER)) as entries:
+        for entry in islice(entries, entries_read):
+            if _is_kept(entry):
+                yield entry.path
 
 
 def _is_kept(entry: os.DirEntry[str]) -> bool:
     return not _REPORT.search(entry.name) and entry.is_file(follow_symlinks=False)
 
 
-def locate(directory: str, id: str, known: str | None = None) -> str | None:
-    """The path of the job's file among the dead. Raises ``OSError``."""
+def locate(directory: str, id: str, known: str | None = None, *, most: int | None = None) -> str | None:
+    """The path of the job's file among the dead, if need be among the first ``most`` entries. Raises ``OSError``."""
     names = {known, f"{PREFIX}{id}", id} - {None}
     for path in (os.path.join(directory, FOLDER, str(name)) for name in names):
         if not _REPORT.search(path) and files.is_regular(path):
             return path
-    return next((path for path in _kept(directory) if id_of(os.path.basename(path)) == id), None) if is_id(id) else None
+    if not is_id(id):
+        return None
+    return next((path for path in _kept(directory, most) if id_of(os.path.basename(path)) == id), None)
 
 
 def report(path: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import fcntl
 import os
 import re
 from collections.abc import Iterator
+from itertools import islice
 
 from spoolkit import clock, files
 from spoolkit.errors import DecodeError
@@ -23,6 +24,12 @@ TEMPORARY = "tmp_"
 
 LARGEST = 1 << 30
 """Bytes that a spool file may take: uWSGI reads it whole, and one without so much memory ends, again and again."""
+
+RENAMES = 6
+"""Names after a known one that are tried: a job gets two with each attempt while the store is broken."""
+
+COMMON = range(100)
+"""Priorities whose folders are tried before any is looked for."""
 
 held: str | None = None
 """The job whose file uWSGI's lock of this process is on: opened and closed, it would be free for others."""
@@ -137,26 +144,65 @@ def find(directory: str, id: str, known: str | None) -> str | None:
     return next(filter(files.is_regular, paths), None)
 
 
-def locate(directory: str, id: str, known: str | None = None) -> str | None:
-    """The path of the job's file, waiting or running; ``known`` is a name that it has had. Raises ``OSError``."""
+def locate(directory: str, id: str, known: str | None = None, *, most: int | None = None) -> str | None:
+    """The path of the job's file, waiting or running.
+
+    Args:
+        directory: The spool directory.
+        id: The job's.
+        known: A name that the file has had.
+        most: How many entries are read; ``None``: all. Where there are more, a file is found by its first name, by
+            ``known`` and by the names that follow these.
+
+    Returns:
+        The path, or ``None`` where there is none.
+
+    Raises:
+        OSError: The directory may not be looked at.
+    """
     if path := find(directory, id, known):
         return path
     if not is_id(id):
         return None  # no other name leads to it, and a visitor may ask for anything: the directory may hold 100,000
-    return _search(directory, id)
+    if most is not None and (path := _guess(directory, id, known)):
+        return path
+    return _search(directory, id, known, most)
 
 
-def _search(directory: str, id: str) -> str | None:
+def _guess(directory: str, id: str, known: str | None) -> str | None:
+    """The path of the job's file, if it has one of the names that follow, or a common priority."""
+    for name in {f"{PREFIX}{id}", known or f"{PREFIX}{id}"}:
+        base, names, counted = _numbers(os.path.join(directory, name))
+        for step in range(1, RENAMES + 1):
+            for attempts in range(step + 1):
+                if files.is_regular(path := _name(base, names + step, counted + attempts)):
+                    return path
+    folders = (os.path.join(directory, str(priority)) for priority in COMMON)
+    return next(filter(None, (find(folder, id, known) for folder in folders)), None)
+
+
+def _search(directory: str, id: str, known: str | None, most: int | None) -> str | None:
     """The path of the job's file under any name, in ``directory`` or a priority folder of it."""
+    folders = []
+    for entry in islice(_walk(directory), most):
+        if entry.name.startswith(PREFIX):
+            if entry.name.startswith(id, len(PREFIX)) and id_of(entry.name) == id and _is_file(entry):
+                return entry.path
+        elif _is_priority(entry):
+            folders.append(entry.path)
+    return next(filter(None, (find(folder, id, known) for folder in folders)), None)
+
+
+def _walk(directory: str) -> Iterator[os.DirEntry[str]]:
+    """What lies in ``directory``, then what lies in its priority folders."""
     folders = []
     with os.scandir(directory) as entries:
         for entry in entries:
-            if entry.name.startswith(PREFIX):
-                if entry.name.startswith(id, len(PREFIX)) and id_of(entry.name) == id and _is_file(entry):
-                    return entry.path
-            elif _is_priority(entry):
+            yield entry
+            if _is_priority(entry):
                 folders.append(entry.path)
-    return next(filter(None, (_search(folder, id) for folder in folders)), None)
+    for folder in folders:
+        yield from _walk(folder)
 
 
 def is_due(path: str) -> bool:
@@ -199,8 +245,11 @@ def counted(path: str) -> int:
 def _next(path: str, attempts: int = 0) -> str:
     """The name after this one: with the number of the names before it, and of the attempts counted in names."""
     base, names, counted = _numbers(path)
-    counted += attempts
-    return f"{base}.{names + 1}" + (f"~{counted}" if counted else "")
+    return _name(base, names + 1, counted + attempts)
+
+
+def _name(base: str, names: int, counted: int) -> str:
+    return f"{base}.{names}" + (f"~{counted}" if counted else "")
 
 
 def _numbers(path: str) -> tuple[str, int, int]:
@@ -219,10 +268,10 @@ def id_of(name: str) -> str | None:
     return found[1] if found else None
 
 
-def pending(directory: str) -> list[str]:
+def pending(directory: str, most: int | None = None) -> list[str]:
     """The paths of the spool files in ``directory``, priorities (folders of digits) first, then by name.
 
-    Raises ``OSError``.
+    With ``most``, no more are looked at than the first so many that the system names. Raises ``OSError``.
     """
     found, folders = [], []
     with os.scandir(directory) as entries:
@@ -231,7 +280,14 @@ def pending(directory: str) -> list[str]:
                 found.append(entry.path)
             elif _is_priority(entry):
                 folders.append(entry.path)
-    return [path for folder in sorted(folders, key=_priority) for path in pending(folder)] + sorted(found)
+            if len(found) == most:
+                break
+    paths: list[str] = []
+    for folder in sorted(folders, key=_priority):
+        if most is not None and len(paths) >= most:
+            break
+        paths += pending(folder, None if most is None else most - len(paths))
+    return (paths + sorted(found))[:most]
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:

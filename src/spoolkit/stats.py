@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import heapq
 import os
 from collections import Counter
 from dataclasses import dataclass, field
@@ -10,6 +11,7 @@ from typing import Any
 
 from spoolkit import clock, lookup, pausing, presence, tracking
 from spoolkit.job import FINISHED, State
+from spoolkit.lookup import Files
 
 HOUR = 3600.0
 
@@ -25,7 +27,7 @@ LATEST = 10_000
 class Statistics:
     """``counts`` by task and state; ages and durations in seconds, ``None`` where there is nothing to measure.
 
-    ``oldest_due``  how long the oldest job that is due has been waiting
+    ``oldest_due``  how long the oldest job that is due has been waiting (of the 10,000 that were enqueued first)
     ``done``        how many jobs were done in the last hour
     ``percentiles`` how long those took at most, so many per cent of them (of the last 10,000)
     ``paused``      the spool directories in which no job starts: ``paused`` or ``drained``
@@ -54,24 +56,29 @@ class Statistics:
         }
 
 
-def gather(*, max_examined: int = lookup.MAX_EXAMINED) -> Statistics:
-    """The figures of now; of waiting and of dead jobs, at most ``max_examined`` each are read."""
+def gather(*, max_examined: int = lookup.MAX_EXAMINED, files: Files | None = None) -> Statistics:
+    """The figures of now.
+
+    Args:
+        max_examined: How many waiting and how many dead jobs are read; the rest is counted by name alone.
+        files: What :func:`lookup.listed` found; ``None``: all files are listed now.
+    """
     now = clock.now()
     tracking.check_readable()
     # What is over for good is counted where it lies: there may be a million of it.
     counts = Counter(lookup.known_of(lambda: tracking.store().counts(OVER)) or {})
-    others = lookup.jobs(states=frozenset(State) - OVER, max_examined=max_examined)
-    waiting = list(lookup.pending())
+    files = files or lookup.listed()
+    others = lookup.jobs(states=frozenset(State) - OVER, max_examined=max_examined, files=files)
     counts.update((status.task or "?", status.state) for status in others)
     if not others.complete:
         for known, number in (lookup.known_of(lambda: tracking.store().counts(frozenset(State) - OVER)) or {}).items():
             counts[known] = max(counts[known], number)
-        unread = len(waiting) - sum(n for (_, state), n in counts.items() if state in lookup.OPEN)
+        unread = len(files.waiting) - sum(n for (_, state), n in counts.items() if state in lookup.OPEN)
         counts["?", State.QUEUED] += max(0, unread)
     running = {status.id for status in others if status.state is State.RUNNING}
     done = lookup.known_of(lambda: tracking.store().done_since(now - HOUR)) or 0
     took = lookup.known_of(lambda: tracking.store().durations(now - HOUR, LATEST)) or []
-    late = _oldest_due(now, waiting, running)
+    late = _oldest_due(now, files, running, max_examined)
     return Statistics(
         dict(sorted(counts.items())), late, done, _percentiles(took), _paused(), _broken(), others.complete
     )
@@ -87,12 +94,11 @@ def _broken() -> dict[str, str]:
     return {directory: reason for directory, reason in reasons.items() if reason is not None}
 
 
-def _oldest_due(now: float, waiting: list[str], running: set[str]) -> float | None:
+def _oldest_due(now: float, files: Files, running: set[str], most: int) -> float | None:
     due = []
-    for path in waiting:
-        if lookup.id_of(path) not in running:
-            with contextlib.suppress(FileNotFoundError):
-                due.append(os.lstat(path).st_mtime)
+    for id in heapq.nsmallest(most, files.waiting.keys() - running):
+        with contextlib.suppress(FileNotFoundError):
+            due.append(os.lstat(files.waiting[id]).st_mtime)
     oldest = min(due, default=now)
     return now - oldest if oldest < now else None
 

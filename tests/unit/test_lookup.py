@@ -327,8 +327,8 @@ def test_a_file_that_gets_another_name_between_two_looks_is_found(
     asked = spoolfile.locate
     looks: list[str] = []
 
-    def locate(folder: str, id: str, known: str | None = None) -> str | None:
-        found = asked(folder, id, known)
+    def locate(folder: str, id: str, known: str | None = None, *, most: int | None = None) -> str | None:
+        found = asked(folder, id, known, most=most)
         if found is not None and not looks:
             looks.append(found)
             spoolfile.reschedule(found, 2e9)
@@ -560,10 +560,10 @@ def test_many_records_without_files_cost_one_more_look_at_the_directory(
     listed = 0
     pending = spoolfile.pending
 
-    def counting(directory: str) -> list[str]:
+    def counting(directory: str, most: int | None = None) -> list[str]:
         nonlocal listed
         listed += 1
-        return pending(directory)
+        return pending(directory, most)
 
     monkeypatch.setattr(spoolfile, "pending", counting)
     found = lookup.jobs(states=(State.LOST,))

@@ -23,6 +23,9 @@ RECENT = 5
 MAX_EXAMINED = 1000
 """Files and records that one look may read: there is one every second."""
 
+MAX_NAMES = 10_000
+"""Names of waiting and of dead jobs' files that one look reads."""
+
 
 @command("watch")
 @click.option(
@@ -50,10 +53,11 @@ def watch(interval: float, times: int | None, as_json: bool) -> None:
 
 
 def _look() -> tuple[Statistics, list[Status], list[Status]]:
-    running = lookup.jobs(states=(State.RUNNING,), max_examined=MAX_EXAMINED)
+    files = lookup.listed(MAX_NAMES)
+    running = lookup.jobs(states=(State.RUNNING,), max_examined=MAX_EXAMINED, files=files)
     ended = (State.DONE, State.DEAD, State.CANCELLED, State.LOST)
-    over = lookup.jobs(states=ended, limit=RECENT, max_examined=MAX_EXAMINED)
-    return statistics.gather(max_examined=MAX_EXAMINED), running, over
+    over = lookup.jobs(states=ended, limit=RECENT, max_examined=MAX_EXAMINED, files=files)
+    return statistics.gather(max_examined=MAX_EXAMINED, files=files), running, over
 
 
 def _as_json(figures: Statistics, running: list[Status], over: list[Status]) -> dict[str, Any]:
@@ -66,6 +70,8 @@ def _as_json(figures: Statistics, running: list[Status], over: list[Status]) -> 
 def _view(figures: Statistics, running: list[Status], over: list[Status]) -> list[RenderableType]:
     totals = {state: sum(n for (_, of), n in figures.counts.items() if of is state) for state in State}
     counts = "  ".join(f"{state} {n}" for state, n in totals.items() if n) or "no jobs"
+    if not figures.complete:
+        counts += f"  (or more: a look reads {MAX_NAMES} names and {MAX_EXAMINED} jobs; flask spool stats counts all)"
     if figures.oldest_due is not None:
         counts += f"  (the oldest due job waits for {duration(figures.oldest_due)})"
     return [counts, "", table(HEADERS, map(summary, running + over))]
