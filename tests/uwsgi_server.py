@@ -25,11 +25,13 @@ STOP = 30.0
 
 def wait_until(condition: Callable[[], T], *, timeout: float = 40, message: str | Callable[[], str] = "") -> T:
     """What ``condition`` gives once it is true; an AssertionError with ``message`` after ``timeout`` seconds."""
-    deadline = time.monotonic() + timeout
+    begun = time.monotonic()
     while not (value := condition()):
-        if time.monotonic() > deadline:
+        waited = time.monotonic() - begun
+        if waited > timeout:
             raise AssertionError((message() if callable(message) else message) or f"not within {timeout} s")
-        time.sleep(0.01)
+        # A look reads a log or a store: too many would take the time of what is waited for.
+        time.sleep(min(0.01 + waited / 20, 0.05))
     return value
 
 

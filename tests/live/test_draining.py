@@ -39,6 +39,7 @@ def versions(site: Deployed) -> set[str]:
     return {site.web.get("/version").json["version"] for _ in range(8)}
 
 
+@pytest.mark.matrix  # test_loading.py has one such version in each run
 def test_a_version_that_does_not_import_leaves_the_old_one_running(tmp_path: Path) -> None:
     with deployed(tmp_path, "lazy-apps") as site:
         site.wait_until_up()

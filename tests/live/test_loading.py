@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from sampling import sampled
 from uwsgi_server import UwsgiServer, free_port, wait_until
 
 from .conftest import SITE, History, Site
@@ -96,9 +97,7 @@ def log_of_a_start_that_fails(start: StartLoading, *options: str) -> str:
     return log
 
 
-@pytest.mark.parametrize(
-    "way", [*MAIN, *(pytest.param(way, marks=pytest.mark.matrix) for way in WAYS if way not in MAIN)]
-)
+@pytest.mark.parametrize("way", sampled([*WAYS], *MAIN))
 def test_each_way_to_name_an_application_serves_jobs_and_makes_it_once(start: StartLoading, way: str) -> None:
     site = start(*WAYS[way])
     expected = ("hi", "single", "old") if way == "file" else ("hello", "shop", "old")
@@ -109,7 +108,7 @@ def test_each_way_to_name_an_application_serves_jobs_and_makes_it_once(start: St
     assert max(made.values()) == 1, made
 
 
-@pytest.mark.parametrize("way", ["factory", "file", pytest.param("mount", marks=pytest.mark.matrix)])
+@pytest.mark.parametrize("way", sampled(["factory", "file", "mount"], "factory"))
 def test_a_broken_version_leaves_the_old_one_running_until_it_is_mended(
     start: StartLoading, code: Path, way: str
 ) -> None:
@@ -181,7 +180,7 @@ def test_applications_in_interpreters_of_their_own_are_refused(start: StartLoadi
     assert "set single-interpreter = true" in log
 
 
-@pytest.mark.parametrize("way", ["file", pytest.param("import by a path", marks=pytest.mark.matrix)])
+@pytest.mark.parametrize("way", sampled(["file", "import by a path"], "file"))
 def test_a_job_outlives_the_release_directory_of_its_call(
     start: StartLoading, code: Path, tmp_path: Path, way: str
 ) -> None:

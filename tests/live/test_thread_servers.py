@@ -201,10 +201,10 @@ def test_the_next_process_buries_what_the_killed_one_had(kind: str, start: Start
     assert any_server.occurrences(server, rf"is lost: its process {answer['pid']} went away") == 3
 
 
-MANY = [(kind, 10_000) for kind in ALL] + [("uwsgi-threads", 3_000)]
+MANY = [(kind, 10_000) for kind in ALL] + [("uwsgi-threads", 1_500)]
 
 
-@pytest.mark.parametrize(("kind", "jobs"), sampled(MANY, ("uwsgi-threads", 3_000)))
+@pytest.mark.parametrize(("kind", "jobs"), sampled(MANY, ("uwsgi-threads", 1_500)))
 def test_thousands_of_jobs_leave_nothing_behind(kind: str, jobs: int, start: Start) -> None:
     server = start(kind, processes=1, SPOOLKIT_THREAD_QUEUE="500")
     before = server.post(f"/quick/{jobs // 5}").json

@@ -525,7 +525,7 @@ def lives(count: int) -> settings:
 
 
 TestLife = Life.TestCase
-TestLife.settings = lives(40)
+TestLife.settings = lives(20)
 
 
 class ManyLives(Life):
