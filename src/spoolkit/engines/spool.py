@@ -229,8 +229,7 @@ def on_spool(env: bridge.Env) -> int:
         name = os.fsdecode(env.get("spooler_task_name", b"?"))
         # A raise would be a retry at every scan; the file stays and is tried again no sooner than that.
         log.complain("the spool file %s was not dealt with, and is tried again", name, error=error)
-        if isinstance(error, OSError) and error.errno == errno.EMFILE:
-            _replace()  # alive, it would run no job for good
+        replace_if_used_up(error)
     finally:
         shift.end(leave)
     if answer is None:
@@ -315,6 +314,12 @@ def _has_application() -> bool:
         os.chdir(here)
     _next_load = math.inf
     return True
+
+
+def replace_if_used_up(error: BaseException) -> None:
+    """End this process if ``error`` says that it has no descriptor left: alive, it would run no job for good."""
+    if isinstance(error, OSError) and error.errno == errno.EMFILE:
+        _replace()
 
 
 def _replace() -> NoReturn:

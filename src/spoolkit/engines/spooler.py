@@ -87,6 +87,7 @@ class Spooler:
             paths = spoolfile.pending(self.directory)
         except OSError as error:
             log.complain("the spool directory %s cannot be read: %s", self.directory, error)
+            spool.replace_if_used_up(error)
             return
         for path in paths:
             if self._is_over() or pausing.is_paused(self.directory):
@@ -120,6 +121,7 @@ class Spooler:
                 spool.serve(env, path, self.directory)
             except Exception as error:
                 log.complain("the spool file %s was not dealt with, and is tried again", path, error=error)
+                spool.replace_if_used_up(error)
 
     def _wait(self) -> None:
         ends = [self._wakeup] if self._leash is None else [self._wakeup, self._leash]

@@ -1,0 +1,29 @@
+"""The spooler process of ``flask spool run``, on its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+USED_UP = """
+import os, resource, sys
+from spoolkit.engines.spooler import Spooler
+spooler = Spooler(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+try:
+    while True:
+        os.dup(0)
+except OSError:
+    pass
+spooler.run_due()
+print("it goes on")
+"""
+
+
+def test_a_process_without_a_free_descriptor_ends_and_is_replaced(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", USED_UP, str(tmp_path)], capture_output=True, text=True, timeout=60, cwd=tmp_path
+    )
+    assert (done.returncode, done.stdout) == (1, ""), done.stderr
+    assert "Too many open files" in done.stderr
