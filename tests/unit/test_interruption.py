@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from spoolkit import StoreUnavailableError, clock, files, interruption, morgue, process, pruning, runner
+from spoolkit import StoreUnavailableError, clock, files, interruption, process, pruning, runner
 from spoolkit.claims import Crashed
+from spoolkit.engines import spool
 from spoolkit.job import Job, TaskOptions
 from spoolkit.registry import Declared
 from spoolkit.settings import Settings
@@ -115,19 +116,17 @@ def test_marks_of_no_running_job_are_swept(store: Store, running: Running) -> No
     assert marks(store) == []
 
 
-def test_small_files_that_were_never_finished_are_swept(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_spooler_that_starts_sweeps_what_was_never_finished(directory: str, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("dead/f", "dead/f.json", "dead/f.json.12-12.new", "dead/f.12-12.new", "spoolers/paused.12-12.new")
     names += ("spoolers/paused", f"checkpoints/{ID}", f"checkpoints/{ID}.12-12.new")
     for name in names:
-        path = Path(store.folder, name)
+        path = Path(directory, name)
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"")
 
     def sweep() -> set[str]:
-        morgue.sweep(store.folder)
-        files.sweep(os.path.join(store.folder, files.SERVED))
-        pruning.sweep(store)
-        return {name for name in names if Path(store.folder, name).exists()}
+        spool.start(directory)
+        return {name for name in names if Path(directory, name).exists()}
 
     assert sweep() == set(names), "their writers may be at work"
     later = clock.now() + files.STRAY_AGE + 1
