@@ -63,8 +63,11 @@ def run_jobs(*, delayed: bool = False, check: bool = True) -> list[Job[Any]]:
     """
     _require_test_run("run_jobs")
     ran: list[Job[Any]] = []
-    while paths := [path for path in _waiting() if delayed or spoolfile.is_due(path)]:
-        for path in paths:
+    before = -1
+    # Until a round runs none: a file that cannot be read, or that another process has, stays.
+    while len(ran) > before:
+        before = len(ran)
+        for path in [path for path in _waiting() if delayed or spoolfile.is_due(path)]:
             if len(ran) == MAX_JOBS:
                 raise ConfigurationError(
                     f"run_jobs() ran {MAX_JOBS} jobs and there are more: does a job enqueue itself?"

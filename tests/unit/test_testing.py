@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from flask import Flask, current_app
 
-from spoolkit import JobFailedError, Retry, SpoolKit, current_job, sandbox, spool
+from spoolkit import JobFailedError, Retry, SpoolKit, current_job, sandbox, settings, spool, spoolfile
+from spoolkit.job import new_id
 from spoolkit.testing import clear_jobs, run_jobs, waiting_jobs
 
 ran: list[object] = []
@@ -144,6 +145,16 @@ def test_run_jobs_does_not_go_on_for_ever(app: Flask, monkeypatch: pytest.Monkey
     again()
     with pytest.raises(ValueError, match="ran 5 jobs and there are more"):
         run_jobs()
+
+
+def test_run_jobs_passes_over_a_file_that_cannot_be_read(app: Flask) -> None:
+    with app.app_context():
+        damaged = Path(settings.current().spool, f"{spoolfile.PREFIX}{new_id()}")
+        damaged.parent.mkdir(exist_ok=True)
+        damaged.write_bytes(b"no job")
+        assert run_jobs() == []
+        assert damaged.exists()
+        damaged.unlink()
 
 
 def test_clear_jobs_leaves_neither_jobs_nor_records(app: Flask) -> None:
