@@ -91,6 +91,15 @@ def test_a_cron_script_enqueues_while_uwsgi_runs(start_site: StartSite, environm
     assert len(job) == 32
 
 
+def test_a_cron_script_without_settings_finds_the_directory_that_is_served(
+    start_site: StartSite, environment: dict[str, str], tmp_path: Path
+) -> None:
+    state = {"XDG_STATE_HOME": str(tmp_path / "state")}
+    site = start_site(frequency=60, env=state)
+    script({**environment, **state, "SPOOLKIT_SPOOL": ""}, ENQUEUE.format(word="alone"))
+    site.history.wait_for("note", "alone", timeout=20)
+
+
 def test_a_shell_enqueues_too(start_site: StartSite, flask: Start, history: History) -> None:
     start_site(frequency=60)
     shell = subprocess.run(

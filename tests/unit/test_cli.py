@@ -231,6 +231,19 @@ def test_the_doctor_is_exit_code_1_where_something_is_wrong(flask_spool: Flasks,
     assert "[spooler-frequency]" in said
 
 
+def test_the_doctor_finds_jobs_where_calls_without_the_configuration_left_them(
+    flask_spool: Flasks, tmp_path: Path
+) -> None:
+    elsewhere = Flask("the_application", root_path=str(tmp_path))
+    elsewhere.config["SPOOLKIT_SPOOL"] = tmp_path / settings.SPOOL_FOLDER  # where they lie by default
+    SpoolKit(elsewhere)
+    with elsewhere.app_context():
+        adds(1, 2)
+    (finding,) = (one for one in told(flask_spool("doctor", "--json"), code=1) if one["check"] == "stranded-job")
+    assert str(tmp_path / settings.SPOOL_FOLDER) in finding["problem"]
+    assert finding["remedy"].endswith(str(tmp_path / "spool"))
+
+
 def test_text_that_would_steer_the_terminal_is_made_plain(flask_spool: Flasks) -> None:
     job = breaks("\x1b[2Jgone\r\nnew")
     run_all()
