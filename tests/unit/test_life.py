@@ -344,6 +344,7 @@ class Life(RuleBasedStateMachine):
         else:
             assert was is State.DEAD
             self._fresh(id)
+            self._due_now(id)
             assert self._state(id) in WAITING
 
     @rule(id=ids, step=STEP)
@@ -359,6 +360,7 @@ class Life(RuleBasedStateMachine):
         assert self.world.child(work, step) in (0, CRASHED)
         if was is State.DEAD and morgue.locate(self.world.spool, id) is None:
             self._fresh(id)
+            self._due_now(id)
 
     @rule(id=ids)
     def put_back_by_hand(self, id: str) -> None:
@@ -383,7 +385,7 @@ class Life(RuleBasedStateMachine):
         except (JobStateError, UnknownJobError):
             assert was not in WAITING
         else:
-            self.known[id].at = min(self.known[id].at, self.world.now)
+            self._due_now(id)
 
     @rule(seconds=st.sampled_from([-1000.0, -3.0, 0.25, 3.0, 5.0, 20.0, 1000.0]))
     def pass_time(self, seconds: float) -> None:
@@ -463,6 +465,9 @@ class Life(RuleBasedStateMachine):
         job.fresh, job.over = self.world.starts(id), None
         # Where the store cannot be told, it will know that from the file.
         job.disturbed = job.blind = False
+
+    def _due_now(self, id: str) -> None:
+        self.known[id].at = min(self.known[id].at, self.world.now)
 
     @contextlib.contextmanager
     def _watching(self, cut: bool = False, blind: bool = False) -> Iterator[None]:
