@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 # Tests at a time: most of them wait for a server.
-JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) \* 2)
 BIN = $(VENV)/bin
 # One process for the tests of one file, which share servers; the files of tests/live come first, for they take longest.
 PYTEST = python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder

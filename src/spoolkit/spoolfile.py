@@ -31,6 +31,8 @@ RENAMES = 6
 COMMON = range(100)
 """Priorities whose folders are tried before any is looked for."""
 
+_FOLDERS = frozenset({"checkpoints", "dead", "running", "spoolers", "threads", "waiting"})
+
 held: str | None = None
 """The job whose file uWSGI's lock of this process is on: opened and closed, it would be free for others."""
 
@@ -303,8 +305,18 @@ def is_spool_directory(path: str) -> bool:
 
 
 def may_become_one(path: str) -> bool:
-    """Whether ``path`` is a spool directory, or holds nothing but hidden files. Raises ``OSError``."""
-    return is_spool_directory(path) or all(name.startswith(".") for name in os.listdir(path))
+    """Whether ``path`` is a spool directory, or holds nothing but hidden files and what a site puts into one.
+
+    A site may have put something there before its first spooler comes: a job that is just being written, the store.
+
+    Raises:
+        OSError: The directory cannot be read.
+    """
+    return is_spool_directory(path) or all(map(_may_be_of_a_site, os.listdir(path)))
+
+
+def _may_be_of_a_site(name: str) -> bool:
+    return name.startswith((".", PREFIX, TEMPORARY, "spoolkit.db")) or name in _FOLDERS or name.isdigit()
 
 
 def priority_folders(directory: str) -> list[str]:

@@ -324,3 +324,16 @@ def test_four_processes_finish_each_file_once(spool: str) -> None:
         os.waitpid(pid, 0)
     assert sorted(done) == names
     assert os.listdir(spool) == []
+
+
+@pytest.mark.parametrize("name", ["tmp_0", "uwsgi_spoolfile_on_0", "spoolkit.db", "spoolkit.db-wal", "running", "5"])
+def test_what_a_site_leaves_before_its_first_spooler_does_not_keep_a_directory_from_being_served(
+    tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).mkdir() if name in ("running", "5") else (tmp_path / name).write_bytes(b"")
+    assert spoolfile.may_become_one(str(tmp_path))
+
+
+def test_a_directory_with_other_files_is_not_served(tmp_path: Path) -> None:
+    (tmp_path / "passwd").write_text("root")
+    assert not spoolfile.may_become_one(str(tmp_path))
