@@ -71,7 +71,9 @@ def _ending(name: str, printed: Hook) -> Hook:
 
 def _give_up(name: str, why: str) -> NoReturn:
     """End this process, which has no application, and say what follows from that."""
-    begins = bridge.is_worker() and not bridge.respawns()
+    is_original = bridge.is_worker() and not bridge.respawns()
+    # Where another process serves, the code has changed since: an instance that serves must not be taken down.
+    begins = is_original and not bridge.is_served()
     if begins and bridge.is_first_worker():
         follows = "the site does not start"
     else:
@@ -88,7 +90,8 @@ def _give_up(name: str, why: str) -> NoReturn:
             if not presence.say_broken(bridge.spooler_directory(), f"{name} cannot be loaded: {reason}"):
                 os._exit(1)  # the log has it, and all other spoolers of the directory fail alike
         else:
-            follows = "the processes that run the old version go on" if bridge.is_served() else "no process serves it"
+            going_on = "have loaded it" if is_original else "run the old version"
+            follows = f"the processes that {going_on} go on" if bridge.is_served() else "no process serves it"
     _log(f"{why}spoolkit: {name} cannot be loaded; {follows}")
     os._exit(FAILED_APP if begins else 1)
 

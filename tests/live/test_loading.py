@@ -108,6 +108,29 @@ def test_each_way_to_name_an_application_serves_jobs_and_makes_it_once(start: St
     assert max(made.values()) == 1, made
 
 
+FAILS_ONCE = """
+import os, time, uwsgi
+if uwsgi.worker_id() == 1 and not os.path.exists({flag!r}):
+    while not any(worker["apps"] for worker in uwsgi.workers()):
+        time.sleep(0.01)
+    open({flag!r}, "w").close()
+    raise RuntimeError("half deployed")
+"""
+
+
+def test_a_process_that_fails_at_the_first_start_while_another_serves_is_started_again(
+    start: StartLoading, code: Path, tmp_path: Path
+) -> None:
+    file, flag = code / "shop" / "__init__.py", tmp_path / "failed"
+    file.write_text(file.read_text() + FAILS_ONCE.format(flag=str(flag)))
+    site = start(*WAYS["factory"])
+    wait_until(flag.exists, message=site.server.log)
+    site.server.wait_for_log("the processes that have loaded it go on", timeout=RELOADED)
+    wait_until(lambda: len(site.server.worker_pids()) == 2, timeout=RELOADED, message=site.server.log)
+    assert greeted(site, "again")[-1] == "old"
+    assert "destroying the instance" not in site.server.log()
+
+
 @pytest.mark.parametrize("way", sampled(["factory", "file", "mount"], "factory"))
 def test_a_broken_version_leaves_the_old_one_running_until_it_is_mended(
     start: StartLoading, code: Path, way: str
