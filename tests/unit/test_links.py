@@ -54,3 +54,16 @@ def test_each_link_leads_somewhere(page: str) -> None:
 
 def test_the_pages_are_found() -> None:
     assert {"README.md", "docs/deploy.md", "docs/cli.md"} <= set(pages())
+
+
+def test_each_decision_has_its_number_its_three_parts_and_its_place_in_the_index() -> None:
+    folder = TOP / "docs" / "decisions"
+    index = (folder / "README.md").read_text()
+    records = sorted(folder.glob("0*.md"))
+    assert len(records) > 50
+    for number, path in enumerate(records, 1):
+        text = path.read_text()
+        assert path.name.startswith(f"{number:04d}-")
+        assert text.startswith(f"# {number}. ")
+        assert re.findall("(?m)^## (.*)$", text) == ["Context", "Decision", "Price"]
+        assert f"]({path.name}) ({number})" in index
