@@ -22,9 +22,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[MADE] = Counter()
-    # How long an example takes says nothing on a machine that is busy. The examples are always the same ones, but for
-    # those of make matrix, which look for new ones.
-    same = config.getoption("markexpr") == "not matrix"
+    # How long an example takes says nothing on a machine that is busy. The examples are always the same ones, also in a
+    # sample of the matrix, which lets a change pass or not. Only the whole make matrix looks for new ones.
+    same = config.getoption("markexpr") == "not matrix" or config.getoption("--sample") is not None
     settings.register_profile("tests", deadline=None, derandomize=same, suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile("tests")
 
