@@ -138,6 +138,8 @@ def test_a_broken_version_leaves_the_old_one_running_until_it_is_mended(
     site = start(*WAYS[way])
     file, prefix = code / ("single.py" if way == "file" else "shop/__init__.py"), "/shop" if way == "mount" else ""
     assert greeted(site, "before", prefix)[-1] == "old"
+    # At a reload uWSGI passes over a process that still starts, which would find the broken version as its first one.
+    wait_until(lambda: site.server.log().count(" ready in ") >= 2, timeout=RELOADED, message=site.server.log)
     healthy = file.read_text()
     broken = healthy.replace('record("made"', 'raise RuntimeError("half deployed")\n{}record("made"')
     file.write_text(broken.format("" if way == "file" else "    "))
