@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from collections import Counter
 
@@ -22,6 +23,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[MADE] = Counter()
+    # A shell's background job and nohup ignore these signals, and so would every program that a test starts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for signum in (signal.SIGQUIT, signal.SIGHUP):
+        signal.signal(signum, signal.SIG_DFL)
     # How long an example takes says nothing on a machine that is busy. The examples are always the same ones, also in a
     # sample of the matrix, which lets a change pass or not. Only the whole make matrix looks for new ones.
     same = config.getoption("markexpr") == "not matrix" or config.getoption("--sample") is not None
