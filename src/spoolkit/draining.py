@@ -242,13 +242,18 @@ def _leave_watch() -> None:
 
 def _watch(pid: int, master_pid: int, spoolers: list[int]) -> None:
     until, waits = time.monotonic() + WATCH, True
+    folder, last = tracking.store().folder, dict[int, bytes]()
     while time.monotonic() < until:
-        if master.is_stopping(master_pid):
-            # At once: what is left of this server may be killed in a moment, this process among it.
-            for spooler in busy(bridge.directories(), spoolers):
+        # A master without HTTP processes kills the spoolers at once: by now both may be gone.
+        stops = master.is_stopping(master_pid) or process.started(master_pid) is None
+        found = {spooler: process.identity(spooler) for spooler in busy(bridge.directories(), spoolers)}
+        if stops:
+            # What is left of this server may be killed in a moment, this process among it.
+            for spooler, identity in (found | last).items():
                 with contextlib.suppress(OSError):
-                    interruption.mark(tracking.store().folder, spooler)
+                    interruption.mark(folder, spooler, identity)
             return
+        last = found
         if waits and os.getppid() != pid:
             waits = False
             if process.started(master_pid) is not None:

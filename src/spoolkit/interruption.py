@@ -50,12 +50,13 @@ def interrupt(store: Store, pids: Iterable[int], *, kill: Callable[[int], None],
     return ids
 
 
-def mark(folder: str, pid: int) -> None:
+def mark(folder: str, pid: int, identity: bytes | None = None) -> None:
     """Say beside the store, which cannot be written, that a stop kills this process. Raises ``OSError``.
 
-    Of a dead process, nothing is said: another one that stops it was faster, and its mark must stay as it is.
+    Of a dead process, nothing is said, unless its ``identity`` is known from when it lived: another one that stops it
+    was faster, and its mark must stay as it is.
     """
-    identity = process.identity(pid)
+    identity = process.identity(pid) if identity is None else identity
     if identity.split()[0].isdigit():
         files.make_folder(os.path.join(folder, files.SERVED))
         files.write(_mark_of(folder, pid), identity)
