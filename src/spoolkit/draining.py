@@ -244,8 +244,13 @@ def _watch(pid: int, master_pid: int, spoolers: list[int]) -> None:
     until, waits = time.monotonic() + WATCH, True
     folder, last = tracking.store().folder, dict[int, bytes]()
     while time.monotonic() < until:
-        # A master without HTTP processes kills the spoolers at once: by now both may be gone.
-        stops = master.is_stopping(master_pid) or process.started(master_pid) is None
+        stops = master.is_stopping(master_pid)
+        if not stops and process.started(master_pid) is None:
+            # A master without HTTP processes kills the spoolers at once: by now both are gone. Where only the master
+            # is, it was killed itself: that is no stop, and the spoolers go on with their jobs.
+            if not last or not all(map(master.is_doomed, last)):
+                return
+            stops = True
         found = {spooler: process.identity(spooler) for spooler in busy(bridge.directories(), spoolers)}
         if stops:
             # What is left of this server may be killed in a moment, this process among it.
