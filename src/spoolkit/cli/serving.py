@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -13,7 +14,7 @@ from flask import current_app
 from spoolkit import application, files, instance, log, published, settings, spoolfile, tracking
 from spoolkit import doctor as examination
 from spoolkit.cli.group import command, say_json, seconds
-from spoolkit.engines.spooler import supervise
+from spoolkit.engines.spooler import GUARDED, supervise
 
 INI = "uwsgi.ini"
 
@@ -40,7 +41,10 @@ def run(processes: int, until_eof: bool, as_json: bool) -> None:
         say_json({"spool": directory, "application": current_app.name, "pid": os.getpid(), "processes": processes})
     else:
         click.echo(f"spoolkit: running the jobs of {directory} for {current_app.name}, pid {os.getpid()}", err=True)
-    sys.exit(supervise(directory, processes, until_eof=sys.stdin.fileno() if until_eof else None))
+    status = supervise(directory, processes, until_eof=sys.stdin.fileno() if until_eof else None)
+    # At its end Python gives signals their default effect: one that comes then would decide the exit status.
+    signal.pthread_sigmask(signal.SIG_BLOCK, GUARDED)
+    sys.exit(status)
 
 
 @command("doctor", sees=False)
