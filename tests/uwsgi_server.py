@@ -88,6 +88,8 @@ class UwsgiServer:
             wait_until(
                 lambda: not self._spools or self.spooler_pids(), timeout=START, message=lambda: self.log()[-4000:]
             )
+            # uWSGI starts its processes first, and ignores SIGTERM until then.
+            wait_until(lambda: not self._ignores(signal.SIGTERM), message="the master ignores SIGTERM")
         except BaseException:
             self.kill()
             raise
@@ -106,7 +108,6 @@ class UwsgiServer:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=default_signals,
             )
 
     def __exit__(self, *_: object) -> None:
@@ -178,6 +179,10 @@ class UwsgiServer:
         wait_until(lambda: not self._members(), message="processes of uWSGI survived")
         self._process = None
 
+    def _ignores(self, signum: int) -> bool:
+        ignored = re.search(r"^SigIgn:\s+(\w+)", Path(f"/proc/{self.master_pid}/status").read_text(), re.M)
+        return bool(ignored) and bool(int(ignored[1], 16) & 1 << signum - 1)
+
     def _members(self) -> list[int]:
         """The living processes of this uWSGI's session; what a job started among them."""
         assert self._process is not None
@@ -211,12 +216,6 @@ class UwsgiServer:
     def _request(self, method: str, path: str, json: Any = None, *, raw: bool = False) -> Response:
         body = json if raw or json is None else jsonlib.dumps(json)
         return self.request(method, path, body, {} if json is None else {"Content-Type": "application/json"})
-
-
-def default_signals() -> None:
-    """In a process to be started: a test run in the background, or under nohup, has these ignored, and so had it."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def free_port() -> int:

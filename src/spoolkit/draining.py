@@ -43,6 +43,9 @@ SLEEP = 4.0
 WATCH = 10.0
 """Seconds in which an HTTP process ends, and has a successor."""
 
+DYING = 1.0
+"""Seconds in which it shows that a spooler has been killed, on a machine that lets it wait for the processor."""
+
 LAST_WORD = 2.0
 """Seconds after the grace at which an HTTP process that has not ended is killed."""
 
@@ -222,11 +225,17 @@ def _ending() -> None:
 def _leave_watch() -> None:
     """Leave a process behind that looks after the jobs until the only HTTP process has a successor.
 
-    A stop that comes meanwhile finds no HTTP process that waits for the jobs, and kills them: this leaves word that a
-    stop did it, so that the next start counts no attempt. And the master looks after dead processes once a second: a
-    signal makes it do so at once.
+    A stop that comes meanwhile finds no HTTP process that waits for the jobs, and kills them at once. So this leaves
+    word beforehand that it is a stop which ends them, and the next start counts no attempt; the process that stays
+    takes the word back. And the master looks after dead processes once a second: a signal makes it do so at once.
     """
-    pid, master_pid, spoolers = os.getpid(), bridge.master_pid(), bridge.spooler_pids()
+    pid, master_pid, folder = os.getpid(), bridge.master_pid(), tracking.store().folder
+    spoolers = bridge.spooler_pids()
+    # Not by the process that stays: it may be killed with the rest of this server, in the moment in which that stops.
+    # The idle are marked as well: they may begin a job.
+    for spooler in spoolers:
+        with contextlib.suppress(OSError):
+            interruption.mark(folder, spooler)
     with warnings.catch_warnings():
         # Of a fork beside threads: the child uses nothing of theirs.
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -235,37 +244,31 @@ def _leave_watch() -> None:
         return
     try:
         os.closerange(3, 1024)  # the listening sockets among them
-        _watch(pid, master_pid, spoolers)
+        if not _ends_by_a_stop(pid, master_pid, spoolers):
+            for spooler in spoolers:
+                interruption.unmark(folder, spooler)
     finally:
         os._exit(0)
 
 
-def _watch(pid: int, master_pid: int, spoolers: list[int]) -> None:
+def _ends_by_a_stop(pid: int, master_pid: int, spoolers: list[int]) -> bool:
+    """Whether uWSGI stops before the HTTP process ``pid`` has a successor."""
     until, waits = time.monotonic() + WATCH, True
-    folder, last = tracking.store().folder, dict[int, bytes]()
     while time.monotonic() < until:
-        stops = master.is_stopping(master_pid)
-        if not stops and process.started(master_pid) is None:
+        if master.is_stopping(master_pid):
+            return True
+        if process.started(master_pid) is None:
             # A master without HTTP processes kills the spoolers at once: by now both are gone. Where only the master
             # is, it was killed itself: that is no stop, and the spoolers go on with their jobs.
-            if not last or not all(map(master.is_doomed, last)):
-                return
-            stops = True
-        found = {spooler: process.identity(spooler) for spooler in busy(bridge.directories(), spoolers)}
-        if stops:
-            # What is left of this server may be killed in a moment, this process among it.
-            for spooler, identity in (found | last).items():
-                with contextlib.suppress(OSError):
-                    interruption.mark(folder, spooler, identity)
-            return
-        last = found
+            return not wait(lambda: [pid for pid in spoolers if not master.is_doomed(pid)], time.monotonic() + DYING)
         if waits and os.getppid() != pid:
             waits = False
-            if process.started(master_pid) is not None:
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(master_pid, signal.SIGUSR1)  # ends its sleep, and has it log statistics
         if bridge.first_worker_pid() not in (0, pid):
-            return
+            return False
         time.sleep(0.005)
+    return False
 
 
 def _gap() -> list[int]:

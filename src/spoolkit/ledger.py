@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from spoolkit import process
+from spoolkit import files, process
 
 SIGNALS = range(256)
 """The numbers of uWSGI's signals."""
@@ -107,9 +107,7 @@ class Ledger:
     @contextlib.contextmanager
     def _locked(self, reserved: set[int]) -> Iterator[Any]:
         folder = os.path.dirname(self._path)
-        # Not makedirs: a spool directory that is gone must not come back as an empty one that nobody serves.
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(folder, mode=0o700)
+        files.make_folder(folder)
         fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         with open(fd, "r+b", buffering=0) as file:
             fcntl.flock(file, fcntl.LOCK_EX)

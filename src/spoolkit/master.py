@@ -32,8 +32,9 @@ def is_asleep(pid: int) -> bool:
 
 def is_doomed(pid: int) -> bool:
     """Whether the process ``pid`` is dead, or will be before it does anything more."""
-    # A spooler has the lowest priority: on a busy machine it may take a while to die.
-    return process.started(pid) is None or bool(_signals(pid, b"SigPnd:") & 1 << (signal.SIGKILL - 1))
+    # A spooler has the lowest priority: on a busy machine it may take a while to die. The signal is taken off the
+    # pending ones a moment before that.
+    return bool(_signals(pid, b"SigPnd:") & 1 << (signal.SIGKILL - 1)) or process.is_exiting(pid)
 
 
 def catches(pid: int, signum: int) -> bool:

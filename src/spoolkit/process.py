@@ -5,19 +5,32 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 
+_PF_EXITING = 0x4
+"""The flag of a process in its exit, in ``include/linux/sched.h`` of the kernel."""
+
 
 def identity(pid: int) -> bytes:
     """The start time of the process ``pid``, and the boot it belongs to; of a dead one what fits no other."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            # The second field is the command's name and may itself hold spaces and parentheses.
-            fields = file.read().rpartition(b")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        fields = []
+    fields = _fields(pid)
     if len(fields) < 20 or fields[0] in b"ZX":
         # No such process, one that is dead but not yet buried, or no /proc: then nobody is signalled.
         return b"unknown %d" % os.getpid()
     return b" %s %s\n" % (fields[19], _boot())
+
+
+def is_exiting(pid: int) -> bool:
+    """Whether the process ``pid`` is dead, or executes nothing any more but its exit in the kernel."""
+    fields = _fields(pid)
+    return len(fields) < 20 or fields[0] in b"ZX" or bool(int(fields[6]) & _PF_EXITING)
+
+
+def _fields(pid: int) -> list[bytes]:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            # The second field is the command's name and may itself hold spaces and parentheses.
+            return file.read().rpartition(b")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return []
 
 
 def started(pid: int) -> int | None:

@@ -48,8 +48,6 @@ def flask(environment: dict[str, str], tmp_path: Path, spool: Path) -> Iterator[
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                # A test run in the background has it ignored, and a child of it would ignore Ctrl-C as well.
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
             )
 
             def end() -> None:

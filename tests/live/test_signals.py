@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from uwsgi_server import default_signals, wait_until
+from uwsgi_server import wait_until
 
 from .conftest import SITE, History, StartSite
 
@@ -29,7 +29,6 @@ def runner(environment: dict[str, str], tmp_path: Path) -> Iterator[subprocess.P
             stdout=log,
             stderr=log,
             start_new_session=True,
-            preexec_fn=default_signals,
         )
     yield process
     try:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from uwsgi_server import default_signals, free_port, wait_until
+from uwsgi_server import free_port, wait_until
 
 from .conftest import PROJECT
 
@@ -103,7 +103,6 @@ def test_the_unit_starts_runs_a_job_and_stops(machine: Path, description: str) -
             stdout=log,
             stderr=log,
             start_new_session=True,
-            preexec_fn=default_signals,
         )
         try:
             if options["Type"] == "notify":

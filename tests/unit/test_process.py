@@ -63,6 +63,14 @@ def test_a_process_that_is_dead_but_not_buried_is_dead(other: int) -> None:
     assert not process.is_alive(other, known)
 
 
+def test_a_process_is_exiting_once_it_is_killed(other: int) -> None:
+    assert not process.is_exiting(other)
+    os.kill(other, signal.SIGKILL)
+    wait_until(lambda: process.is_exiting(other))
+    os.waitpid(other, 0)
+    assert process.is_exiting(other)
+
+
 def test_a_stopped_process_is_alive(other: int) -> None:
     known = process.identity(other)
     os.kill(other, signal.SIGSTOP)
