@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import json
 import os
 import pwd
 import shlex
@@ -14,9 +15,10 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
-from uwsgi_server import free_port, wait_until
+from uwsgi_server import UwsgiServer, free_port, wait_until
 
 from .conftest import PROJECT
 
@@ -137,14 +139,36 @@ def test_it_waits_longer_than_the_grace_and_signals_one_process_only(description
 
 
 @pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed")
-def test_nginx_takes_its_lines(tmp_path: Path) -> None:
-    text = (PROJECT / "docs" / "deploy.md").read_text().partition("```nginx\n")[2].partition("```")[0]
-    text = text.replace("listen 80", f"listen 127.0.0.1:{free_port()}")
-    path = tmp_path / "nginx.conf"
-    kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
-    folders = "".join(f"{kind}_temp_path {tmp_path}/{kind};" for kind in kinds)
-    path.write_text(
-        f"pid {tmp_path}/pid; error_log {tmp_path}/error.log; events {{}} http {{ access_log off; {folders} {text} }}"
-    )
-    done = subprocess.run(["nginx", "-t", "-c", path, "-p", tmp_path], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+def test_nginx_serves_the_site_with_these_lines(tmp_path: Path) -> None:
+    with UwsgiServer(tmp_path, ini=PROJECT / "uwsgi.ini") as server:
+        port = free_port()
+        text = (PROJECT / "docs" / "deploy.md").read_text().partition("```nginx\n")[2].partition("```")[0]
+        text = text.replace("listen 80", f"listen 127.0.0.1:{port}").replace(":5000", f":{server.port}")
+        kinds = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        folders = "".join(f"{kind}_temp_path {tmp_path}/{kind};" for kind in kinds)
+        path = tmp_path / "nginx.conf"
+        path.write_text(
+            f"daemon off; pid {tmp_path}/pid; error_log {tmp_path}/error.log; events {{}} "
+            f"http {{ access_log off; {folders} {text} }}"
+        )
+        nginx = subprocess.Popen(["nginx", "-c", path, "-p", tmp_path], stderr=subprocess.PIPE, text=True)
+
+        def ask(path: str) -> str:
+            with urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+                return str(answer.read().decode())
+
+        def listens() -> bool:
+            try:
+                socket.create_connection(("127.0.0.1", port), 1).close()
+            except OSError:
+                return nginx.poll() is not None
+            return True
+
+        try:
+            wait_until(listens)
+            assert nginx.poll() is None, nginx.communicate()[1]
+            job = json.loads(ask("/uwsgi_spool/0"))["job"]
+            wait_until(lambda: json.loads(ask(f"/jobs/{job}"))["state"] == "done")
+        finally:
+            nginx.terminate()
+            nginx.communicate(timeout=10)
