@@ -8,7 +8,8 @@ import time
 
 from flask import Flask
 
-from spoolkit import SpoolKit, runner, spool
+from spoolkit import SpoolKit, spool
+from spoolkit.attempt import runner
 
 app = Flask(__name__)
 SpoolKit(app)

@@ -17,10 +17,14 @@ from pathlib import Path
 
 from flask import Flask
 
-from spoolkit import SpoolKit, lookup, packet, pruning, settings, spoolfile, stats, tracking
+from spoolkit import SpoolKit, settings
+from spoolkit.admin import lookup, stats
 from spoolkit.api import jobs_blueprint
-from spoolkit.cli import watching
+from spoolkit.cli import watch
+from spoolkit.encoding import packet
 from spoolkit.job import Job, State
+from spoolkit.spooldir import spoolfile
+from spoolkit.store import locations, retention
 
 
 def fill(directory: str, jobs: int) -> None:
@@ -32,7 +36,7 @@ def fill(directory: str, jobs: int) -> None:
         job = Job(id, task, (number,), enqueued_at=at, run_at=now + 86400)
         spoolfile.write(directory, id, packet.dump(packet.pack(job, max_body=1000)), run_at=now + 86400)
         rows.append((f"{int(at * 1e9) + 1:016x}{secrets.token_hex(8)}", task, at, at, at + 0.1))
-    with tracking.store().transaction() as db:
+    with locations.store().transaction() as db:
         db.executemany(
             "INSERT INTO jobs (id, task, engine, state, attempt, base, enqueued_at, started_at, finished_at, result)"
             " VALUES (?, ?, 'spool', 'done', 1, 0, ?, ?, ?, CAST('"
@@ -54,7 +58,7 @@ def main(jobs: int) -> None:
         get = app.test_client().get
         with app.app_context():
             fill(directory, jobs)
-            store, config = tracking.store(), settings.current()
+            store, config = locations.store(), settings.current()
             one = lookup.jobs(limit=1, states=(State.QUEUED,))[0].id
             cases: dict[str, Callable[[], object]] = {
                 "GET /jobs/<id>": lambda: get(f"/jobs/{one}"),
@@ -67,8 +71,10 @@ def main(jobs: int) -> None:
                 "flask spool ls --task none": lambda: lookup.jobs(task="none", limit=51),
                 "flask spool ls --state dead": lambda: lookup.jobs(states=(State.DEAD,), limit=51),
                 "flask spool stats": stats.gather,
-                "flask spool watch, one look": watching._look,
-                "pruning, one look": lambda: pruning.forget_dead(store, directory, time.time() - config.keep_dead, 200),
+                "flask spool watch, one look": watch._look,
+                "pruning, one look": lambda: retention.forget_dead(
+                    store, directory, time.time() - config.keep_dead, 200
+                ),
             }
             print(f"{jobs} jobs wait, {jobs} are done")
             for what, call in cases.items():

@@ -1,8 +1,8 @@
 """Background tasks for Flask on the uWSGI server that already runs the site."""
 
-from spoolkit.background import BackgroundThread, QueueThread
-from spoolkit.codec import register
-from spoolkit.current import current_job
+from spoolkit.attempt.current_job import current_job
+from spoolkit.encoding.codec import register
+from spoolkit.encoding.uwsgi_args import prepare_spooler_args, restore_spooler_args
 from spoolkit.errors import (
     Abort,
     AmbiguousJobError,
@@ -37,10 +37,10 @@ from spoolkit.errors import (
 from spoolkit.extension import SpoolKit
 from spoolkit.handle import Job
 from spoolkit.job import SPOOL_IGNORE, SPOOL_OK, SPOOL_RETRY, State
-from spoolkit.log import JobLogFilter
-from spoolkit.plain import prepare_spooler_args, restore_spooler_args
-from spoolkit.schedule import from_text as seconds_from_text
+from spoolkit.system.log import JobLogFilter
 from spoolkit.task import spool, thread
+from spoolkit.threads.background import BackgroundThread, QueueThread
+from spoolkit.times import from_text as seconds_from_text
 
 __version__ = "0.1.0"
 

@@ -6,10 +6,10 @@ import os
 
 import click
 
-from spoolkit import doctor as examination
 from spoolkit.cli.group import seconds
-from spoolkit.cli.serving import report
-from spoolkit.tracking import STORE
+from spoolkit.cli.running import report
+from spoolkit.doctor import examine as examination
+from spoolkit.store.locations import STORE
 
 
 @click.group()

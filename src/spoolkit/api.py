@@ -7,7 +7,8 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
 
-from spoolkit import codec, lookup
+from spoolkit.admin import lookup
+from spoolkit.encoding import codec
 from spoolkit.errors import ArgumentError, SpoolkitError, SpoolUnavailableError, StoreUnavailableError, UnknownJobError
 from spoolkit.job import FINISHED, State, Status
 

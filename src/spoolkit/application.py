@@ -9,7 +9,8 @@ from weakref import WeakValueDictionary, ref
 
 from flask import Flask, current_app, has_app_context
 
-from spoolkit import bridge, modules
+from spoolkit.system import modules
+from spoolkit.uwsgi import bridge
 
 _made: WeakValueDictionary[str, Flask] = WeakValueDictionary()
 """The applications that live in this process, by name, in the order in which they were made."""

@@ -7,13 +7,16 @@ from weakref import WeakSet
 
 from flask import Flask
 
-from spoolkit import application, bridge, devrunner, lifetime, log, served, settings, task
-from spoolkit.background import BackgroundThread, Threads, Where
+from spoolkit import application, settings, task
 from spoolkit.cli import commands
-from spoolkit.engines import spool
 from spoolkit.errors import ConfigurationError
+from spoolkit.lifecycle import flask_run, hooks
 from spoolkit.settings import Settings
+from spoolkit.spooling import engine
+from spoolkit.system import log
 from spoolkit.task import Task
+from spoolkit.threads.background import BackgroundThread, Threads, Where
+from spoolkit.uwsgi import bridge, served
 
 
 class SpoolKit:
@@ -53,13 +56,13 @@ class SpoolKit:
                 ", ".join(directories),
                 config.spool,
             )
-        lifetime.let_flask_run_end()
+        hooks.let_flask_run_end()
         if self._threads:
-            lifetime.at_start(app, self._threads.start)
+            hooks.at_start(app, self._threads.start)
         if not bridge.is_uwsgi():
-            spool.may_make(config.spool)  # decided now: nothing is made before there is a job
+            engine.may_make(config.spool)  # decided now: nothing is made before there is a job
         if not bridge.is_uwsgi() and config.dev_runner:
-            devrunner.start_beside_flask_run()
+            flask_run.start_beside_flask_run()
 
     def add_thread(self, thread: BackgroundThread, where: Where = "each process") -> None:
         """Have ``thread`` live in each process that serves, or, with ``where="one process"``, in one of them.
@@ -75,15 +78,15 @@ class SpoolKit:
         self._threads.add(thread, where)
         if first:
             for app in list(self._apps):
-                lifetime.at_start(app, self._threads.start)
+                hooks.at_start(app, self._threads.start)
 
     def start_threads(self) -> None:
         """Start in this process what :meth:`add_thread` was given: for tests, and for programs without a server."""
         self._threads.start()
 
     def drain(self, grace: float | None = None) -> None:
-        """End what this process does in the background, as its server does; see :func:`spoolkit.lifetime.drain`."""
-        lifetime.drain(grace)
+        """End what this process does in the background, as its server does; see :mod:`spoolkit.lifecycle.hooks`."""
+        hooks.drain(grace)
 
     def __getattr__(self, name: str) -> Task[..., Any]:
         if name.startswith("_"):

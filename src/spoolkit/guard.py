@@ -16,8 +16,10 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import NoReturn
 
-from spoolkit import bridge, draining, presence, served, shift
 from spoolkit.errors import ConfigurationError
+from spoolkit.lifecycle import shutdown, spooler_signals
+from spoolkit.spooldir import spoolers
+from spoolkit.uwsgi import bridge, served
 
 PAUSE = 1.0
 """Seconds before uWSGI starts another process in the place of one that could not load the application."""
@@ -49,13 +51,13 @@ def load() -> None:
     except BaseException:
         _give_up(name, traceback.format_exc())
     if not bridge.is_worker():
-        presence.say_mended(bridge.spooler_directory())
+        spoolers.say_mended(bridge.spooler_directory())
         return
     if any(target.file for target in wanted):
         # uWSGI executes the file after this. It prints what goes wrong there, and then takes the whole instance down.
         sys.excepthook = _ending(name, sys.excepthook)
     elif bridge.respawns():
-        draining.recycle()  # before it serves: what the new version enqueues is not for the old one to run
+        shutdown.recycle()  # before it serves: what the new version enqueues is not for the old one to run
 
 
 def _ending(name: str, printed: Hook) -> Hook:
@@ -80,14 +82,14 @@ def _give_up(name: str, why: str) -> NoReturn:
         # At a first start all processes fail alike: the first says why, and ends the instance.
         until = time.monotonic() + (0 if bridge.is_worker() and not begins else FIRST)
         while bridge.first_worker_pid() and not bridge.is_served() and time.monotonic() < until:
-            draining.linger(PAUSE / 10)
+            shutdown.linger(PAUSE / 10)
         if begins and not bridge.first_worker_pid():
             os._exit(FAILED_APP)
-        draining.linger(PAUSE)
+        shutdown.linger(PAUSE)
         if bridge.is_spooler():
             follows = "this spooler runs no job, and is started again until it can be"
             reason = why.rstrip().rpartition("\n")[2]
-            if not presence.say_broken(bridge.spooler_directory(), f"{name} cannot be loaded: {reason}"):
+            if not spoolers.say_broken(bridge.spooler_directory(), f"{name} cannot be loaded: {reason}"):
                 os._exit(1)  # the log has it, and all other spoolers of the directory fail alike
         else:
             going_on = "have loaded it" if is_original else "run the old version"
@@ -101,7 +103,7 @@ def _log(text: str) -> None:
 
 
 if bridge.is_worker() or bridge.is_spooler():
-    draining.install()  # before the application is there: a stop may come first
+    shutdown.install()  # before the application is there: a stop may come first
     if bridge.is_spooler():
-        shift.idle()  # until then SIGQUIT has the master's handler here, which kills the other spoolers
+        spooler_signals.idle()  # until then SIGQUIT has the master's handler here, which kills the other spoolers
     load()

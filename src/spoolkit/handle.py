@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any, Generic, TypeVar, cast
 
-from spoolkit import admin, codec, job, lookup, tracking, waiting
+from spoolkit import job
+from spoolkit.admin import actions, lookup
+from spoolkit.encoding import codec
 from spoolkit.errors import (
     JobCancelled,
     JobCrashedError,
@@ -17,6 +19,8 @@ from spoolkit.errors import (
     ResultUnavailableError,
 )
 from spoolkit.job import FINISHED, Attempt, Progress, State, Status
+from spoolkit.spooldir import waiting
+from spoolkit.store import locations
 
 R = TypeVar("R", covariant=True)  # a result is only ever read
 
@@ -97,12 +101,12 @@ class Job(job.Job, Generic[R]):
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the job is over, at most ``timeout`` seconds (``None``: for ever); whether it is."""
-        folder = tracking.store().folder
+        folder = locations.store().folder
         return waiting.until(lambda: self.state in FINISHED, folder, self.id, timeout)
 
     def cancel(self, *, force: bool = False) -> State:
-        """See that the job does not run, or not on; see :func:`spoolkit.admin.cancel`."""
-        return admin.cancel(self.id, force=force)
+        """See that the job does not run, or not on; see :func:`spoolkit.admin.actions.cancel`."""
+        return actions.cancel(self.id, force=force)
 
 
 def _error(status: Status) -> JobError:

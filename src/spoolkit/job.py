@@ -9,7 +9,7 @@ from datetime import timedelta
 from enum import IntEnum, StrEnum
 from typing import Literal
 
-from spoolkit import clock
+from spoolkit.system import clock
 
 
 class SpoolResult(IntEnum):

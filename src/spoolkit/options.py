@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import TypeVar, get_args
 
-from spoolkit import schedule
-from spoolkit.engines.thread import Overflow, ThreadOptions
+from spoolkit import times
 from spoolkit.errors import ConfigurationError, shown
 from spoolkit.job import Backoff, TaskOptions
+from spoolkit.threads.engine import Overflow, ThreadOptions
 
 Errors = type[BaseException] | Iterable[type[BaseException]]
 
@@ -78,7 +78,7 @@ def thread_options(concurrency: int | None, overflow: Overflow, track: bool, cop
 
 
 def _is_time(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= schedule.MAX_AHEAD
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= times.MAX_AHEAD
 
 
 def _seconds(value: T | timedelta) -> T | float:

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from spoolkit import callables, modules
+from spoolkit import callables
 from spoolkit.errors import DuplicateTaskError, SignatureError, UnknownTaskError
 from spoolkit.job import TaskOptions
+from spoolkit.system import modules
 
 ONE_DICT = frozenset({"args", "arguments", "env", "environ", "vars", "kwargs", "data", "params", "packet", "payload"})
 """What the manual of uWSGI and its users call the one argument of a function under uwsgidecorators."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from spoolkit import published, sandbox
 from spoolkit.errors import ConfigurationError, shown
+from spoolkit.system import published, sandbox
 
 SPOOL_FOLDER = "my_spools"
 

@@ -7,14 +7,18 @@ from datetime import datetime, timedelta
 from functools import update_wrapper
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
 
-from spoolkit import application, callables, calling, clock, current, lifetime, plain, registry, sandbox, schedule
+from spoolkit import application, callables, registry, times
+from spoolkit.attempt import calling, current_job
+from spoolkit.encoding import uwsgi_args
 from spoolkit.engine import Engine
-from spoolkit.engines import spool as spool_engine
-from spoolkit.engines.thread import Overflow, ThreadEngine
 from spoolkit.errors import ArgumentError, ArgumentTypeError, DecodeError, SignatureError, shown
 from spoolkit.handle import Job
 from spoolkit.job import Backoff, TaskOptions, new_id
+from spoolkit.lifecycle import hooks
 from spoolkit.options import Errors, check_names, task_options, thread_options
+from spoolkit.spooling import engine as spool_engine
+from spoolkit.system import clock, sandbox
+from spoolkit.threads.engine import Overflow, ThreadEngine
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -58,7 +62,7 @@ class Task(Generic[P, R]):
 
         ``current_job()`` works in it. An ``async def`` runs to its end, in an event loop of its own.
         """
-        with current.running(current.CurrentJob(**vars(self._job(args, kwargs, engine="inline")))):
+        with current_job.running(current_job.CurrentJob(**vars(self._job(args, kwargs, engine="inline")))):
             if callables.is_async(self._function):
                 return calling.run_coroutine(self._function, args, kwargs)  # type: ignore[no-any-return]
             return self._function(*args, **kwargs)
@@ -92,7 +96,7 @@ class Task(Generic[P, R]):
             kwargs=kwargs,
             engine=engine,
             enqueued_at=now,
-            run_at=schedule.run_at(at, delay, now=now),
+            run_at=times.run_at(at, delay, now=now),
             queue=None if queue is None else sandbox.private_directory(queue),
             priority=priority,
             app=application.current_name(),
@@ -136,9 +140,9 @@ class SpoolTask(Task[P, R]):
         """
         where: dict[str, Any] = {}
         if priority is not None:
-            where["priority"] = plain.priority(priority)
+            where["priority"] = uwsgi_args.priority(priority)
         if queue is not None:
-            where["queue"] = plain.spooler(queue)
+            where["queue"] = uwsgi_args.spooler(queue)
 
         def call(*args: P.args, **kwargs: P.kwargs) -> Job[R]:
             return self._submit(args, kwargs, at, delay, **where)
@@ -155,19 +159,19 @@ class SpoolTask(Task[P, R]):
         given: dict[str, Any] = {**self._from_packet(packet or {}), **kwargs}
         where: dict[str, Any] = {}
         if "at" in given:
-            where["at"] = plain.at(given.pop("at"))
+            where["at"] = uwsgi_args.at(given.pop("at"))
         if "delay" in given and "delay" not in self.declared.signature.parameters:
             where["delay"] = given.pop("delay")
         if "priority" in given:
-            where["priority"] = plain.priority(given.pop("priority"))
+            where["priority"] = uwsgi_args.priority(given.pop("priority"))
         if "spooler" in given:
-            where["queue"] = plain.spooler(given.pop("spooler"))
+            where["queue"] = uwsgi_args.spooler(given.pop("spooler"))
         if "body" in given:
-            given["body"] = plain.body(given["body"])
+            given["body"] = uwsgi_args.body(given["body"])
         return self._submit((), given, **where)
 
     def _from_packet(self, packet: Mapping[bytes, bytes]) -> dict[str, object]:
-        types = plain.hints(self.declared.function)
+        types = uwsgi_args.hints(self.declared.function)
         given: dict[str, object] = {}
         for key, value in packet.items():
             if not isinstance(key, bytes) or not isinstance(value, bytes):
@@ -183,7 +187,9 @@ class SpoolTask(Task[P, R]):
                 )
             try:
                 name = key.decode()
-                given[name] = value if name in plain.MAGIC else plain.convert(name, value, types.get(name, bytes))
+                given[name] = (
+                    value if name in uwsgi_args.MAGIC else uwsgi_args.convert(name, value, types.get(name, bytes))
+                )
             except (DecodeError, UnicodeDecodeError) as error:
                 raise ArgumentError(str(error), argument=key.decode("utf-8", "replace")) from error
         return given
@@ -308,7 +314,7 @@ def thread(
     of :func:`spool`, but a job that waits for its next attempt waits in memory. Raises :class:`ConfigurationError` for
     a value that cannot be used, and where threads are not enabled in this uWSGI.
     """
-    lifetime.check_threads()
+    hooks.check_threads()
     options = task_options(retries, backoff, timeout, retry_on, discard_on)
     check_names(name, aliases)
     engine = ThreadEngine(thread_options(concurrency, overflow, track, copy_request))

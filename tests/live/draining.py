@@ -12,9 +12,9 @@ from pathlib import Path
 
 from uwsgi_server import UwsgiServer, wait_until
 
-from spoolkit import recommended
 from spoolkit.job import FINISHED
-from spoolkit.store import Store
+from spoolkit.store.transitions import Store
+from spoolkit.uwsgi import recommended
 
 from .conftest import SITE, History, Site
 

@@ -16,7 +16,8 @@ import pytest
 from sampling import sampled
 from uwsgi_server import wait_until
 
-from spoolkit import morgue, spoolfile
+from spoolkit.spooldir import dead as morgue
+from spoolkit.spooldir import spoolfile
 
 from .conftest import Site, StartSite
 from .test_kill_matrix import settled

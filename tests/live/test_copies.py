@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from uwsgi_server import wait_until
 
-from spoolkit import pausing, presence
-from spoolkit.spoolfile import PREFIX
+from spoolkit.spooldir import gate, spoolers
+from spoolkit.spooldir.spoolfile import PREFIX
 
 from .conftest import StartSite
 
@@ -19,11 +19,11 @@ from .conftest import StartSite
 def test_a_copied_job_runs_once(start_site: StartSite, tmp_path: Path, twice: object) -> None:
     site = start_site(module="kill_tasks", spoolers=2)
     spool = str(site.spool)
-    pausing.pause(spool)
+    gate.pause(spool)
     job = site.call("waits_for_its_release", "return")["job"]
     twice(f"{spool}/{PREFIX}{job}", f"{spool}/{PREFIX}{job}.7")  # type: ignore[operator]
-    pausing.resume(spool)
-    presence.wake_all(spool)
+    gate.resume(spool)
+    spoolers.wake_all(spool)
     site.history.wait_for("start", job)
     if twice is shutil.copy:
         site.server.wait_for_log("is a copy of")

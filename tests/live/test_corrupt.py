@@ -8,8 +8,9 @@ from pathlib import Path
 
 from uwsgi_server import wait_until
 
-from spoolkit import codec, morgue, packet, spoolfile
+from spoolkit.encoding import codec, packet
 from spoolkit.job import Job, new_id
+from spoolkit.spooldir import dead, spoolfile
 
 from .conftest import StartSite
 
@@ -109,6 +110,6 @@ def test_a_job_set_aside_runs_when_it_is_moved_back(start_site: StartSite) -> No
     job = Job(id=new_id(), task="site_tasks.note", args=("back",), enqueued_at=1.0)
     data = packet.dump(packet.pack(job, max_body=1000))
     path = spoolfile.write(str(site.spool / ".."), job.id, data)
-    moved = morgue.quarantine(path, str(site.spool), reason="by hand")
+    moved = dead.quarantine(path, str(site.spool), reason="by hand")
     os.rename(moved, site.spool / os.path.basename(path))
     site.history.wait_for("note", "back")

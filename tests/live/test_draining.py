@@ -14,8 +14,8 @@ import pytest
 from sampling import sampled
 from uwsgi_server import UwsgiServer, wait_until
 
-from spoolkit import pausing
-from spoolkit.spoolfile import PREFIX
+from spoolkit.spooldir import gate
+from spoolkit.spooldir.spoolfile import PREFIX
 
 from .draining import RELOAD, STOP_HOOKS, Deployed, deployed
 
@@ -195,14 +195,14 @@ def test_a_site_without_a_spooler_stops_and_reloads_like_any_other(tmp_path: Pat
 def test_jobs_that_another_version_enqueued_run_or_die_with_a_reason(tmp_path: Path) -> None:
     with deployed(tmp_path, "lazy-apps") as site:
         site.wait_until_up()
-        pausing.pause(str(site.site.spool))
+        gate.pause(str(site.site.spool))
         renamed, changed, gone = site.call("sturdy", 0.0), site.call("work", 0.0), site.call("forks")
         rewrite(site, "@spool(retries=20, backoff=0.1)\ndef sturdy", ALIASED)
         rewrite(site, "def work(seconds: float)", "def work(minutes: float, seconds: float)")
         rewrite(site, "def forks()", "def forked()")
         site.signal(signal.SIGHUP)
         site.jobs.wait_for_log("chain reloading complete", timeout=40)
-        pausing.resume(str(site.site.spool))
+        gate.resume(str(site.site.spool))
         site.site.history.wait_for("end", renamed)
         dead = wait_until(lambda: site.site.dead() if len(site.site.dead()) == 2 else None)
         reasons = {id: dead[f"{PREFIX}{id}"]["reason"] for id in (changed, gone)}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from uwsgi_server import wait_until
 
-from spoolkit import recommended
+from spoolkit.uwsgi import recommended
 
 from .conftest import StartSite
 

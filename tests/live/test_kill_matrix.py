@@ -16,9 +16,11 @@ from flask import Flask
 from sampling import sampled
 from uwsgi_server import UwsgiServer, wait_until
 
-from spoolkit import SpoolKit, lookup, tracking
+from spoolkit import SpoolKit
+from spoolkit.admin import lookup
+from spoolkit.admin.lookup import Details
 from spoolkit.job import State
-from spoolkit.lookup import Details
+from spoolkit.store import locations
 
 from .conftest import SITE, Event, History, Site
 
@@ -112,7 +114,7 @@ def looking_at(site: Site, store: Path | None = None) -> Iterator[None]:
     SpoolKit(app)
     with app.app_context():
         yield
-        tracking.store().close()
+        locations.store().close()
 
 
 def settled(site: Site, ids: list[str], *, timeout: float = 60, store: Path | None = None) -> dict[str, Ran]:

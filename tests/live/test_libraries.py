@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from uwsgi_server import wait_until
 
-from spoolkit import packet, spoolfile
+from spoolkit.encoding import packet
+from spoolkit.spooldir import spoolfile
 
 from .conftest import StartSite
 

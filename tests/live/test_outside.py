@@ -17,8 +17,8 @@ import pytest
 from uwsgi_server import wait_until
 
 from spoolkit.job import State
-from spoolkit.lifetime import SAME_SIGNAL
-from spoolkit.store import Store
+from spoolkit.lifecycle.hooks import SAME_SIGNAL
+from spoolkit.store.transitions import Store
 
 from .conftest import SITE, History, StartSite
 
@@ -220,7 +220,8 @@ def test_beside_uwsgi_it_takes_no_job_twice(
 def test_it_sets_aside_what_is_no_job_and_leaves_what_is_another_librarys(
     flask: Start, environment: dict[str, str], spool: Path
 ) -> None:
-    from spoolkit import packet, spoolfile
+    from spoolkit.encoding import packet
+    from spoolkit.spooldir import spoolfile
 
     foreign = packet.dump(packet.Packet({b"ud_spool_func": b"other"}))
     spoolfile.write(str(spool), "foreign", foreign)

@@ -7,18 +7,20 @@ from pathlib import Path
 import pytest
 from flask import Flask
 
-from spoolkit import SpoolKit, clock, lifetime
-from spoolkit.engines import thread
-from spoolkit.engines.spooler import Spooler
+from spoolkit import SpoolKit
+from spoolkit.lifecycle import hooks
+from spoolkit.spooling.standalone import Spooler
+from spoolkit.system import clock
+from spoolkit.threads import engine
 
 
 @pytest.fixture(autouse=True)
 def fresh_pool() -> Iterator[None]:
     """Each test has a pool of its own, with its own settings."""
     yield
-    thread.drain(clock.Deadline(0))
-    thread._pools.pop(os.getpid(), None)
-    lifetime._ends.clear()
+    engine.drain(clock.Deadline(0))
+    engine._pools.pop(os.getpid(), None)
+    hooks._ends.clear()
 
 
 @pytest.fixture

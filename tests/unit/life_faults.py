@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from spoolkit import StoreUnavailableError
-from spoolkit.database import Database
+from spoolkit.store.database import Database
 
 CRASHED = 77
 """The status of a process that ended at a step."""

@@ -6,8 +6,9 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from spoolkit import SPOOL_RETRY, Abort, Retry, clock, current_job, registry
+from spoolkit import SPOOL_RETRY, Abort, Retry, current_job, registry
 from spoolkit.job import TaskOptions
+from spoolkit.system import clock
 
 BACKOFF = 5.0
 

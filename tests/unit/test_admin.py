@@ -12,28 +12,18 @@ from pathlib import Path
 import pytest
 from uwsgi_server import wait_until
 
-from spoolkit import (
-    Abort,
-    Job,
-    JobCancelled,
-    JobStateError,
-    UnknownJobError,
-    admin,
-    clock,
-    current_job,
-    lookup,
-    morgue,
-    packet,
-    spool,
-    spoolfile,
-    tracking,
-    waiting,
-)
+from spoolkit import Abort, Job, JobCancelled, JobStateError, UnknownJobError, current_job, spool
 from spoolkit import job as plain_job
-from spoolkit.engines import spooler as engine
-from spoolkit.engines.spooler import Spooler
+from spoolkit.admin import actions, lookup
+from spoolkit.encoding import packet
 from spoolkit.errors import StoreUnavailableError
 from spoolkit.job import FINISHED, Progress, State
+from spoolkit.spooldir import dead as morgue
+from spoolkit.spooldir import spoolfile, waiting
+from spoolkit.spooling import standalone as engine
+from spoolkit.spooling.standalone import Spooler
+from spoolkit.store import locations
+from spoolkit.system import clock
 
 NO_JOB = "0" * 32
 
@@ -109,18 +99,18 @@ def events(id: str) -> list[str]:
 def test_a_dead_job_that_is_retried_has_a_fresh_count_of_attempts(directory: str, work: Callable[[], None]) -> None:
     job = fails()
     work()
-    admin.run_now(job.id)
+    actions.run_now(job.id)
     work()
     assert (job.state, job.attempt, job.status.max_attempts) == (State.DEAD, 2, 2)
     before = clock.now()
-    admin.retry(job.id)
+    actions.retry(job.id)
     assert job.state is State.QUEUED
     (path,) = spoolfile.pending(directory)
     assert before - 1 <= os.stat(path).st_mtime <= clock.now()
     assert os.listdir(f"{directory}/dead") == []
     work()
     assert (job.state, job.attempt, job.status.max_attempts) == (State.RETRYING, 3, 4)
-    admin.run_now(job.id)
+    actions.run_now(job.id)
     work()
     assert (job.state, job.attempt) == (State.DEAD, 4)
     assert events(job.id) == ["run now", "retried", "run now"]
@@ -131,7 +121,7 @@ def test_it_goes_back_to_its_priority(directory: str, work: Callable[[], None]) 
     work()
     assert job.state is State.DEAD
     os.rmdir(f"{directory}/7")
-    admin.retry(job.id)
+    actions.retry(job.id)
     (path,) = spoolfile.pending(directory)
     assert os.path.dirname(path) == f"{directory}/7"
 
@@ -140,7 +130,7 @@ def test_a_dead_job_without_a_record_is_retried(directory: str, work: Callable[[
     job = note(f"{directory}.notes")
     morgue.quarantine(spoolfile.pending(directory)[0], directory, reason="nobody knows")
     assert job.state is State.DEAD
-    admin.retry(job.id)
+    actions.retry(job.id)
     work()
     assert job.state is State.DONE
 
@@ -148,9 +138,9 @@ def test_a_dead_job_without_a_record_is_retried(directory: str, work: Callable[[
 def test_a_dead_job_is_retried_where_the_store_is_broken(directory: str, work: Callable[[], None]) -> None:
     job = gives_up()
     work()
-    tracking.store().close()
+    locations.store().close()
     Path(directory, "spoolkit.db").write_bytes(b"no database" * 100)
-    admin.retry(job.id)
+    actions.retry(job.id)
     assert len(spoolfile.pending(directory)) == 1
 
 
@@ -159,7 +149,7 @@ def test_what_is_damaged_stays_where_it_is(directory: str, work: Callable[[], No
     work()
     Path(morgue.kept(directory)[0]).write_bytes(b"damaged")
     with pytest.raises(JobStateError, match="damaged") as caught:
-        admin.retry(job.id)
+        actions.retry(job.id)
     assert caught.value.state == "dead"
     assert len(morgue.kept(directory)) == 1
     assert spoolfile.pending(directory) == []
@@ -168,7 +158,7 @@ def test_what_is_damaged_stays_where_it_is(directory: str, work: Callable[[], No
 def test_a_dead_job_of_another_library_is_brought_back(directory: str) -> None:
     data = packet.dump(packet.Packet({b"ud_spool_func": b"f"}))
     path = morgue.quarantine(spoolfile.write(directory, "host_1_2_3_4", data), directory, reason="x")
-    admin.retry(os.path.basename(path))
+    actions.retry(os.path.basename(path))
     assert spoolfile.pending(directory) == [f"{directory}/{os.path.basename(path)}"]
 
 
@@ -176,7 +166,7 @@ def test_a_retried_job_wakes_a_spooler(directory: str, spooler: int) -> None:
     job = gives_up()
     assert job.wait(10)
     (attempt,) = job.attempts
-    admin.retry(job.id)
+    actions.retry(job.id)
     wait_until(lambda: len(job.attempts) == 2 and job.state is State.DEAD)
     assert attempt.pid == spooler
 
@@ -184,15 +174,15 @@ def test_a_retried_job_wakes_a_spooler(directory: str, spooler: int) -> None:
 def test_only_a_dead_job_can_be_retried(directory: str, work: Callable[[], None]) -> None:
     job = note(f"{directory}.notes")
     with pytest.raises(JobStateError, match="queued: only a dead one") as caught:
-        admin.retry(job.id)
+        actions.retry(job.id)
     assert (caught.value.job, caught.value.state) == (job.id, "queued")
     work()
     with pytest.raises(JobStateError, match="done: only a dead one"):
-        admin.retry(job.id)
+        actions.retry(job.id)
     assert spoolfile.pending(directory) == []
 
 
-@pytest.mark.parametrize("act", [admin.retry, admin.cancel, admin.run_now])
+@pytest.mark.parametrize("act", [actions.retry, actions.cancel, actions.run_now])
 @pytest.mark.parametrize("id", [NO_JOB, "", ".", "..", "../dead", "a/b", "/etc/passwd", "a\0b", "x" * 300])
 def test_what_is_no_jobs_id_is_refused(directory: str, act: Callable[[str], object], id: str) -> None:
     with pytest.raises(UnknownJobError) as caught:
@@ -204,11 +194,11 @@ def test_the_dead_are_told_by_task(directory: str, work: Callable[[], None]) -> 
     first, second, third = gives_up(), gives_up(), fails()
     note(f"{directory}.notes")
     work()
-    admin.run_now(third.id)
+    actions.run_now(third.id)
     work()
-    assert [status.id for status in admin.dead()] == [third.id, second.id, first.id]
-    assert [status.id for status in admin.dead(gives_up.name)] == [second.id, first.id]
-    assert admin.dead("tasks.none") == []
+    assert [status.id for status in actions.dead()] == [third.id, second.id, first.id]
+    assert [status.id for status in actions.dead(gives_up.name)] == [second.id, first.id]
+    assert actions.dead("tasks.none") == []
 
 
 # Cancel
@@ -220,7 +210,7 @@ def test_a_queued_job_that_is_cancelled_never_runs(
     directory: str, work: Callable[[], None], started: Callable[[], str], delay: float | None, force: bool
 ) -> None:
     job = note.using(delay=delay)(f"{directory}.notes")
-    assert admin.cancel(job.id, force=force) is State.CANCELLED
+    assert actions.cancel(job.id, force=force) is State.CANCELLED
     assert spoolfile.pending(directory) == []
     work()
     assert not os.path.exists(f"{directory}.notes")
@@ -233,7 +223,7 @@ def test_a_queued_job_that_is_cancelled_never_runs(
 def test_a_retrying_job_that_is_cancelled_keeps_what_it_was(directory: str, work: Callable[[], None]) -> None:
     job = fails()
     work()
-    assert admin.cancel(job.id) is State.CANCELLED
+    assert actions.cancel(job.id) is State.CANCELLED
     assert (job.state, job.attempt, [a.outcome for a in job.attempts]) == (State.CANCELLED, 1, ["failed"])
     assert events(job.id) == ["cancelled"]
     assert spoolfile.pending(directory) == []
@@ -246,7 +236,7 @@ def test_who_waits_for_a_cancelled_job_is_told(directory: str, monkeypatch: pyte
     if not pid:
         os._exit(0 if job.wait(10) else 1)
     wait_until(lambda: os.path.exists(f"{directory}/waiting/{job.id}"))
-    admin.cancel(job.id)
+    actions.cancel(job.id)
     assert os.waitpid(pid, 0)[1] == 0
 
 
@@ -255,7 +245,7 @@ def test_a_running_job_is_asked_and_stops_when_it_looks(
 ) -> None:
     job = listens(str(tmp_path / "started"))
     wait_until(started)
-    assert admin.cancel(job.id) is State.RUNNING
+    assert actions.cancel(job.id) is State.RUNNING
     assert job.wait(10)
     assert job.state is State.CANCELLED
     assert [attempt.outcome for attempt in job.attempts] == ["cancelled"]
@@ -271,8 +261,8 @@ def test_a_job_that_does_not_look_goes_on_and_the_wish_is_known(
 ) -> None:
     job = hangs(str(tmp_path / "started"))
     wait_until(started)
-    assert admin.cancel(job.id) is State.RUNNING
-    assert admin.cancel(job.id) is State.RUNNING
+    assert actions.cancel(job.id) is State.RUNNING
+    assert actions.cancel(job.id) is State.RUNNING
     assert (job.state, job.status.pid, job.status.cancel_asked) == (State.RUNNING, spooler, True)
 
 
@@ -281,7 +271,7 @@ def test_a_running_job_is_killed_by_force_and_does_not_come_back(
 ) -> None:
     job = hangs(str(tmp_path / "started"))
     wait_until(started)
-    assert admin.cancel(job.id, force=True) is State.CANCELLED
+    assert actions.cancel(job.id, force=True) is State.CANCELLED
     assert os.WTERMSIG(os.waitpid(spooler, os.WNOHANG)[1]) == signal.SIGKILL
     work()
     assert started() == "started\n"
@@ -302,7 +292,7 @@ def test_a_job_that_crashed_is_cancelled_as_one_that_waits(
     wait_until(started)
     os.kill(spooler, signal.SIGKILL)
     wait_until(lambda: job.state is State.RETRYING)
-    assert admin.cancel(job.id) is State.CANCELLED
+    assert actions.cancel(job.id) is State.CANCELLED
     assert job.state is State.CANCELLED
     assert job.progress == Progress(1, 3, "parts")
     assert job.status.error_message == "cancelled while it did not run"
@@ -315,12 +305,12 @@ def test_a_job_that_is_over_cannot_be_cancelled(directory: str, work: Callable[[
         state = job.state
         assert state in FINISHED
         with pytest.raises(JobStateError, match=f"is {state} already") as caught:
-            admin.cancel(job.id, force=force)
+            actions.cancel(job.id, force=force)
         assert caught.value.state == state
     cancelled = note.using(delay=1000)("x")
-    admin.cancel(cancelled.id)
+    actions.cancel(cancelled.id)
     with pytest.raises(JobStateError, match="is cancelled already"):
-        admin.cancel(cancelled.id, force=force)
+        actions.cancel(cancelled.id, force=force)
 
 
 def test_by_force_a_job_does_not_end_its_own_process(directory: str, work: Callable[[], None]) -> None:
@@ -333,7 +323,7 @@ def test_by_force_a_job_does_not_end_its_own_process(directory: str, work: Calla
 @spool
 def ends_itself() -> str:
     try:
-        admin.cancel(current_job().id, force=True)
+        actions.cancel(current_job().id, force=True)
     except JobStateError as error:
         return str(error)
     return "it did"
@@ -342,12 +332,12 @@ def ends_itself() -> str:
 def test_by_force_no_process_is_ended_that_does_more(directory: str, tmp_path: Path) -> None:
     """A thread's job, of a process that serves requests."""
     plain = plain_job.Job(id=plain_job.new_id(), task="tasks.some", engine="thread")
-    with child(lambda: tracking.store().claim(plain, file=None, still=lambda: True, max_attempts=1)) as pid:
+    with child(lambda: locations.store().claim(plain, file=None, still=lambda: True, max_attempts=1)) as pid:
         assert lookup.find(plain.id).pid == pid
         with pytest.raises(JobStateError, match="does more than this job"):
-            admin.cancel(plain.id, force=True)
+            actions.cancel(plain.id, force=True)
         assert os.waitpid(pid, os.WNOHANG) == (0, 0)
-        assert admin.cancel(plain.id) is State.RUNNING
+        assert actions.cancel(plain.id) is State.RUNNING
 
 
 @contextlib.contextmanager
@@ -373,21 +363,21 @@ def child(work: Callable[[], object]) -> Iterator[int]:
 def test_a_file_that_somebody_holds_is_given_up_on(
     directory: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(admin, "CLAIM_TIME", 0.05)
+    monkeypatch.setattr(actions, "CLAIM_TIME", 0.05)
     job = note.using(delay=1000)("x")
-    acts: list[Callable[[str], State]] = [admin.cancel, admin.run_now]
+    acts: list[Callable[[str], State]] = [actions.cancel, actions.run_now]
     with held(spoolfile.pending(directory)[0]):
         for act in acts:
             with pytest.raises(JobStateError, match="held by another process"):
                 act(job.id)
     assert job.state is State.QUEUED
-    assert admin.cancel(job.id) is State.CANCELLED
+    assert actions.cancel(job.id) is State.CANCELLED
 
 
 def test_a_file_that_is_held_for_a_moment_is_waited_for(directory: str) -> None:
     job = note.using(delay=1000)("x")
     with held(spoolfile.pending(directory)[0], seconds=0.1):
-        assert admin.cancel(job.id) is State.CANCELLED
+        assert actions.cancel(job.id) is State.CANCELLED
 
 
 @contextlib.contextmanager
@@ -414,7 +404,7 @@ def test_where_it_cannot_be_recorded_nothing_is_cancelled(directory: str, work: 
     job = note(f"{directory}.notes")
     Path(directory, "spoolkit.db").write_bytes(b"no database" * 100)
     with pytest.raises(StoreUnavailableError):
-        admin.cancel(job.id)
+        actions.cancel(job.id)
     work()
     assert Path(f"{directory}.notes").read_text() == "1\n"
 
@@ -426,7 +416,7 @@ def test_a_job_that_waits_for_its_time_is_run_now(directory: str, work: Callable
     job = note.using(delay=1000)(f"{directory}.notes")
     work()
     assert job.state is State.QUEUED
-    assert admin.run_now(job.id) is State.QUEUED
+    assert actions.run_now(job.id) is State.QUEUED
     work()
     assert job.state is State.DONE
 
@@ -436,7 +426,7 @@ def test_a_job_that_waits_for_its_next_attempt_is_run_now(directory: str, work: 
     work()
     work()
     assert (job.state, job.attempt) == (State.RETRYING, 1)
-    assert admin.run_now(job.id) is State.RETRYING
+    assert actions.run_now(job.id) is State.RETRYING
     work()
     assert (job.state, job.attempt) == (State.DEAD, 2)
     assert events(job.id) == ["run now"]
@@ -445,7 +435,7 @@ def test_a_job_that_waits_for_its_next_attempt_is_run_now(directory: str, work: 
 @pytest.mark.parametrize("priority", [None, 7])
 def test_it_wakes_a_spooler(directory: str, spooler: int, priority: int | None, tmp_path: Path) -> None:
     job = note.using(delay=1000, priority=priority)(str(tmp_path / "notes"))
-    admin.run_now(job.id)
+    actions.run_now(job.id)
     assert job.wait(10)
     assert job.state is State.DONE
 
@@ -453,7 +443,7 @@ def test_it_wakes_a_spooler(directory: str, spooler: int, priority: int | None, 
 def test_its_time_is_kept_where_a_spooler_looks_at_the_same_moment(directory: str) -> None:
     job = note.using(delay=1000)("x")
     (before,) = spoolfile.pending(directory)
-    admin.run_now(job.id)
+    actions.run_now(job.id)
     (after,) = spoolfile.pending(directory)
     assert before != after, "a spooler that saw the old time looks only at the name"
     assert spoolfile.is_due(after)
@@ -465,11 +455,11 @@ def test_a_job_that_does_not_wait_cannot_be_run_now(
     over = note(str(tmp_path / "notes"))
     assert over.wait(10)
     with pytest.raises(JobStateError, match="is done, it does not wait"):
-        admin.run_now(over.id)
+        actions.run_now(over.id)
     running = hangs(str(tmp_path / "started"))
     wait_until(started)
     with pytest.raises(JobStateError, match="is running, it does not wait"):
-        admin.run_now(running.id)
+        actions.run_now(running.id)
 
 
 # Purge
@@ -481,20 +471,20 @@ def test_what_is_over_is_purged_and_nothing_else(directory: str, work: Callable[
     retrying = fails()
     work()
     queued = note.using(delay=1000)("x")
-    admin.cancel(cancelled.id)
-    assert admin.purge() == 2
+    actions.cancel(cancelled.id)
+    assert actions.purge() == 2
     for job in (done, cancelled):
         with pytest.raises(UnknownJobError):
             _ = job.state
     assert [job.state for job in (dead, retrying, queued)] == [State.DEAD, State.RETRYING, State.QUEUED]
-    assert admin.purge() == 0
+    assert actions.purge() == 0
 
 
 def test_the_dead_are_purged_with_their_files(directory: str, work: Callable[[], None]) -> None:
     jobs = [gives_up() for _ in range(3)]
     done = note(f"{directory}.notes")
     work()
-    assert admin.purge((State.DEAD,)) == 3
+    assert actions.purge((State.DEAD,)) == 3
     assert os.listdir(f"{directory}/dead") == []
     for job in jobs:
         with pytest.raises(UnknownJobError):
@@ -508,19 +498,19 @@ def test_only_the_older_are_purged(directory: str, work: Callable[[], None], mon
     between = clock.now()
     new = note(f"{directory}.notes")
     work()
-    assert admin.purge(before=between) == 1
+    assert actions.purge(before=between) == 1
     assert new.state is State.DONE
     with pytest.raises(UnknownJobError):
         Job.get(old.id)
-    assert admin.purge((State.DEAD, State.DONE), before=between) == 0
+    assert actions.purge((State.DEAD, State.DONE), before=between) == 0
 
 
 def test_more_are_purged_than_one_look_takes(directory: str, work: Callable[[], None]) -> None:
-    store = tracking.store()
+    store = locations.store()
     with store.transaction() as db:
         db.executemany(
             "INSERT INTO jobs (id, task, engine, state, attempt, base, finished_at)"
             " VALUES (?, 't', 'spool', 'done', 1, 0, 1)",
             [(f"{number:032x}",) for number in range(2500)],
         )
-    assert admin.purge() == 2500
+    assert actions.purge() == 2500

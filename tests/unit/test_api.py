@@ -11,9 +11,10 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from spoolkit import SpoolKit, api, settings, spool, tracking
+from spoolkit import SpoolKit, api, settings, spool
 from spoolkit.api import jobs_blueprint
-from spoolkit.engines.spooler import Spooler
+from spoolkit.spooling.standalone import Spooler
+from spoolkit.store import locations
 
 
 @spool(retries=0)
@@ -165,7 +166,7 @@ def test_a_list_says_where_it_stopped(client: FlaskClient, monkeypatch: pytest.M
 def test_a_damaged_result_is_said_and_no_500(client: FlaskClient, damaged: bytes) -> None:
     job = secretive("x")
     run_all()
-    with tracking.store().transaction() as db:
+    with locations.store().transaction() as db:
         db.execute("UPDATE jobs SET result = ?", (damaged,))
     found = get(client, f"/jobs/{job.id}")
     assert (found["state"], found["result"], found["error"]["type"]) == ("done", None, "DecodeError")

@@ -10,9 +10,10 @@ from weakref import ref
 import pytest
 from flask import Flask, current_app
 
-from spoolkit import SpoolKit, application, packet, spool, thread
-from spoolkit.engines.spooler import Spooler
+from spoolkit import SpoolKit, application, spool, thread
+from spoolkit.encoding import packet
 from spoolkit.job import Job
+from spoolkit.spooling.standalone import Spooler
 
 ran_in: list[str] = []
 

@@ -15,19 +15,10 @@ import pytest
 from flask import Flask, current_app, g, has_request_context
 from uwsgi_server import wait_until
 
-from spoolkit import (
-    BackgroundThread,
-    ConfigurationError,
-    QueueFull,
-    QueueThread,
-    SpoolKit,
-    background,
-    bridge,
-    spool,
-    task,
-    thread,
-)
-from spoolkit.filelock import only_one
+from spoolkit import BackgroundThread, ConfigurationError, QueueFull, QueueThread, SpoolKit, spool, task, thread
+from spoolkit.threads import background
+from spoolkit.threads.filelock import only_one
+from spoolkit.uwsgi import bridge
 
 seen: list[Any] = []
 
@@ -336,7 +327,7 @@ def test_under_test_it_does_not(app: Flask) -> None:
 
 HOLDER = """
 import sys
-from spoolkit.filelock import only_one
+from spoolkit.threads.filelock import only_one
 with only_one(sys.argv[1], lambda seconds: True):
     print("has it", flush=True)
     sys.stdin.read()

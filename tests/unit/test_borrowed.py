@@ -16,7 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from werkzeug.datastructures import FileStorage, MultiDict
 
-from spoolkit import ArgumentTypeError, SpoolKit, borrowed, spool, thread
+from spoolkit import ArgumentTypeError, SpoolKit, spool, thread
+from spoolkit.encoding import borrowed
 
 
 class Row:

@@ -12,10 +12,15 @@ import pytest
 from flask import Flask, current_app
 from flask.testing import FlaskClient
 
-from spoolkit import UnknownJobError, admin, api, doctor, lookup, morgue, packet, spool, spoolfile, stats, tracking
+from spoolkit import UnknownJobError, api, spool
+from spoolkit.admin import actions, lookup, stats
 from spoolkit.api import jobs_blueprint
-from spoolkit.cli import watching
+from spoolkit.cli import watch
+from spoolkit.doctor import examine
+from spoolkit.encoding import packet
 from spoolkit.job import Job, State, new_id
+from spoolkit.spooldir import dead, spoolfile
+from spoolkit.store import locations
 
 NO_JOB = "0" * 32
 
@@ -71,7 +76,7 @@ def client(directory: str, monkeypatch: pytest.MonkeyPatch) -> FlaskClient:
     app.register_blueprint(jobs_blueprint(listing=True, details=True))
     monkeypatch.setattr(lookup, "MAX_NAMES", 10)
     monkeypatch.setattr(api, "MAX_NAMES", 10)
-    monkeypatch.setattr(watching, "MAX_NAMES", 10)
+    monkeypatch.setattr(watch, "MAX_NAMES", 10)
     return app.test_client()
 
 
@@ -142,7 +147,7 @@ def test_in_a_small_directory_visitors_find_a_file_under_any_name(client: FlaskC
 
 def test_a_dead_job_costs_a_visitor_few_names(many: list[str], client: FlaskClient, directory: str) -> None:
     for path in spoolfile.pending(directory):
-        morgue.quarantine(path, directory, reason="x")
+        dead.quarantine(path, directory, reason="x")
     for id in many:
         assert get(client, f"/jobs/{id}")["state"] == "dead"
 
@@ -174,11 +179,11 @@ def test_a_list_of_few_files_is_complete_and_newest_first(client: FlaskClient) -
 
 
 def test_a_look_of_watch_reads_few_names_once(many: list[str], cost: Counter[str]) -> None:
-    figures, running, over = watching._look()
+    figures, running, over = watch._look()
     assert (running, over, figures.complete) == ([], [], False)
     assert cost["names"] <= 12
     assert cost["lstat"] <= 100
-    assert "or more" in str(watching._view(figures, running, over)[0])
+    assert "or more" in str(watch._view(figures, running, over)[0])
 
 
 def test_the_figures_count_all_files_by_one_scan(many: list[str], directory: str, cost: Counter[str]) -> None:
@@ -193,26 +198,26 @@ def test_the_figures_count_all_files_by_one_scan(many: list[str], directory: str
 def test_doctor_examines_so_many_files_and_says_so(
     directory: str, cost: Counter[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor, "MANY", 10)
+    monkeypatch.setattr(examine, "MANY", 10)
     opened: list[str] = []
-    opening = doctor._opened
-    monkeypatch.setattr(doctor, "_opened", lambda path: (opened.append(path), opening(path))[1])
+    opening = examine._opened
+    monkeypatch.setattr(examine, "_opened", lambda path: (opened.append(path), opening(path))[1])
     for number in range(MANY):
         id = new_id()
         data = packet.dump(packet.pack(Job(id, "tasks.x", (number,)), max_body=1000))
         spoolfile.write(directory, id, data, run_at=1.0)
-    found = {one.check: one for one in doctor.examine(directory, store=tracking.store().path)}
+    found = {one.check: one for one in examine.examine(directory, store=locations.store().path)}
     assert f"{directory} holds more than 10 files" in found["many-files"].problem
     assert len(set(opened)) <= 11
     for path in spoolfile.pending(directory)[9:]:
         Path(path).unlink()
-    assert "many-files" not in {one.check for one in doctor.examine(directory, store=tracking.store().path)}
+    assert "many-files" not in {one.check for one in examine.examine(directory, store=locations.store().path)}
 
 
 def test_a_retry_finds_a_dead_job_among_many(many: list[str], directory: str) -> None:
     for path in spoolfile.pending(directory):
         os.rename(path, f"{path}.30")
     for path in spoolfile.pending(directory):
-        morgue.quarantine(path, directory, reason="x")
-    admin.retry(many[7])
+        dead.quarantine(path, directory, reason="x")
+    actions.retry(many[7])
     assert lookup.find(many[7]).state is State.QUEUED

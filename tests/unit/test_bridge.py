@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from spoolkit import bridge, process
+from spoolkit.system import process
+from spoolkit.uwsgi import bridge
 
 
 @pytest.fixture

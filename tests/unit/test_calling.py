@@ -30,8 +30,8 @@ from spoolkit import (
     spool,
     thread,
 )
-from spoolkit.engines.spooler import Spooler
 from spoolkit.job import FINISHED
+from spoolkit.spooling.standalone import Spooler
 
 word: ContextVar[str] = ContextVar("word", default="nothing")
 seen: list[Any] = []
@@ -250,7 +250,7 @@ def test_run_runs_it_here_and_now_even_within_a_loop() -> None:
 
 def test_the_threads_current_loop_stays_as_the_application_set_it(tmp_path: Path) -> None:
     script = (
-        "import asyncio\nfrom spoolkit import calling\nasync def task(): return 1\n"
+        "import asyncio\nfrom spoolkit.attempt import calling\nasync def task(): return 1\n"
         "loop = asyncio.new_event_loop(); asyncio.set_event_loop(loop)\n"
         "assert calling.call(task, (), {}, None) == 1\n"
         "assert asyncio.get_event_loop_policy().get_event_loop() is loop; loop.close()"
@@ -260,7 +260,7 @@ def test_the_threads_current_loop_stays_as_the_application_set_it(tmp_path: Path
 
 def test_asyncio_is_not_imported_for_other_tasks() -> None:
     script = (
-        "import sys, spoolkit\nfrom spoolkit import calling\nbefore = 'asyncio' in sys.modules\n"
+        "import sys, spoolkit\nfrom spoolkit.attempt import calling\nbefore = 'asyncio' in sys.modules\n"
         "assert calling.call(lambda: 1, (), {}, None) == 1\nassert ('asyncio' in sys.modules) == before"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)

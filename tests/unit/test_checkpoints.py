@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from spoolkit import ArgumentTypeError, DecodeError, StoreUnavailableError, TooLargeError, current_job, pruning, spool
-from spoolkit import checkpoints as kept
-from spoolkit.checkpoints import Checkpoint
-from spoolkit.current import CurrentJob, running
+from spoolkit import ArgumentTypeError, DecodeError, StoreUnavailableError, TooLargeError, current_job, spool
+from spoolkit.attempt.current_job import CurrentJob, running
 from spoolkit.job import Job
-from spoolkit.store import Store
+from spoolkit.spooldir import checkpoints as kept
+from spoolkit.spooldir.checkpoints import Checkpoint
+from spoolkit.store import retention
+from spoolkit.store.transitions import Store
 
 ID = "0" * 32
 
@@ -113,8 +114,8 @@ def test_checkpoints_of_jobs_that_are_over_are_swept(tmp_path: Path) -> None:
     from spoolkit.job import Done
 
     store.finish(Job(id=done, task="t"), 1, Done())
-    long_ago = time.time() - 2 * pruning.FORGOTTEN
+    long_ago = time.time() - 2 * retention.FORGOTTEN
     os.utime(tmp_path / kept.FOLDER / old, (long_ago, long_ago))
-    pruning.sweep(store)
+    retention.sweep(store)
     store.close()
     assert sorted(os.listdir(tmp_path / kept.FOLDER)) == sorted([waiting, unknown])

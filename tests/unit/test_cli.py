@@ -17,10 +17,12 @@ from click.testing import Result
 from flask import Flask
 from uwsgi_server import wait_until
 
-from spoolkit import SpoolKit, current_job, lookup, settings, spool, task, tracking
-from spoolkit.cli import commands, showing
-from spoolkit.engines.spooler import Spooler
+from spoolkit import SpoolKit, current_job, settings, spool, task
+from spoolkit.admin import lookup
+from spoolkit.cli import commands, format
 from spoolkit.job import Progress, State, Status
+from spoolkit.spooling.standalone import Spooler
+from spoolkit.store import locations
 
 
 @spool(retries=0)
@@ -52,7 +54,7 @@ def flask_spool(tmp_path: Path) -> Iterator[Flasks]:
     runner = app.test_cli_runner()
     with app.app_context():
         yield lambda *words: runner.invoke(commands, [str(word) for word in words])
-        tracking.store().close()
+        locations.store().close()
 
 
 @pytest.fixture
@@ -212,7 +214,7 @@ def test_stats_and_watch_count(flask_spool: Flasks, running: str) -> None:
 
 def test_a_store_that_cannot_be_used_is_said_and_not_a_traceback(flask_spool: Flasks) -> None:
     waiting = adds.using(delay=60)(1, 2)
-    Path(tracking.store().path).write_bytes(b"garbage " * 1000)
+    Path(locations.store().path).write_bytes(b"garbage " * 1000)
     result = flask_spool("cancel", waiting.id)
     assert result.exit_code == 1
     assert result.output.startswith("Error: ")
@@ -263,7 +265,7 @@ def test_text_that_would_steer_the_terminal_is_made_plain(flask_spool: Flasks) -
     ],
 )
 def test_durations_are_in_the_unit_that_fits(seconds: float, text: str) -> None:
-    assert showing.duration(seconds) == text
+    assert format.duration(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -277,7 +279,7 @@ def test_durations_are_in_the_unit_that_fits(seconds: float, text: str) -> None:
     ],
 )
 def test_bars_show_how_far_it_is(progress: Progress, text: str) -> None:
-    assert showing.bar(progress) == text
+    assert format.bar(progress) == text
 
 
 def test_a_wide_table_is_not_cut_for_a_script(flask_spool: Flasks) -> None:
@@ -287,7 +289,7 @@ def test_a_wide_table_is_not_cut_for_a_script(flask_spool: Flasks) -> None:
 
 
 def test_a_status_without_times_has_a_row(flask_spool: Flasks) -> None:
-    assert showing.summary(Status("id", None, State.LOST))[1:3] == ["?", State.LOST]
+    assert format.summary(Status("id", None, State.LOST))[1:3] == ["?", State.LOST]
 
 
 def test_nothing_of_the_commands_is_imported_to_serve() -> None:
@@ -378,13 +380,13 @@ def test_the_option_module_is_completed(
 def test_in_a_narrow_terminal_tasks_and_notes_are_cut_and_nothing_else(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: int
 ) -> None:
-    monkeypatch.setattr(showing, "WIDE", width)
+    monkeypatch.setattr(format, "WIDE", width)
     id, task = "18ea00933a5e13000000000000000004", "a_shop.with.long.names.of.tasks.monthly_report"
     rows = [
         Status(id, task, state, attempt=10, max_attempts=12, error_message="x" * 200, finished_at=time.time() - 3600)
         for state in (State.DEAD, State.CANCELLED)
     ]
-    showing.say(showing.table(showing.HEADERS, map(showing.summary, rows)))
+    format.say(format.table(format.HEADERS, map(format.summary, rows)))
     header, *lines = capsys.readouterr().out.splitlines()
     assert header.split()[0] == "ID"
     for line, row in zip(lines, rows, strict=True):

@@ -27,7 +27,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from spoolkit import codec
+from spoolkit.encoding import codec
 from spoolkit.errors import ArgumentTypeError, ConfigurationError, DecodeError
 
 T = TypeVar("T")

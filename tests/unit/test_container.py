@@ -14,8 +14,8 @@ import pytest
 import yaml
 from uwsgi_server import free_port
 
-from spoolkit import inifile, recommended
-from spoolkit.instance import Instance
+from spoolkit.uwsgi import inifile, recommended
+from spoolkit.uwsgi.instance import Instance
 
 PROJECT = Path(__file__).parents[2]
 COMPOSE = (PROJECT / "docker-compose.yml").read_text()

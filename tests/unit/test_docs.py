@@ -21,9 +21,14 @@ import shop
 from flask import Flask
 from uwsgi_server import wait_until
 
-from spoolkit import SpoolKit, clock, doctor, lookup, spoolfile, tracking
+from spoolkit import SpoolKit
+from spoolkit.admin import lookup
 from spoolkit.cli import commands
-from spoolkit.engines.spooler import Spooler
+from spoolkit.doctor import examine
+from spoolkit.spooldir import spoolfile
+from spoolkit.spooling.standalone import Spooler
+from spoolkit.store import locations
+from spoolkit.system import clock
 
 PAGE = Path(__file__).parents[2] / "docs" / "cli.md"
 BLOCK = re.compile(r"(?<=^```console\n)(.*?)(?=^```$)", re.DOTALL | re.MULTILINE)
@@ -105,7 +110,7 @@ def shell(busy: Flask, tmp_path: Path) -> Iterator[Shell]:
 
     with busy.app_context():
         yield run
-        tracking.store().close()
+        locations.store().close()
 
 
 def said(words: list[str], folder: Path) -> str:
@@ -154,6 +159,6 @@ def test_each_command_and_option_is_on_the_page() -> None:
 
 
 def test_each_check_of_the_doctor_is_on_the_page() -> None:
-    named = set(re.findall(r'Finding\(\s*"([a-z-]+)"', Path(doctor.__file__).read_text()))
+    named = set(re.findall(r'Finding\(\s*"([a-z-]+)"', Path(examine.__file__).read_text()))
     assert len(named) > 20
     assert named <= set(re.findall(r"`([a-z-]+)`", PAGE.read_text()))

@@ -14,7 +14,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "logging.md"
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)
 
 USE = """
-from spoolkit import log
+from spoolkit.system import log
 with log.about("abc", "shop.pay"):
     logging.getLogger("shop").info("of the site")
     log.error("of spoolkit", error=ValueError("boom"))

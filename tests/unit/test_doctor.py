@@ -25,11 +25,15 @@ from typing import Any
 import pytest
 from uwsgi_server import wait_until
 
-from spoolkit import clock, doctor, files, instance, morgue, packet, presence, spoolfile
-from spoolkit.doctor import Finding
+from spoolkit.doctor import examine as doctor
+from spoolkit.doctor.examine import Finding
+from spoolkit.encoding import packet
 from spoolkit.job import Job, new_id
-from spoolkit.spoolfile import PREFIX, TEMPORARY
-from spoolkit.store import Store
+from spoolkit.spooldir import dead, spoolers, spoolfile
+from spoolkit.spooldir.spoolfile import PREFIX, TEMPORARY
+from spoolkit.store.transitions import Store
+from spoolkit.system import clock, files
+from spoolkit.uwsgi import instance
 
 HEALTHY = {
     "master": "true",
@@ -87,7 +91,7 @@ class Site:
 def site(tmp_path: Path) -> Iterator[Site]:
     site = Site(tmp_path)
     site.spool.mkdir(mode=0o700)
-    me = presence.Presence(str(site.spool))
+    me = spoolers.Presence(str(site.spool))
     yield site
     me.leave()
 
@@ -390,7 +394,7 @@ def test_no_spooler_alive_is_found(tmp_path: Path) -> None:
 def test_a_spooler_that_died_is_none_nor_is_a_process_that_has_its_pid(tmp_path: Path) -> None:
     site = Site(tmp_path)
     site.spool.mkdir(mode=0o700)
-    with child(lambda: presence.Presence(str(site.spool))) as pid:
+    with child(lambda: spoolers.Presence(str(site.spool))) as pid:
         assert site.examine() == []
     assert site.only().check == "spooler-alive"
     (site.spool / "spoolers" / str(os.getpid())).write_bytes((site.spool / "spoolers" / str(pid)).read_bytes())
@@ -400,7 +404,7 @@ def test_a_spooler_that_died_is_none_nor_is_a_process_that_has_its_pid(tmp_path:
 def test_a_stopped_spooler_is_found_and_goes_on(tmp_path: Path) -> None:
     site = Site(tmp_path)
     site.spool.mkdir(mode=0o700)
-    with child(lambda: presence.Presence(str(site.spool))) as pid:
+    with child(lambda: spoolers.Presence(str(site.spool))) as pid:
         stop(pid)
         finding = site.only()
         assert (finding.check, finding.remedy) == ("spooler-alive", f"kill -CONT {pid}")
@@ -448,7 +452,7 @@ def test_a_lock_of_a_spooler_is_none_unless_it_is_stopped(site: Site) -> None:
     path = site.job(due=1000)
 
     def serve() -> object:
-        return presence.Presence(str(site.spool)), lock(path)
+        return spoolers.Presence(str(site.spool)), lock(path)
 
     with child(serve) as pid:
         assert site.examine() == [], "a job that runs is not late either"
@@ -531,7 +535,7 @@ def test_the_owner_is_who_the_spooler_is(tmp_path: Path) -> None:
     os.chown(site.spool, 4242, -1)
 
     def serve() -> object:
-        me = presence.Presence(str(site.spool))  # as root: another user cannot reach pytest's directories
+        me = spoolers.Presence(str(site.spool))  # as root: another user cannot reach pytest's directories
         os.setuid(4242)
         return me
 
@@ -680,7 +684,7 @@ def test_a_temporary_file_is_found_once_it_can_have_no_writer(site: Site, monkey
 
 
 def test_dead_jobs_are_found(site: Site) -> None:
-    morgue.quarantine(str(site.job()), str(site.spool), reason="no such page")
+    dead.quarantine(str(site.job()), str(site.spool), reason="no such page")
     finding = site.only()
     assert (finding.check, finding.severity) == ("dead-job", "warning")
     assert counts(finding, site) == [1]
@@ -713,7 +717,7 @@ def test_jobs_where_nobody_runs_them_are_found_and_moved(site: Site) -> None:
     (finding,) = doctor.stranded(asked, [str(site.spool)])
     assert (finding.check, finding.severity) == ("stranded-job", "error")
     assert counts(finding, site) == [1]
-    spooler = presence.Presence(str(elsewhere.spool))
+    spooler = spoolers.Presence(str(elsewhere.spool))
     assert doctor.stranded(asked, [str(site.spool)]) == [], "somebody runs them"
     spooler.leave()
     heal(finding)
@@ -828,7 +832,7 @@ def test_a_disk_that_is_nearly_full_is_found(site: Site, options: str, says: str
         if done.returncode:
             pytest.skip(f"only root may mount: {done.stderr}")
         mounted.callback(subprocess.run, ["umount", "--lazy", site.spool], check=True)
-        me = presence.Presence(str(site.spool))
+        me = spoolers.Presence(str(site.spool))
         mounted.callback(me.leave)
         if says == "inodes left":
             for number in range(2):

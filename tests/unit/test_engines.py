@@ -24,18 +24,18 @@ from spoolkit import (
     ScheduleError,
     SpoolKit,
     State,
-    bridge,
     current_job,
     registry,
 )
 from spoolkit.engine import Engine
-from spoolkit.engines import spool
-from spoolkit.engines.inline import InlineEngine
-from spoolkit.engines.spool import SpoolEngine
-from spoolkit.engines.spooler import Spooler
-from spoolkit.engines.thread import ThreadEngine
 from spoolkit.errors import UnknownJobError
 from spoolkit.job import FINISHED, TaskOptions, new_id
+from spoolkit.spooling import engine as spool
+from spoolkit.spooling.engine import SpoolEngine
+from spoolkit.spooling.standalone import Spooler
+from spoolkit.testing.inline import InlineEngine
+from spoolkit.threads.engine import ThreadEngine
+from spoolkit.uwsgi import bridge
 
 seen: list[Any] = []
 leaking: ContextVar[str] = ContextVar("leaking", default="nothing")

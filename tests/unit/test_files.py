@@ -16,29 +16,20 @@ from pathlib import Path
 import pytest
 from flask import Flask, current_app
 
-from spoolkit import (
-    SpoolKit,
-    admin,
-    checkpoints,
-    files,
-    instance,
-    lookup,
-    morgue,
-    packet,
-    pausing,
-    presence,
-    recorder,
-    spool,
-    spoolfile,
-    stats,
-    tracking,
-)
+from spoolkit import SpoolKit, spool
+from spoolkit.admin import actions, lookup, stats
 from spoolkit.api import jobs_blueprint
 from spoolkit.cli import commands
-from spoolkit.engines import vetting
-from spoolkit.engines.spooler import Spooler
+from spoolkit.encoding import packet
 from spoolkit.errors import QueueOptionError, SpoolUnavailableError, TooLargeError
 from spoolkit.job import new_id
+from spoolkit.spooldir import checkpoints, gate, running, spoolers, spoolfile
+from spoolkit.spooldir import dead as morgue
+from spoolkit.spooling import startup
+from spoolkit.spooling.standalone import Spooler
+from spoolkit.store import locations
+from spoolkit.system import files
+from spoolkit.uwsgi import instance
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user")
 
@@ -115,14 +106,14 @@ def test_every_reader_passes_over_it(folder: str, strange: Callable[[str], None]
     assert morgue.locate(folder, id) is None
     assert morgue.report(f"{folder}/dead/{name}") == {}
     assert morgue.discard(folder, before=2e10, limit=100) == 0
-    assert recorder.look(folder, id) == (None, "")
-    assert not recorder.is_alive(folder, id)
-    recorder.ask_to_stop(folder, id)
+    assert running.look(folder, id) == (None, "")
+    assert not running.is_alive(folder, id)
+    running.ask_to_stop(folder, id)
     assert checkpoints.Checkpoint(folder, id).value is None
-    assert presence.spoolers(folder) == []
-    assert presence.wake(folder) is None
+    assert spoolers.spoolers(folder) == []
+    assert spoolers.wake(folder) is None
     assert instance.read(folder) is None
-    assert not pausing.is_paused(folder)
+    assert not gate.is_paused(folder)
 
 
 def test_what_is_too_large_is_not_read(folder: str) -> None:
@@ -159,16 +150,16 @@ def test_whatever_the_umask_only_the_owner_may_open_it(folder: str) -> None:
 @needs_root
 def test_what_root_makes_belongs_to_the_owner_of_the_directory(folder: str) -> None:
     os.chown(folder, NOBODY, NOBODY)
-    pausing.pause(folder)
+    gate.pause(folder)
     files.make_folder(f"{folder}/3")
     id = new_id()
-    recorder.Recorder(folder, id).close()
-    recorder.Recorder(folder, new_id())
+    running.Recorder(folder, id).close()
+    running.Recorder(folder, new_id())
     checkpoints.Checkpoint(folder, id).store(1)
     dead = spoolfile.write(folder, new_id(), b"x")
     morgue.quarantine(dead, folder, reason="x")
     spoolfile.write(f"{folder}/3", new_id(), b"x")
-    presence.Presence(folder)
+    spoolers.Presence(folder)
     made = [os.path.join(at, name) for at, folders, names in os.walk(folder) for name in folders + names]
     assert len(made) > 10
     assert {os.stat(path).st_uid for path in made} == {NOBODY}
@@ -236,7 +227,7 @@ def of_nobody() -> Iterator[str]:
     SpoolKit(app)
     with app.app_context():
         yield directory
-        tracking.store().close()
+        locations.store().close()
     shutil.rmtree(parent)
 
 
@@ -263,12 +254,12 @@ def test_what_root_enqueues_and_retries_runs_as_the_owner(of_nobody: str) -> Non
     dead = leaves_a_mark.using(priority=3)(mark)
     (path,) = Path(of_nobody, "3").iterdir()
     morgue.quarantine(str(path), of_nobody, reason="x")
-    assert tracking.store().revive(dead.id, still=lambda: True) is None  # root makes the store
+    assert locations.store().revive(dead.id, still=lambda: True) is None  # root makes the store
 
     as_nobody(lambda: Spooler(of_nobody).run_due())
     assert job.state == "done"
     os.unlink(mark)
-    admin.retry(dead.id)
+    actions.retry(dead.id)
     as_nobody(lambda: Spooler(of_nobody).run_due())
     assert dead.state == "done"
     assert os.path.exists(mark)
@@ -277,11 +268,11 @@ def test_what_root_enqueues_and_retries_runs_as_the_owner(of_nobody: str) -> Non
 @needs_root
 @pytest.mark.parametrize("earlier_version", [False, True])
 def test_what_root_drained_is_opened_by_the_owners_next_start(of_nobody: str, earlier_version: bool) -> None:
-    pausing.drain(of_nobody)
+    gate.drain(of_nobody)
     if earlier_version:
         os.chown(os.path.join(of_nobody, "spoolers", "paused"), 0, 0)
-    as_nobody(lambda: pausing.started(of_nobody))
-    assert not pausing.is_paused(of_nobody)
+    as_nobody(lambda: gate.started(of_nobody))
+    assert not gate.is_paused(of_nobody)
 
 
 @needs_root
@@ -293,10 +284,10 @@ def test_who_may_not_see_the_directory_is_told_and_not_that_there_is_nothing(of_
         lambda: lookup.jobs(),
         lambda: lookup.find(job.id),
         lambda: stats.gather(),
-        lambda: admin.purge(),
-        lambda: admin.retry(job.id),
-        lambda: admin.cancel(job.id),
-        lambda: pausing.state(of_nobody),
+        lambda: actions.purge(),
+        lambda: actions.retry(job.id),
+        lambda: actions.cancel(job.id),
+        lambda: gate.state(of_nobody),
         lambda: leaves_a_mark("/dev/null"),
     ]
 
@@ -322,9 +313,9 @@ def test_over_http_what_may_not_be_seen_is_a_503(of_nobody: str, hidden: str) ->
     with site.app_context():
         job = leaves_a_mark("/dev/null")
         assert site.test_client().get(f"/jobs/{job.id}").status_code == 200
-        tracking.store().revive(job.id, still=lambda: True)  # makes the store
-        tracking.store().close()
-    os.chown(of_nobody if hidden == "directory" else os.path.join(of_nobody, tracking.STORE), 4242, 4242)
+        locations.store().revive(job.id, still=lambda: True)  # makes the store
+        locations.store().close()
+    os.chown(of_nobody if hidden == "directory" else os.path.join(of_nobody, locations.STORE), 4242, 4242)
     shutil.rmtree(os.path.join(of_nobody, "spoolers"), ignore_errors=True)
 
     def ask() -> None:
@@ -401,7 +392,7 @@ def test_what_no_spooler_would_read_is_refused(tmp_path: Path, monkeypatch: pyte
             leaves_a_mark("x" * 110_000)
 
 
-@pytest.mark.parametrize("look", [vetting.vet, lambda directory: Spooler(directory).run_due()], ids=["vet", "run_due"])
+@pytest.mark.parametrize("look", [startup.vet, lambda directory: Spooler(directory).run_due()], ids=["vet", "run_due"])
 def test_what_no_spooler_can_read_is_set_aside(tmp_path: Path, look: Callable[[str], object]) -> None:
     app, directory = Flask("large", root_path=str(tmp_path)), str(tmp_path / "spool")
     app.config["SPOOLKIT_SPOOL"] = directory

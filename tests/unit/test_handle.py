@@ -40,19 +40,18 @@ from spoolkit import (
     Retry,
     SpoolKit,
     UnknownJobError,
-    current,
     current_job,
-    packet,
     spool,
-    spoolfile,
-    tracking,
-    waiting,
 )
 from spoolkit import job as made
-from spoolkit.engines.spooler import Spooler
+from spoolkit.attempt import current_job as current
+from spoolkit.encoding import packet
 from spoolkit.errors import JobError, JobLostError
 from spoolkit.job import Progress, State, new_id
-from spoolkit.store import Store
+from spoolkit.spooldir import spoolfile, waiting
+from spoolkit.spooling.standalone import Spooler
+from spoolkit.store import locations
+from spoolkit.store.transitions import Store
 
 
 @spool(retries=0)
@@ -366,7 +365,7 @@ def test_any_process_finds_it_by_its_id(work: Callable[[], None]) -> None:
 def test_once_it_is_forgotten_every_question_says_so(work: Callable[[], None]) -> None:
     job = gives_back(1)
     work()
-    tracking.store().prune([State.DONE], time.time() + 1, 10)
+    locations.store().prune([State.DONE], time.time() + 1, 10)
     for ask in ("status", "state", "attempt", "attempts", "progress", "result"):
         with pytest.raises(UnknownJobError):
             getattr(job, ask)
@@ -456,7 +455,7 @@ def test_it_waits_beside_the_store_wherever_that_is(tmp_path: Path, told_only: N
     (tmp_path / "records").mkdir()
     SpoolKit(app)
     with app.app_context():
-        assert isinstance(tracking.store(), Store)
+        assert isinstance(locations.store(), Store)
         job = gives_back(1)
         pid = os.fork()
         if not pid:

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spoolkit import inifile
 from spoolkit.errors import ConfigurationError
+from spoolkit.uwsgi import inifile
 
 ENVIRONMENT = {"PATH": os.environ["PATH"], "SET": "value", "EMPTY": "", "WORDS": "some words"}
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from spoolkit import instance, process
-from spoolkit.instance import Instance
+from spoolkit.system import process
+from spoolkit.uwsgi import instance
+from spoolkit.uwsgi.instance import Instance
 
 
 @pytest.fixture

@@ -10,13 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from spoolkit import StoreUnavailableError, clock, files, interruption, process, pruning, runner
-from spoolkit.claims import Crashed
-from spoolkit.engines import spool
+from spoolkit import StoreUnavailableError
+from spoolkit.attempt import runner
 from spoolkit.job import Job, TaskOptions
 from spoolkit.registry import Declared
 from spoolkit.settings import Settings
-from spoolkit.store import Store
+from spoolkit.spooling import engine
+from spoolkit.store import interruption, retention
+from spoolkit.store.claims import Crashed
+from spoolkit.store.transitions import Store
+from spoolkit.system import clock, files, process
 
 ID = "0" * 32
 
@@ -33,7 +36,7 @@ class Running:
 
     def __init__(self, store: Store) -> None:
         code = (
-            "import sys, time; from spoolkit.store import Store; from spoolkit.job import Job\n"
+            "import sys, time; from spoolkit.store.transitions import Store; from spoolkit.job import Job\n"
             "Store(sys.argv[1]).claim(Job(id=sys.argv[2], task='t'), file='f', still=lambda: True, max_attempts=1)\n"
             "print('claimed', flush=True); time.sleep(60)"
         )
@@ -109,10 +112,10 @@ def test_marks_of_no_running_job_are_swept(store: Store, running: Running) -> No
     interruption.mark(store.folder, running.pid)
     interruption.mark(store.folder, os.getpid())
     running.kill()
-    pruning.sweep(store)
+    retention.sweep(store)
     assert marks(store) == [f"stopped.{running.pid}"], "the next claim asks for it"
     interruption.interrupt(store, [running.pid], kill=lambda pid: None, left=lambda id: (None, ""))
-    pruning.sweep(store)
+    retention.sweep(store)
     assert marks(store) == []
 
 
@@ -125,7 +128,7 @@ def test_a_spooler_that_starts_sweeps_what_was_never_finished(directory: str, mo
         path.write_bytes(b"")
 
     def sweep() -> set[str]:
-        spool.start(directory)
+        engine.start(directory)
         return {name for name in names if Path(directory, name).exists()}
 
     assert sweep() == set(names), "their writers may be at work"

@@ -22,14 +22,14 @@ from spoolkit import (
     Job,
     Retry,
     UnknownJobError,
-    codec,
     current_job,
-    lookup,
     prepare_spooler_args,
     spool,
     thread,
 )
+from spoolkit.admin import lookup
 from spoolkit.cli import commands
+from spoolkit.encoding import codec
 from spoolkit.errors import shown
 from spoolkit.job import State
 from spoolkit.settings import Settings

@@ -34,25 +34,19 @@ from life_process import in_child, start_child, wait_child
 from life_tasks import LAST, TASKS, WORDS
 
 import spoolkit.settings
-from spoolkit import (
-    StoreUnavailableError,
-    admin,
-    application,
-    clock,
-    log,
-    lookup,
-    morgue,
-    packet,
-    spoolfile,
-    tracking,
-)
-from spoolkit.engines import spool, vetting
-from spoolkit.engines.spool import SpoolEngine
-from spoolkit.engines.spooler import Spooler
+from spoolkit import StoreUnavailableError, application
+from spoolkit.admin import actions, lookup
+from spoolkit.encoding import packet
 from spoolkit.errors import JobStateError, UnknownJobError
 from spoolkit.job import Job, State
 from spoolkit.settings import Settings
-from spoolkit.spoolfile import PREFIX
+from spoolkit.spooldir import dead, spoolfile
+from spoolkit.spooldir.spoolfile import PREFIX
+from spoolkit.spooling import engine, startup
+from spoolkit.spooling.engine import SpoolEngine
+from spoolkit.spooling.standalone import Spooler
+from spoolkit.store import locations
+from spoolkit.system import clock, log
 
 START = 4e9
 """The time at which the machine begins, unix seconds."""
@@ -91,9 +85,9 @@ class World:
         config = Settings(self.spool, keep_done=1e12, keep_dead=1e12)
         patch.setattr(spoolkit.settings, "_source", lambda: config)
         patch.setattr(application, "_latest", None)
-        patch.setattr(tracking, "_stores", {})
-        patch.setattr(spool, "_presence", None)
-        patch.setattr(admin, "CLAIM_TIME", 0.05)
+        patch.setattr(locations, "_stores", {})
+        patch.setattr(engine, "_presence", None)
+        patch.setattr(actions, "CLAIM_TIME", 0.05)
         patch.setattr(life_tasks, "history", os.path.join(self.folder, "history"))
         self.complaints = Complaints()
         logger = logging.getLogger(log.LOGGER)
@@ -102,7 +96,7 @@ class World:
         self.spooler = Spooler(self.spool)
         for fd in (self.spooler._wakeup, self.spooler._wakeup_write):
             self.undo.callback(os.close, fd)
-        self.store = tracking.store()
+        self.store = locations.store()
         self.undo.callback(self.store.close)
 
     @property
@@ -123,14 +117,14 @@ class World:
         if os.path.isdir(self.store.path):
             os.rmdir(self.store.path)
         for name in os.listdir(self.spool):
-            if name.startswith(tracking.STORE):
+            if name.startswith(locations.STORE):
                 os.unlink(os.path.join(self.spool, name))
         self._move(self.aside, self.spool)
         os.rmdir(self.aside)
 
     def _move(self, source: str, target: str) -> None:
         for name in os.listdir(source):
-            if name.startswith(tracking.STORE):
+            if name.startswith(locations.STORE):
                 os.rename(os.path.join(source, name), os.path.join(target, name))
 
     def submit(self, number: int, task: str, plan: list[str], delay: float | None) -> Job:
@@ -289,7 +283,7 @@ class Life(RuleBasedStateMachine):
                 self.world.spooler.run_due()
                 assert self.world.starts(id) == before, "two at once"
                 if id and what != "nothing" and not self.world.broken:
-                    state = admin.cancel(id, force=what == "kill")
+                    state = actions.cancel(id, force=what == "kill")
                     assert state is (State.CANCELLED if what == "kill" else State.RUNNING)
                     asked = id
                     if what == "kill":
@@ -309,7 +303,7 @@ class Life(RuleBasedStateMachine):
             return
         was = self._state(id)
         try:
-            assert admin.cancel(id) is State.CANCELLED
+            assert actions.cancel(id) is State.CANCELLED
         except StoreUnavailableError:
             assert self.world.broken
         except (JobStateError, UnknownJobError):
@@ -325,7 +319,7 @@ class Life(RuleBasedStateMachine):
 
         def work() -> None:
             with contextlib.suppress(StoreUnavailableError, JobStateError, UnknownJobError):
-                admin.cancel(id)
+                actions.cancel(id)
 
         assert self.world.child(work, step) in (0, CRASHED)
 
@@ -335,7 +329,7 @@ class Life(RuleBasedStateMachine):
             return
         was = self._state(id)
         try:
-            admin.retry(id)
+            actions.retry(id)
         except StoreUnavailableError:
             assert self.world.broken
         except (JobStateError, UnknownJobError):
@@ -354,17 +348,17 @@ class Life(RuleBasedStateMachine):
 
         def work() -> None:
             with contextlib.suppress(StoreUnavailableError, JobStateError, UnknownJobError):
-                admin.retry(id)
+                actions.retry(id)
 
         was = self._state(id)
         assert self.world.child(work, step) in (0, CRASHED)
-        if was is State.DEAD and morgue.locate(self.world.spool, id) is None:
+        if was is State.DEAD and dead.locate(self.world.spool, id) is None:
             self._fresh(id)
             self._due_now(id)
 
     @rule(id=ids)
     def put_back_by_hand(self, id: str) -> None:
-        path = id and morgue.locate(self.world.spool, id)
+        path = id and dead.locate(self.world.spool, id)
         if not path:
             return
         os.rename(path, os.path.join(self.world.spool, os.path.basename(path)))
@@ -381,7 +375,7 @@ class Life(RuleBasedStateMachine):
             return
         was = self._state(id)
         try:
-            admin.run_now(id)
+            actions.run_now(id)
         except (JobStateError, UnknownJobError):
             assert was not in WAITING
         else:
@@ -405,7 +399,7 @@ class Life(RuleBasedStateMachine):
     @rule()
     def vet(self) -> None:
         """A spooler starts."""
-        vetting.vet(self.world.spool)
+        startup.vet(self.world.spool)
 
     @precondition(lambda self: not self.world.broken)
     @rule(how=st.sampled_from([garbage, os.mkdir]))
@@ -598,7 +592,7 @@ def test_a_kill_at_any_step_costs_an_attempt_at_most(task: str, word: str, last:
             assert [line[0] for line in life_tasks.read()].count("ok") <= 1 + killed
         if state is State.DEAD:
             before = world.starts(id)
-            admin.retry(id)
+            actions.retry(id)
             world.drain()
             again = most if word == "fail" else 1
             assert world.starts(id) - before == again, "retried, but without a fresh count"
@@ -660,7 +654,7 @@ def test_a_job_whose_last_end_was_not_recorded_can_be_cancelled_while_its_proces
     id = submit(world, "fail")
     runs_without_record(world)
     assert lookup.find(id).state is State.RETRYING
-    assert admin.cancel(id) is State.CANCELLED
+    assert actions.cancel(id) is State.CANCELLED
     world.drain()
     assert world.starts(id) == 1
 
@@ -668,11 +662,11 @@ def test_a_job_whose_last_end_was_not_recorded_can_be_cancelled_while_its_proces
 def test_a_dead_job_put_back_by_hand_can_be_cancelled(world: World) -> None:
     id = submit(world, "abort")
     world.spooler.run_due()
-    path = morgue.locate(world.spool, id)
+    path = dead.locate(world.spool, id)
     assert path is not None
     os.rename(path, os.path.join(world.spool, os.path.basename(path)))
     assert lookup.find(id).state is State.QUEUED
-    assert admin.cancel(id) is State.CANCELLED
+    assert actions.cancel(id) is State.CANCELLED
     world.drain()
     assert world.starts(id) == 1
 
@@ -686,7 +680,7 @@ def test_a_job_whose_death_was_not_recorded_is_retried_with_a_fresh_count(world:
         world.now += AHEAD
     dies_before_its_death_is_recorded(world)
     assert (world.starts(id), lookup.find(id).state) == (before, State.DEAD)
-    admin.retry(id)
+    actions.retry(id)
     world.drain()
     assert world.starts(id) == before + 3, "three more attempts"
     assert lookup.find(id).state is State.DEAD
@@ -699,9 +693,9 @@ def test_who_retries_may_die_at_any_step() -> None:
             world.spooler.run_due()
             world.now += AHEAD
             dies_before_its_death_is_recorded(world)
-            status = world.child(lambda id=id: admin.retry(id), step)  # type: ignore[misc]
+            status = world.child(lambda id=id: actions.retry(id), step)  # type: ignore[misc]
             assert status in (0, CRASHED)
-            if morgue.locate(world.spool, id) is None:
+            if dead.locate(world.spool, id) is None:
                 world.drain()
                 assert world.starts(id) == 4, f"put back without a fresh count, killed at step {step}"
             if status == 0:
@@ -713,20 +707,20 @@ def test_a_job_that_is_retried_while_it_runs_again_is_left_alone(world: World) -
     """Two people retry at once, and a spooler is faster than the second of them."""
     id = submit(world, "abort", "ok")
     world.spooler.run_due()
-    locate = morgue.locate
+    locate = dead.locate
 
     def locate_and_be_overtaken(directory: str, id: str, known: str | None = None) -> str | None:
         path = locate(directory, id, known)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(morgue, "locate", locate)
-            admin.retry(id)
+            patch.setattr(dead, "locate", locate)
+            actions.retry(id)
             world.spooler.run_due()
         return path
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(morgue, "locate", locate_and_be_overtaken)
+        patch.setattr(dead, "locate", locate_and_be_overtaken)
         with pytest.raises(JobStateError, match="done"):
-            admin.retry(id)
+            actions.retry(id)
     assert lookup.find(id).state is State.DONE
     assert world.starts(id) == 2
 

@@ -14,8 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spoolkit import log, spool, spoolfile, thread
-from spoolkit.engines.spooler import Spooler
+from spoolkit import spool, thread
+from spoolkit.spooldir import spoolfile
+from spoolkit.spooling.standalone import Spooler
+from spoolkit.system import log
 
 LINE = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}"
 
@@ -65,7 +67,7 @@ def seen(logger: logging.Logger) -> Records:
 
 def test_without_a_configuration_a_line_has_time_level_logger_and_job() -> None:
     code = (
-        "from spoolkit import log\n"
+        "from spoolkit.system import log\n"
         "with log.about('abc', 'shop.pay'):\n"
         "    log.info('job %s starts', 'abc'); log.error('trouble')\n"
         "log.warning('outside')"
@@ -92,13 +94,15 @@ def test_without_a_configuration_a_line_has_time_level_logger_and_job() -> None:
     ],
 )
 def test_a_site_that_configures_its_logging_has_it_alone(configuration: str, expected: str) -> None:
-    code = f"import logging; from spoolkit import log\n{configuration}\nlog.info('informed'); log.warning('warned')"
+    code = (
+        f"import logging; from spoolkit.system import log\n{configuration}\nlog.info('informed'); log.warning('warned')"
+    )
     assert said(code) == expected
 
 
 def test_a_level_is_a_choice() -> None:
     code = (
-        "import logging; from spoolkit import log\n"
+        "import logging; from spoolkit.system import log\n"
         "logging.getLogger('spoolkit').setLevel('ERROR'); log.warning('no'); log.error('yes')"
     )
     assert said(code).endswith("ERROR spoolkit: yes\n")
@@ -107,7 +111,7 @@ def test_a_level_is_a_choice() -> None:
 
 def test_the_site_may_configure_later_and_the_root_stays_free_for_basic_config() -> None:
     code = (
-        "import logging; from spoolkit import log\n"
+        "import logging; from spoolkit.system import log\n"
         "log.warning('before'); assert not logging.getLogger().handlers\n"
         "logging.basicConfig(format='%(message)s'); log.warning('after')"
     )
@@ -241,7 +245,7 @@ def test_what_cannot_be_read_costs_nothing(seen: Records) -> None:
 
 def test_after_descriptors_were_closed_only_standard_error_is_written() -> None:
     code = (
-        "import logging, os; from spoolkit import log\n"
+        "import logging, os; from spoolkit.system import log\n"
         "logging.basicConfig(filename=os.devnull); log.distrust_handlers(standard_error=True); log.error('said')\n"
         "log.distrust_handlers(standard_error=False); log.error('not said')"
     )
@@ -300,7 +304,7 @@ def test_a_job_that_cannot_be_settled_is_complained_of_once_a_minute(
 
 def test_the_entry_of_uwsgi_never_raises_and_complains_once_a_minute() -> None:
     code = (
-        "from spoolkit.engines import spool\n"
+        "from spoolkit.spooling import engine as spool\n"
         "for _ in range(20): assert spool.on_spool({'spooler_task_name': b'a file'}) == -1"
     )
     lines = [line for line in said(code).splitlines() if not line.startswith(" ")]

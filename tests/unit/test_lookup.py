@@ -12,26 +12,17 @@ from pathlib import Path
 import pytest
 from uwsgi_server import wait_until
 
-from spoolkit import (
-    Abort,
-    Retry,
-    UnknownJobError,
-    bridge,
-    clock,
-    current_job,
-    job,
-    lookup,
-    morgue,
-    packet,
-    recorder,
-    spool,
-    spoolfile,
-    thread,
-    tracking,
-)
-from spoolkit.engines.spooler import Spooler
+from spoolkit import Abort, Retry, UnknownJobError, current_job, job, spool, thread
+from spoolkit.admin import lookup
+from spoolkit.encoding import packet
 from spoolkit.job import Dead, Done, Failure, Progress, RetryAt, State, new_id
-from spoolkit.store import Result
+from spoolkit.spooldir import dead as morgue
+from spoolkit.spooldir import running, spoolfile
+from spoolkit.spooling.standalone import Spooler
+from spoolkit.store import locations
+from spoolkit.store.transitions import Result
+from spoolkit.system import clock
+from spoolkit.uwsgi import bridge
 
 NO_JOB = "0" * 32
 
@@ -92,7 +83,7 @@ def file_of(directory: str) -> str:
 
 
 def break_store(directory: str) -> None:
-    tracking.store().close()
+    locations.store().close()
     for name in ("spoolkit.db-wal", "spoolkit.db-shm"):
         Path(directory, name).unlink(missing_ok=True)
     Path(directory, "spoolkit.db").write_bytes(b"no database" * 100)
@@ -124,7 +115,7 @@ def test_its_time_is_the_files(directory: str) -> None:
 
 def test_a_job_that_runs_shows_who_runs_it_and_how_far_it_is(directory: str, spooler: int) -> None:
     made = hangs()
-    wait_until(lambda: lookup.known_of(lambda: tracking.store().status(made.id)))
+    wait_until(lambda: lookup.known_of(lambda: locations.store().status(made.id)))
     wait_until(lambda: lookup.find(made.id).progress)
     assert state(made.id) is State.RUNNING
     found = lookup.find(made.id)
@@ -245,7 +236,7 @@ def test_a_job_that_should_wait_but_has_no_file_is_lost(directory: str, work: Ca
 
 def test_a_job_that_ran_while_the_store_could_not_be_told_is_done(directory: str) -> None:
     plain = job.Job(id=new_id(), task=ends.name)
-    tracking.store().claim(plain, file="uwsgi_spoolfile_on_x", still=lambda: True, max_attempts=3)
+    locations.store().claim(plain, file="uwsgi_spoolfile_on_x", still=lambda: True, max_attempts=3)
     found = lookup.find(plain.id)
     assert (found.state, found.result) == (State.DONE, None)
     assert found.result_error
@@ -261,7 +252,7 @@ def test_a_file_that_was_settled_while_the_store_could_not_be_told_waits(directo
 
 def test_a_job_of_a_thread_has_no_file(directory: str) -> None:
     plain = job.Job(id=new_id(), task="tasks.some", engine="thread")
-    store = tracking.store()
+    store = locations.store()
     store.claim(plain, file=None, still=lambda: True, max_attempts=1)
     assert lookup.find(plain.id).state is State.RUNNING
     store.finish(plain, 1, Done(), result=Result(b"1"))
@@ -381,7 +372,7 @@ def test_what_waits_after_a_crash_counts_as_retrying_and_not_as_running(director
     plain = job.Job(id="1" * 32, task=ends.name)
     if not pid:
         path = spoolfile.write(directory, plain.id, packet.dump(packet.pack(plain, max_body=100)))
-        tracking.store().claim(plain, file=os.path.basename(path), still=lambda: True, max_attempts=3)
+        locations.store().claim(plain, file=os.path.basename(path), still=lambda: True, max_attempts=3)
         os._exit(0)
     os.waitpid(pid, 0)
     assert [s.id for s in lookup.jobs(states=(State.RETRYING,))] == [plain.id]
@@ -395,7 +386,7 @@ def test_files_of_other_libraries_are_no_jobs(directory: str) -> None:
 
 
 def test_of_many_jobs_those_that_are_recorded_are_told_once(directory: str) -> None:
-    store = tracking.store()
+    store = locations.store()
     plain = [job.Job(id=f"{number:032x}", task="tasks.some") for number in range(1, 603)]
     for made in plain:
         spoolfile.write(directory, made.id, packet.dump(packet.pack(made, max_body=100)))
@@ -448,7 +439,7 @@ def test_arguments_that_cannot_be_read_are_left_out(directory: str) -> None:
 def test_details_have_attempts_and_events_in_order(directory: str, work: Callable[[], None]) -> None:
     made = ends("fails")
     work()
-    store = tracking.store()
+    store = locations.store()
     store.note(made.id, "run now")
     details = lookup.details(made.id)
     ((number, outcome, error, message, log),) = [
@@ -460,7 +451,7 @@ def test_details_have_attempts_and_events_in_order(directory: str, work: Callabl
 
 def test_the_state_of_a_dead_record_without_a_file_is_dead(directory: str) -> None:
     plain = job.Job(id=new_id(), task="tasks.some")
-    store = tracking.store()
+    store = locations.store()
     store.claim(plain, file="x", still=lambda: True, max_attempts=1)
     store.finish(plain, 1, Dead(Failure("x")))
     assert state(plain.id) is State.DEAD
@@ -469,7 +460,7 @@ def test_the_state_of_a_dead_record_without_a_file_is_dead(directory: str) -> No
 def test_only_a_running_job_shows_the_progress_of_its_file(directory: str, work: Callable[[], None]) -> None:
     made = ends("well")
     work()
-    shown = recorder.Recorder(directory, made.id)
+    shown = running.Recorder(directory, made.id)
     shown.progress(Progress(1))
     assert lookup.find(made.id).progress is None
     shown.close()

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spoolkit import codec, modules
+from spoolkit.encoding import codec
+from spoolkit.system import modules
 
 Load = Callable[[str, Path], ModuleType]
 

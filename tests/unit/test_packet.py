@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spoolkit import packet
+from spoolkit.encoding import packet
+from spoolkit.encoding.packet import LIMIT, Packet
 from spoolkit.errors import DecodeError, TooLargeError
 from spoolkit.job import Job, new_id
-from spoolkit.packet import LIMIT, Packet
 
 text = st.text(st.characters(codec="utf-8"))
 ids = st.text("0123456789abcdef", min_size=32, max_size=32)

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from uwsgi_server import wait_until
 
-from spoolkit import clock
-from spoolkit.pool import Call, Pool
+from spoolkit.system import clock
+from spoolkit.threads.pool import Call, Pool
 
 SOON = 15.0
 

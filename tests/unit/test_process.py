@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from uwsgi_server import wait_until
 
-from spoolkit import process
+from spoolkit.system import process
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_who_cannot_look_declares_nobody_dead(other: int) -> None:
 
 def test_it_knows_itself_without_a_descriptor(other: int) -> None:
     code = (
-        "import os, resource; from spoolkit import process; known = process.own();"
+        "import os, resource; from spoolkit.system import process; known = process.own();"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0));"
         "assert process.is_alive(os.getpid(), known) and not process.is_alive(os.getpid(), b'another')"
     )

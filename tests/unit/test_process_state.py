@@ -9,7 +9,7 @@ PREAMBLE = """
 import os, sys, time
 os.environ.update({"KEPT": "1", "CHANGED": "before", "REMOVED": "before", "TZ": "Europe/Berlin"})
 time.tzset()
-from spoolkit.process_state import State
+from spoolkit.attempt.process_state import State
 path = list(sys.path)
 state = State()
 """
@@ -90,7 +90,7 @@ assert sys.path == ["/first", *path]
 
 def test_it_is_put_back_as_well_where_a_job_of_another_library_fails_unforeseen() -> None:
     run("""
-from spoolkit.engines import foreign, spool
+from spoolkit.spooling import engine as spool, other_libraries as foreign
 def unforeseen(*args, **kwargs):
     os.umask(0o123)
     raise RuntimeError

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from spoolkit import published
 from spoolkit.settings import Settings
+from spoolkit.system import published
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from spoolkit import doctor, inifile, recommended
-from spoolkit.instance import Instance
+from spoolkit.doctor import examine
+from spoolkit.uwsgi import inifile, recommended
+from spoolkit.uwsgi.instance import Instance
 
 PROJECT = Path(__file__).parents[2]
 GIVEN = {"processes": 3, "threads": 1, "spoolers": 5, "spool": "%dq", "socket": "127.0.0.1:8080"}
@@ -60,7 +61,7 @@ def test_it_has_every_line_for_a_stop_and_a_reload(tmp_path: Path, given: dict[s
     assert recommended.missing(described, (*recommended.STOP, *recommended.RELOAD)) == []
     (tmp_path / ("q" if given else "my_spools")).mkdir(mode=0o700)
     spool = str(tmp_path / ("q" if given else "my_spools"))
-    found = doctor.examine(spool, store=f"{spool}/spoolkit.db", ini=str(tmp_path / "uwsgi.ini"))
+    found = examine.examine(spool, store=f"{spool}/spoolkit.db", ini=str(tmp_path / "uwsgi.ini"))
     assert [one.check for one in found] == ["spooler-alive"]
 
 

@@ -10,18 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spoolkit import (
-    SPOOL_IGNORE,
-    SPOOL_OK,
-    SPOOL_RETRY,
-    Abort,
-    JobCancelled,
-    JobTimeout,
-    Retry,
-    ScheduleError,
-    retry,
-    schedule,
-)
+from spoolkit import SPOOL_IGNORE, SPOOL_OK, SPOOL_RETRY, Abort, JobCancelled, JobTimeout, Retry, ScheduleError, times
+from spoolkit.attempt import retry
 from spoolkit.job import Cancelled, Dead, Done, Outcome, RetryAt, TaskOptions
 
 FIVE = TaskOptions(retries=5, backoff=5.0)
@@ -123,7 +113,7 @@ def test_no_delay_is_more_than_a_file_can_hold(backoff: float | Callable[[int], 
     for returned, error in ((SPOOL_RETRY, None), (None, ValueError()), (None, Retry(delay=1e300)), (None, Retry())):
         outcome = decide(returned, error, TaskOptions(backoff=backoff))
         assert isinstance(outcome, RetryAt)
-        assert outcome.time == 1000.0 + schedule.MAX_AHEAD
+        assert outcome.time == 1000.0 + times.MAX_AHEAD
 
 
 def test_without_a_backoff_the_delay_doubles_from_two_seconds_to_an_hour() -> None:

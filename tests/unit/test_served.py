@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from spoolkit import ConfigurationError, served
-from spoolkit.served import Target
+from spoolkit import ConfigurationError
+from spoolkit.uwsgi import served
+from spoolkit.uwsgi.served import Target
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from pathlib import Path
 
 USED_UP = """
 import os, resource, sys
-from spoolkit.engines.spooler import Spooler
+from spoolkit.spooling.standalone import Spooler
 spooler = Spooler(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
 try:

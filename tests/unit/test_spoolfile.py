@@ -17,8 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spoolkit import clock, files, morgue, spoolfile
-from spoolkit.spoolfile import PREFIX
+from spoolkit.spooldir import dead, spoolfile
+from spoolkit.spooldir.spoolfile import PREFIX
+from spoolkit.system import clock, files
 
 
 @pytest.fixture
@@ -78,7 +79,7 @@ def test_with_fsync_the_file_and_then_its_name_are_on_the_disk(spool: str, monke
 
 WRITER = """
 import os, sys
-from spoolkit import spoolfile
+from spoolkit.spooldir import spoolfile
 def stuck(*_):
     print("written", flush=True)
     sys.stdin.read()
@@ -229,7 +230,7 @@ def test_what_is_gone_is_not_due_and_finished_already(spool: str) -> None:
 def test_a_file_set_aside_has_its_reason_beside_it(spool: str, name: bytes) -> None:
     path = os.fsdecode(os.fsencode(f"{spool}/{PREFIX}") + name)
     Path(path).write_bytes(b"bad")
-    kept = morgue.quarantine(path, spool, reason="it is bad", task="a.b", traceback="Trace")
+    kept = dead.quarantine(path, spool, reason="it is bad", task="a.b", traceback="Trace")
     assert not os.path.lexists(path)
     assert Path(kept).read_bytes() == b"bad"
     assert os.path.dirname(kept) == f"{spool}/dead"
@@ -245,7 +246,7 @@ def test_what_was_set_aside_earlier_stays(spool: str) -> None:
     kept = []
     for number, name in enumerate(names):
         path = spoolfile.write(spool, name, b"%d" % number)
-        kept.append(morgue.quarantine(path, spool, reason=f"reason {number}"))
+        kept.append(dead.quarantine(path, spool, reason=f"reason {number}"))
     assert [Path(path).read_bytes() for path in kept] == [b"%d" % number for number in range(len(names))]
     reports = [json.loads(Path(f"{path}.json").read_text()) for path in kept]
     assert [report["reason"] for report in reports] == [f"reason {number}" for number in range(len(names))]
@@ -261,7 +262,7 @@ def test_without_room_for_the_reason_the_file_is_set_aside_all_the_same(
         raise OSError("no space left on device")
 
     monkeypatch.setattr(json, "dump", full)
-    assert os.path.exists(morgue.quarantine(path, spool, reason="it is bad"))
+    assert os.path.exists(dead.quarantine(path, spool, reason="it is bad"))
     assert not os.path.exists(path)
 
 

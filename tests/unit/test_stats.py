@@ -13,8 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spoolkit import Abort, clock, job, morgue, spool, spoolfile, stats, tracking
+from spoolkit import Abort, job, spool
+from spoolkit.admin import stats
 from spoolkit.job import State, new_id
+from spoolkit.spooldir import dead, spoolfile
+from spoolkit.store import locations
+from spoolkit.system import clock
 
 
 @spool(backoff=1000)
@@ -32,7 +36,7 @@ def other() -> None: ...
 def done(seconds: float, ago: float) -> None:
     """Record a job that was done so long ago and took so many seconds."""
     finished = clock.now() - ago
-    with tracking.store().transaction() as db:
+    with locations.store().transaction() as db:
         db.execute(
             "INSERT INTO jobs (id, task, engine, state, attempt, base, started_at, finished_at)"
             " VALUES (?, 't', 'spool', 'done', 1, 0, ?, ?)",
@@ -88,7 +92,7 @@ def test_a_job_that_runs_is_not_late(directory: str) -> None:
     path = spoolfile.write(directory, plain.id, b"x")
     due(path, 70)
     assert stats.gather().oldest_due is not None
-    tracking.store().claim(plain, file=os.path.basename(path), still=lambda: True, max_attempts=1)
+    locations.store().claim(plain, file=os.path.basename(path), still=lambda: True, max_attempts=1)
     assert stats.gather().oldest_due is None
 
 
@@ -102,7 +106,7 @@ def test_a_file_of_another_library_may_be_late_too(directory: str) -> None:
 def test_what_nobody_knows_is_counted_as_such(directory: str, work: Callable[[], None]) -> None:
     ends("well")
     work()
-    morgue.quarantine(spoolfile.write(directory, "host_1_2_3_4", b"x"), directory, reason="no job")
+    dead.quarantine(spoolfile.write(directory, "host_1_2_3_4", b"x"), directory, reason="no job")
     assert stats.gather().counts == {("?", State.DEAD): 1, (ends.name, State.DONE): 1}
 
 
@@ -120,7 +124,7 @@ def test_without_a_store_the_files_are_counted(directory: str, work: Callable[[]
     ends.using(delay=1000)("x")
     ends("x")
     due(spoolfile.pending(directory)[-1], 70)
-    tracking.store().close()
+    locations.store().close()
     for name in ("spoolkit.db-wal", "spoolkit.db-shm"):
         Path(directory, name).unlink(missing_ok=True)
     Path(directory, "spoolkit.db").write_bytes(b"no database" * 100)

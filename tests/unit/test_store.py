@@ -21,8 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from life_process import in_child, start_child, wait_child
 
-from spoolkit import StoreUnavailableError, clock, database, process
-from spoolkit.claims import Crashed, Settled, StandBack, Start
+from spoolkit import StoreUnavailableError
 from spoolkit.job import (
     FINISHED,
     MOVES,
@@ -37,7 +36,10 @@ from spoolkit.job import (
     State,
     Status,
 )
-from spoolkit.store import ARGUMENTS_LIMIT, Result, Store
+from spoolkit.store import database
+from spoolkit.store.claims import Crashed, Settled, StandBack, Start
+from spoolkit.store.transitions import ARGUMENTS_LIMIT, Result, Store
+from spoolkit.system import clock, process
 
 ID = f"{1:032x}"
 FAILURE = Failure("no luck", "ValueError", "Traceback ...")
@@ -902,7 +904,8 @@ def test_who_comes_late_to_a_new_file_leaves_its_log_alone(boxed: Store) -> None
     start(boxed)
     away(boxed.path)
     code = (
-        "import sys; from spoolkit.job import Job; from spoolkit.store import Store; store = Store(sys.argv[1]);"
+        "import sys; from spoolkit.job import Job; from spoolkit.store.transitions import Store; "
+        "store = Store(sys.argv[1]);"
         "give = lambda n: store.claim(Job(f'{n:032x}', 't'), file='f', still=lambda: True, max_attempts=3);"
         "give(2); print(flush=True); sys.stdin.readline(); give(3)"
     )

@@ -24,12 +24,12 @@ from spoolkit import (
     SpoolKit,
     SpoolUnavailableError,
     current_job,
-    packet,
     prepare_spooler_args,
     spool,
     thread,
 )
-from spoolkit.spoolfile import PREFIX
+from spoolkit.encoding import packet
+from spoolkit.spooldir.spoolfile import PREFIX
 
 
 @spool

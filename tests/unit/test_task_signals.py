@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import Callable
 
-from spoolkit import task_signals
+from spoolkit.system import task_signals
 
 
 def mask() -> set[int]:

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 from flask import Flask, current_app
 
-from spoolkit import JobFailedError, Retry, SpoolKit, current_job, sandbox, settings, spool, spoolfile
+from spoolkit import JobFailedError, Retry, SpoolKit, current_job, settings, spool
 from spoolkit.job import new_id
-from spoolkit.testing import clear_jobs, run_jobs, waiting_jobs
+from spoolkit.spooldir import spoolfile
+from spoolkit.system import sandbox
+from spoolkit.testing.jobs import clear_jobs, run_jobs, waiting_jobs
 
 ran: list[object] = []
 
@@ -141,7 +143,7 @@ def test_run_jobs_without_check_leaves_the_failure_to_the_test(app: Flask) -> No
 
 
 def test_run_jobs_does_not_go_on_for_ever(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spoolkit.testing.MAX_JOBS", 5)
+    monkeypatch.setattr("spoolkit.testing.jobs.MAX_JOBS", 5)
     again()
     with pytest.raises(ValueError, match="ran 5 jobs and there are more"):
         run_jobs()

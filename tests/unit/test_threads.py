@@ -29,21 +29,18 @@ from spoolkit import (
     SpoolKit,
     State,
     UnknownJobError,
-    admin,
-    bridge,
-    clock,
     current_job,
-    lifetime,
-    log,
-    lookup,
-    notes,
     thread,
-    tracking,
 )
-from spoolkit.engines import isolation
-from spoolkit.engines.spooler import Spooler
-from spoolkit.pool import Pool
-from spoolkit.spoolfile import PREFIX
+from spoolkit.admin import actions, lookup
+from spoolkit.lifecycle import hooks
+from spoolkit.spooldir.spoolfile import PREFIX
+from spoolkit.spooling.standalone import Spooler
+from spoolkit.store import locations, write_behind
+from spoolkit.system import clock, log
+from spoolkit.threads import context
+from spoolkit.threads.pool import Pool
+from spoolkit.uwsgi import bridge
 
 SCRIPT = Path(__file__).with_name("thread_script.py")
 
@@ -198,7 +195,7 @@ def test_who_writes_the_rows_does_not_see_a_call_that_is_refused(
     put = Pool.put
 
     def after_the_rows_are_written(*args: Any) -> bool:
-        notes.here().write()
+        write_behind.here().write()
         return put(*args)
 
     monkeypatch.setattr(Pool, "put", after_the_rows_are_written)
@@ -366,7 +363,7 @@ def test_others_see_a_job_that_waits(full: list[Job], tmp_path: Path) -> None:
 
 def test_the_caller_does_not_wait_for_the_store(monkeypatch: pytest.MonkeyPatch, app: Flask) -> None:
     writers = []
-    store = tracking.store()
+    store = locations.store()
     transaction = type(store).transaction
 
     def noting(self: Any) -> Any:
@@ -389,7 +386,7 @@ def test_without_a_record_a_job_runs_and_is_tried_again(app: Flask) -> None:
     assert seen == [(1, 2), (2, 2)]
     with pytest.raises(UnknownJobError):
         _ = job.state
-    assert not Path(tracking.store().path).exists()
+    assert not Path(locations.store().path).exists()
 
 
 @pytest.mark.parametrize(("track", "level"), [(True, logging.INFO), (False, logging.DEBUG)])
@@ -455,7 +452,7 @@ def test_what_cannot_be_done_to_a_job_of_a_thread(full: list[Job]) -> None:
     with pytest.raises(JobStateError, match="more than this job"):
         full[0].cancel(force=True)
     with pytest.raises(JobStateError, match="its own time"):
-        admin.run_now(full[2].id)
+        actions.run_now(full[2].id)
 
     @thread
     def dies() -> None:
@@ -466,7 +463,7 @@ def test_what_cannot_be_done_to_a_job_of_a_thread(full: list[Job]) -> None:
     dead = dies()
     wait_until(lambda: dead.state is State.DEAD)
     with pytest.raises(JobStateError, match="its arguments are gone"):
-        admin.retry(dead.id)
+        actions.retry(dead.id)
 
 
 # What is lost.
@@ -555,23 +552,23 @@ def test_each_end_is_called_whatever_becomes_of_the_others(caplog: pytest.LogCap
 
     def early(deadline: clock.Deadline) -> None:
         ended.append("early")
-        lifetime.at_end(late)
+        hooks.at_end(late)
         raise ValueError("trouble")
 
     def late(deadline: clock.Deadline) -> None:
         assert 0 < deadline.left <= 5
         ended.append("late")
 
-    lifetime.at_end(lambda deadline: ended.append("middle"))
-    lifetime.at_end(early, first=True)
-    lifetime.drain(5)
+    hooks.at_end(lambda deadline: ended.append("middle"))
+    hooks.at_end(early, first=True)
+    hooks.drain(5)
     assert ended == ["early", "middle", "late"]
     assert "ValueError: trouble" in caplog.text
 
 
 @pytest.mark.parametrize(("same", "left"), [(1000.0, True), (-1.0, False)])
 def test_a_signal_interrupts_nothing_that_ends(monkeypatch: pytest.MonkeyPatch, same: float, left: bool) -> None:
-    monkeypatch.setattr(lifetime, "SAME_SIGNAL", same)
+    monkeypatch.setattr(hooks, "SAME_SIGNAL", same)
     before, ended = signal.getsignal(signal.SIGINT), []
 
     def end(deadline: clock.Deadline) -> None:
@@ -580,14 +577,14 @@ def test_a_signal_interrupts_nothing_that_ends(monkeypatch: pytest.MonkeyPatch, 
             signal.raise_signal(signal.SIGINT)
             ended.append("left" if deadline.left else "at once")
 
-    lifetime.at_end(end)
-    lifetime.drain(1000)
+    hooks.at_end(end)
+    hooks.drain(1000)
     assert ended == ["begun", "left" if left else "at once"]
     assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_nobody_calls_a_living_processs_jobs_lost(full: list[Job]) -> None:
-    notes.here().write()
+    write_behind.here().write()
     lookup.bury()
     assert [job.state for job in full][2:] == [State.QUEUED, State.QUEUED]
 
@@ -618,7 +615,7 @@ def test_a_copy_of_the_request_where_flask_has_one_kind_of_context(app: Flask, m
         @classmethod
         def from_environ(cls) -> None: ...
 
-    monkeypatch.setattr(isolation, "AppContext", Merged)
+    monkeypatch.setattr(context, "AppContext", Merged)
     with app.test_request_context("/page", json={"a": 1}):
         job = with_request()
         own = request._get_current_object()  # type: ignore[attr-defined]

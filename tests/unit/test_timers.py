@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spoolkit import ledger, timers
-from spoolkit.ledger import Ledger
+from spoolkit.uwsgi import ledger, timers
+from spoolkit.uwsgi.ledger import Ledger
 
 
 class Tables:

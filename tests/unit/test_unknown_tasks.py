@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 from flask import Flask
 
-from spoolkit import Job, SpoolKit, State, admin, clock, log, registry, spool, spoolfile
-from spoolkit.engines.spooler import Spooler
+from spoolkit import Job, SpoolKit, State, registry, spool
+from spoolkit.admin import actions
+from spoolkit.spooldir import spoolfile
+from spoolkit.spooling.standalone import Spooler
+from spoolkit.system import clock, log
 
 NOW = 2_500_000_000.0  # after the machine's own time, which files get
 GRACE = 600.0
@@ -108,7 +111,7 @@ def test_one_that_somebody_retries_has_the_grace_anew(
     job = enqueue()
     passes(directory, time_passes, GRACE + 5)
     assert job.state is State.DEAD
-    admin.retry(job.id)
+    actions.retry(job.id)
     passes(directory, time_passes, GRACE - 5)
     assert job.state is State.QUEUED
 

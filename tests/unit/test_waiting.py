@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from uwsgi_server import wait_until
 
-from spoolkit import waiting
+from spoolkit.spooldir import waiting
 
 ID = "1" * 32
 

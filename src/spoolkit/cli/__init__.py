@@ -1,19 +1,17 @@
-"""``flask spool``: the commands. They ask :mod:`spoolkit.lookup`, :mod:`~spoolkit.admin`, :mod:`~spoolkit.stats` and
-:mod:`~spoolkit.doctor`, and show what those say.
-"""
+"""``flask spool``: the commands. They show what :mod:`spoolkit.admin` and :mod:`spoolkit.doctor` return."""
 
 from __future__ import annotations
 
-from spoolkit.cli import acting, halting, looking, serving, watching
+from spoolkit.cli import actions, deploying, listing, running, watch
 from spoolkit.cli.group import SpoolGroup
 
 __all__ = ["commands"]
 
 commands = SpoolGroup("spool", help="Run and look after background jobs.")
 for command in (
-    *(looking.ls, looking.show, looking.stats, watching.watch),
-    *(acting.retry, acting.cancel, acting.run_now, acting.purge),
-    *(halting.pause, halting.resume, halting.drain),
-    *(serving.run, serving.doctor, halting.ini),
+    *(listing.ls, listing.show, listing.stats, watch.watch),
+    *(actions.retry, actions.cancel, actions.run_now, actions.purge),
+    *(deploying.pause, deploying.resume, deploying.drain),
+    *(running.run, running.doctor, deploying.ini),
 ):
     commands.add_command(command)

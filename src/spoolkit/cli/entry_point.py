@@ -12,7 +12,7 @@ import click
 from flask import Flask, current_app
 from flask.cli import ScriptInfo
 
-from spoolkit import modules
+from spoolkit.system import modules
 
 NAMES = ("app", "application")
 FACTORIES = ("create_app", "make_app")

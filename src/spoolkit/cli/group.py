@@ -12,9 +12,10 @@ from typing import Any, TypeVar
 import click
 from flask.cli import AppGroup, with_appcontext
 
-from spoolkit import clock, files, log, tracking
 from spoolkit.errors import SpoolkitError
 from spoolkit.job import State
+from spoolkit.store import locations
+from spoolkit.system import clock, files, log
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -40,7 +41,7 @@ def command(name: str, *, sees: bool = True) -> Callable[[F], click.Command]:
     def made(function: F) -> click.Command:
         @wraps(function)
         def checked(*args: Any, **kwargs: Any) -> Any:
-            for directory in tracking.directories() if sees else ():
+            for directory in locations.directories() if sees else ():
                 files.check_readable(directory)
             return function(*args, **kwargs)
 

@@ -1,0 +1,112 @@
+"""The figures: what waits, what runs, how much was done in the last hour and how long it took."""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from spoolkit.admin import lookup
+from spoolkit.admin.lookup import Files
+from spoolkit.job import FINISHED, State
+from spoolkit.spooldir import gate, spoolers
+from spoolkit.store import locations
+from spoolkit.system import clock
+
+HOUR = 3600.0
+
+OVER = FINISHED - {State.DEAD}
+
+PERCENTILES = (50, 90, 99)
+
+LATEST = 10_000
+"""Jobs, done in the last hour, whose run times are looked at."""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """``counts`` by task and state; ages and durations in seconds, ``None`` where there is nothing to measure.
+
+    ``oldest_due``  how long the oldest job that is due has been waiting (of the 10,000 that were enqueued first)
+    ``done``        how many jobs were done in the last hour
+    ``percentiles`` how long those took at most, so many per cent of them (of the last 10,000)
+    ``paused``      the spool directories in which no job starts: ``paused`` or ``drained``
+    ``broken``      the spool directories of which no new spooler starts, each with the reason
+    ``complete``    false where not all waiting jobs were read: the rest is counted as ``queued``, of the task ``?``
+    """
+
+    counts: dict[tuple[str, State], int]
+    oldest_due: float | None
+    done: int
+    percentiles: dict[int, float]
+    paused: dict[str, str]
+    broken: dict[str, str] = field(default_factory=dict)
+    complete: bool = True
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures as JSON tells them."""
+        return {
+            "counts": [{"task": task, "state": str(state), "count": n} for (task, state), n in self.counts.items()],
+            "oldest_due": self.oldest_due,
+            "done_last_hour": self.done,
+            "run_time": {f"p{share}": seconds for share, seconds in self.percentiles.items()},
+            "paused": self.paused,
+            "broken": self.broken,
+            "complete": self.complete,
+        }
+
+
+def gather(*, max_examined: int = lookup.MAX_EXAMINED, files: Files | None = None) -> Statistics:
+    """The figures of now.
+
+    Args:
+        max_examined: How many waiting and how many dead jobs are read; the rest is counted by name alone.
+        files: What :func:`lookup.listed` found; ``None``: all files are listed now.
+    """
+    now = clock.now()
+    locations.check_readable()
+    # What is over for good is counted where it lies: there may be a million of it.
+    counts = Counter(lookup.known_of(lambda: locations.store().counts(OVER)) or {})
+    files = files or lookup.listed()
+    others = lookup.jobs(states=frozenset(State) - OVER, max_examined=max_examined, files=files)
+    counts.update((status.task or "?", status.state) for status in others)
+    if not others.complete:
+        for known, number in (lookup.known_of(lambda: locations.store().counts(frozenset(State) - OVER)) or {}).items():
+            counts[known] = max(counts[known], number)
+        unread = len(files.waiting) - sum(n for (_, state), n in counts.items() if state in lookup.OPEN)
+        counts["?", State.QUEUED] += max(0, unread)
+    running = {status.id for status in others if status.state is State.RUNNING}
+    done = lookup.known_of(lambda: locations.store().done_since(now - HOUR)) or 0
+    took = lookup.known_of(lambda: locations.store().durations(now - HOUR, LATEST)) or []
+    late = _oldest_due(now, files, running, max_examined)
+    return Statistics(
+        dict(sorted(counts.items())), late, done, _percentiles(took), _paused(), _broken(), others.complete
+    )
+
+
+def _paused() -> dict[str, str]:
+    states = {directory: gate.state(directory) for directory in locations.directories()}
+    return {directory: state for directory, state in states.items() if state is not None}
+
+
+def _broken() -> dict[str, str]:
+    reasons = {directory: spoolers.broken_code(directory) for directory in locations.directories()}
+    return {directory: reason for directory, reason in reasons.items() if reason is not None}
+
+
+def _oldest_due(now: float, files: Files, running: set[str], most: int) -> float | None:
+    due = []
+    for id in heapq.nsmallest(most, files.waiting.keys() - running):
+        with contextlib.suppress(FileNotFoundError):
+            due.append(os.lstat(files.waiting[id]).st_mtime)
+    oldest = min(due, default=now)
+    return now - oldest if oldest < now else None
+
+
+def _percentiles(ascending: list[float]) -> dict[int, float]:
+    if not ascending:
+        return {}
+    return {share: ascending[min(len(ascending) - 1, len(ascending) * share // 100)] for share in PERCENTILES}

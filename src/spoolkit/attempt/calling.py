@@ -1,0 +1,114 @@
+"""The call of a task's function; an ``async def`` runs to its end in an event loop of its own."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import copy_context
+from typing import Any
+
+from spoolkit import callables
+from spoolkit.attempt import timeouts
+from spoolkit.errors import Abort, JobTimeout
+
+
+def call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], timeout: float | None) -> Any:
+    """What ``function`` returns, or, if it is a coroutine function, what its coroutine does.
+
+    Args:
+        timeout: Seconds after which a coroutine is cancelled; :func:`soft_limit` has the others.
+
+    Raises:
+        JobTimeout: The coroutine was cancelled because of ``timeout``.
+        Abort: What was returned would have to be awaited or iterated, so that the work is not done.
+    """
+    if callables.is_async(function):
+        returned = run_coroutine(function, args, kwargs, timeout)
+    else:
+        with no_child():
+            returned = function(*args, **kwargs)
+    if why := callables.unfinished(returned):
+        raise Abort(why)
+    return returned
+
+
+def soft_limit(function: Callable[..., Any], timeout: float | None) -> AbstractContextManager[None]:
+    """Raise :class:`JobTimeout` in what runs within. A coroutine's limit is its loop's: see :func:`call`."""
+    # Raised from a signal handler, JobTimeout would come up within the event loop's own code as well, and break it.
+    return nullcontext() if callables.is_async(function) else timeouts.soft(timeout)
+
+
+def run_coroutine(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], timeout: float | None = None
+) -> Any:
+    """Run the coroutine function to its end, in a loop of its own and a copy of the caller's context variables."""
+    import asyncio  # only here: it is large, and most tasks need none of it
+
+    def run() -> Any:
+        # Given a factory, the runner leaves alone what the application has made the thread's current loop.
+        with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
+            return runner.run(_main(function, args, kwargs, timeout))
+
+    if not _has_loop():
+        return run()
+    # The caller is a coroutine itself, and a thread has one running loop at most.
+    with ThreadPoolExecutor(1, thread_name_prefix="spoolkit-coroutine") as thread:
+        return thread.submit(copy_context().run, run).result()
+
+
+def _has_loop() -> bool:
+    import asyncio
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+async def _main(
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], timeout: float | None
+) -> Any:
+    import asyncio
+
+    limit = asyncio.timeout(timeout)
+    try:
+        async with limit:
+            with no_child():
+                return await function(*args, **kwargs)
+    except TimeoutError as error:
+        # The task may raise a TimeoutError of its own.
+        if limit.expired() and isinstance(error.__cause__, asyncio.CancelledError):
+            assert timeout is not None
+            raise JobTimeout(timeouts.message(timeout)) from error.__cause__
+        raise
+
+
+def without_own_frames(error: BaseException) -> BaseException:
+    """``error`` with a traceback that begins in the task: the lines above it are ours or asyncio's."""
+    asyncio = sys.modules.get("asyncio")
+    packages = [module for module in (sys.modules["spoolkit"], asyncio) if module is not None]
+    ours = tuple(os.path.join(os.path.dirname(package.__file__ or ""), "") for package in packages)
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename.startswith(ours):
+        trace = trace.tb_next
+    # Not the exception's own method, which may be the task's.
+    return BaseException.with_traceback(error, trace)
+
+
+@contextmanager
+def no_child() -> Iterator[None]:
+    """End a child that the task forked and that comes back from it, with the exit status that fits."""
+    pid = os.getpid()
+    try:
+        yield
+    finally:
+        if os.getpid() != pid:
+            # A child that the task forked came back. It is no spooler: it would settle the job of its parent, disarm
+            # its hard limit, and scan the directory for ever. So here, before any of that.
+            error = sys.exc_info()[1]
+            code = error.code if isinstance(error, SystemExit) else error and 1
+            os._exit(code if isinstance(code, int) else int(code is not None))

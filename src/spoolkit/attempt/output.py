@@ -1,0 +1,210 @@
+"""What a task prints and logs goes to its log as well, and still to where it went before."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from functools import cached_property
+from typing import Any, TextIO
+
+from spoolkit.errors import JobTimeout
+
+Sink = Callable[[str], None]
+
+WRAPPERS = 8
+"""How many calls may lie between a logging handler and the stream: a site wraps streams, colorama does."""
+
+_here: ContextVar[Sink | None] = ContextVar("spoolkit.output", default=None)
+_of_main: Sink | None = None
+_others: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+"""Threads that were there before the job of the main thread."""
+_lock = threading.Lock()
+_users = 0
+_undo = contextlib.ExitStack()
+
+_format = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s").format
+
+
+@contextlib.contextmanager
+def to(sink: Sink) -> Iterator[None]:
+    """Within it, what this context prints and logs is also given to ``sink``.
+
+    In the main thread, where one job runs at a time, so is what the threads print that the task started.
+    """
+    global _of_main, _others
+    token = _here.set(sink)
+    main = threading.current_thread() is threading.main_thread()
+    if main:
+        _of_main, _others = sink, weakref.WeakSet(threading.enumerate())
+    _install()
+    try:
+        yield
+    finally:
+        _uninstall()
+        if main:
+            _of_main = None
+        _here.reset(token)
+
+
+def _install() -> None:
+    global _users
+    with _lock:
+        _users += 1
+        if _users > 1:
+            return
+        for name in ("stdout", "stderr"):
+            stream = getattr(sys, name, None)
+            if stream is not None:
+                tee = _Tee(stream)
+                setattr(sys, name, tee)
+                _undo.callback(_put_back, name, tee)
+        # Not a handler: one at the root would keep basicConfig() and the handler of last resort from doing their work,
+        # and would not see the loggers that do not propagate.
+        factory = logging.getLogRecordFactory()
+        noting = _noting(factory)
+        logging.setLogRecordFactory(noting)
+        _undo.callback(_put_factory_back, noting, factory)
+
+
+def _uninstall() -> None:
+    global _users
+    with _lock:
+        _users -= 1
+        if not _users:
+            _undo.close()
+
+
+def _put_back(name: str, tee: _Tee) -> None:
+    if getattr(sys, name, None) is tee:  # the task may have set its own, for good
+        setattr(sys, name, tee.stream)
+
+
+def _put_factory_back(noting: Callable[..., logging.LogRecord], factory: Callable[..., logging.LogRecord]) -> None:
+    if logging.getLogRecordFactory() is noting:  # as with the streams
+        logging.setLogRecordFactory(factory)
+
+
+def _note(text: str) -> None:
+    sink = _here.get()
+    if sink is None and threading.current_thread() not in _others:
+        sink = _of_main
+    if sink is not None:
+        sink(text)
+
+
+def _noting(factory: Callable[..., logging.LogRecord]) -> Callable[..., logging.LogRecord]:
+    def make(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = factory(*args, **kwargs)
+        try:
+            _note(_format(record) + "\n")
+            # Formatted here, the traceback would be kept in the record for handlers that format it otherwise.
+            record.exc_text = None
+        except JobTimeout:
+            raise  # the alarm rings once
+        except Exception:  # noqa: S110 - arguments that do not fit the message: logging itself complains
+            pass
+        return record
+
+    return make
+
+
+def _from_logging() -> bool:
+    """Whether a handler writes: its record has been noted when it was made."""
+    frame = sys._getframe(1).f_back
+    for _ in range(WRAPPERS):
+        if frame is None:
+            return False
+        if frame.f_globals.get("__name__") == "logging":
+            return True
+        frame = frame.f_back
+    return False
+
+
+class _Writing(threading.local):
+    """Whether this thread is within the writing of a noted stream."""
+
+    now = False
+
+
+_writing = _Writing()
+
+
+class _Tee:
+    """A text stream that notes what is written to it, and that only its owner can close.
+
+    A task may wrap it, for good: what then passes two of them is noted by the first one alone.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        if _writing.now:
+            return self.stream.write(text)
+        _writing.now = True
+        try:
+            written = self.stream.write(text)
+        finally:
+            _writing.now = False
+        if not _from_logging():
+            _note(text)
+        return written
+
+    def writelines(self, lines: Any) -> None:
+        for line in lines:
+            self.write(line)
+
+    def close(self) -> None:
+        # uWSGI's standard output and error are one: closed by a task, nobody in this process could write any more.
+        self.flush()
+
+    def flush(self) -> None:
+        self.stream.flush()
+
+    @cached_property
+    def buffer(self) -> Any:
+        # What wraps it in a text stream of its own, as for another encoding, closes it when it is collected.
+        return _Lent(self.stream.buffer)
+
+    def detach(self) -> Any:
+        self.flush()
+        return self.buffer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.stream)
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _Lent:
+    """The bytes of a standard stream, for somebody who must not close them."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, data: Any) -> Any:
+        written = self._stream.write(data)
+        if not _writing.now and not _from_logging():
+            _note(bytes(data).decode("utf-8", "replace"))
+        return written
+
+    def close(self) -> None:
+        self._stream.flush()
+
+    def detach(self) -> Any:
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)

@@ -1,0 +1,341 @@
+"""What a task may leave behind in the process that runs it: put back after the job, or known to be beyond repair.
+
+A process that runs one job after the other must be the same for each. Signal handlers, timers, the umask, the
+environment and the like are put back. What cannot be undone (a lowered hard limit, another user, a session of its own,
+descriptors that are used up) makes the process unfit for another job.
+"""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]  # signal.getsignal makes an enum of each answer: ten times the time
+import contextlib
+import errno
+import fcntl
+import gc
+import locale
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from operator import eq, is_
+from typing import Any, NamedTuple
+
+from spoolkit.system import process
+
+SPARE = 32
+"""Descriptors that must be free for the next job."""
+
+CLOSED = "it closed descriptors that are not its own"
+STANDARD_OUTPUT = "standard output was closed"
+STANDARD_ERROR = "standard error was closed"
+
+_DUPLICATES = 100
+"""Number from which on the copies of standard output and error stand: out of the way of what a task opens."""
+
+# Without the real-time ones, which mean nothing to anybody unless a handler is there.
+_SIGNALS = tuple(signum for signum in range(1, 32) if signum not in (signal.SIGKILL, signal.SIGSTOP))
+_TIMERS = ((signal.SIGVTALRM, signal.ITIMER_VIRTUAL), (signal.SIGPROF, signal.ITIMER_PROF))
+_LIMITS = tuple(
+    sorted(
+        getattr(resource, f"RLIMIT_{name}")
+        for name in ("AS", "CPU", "DATA", "FSIZE", "NOFILE")
+        if hasattr(resource, f"RLIMIT_{name}")
+    )
+)
+
+_Name = tuple[object, str]
+_NAMES: tuple[_Name, ...] = (
+    *((sys, name) for name in ("stdin", "stdout", "stderr", "__stdin__", "__stdout__", "__stderr__")),
+    *((sys, name) for name in ("argv", "excepthook", "unraisablehook", "displayhook", "breakpointhook")),
+    (os, "environ"),
+    (threading, "excepthook"),
+    (logging, "raiseExceptions"),
+    (logging, "lastResort"),
+)
+"""Names of modules that must mean the same object after the job."""
+
+
+class _Value(NamedTuple):
+    """``fits(now, before)`` says whether the next job may find it so."""
+
+    name: str
+    get: Callable[[], Any]
+    put: Callable[[Any], object]
+    fits: Callable[[Any, Any], bool] = eq
+
+
+def _mask() -> set[int]:
+    return _signal.pthread_sigmask(signal.SIG_BLOCK, ())  # type: ignore[no-any-return]
+
+
+def _wakeup_fd() -> int:
+    if (fd := signal.set_wakeup_fd(-1)) != -1:
+        signal.set_wakeup_fd(fd, warn_on_full_buffer=False)
+    return fd
+
+
+def _umask() -> int:
+    os.umask(mask := os.umask(0o077))
+    return mask
+
+
+def _environment() -> dict[bytes, bytes]:
+    return dict(os.environ._data)  # type: ignore[attr-defined]
+
+
+def _ours(now: dict[bytes, bytes], before: dict[bytes, bytes]) -> list[bytes]:
+    return [name for name in now.keys() - before.keys() if name == b"TZ" or name.startswith(b"SPOOLKIT_")]
+
+
+def _environment_fits(now: dict[bytes, bytes], before: dict[bytes, bytes]) -> bool:
+    # What was added stays: a library that the job was the first to import adds its variables once per process.
+    return before.items() <= now.items() and not _ours(now, before)
+
+
+def _put_environment(variables: dict[bytes, bytes]) -> None:
+    zone = os.environ.get("TZ")
+    for name in _ours(_environment(), variables):
+        del os.environb[name]
+    for name, value in variables.items():
+        if os.environb.get(name) != value:
+            os.environb[name] = value
+    if os.environ.get("TZ") != zone:
+        time.tzset()
+
+
+def _path_fits(now: tuple[str, ...], before: tuple[str, ...]) -> bool:
+    # Added folders stay, for the same reason; one that each job adds again does not pile up.
+    return tuple(folder for folder in now if folder in before) == before
+
+
+def _put_path(path: tuple[str, ...]) -> None:
+    sys.path[:] = [*path, *(folder for folder in sys.path if folder not in path)]
+
+
+_VALUES = (
+    _Value("signal mask", _mask, lambda mask: signal.pthread_sigmask(signal.SIG_SETMASK, mask)),
+    _Value("wakeup descriptor", _wakeup_fd, lambda fd: signal.set_wakeup_fd(fd, warn_on_full_buffer=False)),
+    _Value("environment", _environment, _put_environment, _environment_fits),
+    _Value("sys.path", lambda: tuple(sys.path), _put_path, _path_fits),
+    _Value("level of logging.disable()", lambda: logging.root.manager.disable, logging.disable),
+    _Value("record factory", logging.getLogRecordFactory, logging.setLogRecordFactory),
+    _Value("trace function", sys.gettrace, sys.settrace),
+    _Value("profile function", sys.getprofile, sys.setprofile),
+    _Value("recursion limit", sys.getrecursionlimit, sys.setrecursionlimit),
+    _Value("switch interval", sys.getswitchinterval, sys.setswitchinterval),
+    _Value("garbage collection", gc.isenabled, lambda enabled: gc.enable() if enabled else gc.disable()),
+    _Value("socket timeout", socket.getdefaulttimeout, socket.setdefaulttimeout),
+    _Value("locale", lambda: locale.setlocale(locale.LC_ALL), lambda name: locale.setlocale(locale.LC_ALL, name)),
+)
+"""What belongs to Python, and may be changed between two jobs as well: looked at before and after each."""
+
+
+def _limits() -> list[tuple[int, int]]:
+    return [resource.getrlimit(which) for which in _LIMITS]
+
+
+def _put_limits(limits: list[tuple[int, int]]) -> None:
+    for which, (soft, hard) in zip(_LIMITS, limits, strict=True):
+        if resource.getrlimit(which) != (soft, hard):
+            try:
+                resource.setrlimit(which, (soft, hard))
+            except ValueError:  # not without privileges: as much of it as may be, to get the job settled
+                resource.setrlimit(which, (resource.getrlimit(which)[1],) * 2)
+
+
+def _users() -> tuple[Any, ...] | None:
+    # Only root can change them.
+    return (os.getresuid(), os.getresgid(), os.getgroups()) if _was_root(os.getpid()) else None
+
+
+@lru_cache(maxsize=1)
+def _was_root(pid: int) -> bool:
+    return 0 in os.getresuid()
+
+
+def _put_users(users: tuple[Any, ...]) -> None:
+    (uids, gids, groups) = users
+    os.seteuid(uids[1])  # first: whoever may become root again may do the rest
+    os.setgroups(groups)
+    os.setresgid(*gids)
+    os.setresuid(*uids)
+
+
+_OF_KERNEL = (
+    _Value("umask", _umask, os.umask),
+    _Value("resource limits", _limits, _put_limits),
+    _Value("user", _users, _put_users),
+    # With a session of its own as well, and that cannot be undone: its leader cannot join another group.
+    _Value("process group or session", os.getpgrp, lambda group: os.setpgid(0, group)),
+    _Value("nice", lambda: os.getpriority(os.PRIO_PROCESS, 0), lambda n: os.setpriority(os.PRIO_PROCESS, 0, n)),
+)
+"""What belongs to the kernel, and nobody but a task changes: looked at after each job, and compared with how it was
+before the first one of this process.
+"""
+
+
+def _objects() -> list[object]:
+    return [getattr(module, name, None) for module, name in _NAMES]
+
+
+class State:
+    """This process as it was before a job. Made, and put back, in its main thread."""
+
+    def __init__(self) -> None:
+        self._handlers = list(map(_signal.getsignal, _SIGNALS))
+        self._objects = _objects()
+        self._values = [value.get() for value in _VALUES]
+        self._kernel = _kernel(os.getpid())
+        self._threads = threading.active_count()
+
+    def restore(self) -> list[str]:
+        """Put back what can be; returns what cannot, in words. Never raises."""
+        for _ in range(3):  # what a handler raises that the task has set must not keep us from removing it
+            with contextlib.suppress(BaseException):
+                return self._restore()
+        return ["its state cannot be put back"]
+
+    def threads_left(self) -> list[str]:
+        """The names of threads that run now, where the job has left some behind: nobody can end those."""
+        if threading.active_count() <= self._threads:
+            return []
+        ours = (threading.main_thread().name, "spoolkit")
+        return [thread.name for thread in threading.enumerate() if not thread.name.startswith(ours)]
+
+    def _restore(self) -> list[str]:
+        # First, for with less than that the rest may fail.
+        lost = self._kernel.restore()
+        if not all(map(is_, map(_signal.getsignal, _SIGNALS), self._handlers)):
+            self._put_handlers()
+        else:
+            self._kernel.actions.restore()
+        if not all(map(is_, _objects(), self._objects)):
+            for (module, name), before in zip(_NAMES, self._objects, strict=True):
+                setattr(module, name, before)
+        lost += _put_back(_VALUES, self._values)
+        if _is_closed(sys.__stdout__) or _is_closed(sys.__stderr__):
+            lost.append("standard streams are closed")
+        if self._kernel.are_descriptors_used_up():
+            lost.append("no descriptors are left")
+        return lost
+
+    def _put_handlers(self) -> None:
+        # Blocked: for a moment a signal has the handler of Python's table, which may be the process's end.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            for signum, handler in zip(_SIGNALS, self._handlers, strict=True):
+                if _signal.getsignal(signum) is handler:
+                    continue
+                for rung_by, timer in _TIMERS:
+                    if signum == rung_by:
+                        signal.setitimer(timer, 0)
+                if handler is not None:
+                    signal.signal(signum, handler)
+            self._kernel.actions.restore()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _is_closed(stream: object) -> bool:
+    return getattr(stream, "closed", False) is True
+
+
+def stop_alarm() -> None:
+    """Stop the timer of SIGALRM."""
+    signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _put_back(values: tuple[_Value, ...], before: list[Any]) -> list[str]:
+    # Almost always nothing was changed: looked at as a whole, that takes a third of the time.
+    with contextlib.suppress(Exception):
+        if [value.get() for value in values] == before:
+            return []
+    lost = []
+    for (name, get, put, fits), wanted in zip(values, before, strict=True):
+        try:
+            if not fits(get(), wanted):
+                put(wanted)
+                if not fits(get(), wanted):
+                    lost.append(f"{name} changed")
+        except (OSError, ValueError, TypeError, locale.Error):
+            lost.append(f"{name} changed")
+    return lost
+
+
+class _Actions:
+    """The signals whose handler Python does not know: uWSGI sets its own in C, after Python has begun."""
+
+    def __init__(self) -> None:
+        import ctypes
+
+        self._sigaction = ctypes.CDLL(None).sigaction
+        self._known = {}
+        for signum in _SIGNALS:
+            action = ctypes.create_string_buffer(512)  # larger than a struct sigaction, which begins with the handler
+            handler = _signal.getsignal(signum)
+            if callable(handler) or self._sigaction(signum, None, action) != 0:
+                continue
+            if handler is None or int(handler) != (ctypes.c_void_p.from_buffer(action).value or 0):
+                self._known[signum] = action
+
+    def restore(self) -> None:
+        """Set them again. Whether a task has changed one cannot be seen in Python's table."""
+        for signum, action in self._known.items():
+            if not callable(_signal.getsignal(signum)):
+                self._sigaction(signum, action, None)
+
+
+class _Kernel:
+    """What the kernel has of this process before its first job, its standard streams included."""
+
+    def __init__(self) -> None:
+        self.actions = _Actions()
+        self._values = [value.get() for value in _OF_KERNEL]
+        self._streams = {fd: (process.file_of(fd), _duplicate(fd)) for fd in (1, 2)}
+        self._last = os.sysconf("SC_OPEN_MAX") - SPARE
+        self._lowest = _lowest_free()
+
+    def are_descriptors_used_up(self) -> bool:
+        """Whether too few are free for another job, and there were more before the first one."""
+        lowest = _lowest_free()
+        return lowest is None or 0 < self._last < lowest != self._lowest
+
+    def restore(self) -> list[str]:
+        lost = _put_back(_OF_KERNEL, self._values)
+        for fd, (identity, duplicate) in self._streams.items():
+            if process.file_of(fd) == identity:
+                continue
+            # The copy may have been closed as well, and its number be another file's by now.
+            if identity is not None and process.file_of(duplicate) == identity:
+                os.dup2(duplicate, fd)
+            else:
+                lost.append(STANDARD_OUTPUT if fd == 1 else STANDARD_ERROR)
+        return lost
+
+
+@lru_cache(maxsize=1)
+def _kernel(pid: int) -> _Kernel:
+    return _Kernel()
+
+
+def _duplicate(fd: int) -> int:
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _DUPLICATES)
+    except OSError:
+        return -1
+
+
+def _lowest_free() -> int | None:
+    """The lowest free descriptor; ``None`` where there is none."""
+    try:
+        fd = os.dup(2)
+    except OSError as error:
+        return None if error.errno == errno.EMFILE else 2
+    os.close(fd)
+    return fd

@@ -1,0 +1,162 @@
+"""How jobs look to people: tables, times, bars. rich is imported within: a site that serves needs none of it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from spoolkit.job import Progress, State, Status
+from spoolkit.system import clock
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+WIDE = 1000
+"""Columns of what no terminal shows: a script's lines are not to be cut."""
+
+BAR = 20
+
+GAP = 2
+"""Blanks between two columns."""
+
+TASK = "TASK"
+
+LEAST = 4
+"""Columns that are left of what is cut."""
+
+_STYLES = {"running": "cyan", "retrying": "yellow", "done": "green", "dead": "bold red", "lost": "red"}
+
+
+def console() -> Console:
+    """Standard output, as wide as the terminal."""
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() else WIDE
+    return Console(width=width, highlight=False, markup=False, emoji=False, soft_wrap=False)
+
+
+def table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, wrap: bool = False) -> Table:
+    """Columns under headers; numbers to the right.
+
+    In a narrow terminal the last column and that of tasks are cut, with a sign. No other is: half an id or half a state
+    misleads. With ``wrap`` the last column goes on in the next line instead.
+    """
+    from rich.cells import cell_len
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(box=None, pad_edge=False, show_header=any(headers), header_style="bold", padding=(0, GAP, 0, 0))
+    rows = [list(row) for row in rows]
+    texts = [[Text(line(cell), style=_STYLES.get(str(cell), "")) for cell in row] for row in rows]
+    widths = [
+        max(cell_len(text) for text in (header, *(row[at].plain for row in texts))) for at, header in enumerate(headers)
+    ]
+    flexible = [at for at, header in enumerate(headers) if header == TASK or at == len(headers) - 1]
+    room = console().width - sum(width + GAP for at, width in enumerate(widths) if at not in flexible)
+    for at, header in enumerate(headers):
+        numbers = bool(rows) and all(isinstance(row[at], (int, float)) for row in rows)
+        most = None
+        if at in flexible:
+            after = sum(min(widths[later], LEAST) + GAP for later in flexible if later > at and widths[later])
+            most = max(LEAST, min(widths[at], room - after))
+            room -= most + GAP
+        made.add_column(
+            header,
+            justify="right" if numbers else "left",
+            no_wrap=not (wrap and at == len(headers) - 1),
+            overflow="fold" if wrap else "ellipsis",
+            min_width=widths[at] if most is None else None,
+            max_width=most,
+        )
+    for row in texts:
+        made.add_row(*row)
+    return made
+
+
+def say(*things: object) -> None:
+    """Print, for people."""
+    from rich.table import Table
+
+    out = console()
+    for thing in things:
+        if isinstance(thing, Table) and not out.is_terminal:
+            # Tables fill their last column with blanks.
+            with out.capture() as captured:
+                out.print(thing)
+            for text in captured.get().splitlines():
+                out.print(text.rstrip())
+        else:
+            out.print(thing)
+
+
+def line(value: object) -> str:
+    """The value on one line, without what would steer the terminal."""
+    text = "" if value is None else str(value)
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
+def summary(status: Status) -> list[object]:
+    """The job as a row under :data:`HEADERS`."""
+    attempt = str(status.attempt) if status.max_attempts is None else f"{status.attempt}/{status.max_attempts}"
+    return [status.id, status.task or "?", status.state, attempt, when(status), note(status)]
+
+
+HEADERS = ("ID", TASK, "STATE", "ATTEMPT", "WHEN", "")
+
+
+def when(status: Status) -> str:
+    """When it was, or will be, that the job is in its state."""
+    if status.state is State.RUNNING:
+        return f"for {span(status.started_at)}"
+    if status.finished_at is not None:
+        return f"{span(status.finished_at)} ago"
+    due = status.run_at if status.run_at is not None else status.enqueued_at
+    if due is not None and due > clock.now():
+        return f"in {span(due)}"
+    return f"due {span(due)} ago" if due is not None else ""
+
+
+def note(status: Status) -> str:
+    """How far it is, or what went wrong."""
+    asked = "asked to stop  " if status.cancel_asked and status.state is State.RUNNING else ""
+    if status.state is State.RUNNING:
+        return asked + ("" if status.progress is None else bar(status.progress))
+    if status.result_error is not None:
+        return status.result_error
+    if status.error_message is None or status.state is State.QUEUED:
+        return ""
+    return ": ".join(filter(None, (status.error_type, status.error_message)))
+
+
+def bar(progress: Progress) -> str:
+    """How far it is, as a bar where the whole is known."""
+    if not progress.total or progress.total <= 0:
+        return f"{progress.done:g}  {progress.note}".rstrip()
+    share = min(1.0, max(0.0, progress.done / progress.total))
+    full = round(share * BAR)
+    return f"[{'#' * full}{'.' * (BAR - full)}] {progress.done:g}/{progress.total:g}  {progress.note}".rstrip()
+
+
+def span(time: float | None) -> str:
+    """The time between ``time`` (unix time) and now, in the unit that fits."""
+    return "?" if time is None else duration(abs(clock.now() - time))
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that fits."""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    for most, unit, name in ((120, 1, "s"), (7200, 60, "min"), (172800, 3600, "h")):
+        if seconds < most:
+            return f"{seconds / unit:.{1 if seconds < 10 * unit else 0}f} {name}"
+    return f"{seconds / 86400:.0f} d"
+
+
+def stamp(time: float | None) -> str:
+    """Unix time as the local date and time, to the millisecond."""
+    if time is None:
+        return ""
+    return datetime.fromtimestamp(time).astimezone().isoformat(" ", "milliseconds")

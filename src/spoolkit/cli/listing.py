@@ -1,0 +1,155 @@
+"""``ls``, ``show``, ``stats``: where jobs stand."""
+
+from __future__ import annotations
+
+import click
+
+from spoolkit import api
+from spoolkit.admin import lookup
+from spoolkit.admin import stats as statistics
+from spoolkit.admin.lookup import Details
+from spoolkit.cli import group
+from spoolkit.cli.format import HEADERS, bar, duration, line, say, stamp, summary, table
+from spoolkit.cli.group import command, say_json
+from spoolkit.encoding import codec
+from spoolkit.job import Attempt, State
+
+LIMIT = 50
+
+MAX_ALL = 100_000
+"""Files and records that are read where all jobs are wanted."""
+
+
+@command("ls")
+@click.option(
+    "--state", "states", type=group.states, metavar="STATES", help="Only jobs in these states, such as queued,retrying."
+)
+@click.option("--task", help="Only jobs of this task.")
+@click.option(
+    "--since", type=group.moment, metavar="MOMENT", help="Only jobs enqueued since: 2h, 7d, or a date and time."
+)
+@click.option(
+    "--limit",
+    type=click.IntRange(0, MAX_ALL),
+    default=LIMIT,
+    show_default=True,
+    help="How many at most; 0: all.",
+)
+def ls(states: frozenset[State] | None, task: str | None, since: float | None, limit: int, as_json: bool) -> None:
+    """List jobs, newest first."""
+    most = max(lookup.MAX_EXAMINED, limit) if limit else MAX_ALL
+    found = lookup.jobs(
+        states=states or (), task=task, since=since, limit=limit + 1 if limit else None, max_examined=most
+    )
+    shown = found[:limit] if limit else found
+    if as_json:
+        say_json([api.brief(status) for status in shown])
+    elif shown:
+        say(table(HEADERS, map(summary, shown)))
+    else:
+        click.echo("no jobs" if found.complete else "no jobs among those that were examined", err=True)
+    if not found.complete:
+        say_incomplete(most)
+    elif len(found) > len(shown):
+        click.echo(f"… and older ones: --limit {2 * limit}, or --limit 0 for all", err=True)
+
+
+def say_incomplete(examined: int) -> None:
+    """Say that the list stopped before it had found all jobs."""
+    click.echo(f"… the list stops here: {examined} jobs were examined, others were not; try --since 1h", err=True)
+
+
+@command("show")
+@click.argument("id")
+def show(id: str, as_json: bool) -> None:
+    """Show all that is known of a job: arguments, timeline, tracebacks, log.
+
+    ID may be the beginning of an id, if only one job's id begins so.
+    """
+    id = lookup.full_id(id)
+    if as_json:
+        say_json(api.detailed(id))
+        return
+    found = lookup.details(id)
+    say(table(("", ""), _facts(found), wrap=True))
+    say("", *_timeline(found))
+    for attempt in found.attempts:
+        for what, text in (("traceback", attempt.traceback), ("log", attempt.log)):
+            if text:
+                say("", f"attempt {attempt.number}, {what}:", *(f"  {line(one)}" for one in text.splitlines()))
+
+
+def _facts(found: Details) -> list[tuple[str, object]]:
+    status = found.status
+    facts = [
+        ("job", status.id),
+        ("task", status.task or "?"),
+        ("state", status.state),
+        ("engine", status.engine),
+        ("queue", status.queue),
+        ("arguments", "not kept" if found.arguments is None else _call(*found.arguments)),
+        ("attempts", f"{status.attempt} of {status.max_attempts}" if status.max_attempts else status.attempt),
+        ("due", stamp(status.run_at)),
+        ("progress", bar(status.progress) if status.progress else None),
+        ("result", None if status.result is None else status.result.decode()),
+        ("error", ": ".join(filter(None, (status.error_type, status.error_message)))),
+        ("no result", status.result_error),
+    ]
+    return [(name, value) for name, value in facts if value not in (None, "")]
+
+
+def _call(args: tuple[object, ...], kwargs: dict[str, object]) -> str:
+    return f"({', '.join([*map(_value, args), *(f'{name}={_value(value)}' for name, value in kwargs.items())])})"
+
+
+def _value(value: object) -> str:
+    try:
+        return repr(value)
+    except Exception:  # a number of more than 4,300 digits within, or a class of the application's own
+        return codec.encode(value).decode()
+
+
+def _timeline(found: Details) -> list[object]:
+    status = found.status
+    lines: list[tuple[float, str]] = [(status.enqueued_at, "enqueued")] if status.enqueued_at else []
+    for attempt in found.attempts:
+        lines.append((attempt.started_at, f"attempt {attempt.number} started, pid {attempt.pid}"))
+        if attempt.finished_at is not None:
+            lines.append((attempt.finished_at, f"attempt {attempt.number} {_ending(attempt)}"))
+    lines += [(event.time, event.kind) for event in found.events]
+    return [
+        table(
+            ("", ""), wrap=True, rows=[(stamp(time), text) for time, text in sorted(lines, key=lambda entry: entry[0])]
+        )
+    ]
+
+
+def _ending(attempt: Attempt) -> str:
+    took = duration((attempt.finished_at or 0.0) - attempt.started_at)
+    why = ": ".join(filter(None, (attempt.error_type, attempt.message)))
+    return f"{attempt.outcome} after {took}" + (f": {why}" if why else "")
+
+
+@command("stats")
+def stats(as_json: bool) -> None:
+    """Count jobs by task and state; what waits longest; how much was done in the last hour, and how fast."""
+    figures = statistics.gather()
+    if as_json:
+        say_json(figures.to_dict())
+        return
+    states = [state for state in State if any(of is state for _, of in figures.counts)]
+    tasks = sorted({task for task, _ in figures.counts})
+    if tasks:
+        rows = [[task, *(figures.counts.get((task, state), 0) for state in states)] for task in tasks]
+        say(table(("TASK", *(str(state).upper() for state in states)), rows), "")
+    oldest = (
+        "nothing is due"
+        if figures.oldest_due is None
+        else f"the oldest due job waits for {duration(figures.oldest_due)}"
+    )
+    took = ", ".join(f"{share} % within {duration(seconds)}" for share, seconds in figures.percentiles.items())
+    say(*(f"{directory} is {state}: no job starts" for directory, state in figures.paused.items()))
+    say(*(f"{directory}: no new spooler starts: {reason}" for directory, reason in figures.broken.items()))
+    if not figures.complete:
+        click.echo(f"{lookup.MAX_EXAMINED} waiting jobs were read; those of the task ? were counted only", err=True)
+    say(oldest, f"done in the last hour: {figures.done}" + (f" ({took})" if took else ""))

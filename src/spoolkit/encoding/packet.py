@@ -1,0 +1,183 @@
+"""Job <-> uWSGI's packet <-> the bytes of a spool file. Pure.
+
+A spool file is a header (``17``, the packet's length as uint16, ``0``), the packet (keys and values, each behind its
+length as uint16) and a body, whatever follows (core/spooler.c, core/protocol.c of uWSGI 2.0.31).
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from decimal import Decimal
+from typing import NamedTuple
+
+from spoolkit.encoding import codec
+from spoolkit.errors import DecodeError, TooLargeError
+from spoolkit.job import Job
+
+MODIFIER = 17
+FORMAT = b"1"
+MARKER: bytes = b"spoolkit"
+CALL = b"call"
+LIMIT = 0xFFFF
+"""Bytes that a key, a value, and the whole packet may take: each length is a uint16, and uWSGI cuts silently."""
+
+_HEADER = struct.Struct("<BHB")
+_LENGTH = struct.Struct("<H")
+_ID = re.compile(r"[0-9a-f]{32}")
+_TIME = re.compile(r"\d{1,12}(\.\d+)?", re.ASCII)
+
+
+class Packet(NamedTuple):
+    """What a spool file holds: the bytes-only dict, and the body."""
+
+    fields: Mapping[bytes, bytes]
+    body: bytes = b""
+
+
+def size(fields: Mapping[bytes, bytes]) -> int:
+    """The bytes that ``fields`` take in a packet."""
+    return sum(len(key) + len(value) + 2 * _LENGTH.size for key, value in fields.items())
+
+
+def pack(job: Job, *, max_body: int, names: Sequence[str] = ()) -> Packet:
+    """The packet of ``job``. Arguments that do not fit into 64 KiB travel in the body.
+
+    ``max_body`` is the ceiling in bytes, ``names`` the names of the positional arguments, for messages. Raises
+    :class:`ArgumentTypeError` or :class:`TooLargeError`, naming the argument.
+    """
+    call = codec.encode_call(job.args, dict(job.kwargs), names)
+    if len(call) > max_body:
+        _refuse_size(job, call, max_body, names)
+    fields = {
+        MARKER: FORMAT,
+        b"id": job.id.encode(),
+        b"task": job.task.encode(),
+        b"enqueued_at": _time(job.enqueued_at),
+    }
+    if job.run_at is not None:
+        fields[b"run_at"] = _time(job.run_at)
+    if job.queue is not None:
+        # A directory's name need not be UTF-8.
+        fields[b"queue"] = job.queue.encode("utf-8", "surrogateescape")
+    if job.priority is not None:
+        fields[b"priority"] = str(job.priority).encode()
+    if job.app is not None:
+        fields[b"app"] = job.app.encode()
+    if size(fields) > LIMIT:
+        raise TooLargeError(
+            f"the job of task {job.task[:80]!r} does not fit into uWSGI's packet: "
+            "shorten the task's name or the queue's path",
+            size=size(fields),
+            limit=LIMIT,
+        )
+    inside = {**fields, CALL: call}
+    return Packet(inside) if size(inside) <= LIMIT else Packet(fields, call)
+
+
+def arguments(packet: Packet) -> bytes:
+    """The job's arguments as they crossed, in the codec's bytes."""
+    return packet.fields.get(CALL, packet.body)
+
+
+def unpack(packet: Packet) -> Job:
+    """The job that ``packet`` holds; fields of a newer version that this one does not know are passed over.
+
+    Raises :class:`DecodeError`, and nothing else, whatever the bytes.
+    """
+    job = head(packet)
+    args, kwargs = codec.decode_call(arguments(packet))
+    return replace(job, args=args, kwargs=kwargs)
+
+
+def head(packet: Packet) -> Job:
+    """The same job without its arguments: their end may be missing. Raises :class:`DecodeError`."""
+    fields = packet.fields
+    if fields.get(MARKER) != FORMAT:
+        raise DecodeError(f"not a packet of format {FORMAT.decode()}: {MARKER.decode()}={fields.get(MARKER)!r}")
+    try:
+        id, priority = fields[b"id"].decode(), fields.get(b"priority")
+        if not _ID.fullmatch(id):
+            raise DecodeError(f"the id is {id[:80]!r}, not 32 hex digits")
+        return Job(
+            id=id,
+            task=fields[b"task"].decode(),
+            enqueued_at=_read_time(fields[b"enqueued_at"]),
+            run_at=_read_time(fields[b"run_at"]) if b"run_at" in fields else None,
+            queue=fields[b"queue"].decode("utf-8", "surrogateescape") if b"queue" in fields else None,
+            priority=None if priority is None else _read_priority(priority),
+            app=fields[b"app"].decode() if b"app" in fields else None,
+        )
+    except KeyError as error:
+        raise DecodeError(f"the packet has no {error.args[0].decode()!r}") from error
+    except UnicodeDecodeError as error:
+        raise DecodeError(f"a field of the packet is not UTF-8: {error}") from error
+
+
+def dump(packet: Packet) -> bytes:
+    """The bytes of the spool file."""
+    parts = [_HEADER.pack(MODIFIER, size(packet.fields), 0)]
+    for key, value in packet.fields.items():
+        parts += [_LENGTH.pack(len(key)), key, _LENGTH.pack(len(value)), value]
+    return b"".join([*parts, packet.body])
+
+
+def load(data: bytes) -> Packet:
+    """The packet in the bytes of a spool file, read just as uWSGI reads it. Raises :class:`DecodeError`."""
+    if len(data) < _HEADER.size:
+        raise DecodeError(f"the file has {len(data)} bytes, less than a header")
+    _, length, _ = _HEADER.unpack_from(data)
+    end = _HEADER.size + length
+    if len(data) < end:
+        raise DecodeError(f"the header promises {length} bytes, the file has {len(data) - _HEADER.size}")
+    fields: dict[bytes, bytes] = {}
+    at = _HEADER.size
+    while at < end:
+        key, at = _read_field(data, at, end)
+        if not key:
+            raise DecodeError("the packet has an empty key")
+        fields[key], at = _read_field(data, at, end)
+    return Packet(fields, data[end:])
+
+
+def _read_field(data: bytes, at: int, end: int) -> tuple[bytes, int]:
+    start = at + _LENGTH.size
+    if start > end:
+        raise DecodeError(f"the packet breaks off at byte {at}, within a length")
+    stop = start + int(_LENGTH.unpack_from(data, at)[0])
+    if stop > end:
+        raise DecodeError(f"the packet breaks off at byte {at}, within a key or a value")
+    return data[start:stop], stop
+
+
+def _time(seconds: float) -> bytes:
+    # repr() of a float is exact, but tiny ones carry an exponent, which no reader of a time should meet.
+    return format(Decimal(repr(float(seconds))), "f").encode()
+
+
+def _read_time(text: bytes) -> float:
+    plain = text.decode()
+    if not _TIME.fullmatch(plain):
+        raise DecodeError(f"a time is {plain[:80]!r}, not digits")
+    return float(plain)
+
+
+def _read_priority(text: bytes) -> int:
+    if not text.isdigit() or len(text) > 9:
+        raise DecodeError(f"the priority is {text[:80]!r}, not a number")
+    return int(text)
+
+
+def _refuse_size(job: Job, call: bytes, limit: int, names: Sequence[str]) -> None:
+    sizes = {names[i] if i < len(names) else f"args[{i}]": len(codec.encode(value)) for i, value in enumerate(job.args)}
+    sizes.update({name: len(codec.encode(value)) for name, value in job.kwargs.items()})
+    largest = max(sizes, key=sizes.__getitem__, default=None)
+    raise TooLargeError(
+        f"the arguments take {len(call)} bytes, the largest is {largest!r}; the limit is {limit} bytes "
+        "(SPOOLKIT_MAX_BODY): store the data and send its key or path",
+        argument=largest,
+        size=len(call),
+        limit=limit,
+    )

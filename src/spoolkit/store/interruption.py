@@ -1,0 +1,97 @@
+"""The end of what a process runs because its server stops: it counts for nothing, and runs again."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from spoolkit.job import Progress, State
+from spoolkit.store import claims
+from spoolkit.store.database import event, update
+from spoolkit.store.transitions import Store, progress_text
+from spoolkit.system import clock, files, process
+
+Left = Callable[[str], tuple[Progress | None, str]]
+
+MESSAGE = "the server stopped before it was done"
+
+
+PATIENCE = 2.0
+"""Seconds that a stop waits for a store that another process has locked."""
+
+_PREFIX = "stopped."
+
+
+def interrupt(store: Store, pids: Iterable[int], *, kill: Callable[[int], None], left: Left) -> list[str]:
+    """End what these processes run, and record their attempts as interrupted; returns the jobs.
+
+    ``kill`` gets the pid if the process lives; nobody can settle the job meanwhile. ``left`` gives the progress and the
+    log that a job leaves behind. Raises :class:`StoreUnavailableError` within :data:`PATIENCE` seconds, however many
+    processes there are.
+    """
+    now = clock.now()
+    ids: list[str] = []
+    with store.transaction(PATIENCE) as db:
+        for pid in pids:
+            rows = db.execute("SELECT * FROM jobs WHERE state = 'running' AND pid = ?", (pid,)).fetchall()
+            for row in rows:
+                if claims.is_running(row):
+                    kill(pid)
+                state, ended = (State.CANCELLED, now) if row["cancel"] else (State.RETRYING, None)
+                given: dict[str, Any] = {"state": state.value, "finished_at": ended, "pid": None, "identity": None}
+                progress, log = left(row["id"])
+                if progress is not None:
+                    given["progress"] = progress_text(progress)
+                given.update(run_at=now, base=row["base"] + 1, max_attempts=row["max_attempts"] + 1)
+                update(db, row["id"], {**given, "ending": "interrupted", "error_message": MESSAGE})
+                took, said = now - row["started_at"], {"message": MESSAGE}
+                event(db, row["id"], "interrupted", now, row["attempt"], took, said, log)
+                ids.append(row["id"])
+    return ids
+
+
+def mark(folder: str, pid: int, identity: bytes | None = None) -> None:
+    """Say beside the store, which cannot be written, that a stop kills this process. Raises ``OSError``.
+
+    Of a dead process, nothing is said, unless its ``identity`` is known from when it lived: another one that stops it
+    was faster, and its mark must stay as it is.
+    """
+    identity = process.identity(pid) if identity is None else identity
+    if identity.split()[0].isdigit():
+        files.make_folder(os.path.join(folder, files.SERVED))
+        files.write(_mark_of(folder, pid), identity)
+
+
+def was_marked(folder: str, pid: int, identity: bytes) -> bool:
+    """Whether a stop has killed this process, by its :func:`mark`."""
+    try:
+        return files.read(_mark_of(folder, pid)) == identity
+    except OSError:
+        return False
+
+
+def unmark(folder: str, pid: int) -> None:
+    """Remove the :func:`mark` of this process, once the store knows what it said."""
+    files.remove(_mark_of(folder, pid))
+
+
+def sweep(store: Store) -> None:
+    """Remove the marks of processes of which no job is recorded as running. Raises :class:`StoreUnavailableError`."""
+    for pid in _marked(store.folder):
+        rows = store.read("SELECT identity FROM jobs WHERE state = 'running' AND pid = ?", (pid,))
+        if not any(was_marked(store.folder, pid, row["identity"]) for row in rows):
+            unmark(store.folder, pid)
+
+
+def _marked(folder: str) -> list[int]:
+    try:
+        names = os.listdir(os.path.join(folder, files.SERVED))
+    except OSError:
+        return []
+    pids = (name.removeprefix(_PREFIX) for name in names if name.startswith(_PREFIX))
+    return [int(pid) for pid in pids if pid.isascii() and pid.isdigit()]
+
+
+def _mark_of(folder: str, pid: int) -> str:
+    return os.path.join(folder, files.SERVED, f"{_PREFIX}{pid}")

@@ -1,0 +1,89 @@
+"""Jobs that live in a process only: their rows while they wait there, and what is said once it is gone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterable
+
+from spoolkit.job import Job, State
+from spoolkit.spooldir import running as recorder
+from spoolkit.spooldir import waiting
+from spoolkit.store.database import event, text_of
+from spoolkit.store.transitions import Store, progress_text
+from spoolkit.system import clock, log, process
+
+_OF_A_PROCESS = "engine <> 'spool' AND finished_at IS NULL"
+"""Spelled as in the index ``jobs_of_processes``, or SQLite would not use it."""
+
+
+def note(store: Store, jobs: Iterable[Job]) -> None:
+    """Record that these wait in this process; those that are recorded are left alone.
+
+    Raises :class:`StoreUnavailableError`.
+    """
+    rows = [(job.id, text_of(job.task), job.enqueued_at, os.getpid(), process.own()) for job in jobs]
+    with store.transaction() as db:
+        db.executemany(
+            "INSERT OR IGNORE INTO jobs (id, task, engine, state, attempt, base, enqueued_at, pid, identity)"
+            " VALUES (?, ?, 'thread', 'queued', 0, 0, ?, ?, ?)",
+            rows,
+        )
+
+
+def lose(store: Store, jobs: Iterable[Job], reason: str) -> None:
+    """Record these of this process as lost, as far as they are not over. Raises :class:`StoreUnavailableError`."""
+    jobs = list(jobs)
+    note(store, jobs)
+    with store.transaction() as db:
+        for job in jobs:
+            _lose(store, db, "id = ?", (job.id,), reason)
+    for job in jobs:
+        _tidy(store, job.id)
+
+
+def bury(store: Store) -> int:
+    """Record as lost what the processes had that are gone, and say so; returns how many jobs that were.
+
+    Raises :class:`StoreUnavailableError`.
+    """
+    having = store.read(f"SELECT DISTINCT pid, identity FROM jobs WHERE {_OF_A_PROCESS}")  # noqa: S608 - ours
+    gone = [tuple(row) for row in having if not process.is_alive(row["pid"], row["identity"])]
+    if not gone:
+        return 0
+    lost: list[sqlite3.Row] = []
+    with store.transaction() as db:
+        for pid, identity in gone:
+            reason = f"its process {pid} went away"
+            lost += _lose(store, db, "pid = ? AND identity = ?", (pid, identity), reason)
+    for row in lost:
+        log.error("job %s of %s is lost: its process %d went away", row["id"], row["task"], row["pid"])
+        _tidy(store, row["id"])
+    return len(lost)
+
+
+def _lose(
+    store: Store, db: sqlite3.Connection, which: str, values: tuple[object, ...], reason: str
+) -> list[sqlite3.Row]:
+    sql = f"SELECT * FROM jobs WHERE {which} AND {_OF_A_PROCESS}"  # noqa: S608 - texts of this module
+    rows = db.execute(sql, values).fetchall()
+    now, ended = clock.now(), {"message": reason}
+    for row in rows:
+        db.execute(
+            "UPDATE jobs SET state = 'lost', finished_at = ?, pid = NULL, identity = NULL, ending = 'lost',"
+            " error_type = NULL, error_message = ? WHERE id = ?",
+            (now, reason, row["id"]),
+        )
+        running = row["state"] == State.RUNNING
+        progress, left = recorder.look(store.folder, row["id"]) if running else (None, "")
+        if progress is not None:
+            db.execute("UPDATE jobs SET progress = ? WHERE id = ?", (progress_text(progress), row["id"]))
+        event(db, row["id"], "lost", now, row["attempt"] if running else None, detail=ended, log=left)
+    return rows
+
+
+def _tidy(store: Store, id: str) -> None:
+    with contextlib.suppress(OSError):
+        recorder.forget(store.folder, id)
+        waiting.announce(store.folder, id)

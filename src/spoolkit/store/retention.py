@@ -1,0 +1,86 @@
+"""Old records are forgotten by the spoolers, a few between two jobs: never in a request's way."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterable
+
+from spoolkit.errors import StoreUnavailableError
+from spoolkit.job import State
+from spoolkit.settings import Settings
+from spoolkit.spooldir import checkpoints, dead, running, spoolfile
+from spoolkit.store import interruption, orphans
+from spoolkit.store.transitions import Lies, Store
+from spoolkit.system import clock, files
+
+PAUSE = 30.0
+"""Seconds between two looks of one process, where the last one left nothing."""
+
+AT_ONCE = 200
+"""Jobs that are forgotten in one look."""
+
+FORGOTTEN = 366 * 86400.0
+"""Seconds after which a checkpoint has no job any more, where none is recorded."""
+
+OVER = (State.DONE, State.CANCELLED, State.LOST)
+
+_last = -PAUSE
+
+
+def a_little(store: Store, root: str, config: Settings) -> None:
+    """Forget some of what is old enough, if the last look is long ago or left something. Never raises."""
+    global _last
+    if time.monotonic() - _last < PAUSE:
+        return
+    _last = time.monotonic()
+    now = clock.now()
+    try:
+        orphans.bury(store)
+        forgotten = forget(store, [root], OVER, now - config.keep_done, AT_ONCE)
+        forgotten = max(forgotten, forget_dead(store, root, now - config.keep_dead, AT_ONCE))
+    except (StoreUnavailableError, OSError):
+        return  # whoever runs the next job complains
+    if forgotten >= AT_ONCE:
+        _last -= PAUSE
+
+
+def sweep(store: Store) -> None:
+    """Remove what attempts left behind that are recorded as over: their process was killed right then. Never raises."""
+    files.sweep(os.path.join(store.folder, checkpoints.FOLDER))
+    with contextlib.suppress(StoreUnavailableError):
+        interruption.sweep(store)
+        stored = dict(checkpoints.left(store.folder))
+        for at in range(0, len(stored), 500):
+            some = list(stored)[at : at + 500]
+            known = store.states(some)
+            for id in some:
+                if known.get(id) in OVER or (id not in known and stored[id] < clock.now() - FORGOTTEN):
+                    checkpoints.forget(store.folder, id)
+        ids = running.left(store.folder)
+        for at in range(0, len(ids), 500):
+            for id, state in store.states(ids[at : at + 500]).items():
+                if state is not State.RUNNING:
+                    running.forget(store.folder, id)
+
+
+def forget(store: Store, roots: Iterable[str], states: Iterable[State], before: float, limit: int) -> int:
+    """Forget up to ``limit`` jobs that ended in ``states`` before ``before`` (unix time); returns how many."""
+    return store.prune(states, before, limit, lies=_in(roots))
+
+
+def forget_dead(store: Store, root: str, before: float, limit: int) -> int:
+    """Forget up to ``limit`` jobs that died before ``before`` (unix time), file and record; returns how many."""
+    gone = dead.discard(root, before, limit)
+    return max(gone, forget(store, [root], (State.DEAD,), before, limit))
+
+
+def _in(roots: Iterable[str]) -> Lies:
+    """Whether a job's file lies in one of the spool directories: killed at the wrong moment, it outlives its end."""
+    folders = []
+    for root in roots:
+        folders.append(root)
+        with contextlib.suppress(OSError):
+            folders += spoolfile.priority_folders(root)
+    return lambda id, file: any(spoolfile.find(folder, id, file) for folder in folders)

@@ -1,0 +1,194 @@
+"""uWSGI's timers, crons, file monitors and signals that an application registers while it is imported.
+
+uWSGI keeps them in tables that all its processes share, 64 entries for each kind, and never removes an entry
+(core/signal.c of 2.0.31). With ``lazy-apps`` each HTTP process imports the application and would add its own entries:
+a timer would fire once per process, after enough reloads an import would fail, and after a reload uWSGI would call the
+handler of a process that is gone. A spooler or a mule may register nothing at all.
+
+So the first process that registers a timer adds the entry and writes it into the ledger (ledger.py); every other
+process finds it there and registers only its own handler.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from spoolkit.system import log, process
+from spoolkit.uwsgi import ledger
+from spoolkit.uwsgi.ledger import SIGNALS, Entry, Ledger
+
+TABLES = ("add_timer", "add_ms_timer", "add_rb_timer", "add_cron", "add_file_monitor")
+"""The functions of uWSGI that add to a shared table."""
+
+ONLY_HERE = ("register_signal", "register_rpc", *TABLES)
+"""The functions that uWSGI refuses in a spooler and in a mule."""
+
+WORKING_TARGETS = ("", "worker", "worker0")
+"""The targets of a signal that work where an HTTP process registers it: the master itself knows no other then."""
+
+
+def guard(uwsgi: Any, directory: str | None) -> Registrations:
+    """Replace the functions of the module ``uwsgi`` that register, for this process and those that it forks.
+
+    Args:
+        uwsgi: The module that uWSGI offers in its processes.
+        directory: The spool directory that holds the ledger; ``None``: HTTP processes do not coordinate.
+
+    Returns:
+        What each HTTP process must :meth:`~Registrations.begin` after its fork.
+    """
+    registrations = Registrations(uwsgi, directory)
+    for name in ONLY_HERE:
+        if hasattr(uwsgi, name):
+            setattr(uwsgi, name, registrations.wrapped(name))
+    uwsgi.signal_registered = registrations.is_registered
+    registrations.begin()
+    return registrations
+
+
+class Registrations:
+    """What this process has registered with uWSGI so far."""
+
+    def __init__(self, uwsgi: Any, directory: str | None) -> None:
+        self._uwsgi = uwsgi
+        self._directory = directory
+        self._real = {name: getattr(uwsgi, name) for name in ONLY_HERE if hasattr(uwsgi, name)}
+        self._is_registered = uwsgi.signal_registered
+        # A process that is forked inherits what the master has registered.
+        self._of_master = self._registered() if uwsgi.worker_id() == 0 else set()
+        self._pid = 0
+        self._ledger: Ledger | None = None
+        self._handlers: dict[int, tuple[str, Any]] = {}
+        self._offered: set[int] = set()
+        self._seen: dict[str, int] = {}
+
+    def begin(self) -> None:
+        """In a new HTTP process, forget what its predecessor has left in its part of uWSGI's table of signals."""
+        if self._uwsgi.worker_id() == 0 or self._pid == os.getpid():
+            return
+        self._pid = os.getpid()
+        self._handlers, self._offered, self._seen = {}, set(), {}
+        master_pid = self._uwsgi.masterpid()
+        if self._directory is None or not master_pid:
+            return
+        # A full reload keeps the process and empties its tables.
+        stamp = f"{process.identity(master_pid).decode().strip()} {self._uwsgi.started_on}"
+        self._ledger = Ledger(ledger.path(self._directory, master_pid), stamp)
+        with _reported():
+            registered = self._registered()
+            if not self._uwsgi.workers()[self._uwsgi.worker_id() - 1]["respawn_count"]:
+                self._ledger.reserve(registered)  # it has no predecessor: these are the master's
+                return
+            for number in registered - self._of_master - self._ledger.reserved():
+                # uWSGI would call a function at an address of the predecessor.
+                self._real["register_signal"](number, "", _ignore)
+
+    def wrapped(self, name: str) -> Callable[..., Any]:
+        """The function ``name`` of uWSGI, as an application shall see it."""
+
+        def register(*args: Any) -> Any:
+            if self._uwsgi.worker_id() == 0:
+                if self._uwsgi.masterpid() not in (0, os.getpid()):
+                    log.debug("pid %d leaves uwsgi.%s%r to the HTTP processes", os.getpid(), name, args)
+                    return None
+                result = self._real[name](*args)  # all others inherit it
+                if name == "register_signal":
+                    self._of_master.add(args[0])
+                return result
+            self.begin()
+            if name == "register_signal":
+                return self._register_signal(*args)
+            return self._add(name, *args) if name in TABLES else self._real[name](*args)
+
+        register.__name__ = name
+        return register
+
+    def is_registered(self, number: int) -> bool:
+        """Whether the signal ``number`` is in use, as ``uwsgi.signal_registered`` says."""
+        if self._uwsgi.worker_id() == 0:
+            return bool(self._is_registered(number))
+        self.begin()
+        if self._ledger is None:
+            return bool(self._is_registered(number))
+        if number in self._handlers:
+            return True
+        with _reported():
+            if number in self._of_master | self._ledger.numbers():
+                return True
+        self._offered.add(number)
+        return False
+
+    def _registered(self) -> set[int]:
+        return {number for number in SIGNALS if self._is_registered(number)}
+
+    def _register_signal(self, number: int, target: str, handler: Any) -> Any:
+        result = self._real["register_signal"](number, target, handler)
+        self._handlers[number] = target, handler
+        if target not in WORKING_TARGETS:
+            name = _name(handler)
+            log.warning(
+                "%s: the target %r has no effect where an HTTP process registers it (lazy-apps): the signal goes to "
+                "one HTTP process, the first that is idle. Leave the target out; for a spooler, call a @spool task",
+                name,
+                target,
+            )
+            if self._ledger is not None:
+                with _reported():
+                    self._ledger.note(name, target)
+        return result
+
+    def _add(self, table: str, number: int, *schedule: Any) -> Any:
+        if self._ledger is None:
+            return self._real[table](number, *schedule)
+        target, handler = self._handlers.get(number, ("", None))
+        # The application chose the number: it may have several schedules, and its handler later.
+        fixed = handler is None or number not in self._offered
+        name = f"signal {number}" if fixed else _name(handler)
+        what = (table, *map(str, schedule), name)
+        repeated = self._seen[repr(what)] = self._seen.get(repr(what), 0) + 1
+        entry: Entry | None = None
+        taken = set(self._handlers)
+        with _reported(), self._ledger.entry((*what, repeated), number, fixed=fixed, taken=taken) as found:
+            entry = found
+            if entry.is_new:
+                self._call(table, entry.number, schedule, name)
+        if entry is None:
+            self._call(table, number, schedule, name)
+        elif entry.number != number:
+            self._real["register_signal"](entry.number, target, handler)
+            self._handlers[entry.number] = self._handlers.pop(number)
+            self._real["register_signal"](number, "", _ignore)  # free for the next
+        return None
+
+    def _call(self, table: str, number: int, schedule: tuple[Any, ...], name: str) -> None:
+        try:
+            self._real[table](number, *schedule)
+        except ValueError as error:
+            raise ValueError(
+                f"{error} of {name}: uWSGI takes 64 of a kind, and keeps those that were removed since it started; "
+                "restart it, which empties its tables"
+            ) from error
+
+
+def _ignore(signum: int) -> None:
+    log.debug("uWSGI's signal %d belongs to no function of this version", signum)
+
+
+def _name(function: Any) -> str:
+    owner = function if hasattr(function, "__qualname__") else type(function)
+    return f"{owner.__module__}.{owner.__qualname__}"
+
+
+@contextlib.contextmanager
+def _reported() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        _complain(error)
+
+
+def _complain(error: OSError) -> None:
+    log.complain("timers of this process may fire more than once, since their list cannot be used: %s", error)

@@ -1,0 +1,221 @@
+"""Who is woken: one idle spooler, or each busy one once; never a stranger."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from spoolkit.spooldir import spoolers as presence
+from spoolkit.system import process
+
+SPOOLER = """
+import signal, sys
+from spoolkit.spooldir.spoolers import Presence
+woken = 0
+def wake(signum, frame):
+    global woken
+    woken += 1
+signal.signal(signal.SIGUSR1, wake)
+me = Presence(sys.argv[1])
+print("up", flush=True)
+for command in sys.stdin:
+    if command.strip() == "woken":
+        print(woken, flush=True)
+    else:
+        getattr(me, command.strip())()
+        print("ok", flush=True)
+"""
+
+
+class Spooler:
+    """A process that is present in the directory and counts its signals."""
+
+    def __init__(self, directory: str) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", SPOOLER, directory], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == "up\n"
+
+    def tell(self, command: str) -> str:
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{command}\n")
+        self.process.stdin.flush()
+        return self.process.stdout.readline().strip()
+
+    def woken(self) -> int:
+        return int(self.tell("woken"))
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture
+def spoolers(tmp_path: Path) -> Iterator[list[Spooler]]:
+    with ExitStack() as running:
+        started = [Spooler(str(tmp_path)) for _ in range(3)]
+        for spooler in started:
+            running.callback(spooler.end)
+        yield started
+
+
+def test_one_idle_spooler_is_woken(spoolers: list[Spooler], tmp_path: Path) -> None:
+    pid = presence.wake(str(tmp_path))
+    assert [spooler.woken() for spooler in spoolers] == [int(spooler.process.pid == pid) for spooler in spoolers]
+
+
+def test_in_a_burst_no_idle_one_is_left_asleep(spoolers: list[Spooler], tmp_path: Path) -> None:
+    assert {presence.wake(str(tmp_path)) for _ in range(100)} == {spooler.process.pid for spooler in spoolers}
+
+
+def test_a_busy_one_is_left_alone_while_another_is_idle(spoolers: list[Spooler], tmp_path: Path) -> None:
+    for spooler in spoolers[:2]:
+        spooler.tell("busy")
+    for _ in range(5):
+        assert presence.wake(str(tmp_path)) == spoolers[2].process.pid
+    assert [spooler.woken() for spooler in spoolers[:2]] == [0, 0]
+
+
+def test_where_all_are_busy_each_is_woken_once_a_job(spoolers: list[Spooler], tmp_path: Path) -> None:
+    for spooler in spoolers:
+        spooler.tell("busy")
+    for _ in range(5):
+        assert presence.wake(str(tmp_path)) is None
+    assert [spooler.woken() for spooler in spoolers] == [1, 1, 1]
+    spoolers[0].tell("busy")  # its next job
+    presence.wake(str(tmp_path))
+    assert [spooler.woken() for spooler in spoolers] == [2, 1, 1]
+    spoolers[0].tell("idle")
+    assert presence.wake(str(tmp_path)) == spoolers[0].process.pid
+
+
+def test_the_dead_are_forgotten(spoolers: list[Spooler], tmp_path: Path) -> None:
+    for spooler in spoolers[:2]:
+        spooler.end()
+    for _ in range(3):
+        assert presence.wake(str(tmp_path)) == spoolers[2].process.pid
+    assert os.listdir(tmp_path / "spoolers") == [str(spoolers[2].process.pid)]
+
+
+def test_a_stranger_who_got_the_pid_is_not_signalled(spoolers: list[Spooler], tmp_path: Path) -> None:
+    for spooler in spoolers:
+        path = tmp_path / "spoolers" / str(spooler.process.pid)
+        path.write_bytes(path.read_bytes().replace(b" ", b" 1", 1))  # another start time
+    assert presence.wake(str(tmp_path)) is None
+    assert [spooler.woken() for spooler in spoolers] == [0, 0, 0]
+
+
+WAKER = """
+import os, resource, sys
+from spoolkit.spooldir import spoolers as presence; from spoolkit.system import process
+process._boot()
+"""
+NO_DESCRIPTORS = (
+    WAKER
+    + """
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+taken = []
+try:
+    while True:
+        taken.append(os.dup(0))
+except OSError:
+    os.close(taken.pop())  # enough to open one file, and no other beside it
+"""
+)
+NO_ROOM = (
+    WAKER
+    + """
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+"""
+)
+
+
+@pytest.mark.parametrize("trouble", [NO_DESCRIPTORS, NO_ROOM], ids=["no descriptors", "no room"])
+def test_who_is_short_of_something_wakes_whom_it_can_and_forgets_nobody(
+    trouble: str, spoolers: list[Spooler], tmp_path: Path
+) -> None:
+    for spooler in spoolers:
+        spooler.tell("busy")
+    known = set(os.listdir(tmp_path / "spoolers"))
+    done = subprocess.run(
+        [sys.executable, "-c", f"{trouble}\npresence.wake(sys.argv[1])", tmp_path], stderr=subprocess.PIPE, text=True
+    )
+    assert done.stderr == "", "the job is accepted already: wake() never raises"
+    assert set(os.listdir(tmp_path / "spoolers")) == known
+    assert [spooler.woken() for spooler in spoolers] == [int(trouble is NO_ROOM)] * 3
+
+
+def test_who_leaves_is_gone(spoolers: list[Spooler], tmp_path: Path) -> None:
+    spoolers[0].tell("leave")
+    assert str(spoolers[0].process.pid) not in os.listdir(tmp_path / "spoolers")
+
+
+def test_nobody_there(tmp_path: Path) -> None:
+    assert presence.wake(str(tmp_path / "nowhere")) is None
+    (tmp_path / "spoolers").mkdir()
+    (tmp_path / "spoolers" / "12345678").write_bytes(b"00")
+    for name in ("no-pid", "²", "0"):
+        (tmp_path / "spoolers" / name).write_bytes(b"00")
+    assert presence.wake(str(tmp_path)) is None
+
+
+def test_a_process_is_told_by_what_never_changes_in_it() -> None:
+    name = Path("/proc/self/comm").read_bytes()
+    before = process.identity(os.getpid())
+    try:
+        Path("/proc/self/comm").write_bytes(b"a) R 1 (b")
+        with mmap.mmap(-1, 2**24):
+            assert process.identity(os.getpid()) == before
+    finally:
+        Path("/proc/self/comm").write_bytes(name)
+
+
+def test_it_is_private_and_leaves_no_descriptor_open(tmp_path: Path) -> None:
+    before = os.listdir("/proc/self/fd")
+    me = presence.Presence(str(tmp_path))
+    file = tmp_path / "spoolers" / str(me.pid)
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (file.parent, file)] == [0o700, 0o600]
+    file.write_bytes(file.read_bytes() + b"of another")  # or SIGUSR1 would end the tests
+    presence.wake(str(tmp_path))
+    me.leave()
+    assert os.listdir("/proc/self/fd") == before
+
+
+def test_a_task_that_closes_everything_hurts_only_itself(tmp_path: Path) -> None:
+    me = presence.Presence(str(tmp_path))
+    os.close(me._fd)
+    me.busy()
+    me.idle()
+    me.leave()
+    assert os.listdir(tmp_path / "spoolers") == []
+
+
+def test_its_descriptor_is_out_of_uwsgis_way(tmp_path: Path) -> None:
+    me = presence.Presence(str(tmp_path))
+    try:
+        assert me._fd > 3, "uWSGI puts /dev/null over descriptor 0 after the fork"
+    finally:
+        me.leave()
+
+
+def test_no_descriptor_is_left_open_where_the_file_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: object) -> None:
+        raise OSError("the disk is full")
+
+    before = os.listdir("/proc/self/fd")
+    monkeypatch.setattr(os, "rename", full)
+    with pytest.raises(OSError, match="full"):
+        presence.Presence(str(tmp_path))
+    assert len(os.listdir("/proc/self/fd")) == len(before)

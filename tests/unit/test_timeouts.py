@@ -1,0 +1,221 @@
+"""How long an attempt may take: a soft limit raised in the task, a hard one that ends its process and tells where."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from spoolkit import JobTimeout
+from spoolkit.attempt import timeouts
+
+
+def endless() -> None:
+    while True:
+        time.sleep(0.001)
+
+
+def asleep() -> None:
+    time.sleep(60)
+
+
+def reading() -> None:
+    os.read(os.pipe()[0], 1)
+
+
+def busy() -> None:
+    while True:
+        pass
+
+
+def in_a_thread(work: Callable[[], object]) -> list[object]:
+    """What ``work`` gives in a thread, or the error that it raises."""
+    result: list[object] = []
+
+    def run() -> None:
+        try:
+            result.append(work())
+        except BaseException as error:
+            result.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    return result
+
+
+# Soft
+
+
+@pytest.mark.parametrize("work", [endless, asleep, reading, busy])
+def test_whatever_it_does_it_is_interrupted(work: Callable[[], None]) -> None:
+    with pytest.raises(JobTimeout, match=r"^the task has run for 0.02 seconds, its timeout$"), timeouts.soft(0.02):
+        work()
+
+
+@pytest.mark.parametrize("work", [endless, busy])
+def test_in_a_thread_as_well_between_two_steps(work: Callable[[], None]) -> None:
+    def limited() -> None:
+        with timeouts.soft(0.02):
+            work()
+
+    (error,) = in_a_thread(limited)
+    assert isinstance(error, JobTimeout)
+    assert str(error) == "the task has run for 0.02 seconds, its timeout"
+
+
+def test_the_task_may_catch_it_and_clean_up() -> None:
+    with timeouts.soft(0.02):
+        try:
+            asleep()
+        except JobTimeout:
+            time.sleep(0.05)
+
+
+@pytest.mark.parametrize("seconds", [None, 60])
+def test_what_is_in_time_is_left_alone(seconds: float | None) -> None:
+    def handler(signum: int, frame: object) -> None: ...
+
+    before = signal.signal(signal.SIGALRM, handler)
+    try:
+        with timeouts.soft(seconds):
+            pass
+        assert signal.getsignal(signal.SIGALRM) is handler
+        assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    threads = threading.active_count()
+
+    def limited() -> str:
+        with timeouts.soft(seconds):
+            return "done"
+
+    assert in_a_thread(limited) == ["done"]
+    assert threading.active_count() - threads <= 1, "its timer is on its way out at most"
+
+
+def test_without_a_limit_no_alarm_is_set() -> None:
+    with timeouts.soft(None):
+        assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
+def test_an_error_of_the_task_is_its_own() -> None:
+    with pytest.raises(ValueError, match="own"), timeouts.soft(60):
+        raise ValueError("own")
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
+def spin(seconds: float) -> None:
+    # In a function: CPython 3.13 does not cover a loop's jump back by the "try" around it.
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        pass
+
+
+def hits() -> int:
+    """How often a limit hit what ends about when it does. Whatever comes must come within."""
+    hit = 0
+    for number in range(60):
+        try:
+            with timeouts.soft(0.001):
+                spin(0.0006 + number * 0.00002)
+        except JobTimeout:
+            hit += 1
+    spin(0.005)
+    return hit
+
+
+def test_it_is_not_raised_outside_however_late_it_comes() -> None:
+    hits()
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
+def test_nor_in_a_thread() -> None:
+    (hit,) = in_a_thread(hits)
+    assert isinstance(hit, int), hit
+
+
+# Hard
+
+HARD = """
+import ctypes, faulthandler, os, signal, sys, time
+from spoolkit.attempt import timeouts as limits
+
+def deaf():
+    while True:
+        try:
+            time.sleep(60)
+        except BaseException:
+            pass
+
+def crash():
+    ctypes.string_at(0)
+
+def fine():
+    pass
+
+what, seconds, path = sys.argv[1:]
+fd = os.open(path, os.O_RDWR | os.O_CREAT) if path else -1
+with limits.hard(float(seconds) if seconds else None, fd):
+    {"deaf": deaf, "crash": crash, "fine": fine}[what]()
+print("through", faulthandler.is_enabled())
+if what == "fine" and seconds:
+    time.sleep(float(seconds) * 3)
+    print("alive")
+"""
+
+
+def hard(what: str, seconds: str, path: str, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *options, "-c", HARD, what, seconds, path]
+    return subprocess.run(command, capture_output=True, text=True, timeout=30)
+
+
+def test_what_is_deaf_is_ended_and_tells_where_it_was(tmp_path: Path) -> None:
+    done = hard("deaf", "0.1", str(tmp_path / "log"))
+    assert done.returncode == 1
+    left = (tmp_path / "log").read_text()
+    assert left.startswith(timeouts.TIMEOUT_MARK)
+    assert "in deaf" in left
+    assert done.stdout == ""
+
+
+def test_without_a_log_it_tells_standard_error() -> None:
+    done = hard("deaf", "0.1", "")
+    assert done.returncode == 1
+    assert done.stderr.startswith(timeouts.TIMEOUT_MARK)
+
+
+@pytest.mark.parametrize("seconds", ["", "60"])
+def test_a_crash_tells_where_it_was(tmp_path: Path, seconds: str) -> None:
+    done = hard("crash", seconds, str(tmp_path / "log"))
+    assert done.returncode == -signal.SIGSEGV
+    left = (tmp_path / "log").read_text()
+    assert left.startswith(f"{timeouts.CRASH_MARK}Segmentation fault")
+    assert "in crash" in left
+
+
+def test_what_is_in_time_lives_on(tmp_path: Path) -> None:
+    done = hard("fine", "0.1", str(tmp_path / "log"))
+    assert (done.returncode, done.stdout) == (0, "through False\nalive\n")
+    assert (tmp_path / "log").read_text() == ""
+
+
+@pytest.mark.parametrize(("options", "enabled"), [((), False), (("-X", "faulthandler"), True)])
+def test_who_had_faulthandler_on_has_it_on_again(tmp_path: Path, options: tuple[str, ...], enabled: bool) -> None:
+    assert hard("fine", "", str(tmp_path / "log"), *options).stdout == f"through {enabled}\n"
+    assert hard("fine", "", "", *options).stdout == f"through {enabled}\n"
+
+
+def test_it_never_touches_the_faulthandler_of_this_process() -> None:
+    before = faulthandler.is_enabled()
+    with timeouts.hard(None, -1):
+        assert faulthandler.is_enabled() == before
+    assert faulthandler.is_enabled() == before
