@@ -110,3 +110,35 @@ def test_it_knows_itself_without_a_descriptor(other: int) -> None:
         "assert process.is_alive(os.getpid(), known) and not process.is_alive(os.getpid(), b'another')"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_value_per_process_is_made_once_in_each_process_and_not_inherited_by_a_child() -> None:
+    made: list[int] = []
+
+    def make() -> str:
+        made.append(os.getpid())
+        return f"value {len(made)}"
+
+    value = process.PerProcess(make)
+    assert value.peek() is None
+    assert [value.get(), value.get(), value.peek()] == ["value 1"] * 3
+    pid = os.fork()
+    if not pid:
+        is_own = value.peek() is None and value.get() == value.get() == "value 2" and made[1:] == [os.getpid()]
+        os._exit(0 if is_own else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert value.get() == "value 1"
+
+
+def test_a_value_per_process_can_be_replaced_and_discarded_in_one_process_alone() -> None:
+    value = process.PerProcess(lambda: "made")
+    value.set("given")
+    pid = os.fork()
+    if not pid:
+        value.discard()  # nothing of its own yet
+        value.set("the child's")
+        os._exit(0 if value.get() == "the child's" else 1)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert value.get() == "given"
+    value.discard()
+    assert (value.peek(), value.get()) == (None, "made")

@@ -1,12 +1,54 @@
-"""Which process a pid means: its start time and the boot tell it from a later one of the same number."""
+"""Which process a pid means, whether that process is alive, and which values belong to this process alone."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import lru_cache
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
 
 _PF_EXITING = 0x4
 """The flag of a process in its exit, in ``include/linux/sched.h`` of the kernel."""
+
+
+class PerProcess(Generic[T]):
+    """A value that belongs to one process: a forked child does not see its parent's value and makes its own.
+
+    The value is found by pid and not reset by a hook after the fork, because uWSGI forks without telling Python.
+    A parent's value stays referenced in the child: closing a database connection there, for example, would release
+    the locks of the parent.
+
+    Args:
+        make: Makes the value at its first use in a process. If two threads race for it, both may call ``make()``, and
+            both get the same one of the two values.
+    """
+
+    def __init__(self, make: Callable[[], T]) -> None:
+        self._make = make
+        self._by_pid: dict[int, T] = {}
+
+    def get(self) -> T:
+        """Return the value of this process; make it first if there is none. Raises what ``make()`` raises."""
+        pid = os.getpid()
+        try:
+            return self._by_pid[pid]
+        except KeyError:
+            pass
+        return self._by_pid.setdefault(pid, self._make())
+
+    def peek(self) -> T | None:
+        """Return the value of this process, or ``None`` if there is none yet."""
+        return self._by_pid.get(os.getpid())
+
+    def set(self, value: T) -> None:
+        """Replace the value of this process."""
+        self._by_pid[os.getpid()] = value
+
+    def discard(self) -> None:
+        """Forget the value of this process: the next :meth:`get` makes another one."""
+        self._by_pid.pop(os.getpid(), None)
 
 
 def identity(pid: int) -> bytes:
@@ -42,7 +84,7 @@ def started(pid: int) -> int | None:
 def is_alive(pid: int, known: bytes) -> bool:
     """Whether the process ``pid`` still is the one whose :func:`identity` was ``known``."""
     if pid == os.getpid():
-        return known == _own(pid)
+        return known == own()
     try:
         return known == identity(pid)
     except OSError:
@@ -58,14 +100,12 @@ def file_of(fd: int) -> tuple[int, int] | None:
     return about.st_dev, about.st_ino
 
 
-@lru_cache(maxsize=1)
-def _own(pid: int) -> bytes:
-    return identity(pid)
+_own_identity = PerProcess(lambda: identity(os.getpid()))
 
 
 def own() -> bytes:
     """This process's :func:`identity`."""
-    return _own(os.getpid())
+    return _own_identity.get()
 
 
 @lru_cache(maxsize=1)
