@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import update_wrapper
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, overload
@@ -11,9 +12,10 @@ from spoolkit import application, callables, registry, times
 from spoolkit.attempt import calling, current_job
 from spoolkit.encoding import uwsgi_args
 from spoolkit.engine import Engine
-from spoolkit.errors import ArgumentError, ArgumentTypeError, DecodeError, SignatureError, shown
+from spoolkit.errors import ArgumentError, ArgumentTypeError, DecodeError, QueueFull, SignatureError, shown
 from spoolkit.handle import Job
 from spoolkit.job import Backoff, TaskOptions, new_id
+from spoolkit.job import Job as EnqueuedJob
 from spoolkit.lifecycle import hooks
 from spoolkit.options import Errors, check_names, task_options, thread_options
 from spoolkit.spooling import engine as spool_engine
@@ -70,8 +72,10 @@ class Task(Generic[P, R]):
     def _submit(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], at: object = None, delay: object = None, **where: Any
     ) -> Job[R]:
-        job = self._job(args, kwargs, self._engine.name, at, delay, **where)
-        return Job.of(self._engine.submit(job, self.declared))
+        return Job.of(self._enqueue(self._job(args, kwargs, self._engine.name, at, delay, **where)))
+
+    def _enqueue(self, job: EnqueuedJob) -> EnqueuedJob:
+        return self._engine.submit(job, self.declared)
 
     def _job(
         self,
@@ -198,6 +202,27 @@ class SpoolTask(Task[P, R]):
 class ThreadTask(Task[P, R]):
     """A task whose jobs run in the threads of the calling process, and are lost with it."""
 
+    def __init__(
+        self,
+        function: Callable[P, R],
+        engine: Engine,
+        options: TaskOptions,
+        name: str | None = None,
+        aliases: Sequence[str] = (),
+        overflow_engine: Engine | None = None,
+    ) -> None:
+        super().__init__(function, engine, options, name, aliases)
+        self._overflow_engine = overflow_engine
+
+    def _enqueue(self, job: EnqueuedJob) -> EnqueuedJob:
+        overflow = self._overflow_engine
+        try:
+            return super()._enqueue(job)
+        except QueueFull:
+            if overflow is None:
+                raise
+        return overflow.submit(replace(job, engine=overflow.name), self.declared)
+
 
 class _SpoolDecorator(Protocol):
     @overload
@@ -320,9 +345,11 @@ def thread(
     engine = ThreadEngine(thread_options(concurrency, overflow, track, copy_request))
 
     def declare(function: Callable[P, R]) -> ThreadTask[P, R]:
+        overflow_engine = None
         if overflow == "spool":
             spool_engine.install()
-        return ThreadTask(function, engine, options, name, aliases)
+            overflow_engine = spool_engine.SpoolEngine()
+        return ThreadTask(function, engine, options, name, aliases, overflow_engine)
 
     return declare if function is None else declare(function)
 

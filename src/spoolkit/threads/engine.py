@@ -16,7 +16,6 @@ from spoolkit.job import Cancelled, Failure, Job, Outcome, RetryAt
 from spoolkit.lifecycle import hooks
 from spoolkit.registry import Declared
 from spoolkit.settings import Settings
-from spoolkit.spooling.engine import SpoolEngine
 from spoolkit.store import locations, orphans, retention, write_behind
 from spoolkit.store.transitions import Store
 from spoolkit.system import clock, files, log
@@ -67,12 +66,9 @@ class ThreadEngine:
         # Noted by the pool: a call that is refused must not be seen by who writes the rows, even for a moment.
         if pool.put(waiting.call, waiting.noted):
             return job
-        match self._options.overflow:
-            case "spool":
-                return SpoolEngine().submit(replace(job, engine="spool"), declared)
-            case "run":
-                waiting.attempt()
-                return job
+        if self._options.overflow == "run":
+            waiting.attempt()
+            return job
         why = "its process ends" if pool.closed else f"{pool.room} calls wait for a thread already"
         raise QueueFull(
             f"{declared.name} was not accepted, {why}: raise SPOOLKIT_THREAD_QUEUE or SPOOLKIT_THREADS, or declare it "
