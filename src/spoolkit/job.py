@@ -57,6 +57,10 @@ MOVES: Mapping[State, frozenset[State]] = {
 }
 
 FINISHED = frozenset({State.DONE, State.DEAD, State.CANCELLED, State.LOST})
+"""The states of a job of which no attempt runs or is due."""
+
+FINAL = FINISHED - {State.DEAD}
+"""The states of a job of which nothing is left to run: a dead job still has its file, and can be retried."""
 
 
 def new_id() -> str:
@@ -95,6 +99,11 @@ class Job:
     queue: str | None = None
     priority: int | None = None
     app: str | None = None
+
+    @property
+    def has_file(self) -> bool:
+        """Whether a file in a spool directory carries the job; otherwise it exists in one process only."""
+        return _has_file(self.engine)
 
 
 Backoff = float | Callable[[int], float | timedelta]
@@ -239,3 +248,12 @@ class Status:
     error_message: str | None = None
     ending: str | None = None
     cancel_asked: bool = False
+
+    @property
+    def has_file(self) -> bool:
+        """Whether a file in a spool directory carries the job; otherwise it exists in one process only."""
+        return _has_file(self.engine)
+
+
+def _has_file(engine: str) -> bool:
+    return engine == "spool"

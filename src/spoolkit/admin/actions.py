@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from spoolkit.admin.lookup import HEAD, Listing, checked, directories, find, jobs, known_of, recorded
 from spoolkit.encoding import packet
 from spoolkit.errors import DecodeError, JobStateError
-from spoolkit.job import FINISHED, State, Status
+from spoolkit.job import FINAL, FINISHED, State, Status
 from spoolkit.spooldir import dead as morgue
 from spoolkit.spooldir import running, spoolers, spoolfile, waiting
 from spoolkit.store import locations, retention
@@ -39,7 +39,7 @@ def retry(id: str) -> None:
                     spoolers.wake(directory)
                     return
     status = find(id)
-    if status.state is State.DEAD and status.engine != "spool":
+    if status.state is State.DEAD and not status.has_file:
         raise JobStateError(f"job {id} ran in a {status.engine}: its arguments are gone", job=id, state="dead")
     raise JobStateError(f"job {id} is {status.state}: only a dead one can be retried", job=id, state=str(status.state))
 
@@ -98,11 +98,11 @@ def cancel(id: str, *, force: bool = False) -> State:
         if status.state in FINISHED:
             raise JobStateError(f"job {id} is {status.state} already", job=id, state=str(status.state))
         if status.state is not State.RUNNING:
-            if _cancel_in_process(status) if status.engine != "spool" else _cancel_waiting(status):
+            if _cancel_waiting(status) if status.has_file else _cancel_in_process(status):
                 return State.CANCELLED
         elif not force:
             return _ask_to_stop(status)
-        elif status.engine != "spool" or status.pid == os.getpid():
+        elif not status.has_file or status.pid == os.getpid():
             raise JobStateError(f"the process of job {id} does more than this job", job=id, state="running")
         elif store.cancel_running(id, kill=lambda pid: _kill(pid, id), left=lambda: running.look(store.folder, id)):
             with _claimed(status) as path:  # None: a spooler has it already, and removes it
@@ -173,7 +173,7 @@ def run_now(id: str) -> State:
         status = find(id)
         if status.state not in (State.QUEUED, State.RETRYING):
             raise JobStateError(f"job {id} is {status.state}, it does not wait", job=id, state=str(status.state))
-        if status.engine != "spool":
+        if not status.has_file:
             raise JobStateError(f"job {id} waits in its process, for its own time", job=id, state=str(status.state))
         with _claimed(status) as path:
             if path is not None:
@@ -206,7 +206,7 @@ def _claimed(status: Status) -> Iterator[str | None]:
     yield None
 
 
-def purge(states: Iterable[State] = (State.DONE, State.CANCELLED, State.LOST), before: float | None = None) -> int:
+def purge(states: Iterable[State] = FINAL, before: float | None = None) -> int:
     """Forget the jobs that ended in ``states`` before ``before`` (unix time; ``None``: now); returns how many."""
     locations.check_readable()
     before, gone, store = clock.now() if before is None else before, 0, locations.store()

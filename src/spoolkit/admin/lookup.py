@@ -17,7 +17,7 @@ from flask import has_request_context
 
 from spoolkit.encoding import codec, packet
 from spoolkit.errors import AmbiguousJobError, DecodeError, StoreUnavailableError, UnknownJobError, shown
-from spoolkit.job import FINISHED, Attempt, Event, State, Status, first_id
+from spoolkit.job import FINAL, FINISHED, Attempt, Event, State, Status, first_id
 from spoolkit.spooldir import dead as morgue
 from spoolkit.spooldir import running, spoolfile
 from spoolkit.store import locations, orphans, write_behind
@@ -95,7 +95,7 @@ def find(id: str) -> Status:
     before: object = ()
     for _ in range(5):  # between two looks a job may go from the record to the file, and its file get another name
         status = recorded(id)
-        if status is not None and (status.state in FINISHED - {State.DEAD} or status.engine != "spool"):
+        if status is not None and (status.state in FINAL or not status.has_file):
             return _running(status)
         found = _with_file(id, status)
         if found is not None:
@@ -226,7 +226,7 @@ def _running(status: Status) -> Status:
 def recorded(id: str) -> Status | None:
     """What the store knows of the job ``id``."""
     status = known_of(lambda: locations.store().status(id))
-    if status is None or status.engine == "spool" or status.state in FINISHED or not bury():
+    if status is None or status.has_file or status.state in FINISHED or not bury():
         return status
     return known_of(lambda: locations.store().status(id))
 
@@ -370,7 +370,7 @@ def _gone(status: Status) -> Status:
 
 
 def _with_path(status: Status, files: Files) -> Status | None:
-    if status.engine != "spool" or status.state in FINISHED - {State.DEAD}:
+    if not status.has_file or status.state in FINAL:
         return status
     if path := files.waiting.get(status.id):
         return _waiting(path, status)

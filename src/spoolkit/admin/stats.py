@@ -11,14 +11,12 @@ from typing import Any
 
 from spoolkit.admin import lookup
 from spoolkit.admin.lookup import Files
-from spoolkit.job import FINISHED, State
+from spoolkit.job import FINAL, State
 from spoolkit.spooldir import gate, spoolers
 from spoolkit.store import locations
 from spoolkit.system import clock
 
 HOUR = 3600.0
-
-OVER = FINISHED - {State.DEAD}
 
 PERCENTILES = (50, 90, 99)
 
@@ -69,12 +67,13 @@ def gather(*, max_examined: int = lookup.MAX_EXAMINED, files: Files | None = Non
     now = clock.now()
     locations.check_readable()
     # What is over for good is counted where it lies: there may be a million of it.
-    counts = Counter(lookup.known_of(lambda: locations.store().counts(OVER)) or {})
+    counts = Counter(lookup.known_of(lambda: locations.store().counts(FINAL)) or {})
     files = files or lookup.listed()
-    others = lookup.jobs(states=frozenset(State) - OVER, max_examined=max_examined, files=files)
+    not_final = frozenset(State) - FINAL
+    others = lookup.jobs(states=not_final, max_examined=max_examined, files=files)
     counts.update((status.task or "?", status.state) for status in others)
     if not others.complete:
-        for known, number in (lookup.known_of(lambda: locations.store().counts(frozenset(State) - OVER)) or {}).items():
+        for known, number in (lookup.known_of(lambda: locations.store().counts(not_final)) or {}).items():
             counts[known] = max(counts[known], number)
         unread = len(files.waiting) - sum(n for (_, state), n in counts.items() if state in lookup.OPEN)
         counts["?", State.QUEUED] += max(0, unread)

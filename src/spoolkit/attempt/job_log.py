@@ -37,7 +37,7 @@ def ended(
             why, details = str(failure)[:MESSAGE], failure.traceback or ""
             log.warning(text, job.id, job.task, wait, why, attempt, error=error, details=details)
         case Dead(failure):
-            kept = "; `flask spool retry` runs it again" if job.engine == "spool" else ""
+            kept = "; `flask spool retry` runs it again" if job.has_file else ""
             text, why, details = f"job %s of %s is dead: %s%s{kept}", str(failure)[:MESSAGE], failure.traceback or ""
             log.error(text, job.id, job.task, why, attempt, error=error, details=details)
         case Cancelled(failure):

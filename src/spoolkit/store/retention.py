@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable
 
 from spoolkit.errors import StoreUnavailableError
-from spoolkit.job import State
+from spoolkit.job import FINAL, State
 from spoolkit.settings import Settings
 from spoolkit.spooldir import checkpoints, dead, running, spoolfile
 from spoolkit.store import interruption, orphans
@@ -24,8 +24,6 @@ AT_ONCE = 200
 FORGOTTEN = 366 * 86400.0
 """Seconds after which a checkpoint has no job any more, where none is recorded."""
 
-OVER = (State.DONE, State.CANCELLED, State.LOST)
-
 _last = -PAUSE
 
 
@@ -38,7 +36,7 @@ def a_little(store: Store, root: str, config: Settings) -> None:
     now = clock.now()
     try:
         orphans.bury(store)
-        forgotten = forget(store, [root], OVER, now - config.keep_done, AT_ONCE)
+        forgotten = forget(store, [root], FINAL, now - config.keep_done, AT_ONCE)
         forgotten = max(forgotten, forget_dead(store, root, now - config.keep_dead, AT_ONCE))
     except (StoreUnavailableError, OSError):
         return  # whoever runs the next job complains
@@ -56,7 +54,7 @@ def sweep(store: Store) -> None:
             some = list(stored)[at : at + 500]
             known = store.states(some)
             for id in some:
-                if known.get(id) in OVER or (id not in known and stored[id] < clock.now() - FORGOTTEN):
+                if known.get(id) in FINAL or (id not in known and stored[id] < clock.now() - FORGOTTEN):
                     checkpoints.forget(store.folder, id)
         ids = running.left(store.folder)
         for at in range(0, len(ids), 500):

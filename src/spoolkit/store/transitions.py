@@ -139,7 +139,7 @@ class Store(Records):
             if state is State.RETRYING and row["cancel"]:
                 state = State.CANCELLED
             given: dict[str, Any] = {"state": state.value, "finished_at": now if state in FINISHED else None}
-            if state in FINISHED or job.engine == "spool":
+            if state in FINISHED or job.has_file:
                 # Elsewhere a job that waits for its next attempt still belongs to its process.
                 given.update(pid=None, identity=None)
             if isinstance(outcome, RetryAt):
