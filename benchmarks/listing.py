@@ -17,7 +17,7 @@ from pathlib import Path
 
 from flask import Flask
 
-from spoolkit import SpoolKit, settings
+from spoolkit import SpoolKit, application
 from spoolkit.admin import lookup, stats
 from spoolkit.api import jobs_blueprint
 from spoolkit.cli import watch
@@ -58,7 +58,7 @@ def main(jobs: int) -> None:
         get = app.test_client().get
         with app.app_context():
             fill(directory, jobs)
-            store, config = locations.store(), settings.current()
+            store, config = locations.store(), application.settings()
             one = lookup.jobs(limit=1, states=(State.QUEUED,))[0].id
             cases: dict[str, Callable[[], object]] = {
                 "GET /jobs/<id>": lambda: get(f"/jobs/{one}"),

@@ -1,4 +1,4 @@
-"""The Flask applications of this process, and which of them is in force."""
+"""Which Flask application is in force here, and with which settings."""
 
 from __future__ import annotations
 
@@ -9,69 +9,104 @@ from weakref import WeakValueDictionary, ref
 
 from flask import Flask, current_app, has_app_context
 
+from spoolkit.settings import Settings
 from spoolkit.system import modules
 from spoolkit.uwsgi import bridge
 
-_made: WeakValueDictionary[str, Flask] = WeakValueDictionary()
-"""The applications that live in this process, by name, in the order in which they were made."""
 
-_latest: ref[Flask] | None = None
+class Applications:
+    """The applications of one process."""
 
-_served: dict[str, Flask] = {}
-"""Under uWSGI they are kept: nobody else may hold what a spooler has loaded for its jobs."""
+    def __init__(self) -> None:
+        #: Those that are alive, by name, in the order in which they were made.
+        self.alive: WeakValueDictionary[str, Flask] = WeakValueDictionary()
+        #: The one that was made last; dead once nothing else refers to it.
+        self.latest: ref[Flask] | None = None
+        #: Under uWSGI, strong references: nothing else may refer to the application that a spooler loaded for its jobs.
+        self.served: dict[str, Flask] = {}
+
+
+known = Applications()
+"""The applications of this process."""
 
 _chosen: ContextVar[Flask | None] = ContextVar("spoolkit.application", default=None)
 
 
 def add(app: Flask) -> None:
-    """``app`` is the application that was made last in this process."""
-    global _latest
+    """Make ``app`` the latest application of this process."""
     name = name_of(app)
-    _made.pop(name, None)
-    _made[name] = app
-    _latest = ref(app)
+    known.alive.pop(name, None)
+    known.alive[name] = app
+    known.latest = ref(app)
     if bridge.is_uwsgi():
-        _served[name] = app
+        known.served[name] = app
 
 
 def is_made() -> bool:
     """Whether an application was made in this process."""
-    return _latest is not None
+    return known.latest is not None
 
 
 def name_of(app: Flask) -> str:
-    """By which an application is found again in another process: the name of its module, however that was loaded."""
+    """The name by which another process finds the application: that of its module, however the module was loaded."""
     return modules.dotted_name(app.import_name)
 
 
 def folder(app: Flask) -> str:
-    """The folder in which the application's module, or the package at its top, lies."""
+    """The folder that contains the application's module, or its top package."""
     found = modules.folder(app.import_name)
     if found is not None and os.path.commonpath([found, app.root_path]) == found:
         return found
-    return app.root_path  # given by hand
+    return app.root_path  # given to Flask() by hand
 
 
 def current() -> Flask | None:
-    """The application in whose context the caller is, else the one that was made last and still lives."""
+    """The application in force: that of the active context, else the latest one that is alive, else ``None``."""
     if has_app_context() and "spoolkit" in current_app.extensions:
         return current_app._get_current_object()  # type: ignore[attr-defined,no-any-return]
-    return _chosen.get() or (None if _latest is None else _latest())
+    return _chosen.get() or (None if known.latest is None else known.latest())
 
 
 def current_name() -> str | None:
-    """The name of the current application, where several live in this process; ``None`` where there is no choice."""
-    if len(_made) < 2 or (app := current()) is None:
+    """The name of the application in force; ``None`` where this process has only one or none."""
+    if len(known.alive) < 2 or (app := current()) is None:
         return None
     return name_of(app)
 
 
 def context(name: str | None = None) -> AbstractContextManager[object]:
-    """A fresh context of the application ``name``, else of the current one; without an application, no context."""
-    app = (_made.get(name) if name else None) or current()
+    """A new application context of the application ``name``, by default of the one in force.
+
+    Where there is no application, a context manager that does nothing.
+    """
+    app = (known.alive.get(name) if name else None) or current()
     return nullcontext() if app is None else app.app_context()
 
 
 def choose(app: Flask | None) -> None:
-    """Make ``app`` the current application in this context (:mod:`contextvars`), outside of an application context."""
+    """Put ``app`` in force for the current :mod:`contextvars` context, wherever no application context is active."""
     _chosen.set(app)
+
+
+def settings(code_folder: str | None = None) -> Settings:
+    """The settings in force: those of the application in force, else those of the environment.
+
+    Args:
+        code_folder: Where there is no application, the folder that a relative spool directory refers to; by default
+            the current directory. A caller passes the folder of its tasks: the current directory of a cron script is
+            seldom that of the site.
+
+    Raises:
+        ConfigurationError: A setting has a value that cannot be used.
+    """
+    app = current()
+    return Settings.load({}, code_folder or os.getcwd()) if app is None else settings_of(app)
+
+
+def settings_of(app: Flask) -> Settings:
+    """The settings of ``app``, with its configuration as it is now.
+
+    Raises:
+        ConfigurationError: A setting has a value that cannot be used.
+    """
+    return Settings.load(app.config, folder(app))

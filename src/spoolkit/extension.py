@@ -7,11 +7,10 @@ from weakref import WeakSet
 
 from flask import Flask
 
-from spoolkit import application, settings, task
+from spoolkit import application, task
 from spoolkit.cli import commands
 from spoolkit.errors import ConfigurationError
 from spoolkit.lifecycle import flask_run, hooks
-from spoolkit.settings import Settings
 from spoolkit.spooling import engine
 from spoolkit.system import log
 from spoolkit.task import Task
@@ -41,14 +40,13 @@ class SpoolKit:
         :class:`ConfigurationError` for a setting that cannot be used, and where uWSGI has spoolers and gives each
         application an interpreter of its own.
         """
-        config = settings_of(app)
+        config = application.settings_of(app)
         self._apps.add(app)
         app.extensions["spoolkit"] = self
         app.cli.add_command(commands)
         if bridge.directories() and served.has_separate_interpreters(served.options()):
             raise ConfigurationError(served.SEPARATE, setting="single-interpreter")
         application.add(app)
-        settings.use(_settings_in_force)
         directories = bridge.directories()
         if directories and config.spool not in directories:
             log.warning(
@@ -92,13 +90,3 @@ class SpoolKit:
         if name.startswith("_"):
             raise AttributeError(name)
         return task.by_name(name)
-
-
-def _settings_in_force() -> Settings | None:
-    app = application.current()
-    return None if app is None else settings_of(app)
-
-
-def settings_of(app: Flask) -> Settings:
-    """The settings of ``app`` as they stand now. Raises :class:`ConfigurationError`."""
-    return Settings.load(app.config, application.folder(app))

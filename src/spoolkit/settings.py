@@ -147,21 +147,3 @@ _READERS: dict[str, Callable[[str, object], object]] = {
     "SPOOLKIT_THREAD_QUEUE": _whole,
     "SPOOLKIT_THREAD_GRACE": _number,
 }
-
-
-_source: Callable[[], Settings | None] = lambda: None  # noqa: E731
-
-
-def use(source: Callable[[], Settings | None]) -> None:
-    """Take the settings from ``source`` (the Flask extension) as long as it has some."""
-    global _source
-    _source = source
-
-
-def current(beside: str | None = None) -> Settings:
-    """The settings in force: the application's, else the environment's.
-
-    ``beside`` is the directory of the module that asks; where there is no application, a relative spool directory
-    lies there (a cron script's own current directory is seldom the site's).
-    """
-    return _source() or Settings.load({}, beside or os.getcwd())

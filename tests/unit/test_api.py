@@ -11,7 +11,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from spoolkit import SpoolKit, api, settings, spool
+from spoolkit import SpoolKit, api, application, spool
 from spoolkit.api import jobs_blueprint
 from spoolkit.spooling.standalone import Spooler
 from spoolkit.store import locations
@@ -51,7 +51,7 @@ def client(app: Flask) -> FlaskClient:
 
 
 def run_all() -> None:
-    Spooler(settings.current().spool).run_due()
+    Spooler(application.settings().spool).run_due()
 
 
 def get(client: FlaskClient, path: str) -> Any:

@@ -32,8 +32,7 @@ def where_threaded() -> str:
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """No application of another test is known, and none of these afterwards."""
     gc.collect()
-    monkeypatch.setattr(application, "_latest", None)
-    monkeypatch.setattr(application, "_made", type(application._made)())
+    monkeypatch.setattr(application, "known", application.Applications())
     ran_in.clear()
 
 

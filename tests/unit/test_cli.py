@@ -17,7 +17,7 @@ from click.testing import Result
 from flask import Flask
 from uwsgi_server import wait_until
 
-from spoolkit import SpoolKit, current_job, settings, spool, task
+from spoolkit import SpoolKit, application, current_job, settings, spool, task
 from spoolkit.admin import lookup
 from spoolkit.cli import commands, format
 from spoolkit.job import Progress, State, Status
@@ -71,7 +71,7 @@ def running(flask_spool: Flasks) -> Iterator[str]:
 
 
 def run_all() -> None:
-    Spooler(settings.current().spool).run_due()
+    Spooler(application.settings().spool).run_due()
 
 
 def told(result: Result, code: int = 0) -> Any:
@@ -159,7 +159,7 @@ def test_retry_takes_one_or_all_of_a_task(flask_spool: Flasks) -> None:
     run_all()
     assert (first.state, first.attempt) == (State.DEAD, 3)
     morgue_file = lookup.details(second.id).status.file
-    Path(settings.current().spool, "dead", str(morgue_file)).write_bytes(b"damaged")
+    Path(application.settings().spool, "dead", str(morgue_file)).write_bytes(b"damaged")
     said = flask_spool("retry", "--dead")
     assert said.exit_code == 1
     assert "1 job retried, 1 failed" in said.stdout

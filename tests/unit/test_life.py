@@ -33,7 +33,6 @@ from life_faults import CRASHED, die_at, no_store_after
 from life_process import in_child, start_child, wait_child
 from life_tasks import LAST, TASKS, WORDS
 
-import spoolkit.settings
 from spoolkit import StoreUnavailableError, application
 from spoolkit.admin import actions, lookup
 from spoolkit.encoding import packet
@@ -83,8 +82,8 @@ class World:
         patch = self.undo.enter_context(pytest.MonkeyPatch.context())
         patch.setattr(clock, "now", lambda: self.now)
         config = Settings(self.spool, keep_done=1e12, keep_dead=1e12)
-        patch.setattr(spoolkit.settings, "_source", lambda: config)
-        patch.setattr(application, "_latest", None)
+        patch.setattr(application, "settings", lambda code_folder=None: config)
+        patch.setattr(application, "known", application.Applications())
         patch.setattr(locations, "_stores", {})
         patch.setattr(engine, "_presence", None)
         patch.setattr(actions, "CLAIM_TIME", 0.05)

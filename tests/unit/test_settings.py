@@ -1,36 +1,34 @@
-"""Settings: the application's before the environment's before the start values."""
+"""Settings: those of the application come before those of the environment, and these before the defaults."""
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from flask import Flask
 
-from spoolkit import settings
+from spoolkit import application
 from spoolkit.errors import ConfigurationError
 from spoolkit.settings import Settings
 
 
 @pytest.fixture(autouse=True)
-def nothing_set(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("SPOOLKIT_"):
             monkeypatch.delenv(name)
-    before = settings._source
-    settings.use(lambda: None)
-    yield
-    settings.use(before)
+    monkeypatch.setattr(application, "known", application.Applications())
 
 
-def test_the_start_values(tmp_path: Path) -> None:
+def test_settings_that_are_not_given_have_their_defaults(tmp_path: Path) -> None:
     loaded = Settings.load({}, str(tmp_path))
     assert loaded == Settings(spool=str(tmp_path / "my_spools"))
     assert (loaded.fsync, loaded.max_body, loaded.retry_delay, loaded.dev_runner) == (False, 64 * 2**20, 5.0, True)
 
 
-def test_the_environment_comes_before_the_start_values(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_environment_comes_before_the_defaults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     values = {"SPOOL": "elsewhere", "FSYNC": "yes", "MAX_BODY": "100", "RETRY_DELAY": "0.5", "DEV_RUNNER": "off"}
     for name, value in values.items():
         monkeypatch.setenv(f"SPOOLKIT_{name}", value)
@@ -97,14 +95,19 @@ def test_what_cannot_be_used_is_named(name: str, value: object) -> None:
     assert refused.value.setting == f"SPOOLKIT_{name}"
 
 
-def test_without_an_application_the_spool_lies_beside_who_asks(tmp_path: Path) -> None:
-    assert settings.current(str(tmp_path)).spool == str(tmp_path / "my_spools")
-    settings.use(lambda: Settings(spool="/the/applications"))
-    assert settings.current(str(tmp_path)).spool == "/the/applications"
-    settings.use(lambda: None)  # an extension whose application is not made yet
-    assert settings.current(str(tmp_path)).spool == str(tmp_path / "my_spools")
+def test_without_an_application_a_relative_spool_directory_lies_in_the_given_code_folder(tmp_path: Path) -> None:
+    assert application.settings(str(tmp_path)).spool == str(tmp_path / "my_spools")
+    app = Flask("the_application")
+    app.config["SPOOLKIT_SPOOL"] = str(tmp_path / "of_the_application")
+    application.add(app)
+    assert application.settings(str(tmp_path)).spool == str(tmp_path / "of_the_application")
+    del app  # no application is alive any more
+    gc.collect()
+    assert application.settings(str(tmp_path)).spool == str(tmp_path / "my_spools")
 
 
-def test_without_either_it_lies_in_the_current_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_code_folder_it_lies_in_the_current_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    assert settings.current().spool == str(tmp_path / "my_spools")
+    assert application.settings().spool == str(tmp_path / "my_spools")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from flask import Flask, current_app
 
-from spoolkit import JobFailedError, Retry, SpoolKit, current_job, settings, spool
+from spoolkit import JobFailedError, Retry, SpoolKit, application, current_job, spool
 from spoolkit.job import new_id
 from spoolkit.spooldir import spoolfile
 from spoolkit.system import sandbox
@@ -151,7 +151,7 @@ def test_run_jobs_does_not_go_on_for_ever(app: Flask, monkeypatch: pytest.Monkey
 
 def test_run_jobs_passes_over_a_file_that_cannot_be_read(app: Flask) -> None:
     with app.app_context():
-        damaged = Path(settings.current().spool, f"{spoolfile.PREFIX}{new_id()}")
+        damaged = Path(application.settings().spool, f"{spoolfile.PREFIX}{new_id()}")
         damaged.parent.mkdir(exist_ok=True)
         damaged.write_bytes(b"no job")
         assert run_jobs() == []

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import click
 from flask import current_app
 
-from spoolkit import settings
+from spoolkit import application
 from spoolkit.cli import entry_point
 from spoolkit.cli.group import command, say_json, seconds
 from spoolkit.lifecycle import shutdown
@@ -84,7 +84,7 @@ def drain(queue: str | None, wait: bool, timeout: float | None, as_json: bool) -
     """Start no job until the next start of uWSGI, or resume. For scripts that deploy."""
     directories = _directories(queue)
     _changed(gate.drain, directories)
-    limit = settings.current().grace if timeout is None else timeout
+    limit = application.settings().grace if timeout is None else timeout
     left = shutdown.wait(lambda: shutdown.busy(directories), time.monotonic() + limit) if wait else []
     _say(directories, as_json)
     if left:

@@ -33,7 +33,7 @@ def run(processes: int, until_eof: bool, as_json: bool) -> None:
 
     Ctrl-C or SIGTERM lets running jobs finish and starts no other; given twice, it ends at once and the jobs run again.
     """
-    directory = settings.current().spool
+    directory = application.settings().spool
     try:
         files.make_spool_directory(directory)
         files.check_readable(directory)

@@ -15,7 +15,7 @@ from types import FrameType
 import click
 from flask.cli import ScriptInfo
 
-from spoolkit import settings
+from spoolkit import application
 from spoolkit.lifecycle import hooks, shutdown
 
 AT_ONCE = 5.0
@@ -61,7 +61,7 @@ class _Runner:
         if not self._asked:
             self._ask()
         began = time.monotonic()
-        deadline = began + settings.current().grace + AT_ONCE
+        deadline = began + application.settings().grace + AT_ONCE
         while time.monotonic() < deadline:
             try:
                 shutdown.wait(self._still, deadline)
@@ -76,7 +76,7 @@ class _Runner:
         """The runner, and what runners of older code still run for this terminal."""
         if self._process.poll() is None:
             return [self._process.pid]
-        return [pid for pid in shutdown.busy([settings.current().spool]) if _session(pid) == os.getsid(0)]
+        return [pid for pid in shutdown.busy([application.settings().spool]) if _session(pid) == os.getsid(0)]
 
 
 def _session(pid: int) -> int | None:

@@ -16,7 +16,7 @@ import click
 from flask import Flask
 from flask.helpers import get_debug_flag
 
-from spoolkit import settings
+from spoolkit import application
 from spoolkit.errors import ConfigurationError
 from spoolkit.settings import Settings
 from spoolkit.system import clock, log
@@ -181,7 +181,7 @@ def _interruptions_noted(note: Callable[[], None]) -> Iterator[None]:
 
 def _grace() -> float:
     try:
-        return settings.current().thread_grace
+        return application.settings().thread_grace
     except ConfigurationError:
         return Settings.thread_grace
 

@@ -15,7 +15,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable
 
-from spoolkit import settings
+from spoolkit import application
 from spoolkit.errors import StoreUnavailableError
 from spoolkit.lifecycle import hooks
 from spoolkit.spooldir import gate, running
@@ -122,7 +122,7 @@ def _keep() -> None:
             recycle()
             is_new = False
         time.sleep(0.05 if is_new else LOOK)
-    grace = settings.current().grace
+    grace = application.settings().grace
     _say_stopping(grace)
     deadline = time.monotonic() + grace
     while not bridge.has_application() and time.monotonic() < deadline:
@@ -186,7 +186,7 @@ def _ending() -> None:
     _ends = True
     # A second signal would begin this end anew, and cut it short.
     signal.pthread_sigmask(signal.SIG_BLOCK, (*master.STOP_SIGNALS, signal.SIGHUP))
-    grace = settings.current().grace
+    grace = application.settings().grace
     deadline = time.monotonic() + grace
     stops = _is_stop()
     if stops:

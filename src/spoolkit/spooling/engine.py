@@ -66,7 +66,7 @@ class SpoolEngine:
         read-only or gone, :class:`DuplicateTaskError` where the task was replaced since. Nothing was written then.
         """
         registry.check_not_replaced(declared)
-        config = settings.current(declared.home)
+        config = application.settings(declared.home)
         # What is larger than any spooler reads would be accepted, and set aside instead of run.
         limit = min(config.max_body, spoolfile.LARGEST - 4 - packet.LIMIT)
         content = packet.dump(packet.pack(job, max_body=limit, names=declared.positional))
@@ -337,7 +337,7 @@ def _serve_foreign(env: bridge.Env, path: str, root: str) -> tuple[int, bool]:
 
 
 def _serve_own(env: bridge.Env, path: str, root: str) -> None:
-    config = settings.current()
+    config = application.settings()
     store = locations.store(config)
     place = _Here(path)
     fields = {key: value for key, value in env.items() if isinstance(key, bytes)}
@@ -461,7 +461,7 @@ def _dead(error: SpoolkitError) -> Ended:
 
 
 def _foreign(env: bridge.Env, path: str) -> Outcome | int:
-    config = settings.current()
+    config = application.settings()
     try:
         return other_libraries.run(env, retry_at=clock.now() + config.retry_delay)
     except DecodeError as error:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from types import FrameType
 
-from spoolkit import settings
+from spoolkit import application
 from spoolkit.attempt.runner import Ended
 from spoolkit.encoding import packet
 from spoolkit.errors import DecodeError, StoreUnavailableError
@@ -259,7 +259,7 @@ class _Supervisor:
         # second one cuts its job off.
         if not self._stopping:
             self._stopping = True
-            self._deadline = time.monotonic() + settings.current().grace
+            self._deadline = time.monotonic() + application.settings().grace
             os.close(self._leash_held)
 
     def _announce(self) -> None:
@@ -273,7 +273,7 @@ class _Supervisor:
             return
         if running:
             jobs = ", ".join(f"{one.id} of {one.task}" for one in running)
-            wait = settings.current().grace
+            wait = application.settings().grace
             log.warning("waiting up to %g s for job %s; another signal interrupts it, and it runs again", wait, jobs)
 
     def _cut_off(self) -> None:

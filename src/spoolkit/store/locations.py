@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 
-from spoolkit import registry, settings
+from spoolkit import application, registry
 from spoolkit.errors import SpoolUnavailableError, StoreUnavailableError
 from spoolkit.settings import Settings
 from spoolkit.store.transitions import Store
@@ -63,4 +63,4 @@ def store(config: Settings | None = None) -> Store:
 
 
 def _current() -> Settings:
-    return settings.current(registry.home())
+    return application.settings(registry.home())

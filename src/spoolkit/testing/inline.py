@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spoolkit import application, settings
+from spoolkit import application
 from spoolkit.attempt import runner
 from spoolkit.errors import ScheduleError
 from spoolkit.job import Job, Outcome, RetryAt
@@ -30,7 +30,7 @@ class InlineEngine:
 
 
 def _attempt(job: Job, declared: Declared, number: int) -> Outcome | None:
-    config = settings.current(declared.home)
+    config = application.settings(declared.home)
     place = runner.Place(count=lambda: number)
     with log.about(job.id, job.task):
         ended = runner.attempt(job, declared, place, locations.store(config), config)

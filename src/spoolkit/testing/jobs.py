@@ -8,7 +8,7 @@ from contextvars import copy_context
 from dataclasses import replace
 from typing import Any
 
-from spoolkit import registry, settings
+from spoolkit import application, registry
 from spoolkit.admin import actions, lookup
 from spoolkit.attempt import runner
 from spoolkit.attempt.runner import Ended
@@ -123,7 +123,7 @@ def _run(job: Job[Any], path: str) -> Outcome | None:
     with spoolfile.claim(path) as fd:
         if fd is None:
             return None
-        config = settings.current()
+        config = application.settings()
         store = locations.store(config)
         place = runner.Place(os.path.basename(path), lambda: os.path.lexists(path))
         try:

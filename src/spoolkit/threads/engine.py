@@ -9,7 +9,7 @@ from contextvars import Context
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from spoolkit import application, settings
+from spoolkit import application
 from spoolkit.attempt import runner
 from spoolkit.errors import QueueFull, ScheduleError, StoreUnavailableError
 from spoolkit.job import Cancelled, Failure, Job, Outcome, RetryAt
@@ -60,7 +60,7 @@ class ThreadEngine:
         if job.run_at is not None:
             raise ScheduleError("a thread runs at once: for at or delay declare the task with @spool", argument="at")
         context.check(job, declared.positional)
-        config = settings.current(declared.home)
+        config = application.settings(declared.home)
         pool = _pool(config)
         waiting = _Waiting(job, declared, self._options, config, pool)
         # Noted by the pool: a call that is refused must not be seen by who writes the rows, even for a moment.
