@@ -8,7 +8,7 @@ import click
 
 from spoolkit.cli.group import seconds
 from spoolkit.cli.running import report
-from spoolkit.doctor import examine as examination
+from spoolkit.doctor.examine import examine
 from spoolkit.store.locations import STORE
 
 
@@ -26,7 +26,7 @@ def main() -> None:
 def doctor(directory: str, ini: str | None, store: str | None, max_due_age: float, as_json: bool) -> None:
     """Name what keeps the jobs of the spool directory DIRECTORY from running, each with its remedy."""
     store = store or os.path.join(directory, STORE)
-    report(examination.examine(directory, store=store, ini=ini, max_due_age=max_due_age), [directory], as_json=as_json)
+    report(examine(directory, store=store, ini=ini, max_due_age=max_due_age), [directory], as_json=as_json)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from uwsgi_server import wait_until
 
-from spoolkit.doctor import examine
+from spoolkit.doctor.examine import examine
 from spoolkit.spooldir import spoolers
 
 from .draining import Deployed, deployed
@@ -38,7 +38,7 @@ def reload(site: Deployed) -> None:
 
 def checks(site: Deployed) -> list[str]:
     spool = str(site.site.spool)
-    return [finding.check for finding in examine.examine(spool, store=f"{spool}/spoolkit.db")]
+    return [finding.check for finding in examine(spool, store=f"{spool}/spoolkit.db")]
 
 
 def test_a_spooler_that_hears_no_signal_starts_no_job_on_the_old_code(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from uwsgi_server import UwsgiServer, wait_until
 
 from spoolkit import SpoolKit
 from spoolkit.admin import actions
-from spoolkit.doctor import examine
+from spoolkit.doctor.examine import examine
 from spoolkit.spooldir import spoolers as presence
 from spoolkit.store import locations
 
@@ -67,9 +67,7 @@ def test_while_it_is_paused_what_runs_goes_on_and_nothing_starts(tmp_path: Path,
         with app.app_context():
             assert actions.cancel(cancelled) == "cancelled"
             (finding,) = [
-                one
-                for one in examine.examine(str(site.site.spool), store=locations.store().path)
-                if one.check == "paused"
+                one for one in examine(str(site.site.spool), store=locations.store().path) if one.check == "paused"
             ]
             locations.store().close()
         assert "flask spool resume" in finding.remedy
@@ -135,7 +133,7 @@ def test_the_ini_that_is_printed_runs_and_satisfies_the_doctor(tmp_path: Path, c
         site.history.wait_for("end", id)
         assert (len(server.worker_pids()), len(server.spooler_pids())) == (3, 4)
         for ini in (None, str(own / "uwsgi.ini")):
-            found = examine.examine(str(site.spool), store=str(site.spool / "spoolkit.db"), ini=ini)
+            found = examine(str(site.spool), store=str(site.spool / "spoolkit.db"), ini=ini)
             assert [one for one in found if one.severity == "error" or one.check in ("stop", "reload")] == []
 
 
@@ -144,12 +142,12 @@ def test_the_doctor_names_the_lines_that_are_missing(tmp_path: Path) -> None:
         site.wait_until_up()
         ini = str(site.jobs.directory / "uwsgi.ini")
         for told in (None, ini):
-            found = {one.check: one for one in examine.examine(str(site.site.spool), store="", ini=told)}
+            found = {one.check: one for one in examine(str(site.site.spool), store="", ini=told)}
             assert "stop" not in found
             assert "lazy = true\n" in found["reload"].remedy
     text = Path(ini).read_text().replace("hook-accepting = unix_signal:2 worker_wakeup\n", "")
     Path(ini).write_text(text)
-    found = {one.check: one for one in examine.examine(str(site.site.spool), store="", ini=ini)}
+    found = {one.check: one for one in examine(str(site.site.spool), store="", ini=ini)}
     assert found["stop"].remedy == "hook-accepting = unix_signal:2 worker_wakeup"
 
 
@@ -157,8 +155,8 @@ def test_the_doctor_names_the_lines_that_are_missing(tmp_path: Path) -> None:
     ("line", "remedy"),
     [
         ("processes = 1", "processes = 2"),
-        ("skip-atexit = true", "; skip-atexit  (take the line out)"),
-        ("idle = 60", "; idle  (take the line out)"),
+        ("skip-atexit = true", "; skip-atexit  (remove this line)"),
+        ("idle = 60", "; idle  (remove this line)"),
     ],
 )
 def test_the_doctor_knows_what_keeps_a_stop_from_waiting(
@@ -167,7 +165,7 @@ def test_the_doctor_knows_what_keeps_a_stop_from_waiting(
     (tmp_path / "spool").mkdir(exist_ok=True)
     ini = tmp_path / "uwsgi.ini"
     ini.write_text(command("ini", "--module", "operator:app").output + f"{line}\n")
-    found = examine.examine(str(tmp_path / "spool"), store="", ini=str(ini))
+    found = examine(str(tmp_path / "spool"), store="", ini=str(ini))
     assert [one.remedy for one in found if one.check == "stop"] == [remedy]
 
 
@@ -176,7 +174,7 @@ def test_the_doctor_sees_a_guard_that_finds_no_application(tmp_path: Path, comma
     ini = tmp_path / "uwsgi.ini"
     printed = command("ini", "--module", "operator:app").output
     ini.write_text(printed.replace("module = operator:app", "paste = site.ini"))
-    found = examine.examine(str(tmp_path / "spool"), store="", ini=str(ini))
+    found = examine(str(tmp_path / "spool"), store="", ini=str(ini))
     assert [one.remedy for one in found if one.check == "spooler-import"] == ["module = app:app"]
 
 

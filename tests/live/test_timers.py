@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from uwsgi_server import UwsgiServer, wait_until
 
-from spoolkit.doctor import examine
+from spoolkit.doctor.examine import examine
 from spoolkit.uwsgi import ledger
 
 from .conftest import SITE, History
@@ -122,7 +122,7 @@ def test_a_target_that_cannot_work_is_in_the_log_and_in_the_report(site: TimersS
     assert re.search(r"timers_site\.elsewhere: the target 'spooler' has no effect", site.server.log())
     spool = str(site.server.spool)
     assert ledger.ineffective(spool, site.server.master_pid) == [("timers_site.elsewhere", "spooler")]
-    (finding,) = [one for one in examine.examine(spool, store=f"{spool}/spoolkit.db") if one.check == "timer-target"]
+    (finding,) = [one for one in examine(spool, store=f"{spool}/spoolkit.db") if one.check == "timer-target"]
     assert "timers_site.elsewhere" in finding.problem
 
 

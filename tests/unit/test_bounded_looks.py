@@ -16,7 +16,9 @@ from spoolkit import UnknownJobError, api, spool
 from spoolkit.admin import actions, lookup, stats
 from spoolkit.api import jobs_blueprint
 from spoolkit.cli import watch
-from spoolkit.doctor import examine
+from spoolkit.doctor import directory as directory_checks
+from spoolkit.doctor import machine
+from spoolkit.doctor.examine import examine
 from spoolkit.encoding import packet
 from spoolkit.job import Job, State, new_id
 from spoolkit.spooldir import dead, spoolfile
@@ -198,20 +200,20 @@ def test_the_figures_count_all_files_by_one_scan(many: list[str], directory: str
 def test_doctor_examines_so_many_files_and_says_so(
     directory: str, cost: Counter[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(examine, "MANY", 10)
+    monkeypatch.setattr(directory_checks, "MAX_ENTRIES", 10)
     opened: list[str] = []
-    opening = examine._opened
-    monkeypatch.setattr(examine, "_opened", lambda path: (opened.append(path), opening(path))[1])
+    opening = machine.open_regular
+    monkeypatch.setattr(machine, "open_regular", lambda path: (opened.append(path), opening(path))[1])
     for number in range(MANY):
         id = new_id()
         data = packet.dump(packet.pack(Job(id, "tasks.x", (number,)), max_body=1000))
         spoolfile.write(directory, id, data, run_at=1.0)
-    found = {one.check: one for one in examine.examine(directory, store=locations.store().path)}
+    found = {one.check: one for one in examine(directory, store=locations.store().path)}
     assert f"{directory} holds more than 10 files" in found["many-files"].problem
     assert len(set(opened)) <= 11
     for path in spoolfile.pending(directory)[9:]:
         Path(path).unlink()
-    assert "many-files" not in {one.check for one in examine.examine(directory, store=locations.store().path)}
+    assert "many-files" not in {one.check for one in examine(directory, store=locations.store().path)}
 
 
 def test_a_retry_finds_a_dead_job_among_many(many: list[str], directory: str) -> None:

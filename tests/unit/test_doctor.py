@@ -25,8 +25,11 @@ from typing import Any
 import pytest
 from uwsgi_server import wait_until
 
-from spoolkit.doctor import examine as doctor
-from spoolkit.doctor.examine import Finding
+from spoolkit.doctor import directory as directory_checks
+from spoolkit.doctor import machine
+from spoolkit.doctor.examine import examine
+from spoolkit.doctor.findings import Finding
+from spoolkit.doctor.spoolers import stranded
 from spoolkit.encoding import packet
 from spoolkit.job import Job, new_id
 from spoolkit.spooldir import dead, spoolers, spoolfile
@@ -71,7 +74,7 @@ class Site:
     def examine(self, **given: Any) -> list[Finding]:
         options = [f"{name} = {value}" for name, value in self.ini.items()]
         self.ini_path.write_text("\n".join(["[uwsgi]", *options, *self.lines, ""]))
-        found = doctor.examine(str(self.spool), **{"store": str(self.store), "ini": str(self.ini_path), **given})
+        found = examine(str(self.spool), **{"store": str(self.store), "ini": str(self.ini_path), **given})
         return apart_from_deploying(found)
 
     def only(self, **given: Any) -> Finding:
@@ -173,7 +176,7 @@ def test_nor_has_an_empty_one_with_jobs_of_another_library(site: Site) -> None:
 def test_a_link_to_it_is_the_same_directory(site: Site) -> None:
     (site.root / "link").symlink_to(site.spool)
     assert site.examine() == []
-    found = doctor.examine(str(site.root / "link"), store=str(site.store), ini=str(site.ini_path))
+    found = examine(str(site.root / "link"), store=str(site.store), ini=str(site.ini_path))
     assert apart_from_deploying(found) == []
 
 
@@ -652,7 +655,7 @@ def test_a_file_without_a_header_is_found_once_it_can_have_no_writer(
 ) -> None:
     site.job(data=b"x" * size, due=1000)
     assert site.examine() == []
-    monkeypatch.setattr(clock, "now", lambda: time.time() + doctor.SETTLED + 1)
+    monkeypatch.setattr(clock, "now", lambda: time.time() + directory_checks.WRITTEN + 1)
     finding, skew = site.examine()
     assert (finding.check, finding.severity, skew.check) == ("foreign-file", "warning", "clock")
     assert f"has {size} bytes" in finding.problem
@@ -664,7 +667,7 @@ def test_many_findings_of_one_kind_are_told_in_six(site: Site) -> None:
     found = site.examine()
     assert {finding.check for finding in found} == {"foreign-file"}
     assert len(found) == 6
-    assert found[-1].problem == "and 3 more of the kind"
+    assert found[-1].problem == "and 3 more of the same kind"
 
 
 def test_a_temporary_file_is_found_once_it_can_have_no_writer(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -712,17 +715,17 @@ def test_jobs_where_nobody_runs_them_are_found_and_moved(site: Site) -> None:
     elsewhere = Site(site.root / "else where")
     elsewhere.spool.mkdir(mode=0o700, parents=True)
     asked = [str(elsewhere.spool), str(site.spool), str(site.root / "gone")]
-    assert doctor.stranded(asked, [str(site.spool)]) == []
+    assert stranded(asked, [str(site.spool)]) == []
     job, _ = elsewhere.job(), site.job()
-    (finding,) = doctor.stranded(asked, [str(site.spool)])
+    (finding,) = stranded(asked, [str(site.spool)])
     assert (finding.check, finding.severity) == ("stranded-job", "error")
     assert counts(finding, site) == [1]
     spooler = spoolers.Presence(str(elsewhere.spool))
-    assert doctor.stranded(asked, [str(site.spool)]) == [], "somebody runs them"
+    assert stranded(asked, [str(site.spool)]) == [], "somebody runs them"
     spooler.leave()
     heal(finding)
     assert (site.spool / job.name).is_file()
-    assert doctor.stranded(asked, [str(site.spool)]) == []
+    assert stranded(asked, [str(site.spool)]) == []
 
 
 @pytest.mark.parametrize("make", [lambda path: None, lambda path: path.write_text("x")], ids=["nothing", "a file"])
@@ -793,7 +796,7 @@ def test_a_file_system_of_many_machines_is_found(
     table = site.root / "mountinfo"
     here = str(site.spool).replace(" ", r"\040")
     table.write_text("".join(MOUNT.format(point.format(here), kind) for point, kind in mounts))
-    monkeypatch.setattr(doctor, "_MOUNTS", str(table))
+    monkeypatch.setattr(machine, "MOUNTS", str(table))
     found = site.examine()
     assert [(finding.check, finding.severity) for finding in found] == [("file-system", severity)] * bool(severity)
     if found:
@@ -803,9 +806,9 @@ def test_a_file_system_of_many_machines_is_found(
 def test_a_store_on_such_a_file_system_is_found(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     table = site.root / "mountinfo"
     table.write_text(MOUNT.format("/", "ext4") + MOUNT.format(site.root / "db", "cifs"))
-    monkeypatch.setattr(doctor, "_MOUNTS", str(table))
+    monkeypatch.setattr(machine, "MOUNTS", str(table))
     (site.root / "db").mkdir()
-    (found,) = doctor.examine(str(site.spool), store=str(site.root / "db" / "spoolkit.db"))
+    (found,) = examine(str(site.spool), store=str(site.root / "db" / "spoolkit.db"))
     assert (found.check, found.severity) == ("file-system", "error")
     assert found.remedy.startswith("SPOOLKIT_STORE=")
 
@@ -813,7 +816,7 @@ def test_a_store_on_such_a_file_system_is_found(site: Site, monkeypatch: pytest.
 def test_a_check_that_cannot_be_made_keeps_no_other_from_being_made(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor, "_MOUNTS", str(site.root / "nowhere"))
+    monkeypatch.setattr(machine, "MOUNTS", str(site.root / "nowhere"))
     site.store.write_bytes(b"no database" * 100)
     site.store.chmod(0o600)
     first, second = site.examine()
@@ -952,5 +955,5 @@ def test_the_store_is_examined_where_the_directory_is_gone(tmp_path: Path) -> No
     elsewhere = tmp_path / "elsewhere.db"
     garbage(elsewhere)
     elsewhere.chmod(0o600)
-    found = doctor.examine(str(site.spool), store=str(elsewhere))
+    found = examine(str(site.spool), store=str(elsewhere))
     assert [finding.check for finding in found] == ["directory", "store"]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from spoolkit.doctor import examine
+from spoolkit.doctor.examine import examine
 from spoolkit.uwsgi import inifile, recommended
 from spoolkit.uwsgi.instance import Instance
 
@@ -61,7 +61,7 @@ def test_it_has_every_line_for_a_stop_and_a_reload(tmp_path: Path, given: dict[s
     assert recommended.missing(described, (*recommended.STOP, *recommended.RELOAD)) == []
     (tmp_path / ("q" if given else "my_spools")).mkdir(mode=0o700)
     spool = str(tmp_path / ("q" if given else "my_spools"))
-    found = examine.examine(spool, store=f"{spool}/spoolkit.db", ini=str(tmp_path / "uwsgi.ini"))
+    found = examine(spool, store=f"{spool}/spoolkit.db", ini=str(tmp_path / "uwsgi.ini"))
     assert [one.check for one in found] == ["spooler-alive"]
 
 

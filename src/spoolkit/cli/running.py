@@ -13,7 +13,9 @@ from flask import current_app
 
 from spoolkit import application, settings
 from spoolkit.cli.group import command, say_json, seconds
-from spoolkit.doctor import examine as examination
+from spoolkit.doctor.examine import examine
+from spoolkit.doctor.findings import Finding
+from spoolkit.doctor.spoolers import stranded
 from spoolkit.spooldir import spoolfile
 from spoolkit.spooling.standalone import GUARDED, supervise
 from spoolkit.store import locations
@@ -66,12 +68,12 @@ def doctor(ini: str | None, max_due_age: float, as_json: bool) -> None:
     findings = []
     for directory in locations.directories():
         told_by = ini or _ini(directory)
-        findings += examination.examine(directory, store=locations.store().path, ini=told_by, max_due_age=max_due_age)
-    findings += examination.stranded(_elsewhere(), locations.directories())
+        findings += examine(directory, store=locations.store().path, ini=told_by, max_due_age=max_due_age)
+    findings += stranded(_elsewhere(), locations.directories())
     report(findings, locations.directories(), as_json=as_json)
 
 
-def report(findings: Sequence[examination.Finding], directories: Sequence[str], *, as_json: bool) -> None:
+def report(findings: Sequence[Finding], directories: Sequence[str], *, as_json: bool) -> None:
     """Print what was found, and exit with 1 where that is anything."""
     if as_json:
         say_json([asdict(finding) for finding in findings])

@@ -1,0 +1,129 @@
+"""What a check is given (:class:`Site`) and what it reports (:class:`Finding`)."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
+
+from spoolkit.spooldir import spoolfile
+from spoolkit.uwsgi.instance import Instance
+
+Severity = Literal["error", "warning"]
+
+MAX_OF_ONE_KIND = 5
+"""Findings of one kind that are reported one by one."""
+
+START_COMMAND = "uwsgi --ini uwsgi.ini  # without uWSGI: flask spool run"
+"""The remedy where no spooler runs."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One problem and how to solve it."""
+
+    #: The short name of the check that found it, as docs/cli.md lists them.
+    check: str
+    #: What was found, and what it leads to.
+    problem: str
+    #: One thing to do: lines for uwsgi.ini, or a command.
+    remedy: str
+    #: ``error``: jobs do not run, or strangers can run code; ``warning``: that may happen later, or jobs are slow.
+    severity: Severity = "error"
+
+
+class Entry(NamedTuple):
+    """One name in the spool directory or in one of its folders, and what it refers to."""
+
+    #: The absolute path.
+    path: str
+    #: The last part of the path.
+    name: str
+    #: The result of ``lstat()``.
+    about: os.stat_result
+    #: The folder of the spool directory that holds it; ``None``: the spool directory itself.
+    folder: str | None
+
+    @property
+    def kind(self) -> int:
+        """The type of the file, such as ``stat.S_IFREG``."""
+        return stat.S_IFMT(self.about.st_mode)
+
+    @property
+    def is_scanned(self) -> bool:
+        """Whether it lies where uWSGI looks for jobs: in the spool directory or in a priority folder."""
+        return self.folder is None or is_number(self.folder)
+
+    @property
+    def is_job(self) -> bool:
+        """Whether it is a spool file."""
+        return self.is_scanned and self.name.startswith(spoolfile.PREFIX) and self.kind == stat.S_IFREG
+
+    @property
+    def is_priority(self) -> bool:
+        """Whether it is a priority folder."""
+        return self.is_scanned and is_number(self.name) and self.kind == stat.S_IFDIR
+
+
+class Site(NamedTuple):
+    """What the checks examine."""
+
+    #: The real path of the spool directory.
+    spool_dir: str
+    #: The path of the store.
+    store: str
+    #: How long a job may be due and still wait, in seconds.
+    max_due_age: float
+    #: The time of the examination, unix time in seconds (UTC).
+    now: float
+    #: The process ids of the living spoolers.
+    spoolers: Sequence[int]
+    #: What lies in the spool directory.
+    entries: Sequence[Entry] = ()
+    #: The options of uWSGI; ``None`` where no uWSGI is known.
+    uwsgi: Instance | None = None
+
+    def jobs(self) -> list[Entry]:
+        """The spool files."""
+        return [entry for entry in self.entries if entry.is_job]
+
+    def due(self, seconds: float) -> list[Entry]:
+        """The spool files that have been due for at least ``seconds``."""
+        return [job for job in self.jobs() if job.about.st_mtime <= self.now - seconds]
+
+    def written_directories(self) -> dict[str, str]:
+        """The directories that spoolkit writes to, each with the setting that names it."""
+        found = {self.spool_dir: "SPOOLKIT_SPOOL"}
+        found.setdefault(os.path.dirname(os.path.realpath(self.store)), "SPOOLKIT_STORE")
+        return {path: setting for path, setting in found.items() if os.path.isdir(path)}
+
+
+Check = Callable[[Site], Iterator[Finding]]
+"""A check: it yields what is wrong with a site, and changes nothing."""
+
+
+def limit_findings(findings: list[Finding]) -> Iterator[Finding]:
+    """The first findings of one kind; the last one counts the rest."""
+    yield from findings[:MAX_OF_ONE_KIND]
+    if len(findings) > MAX_OF_ONE_KIND:
+        rest = len(findings) - MAX_OF_ONE_KIND
+        yield replace(findings[MAX_OF_ONE_KIND], problem=f"and {rest} more of the same kind")
+
+
+def is_number(name: str) -> bool:
+    """Whether uWSGI takes the name for a priority."""
+    return name.isascii() and name.isdigit()
+
+
+def printable(path: str) -> str:
+    """The path for messages, whatever bytes it holds."""
+    text = os.fsencode(path).decode("utf-8", "backslashreplace")
+    return text if text.isprintable() else repr(text)
+
+
+def quoted(path: str) -> str:
+    """The path as a word of a shell command."""
+    return shlex.quote(printable(path))

@@ -1,0 +1,103 @@
+"""Does anybody run the jobs of the spool directory, with the current code, and is no job stuck?"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+
+from spoolkit.doctor import machine
+from spoolkit.doctor.findings import START_COMMAND, Check, Finding, Site, limit_findings, printable, quoted
+from spoolkit.spooldir import gate, spoolers, spoolfile
+
+MIN_LOCKED = 5.0
+"""Seconds that a job must have been due: the lock on a newer file is its writer's."""
+
+
+def _spooler_alive(site: Site) -> Iterator[Finding]:
+    if not site.spoolers:
+        unknown = "" if site.uwsgi else "; no uWSGI is known, so its options were not examined"
+        yield Finding("spooler-alive", f"no spooler of {printable(site.spool_dir)} is alive{unknown}", START_COMMAND)
+    for pid in filter(machine.is_stopped, site.spoolers):
+        yield Finding("spooler-alive", f"the spooler with pid {pid} is stopped", f"kill -CONT {pid}")
+
+
+def _old_code(site: Site) -> Iterator[Finding]:
+    busy = spoolers.working(site.spool_dir)
+    for pid in spoolers.outdated(site.spool_dir):
+        what = "finishes its job and exits" if pid in busy else "exits before its next job"
+        problem = f"the spooler with pid {pid} runs the code from before the last reload; it {what}"
+        yield Finding("old-code", problem, f"kill -TERM {pid}  # not necessary: it exits by itself", "warning")
+
+
+def _broken_code(site: Site) -> Iterator[Finding]:
+    if broken := spoolers.broken_code(site.spool_dir):
+        problem = f"no new spooler starts: {broken}"
+        yield Finding("broken-code", problem, "fix the code; the spoolers then start by themselves")
+
+
+def _lock(site: Site) -> Iterator[Finding]:
+    def suspicious() -> dict[str, int]:
+        held = {job.path: pid for job, pid in machine.lock_holders(site.due(MIN_LOCKED)) if pid is not None}
+        alive = spoolers.spoolers(site.spool_dir)  # one that died may have a successor by now
+        return {path: pid for path, pid in held.items() if pid not in alive or machine.is_stopped(pid)}
+
+    if first := suspicious():
+        time.sleep(0.05)  # a process that locks a job only for a moment, to cancel it for example, has finished by then
+        again = suspicious().items()
+        yield from limit_findings([_stuck(path, pid) for path, pid in again if first.get(path) == pid])
+
+
+def _stuck(path: str, pid: int) -> Finding:
+    if machine.is_stopped(pid):
+        problem = f"{printable(path)} is locked by the process {pid}, which is stopped"
+        return Finding("lock", problem, f"kill -CONT {pid}")
+    if pid <= 0:
+        problem = f"{printable(path)} is locked by a process in another container or on another host"
+        return Finding("lock", problem, "run all spoolers of a directory in one container")
+    name = machine.process_status(pid).get("Name")
+    problem = f"{printable(path)} is locked by pid {pid} ({name}), which is not a spooler of this directory"
+    return Finding("lock", problem, f"ps -fp {pid}; kill {pid}  # if it hangs")
+
+
+def _due_job(site: Site) -> Iterator[Finding]:
+    scans_priorities = site.uwsgi is None or site.uwsgi.on("spooler-ordered")
+    late = [job for job in site.due(site.max_due_age) if scans_priorities or job.folder is None]
+    late = [job for job in late if job.about.st_size > 3]
+    ages = [site.now - job.about.st_mtime for job, pid in machine.lock_holders(late) if pid is None]
+    if ages:
+        path = printable(site.spool_dir)
+        problem = f"due jobs that still wait in {path}: {len(ages)}, the oldest for {max(ages):.0f} s"
+        remedy = f"spooler-processes = {2 * len(site.spoolers)}" if site.spoolers else START_COMMAND
+        yield Finding("due-job", problem, remedy)
+
+
+def _paused(site: Site) -> Iterator[Finding]:
+    state = gate.state(site.spool_dir)
+    if state is not None:
+        problem = f"{printable(site.spool_dir)} is {state}: no job starts"
+        yield Finding("paused", problem, f"flask spool resume {quoted(site.spool_dir)}", "warning")
+
+
+CHECKS: tuple[Check, ...] = (_spooler_alive, _old_code, _broken_code, _lock, _due_job, _paused)
+
+
+def stranded(candidates: Iterable[str], spool_dirs: Sequence[str]) -> list[Finding]:
+    """Find jobs in directories that no spooler serves, where calls with another configuration left them.
+
+    Args:
+        candidates: Directories in which such jobs may lie.
+        spool_dirs: The real paths of the directories that jobs are written to now; the remedy moves jobs to the first.
+
+    Returns:
+        One finding for each directory with stranded jobs. A directory that cannot be read is ignored.
+    """
+    findings = []
+    for path in sorted({os.path.realpath(path) for path in candidates} - set(spool_dirs)):
+        with contextlib.suppress(OSError):
+            if (jobs := spoolfile.pending(path)) and not spoolers.spoolers(path):
+                problem = f"jobs that wait in {printable(path)}, which no spooler serves: {len(jobs)}"
+                remedy = f"mv -n {quoted(path)}/{spoolfile.PREFIX}* {quoted(spool_dirs[0])}"
+                findings.append(Finding("stranded-job", problem, remedy))
+    return findings

@@ -1,0 +1,50 @@
+"""Can the store be used, and only by its owner?"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import stat
+from collections.abc import Iterator
+from urllib.parse import quote
+
+from spoolkit.doctor.findings import Check, Finding, Site, printable, quoted
+from spoolkit.store import database
+
+
+def _store(site: Site) -> Iterator[Finding]:
+    store, folder = quoted(site.store), os.path.dirname(site.store)
+    # All three files: a log that is left behind would be taken for the log of the next store.
+    aside = f"for end in -wal -shm ''; do mv {store}$end {store}.old$end; done  # with uWSGI stopped"
+    if folder != site.spool_dir and not os.path.isdir(folder):
+        problem = f"the directory of the store, {printable(folder)}, does not exist"
+        yield Finding("store", problem, f"mkdir -m 700 {quoted(folder)}")
+    for path in (site.store, f"{site.store}-wal", f"{site.store}-shm"):
+        with contextlib.suppress(FileNotFoundError):
+            mode = os.stat(path).st_mode
+            if not stat.S_ISREG(mode):
+                yield Finding("store", f"{printable(path)} is not a regular file", aside)
+                return
+            if mode & 0o777 != 0o600:
+                problem = f"{printable(path)} has mode {mode & 0o777:04o}; it holds arguments and results of jobs"
+                yield Finding("store", problem, f"chmod 600 {quoted(path)}")
+    if os.path.lexists(site.store) and (reason := _defect(site.store)) is not None:
+        yield Finding("store", f"{printable(site.store)} cannot be used, so jobs are not recorded: {reason}", aside)
+
+
+def _defect(path: str) -> str | None:
+    """Why the database cannot be used; ``None`` where it can."""
+    try:
+        # By SQLite alone: to open and close the file here would drop the locks that SQLite has in this process.
+        with contextlib.closing(sqlite3.connect(f"file:{quote(os.fsencode(path))}?mode=ro", uri=True)) as db:
+            (result,) = db.execute("PRAGMA quick_check(1)").fetchone()
+            (version,) = db.execute("PRAGMA user_version").fetchone()
+    except sqlite3.Error as error:
+        return str(error)
+    if version > len(database.MIGRATIONS):
+        return f"it was written by a later version of spoolkit (schema version {version})"
+    return None if result == "ok" else str(result)
+
+
+CHECKS: tuple[Check, ...] = (_store,)
