@@ -72,7 +72,7 @@ def main(jobs: int) -> None:
                 "flask spool ls --state dead": lambda: lookup.jobs(states=(State.DEAD,), limit=51),
                 "flask spool stats": stats.gather,
                 "flask spool watch, one look": watch._look,
-                "pruning, one look": lambda: retention.forget_dead(
+                "pruning, one look": lambda: retention.delete_dead(
                     store, directory, time.time() - config.keep_dead, 200
                 ),
             }

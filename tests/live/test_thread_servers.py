@@ -21,7 +21,7 @@ from sampling import sampled
 from uwsgi_server import UwsgiServer, wait_until
 
 from spoolkit.job import State, Status
-from spoolkit.store.orphans import bury
+from spoolkit.store.orphans import mark_lost
 from spoolkit.store.transitions import Store
 
 from .conftest import PROJECT, SITE, History
@@ -182,7 +182,7 @@ def test_what_a_killed_process_had_is_lost_once_anyone_looks(
     server.kill()
     assert State.LOST not in states(statuses(answer["jobs"]))
     store = Store(str(tmp_path / "spool" / "spoolkit.db"))
-    assert bury(store) == 5
+    assert mark_lost(store) == 5
     store.close()
     assert states(statuses(answer["jobs"])) == [State.LOST] * 5
 

@@ -110,7 +110,7 @@ def test_checkpoints_of_jobs_that_are_over_are_swept(tmp_path: Path) -> None:
     for id in (done, waiting, unknown, old):
         Checkpoint(str(tmp_path), id).store(1)
     for id in (done, waiting):
-        store.claim(Job(id=id, task="t"), file=None, still=lambda: True, max_attempts=1)
+        store.claim(Job(id=id, task="t"), file=None, still_there=lambda: True, max_attempts=1)
     from spoolkit.job import Done
 
     store.finish(Job(id=done, task="t"), 1, Done())

@@ -158,7 +158,7 @@ def counts(finding: Finding, site: Site) -> list[int]:
 def test_a_healthy_directory_has_no_findings(site: Site) -> None:
     store = Store(str(site.store))
     store.note("0" * 32, "looked at")
-    store.claim(Job(id="1" * 32, task="tasks.some"), file=None, still=lambda: True, max_attempts=1)
+    store.claim(Job(id="1" * 32, task="tasks.some"), file=None, still_there=lambda: True, max_attempts=1)
     site.job(due=0)
     site.job(due=-1000)
     (site.spool / "README").write_text("a note of ours")
@@ -852,7 +852,7 @@ def made(path: Path) -> Store:
     store = Store(str(path))
     for number in range(100):
         job = Job(id=f"{number:032}", task="tasks.some")
-        store.claim(job, file=None, still=lambda: True, max_attempts=1, arguments=b"x" * 3000)
+        store.claim(job, file=None, still_there=lambda: True, max_attempts=1, arguments=b"x" * 3000)
     return store
 
 

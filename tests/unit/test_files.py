@@ -254,7 +254,7 @@ def test_what_root_enqueues_and_retries_runs_as_the_owner(of_nobody: str) -> Non
     dead = leaves_a_mark.using(priority=3)(mark)
     (path,) = Path(of_nobody, "3").iterdir()
     morgue.quarantine(str(path), of_nobody, reason="x")
-    assert locations.store().revive(dead.id, still=lambda: True) is None  # root makes the store
+    assert locations.store().requeue(dead.id, still_there=lambda: True) is None  # root makes the store
 
     as_nobody(lambda: Spooler(of_nobody).run_due())
     assert job.state == "done"
@@ -313,7 +313,7 @@ def test_over_http_what_may_not_be_seen_is_a_503(of_nobody: str, hidden: str) ->
     with site.app_context():
         job = leaves_a_mark("/dev/null")
         assert site.test_client().get(f"/jobs/{job.id}").status_code == 200
-        locations.store().revive(job.id, still=lambda: True)  # makes the store
+        locations.store().requeue(job.id, still_there=lambda: True)  # makes the store
         locations.store().close()
     os.chown(of_nobody if hidden == "directory" else os.path.join(of_nobody, locations.STORE), 4242, 4242)
     shutil.rmtree(os.path.join(of_nobody, "spoolers"), ignore_errors=True)

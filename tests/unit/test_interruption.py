@@ -17,7 +17,7 @@ from spoolkit.registry import Declared
 from spoolkit.settings import Settings
 from spoolkit.spooling import engine
 from spoolkit.store import interruption, retention
-from spoolkit.store.claims import Crashed
+from spoolkit.store.claims import PreviousCrashed
 from spoolkit.store.transitions import Store
 from spoolkit.system import clock, files, process
 
@@ -37,7 +37,8 @@ class Running:
     def __init__(self, store: Store) -> None:
         code = (
             "import sys, time; from spoolkit.store.transitions import Store; from spoolkit.job import Job\n"
-            "Store(sys.argv[1]).claim(Job(id=sys.argv[2], task='t'), file='f', still=lambda: True, max_attempts=1)\n"
+            "Store(sys.argv[1]).claim(Job(id=sys.argv[2], task='t'), file='f', still_there=lambda: True, "
+            "max_attempts=1)\n"
             "print('claimed', flush=True); time.sleep(60)"
         )
         command = [sys.executable, "-c", code, store.path, ID]
@@ -79,7 +80,7 @@ def test_of_a_dead_process_nothing_is_said(store: Store, running: Running) -> No
 
 
 def claim(store: Store) -> object:
-    return store.claim(Job(id=ID, task="t"), file="f", still=lambda: True, max_attempts=1)
+    return store.claim(Job(id=ID, task="t"), file="f", still_there=lambda: True, max_attempts=1)
 
 
 def test_a_mark_stays_until_the_store_knows_of_the_stop(
@@ -100,7 +101,7 @@ def test_a_mark_stays_until_the_store_knows_of_the_stop(
         locked.setattr(interruption, "interrupt", unavailable)
         run()
     assert marks(store) == [f"stopped.{running.pid}"]
-    assert isinstance(claim(store), Crashed)
+    assert isinstance(claim(store), PreviousCrashed)
     ended = run()
     assert ended is not None
     ended.record()

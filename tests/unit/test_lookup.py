@@ -236,7 +236,7 @@ def test_a_job_that_should_wait_but_has_no_file_is_lost(directory: str, work: Ca
 
 def test_a_job_that_ran_while_the_store_could_not_be_told_is_done(directory: str) -> None:
     plain = job.Job(id=new_id(), task=ends.name)
-    locations.store().claim(plain, file="uwsgi_spoolfile_on_x", still=lambda: True, max_attempts=3)
+    locations.store().claim(plain, file="uwsgi_spoolfile_on_x", still_there=lambda: True, max_attempts=3)
     found = lookup.find(plain.id)
     assert (found.state, found.result) == (State.DONE, None)
     assert found.result_error
@@ -253,7 +253,7 @@ def test_a_file_that_was_settled_while_the_store_could_not_be_told_waits(directo
 def test_a_job_of_a_thread_has_no_file(directory: str) -> None:
     plain = job.Job(id=new_id(), task="tasks.some", engine="thread")
     store = locations.store()
-    store.claim(plain, file=None, still=lambda: True, max_attempts=1)
+    store.claim(plain, file=None, still_there=lambda: True, max_attempts=1)
     assert lookup.find(plain.id).state is State.RUNNING
     store.finish(plain, 1, Done(), result=Result(b"1"))
     assert lookup.find(plain.id).state is State.DONE
@@ -372,7 +372,7 @@ def test_what_waits_after_a_crash_counts_as_retrying_and_not_as_running(director
     plain = job.Job(id="1" * 32, task=ends.name)
     if not pid:
         path = spoolfile.write(directory, plain.id, packet.dump(packet.pack(plain, max_body=100)))
-        locations.store().claim(plain, file=os.path.basename(path), still=lambda: True, max_attempts=3)
+        locations.store().claim(plain, file=os.path.basename(path), still_there=lambda: True, max_attempts=3)
         os._exit(0)
     os.waitpid(pid, 0)
     assert [s.id for s in lookup.jobs(states=(State.RETRYING,))] == [plain.id]
@@ -391,7 +391,7 @@ def test_of_many_jobs_those_that_are_recorded_are_told_once(directory: str) -> N
     for made in plain:
         spoolfile.write(directory, made.id, packet.dump(packet.pack(made, max_body=100)))
     for made in plain[:600:2]:
-        store.claim(made, file=f"{spoolfile.PREFIX}{made.id}", still=lambda: True, max_attempts=2)
+        store.claim(made, file=f"{spoolfile.PREFIX}{made.id}", still_there=lambda: True, max_attempts=2)
         store.finish(made, 1, RetryAt(2e9, Failure("x")))
     found = lookup.jobs()
     assert [status.id for status in found] == [made.id for made in reversed(plain)]
@@ -452,7 +452,7 @@ def test_details_have_attempts_and_events_in_order(directory: str, work: Callabl
 def test_the_state_of_a_dead_record_without_a_file_is_dead(directory: str) -> None:
     plain = job.Job(id=new_id(), task="tasks.some")
     store = locations.store()
-    store.claim(plain, file="x", still=lambda: True, max_attempts=1)
+    store.claim(plain, file="x", still_there=lambda: True, max_attempts=1)
     store.finish(plain, 1, Dead(Failure("x")))
     assert state(plain.id) is State.DEAD
 

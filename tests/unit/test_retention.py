@@ -133,8 +133,8 @@ def test_files_and_records_of_the_dead_are_counted_as_one(
     for _ in range(3):
         dead.quarantine(spoolfile.write(spool, new_id(), b"x"), spool, reason="x")
     record(store, State.DEAD, 1, count=2)
-    assert retention.forget_dead(store, spool, clock.now() - 2 * DAY, 10) == 0
-    assert retention.forget_dead(store, spool, time.time() + 1, 10) == 3
+    assert retention.delete_dead(store, spool, clock.now() - 2 * DAY, 10) == 0
+    assert retention.delete_dead(store, spool, time.time() + 1, 10) == 3
     record(store, State.DEAD, 1, count=2)
-    assert retention.forget_dead(store, spool, time.time() + 1, 10) == 2
-    assert retention.forget_dead(store, spool, time.time() + 1, 10) == 0
+    assert retention.delete_dead(store, spool, time.time() + 1, 10) == 2
+    assert retention.delete_dead(store, spool, time.time() + 1, 10) == 0

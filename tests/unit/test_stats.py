@@ -92,7 +92,7 @@ def test_a_job_that_runs_is_not_late(directory: str) -> None:
     path = spoolfile.write(directory, plain.id, b"x")
     due(path, 70)
     assert stats.gather().oldest_due is not None
-    locations.store().claim(plain, file=os.path.basename(path), still=lambda: True, max_attempts=1)
+    locations.store().claim(plain, file=os.path.basename(path), still_there=lambda: True, max_attempts=1)
     assert stats.gather().oldest_due is None
 
 

@@ -37,7 +37,7 @@ from spoolkit.job import (
     Status,
 )
 from spoolkit.store import database
-from spoolkit.store.claims import Crashed, Settled, StandBack, Start
+from spoolkit.store.claims import AlreadySettled, Granted, InUse, PreviousCrashed
 from spoolkit.store.transitions import ARGUMENTS_LIMIT, Result, Store
 from spoolkit.system import clock, process
 
@@ -74,7 +74,7 @@ def a_job(number: int = 1, **given: Any) -> Job:
 
 
 def claim(store: Store, job: Job | None = None, **given: Any) -> Any:
-    return store.claim(job or a_job(), **{"file": "first", "still": lambda: True, "max_attempts": 3, **given})
+    return store.claim(job or a_job(), **{"file": "first", "still_there": lambda: True, "max_attempts": 3, **given})
 
 
 def state_of(store: Store, id: str = ID) -> State | None:
@@ -99,7 +99,7 @@ def write(store: Store, sql: str, *values: object) -> None:
 
 
 def start(store: Store) -> None:
-    assert claim(store) == Start(1, 1)
+    assert claim(store) == Granted(1, 1)
 
 
 def start_and_die(store: Store) -> None:
@@ -116,7 +116,7 @@ def end_as(state: State) -> Callable[[Store], None]:
 
 def queue_again(store: Store) -> None:
     end_as(State.DEAD)(store)
-    store.revive(ID, still=lambda: True)
+    store.requeue(ID, still_there=lambda: True)
 
 
 def lose(store: Store) -> None:
@@ -144,7 +144,7 @@ def status(state: State = State.QUEUED) -> Status:
 MOVE: dict[str, Callable[[Store], object]] = {
     "claim": lambda store: claim(store),
     "claim under its next name": lambda store: claim(store, file="first.1"),
-    "claim, but its file has left the name": lambda store: claim(store, file="first.1", still=lambda: False),
+    "claim, but its file has left the name": lambda store: claim(store, file="first.1", still_there=lambda: False),
     "done": lambda store: store.finish(a_job(), 1, Done()),
     "retry later": lambda store: store.finish(a_job(), 1, LATER),
     "die": lambda store: store.finish(a_job(), 1, Dead(FAILURE)),
@@ -153,7 +153,7 @@ MOVE: dict[str, Callable[[Store], object]] = {
     "refuse": lambda store: store.refuse(a_job(), Failure("no such task"), file="first"),
     "cancel": lambda store: store.cancel(status(), "not wanted", file="first"),
     "ask to stop": lambda store: store.ask_to_stop(ID),
-    "retried": lambda store: store.revive(ID, still=lambda: True),
+    "retried": lambda store: store.requeue(ID, still_there=lambda: True),
 }
 
 # What becomes of it. Not named here: it stays where it is.
@@ -207,7 +207,7 @@ NEXT: dict[str, dict[str, str]] = {
 }
 
 
-# Its file among the dead is what allows a job to be revived, whatever was recorded; these have none there.
+# Its file among the dead is what allows a job to be requeued, whatever was recorded; these have none there.
 NEVER = {("retried", before) for before in ("running", "done", "cancelled", "lost")}
 
 
@@ -248,7 +248,7 @@ def test_the_same_end_twice_is_one(store: Store, state: State) -> None:
 
 def test_the_end_of_an_attempt_that_is_not_the_last_is_not_taken(store: Store) -> None:
     end_as(State.RETRYING)(store)
-    assert claim(store, file="first.1") == Start(2, 2)
+    assert claim(store, file="first.1") == Granted(2, 2)
     assert store.finish(a_job(), 1, Done()) is False
     assert state_of(store) is State.RUNNING
     assert store.finish(a_job(), 2, Done()) is True
@@ -265,7 +265,7 @@ def test_the_end_of_what_is_not_known_is_not_taken(store: Store) -> None:
 def test_the_claim_writes_down_who_is_at_it(store: Store, at: Callable[[float], None]) -> None:
     at(100.0)
     job = a_job(queue="/there", run_at=50.0)
-    assert claim(store, job, file="uwsgi_spoolfile_on_x", max_attempts=4) == Start(1, 1)
+    assert claim(store, job, file="uwsgi_spoolfile_on_x", max_attempts=4) == Granted(1, 1)
     assert store.status(ID) == Status(
         id=ID,
         task="tasks.one",
@@ -282,12 +282,12 @@ def test_the_claim_writes_down_who_is_at_it(store: Store, at: Callable[[float], 
 
 
 def test_a_file_that_has_left_its_name_is_not_claimed(store: Store) -> None:
-    assert claim(store, still=lambda: False) == StandBack()
+    assert claim(store, still_there=lambda: False) == InUse()
     assert store.status(ID) is None
 
 
 def test_the_name_is_asked_for_while_nobody_else_can_move_the_job(store: Store, tmp_path: Path) -> None:
-    def still() -> bool:
+    def still_there() -> bool:
         with (
             closing(sqlite3.connect(store.path, timeout=0, isolation_level=None)) as other,
             pytest.raises(sqlite3.OperationalError, match="locked"),
@@ -295,14 +295,14 @@ def test_the_name_is_asked_for_while_nobody_else_can_move_the_job(store: Store, 
             other.execute("BEGIN IMMEDIATE")
         return True
 
-    assert claim(store, still=still) == Start(1, 1)
+    assert claim(store, still_there=still_there) == Granted(1, 1)
 
 
 def test_what_another_process_is_at_is_left_to_it(store: Store) -> None:
     start(store)
 
     def other() -> None:
-        assert claim(store) == StandBack()
+        assert claim(store) == InUse()
 
     assert in_child(other) == 0
     assert kinds(store) == ["started"]
@@ -312,14 +312,14 @@ def test_what_this_very_process_has_left_open_was_cut_off(store: Store, at: Call
     at(100.0)
     start(store)
     # It runs one job at a time: where it asks again, it is not at it any more.
-    assert claim(store) == Crashed(1, 1, os.getpid(), 100.0, False)
+    assert claim(store) == PreviousCrashed(1, 1, os.getpid(), 100.0, False)
 
 
 def test_a_process_that_is_gone_has_crashed(store: Store, at: Callable[[float], None]) -> None:
     at(100.0)
     pid = start_child(lambda: start(store))
     assert wait_child(pid) == 0
-    assert claim(store) == Crashed(1, 1, pid, 100.0, False)
+    assert claim(store) == PreviousCrashed(1, 1, pid, 100.0, False)
     assert kinds(store) == ["started"], "the claim alone ends nothing"
 
 
@@ -327,7 +327,7 @@ def test_a_process_that_is_dead_but_not_buried_has_crashed(store: Store) -> None
     pid = start_child(lambda: start(store))
     try:
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-        assert isinstance(claim(store), Crashed)
+        assert isinstance(claim(store), PreviousCrashed)
     finally:
         wait_child(pid)
 
@@ -336,9 +336,9 @@ def test_a_later_process_with_the_same_pid_is_another(store: Store) -> None:
     start(store)
     # The parent lives on, with a pid that a process had that was started at another time.
     write(store, "UPDATE jobs SET pid = ?, identity = ?", os.getppid(), b" 1 another boot\n")
-    assert isinstance(claim(store), Crashed)
+    assert isinstance(claim(store), PreviousCrashed)
     write(store, "UPDATE jobs SET identity = ?", process.identity(os.getppid()))
-    assert claim(store) == StandBack()
+    assert claim(store) == InUse()
 
 
 def test_an_earlier_process_with_our_own_pid_is_another(store: Store) -> None:
@@ -357,13 +357,13 @@ def test_a_crash_says_whether_the_job_was_still_wanted(store: Store) -> None:
 
     assert in_child(ask) == 0
     crash = claim(store)
-    assert isinstance(crash, Crashed)
-    assert crash.cancelled
+    assert isinstance(crash, PreviousCrashed)
+    assert crash.cancel_asked
 
 
 def test_a_settled_file_tells_that_its_end_was_not_recorded(store: Store) -> None:
     start(store)
-    assert claim(store, file="first.1") == Start(2, 2)
+    assert claim(store, file="first.1") == Granted(2, 2)
     first, second = store.history(ID)[0]
     assert (first.outcome, first.message) == ("failed", "how it ended was not recorded")
     assert (second.number, second.outcome) == (2, "running")
@@ -372,12 +372,14 @@ def test_a_settled_file_tells_that_its_end_was_not_recorded(store: Store) -> Non
 @pytest.mark.parametrize(
     ("state", "verdict"),
     [
-        (State.DONE, Settled(Done())),
-        (State.RETRYING, Settled(RetryAt(5000.0, Failure("no luck", "ValueError")))),
-        (State.CANCELLED, Settled(Cancelled(Failure("not wanted")))),
+        (State.DONE, AlreadySettled(Done())),
+        (State.RETRYING, AlreadySettled(RetryAt(5000.0, Failure("no luck", "ValueError")))),
+        (State.CANCELLED, AlreadySettled(Cancelled(Failure("not wanted")))),
     ],
 )
-def test_what_was_recorded_but_not_done_to_the_file_is_said(store: Store, state: State, verdict: Settled) -> None:
+def test_what_was_recorded_but_not_done_to_the_file_is_said(
+    store: Store, state: State, verdict: AlreadySettled
+) -> None:
     end_as(state)(store)
     assert claim(store) == verdict
 
@@ -386,17 +388,17 @@ def test_what_was_recorded_but_not_done_to_the_file_is_said(store: Store, state:
 @pytest.mark.parametrize("name", ["first", "first.1", "elsewhere", None])
 def test_what_is_over_is_over_under_every_name(store: Store, state: State, name: str | None) -> None:
     end_as(state)(store)
-    assert isinstance(claim(store, file=name), Settled)
+    assert isinstance(claim(store, file=name), AlreadySettled)
 
 
 def test_attempts_are_counted_up_to_the_limit(store: Store) -> None:
     for number in (1, 2, 3):
-        assert claim(store, file=f"f.{number}") == Start(number, number)
+        assert claim(store, file=f"f.{number}") == Granted(number, number)
         assert store.finish(a_job(), number, LATER)
     found = claim(store, file="f.4")
-    assert found == Settled(Dead(Failure("no attempt is left")))
+    assert found == AlreadySettled(Dead(Failure("no attempt is left")))
     assert state_of(store) is State.RETRYING  # recorded once the file lies among the dead
-    assert claim(store, file="f.4", max_attempts=4) == Start(4, 4)
+    assert claim(store, file="f.4", max_attempts=4) == Granted(4, 4)
 
 
 def test_crashed_attempts_count_as_well(store: Store) -> None:
@@ -404,29 +406,29 @@ def test_crashed_attempts_count_as_well(store: Store) -> None:
         # Each in a process of its own, which dies of it.
         assert in_child(lambda number=number: claim(store, file=f"f.{number}")) == 0  # type: ignore[misc]
         crash = claim(store, file=f"f.{number}")
-        assert (crash.number, crash.fresh) == (number, number)
+        assert (crash.attempt, crash.attempt_since_reset) == (number, number)
         assert store.finish(a_job(), number, LATER)
-    assert claim(store, file="f.3", max_attempts=2) == Settled(Dead(Failure("no attempt is left")))
+    assert claim(store, file="f.3", max_attempts=2) == AlreadySettled(Dead(Failure("no attempt is left")))
 
 
 @pytest.mark.parametrize("noted", [True, False])
 def test_a_job_run_again_by_hand_has_all_its_attempts_again(store: Store, noted: bool) -> None:
     for number in (1, 2):
-        assert claim(store, file=f"f.{number}", max_attempts=2) == Start(number, number)
+        assert claim(store, file=f"f.{number}", max_attempts=2) == Granted(number, number)
         assert store.finish(a_job(), number, LATER if number == 1 else Dead(FAILURE))
     if noted:  # else its file was moved back by hand
-        store.revive(ID, still=lambda: True)
+        store.requeue(ID, still_there=lambda: True)
         found = store.status(ID)
         assert found is not None
         assert (found.state, found.attempt, found.max_attempts, found.finished_at) == (State.QUEUED, 2, None, None)
-    assert claim(store, file="f", max_attempts=2) == Start(3, 1)
+    assert claim(store, file="f", max_attempts=2) == Granted(3, 1)
     found = store.status(ID)
     assert found is not None
     assert (found.attempt, found.max_attempts) == (3, 4)
     assert store.finish(a_job(), 3, LATER)
-    assert claim(store, file="f.1", max_attempts=2) == Start(4, 2)
+    assert claim(store, file="f.1", max_attempts=2) == Granted(4, 2)
     assert store.finish(a_job(), 4, LATER)
-    assert claim(store, file="f.2", max_attempts=2) == Settled(Dead(Failure("no attempt is left")))
+    assert claim(store, file="f.2", max_attempts=2) == AlreadySettled(Dead(Failure("no attempt is left")))
 
 
 @pytest.mark.parametrize("noted", [True, False])
@@ -435,8 +437,8 @@ def test_a_job_run_again_by_hand_is_wanted_again(store: Store, noted: bool) -> N
     assert store.ask_to_stop(ID)
     assert store.finish(a_job(), 1, Dead(Failure("gave up", ending="aborted")))
     if noted:
-        store.revive(ID, still=lambda: True)
-    assert claim(store) == Start(2, 1)
+        store.requeue(ID, still_there=lambda: True)
+    assert claim(store) == Granted(2, 1)
     assert store.finish(a_job(), 2, LATER)
     assert state_of(store) is State.RETRYING
 
@@ -466,7 +468,7 @@ def test_asked_to_stop_a_job_is_not_tried_again(store: Store) -> None:
     assert found.state is State.RUNNING
     assert store.finish(a_job(), 1, LATER)
     assert state_of(store) is State.CANCELLED
-    assert isinstance(claim(store, file="first.1"), Settled)
+    assert isinstance(claim(store, file="first.1"), AlreadySettled)
 
 
 @pytest.mark.parametrize("state", [State.DONE, State.DEAD])
@@ -582,7 +584,7 @@ def test_the_history_tells_attempts_and_events_in_order(store: Store, at: Callab
     store.ask_to_stop(ID)
     at(110.0)
     store.finish(a_job(), 1, Dead(FAILURE), log="printed")
-    store.revive(ID, still=lambda: True)
+    store.requeue(ID, still_there=lambda: True)
     at(120.0)
     claim(store)
     (first, second), events = store.history(ID)
@@ -642,7 +644,7 @@ def test_the_oldest_are_forgotten_first_and_no_more_than_asked_for(store: Store,
 
 def test_what_still_has_its_file_is_not_forgotten(store: Store, at: Callable[[float], None]) -> None:
     here, gone = (ended(store, at, number, State.DONE, 100.0) for number in (1, 2))
-    assert store.prune((State.DONE,), 200.0, 10, lies=lambda id, file: (id, file) == (here, "file 1")) == 1
+    assert store.prune((State.DONE,), 200.0, 10, file_exists=lambda id, file: (id, file) == (here, "file 1")) == 1
     assert store.states([here, gone]) == {here: State.DONE}
 
 
@@ -764,7 +766,7 @@ def test_many_processes_may_make_the_file_at_once(store: Store, tmp_path: Path) 
     def first(number: int) -> None:
         os.close(opened)
         os.read(gate, 1)  # until all are there
-        assert claim(store, a_job(number)) == Start(1, 1)
+        assert claim(store, a_job(number)) == Granted(1, 1)
 
     children = [start_child(lambda number=number: first(number)) for number in range(6)]  # type: ignore[misc]
     os.close(opened)
@@ -821,7 +823,7 @@ USES: dict[str, Callable[[Store], object]] = {
     "cancel": lambda store: store.cancel(status(), "not wanted", file="first"),
     "ask to stop": lambda store: store.ask_to_stop(ID),
     "note": lambda store: store.note(ID, "run now"),
-    "revive": lambda store: store.revive(ID, still=lambda: True),
+    "requeue": lambda store: store.requeue(ID, still_there=lambda: True),
     "prune": lambda store: store.prune(FINISHED, 1e12, 10),
 }
 
@@ -873,7 +875,7 @@ def test_once_the_obstacle_is_gone_the_store_is_there_again(boxed: Store, obstac
     with pytest.raises(StoreUnavailableError):
         claim(boxed)
     away(boxed.path)
-    assert claim(boxed) == Start(1, 1)
+    assert claim(boxed) == Granted(1, 1)
     assert state_of(boxed) is State.RUNNING
 
 
@@ -887,13 +889,13 @@ def test_a_file_damaged_within_is_told_and_one_put_back_is_used(boxed: Store) ->
             use(boxed)
     Path(boxed.path).write_bytes(whole)
     assert state_of(boxed) is State.RUNNING
-    assert claim(boxed, a_job(2)) == Start(1, 1)
+    assert claim(boxed, a_job(2)) == Granted(1, 1)
 
 
 def test_what_is_recorded_goes_into_the_file_that_lies_there(boxed: Store) -> None:
     start(boxed)
     away(boxed.path)  # as `flask spool doctor` advises for a damaged one
-    assert claim(boxed, a_job(2)) == Start(1, 1)
+    assert claim(boxed, a_job(2)) == Granted(1, 1)
     assert os.path.exists(boxed.path), "it is recorded where nobody else looks"
     with closing(Store(boxed.path)) as another:
         assert set(another.states([ID, a_job(2).id])) == {a_job(2).id}
@@ -906,7 +908,7 @@ def test_who_comes_late_to_a_new_file_leaves_its_log_alone(boxed: Store) -> None
     code = (
         "import sys; from spoolkit.job import Job; from spoolkit.store.transitions import Store; "
         "store = Store(sys.argv[1]);"
-        "give = lambda n: store.claim(Job(f'{n:032x}', 't'), file='f', still=lambda: True, max_attempts=3);"
+        "give = lambda n: store.claim(Job(f'{n:032x}', 't'), file='f', still_there=lambda: True, max_attempts=3);"
         "give(2); print(flush=True); sys.stdin.readline(); give(3)"
     )
     with subprocess.Popen(
@@ -915,7 +917,7 @@ def test_who_comes_late_to_a_new_file_leaves_its_log_alone(boxed: Store) -> None
         assert other.stdin is not None
         assert other.stdout is not None
         other.stdout.readline()
-        assert claim(boxed, a_job(4)) == Start(1, 1)
+        assert claim(boxed, a_job(4)) == Granted(1, 1)
         print(file=other.stdin, flush=True)
         assert other.wait(30) == 0
     boxed.close()
@@ -931,7 +933,7 @@ def test_garbage_in_place_of_the_open_file_is_told_and_the_file_put_back_is_used
     os.unlink(boxed.path)
     back(boxed.path)
     assert state_of(boxed) is State.RUNNING
-    assert claim(boxed, a_job(2)) == Start(1, 1)
+    assert claim(boxed, a_job(2)) == Granted(1, 1)
 
 
 def test_a_lock_that_lasts_is_told_and_costs_nothing_else(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -997,7 +999,7 @@ def test_a_child_records_and_its_parent_sees_it(store: Store) -> None:
 
     assert in_child(child) == 0
     assert state_of(store) is State.DONE
-    assert claim(store, a_job(2)) == Start(1, 1)
+    assert claim(store, a_job(2)) == Granted(1, 1)
 
 
 def test_closed_the_store_opens_again(store: Store) -> None:
@@ -1021,12 +1023,12 @@ def test_many_processes_move_many_jobs_at_once(store: Store) -> None:
         os.read(gate, 1)  # until all are there
         for number in range(JOBS):
             job = a_job((process + 1) * 10_000 + number)
-            assert claim(store, job) == Start(1, 1)
+            assert claim(store, job) == Granted(1, 1)
             outcome = Done() if number % 2 else Dead(FAILURE)
             assert store.finish(job, 1, outcome)
             if number % 100 == 0:
                 found = claim(store, file="first.1", max_attempts=10**6)
-                assert isinstance(found, (Start, StandBack, Crashed)), found
+                assert isinstance(found, (Granted, InUse, PreviousCrashed)), found
 
     begun = time.monotonic()
     children = [start_child(lambda number=number: work(number)) for number in range(PROCESSES)]  # type: ignore[misc]

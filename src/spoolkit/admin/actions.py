@@ -57,7 +57,7 @@ def changing(directory: str) -> Iterator[None]:
 
 
 def _revive(id: str, path: str, folder: str) -> None:
-    known_of(lambda: locations.store().revive(id, still=lambda: os.path.lexists(path)))
+    known_of(lambda: locations.store().requeue(id, still_there=lambda: os.path.lexists(path)))
     morgue.revive(path, folder)
 
 
@@ -213,8 +213,8 @@ def purge(states: Iterable[State] = FINAL, before: float | None = None) -> int:
     wanted = set(states)
     if State.DEAD in wanted:
         for directory in locations.directories():
-            while forgotten := retention.forget_dead(store, directory, before, 1000):
+            while forgotten := retention.delete_dead(store, directory, before, 1000):
                 gone += forgotten
-    while forgotten := retention.forget(store, locations.directories(), wanted - {State.DEAD}, before, 1000):
+    while forgotten := retention.delete(store, locations.directories(), wanted - {State.DEAD}, before, 1000):
         gone += forgotten
     return gone

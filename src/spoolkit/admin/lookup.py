@@ -233,7 +233,7 @@ def recorded(id: str) -> Status | None:
 
 def bury() -> bool:
     """Whether there were jobs whose process went away; they are recorded as lost."""
-    return bool(known_of(lambda: orphans.bury(locations.store())))
+    return bool(known_of(lambda: orphans.mark_lost(locations.store())))
 
 
 def known_of(read: Callable[[], T]) -> T | None:

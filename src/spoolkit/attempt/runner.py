@@ -23,7 +23,7 @@ from spoolkit.spooldir import running as recorder
 from spoolkit.spooldir.checkpoints import Checkpoint
 from spoolkit.spooldir.running import Recorder
 from spoolkit.store import interruption
-from spoolkit.store.claims import Crashed, Settled, StandBack, Start
+from spoolkit.store.claims import AlreadySettled, Granted, InUse, PreviousCrashed
 from spoolkit.store.transitions import Result, Store
 from spoolkit.system import clock, log, task_signals
 
@@ -74,15 +74,15 @@ def attempt(
         store.claim,
         job,
         file=place.file,
-        still=place.still,
+        still_there=place.still,
         max_attempts=options.attempts,
-        counted=place.counted,
+        attempts_in_filename=place.counted,
         arguments=arguments,
-        lies=place.lies,
+        file_exists=place.lies,
     )
     try:
         claim = claimed()
-        if isinstance(claim, Crashed) and interruption.was_marked(store.folder, claim.pid, claim.identity):
+        if isinstance(claim, PreviousCrashed) and interruption.was_marked(store.folder, claim.pid, claim.identity):
             interruption.interrupt(store, [claim.pid], kill=_nobody, left=lambda id: recorder.look(store.folder, id))
             # Not before: the mark is all that is known of the stop until then.
             interruption.unmark(store.folder, claim.pid)
@@ -95,19 +95,19 @@ def attempt(
         if number > options.attempts:
             dead = Dead(Failure("no attempt is left; the last ended with its process", ending="crashed"))
             return _logged(job, dead)
-        return _run(job, declared, Start(number, number), place, None, store.folder, config)
+        return _run(job, declared, Granted(number, number), place, None, store.folder, config)
     match claim:
-        case StandBack(copied):
+        case InUse(copied):
             if copied is not None:
                 log.complain("%s is a copy of %s, by which its job runs: it is left alone", place.file, copied)
             return None
-        case Settled(Dead() as outcome):
+        case AlreadySettled(Dead() as outcome):
             return _logged(job, outcome, lambda: refuse(job, outcome, place, store))
-        case Settled(outcome):
+        case AlreadySettled(outcome):
             return Ended(outcome, lambda: refuse(job, outcome, place, store))
-        case Crashed():
+        case PreviousCrashed():
             return _after_crash(job, declared, claim, store)
-        case Start():
+        case Granted():
             return _run(job, declared, claim, place, store, store.folder, config)
 
 
@@ -141,17 +141,17 @@ def refuse(job: Job, outcome: Outcome, place: Place, store: Store) -> None:
 
 
 def _run(
-    job: Job, declared: Declared, start: Start, place: Place, store: Store | None, folder: str, config: Settings
+    job: Job, declared: Declared, start: Granted, place: Place, store: Store | None, folder: str, config: Settings
 ) -> Ended:
     options = declared.options
     show = Recorder(folder, job.id)
-    most = start.number - start.fresh + options.attempts
+    most = start.attempt - start.attempt_since_reset + options.attempts
     kept = Checkpoint(folder, job.id)
-    current = CurrentJob(**vars(job), attempt=start.number, max_attempts=most, _recorder=show, _kept=kept)
+    current = CurrentJob(**vars(job), attempt=start.attempt, max_attempts=most, _recorder=show, _kept=kept)
     returned: object = None
     error: BaseException | None = None
     before = _state_before(place)
-    began = job_log.started(job, start.number, most)
+    began = job_log.started(job, start.attempt, most)
     try:
         with ExitStack() as within:
             if place.owned:
@@ -169,7 +169,7 @@ def _run(
         error = calling.without_own_frames(raised)
     # Before anything is logged or recorded: by the environment, the streams and the limits of the task.
     beyond_repair = [] if before is None else before.restore()
-    outcome = _decided(options, start.fresh, returned, error)
+    outcome = _decided(options, start.attempt_since_reset, returned, error)
     # Whoever stopped because he was asked to is not done; and what nobody wants any more is not tried again.
     if isinstance(outcome, RetryAt) and show.cancelled:
         outcome = Cancelled(outcome.failure)
@@ -180,14 +180,14 @@ def _run(
     if process_state.CLOSED in beyond_repair or process_state.STANDARD_ERROR in beyond_repair:
         # Other files may have their numbers by now: the site's log files', for instance.
         log.distrust_handlers(standard_error=process_state.STANDARD_ERROR not in beyond_repair)
-    job_log.ended(job, outcome, error, job_log.took(start.number, most, began))
+    job_log.ended(job, outcome, error, job_log.took(start.attempt, most, began))
     if before is not None and (names := before.threads_left()):
         job_log.threads_left(job, names)
     if beyond_repair and place.owned:
         job_log.replaced(f"job {job.id} of {job.task}", beyond_repair)
     elif beyond_repair:
         job_log.damaged(job, beyond_repair)
-    record = partial(_recorded, partial(_end, job, start.number, outcome, show, store, folder, config))
+    record = partial(_recorded, partial(_end, job, start.attempt, outcome, show, store, folder, config))
     return Ended(outcome, record, spoiled=bool(beyond_repair), logged=True)
 
 
@@ -206,26 +206,26 @@ def _decided(options: TaskOptions, attempt: int, returned: object, error: BaseEx
         return retry.after_failure(options, attempt, failure, now=now, jitter=jitter)
 
 
-def _after_crash(job: Job, declared: Declared, crash: Crashed, store: Store) -> Ended:
+def _after_crash(job: Job, declared: Declared, crash: PreviousCrashed, store: Store) -> Ended:
     progress, left = recorder.look(store.folder, job.id)
     failure = _what_killed(crash, left, limited=declared.options.timeout is not None)
     now, jitter = clock.now(), random.random()  # noqa: S311 - as above
-    if crash.cancelled:
+    if crash.cancel_asked:
         outcome: Outcome = Cancelled(Failure(failure.message, failure.type, ending="cancelled"))
     else:
-        outcome = retry.after_failure(declared.options, crash.fresh, failure, now=now, jitter=jitter)
+        outcome = retry.after_failure(declared.options, crash.attempt_since_reset, failure, now=now, jitter=jitter)
 
     def record() -> None:
-        _recorded(lambda: store.finish(job, crash.number, outcome, progress=progress, log=left))
+        _recorded(lambda: store.finish(job, crash.attempt, outcome, progress=progress, log=left))
         recorder.forget(store.folder, job.id)
         _announce(job, outcome, store.folder)
 
     return _logged(job, outcome, record)
 
 
-def _what_killed(crash: Crashed, left: str, *, limited: bool) -> Failure:
+def _what_killed(crash: PreviousCrashed, left: str, *, limited: bool) -> Failure:
     """What is known of the end of a process that could not say anything itself."""
-    who = f"process {crash.pid}, in attempt {crash.number}"
+    who = f"process {crash.pid}, in attempt {crash.attempt}"
     for mark, ending in ((timeouts.CRASH_MARK, "crashed"), (timeouts.TIMEOUT_MARK, "timeout")):
         at = left.rfind(f"\n{mark}") + 1 if not left.startswith(mark) else 0
         if (at or left.startswith(mark)) and (limited or ending == "crashed"):

@@ -12,65 +12,67 @@ from spoolkit.system import process
 
 
 @dataclass(frozen=True)
-class Start:
-    """The attempt is counted and may begin: the ``number``-th of all, the ``fresh``-th since the last new count."""
+class Granted:
+    """The attempt is counted and may begin."""
 
-    number: int
-    fresh: int
-
-
-@dataclass(frozen=True)
-class StandBack:
-    """Another process is at it, or has just settled it. ``copied`` names the job's other file, which it has in hand."""
-
-    copied: str | None = None
+    attempt: int
+    attempt_since_reset: int
 
 
 @dataclass(frozen=True)
-class Settled:
+class InUse:
+    """Another process is at it, or has just settled it. ``other_file`` is the file by which it runs."""
+
+    other_file: str | None = None
+
+
+@dataclass(frozen=True)
+class AlreadySettled:
     """The job was settled, but its file was not: the process died between the two."""
 
     outcome: Outcome
 
 
 @dataclass(frozen=True)
-class Crashed:
+class PreviousCrashed:
     """The process of the last attempt is gone, and nobody has said so yet."""
 
-    number: int
-    fresh: int
+    attempt: int
+    attempt_since_reset: int
     pid: int
     started_at: float
-    cancelled: bool
+    cancel_asked: bool
     identity: bytes = field(default=b"", compare=False)
 
 
-Claim = Start | StandBack | Settled | Crashed
+Claim = Granted | InUse | AlreadySettled | PreviousCrashed
 
 
-def verdict(row: sqlite3.Row, file: str | None, lies: Callable[[str], bool]) -> Claim | None:
+def verdict(row: sqlite3.Row, file: str | None, file_exists: Callable[[str], bool]) -> Claim | None:
     """Why the job of ``row`` must not start now; ``None`` where it may.
 
-    ``lies(name)`` says whether another file of the job is called so.
+    ``file_exists(name)`` says whether another file of the job is called so.
     """
     state = State(row["state"])
     # Whatever the record says of a file, it says of the name it was claimed under: settled, it has another.
     same = file is not None and row["file"] == file
     if state is State.RUNNING and same:
         if process.is_alive(row["pid"], row["identity"]) and row["pid"] != os.getpid():
-            return StandBack()
-        fresh = row["attempt"] - row["base"]
-        return Crashed(row["attempt"], fresh, row["pid"], row["started_at"], bool(row["cancel"]), row["identity"])
-    if is_running(row) and row["pid"] != os.getpid() and None not in (file, row["file"]) and lies(row["file"]):
+            return InUse()
+        attempt_since_reset = row["attempt"] - row["base"]
+        return PreviousCrashed(
+            row["attempt"], attempt_since_reset, row["pid"], row["started_at"], bool(row["cancel"]), row["identity"]
+        )
+    if is_running(row) and row["pid"] != os.getpid() and None not in (file, row["file"]) and file_exists(row["file"]):
         # Settled, it would have lost that name, whether or not the store could be told: this file is a copy.
-        return StandBack(row["file"])
+        return InUse(row["file"])
     failure = Failure(row["error_message"] or "", row["error_type"])
     if state is State.RETRYING and same and row["ending"] != "interrupted":
-        return Settled(RetryAt(row["run_at"], failure))
+        return AlreadySettled(RetryAt(row["run_at"], failure))
     if state is State.DONE:
-        return Settled(Done())
+        return AlreadySettled(Done())
     if state is State.CANCELLED or (state is State.LOST and file is None):  # where there is a file, it is to be run
-        return Settled(Cancelled(failure))
+        return AlreadySettled(Cancelled(failure))
     # An interrupted job's file was left as it lay. A dead job's is moved away before its record is written: where it
     # lies here, someone moved it back.
     return None

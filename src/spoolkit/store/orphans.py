@@ -32,7 +32,7 @@ def note(store: Store, jobs: Iterable[Job]) -> None:
         )
 
 
-def lose(store: Store, jobs: Iterable[Job], reason: str) -> None:
+def mark_own_lost(store: Store, jobs: Iterable[Job], reason: str) -> None:
     """Record these of this process as lost, as far as they are not over. Raises :class:`StoreUnavailableError`."""
     jobs = list(jobs)
     note(store, jobs)
@@ -43,7 +43,7 @@ def lose(store: Store, jobs: Iterable[Job], reason: str) -> None:
         _tidy(store, job.id)
 
 
-def bury(store: Store) -> int:
+def mark_lost(store: Store) -> int:
     """Record as lost what the processes had that are gone, and say so; returns how many jobs that were.
 
     Raises :class:`StoreUnavailableError`.

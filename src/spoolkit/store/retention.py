@@ -12,7 +12,7 @@ from spoolkit.job import FINAL, State
 from spoolkit.settings import Settings
 from spoolkit.spooldir import checkpoints, dead, running, spoolfile
 from spoolkit.store import interruption, orphans
-from spoolkit.store.transitions import Lies, Store
+from spoolkit.store.transitions import FileExists, Store
 from spoolkit.system import clock, files
 
 PAUSE = 30.0
@@ -35,9 +35,9 @@ def a_little(store: Store, root: str, config: Settings) -> None:
     _last = time.monotonic()
     now = clock.now()
     try:
-        orphans.bury(store)
-        forgotten = forget(store, [root], FINAL, now - config.keep_done, AT_ONCE)
-        forgotten = max(forgotten, forget_dead(store, root, now - config.keep_dead, AT_ONCE))
+        orphans.mark_lost(store)
+        forgotten = delete(store, [root], FINAL, now - config.keep_done, AT_ONCE)
+        forgotten = max(forgotten, delete_dead(store, root, now - config.keep_dead, AT_ONCE))
     except (StoreUnavailableError, OSError):
         return  # whoever runs the next job complains
     if forgotten >= AT_ONCE:
@@ -63,18 +63,18 @@ def sweep(store: Store) -> None:
                     running.forget(store.folder, id)
 
 
-def forget(store: Store, roots: Iterable[str], states: Iterable[State], before: float, limit: int) -> int:
+def delete(store: Store, roots: Iterable[str], states: Iterable[State], before: float, limit: int) -> int:
     """Forget up to ``limit`` jobs that ended in ``states`` before ``before`` (unix time); returns how many."""
-    return store.prune(states, before, limit, lies=_in(roots))
+    return store.prune(states, before, limit, file_exists=_in(roots))
 
 
-def forget_dead(store: Store, root: str, before: float, limit: int) -> int:
+def delete_dead(store: Store, root: str, before: float, limit: int) -> int:
     """Forget up to ``limit`` jobs that died before ``before`` (unix time), file and record; returns how many."""
     gone = dead.discard(root, before, limit)
-    return max(gone, forget(store, [root], (State.DEAD,), before, limit))
+    return max(gone, delete(store, [root], (State.DEAD,), before, limit))
 
 
-def _in(roots: Iterable[str]) -> Lies:
+def _in(roots: Iterable[str]) -> FileExists:
     """Whether a job's file lies in one of the spool directories: killed at the wrong moment, it outlives its end."""
     folders = []
     for root in roots:

@@ -28,7 +28,7 @@ from spoolkit.job import (
     Status,
 )
 from spoolkit.store import claims
-from spoolkit.store.claims import Claim, Settled, StandBack, Start
+from spoolkit.store.claims import AlreadySettled, Claim, Granted, InUse
 from spoolkit.store.database import event, insert, update
 from spoolkit.store.queries import Records
 from spoolkit.system import clock, process
@@ -37,7 +37,7 @@ ARGUMENTS_LIMIT = 4096
 """Bytes of a job's arguments that are kept with its record, to be shown once the file is gone."""
 
 
-Lies = Callable[[str, str | None], bool]
+FileExists = Callable[[str, str | None], bool]
 
 
 @dataclass(frozen=True)
@@ -59,26 +59,27 @@ class Store(Records):
         job: Job,
         *,
         file: str | None,
-        still: Callable[[], bool],
+        still_there: Callable[[], bool],
         max_attempts: int,
-        counted: int = 0,
+        attempts_in_filename: int = 0,
         arguments: bytes | None = None,
-        lies: Callable[[str], bool] = lambda name: False,
+        file_exists: Callable[[str], bool] = lambda name: False,
     ) -> Claim:
         """Count an attempt of ``job`` before it begins, or say why it must not.
 
-        ``file`` is the name of the job's file, ``still`` whether it has that name now, asked while nobody else can
-        move the job. ``max_attempts`` is how many it may have since the last fresh count, ``counted`` how many it has
-        had since then at least. ``lies(name)`` says whether another file of the job is called so.
+        ``file`` is the name of the job's file, ``still_there()`` whether it has that name now, asked while nobody can
+        move the job. ``max_attempts`` is how many it may have since the last fresh count, ``attempts_in_filename``
+        how many it has had since then at least. ``file_exists(name)`` says whether the job has another file
+        of that name.
         """
         now = clock.now()
         with self.transaction() as db:
-            if not still():
-                return StandBack()
+            if not still_there():
+                return InUse()
             row = db.execute("SELECT * FROM jobs WHERE id = ?", (job.id,)).fetchone()
             attempt, base, asked = (0, 0, 0) if row is None else (row["attempt"], row["base"], row["cancel"])
             if row is not None:
-                if (verdict := claims.verdict(row, file, lies)) is not None:
+                if (verdict := claims.verdict(row, file, file_exists)) is not None:
                     return verdict
                 if row["state"] == State.RUNNING:
                     # The file was settled, but the store could not be told: how it ended is not known any more.
@@ -86,10 +87,10 @@ class Store(Records):
                 if row["state"] in (State.DEAD, State.QUEUED):
                     base = attempt  # moved back to be run again: a fresh count
                     asked = 0
-            number = max(attempt, base + counted) + 1
+            number = max(attempt, base + attempts_in_filename) + 1
             if number - base > max_attempts:
                 # There are fewer now than when it was scheduled, or the last ended with its process, unrecorded.
-                return Settled(Dead(Failure("no attempt is left")))
+                return AlreadySettled(Dead(Failure("no attempt is left")))
             given = {
                 "state": State.RUNNING.value,
                 "attempt": number,
@@ -117,7 +118,7 @@ class Store(Records):
                 given.update(task=job.task, error_type=None, error_message=None, ending=None, progress=None)
                 update(db, job.id, given)
             event(db, job.id, "started", now, number, detail={"pid": os.getpid()})
-        return Start(number, number - base)
+        return Granted(number, number - base)
 
     def finish(
         self,
@@ -244,13 +245,13 @@ class Store(Records):
             if db.execute("SELECT 1 FROM jobs WHERE id = ?", (id,)).fetchone() is not None:
                 event(db, id, kind, clock.now())
 
-    def revive(self, id: str, *, still: Callable[[], bool]) -> None:
-        """Count the job ``id`` as queued from now on, if its file ``still`` lies among the dead.
+    def requeue(self, id: str, *, still_there: Callable[[], bool]) -> None:
+        """Count the job ``id`` as queued from now on, if its file lies among the dead (``still_there()``).
 
         Before it is moved back: a kill may come between the two, and a file that is back may be claimed at once.
         """
         with self.transaction() as db:
-            if db.execute("SELECT 1 FROM jobs WHERE id = ?", (id,)).fetchone() is not None and still():
+            if db.execute("SELECT 1 FROM jobs WHERE id = ?", (id,)).fetchone() is not None and still_there():
                 # Whatever its state: its death may be unrecorded.
                 db.execute(
                     "UPDATE jobs SET state = 'queued', base = attempt, max_attempts = NULL, run_at = NULL,"
@@ -259,10 +260,12 @@ class Store(Records):
                 )
                 event(db, id, "retried", clock.now())
 
-    def prune(self, states: Iterable[State], before: float, limit: int, *, lies: Lies = lambda id, file: False) -> int:
+    def prune(
+        self, states: Iterable[State], before: float, limit: int, *, file_exists: FileExists = lambda id, file: False
+    ) -> int:
         """Forget up to ``limit`` jobs that ended in ``states`` before ``before`` (unix time); returns how many.
 
-        Not those of which ``lies(id, name)`` says that their file is still there: it would be a new job.
+        Not those of which ``file_exists(id, name)`` says that their file is still there: it would be a new job.
         """
         gone: list[str] = []
         with self.transaction() as db:
@@ -271,7 +274,7 @@ class Store(Records):
                     "SELECT id, file FROM jobs WHERE state = ? AND finished_at < ? ORDER BY finished_at LIMIT ?",
                     (state.value, before, limit - len(gone)),
                 ).fetchall()
-                gone += [row["id"] for row in rows if not lies(row["id"], row["file"])]
+                gone += [row["id"] for row in rows if not file_exists(row["id"], row["file"])]
             for id in gone:
                 db.execute("DELETE FROM events WHERE job = ?", (id,))
                 db.execute("DELETE FROM jobs WHERE id = ?", (id,))

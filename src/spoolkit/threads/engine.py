@@ -171,6 +171,6 @@ def _lose(waiting: list[object], reason: str) -> None:
             by_store[one.store].append(one.job)
     for store, jobs in by_store.items():
         try:
-            orphans.lose(store, jobs, reason)
+            orphans.mark_own_lost(store, jobs, reason)
         except StoreUnavailableError as error:
             log.unrecorded(error)
