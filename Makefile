@@ -1,12 +1,12 @@
-# make, or make help: what there is to make.
+# make, or make help: a list of the targets.
 PYTHON ?= python3
 VENV ?= .venv
-# Tests at a time: most of them wait for a server.
+# Test processes at a time: two per core, because most tests wait for a server.
 JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) \* 2)
 BIN = $(VENV)/bin
-# One process for the tests of one file, which share servers; the files of tests/live come first, for they take longest.
+# The tests of one file share servers, so they run in one process; the files of tests/live take longest, so they come first.
 PYTEST = python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
-# Of the locks: each file has the hash that stands there, and a build fetches nothing else.
+# Packages come from the lock files: each has the hash that is recorded there, and a build downloads nothing else.
 INSTALL = pip install --quiet --disable-pip-version-check --no-build-isolation
 LOCKED = $(INSTALL) --require-hashes --requirement
 
@@ -18,14 +18,13 @@ help: # Show this list.
 run: $(VENV)/.run # The site on http://127.0.0.1:5000; PORT=5080 make run for another port.
 	exec $(BIN)/uwsgi --ini uwsgi.ini
 
-test: $(VENV)/.dev # The tests, on real uWSGI servers, but for the long ones.
+test: $(VENV)/.dev # All tests on real uWSGI servers, except the long ones.
 	$(BIN)/$(PYTEST)
 
-# Every test, with those that are marked "matrix" because they take long. SAMPLE=3/8: only the third eighth of these.
+# Every test, including the long ones, which are marked "matrix".
 matrix: $(VENV)/.dev # All tests; SAMPLE=3/8: only the third eighth of the long ones.
 	$(BIN)/$(PYTEST) $(if $(SAMPLE),-m matrix --sample $(SAMPLE),-m '')
 
-# Jobs without end, with reloads and kills: SOAK_SECONDS=3600 make soak
 soak: $(VENV)/.dev # Five minutes of jobs, with reloads and kills; SOAK_SECONDS=3600 for an hour.
 	SOAK_SECONDS=$${SOAK_SECONDS:-300} $(BIN)/python -m pytest tests/live/test_soak.py -m '' -s
 
@@ -35,7 +34,7 @@ check: $(VENV)/.dev # Lint, format, types, import layers.
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-format: $(VENV)/.dev # Mend what the linter can mend by itself.
+format: $(VENV)/.dev # Format, and fix what the linter can fix.
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
@@ -57,13 +56,13 @@ $(VENV)/.dev: requirements-dev.txt $(VENV)/.run
 	$(BIN)/$(LOCKED) requirements-dev.txt
 	touch $@
 
-# The locks, written anew with the newest versions: for every Python from 3.11 on, and for every machine.
+# The lock files with the newest versions, for every Python from 3.11 on and for every platform.
 LOCK = $(VENV)-update/bin/uv pip compile --quiet --universal --python-version 3.11 --upgrade \
 	--generate-hashes --annotation-style line --custom-compile-command 'make update'
 APP = --extra uwsgi --extra app
 GROUPS = --group test --group check
 
-update: $(VENV)-update/bin/uv # Write the lock files anew, with the newest versions.
+update: $(VENV)-update/bin/uv # Update the lock files to the newest versions.
 	$(LOCK) --group build --output-file requirements-build.txt
 	$(LOCK) pyproject.toml $(APP) $(GROUPS) --output-file requirements-dev.txt
 	$(LOCK) pyproject.toml $(APP) --constraint requirements-dev.txt --output-file requirements.txt
@@ -72,15 +71,15 @@ $(VENV)-update/bin/uv:
 	$(PYTHON) -m venv $(VENV)-update
 	$(VENV)-update/bin/pip install --quiet --disable-pip-version-check uv
 
-# What the newest versions of everything make of it: to be read, it fails for nothing.
-test-latest: # A report: the tests with the newest versions of everything.
+# A report for people: it succeeds even if tests fail.
+test-latest: # Report of the tests with the newest versions of everything.
 	$(PYTHON) -m venv --clear $(VENV)-latest
 	$(VENV)-latest/bin/pip install --quiet --upgrade pip
 	$(VENV)-latest/bin/pip install --quiet --editable '.[uwsgi,app]' --group test
 	$(VENV)-latest/bin/pip list
 	-$(VENV)-latest/bin/$(PYTEST)
 
-# The lower bounds of pyproject.toml, on the lowest Python that there is here.
+# With PYTHON=python3.11, the lowest Python as well.
 test-lowest: $(VENV)-update/bin/uv # Tests with the lower bounds of pyproject.toml.
 	$(PYTHON) -m venv --clear $(VENV)-lowest
 	$(VENV)-update/bin/uv pip compile pyproject.toml --quiet --python $(VENV)-lowest/bin/python --no-annotate \
