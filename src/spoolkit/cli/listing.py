@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from spoolkit import api
+from spoolkit.admin import as_json as json_forms
 from spoolkit.admin import lookup
 from spoolkit.admin import stats as statistics
 from spoolkit.admin.lookup import Details
@@ -43,7 +43,7 @@ def ls(states: frozenset[State] | None, task: str | None, since: float | None, l
     )
     shown = found[:limit] if limit else found
     if as_json:
-        say_json([api.brief(status) for status in shown])
+        say_json([json_forms.brief(status) for status in shown])
     elif shown:
         say(table(HEADERS, map(summary, shown)))
     else:
@@ -68,7 +68,7 @@ def show(id: str, as_json: bool) -> None:
     """
     id = lookup.full_id(id)
     if as_json:
-        say_json(api.detailed(id))
+        say_json(json_forms.detailed(lookup.details(id)))
         return
     found = lookup.details(id)
     say(table(("", ""), _facts(found), wrap=True))

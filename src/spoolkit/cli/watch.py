@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from spoolkit import api
+from spoolkit.admin import as_json as json_forms
 from spoolkit.admin import lookup
 from spoolkit.admin import stats as statistics
 from spoolkit.admin.stats import Statistics
@@ -65,7 +65,7 @@ def _look() -> tuple[Statistics, list[Status], list[Status]]:
 def _as_json(figures: Statistics, running: list[Status], over: list[Status]) -> dict[str, Any]:
     listed = {"running": running, "recent": over}
     return {"time": clock.now(), "stats": figures.to_dict()} | {
-        name: [api.brief(status) for status in found] for name, found in listed.items()
+        name: [json_forms.brief(status) for status in found] for name, found in listed.items()
     }
 
 

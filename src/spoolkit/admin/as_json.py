@@ -1,0 +1,67 @@
+"""How a job looks as JSON: to any visitor, in a list, and to people who may see everything."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from spoolkit.admin.lookup import Details
+from spoolkit.encoding import codec
+from spoolkit.job import FINISHED, Status
+
+
+def public(status: Status) -> dict[str, Any]:
+    """What any visitor may see of a job: no arguments, no tracebacks, no logs.
+
+    Args:
+        status: The job, as :func:`spoolkit.admin.lookup.find` returns it.
+
+    Returns:
+        A dictionary for ``json.dumps()``. Times are unix seconds (UTC), or ``None``.
+    """
+    progress, result = status.progress, None
+    error: dict[str, str | None] | None = None
+    if status.result_error is not None:
+        error = {"type": "ResultUnavailableError", "message": status.result_error}
+    elif status.error_message is not None:
+        error = {"type": status.error_type, "message": status.error_message}
+    if status.result is not None:
+        try:
+            result = json.loads(status.result)
+        except (ValueError, RecursionError):  # the store is damaged, or another program wrote to it
+            error = {"type": "DecodeError", "message": "the recorded result cannot be read"}
+    return {
+        "id": status.id,
+        "task": status.task,
+        "state": str(status.state),
+        "attempt": status.attempt,
+        "max_attempts": status.max_attempts,
+        "run_at": status.run_at,
+        "enqueued_at": status.enqueued_at,
+        "started_at": status.started_at,
+        "finished_at": status.finished_at if status.state in FINISHED else None,
+        "progress": progress and {"done": progress.done, "total": progress.total, "note": progress.note},
+        "result": result,
+        "error": error,
+    }
+
+
+def brief(status: Status) -> dict[str, Any]:
+    """:func:`public` for a list: without the result, which may be large."""
+    found = public(status)
+    del found["result"]
+    return found
+
+
+def detailed(details: Details) -> dict[str, Any]:
+    """Everything that is known of a job: :func:`public` and its arguments, attempts and events."""
+    arguments = None
+    if details.arguments is not None:
+        args, kwargs = json.loads(codec.encode_call(*details.arguments))
+        arguments = {"args": args, "kwargs": kwargs}
+    return {
+        **public(details.status),
+        "arguments": arguments,
+        "attempts": [vars(attempt) for attempt in details.attempts],
+        "events": [vars(event) for event in details.events],
+    }
