@@ -14,7 +14,7 @@ from spoolkit.lifecycle import flask_run, hooks
 from spoolkit.spooling import engine
 from spoolkit.system import log
 from spoolkit.task import Task
-from spoolkit.threads.background import BackgroundThread, Threads, Where
+from spoolkit.threads.background import BackgroundThread, BackgroundThreads, Where
 from spoolkit.uwsgi import bridge, served
 
 
@@ -27,7 +27,7 @@ class SpoolKit:
     """
 
     def __init__(self, app: Flask | None = None) -> None:
-        self._threads = Threads()
+        self._threads = BackgroundThreads()
         self._apps: WeakSet[Flask] = WeakSet()
         if app is not None:
             self.init_app(app)

@@ -87,8 +87,8 @@ def test_one_that_is_stuck_does_not_hold_up_the_end_beyond_the_grace(kind: str, 
     history.wait_for("stuck")
     ask_to_stop(kind, server)
     wait_for_exit(server)
-    assert "Words did not end in time" in server.log()
-    assert "Words: items that are lost: 3, of which 1 in handle()" in server.log()
+    assert "Words did not stop within the grace period" in server.log()
+    assert "Words: items of its queue lost with the process: 3, of which 1 in handle()" in server.log()
 
 
 @pytest.mark.parametrize("kind", sampled(["uwsgi", "gunicorn-preload", "gunicorn-sync", "flask"], "uwsgi", "flask"))

@@ -122,7 +122,7 @@ def test_what_is_left_after_the_grace_is_lost_and_said_to_be(
     found = statuses(made)
     assert states(found) == [State.LOST] * 5, server.log()[-3000:]
     assert {status.error_message for status in found if status} == {
-        "its process was asked to go and did not wait any longer"
+        "its process was asked to exit, and the job did not finish within the grace period"
     }
     assert sorted(re.findall(r"job (\w+) of thread_app\.work is lost", server.log())) == sorted(made)
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,8 +17,7 @@ from spoolkit.threads import engine
 def fresh_pool() -> Iterator[None]:
     """Each test has a pool of its own, with its own settings."""
     yield
-    engine.drain(clock.Deadline(0))
-    engine._pools.pop(os.getpid(), None)
+    engine.close_pool(clock.Deadline(0))
     hooks._ends.clear()
 
 

@@ -99,7 +99,7 @@ def kit(app: Flask) -> Iterator[SpoolKit]:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(background, "PAUSE", 0.01)
+    monkeypatch.setattr(background, "FIRST_PAUSE", 0.01)
 
 
 def test_it_starts_handles_and_ends(kit: SpoolKit) -> None:
@@ -208,8 +208,8 @@ def test_one_that_does_not_end_in_time_is_named(kit: SpoolKit, caplog: pytest.Lo
         items.put(item)
     wait_until(lambda: seen == ["waiting"])
     kit.drain(0.05)
-    assert "Items did not end in time" in caplog.text
-    assert "Items: items that are lost: 3, of which 1 in handle()" in caplog.text
+    assert "Items did not stop within the grace period" in caplog.text
+    assert "Items: items of its queue lost with the process: 3, of which 1 in handle()" in caplog.text
     with pytest.raises(ConfigurationError):
         items.put("too late")
     items.go.set()
@@ -236,7 +236,7 @@ def test_a_full_queue_refuses(kit: SpoolKit) -> None:
     for number in range(3):
         items.put(number)
     assert len(items) == 3
-    with pytest.raises(QueueFull, match="3 items wait") as refused:
+    with pytest.raises(QueueFull, match="3 items already wait") as refused:
         items.put("one too many")
     assert refused.value.limit == 3
     items.go.set()
@@ -296,7 +296,7 @@ def test_a_thread_without_handle_says_so(kit: SpoolKit, caplog: pytest.LogCaptur
 
     kit.add_thread(Empty())
     kit.start_threads()
-    wait_until(lambda: "Empty needs a handle()" in caplog.text)
+    wait_until(lambda: "Empty needs a handle() method" in caplog.text)
 
 
 def test_under_an_unknown_server_it_starts_with_the_first_request(app: Flask) -> None:
@@ -316,11 +316,12 @@ def test_under_an_unknown_server_it_starts_with_the_first_request(app: Flask) ->
 def test_under_test_it_does_not(app: Flask) -> None:
     app.testing = True
     kit = SpoolKit(app)
-    kit.add_thread(Items())
+    items = Items()
+    kit.add_thread(items)
     app.add_url_rule("/", view_func=lambda: "")
     app.test_client().get("/")
     with pytest.raises(ConfigurationError):
-        kit._threads._lives[f"{__name__}.Items"]._subject.put(1)  # type: ignore[attr-defined]
+        items.put(1)
 
 
 # One process of several.
@@ -373,7 +374,7 @@ def test_a_lock_that_cannot_be_made_is_waited_for(tmp_path: Path, caplog: pytest
 
     with only_one(str(tmp_path / "folder" / "lock"), repair):
         assert (tmp_path / "folder" / "lock").exists()
-    assert "cannot be made" in caplog.text
+    assert "cannot be created" in caplog.text
 
 
 # Tasks as attributes of the extension.
@@ -448,7 +449,7 @@ def test_items_that_no_startup_was_there_for_are_named(kit: SpoolKit, caplog: py
     unready.put(1)
     kit.drain(15)
     assert seen == ["shutdown"]
-    assert "Unready: items that are lost: 1, of which 0 in handle()" in caplog.text
+    assert "Unready: items of its queue lost with the process: 1, of which 0 in handle()" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["startup", "handle", "shutdown"])

@@ -43,7 +43,7 @@ class Work:
                 self.at_once -= 1
                 self.ended.append(name)
 
-        return Call(run, key, at_once, subject=name)
+        return Call(run, key, at_once, tag=name)
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def work() -> Iterator[Work]:
 
 
 def drain(pool: Pool, grace: float = SOON) -> list[object]:
-    return [call.subject for call in pool.drain(clock.Deadline(time.monotonic() + grace))]
+    return [call.tag for call in pool.close(clock.Deadline(time.monotonic() + grace))]
 
 
 _others: set[threading.Thread] = set()
@@ -325,7 +325,7 @@ def test_signals_are_for_the_main_thread_but_not_kept_from_what_a_call_starts() 
     hangup = 1 << (signal.SIGHUP - 1)
     assert not during & hangup
     wait_until(lambda: blocked(thread) & hangup)
-    pool.drain(clock.Deadline(0))
+    pool.close(clock.Deadline(0))
 
 
 def test_a_later_call_runs_at_its_time_though_who_waited_for_it_is_busy(work: Work) -> None:

@@ -142,3 +142,10 @@ def test_a_value_per_process_can_be_replaced_and_discarded_in_one_process_alone(
     assert value.get() == "given"
     value.discard()
     assert (value.peek(), value.get()) == (None, "made")
+
+
+def test_a_value_per_process_may_depend_on_its_first_caller() -> None:
+    value = process.PerProcess[str]()
+    with pytest.raises(LookupError):
+        value.get()
+    assert (value.get(lambda: "first"), value.get(lambda: "second"), value.get()) == ("first",) * 3

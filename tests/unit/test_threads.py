@@ -492,7 +492,7 @@ def test_what_is_not_done_within_the_grace_is_lost_and_said_to_be(tmp_path: Path
     jobs = [Job.get(id) for id in out.split()]
     assert [job.state for job in jobs] == [State.LOST] * 7, err
     assert all(f"job {job.id} of" in err for job in jobs)
-    assert err.count("is lost: its process was asked to go") == 8  # one of them has no record
+    assert err.count("is lost: its process was asked to exit") == 8  # one of them has no record
     assert [attempt.outcome for attempt in jobs[0].attempts] == ["lost"]
     with pytest.raises(JobLostError):
         _ = jobs[0].result
@@ -506,7 +506,7 @@ def test_a_second_signal_is_not_kept_waiting(tmp_path: Path) -> None:
     ids = [script.stdout.readline().strip() for _ in range(7)]
     script.send_signal(signal.SIGINT)
     for line in script.stderr:
-        if "get 60 s to finish" in line:
+        if "waits up to 60 s for" in line:
             break
     # One that comes at once may be the same, passed on by a terminal and a server's master.
     wait_until(lambda: script.poll() is not None or script.send_signal(signal.SIGINT), timeout=25)

@@ -22,21 +22,30 @@ class PerProcess(Generic[T]):
 
     Args:
         make: Makes the value at its first use in a process. If two threads race for it, both may call ``make()``, and
-            both get the same one of the two values.
+            both get the same one of the two values. ``None``: :meth:`get` says how to make it.
     """
 
-    def __init__(self, make: Callable[[], T]) -> None:
+    def __init__(self, make: Callable[[], T] | None = None) -> None:
         self._make = make
         self._by_pid: dict[int, T] = {}
 
-    def get(self) -> T:
-        """Return the value of this process; make it first if there is none. Raises what ``make()`` raises."""
+    def get(self, make: Callable[[], T] | None = None) -> T:
+        """Return the value of this process; make it first if there is none.
+
+        Args:
+            make: Used instead of the function that was given to the constructor, where the value depends on the caller.
+
+        Raises:
+            LookupError: There is no value, and no function to make it. Also raises what that function raises.
+        """
         pid = os.getpid()
         try:
             return self._by_pid[pid]
         except KeyError:
             pass
-        return self._by_pid.setdefault(pid, self._make())
+        if (make := make or self._make) is None:
+            raise LookupError("this process has no value yet")
+        return self._by_pid.setdefault(pid, make())
 
     def peek(self) -> T | None:
         """Return the value of this process, or ``None`` if there is none yet."""

@@ -1,4 +1,4 @@
-"""The caller itself runs the job, and all its attempts, before the call returns. For tests."""
+"""How a test runs a job with neither spooler nor thread: the caller runs all attempts before the call returns."""
 
 from __future__ import annotations
 
@@ -9,20 +9,28 @@ from spoolkit.job import Job, Outcome, RetryAt
 from spoolkit.registry import Declared
 from spoolkit.store import locations
 from spoolkit.system import log
-from spoolkit.threads import context as isolation
+from spoolkit.threads.context import check_arguments, copy_caller_context
 
 
 class InlineEngine:
-    """Jobs in the caller's thread, isolated from its request as anywhere else. A retry does not wait for its time."""
+    """Runs each job in the thread of its caller, without the caller's request, as the other engines do.
+
+    A retry starts at once: it does not wait until it is due.
+    """
 
     name = "inline"
 
     def submit(self, job: Job, declared: Declared) -> Job:
-        """Run ``job``. Raises :class:`ScheduleError` for a job with ``run_at``, and nothing that its task raises."""
+        """Run all attempts of ``job`` and return it. What its task raises is recorded and not raised here.
+
+        Raises:
+            ScheduleError: The job has a ``run_at``.
+            ArgumentTypeError: An argument belongs to the caller's request or to its database session.
+        """
         if job.run_at is not None:
-            raise ScheduleError("an inline job runs at once: at and delay are for the spool engine", argument="at")
-        isolation.check(job, declared.positional)
-        context, number = isolation.context(), 1
+            raise ScheduleError("an inline job runs at once: only the spool engine takes at and delay", argument="at")
+        check_arguments(job, declared.positional)
+        context, number = copy_caller_context(), 1
         context.run(application.choose, application.current())
         while isinstance(context.copy().run(_attempt, job, declared, number), RetryAt):
             number += 1

@@ -1,4 +1,4 @@
-"""Threads that live as long as the process that serves: for work that is no answer to any call."""
+"""Which work goes on in a serving process for as long as it lives, and how it starts, repeats and stops."""
 
 from __future__ import annotations
 
@@ -14,30 +14,33 @@ from spoolkit.errors import ConfigurationError, QueueFull, shown
 from spoolkit.lifecycle import hooks
 from spoolkit.store import locations
 from spoolkit.system import clock, log
+from spoolkit.system.process import PerProcess
 from spoolkit.threads.filelock import only_one
 
 T = TypeVar("T")
 Where = Literal["each process", "one process"]
 
-PAUSE = 1.0
-"""Seconds before ``handle`` is called again after it raised; doubled each time in a row."""
+FIRST_PAUSE = 1.0
+"""Seconds before ``startup`` or ``handle`` is called again after it raised; doubled after each failure in a row."""
 
-LONGEST_PAUSE = 60.0
+MAX_PAUSE = 60.0
+"""Seconds that this pause is at most."""
 
 
 class BackgroundThread:
-    """Work that goes on beside the requests: ``startup()`` once, ``handle()`` again and again, ``shutdown()`` once.
+    """A thread that works beside the requests: ``startup()`` once, ``handle()`` repeatedly, ``shutdown()`` once.
 
-    Subclass it and hand an instance to :meth:`SpoolKit.add_thread`. Each of the three runs in the thread, in an
-    application context of its own. What ``handle`` raises is logged and counted in ``failures``, and it is called again
-    after a pause, of 1 second at first, doubled up to a minute. ``shutdown`` runs whatever was before.
+    Write a subclass and pass an instance to :meth:`SpoolKit.add_thread`. Each of the three methods runs in the thread,
+    each call in a fresh application context. An exception of ``startup`` or ``handle`` is logged and counted in
+    ``failures``, and the method is called again after a pause of 1 second, which doubles with each failure in a row, up
+    to a minute. ``shutdown`` runs in any case.
     """
 
+    #: How many calls of ``startup``, ``handle``, ``stop`` and ``shutdown`` raised an exception in this process.
     failures: int
-    """How often ``startup`` or ``handle`` raised, in this process."""
 
     _stopped: threading.Event
-    _runs_in: int | None
+    _runs_here: PerProcess[bool]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -45,57 +48,63 @@ class BackgroundThread:
             kind = callables.kind_of_lazy(vars(cls).get(name))
             if kind is not None:
                 raise ConfigurationError(
-                    f"{cls.__qualname__}.{name} is {kind}, whose body nothing would run: write it with def, without "
-                    "yield, and call asyncio.run() in it where it needs a coroutine",
+                    f"{cls.__qualname__}.{name} is {kind}: the thread would call it, and its body would never run. "
+                    "Write it with def and without yield, and call asyncio.run() in it to run a coroutine",
                     setting=name,
                 )
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        # Not __init__(): a subclass's own need not call it.
+        # Not in __init__(): the __init__() of a subclass need not call this one.
         self = super().__new__(cls)
         self.failures = 0
         self._stopped = threading.Event()
-        self._runs_in = None
+        self._runs_here = PerProcess(lambda: False)
         return self
 
     def startup(self) -> None:
-        """Called before all else; if it raises, again after a pause."""
+        """Prepare the work. Called before the first ``handle()``, and again after a pause if it raises."""
 
     def handle(self) -> None:
-        """One turn of the work. Where there is nothing to do, :meth:`wait` in it, or it is called again at once."""
-        raise NotImplementedError(f"{type(self).__name__} needs a handle()")
+        """Do one round of the work. It is called again at once: call :meth:`wait` in it if there is nothing to do."""
+        raise NotImplementedError(f"{type(self).__name__} needs a handle() method")
 
     def shutdown(self) -> None:
-        """Called after all else."""
+        """Clean up: called once, after the last ``handle()``, also if ``startup()`` never succeeded."""
 
     def stop(self) -> None:
-        """Ask the thread to go; it does when ``handle`` returns. Whoever overrides this calls it as well."""
+        """Ask the thread to stop; it does so when ``handle()`` returns. An override must call ``super().stop()``."""
         self._stopped.set()
 
     @property
     def stopping(self) -> bool:
-        """Whether the thread was asked to go."""
+        """Whether the thread was asked to stop."""
         return self._stopped.is_set()
 
     def wait(self, seconds: float) -> bool:
-        """Sleep, but not beyond the moment when the thread is asked to go; whether it was."""
+        """Sleep for up to ``seconds`` seconds, but no longer than until the thread is asked to stop.
+
+        Returns:
+            Whether the thread was asked to stop.
+        """
         return self._stopped.wait(seconds)
 
-    def _has_more(self) -> bool:
+    def _has_work(self) -> bool:
         return not self.stopping
 
-    def _turn(self) -> None:
+    def _handle_once(self) -> None:
         self.handle()
 
 
 class QueueThread(BackgroundThread, Generic[T]):
-    """A thread that does something with each item that is ``put`` into its queue, one after the other.
+    """A thread that handles the items that are ``put`` into its queue, one after the other.
 
-    The queue is the process's own and holds ``size`` items. When the process is asked to go, what is in it gets
-    ``SPOOLKIT_THREAD_GRACE`` seconds; what is left is gone, and said to be. An item at which ``handle`` raises is not
-    tried again: for that, and for items that must not be lost, there are ``@thread(retries=)`` and ``@spool``.
+    Each process has its own queue in memory, which holds up to ``size`` items. When the process is asked to exit, the
+    thread has ``SPOOLKIT_THREAD_GRACE`` seconds to handle the items in its queue; the number of those that are lost is
+    logged. If ``handle`` raises, the item is not handled again: use ``@thread(retries=...)`` for that, and ``@spool``
+    for items that must not be lost.
     """
 
+    #: How many items may wait in the queue. A subclass may set another number.
     size: int = 1000
 
     _items: deque[T]
@@ -110,39 +119,43 @@ class QueueThread(BackgroundThread, Generic[T]):
         return self
 
     def put(self, item: T) -> None:
-        """Have the thread handle ``item``, which is handed over as it is; it wakes at once.
+        """Add ``item`` to the queue and wake the thread. The item is passed on as it is, without a copy.
 
-        Raises :class:`QueueFull` where ``size`` items wait, and :class:`ConfigurationError` where the thread does not
-        run in this process.
+        Raises:
+            QueueFull: ``size`` items wait already.
+            ConfigurationError: The thread does not run in this process.
         """
-        if self._runs_in != os.getpid():
+        if not self._runs_here.get():
             raise ConfigurationError(
                 f"{type(self).__name__} does not run in this process: add it with kit.add_thread(), which starts it in "
-                "processes that serve; in tests, call kit.start_threads()"
+                "each process that serves requests; in a test or a script, call kit.start_threads()"
             )
         with self._changed:
             if len(self._items) >= self.size:
-                raise QueueFull(f"{self.size} items wait for {type(self).__name__} already", limit=self.size)
+                raise QueueFull(
+                    f"{self.size} items already wait in the queue of {type(self).__name__}", limit=self.size
+                )
             self._items.append(item)
             self._changed.notify()
 
-    def handle(self, item: T) -> None:  # type: ignore[override] # what a turn handles is this class's point
-        """Deal with one item."""
-        raise NotImplementedError(f"{type(self).__name__} needs a handle(item)")
+    def handle(self, item: T) -> None:  # type: ignore[override] # here it takes an item
+        """Handle one item of the queue."""
+        raise NotImplementedError(f"{type(self).__name__} needs a handle(item) method")
 
     def stop(self) -> None:
-        """Ask the thread to go, once it has handled what is in the queue."""
+        """Ask the thread to stop once it has handled all items. An override must call ``super().stop()``."""
         super().stop()
         with self._changed:
             self._changed.notify()
 
     def __len__(self) -> int:
+        """How many items wait in the queue."""
         return len(self._items)
 
-    def _has_more(self) -> bool:
+    def _has_work(self) -> bool:
         return bool(self._items) or not self.stopping
 
-    def _turn(self) -> None:
+    def _handle_once(self) -> None:
         with self._changed:
             while not self._items:
                 if self.stopping:
@@ -156,64 +169,72 @@ class QueueThread(BackgroundThread, Generic[T]):
             self._handling = False
 
     def _unfinished(self) -> tuple[int, int]:
-        """How many items were accepted and not handled to the end, and how many of those are in :meth:`handle`."""
+        """Return how many accepted items are not handled yet, and how many of these are in :meth:`handle` now."""
         with self._changed:
             return len(self._items) + self._handling, int(self._handling)
 
 
-class Threads:
-    """The background threads of an application, and their lives in this process."""
+class BackgroundThreads:
+    """The background threads of an application: which there are, and starting and stopping them in this process."""
 
     def __init__(self) -> None:
-        self._lives: dict[str, _Life] = {}
-        self._started_in: int | None = None
+        self._runners: dict[str, _Runner] = {}
+        self._started_here = PerProcess(lambda: False)
 
     def __bool__(self) -> bool:
-        return bool(self._lives)
+        return bool(self._runners)
 
     def add(self, thread: BackgroundThread, where: Where) -> None:
-        """Have ``thread`` live in each process that serves, or in one of them. Raises :class:`ConfigurationError`."""
+        """Add ``thread``; start it at once if :meth:`start` was called in this process.
+
+        Args:
+            thread: An instance of a subclass of :class:`BackgroundThread`, of which there is none yet.
+            where: Whether it runs in each process that serves requests, or in one of them at a time.
+
+        Raises:
+            ConfigurationError: An argument cannot be used, or threads are not enabled in this uWSGI.
+        """
         hooks.check_threads()
         if not isinstance(thread, BackgroundThread):
-            raise ConfigurationError(f"{shown(thread)} is no BackgroundThread: give an instance of a subclass")
+            raise ConfigurationError(f"{shown(thread)} is not a BackgroundThread: pass an instance of a subclass")
         if where not in get_args(Where):
-            raise ConfigurationError(f"where is {shown(where)}: give one of {get_args(Where)}", setting="where")
+            raise ConfigurationError(f"where is {shown(where)}: pass one of {get_args(Where)}", setting="where")
         if isinstance(thread, QueueThread) and where == "one process":
             raise ConfigurationError(
-                f'{type(thread).__name__} reads a queue in memory, which other processes cannot put into: where="each '
-                'process", or a @spool task',
+                f"{type(thread).__name__} is a QueueThread, whose queue other processes cannot reach: use "
+                'where="each process", or a @spool task instead',
                 setting="where",
             )
         name = f"{type(thread).__module__}.{type(thread).__qualname__}"
-        if name in self._lives:
-            raise ConfigurationError(f"there is a {name} already: one thread of each class")
-        self._lives[name] = life = _Life(thread, name, where)
-        if self._started_in == os.getpid():
-            life.start()
+        if name in self._runners:
+            raise ConfigurationError(f"a thread of the class {name} was added already: add one thread of each class")
+        self._runners[name] = runner = _Runner(thread, name, where)
+        if self._started_here.get():
+            runner.start()
 
     def start(self) -> None:
-        """Start them in this process; those that run are left alone."""
-        if self._started_in != os.getpid():
-            self._started_in = os.getpid()
-            hooks.at_end(self.end, first=True)
-            for life in self._lives.values():
-                life.start()
+        """Start the threads in this process, unless they were started here already."""
+        if not self._started_here.get():
+            self._started_here.set(True)
+            hooks.at_end(self.stop, first=True)
+            for runner in self._runners.values():
+                runner.start()
 
-    def end(self, deadline: clock.Deadline) -> None:
-        """Ask them to go and wait until they are gone, up to ``deadline``."""
-        if self._started_in == os.getpid():
-            for life in self._lives.values():
-                life.ask_to_stop()
-            for life in self._lives.values():
-                life.join(deadline)
-            self._started_in = None
+    def stop(self, deadline: clock.Deadline) -> None:
+        """Ask the threads of this process to stop, and wait until they have, or until ``deadline``."""
+        if self._started_here.get():
+            for runner in self._runners.values():
+                runner.ask_to_stop()
+            for runner in self._runners.values():
+                runner.join(deadline)
+            self._started_here.set(False)
 
 
-class _Life:
-    """One background thread in one process."""
+class _Runner:
+    """Runs one background thread in this process: what :class:`BackgroundThread` describes, step by step."""
 
     def __init__(self, thread: BackgroundThread, name: str, where: Where) -> None:
-        self._subject = thread
+        self._thread = thread
         self._name = name
         self._where = where
         self._active = False
@@ -221,76 +242,77 @@ class _Life:
         self._ended = threading.Event()
 
     def start(self) -> None:
-        # It may have lived here before: whoever was asked to go then is not asked now.
-        self._subject._stopped.clear()
+        # It may have run here before and still be marked as stopped from then.
+        self._thread._stopped.clear()
         self._ended.clear()
-        self._subject._runs_in = os.getpid()
+        self._thread._runs_here.set(True)
         self._active = self._where == "each process"
-        threading.Thread(target=self._live, name=f"spoolkit:{self._name}", daemon=True).start()
+        threading.Thread(target=self._run_when_allowed, name=f"spoolkit:{self._name}", daemon=True).start()
 
     def ask_to_stop(self) -> None:
         with self._logged("stop"):
-            self._subject.stop()
+            self._thread.stop()
 
     def join(self, deadline: clock.Deadline) -> None:
-        # One that only waits for its turn among the processes has nothing to end.
-        # Not by Thread.join(): interrupted by a signal, it takes the thread for dead from then on (Python 3.11).
+        # A thread that waits for its lock among the processes has not begun, and is not waited for.
+        # Not Thread.join(): if a signal interrupts it, it takes the thread for ended from then on (Python 3.11).
         while self._active and not self._ended.wait(min(deadline.left, clock.LOOK)):
             if not deadline.left:
-                log.error("%s did not end in time", self._name)
+                log.error("background thread %s did not stop within the grace period", self._name)
                 break
-        subject = self._subject
-        subject._runs_in = None
-        if isinstance(subject, QueueThread):
-            lost, handled = subject._unfinished()
+        thread = self._thread
+        thread._runs_here.set(False)
+        if isinstance(thread, QueueThread):
+            lost, in_handle = thread._unfinished()
             if lost:
-                log.error("%s: items that are lost: %d, of which %d in handle()", self._name, lost, handled)
+                text = "background thread %s: items of its queue lost with the process: %d, of which %d in handle()"
+                log.error(text, self._name, lost, in_handle)
 
-    def _live(self) -> None:
+    def _run_when_allowed(self) -> None:
         if self._where == "each process":
             self._run()
             return
         folder = os.path.join(locations.directory(), "threads")
-        with only_one(os.path.join(folder, f"{self._name}.lock"), self._subject.wait):
+        with only_one(os.path.join(folder, f"{self._name}.lock"), self._thread.wait):
             self._run()
 
     def _run(self) -> None:
         self._active = True
         try:
-            if self._subject._has_more():  # not asked to go before it began
+            if self._thread._has_work():  # it may have been asked to stop before it began
                 self._work()
         finally:
             self._active = False
             self._ended.set()
 
     def _work(self) -> None:
-        subject = self._subject
+        thread = self._thread
         try:
-            while not (ready := self._call(subject.startup, "startup")) and not subject.stopping:
+            while not (ready := self._call(thread.startup, "startup")) and not thread.stopping:
                 pass
-            while ready and subject._has_more():
-                self._call(subject._turn, "handle")
+            while ready and thread._has_work():
+                self._call(thread._handle_once, "handle")
         finally:
             with self._logged("shutdown"), application.context():
-                subject.shutdown()
+                thread.shutdown()
 
-    def _call(self, function: Callable[[], None], what: str) -> bool:
-        """Call it; whether it returned. If not, after a pause."""
-        before = self._subject.failures
-        with self._logged(what), application.context():
+    def _call(self, function: Callable[[], None], name: str) -> bool:
+        """Call ``function``; pause after a failure. Returns whether it succeeded."""
+        before = self._thread.failures
+        with self._logged(name), application.context():
             function()
-        if self._subject.failures == before:
+        if self._thread.failures == before:
             self._failed_in_a_row = 0
             return True
         self._failed_in_a_row += 1
-        self._subject.wait(min(PAUSE * 2.0 ** min(self._failed_in_a_row - 1, 60), LONGEST_PAUSE))
+        self._thread.wait(min(FIRST_PAUSE * 2.0 ** min(self._failed_in_a_row - 1, 60), MAX_PAUSE))
         return False
 
     @contextmanager
-    def _logged(self, what: str) -> Iterator[None]:
+    def _logged(self, name: str) -> Iterator[None]:
         try:
             yield
-        except BaseException:  # sys.exit() in it would end the thread without a word
-            self._subject.failures += 1
+        except BaseException:  # a sys.exit() in it would end the thread silently
+            self._thread.failures += 1
             with suppress(Exception):
-                log.exception("%s: %s() raised", self._name, what)
+                log.exception("background thread %s: %s() raised an exception", self._name, name)

@@ -1,4 +1,4 @@
-"""What a job in a thread takes along from its caller, and what it must not."""
+"""What a job in a thread gets from its caller: context variables, checked arguments, maybe a copy of the request."""
 
 from __future__ import annotations
 
@@ -19,59 +19,69 @@ from spoolkit.encoding import borrowed
 from spoolkit.errors import ArgumentTypeError, ConfigurationError
 from spoolkit.job import Job
 
-_LEFT_BEHIND = ("flask.", "spoolkit.")
-"""How the names of those context variables begin that belong to the caller: its request, its job, its log."""
+_NOT_COPIED = ("flask.", "spoolkit.")
+"""Prefixes of the context variables that belong to the caller alone: its request, its job, its log."""
 
 
-def context() -> Context:
-    """A copy of the caller's context variables, without its request and its application context."""
-    copy = Context()
+def copy_caller_context() -> Context:
+    """Return a copy of the caller's context variables, without its request, application context and current job."""
+    copied = Context()
     for variable, value in copy_context().items():
-        if not variable.name.startswith(_LEFT_BEHIND):
-            copy.run(variable.set, value)
-    return copy
+        if not variable.name.startswith(_NOT_COPIED):
+            copied.run(variable.set, value)
+    return copied
 
 
-def check(job: Job, names: list[str]) -> None:
+def check_arguments(job: Job, positional: list[str]) -> None:
     """Refuse arguments that belong to the request or its database session, also within lists, dicts and dataclasses.
 
-    In the thread they would stand for nothing, or for a request that is over.
+    In another thread such an object means nothing, or refers to a request that has ended.
 
     Args:
-        names: Those of the positional arguments.
+        job: The job whose arguments are checked.
+        positional: The names of the task's positional parameters, in order.
 
     Raises:
-        ArgumentTypeError: An argument cannot be given to a thread.
+        ArgumentTypeError: A job cannot take one of the arguments; the message says what to pass instead.
     """
-    by_place = {names[at] if at < len(names) else str(at): value for at, value in enumerate(job.args)}
-    for name, value in {**by_place, **job.kwargs}.items():
+    by_position = {positional[at] if at < len(positional) else str(at): value for at, value in enumerate(job.args)}
+    for name, value in {**by_position, **job.kwargs}.items():
         if found := borrowed.find(name, value):
             where, culprit, advice = found
             kind = type(culprit).__name__
-            copied = "; or declare it with @thread(copy_request=True) and use flask.request in it"
+            or_copy = "; or declare it with @thread(copy_request=True) and use flask.request in it"
             raise ArgumentTypeError(
-                f"argument {where!r} is of type {kind}: {advice.text}{copied if advice.with_request else ''}",
+                f"argument {where!r} is of type {kind}: {advice.text}{or_copy if advice.with_request else ''}",
                 argument=where,
                 type_name=kind,
             )
 
 
-def with_request(function: Callable[..., Any], task: str) -> Callable[..., Any]:
-    """``function`` within a copy of the request of now. Raises :class:`ConfigurationError` outside of one."""
+def with_request_copy(function: Callable[..., Any], task: str) -> Callable[..., Any]:
+    """Return ``function`` wrapped so that it runs in a copy of the current request.
+
+    Args:
+        function: The task's function, which may be a coroutine function.
+        task: The name of the task, for the error message.
+
+    Raises:
+        ConfigurationError: There is no current request.
+    """
     if not has_request_context():
         raise ConfigurationError(
-            f"{task} has copy_request=True and was called outside a request", setting="copy_request"
+            f"{task} is declared with copy_request=True and was called outside a request: call it in a view",
+            setting="copy_request",
         )
-    # Whoever reads the body later reads from a connection that serves another request by then.
+    # Read the body now: later, the connection serves another request.
     request.get_data(parse_form_data=True)
-    # Not copy_current_request_context(): its request and session are the caller's own. At the task's end it would close
-    # the uploaded files that the view still reads, and what the task puts into the session would be sent.
+    # Not copy_current_request_context(): it shares the caller's request and session objects. At the end of the task it
+    # would close uploaded files that the view still reads, and values that the task sets in the session would be sent.
     copied = copy(request._get_current_object())  # type: ignore[attr-defined]
     copied.environ = dict(request.environ)
     copied.files = ImmutableMultiDict()
     app = current_app._get_current_object()  # type: ignore[attr-defined]
-    of_task = copy(session._get_current_object())  # type: ignore[attr-defined]
-    context = _request_context(app, copied, of_task)
+    copied_session = copy(session._get_current_object())  # type: ignore[attr-defined]
+    context = _request_context(app, copied, copied_session)
 
     @wraps(function)
     def within(*args: Any, **kwargs: Any) -> Any:
@@ -87,9 +97,9 @@ def with_request(function: Callable[..., Any], task: str) -> Callable[..., Any]:
 
 
 def _request_context(app: Flask, request: Request, session: SessionMixin) -> AbstractContextManager[object]:
-    if hasattr(AppContext, "from_environ"):  # since Flask 3.2 it is the context of a request as well
+    if hasattr(AppContext, "from_environ"):  # since Flask 3.2 one class serves as both kinds of context
         context: Callable[..., AbstractContextManager[object]] = AppContext
         return context(app, request=request, session=session)
-    from flask.ctx import RequestContext  # of which later versions warn
+    from flask.ctx import RequestContext  # later versions warn when it is imported
 
     return RequestContext(app, request.environ, request=request, session=session)

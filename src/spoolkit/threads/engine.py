@@ -1,4 +1,4 @@
-"""``@thread``: a bounded pool of threads in the calling process runs the jobs, which are lost with the process."""
+"""How a job of a ``@thread`` task gets into the thread pool of its process, runs, and is recorded as done or lost."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from spoolkit.settings import Settings
 from spoolkit.store import locations, orphans, retention, write_behind
 from spoolkit.store.transitions import Store
 from spoolkit.system import clock, files, log
+from spoolkit.system.process import PerProcess
 from spoolkit.threads import context
 from spoolkit.threads.pool import Call, Pool
 from spoolkit.uwsgi import bridge
@@ -28,23 +29,21 @@ Overflow = Literal["raise", "spool", "run"]
 
 @dataclass(frozen=True)
 class ThreadOptions:
-    """How the jobs of a task use the pool.
+    """How the jobs of one task use the thread pool."""
 
-    ``concurrency``   how many of them run at once in one process; ``None``: as many as there are threads
-    ``overflow``      what becomes of a call where the queue is full: it is refused, goes to the spooler, or is run in
-                      the caller
-    ``track``         whether they are recorded
-    ``copy_request``  whether they run within a copy of the caller's request
-    """
-
+    #: How many of them run at the same time in one process; ``None``: as many as the pool has threads.
     concurrency: int | None = None
+    #: What happens to a call if the pool is full. The engine raises ``QueueFull`` for ``"raise"`` and ``"spool"`` (the
+    #: task then passes the call to the spool engine), and runs the job in the caller for ``"run"``.
     overflow: Overflow = "raise"
+    #: Whether the jobs are recorded in the store.
     track: bool = True
+    #: Whether the jobs run in a copy of the caller's request.
     copy_request: bool = False
 
 
 class ThreadEngine:
-    """Jobs in a pool of this process. Arguments are handed over as they are, to every attempt."""
+    """Runs jobs in the thread pool of the calling process. Every attempt gets the caller's own argument objects."""
 
     name = "thread"
 
@@ -52,62 +51,69 @@ class ThreadEngine:
         self._options = options
 
     def submit(self, job: Job, declared: Declared) -> Job:
-        """Put ``job`` into the pool.
+        """Put ``job`` into the pool and return it.
 
-        Raises :class:`ScheduleError` for a job with ``run_at``, :class:`ArgumentTypeError` for an argument that belongs
-        to the request, :class:`QueueFull`.
+        Raises:
+            ScheduleError: The job has a ``run_at``.
+            ArgumentTypeError: An argument belongs to the caller's request or to its database session.
+            QueueFull: The pool accepts no more jobs, and the task has no ``overflow="run"``.
+            ConfigurationError: This process is the master of a server, or the task has ``copy_request=True`` and was
+                called outside a request.
         """
         if job.run_at is not None:
-            raise ScheduleError("a thread runs at once: for at or delay declare the task with @spool", argument="at")
-        context.check(job, declared.positional)
+            raise ScheduleError("a @thread task runs at once: declare it with @spool to use at or delay", argument="at")
+        context.check_arguments(job, declared.positional)
         config = application.settings(declared.home)
         pool = _pool(config)
-        waiting = _Waiting(job, declared, self._options, config, pool)
-        # Noted by the pool: a call that is refused must not be seen by who writes the rows, even for a moment.
-        if pool.put(waiting.call, waiting.noted):
+        thread_job = ThreadJob(job, declared, self._options, config, pool)
+        # The pool calls announce(), once it has accepted the job: the thread that writes the rows of waiting jobs must
+        # never see a job that is refused.
+        if pool.put(thread_job.call, thread_job.announce):
             return job
         if self._options.overflow == "run":
-            waiting.attempt()
+            thread_job.attempt()
             return job
-        why = "its process ends" if pool.closed else f"{pool.room} calls wait for a thread already"
+        why = "its process is exiting" if pool.closed else f"{pool.max_waiting} calls already wait for a thread"
         raise QueueFull(
-            f"{declared.name} was not accepted, {why}: raise SPOOLKIT_THREAD_QUEUE or SPOOLKIT_THREADS, or declare it "
-            'with @thread(overflow="spool")',
-            limit=pool.room,
+            f"a call of {declared.name} was refused because {why}: increase SPOOLKIT_THREAD_QUEUE or SPOOLKIT_THREADS, "
+            'or declare the task with @thread(overflow="spool")',
+            limit=pool.max_waiting,
         )
 
 
-class _Waiting:
-    """A job in the pool, until it is over."""
+class ThreadJob:
+    """A job in the thread pool with all its attempts: its record, its context, and the call that the pool runs."""
 
     def __init__(self, job: Job, declared: Declared, options: ThreadOptions, config: Settings, pool: Pool) -> None:
         self.job = job
         self.store: Store | None = locations.store(config) if options.track else None
-        self.call = Call(self.attempt, declared.name, options.concurrency, subject=self)
+        self.call = Call(self.attempt, declared.name, options.concurrency, tag=self)
         if options.copy_request:
-            function = context.with_request(declared.function, declared.name)
+            function = context.with_request_copy(declared.function, declared.name)
             declared = replace(declared, function=function)
         self._declared = declared
         self._config = config
         self._pool = pool
-        self._context: Context = context.context()
+        self._context: Context = context.copy_caller_context()
         self._context.run(application.choose, application.current())
-        self._number = 0
+        self._attempts = 0
 
-    def noted(self) -> None:
+    def announce(self) -> None:
+        """Have the row of the waiting job written, unless it starts first."""
         if self.store is not None:
             write_behind.here().add(self.store, self.job)
 
-    def unnoted(self) -> None:
+    def withdraw(self) -> None:
+        """The row of this job need no longer be written by the writer of waiting jobs."""
         write_behind.here().discard(self.job)
 
     def attempt(self) -> None:
-        """Run the job once, and have it run again later if it is to."""
-        self._number += 1
-        # Each attempt has its own copy: it must not see what the one before it has set.
+        """Run the job once, and put it into the pool again if its outcome is a retry."""
+        self._attempts += 1
+        # Each attempt has its own copy of the context: it must not see what the previous one has set.
         outcome = self._context.copy().run(self._run)
         if isinstance(outcome, RetryAt) and not self._pool.put_later(outcome.time - clock.now(), self.call):
-            _lose([self], "its process ended before it could be tried again")
+            _lose([self], "its process exited before the next attempt was due")
 
     def _run(self) -> Outcome:
         with log.about(self.job.id, self.job.task):
@@ -115,12 +121,12 @@ class _Waiting:
 
     def _run_here(self) -> Outcome:
         if self.store is None:
-            return runner.attempt_untracked(self.job, self._declared, self._number)
-        place = runner.Place(count=lambda: self._number)
+            return runner.attempt_untracked(self.job, self._declared, self._attempts)
+        place = runner.Place(count=lambda: self._attempts)
         try:
             ended = runner.attempt(self.job, self._declared, place, self.store, self._config)
         finally:
-            self.unnoted()
+            self.withdraw()
         if ended is None:
             return Cancelled(Failure("another process has it"))
         ended.record()
@@ -128,44 +134,46 @@ class _Waiting:
         return ended.outcome
 
 
-_pools: dict[int, Pool] = {}
+_own_pool: PerProcess[Pool] = PerProcess()
+"""The pool of this process. A forked child makes its own: it has none of its parent's threads."""
 
 
 def _pool(config: Settings) -> Pool:
-    """The pool of this process, which the first call makes."""
-    # By pid: uWSGI forks without telling Python, and no thread comes along.
-    pool = _pools.get(os.getpid())
+    """Return the pool of this process; the first call makes it, with the settings of that moment."""
+    pool = _own_pool.peek()
     if pool is None:
         hooks.check_stays()
-        hooks.at_end(drain)
+        hooks.at_end(close_pool)
         if not bridge.directories():
-            # Nobody else makes the directory in which the jobs are recorded.
+            # The jobs are recorded in the spool directory, which nothing else creates in this process.
             with suppress(OSError):
                 files.make_spool_directory(config.spool)
-        pool = _pools.setdefault(os.getpid(), Pool(config.threads, config.thread_queue))
+        pool = _own_pool.get(lambda: Pool(config.threads, config.thread_queue))
     return pool
 
 
-def drain(deadline: clock.Deadline) -> None:
-    """Wait for the jobs there are, up to ``deadline``. What is left is lost, and said to be.
+def close_pool(deadline: clock.Deadline) -> None:
+    """Wait for the thread jobs of this process until ``deadline``; record and log the others as lost.
 
-    A call after that finds a new pool, which is drained in its turn where the process goes on to its end.
+    A later call of a task makes a new pool, which is closed in its turn when the process exits.
     """
-    pool = _pools.get(os.getpid())
+    pool = _own_pool.peek()
     if pool is None:
         return
     if len(pool) and (left := deadline.left):
-        log.warning("process %d ends: %d jobs in threads get %.0f s to finish", os.getpid(), len(pool), left)
-    reason = "its process was asked to go and did not wait any longer"
-    _lose([call.subject for call in pool.drain(deadline)], reason)
-    _pools.pop(os.getpid(), None)
+        text = "process %d is exiting: it waits up to %.0f s for %d thread jobs to finish"
+        log.warning(text, os.getpid(), left, len(pool))
+    reason = "its process was asked to exit, and the job did not finish within the grace period"
+    _lose([call.tag for call in pool.close(deadline)], reason)
+    _own_pool.discard()
 
 
-def _lose(waiting: list[object], reason: str) -> None:
+def _lose(thread_jobs: list[object], reason: str) -> None:
+    """Log the jobs as lost and record it."""
     by_store: dict[Store, list[Job]] = defaultdict(list)
-    for one in waiting:
-        assert isinstance(one, _Waiting)
-        one.unnoted()
+    for one in thread_jobs:
+        assert isinstance(one, ThreadJob)
+        one.withdraw()
         log.error("job %s of %s is lost: %s", one.job.id, one.job.task, reason)
         if one.store is not None:
             by_store[one.store].append(one.job)

@@ -1,4 +1,4 @@
-"""A lock among processes that goes with its process, however that ends."""
+"""Which process of this machine may do something that only one may do at a time: the one that locks a file."""
 
 from __future__ import annotations
 
@@ -9,22 +9,28 @@ from contextlib import contextmanager, suppress
 
 from spoolkit.system import files, log
 
-LOOK_AGAIN = 5.0
-"""Seconds between two tries where the file cannot be made."""
+RETRY_PAUSE = 5.0
+"""Seconds between two attempts to create the lock file."""
 
 
 @contextmanager
 def only_one(path: str, wait: Callable[[float], bool]) -> Iterator[None]:
-    """Within it, this is the only process of the machine that is within it for ``path``; before, wait for that.
+    """Hold an exclusive lock on a file for the ``with`` block; wait for the lock before.
 
-    ``wait`` sleeps some seconds where the file cannot be made, and says whether to give up.
+    The kernel releases the lock when the process ends, however it ends.
+
+    Args:
+        path: The lock file, which is created together with its folder.
+        wait: Called with a number of seconds if the file cannot be created. It sleeps that long and returns whether to
+            give up; then the block runs without a lock.
     """
     fd = _open(path)
-    while fd is None and not wait(LOOK_AGAIN):
+    while fd is None and not wait(RETRY_PAUSE):
         fd = _open(path)
     try:
         if fd is not None:
-            # Not a lock of fcntl(): the kernel takes two threads that wait for each other's processes for a deadlock.
+            # flock(), not fcntl(): a process may hold one such lock and wait in another thread for a second one, while
+            # another process does the reverse. With fcntl() the kernel takes that for a deadlock and raises EDEADLK.
             fcntl.flock(fd, fcntl.LOCK_EX)
         yield
     finally:
@@ -39,5 +45,5 @@ def _open(path: str) -> int | None:
             return files.create(path)
         return files.open_regular(path, os.O_RDWR)
     except OSError as error:
-        log.complain("%s cannot be made, so that nobody can be the only one: %s", path, error)
+        log.complain("the lock file %s cannot be created, so the thread that needs it does not start: %s", path, error)
         return None

@@ -1,4 +1,4 @@
-"""A bounded pool of daemon threads in this process. Knows calls, not jobs."""
+"""Which thread of this process runs a call, and when: a bounded pool of daemon threads. It knows calls, not jobs."""
 
 from __future__ import annotations
 
@@ -15,164 +15,190 @@ from spoolkit.system import clock, log, task_signals
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """Something to be run.
+    """A function to run in the pool."""
 
-    ``run``      what to do; must not raise
-    ``key``      what it belongs to, of which ``at_once`` run at the same time at most (``None``: any number)
-    ``subject``  what its owner knows it by
-    """
-
+    #: Does the work. It must not raise.
     run: Callable[[], None]
+    #: Calls with the same key share the bound ``concurrency``.
     key: str = ""
-    at_once: int | None = None
-    subject: object = None
+    #: How many calls with this key run at the same time, at most; ``None``: any number.
+    concurrency: int | None = None
+    #: By what the caller of :meth:`Pool.close` recognises the call.
+    tag: object = None
 
 
 class Pool:
-    """Runs calls in up to ``threads`` threads, each started when it is needed; ``room`` calls may wait for one."""
+    """Runs calls in a bounded number of threads, each of which starts when it is first needed.
 
-    def __init__(self, threads: int, room: int) -> None:
-        self.room = room
-        self._most = threads
+    Args:
+        max_threads: How many threads there are, at most.
+        max_waiting: How many calls may wait for a thread, for another call with their key, or for their time.
+    """
+
+    def __init__(self, max_threads: int, max_waiting: int) -> None:
+        self.max_waiting = max_waiting
+        self._max_threads = max_threads
         lock = threading.Lock()
         self._work_came = threading.Condition(lock)
         self._work_ended = threading.Condition(lock)
-        # A call that is ready has its key's permission to run and waits for a thread only.
+        # A ready call counts against the bound of its key already, and waits only for a thread.
         self._ready: deque[Call] = deque()
-        self._held: dict[str, deque[Call]] = defaultdict(deque)
+        # A blocked call waits until another call with its key has ended.
+        self._blocked: dict[str, deque[Call]] = defaultdict(deque)
         self._later: list[tuple[float, int, Call]] = []
         self._running: dict[int, Call] = {}
-        self._permitted: Counter[str] = Counter()
+        self._permitted: Counter[str] = Counter()  # calls with a bound, ready or running, by key
         self._threads = self._idle = 0
         self._closed = False
         self._order = itertools.count()
 
-    def put(self, call: Call, accepted: Callable[[], object] = lambda: None) -> bool:
-        """Have ``call`` run; whether there was room for it. If so, ``accepted()`` is called before it starts."""
+    def put(self, call: Call, on_accept: Callable[[], object] = lambda: None) -> bool:
+        """Accept ``call`` if there is room for it.
+
+        Args:
+            call: Runs as soon as a thread is free and the bound of its key allows it.
+            on_accept: Called before ``call`` can start, and only if it is accepted.
+
+        Returns:
+            Whether the call was accepted: ``False`` if too many calls wait, if no thread can be started, or if the
+            pool is closed.
+        """
         with self._work_came:
             if self._closed or not self._has_room(call):
                 return False
-            self._place(call)
+            self._admit(call)
             if self._threads == 0:
                 self._take_back(call)
                 return False
-            accepted()
+            on_accept()
             return True
 
     def put_later(self, delay: float, call: Call) -> bool:
-        """Have ``call``, which was let in before, run ``delay`` seconds from now; not so once the pool is closed."""
+        """Accept ``call`` for another run later, even if the pool is full: it had its place before.
+
+        Args:
+            delay: Seconds from now until the call is ready.
+
+        Returns:
+            Whether the call was accepted: ``False`` if the pool is closed.
+        """
         with self._work_came:
             if self._closed:
                 return False
             heapq.heappush(self._later, (time.monotonic() + delay, next(self._order), call))
-            self._call_a_thread()
+            self._wake_or_start_thread()
             return True
 
     @property
     def closed(self) -> bool:
-        """Whether it takes no more."""
+        """Whether the pool accepts no more calls."""
         return self._closed
 
     def __len__(self) -> int:
-        """How many calls are not over."""
+        """How many accepted calls have not ended."""
         with self._work_came:
-            waiting = len(self._ready) + sum(map(len, self._held.values())) + len(self._later)
-            return waiting + len(self._running)
+            return len(self._ready) + self._blocked_or_later() + len(self._running)
 
-    def drain(self, deadline: clock.Deadline) -> list[Call]:
-        """Wait until all is done, but not beyond ``deadline``, and take no more.
+    def close(self, deadline: clock.Deadline) -> list[Call]:
+        """Wait until all calls have ended, or until ``deadline``; from then on accept none.
 
-        Returns the calls that were not finished. What a call puts here meanwhile is waited for as well.
+        Calls that a running call puts into the pool meanwhile are accepted and waited for as well.
+
+        Returns:
+            The calls that have not ended, those that run first.
         """
         with self._work_ended:
             while self._is_busy(deadline.at) and (left := deadline.left):
                 self._work_ended.wait(min(left, clock.LOOK))
             self._closed = True
-            self._work_came.notify_all()  # the threads that wait end
-            held = itertools.chain.from_iterable(self._held.values())
-            left_over = [*self._running.values(), *self._ready, *held, *(call for _, _, call in sorted(self._later))]
+            self._work_came.notify_all()  # idle threads exit
+            blocked = itertools.chain.from_iterable(self._blocked.values())
+            later = (call for _, _, call in sorted(self._later))
+            left_over = [*self._running.values(), *self._ready, *blocked, *later]
             self._ready.clear()
-            self._held.clear()
+            self._blocked.clear()
             self._later.clear()
         return left_over
 
     def _is_busy(self, deadline: float) -> bool:
-        # What is held waits for something that runs.
+        # A blocked call waits for one that is ready or running, so it need not be counted.
         return bool(self._ready or self._running or (self._later and self._later[0][0] < deadline))
 
     def _has_room(self, call: Call) -> bool:
-        free = self._most - len(self._running)
+        free = self._max_threads - len(self._running)
         if self._may_run(call) and len(self._ready) < free:
             return True
-        waiting = max(0, len(self._ready) - free) + sum(map(len, self._held.values())) + len(self._later)
-        return waiting < self.room
+        return max(0, len(self._ready) - free) + self._blocked_or_later() < self.max_waiting
+
+    def _blocked_or_later(self) -> int:
+        return sum(map(len, self._blocked.values())) + len(self._later)
 
     def _may_run(self, call: Call) -> bool:
-        return call.at_once is None or self._permitted[call.key] < call.at_once
+        return call.concurrency is None or self._permitted[call.key] < call.concurrency
 
-    def _place(self, call: Call) -> None:
+    def _admit(self, call: Call) -> None:
         if self._may_run(call):
-            if call.at_once is not None:
+            if call.concurrency is not None:
                 self._permitted[call.key] += 1
             self._ready.append(call)
-            self._call_a_thread()
+            self._wake_or_start_thread()
         else:
-            self._held[call.key].append(call)
+            self._blocked[call.key].append(call)
 
     def _release(self, call: Call) -> None:
-        if call.at_once is None:
+        if call.concurrency is None:
             return
         self._permitted[call.key] -= 1
-        if held := self._held.get(call.key):
-            self._place(held.popleft())
+        if blocked := self._blocked.get(call.key):
+            self._admit(blocked.popleft())
 
     def _take_back(self, call: Call) -> None:
-        """There is no thread and none can be started: the call is refused."""
+        """Undo :meth:`_admit`: there is no thread, and none can be started."""
         self._ready.remove(call)
-        self._permitted[call.key] -= call.at_once is not None
+        self._permitted[call.key] -= call.concurrency is not None
 
-    def _call_a_thread(self) -> None:
+    def _wake_or_start_thread(self) -> None:
         if self._idle >= len(self._ready) and self._idle:
             self._work_came.notify()
-        elif self._threads < self._most:
-            thread = threading.Thread(target=self._work, name=f"spoolkit-{self._threads + 1}", daemon=True)
+        elif self._threads < self._max_threads:
+            thread = threading.Thread(target=self._run_thread, name=f"spoolkit-{self._threads + 1}", daemon=True)
             try:
                 thread.start()
             except RuntimeError:
-                # The system's limit is reached, or Python ends, which in 3.12 starts no thread then.
+                # The system's limit is reached, or Python is exiting: from 3.12 on it starts no thread then.
                 return
             self._threads += 1
 
-    def _work(self) -> None:
-        # A signal that ends the process is for the main thread: handled here, the end would not wait for anybody. Not
-        # while a call runs: a process that it starts would inherit that, and could not be told to end.
+    def _run_thread(self) -> None:
+        # Block the signals that end the process: handled in this thread, they would end it without a wait for the jobs.
+        # Unblock them while a call runs: a subprocess that it starts inherits the mask, and could not be stopped.
         task_signals.leave_to_main_thread()
-        while (call := self._next()) is not None:
-            # Not as it was before: this thread may have been started by one that had blocked them.
+        while (call := self._next_call()) is not None:
+            # Unblock, instead of restoring the mask: the thread that started this one may have had them blocked.
             task_signals.leave_to_main_thread(False)
             try:
                 call.run()
             except BaseException:
-                log.exception("a call of the pool raised")
+                log.exception("a function in the thread pool raised an exception; the thread goes on with the next one")
             task_signals.leave_to_main_thread()
             with self._work_ended:
                 del self._running[threading.get_ident()]
                 self._release(call)
                 self._work_ended.notify_all()
-            del call  # or its arguments would live until the next one comes
+            del call  # otherwise its arguments would live until the next call comes
 
-    def _next(self) -> Call | None:
-        """The next call to run, once there is one; ``None`` where there will be none."""
+    def _next_call(self) -> Call | None:
+        """Wait for the next call to run; ``None`` once the pool is closed."""
         with self._work_came:
             while not self._closed:
                 now = time.monotonic()
                 while self._later and self._later[0][0] <= now:
-                    self._place(heapq.heappop(self._later)[2])
+                    self._admit(heapq.heappop(self._later)[2])
                 if self._ready:
                     call = self._ready.popleft()
                     self._running[threading.get_ident()] = call
                     if self._later:
-                        self._call_a_thread()  # somebody has to be there when its time comes
+                        self._wake_or_start_thread()  # a thread must be there when the later call is due
                     return call
                 self._idle += 1
                 self._work_came.wait(self._later[0][0] - now if self._later else None)
