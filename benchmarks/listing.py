@@ -22,7 +22,7 @@ from spoolkit.admin import lookup, stats
 from spoolkit.api import jobs_blueprint
 from spoolkit.cli import watch
 from spoolkit.encoding import packet
-from spoolkit.job import Job, State
+from spoolkit.job import JobSpec, State
 from spoolkit.spooldir import spoolfile
 from spoolkit.store import locations, retention
 
@@ -33,7 +33,7 @@ def fill(directory: str, jobs: int) -> None:
     for number in range(jobs):
         at = now - (jobs - number) / 1000
         id, task = f"{int(at * 1e9):016x}{secrets.token_hex(8)}", f"tasks.number_{number % 7}"
-        job = Job(id, task, (number,), enqueued_at=at, run_at=now + 86400)
+        job = JobSpec(id, task, (number,), enqueued_at=at, run_at=now + 86400)
         spoolfile.write(directory, id, packet.dump(packet.pack(job, max_body=1000)), run_at=now + 86400)
         rows.append((f"{int(at * 1e9) + 1:016x}{secrets.token_hex(8)}", task, at, at, at + 0.1))
     with locations.store().transaction() as db:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from spoolkit.job import Job
+from spoolkit.job import AnyJob
 from spoolkit.registry import Declared
 
 
@@ -13,7 +13,7 @@ class Engine(Protocol):
 
     name: str
 
-    def submit(self, job: Job, declared: Declared) -> Job:
+    def submit(self, job: AnyJob, declared: Declared) -> AnyJob:
         """Accept ``job``, a call of the task ``declared``, to run once after ``job.run_at``.
 
         When this returns, the job is accepted; when it raises, nothing was. Returns the job as it was accepted: another

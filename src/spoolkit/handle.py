@@ -25,7 +25,7 @@ from spoolkit.store import locations
 R = TypeVar("R", covariant=True)  # a result is only ever read
 
 
-class Job(job.Job, Generic[R]):
+class Job(job.JobSpec, Generic[R]):
     """One call of a task that returns an ``R``. What it holds was true when it was made.
 
     Each question below is answered as of now, and raises :class:`~spoolkit.errors.UnknownJobError` once the job's
@@ -33,7 +33,7 @@ class Job(job.Job, Generic[R]):
     """
 
     def __eq__(self, other: object) -> bool:
-        return self.id == other.id if isinstance(other, job.Job) else NotImplemented
+        return self.id == other.id if isinstance(other, job.JobSpec) else NotImplemented
 
     def __hash__(self) -> int:
         return hash(self.id)
@@ -52,7 +52,7 @@ class Job(job.Job, Generic[R]):
         )
 
     @classmethod
-    def of(cls, made: job.Job) -> Job[R]:
+    def of(cls, made: job.JobSpec) -> Job[R]:
         """The handle of a job that was just made."""
         return cls(**{field.name: getattr(made, field.name) for field in fields(made)})
 

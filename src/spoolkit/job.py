@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import IntEnum, StrEnum
-from typing import Literal
+from typing import Literal, TypeVar
 
 from spoolkit.system import clock
 
@@ -75,7 +75,7 @@ def first_id(time: float) -> str:
 
 
 @dataclass(frozen=True)
-class Job:
+class JobSpec:
     """One call of a task, frozen when it was made.
 
     ``id``           32 hex digits; sorts by time
@@ -104,6 +104,10 @@ class Job:
     def has_file(self) -> bool:
         """Whether a file in a spool directory carries the job; otherwise it exists in one process only."""
         return _has_file(self.engine)
+
+
+AnyJob = TypeVar("AnyJob", bound=JobSpec)
+"""A :class:`JobSpec` or one of its subclasses, the same one as that of the argument."""
 
 
 Backoff = float | Callable[[int], float | timedelta]

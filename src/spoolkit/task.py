@@ -15,7 +15,6 @@ from spoolkit.engine import Engine
 from spoolkit.errors import ArgumentError, ArgumentTypeError, DecodeError, QueueFull, SignatureError, shown
 from spoolkit.handle import Job
 from spoolkit.job import Backoff, TaskOptions, new_id
-from spoolkit.job import Job as EnqueuedJob
 from spoolkit.lifecycle import hooks
 from spoolkit.options import Errors, check_names, task_options, thread_options
 from spoolkit.spooling import engine as spool_engine
@@ -72,9 +71,9 @@ class Task(Generic[P, R]):
     def _submit(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], at: object = None, delay: object = None, **where: Any
     ) -> Job[R]:
-        return Job.of(self._enqueue(self._job(args, kwargs, self._engine.name, at, delay, **where)))
+        return self._enqueue(self._job(args, kwargs, self._engine.name, at, delay, **where))
 
-    def _enqueue(self, job: EnqueuedJob) -> EnqueuedJob:
+    def _enqueue(self, job: Job[R]) -> Job[R]:
         return self._engine.submit(job, self.declared)
 
     def _job(
@@ -214,7 +213,7 @@ class ThreadTask(Task[P, R]):
         super().__init__(function, engine, options, name, aliases)
         self._overflow_engine = overflow_engine
 
-    def _enqueue(self, job: EnqueuedJob) -> EnqueuedJob:
+    def _enqueue(self, job: Job[R]) -> Job[R]:
         overflow = self._overflow_engine
         try:
             return super()._enqueue(job)

@@ -9,7 +9,7 @@ from pathlib import Path
 from uwsgi_server import wait_until
 
 from spoolkit.encoding import codec, packet
-from spoolkit.job import Job, new_id
+from spoolkit.job import JobSpec, new_id
 from spoolkit.spooldir import dead, spoolfile
 
 from .conftest import StartSite
@@ -107,7 +107,7 @@ def test_undecodable_files_that_come_while_it_runs(start_site: StartSite) -> Non
 
 def test_a_job_set_aside_runs_when_it_is_moved_back(start_site: StartSite) -> None:
     site = start_site()
-    job = Job(id=new_id(), task="site_tasks.note", args=("back",), enqueued_at=1.0)
+    job = JobSpec(id=new_id(), task="site_tasks.note", args=("back",), enqueued_at=1.0)
     data = packet.dump(packet.pack(job, max_body=1000))
     path = spoolfile.write(str(site.spool / ".."), job.id, data)
     moved = dead.quarantine(path, str(site.spool), reason="by hand")

@@ -331,7 +331,7 @@ def ends_itself() -> str:
 
 def test_by_force_no_process_is_ended_that_does_more(directory: str, tmp_path: Path) -> None:
     """A thread's job, of a process that serves requests."""
-    plain = plain_job.Job(id=plain_job.new_id(), task="tasks.some", engine="thread")
+    plain = plain_job.JobSpec(id=plain_job.new_id(), task="tasks.some", engine="thread")
     with child(lambda: locations.store().claim(plain, file=None, still_there=lambda: True, max_attempts=1)) as pid:
         assert lookup.find(plain.id).pid == pid
         with pytest.raises(JobStateError, match="does more than this job"):

@@ -12,7 +12,7 @@ from flask import Flask, current_app
 
 from spoolkit import SpoolKit, application, spool, thread
 from spoolkit.encoding import packet
-from spoolkit.job import Job
+from spoolkit.job import JobSpec
 from spoolkit.spooling.standalone import Spooler
 
 ran_in: list[str] = []
@@ -86,7 +86,7 @@ def test_one_application_alone_is_not_named(tmp_path: Path) -> None:
 
 
 def test_the_name_crosses_and_an_older_packet_has_none() -> None:
-    job = Job("0" * 32, "tasks.greet", enqueued_at=1.0, app="shop")
+    job = JobSpec("0" * 32, "tasks.greet", enqueued_at=1.0, app="shop")
     assert packet.unpack(packet.pack(job, max_body=1000)) == job
     fields, body = packet.pack(job, max_body=1000)
     assert packet.unpack(packet.Packet({k: v for k, v in fields.items() if k != b"app"}, body)).app is None

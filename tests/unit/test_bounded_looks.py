@@ -20,7 +20,7 @@ from spoolkit.doctor import directory as directory_checks
 from spoolkit.doctor import machine
 from spoolkit.doctor.examine import examine
 from spoolkit.encoding import packet
-from spoolkit.job import Job, State, new_id
+from spoolkit.job import JobSpec, State, new_id
 from spoolkit.spooldir import dead, spoolfile
 from spoolkit.store import locations
 
@@ -206,7 +206,7 @@ def test_doctor_examines_so_many_files_and_says_so(
     monkeypatch.setattr(machine, "open_regular", lambda path: (opened.append(path), opening(path))[1])
     for number in range(MANY):
         id = new_id()
-        data = packet.dump(packet.pack(Job(id, "tasks.x", (number,)), max_body=1000))
+        data = packet.dump(packet.pack(JobSpec(id, "tasks.x", (number,)), max_body=1000))
         spoolfile.write(directory, id, data, run_at=1.0)
     found = {one.check: one for one in examine(directory, store=locations.store().path)}
     assert f"{directory} holds more than 10 files" in found["many-files"].problem

@@ -10,7 +10,7 @@ import pytest
 
 from spoolkit import ArgumentTypeError, DecodeError, StoreUnavailableError, TooLargeError, current_job, spool
 from spoolkit.attempt.current_job import CurrentJob, running
-from spoolkit.job import Job
+from spoolkit.job import JobSpec
 from spoolkit.spooldir import checkpoints as kept
 from spoolkit.spooldir.checkpoints import Checkpoint
 from spoolkit.store import retention
@@ -110,10 +110,10 @@ def test_checkpoints_of_jobs_that_are_over_are_swept(tmp_path: Path) -> None:
     for id in (done, waiting, unknown, old):
         Checkpoint(str(tmp_path), id).store(1)
     for id in (done, waiting):
-        store.claim(Job(id=id, task="t"), file=None, still_there=lambda: True, max_attempts=1)
+        store.claim(JobSpec(id=id, task="t"), file=None, still_there=lambda: True, max_attempts=1)
     from spoolkit.job import Done
 
-    store.finish(Job(id=done, task="t"), 1, Done())
+    store.finish(JobSpec(id=done, task="t"), 1, Done())
     long_ago = time.time() - 2 * retention.FORGOTTEN
     os.utime(tmp_path / kept.FOLDER / old, (long_ago, long_ago))
     retention.sweep(store)

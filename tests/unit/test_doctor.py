@@ -31,7 +31,7 @@ from spoolkit.doctor.examine import examine
 from spoolkit.doctor.findings import Finding
 from spoolkit.doctor.spoolers import stranded
 from spoolkit.encoding import packet
-from spoolkit.job import Job, new_id
+from spoolkit.job import JobSpec, new_id
 from spoolkit.spooldir import dead, spoolers, spoolfile
 from spoolkit.spooldir.spoolfile import PREFIX, TEMPORARY
 from spoolkit.store.transitions import Store
@@ -85,7 +85,7 @@ class Site:
         """The file of a job that has been due for so many seconds."""
         place = self.spool / folder
         place.mkdir(mode=0o700, exist_ok=True)
-        job = Job(id=new_id(), task="tasks.some", enqueued_at=1.0)
+        job = JobSpec(id=new_id(), task="tasks.some", enqueued_at=1.0)
         content = packet.dump(packet.pack(job, max_body=1000)) if data is None else data
         return Path(spoolfile.write(str(place), name or job.id, content, run_at=time.time() - due))
 
@@ -158,7 +158,7 @@ def counts(finding: Finding, site: Site) -> list[int]:
 def test_a_healthy_directory_has_no_findings(site: Site) -> None:
     store = Store(str(site.store))
     store.note("0" * 32, "looked at")
-    store.claim(Job(id="1" * 32, task="tasks.some"), file=None, still_there=lambda: True, max_attempts=1)
+    store.claim(JobSpec(id="1" * 32, task="tasks.some"), file=None, still_there=lambda: True, max_attempts=1)
     site.job(due=0)
     site.job(due=-1000)
     (site.spool / "README").write_text("a note of ours")
@@ -851,7 +851,7 @@ def test_a_disk_that_is_nearly_full_is_found(site: Site, options: str, says: str
 def made(path: Path) -> Store:
     store = Store(str(path))
     for number in range(100):
-        job = Job(id=f"{number:032}", task="tasks.some")
+        job = JobSpec(id=f"{number:032}", task="tasks.some")
         store.claim(job, file=None, still_there=lambda: True, max_attempts=1, arguments=b"x" * 3000)
     return store
 

@@ -160,7 +160,7 @@ def test_the_job_is_returned_as_it_was_accepted(engine: Engine, work: Callable[[
 
 def test_a_job_is_recorded(engine: Engine, end: Callable[[Job], Job]) -> None:
     job = a_job(engine, "hello")
-    end(Job.of(engine.submit(job, DECLARED)))
+    end(engine.submit(job, DECLARED))
     status = job.status
     assert (status.state, status.engine, status.task, status.attempt) == (State.DONE, engine.name, DECLARED.name, 1)
     assert status.enqueued_at == 1.0

@@ -317,7 +317,7 @@ def test_the_tasks_own_reason_is_told(work: Callable[[], None], task: Any, says:
 
 
 def test_a_job_that_cannot_run_is_dead_without_a_traceback(work: Callable[[], None], directory: str) -> None:
-    unknown = made.Job(id=new_id(), task="tasks.none", enqueued_at=1.0)
+    unknown = made.JobSpec(id=new_id(), task="tasks.none", enqueued_at=1.0)
     spoolfile.write(directory, unknown.id, packet.dump(packet.pack(unknown, max_body=1000)))
     work()
     error = error_of(Job.get(unknown.id), JobFailedError)
@@ -348,7 +348,7 @@ def test_a_job_whose_file_is_gone_is_lost(work: Callable[[], None], directory: s
 
 def test_a_handle_is_the_job_that_was_made(directory: str) -> None:
     job = gives_back.using(delay=1000, priority=7)([1])
-    plain = made.Job(**{field.name: getattr(job, field.name) for field in fields(made.Job)})
+    plain = made.JobSpec(**{field.name: getattr(job, field.name) for field in fields(made.JobSpec)})
     assert vars(Job.of(plain)) == vars(job)
     assert (job.args, job.priority, job.task) == (([1],), 7, gives_back.name)
 

@@ -12,7 +12,7 @@ import pytest
 
 from spoolkit import StoreUnavailableError
 from spoolkit.attempt import runner
-from spoolkit.job import Job, TaskOptions
+from spoolkit.job import JobSpec, TaskOptions
 from spoolkit.registry import Declared
 from spoolkit.settings import Settings
 from spoolkit.spooling import engine
@@ -36,8 +36,8 @@ class Running:
 
     def __init__(self, store: Store) -> None:
         code = (
-            "import sys, time; from spoolkit.store.transitions import Store; from spoolkit.job import Job\n"
-            "Store(sys.argv[1]).claim(Job(id=sys.argv[2], task='t'), file='f', still_there=lambda: True, "
+            "import sys, time; from spoolkit.store.transitions import Store; from spoolkit.job import JobSpec\n"
+            "Store(sys.argv[1]).claim(JobSpec(id=sys.argv[2], task='t'), file='f', still_there=lambda: True, "
             "max_attempts=1)\n"
             "print('claimed', flush=True); time.sleep(60)"
         )
@@ -80,7 +80,7 @@ def test_of_a_dead_process_nothing_is_said(store: Store, running: Running) -> No
 
 
 def claim(store: Store) -> object:
-    return store.claim(Job(id=ID, task="t"), file="f", still_there=lambda: True, max_attempts=1)
+    return store.claim(JobSpec(id=ID, task="t"), file="f", still_there=lambda: True, max_attempts=1)
 
 
 def test_a_mark_stays_until_the_store_knows_of_the_stop(
@@ -93,7 +93,7 @@ def test_a_mark_stays_until_the_store_knows_of_the_stop(
         raise StoreUnavailableError("locked", path=store.path)
 
     def run() -> runner.Ended | None:
-        job, place = Job(id=ID, task="t"), runner.Place(file="f", count=lambda: 2)
+        job, place = JobSpec(id=ID, task="t"), runner.Place(file="f", count=lambda: 2)
         return runner.attempt(job, declared, place, store, Settings(store.folder))
 
     declared = Declared("t", lambda: None, TaskOptions())

@@ -37,7 +37,7 @@ from spoolkit import StoreUnavailableError, application
 from spoolkit.admin import actions, lookup
 from spoolkit.encoding import packet
 from spoolkit.errors import JobStateError, UnknownJobError
-from spoolkit.job import Job, State
+from spoolkit.job import JobSpec, State
 from spoolkit.settings import Settings
 from spoolkit.spooldir import dead, spoolfile
 from spoolkit.spooldir.spoolfile import PREFIX
@@ -126,11 +126,11 @@ class World:
             if name.startswith(locations.STORE):
                 os.rename(os.path.join(source, name), os.path.join(target, name))
 
-    def submit(self, number: int, task: str, plan: list[str], delay: float | None) -> Job:
+    def submit(self, number: int, task: str, plan: list[str], delay: float | None) -> JobSpec:
         """The job that is to be submitted. Its id follows from the number: the same plan gives the same files."""
         run_at = None if delay is None else self.now + delay
         declared = TASKS[task]
-        return Job(f"{number:032x}", declared.name, (plan,), enqueued_at=self.now, run_at=run_at)
+        return JobSpec(f"{number:032x}", declared.name, (plan,), enqueued_at=self.now, run_at=run_at)
 
     def starts(self, id: str) -> int:
         return sum(line[:2] == ["start", id] for line in life_tasks.read())
@@ -439,11 +439,11 @@ class Life(RuleBasedStateMachine):
 
     # Within.
 
-    def _next(self, task: str, plan: list[str], delay: float | None) -> Job:
+    def _next(self, task: str, plan: list[str], delay: float | None) -> JobSpec:
         self.number += 1
         return self.world.submit(self.number, task, plan, delay)
 
-    def _accepted(self, job: Job, task: str, plan: list[str]) -> str:
+    def _accepted(self, job: JobSpec, task: str, plan: list[str]) -> str:
         self.known[job.id] = Known(task, plan, job.run_at or 0.0)
         return job.id
 

@@ -235,7 +235,7 @@ def test_a_job_that_should_wait_but_has_no_file_is_lost(directory: str, work: Ca
 
 
 def test_a_job_that_ran_while_the_store_could_not_be_told_is_done(directory: str) -> None:
-    plain = job.Job(id=new_id(), task=ends.name)
+    plain = job.JobSpec(id=new_id(), task=ends.name)
     locations.store().claim(plain, file="uwsgi_spoolfile_on_x", still_there=lambda: True, max_attempts=3)
     found = lookup.find(plain.id)
     assert (found.state, found.result) == (State.DONE, None)
@@ -251,7 +251,7 @@ def test_a_file_that_was_settled_while_the_store_could_not_be_told_waits(directo
 
 
 def test_a_job_of_a_thread_has_no_file(directory: str) -> None:
-    plain = job.Job(id=new_id(), task="tasks.some", engine="thread")
+    plain = job.JobSpec(id=new_id(), task="tasks.some", engine="thread")
     store = locations.store()
     store.claim(plain, file=None, still_there=lambda: True, max_attempts=1)
     assert lookup.find(plain.id).state is State.RUNNING
@@ -369,7 +369,7 @@ def test_a_limit_is_of_those_that_fit(directory: str, work: Callable[[], None]) 
 
 def test_what_waits_after_a_crash_counts_as_retrying_and_not_as_running(directory: str) -> None:
     pid = os.fork()
-    plain = job.Job(id="1" * 32, task=ends.name)
+    plain = job.JobSpec(id="1" * 32, task=ends.name)
     if not pid:
         path = spoolfile.write(directory, plain.id, packet.dump(packet.pack(plain, max_body=100)))
         locations.store().claim(plain, file=os.path.basename(path), still_there=lambda: True, max_attempts=3)
@@ -387,7 +387,7 @@ def test_files_of_other_libraries_are_no_jobs(directory: str) -> None:
 
 def test_of_many_jobs_those_that_are_recorded_are_told_once(directory: str) -> None:
     store = locations.store()
-    plain = [job.Job(id=f"{number:032x}", task="tasks.some") for number in range(1, 603)]
+    plain = [job.JobSpec(id=f"{number:032x}", task="tasks.some") for number in range(1, 603)]
     for made in plain:
         spoolfile.write(directory, made.id, packet.dump(packet.pack(made, max_body=100)))
     for made in plain[:600:2]:
@@ -402,7 +402,7 @@ def test_two_directories_are_looked_into(directory: str, tmp_path: Path, monkeyp
     here = ends.using(delay=1000)("x")
     other = tmp_path / "other"
     other.mkdir()
-    there = job.Job(id=new_id(), task="tasks.some")
+    there = job.JobSpec(id=new_id(), task="tasks.some")
     spoolfile.write(str(other), there.id, packet.dump(packet.pack(there, max_body=100)))
     monkeypatch.setattr(bridge, "directories", lambda: [str(other)])
     assert [status.id for status in lookup.jobs()] == [there.id, here.id]
@@ -428,7 +428,7 @@ def test_large_arguments_are_read_as_long_as_the_file_is_there(directory: str) -
 
 
 def test_arguments_that_cannot_be_read_are_left_out(directory: str) -> None:
-    plain = job.Job(id=new_id(), task="tasks.some")
+    plain = job.JobSpec(id=new_id(), task="tasks.some")
     whole = packet.pack(plain, max_body=100)
     fields = {**whole.fields, packet.CALL: b'{"$of": "a later version"}'}
     spoolfile.write(directory, plain.id, packet.dump(packet.Packet(fields)))
@@ -450,7 +450,7 @@ def test_details_have_attempts_and_events_in_order(directory: str, work: Callabl
 
 
 def test_the_state_of_a_dead_record_without_a_file_is_dead(directory: str) -> None:
-    plain = job.Job(id=new_id(), task="tasks.some")
+    plain = job.JobSpec(id=new_id(), task="tasks.some")
     store = locations.store()
     store.claim(plain, file="x", still_there=lambda: True, max_attempts=1)
     store.finish(plain, 1, Dead(Failure("x")))

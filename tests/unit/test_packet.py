@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from spoolkit.encoding import packet
 from spoolkit.encoding.packet import LIMIT, Packet
 from spoolkit.errors import DecodeError, TooLargeError
-from spoolkit.job import Job, new_id
+from spoolkit.job import JobSpec, new_id
 
 text = st.text(st.characters(codec="utf-8"))
 ids = st.text("0123456789abcdef", min_size=32, max_size=32)
@@ -27,7 +27,7 @@ values = st.recursive(
     max_leaves=8,
 )
 jobs = st.builds(
-    Job,
+    JobSpec,
     id=ids,
     task=text,
     args=st.lists(values, max_size=4).map(tuple),
@@ -39,21 +39,21 @@ jobs = st.builds(
 )
 
 
-def there_and_back(job: Job) -> Job:
+def there_and_back(job: JobSpec) -> JobSpec:
     return packet.unpack(packet.load(packet.dump(packet.pack(job, max_body=10**7))))
 
 
-def a_job(**given: Any) -> Job:
-    return Job(**{"id": new_id(), "task": "tasks.one", "enqueued_at": 1.5, **given})
+def a_job(**given: Any) -> JobSpec:
+    return JobSpec(**{"id": new_id(), "task": "tasks.one", "enqueued_at": 1.5, **given})
 
 
 @given(jobs)
-def test_a_job_comes_back(job: Job) -> None:
+def test_a_job_comes_back(job: JobSpec) -> None:
     assert there_and_back(job) == job
 
 
 @given(jobs, st.sampled_from(["task", "queue"]), st.integers(LIMIT - 400, LIMIT + 400))
-def test_no_name_or_path_takes_the_packet_over_the_limit(job: Job, field: str, length: int) -> None:
+def test_no_name_or_path_takes_the_packet_over_the_limit(job: JobSpec, field: str, length: int) -> None:
     job = replace(job, **{field: "n" * length})
     with contextlib.suppress(TooLargeError):
         packed = packet.pack(job, max_body=10**7)
@@ -166,7 +166,7 @@ def test_any_bytes_give_a_packet_or_our_error(data: bytes) -> None:
 
 
 @given(jobs, st.data())
-def test_damaged_bytes_give_a_job_or_our_error(job: Job, draw: st.DataObject) -> None:
+def test_damaged_bytes_give_a_job_or_our_error(job: JobSpec, draw: st.DataObject) -> None:
     data = bytearray(packet.dump(packet.pack(job, max_body=10**7)))
     for _ in range(draw.draw(st.integers(1, 3))):
         data[draw.draw(st.integers(0, len(data) - 1))] = draw.draw(st.integers(0, 255))

@@ -88,7 +88,7 @@ def test_the_oldest_due_job_tells_how_late_it_is(directory: str, work: Callable[
 
 
 def test_a_job_that_runs_is_not_late(directory: str) -> None:
-    plain = job.Job(id=new_id(), task="tasks.some")
+    plain = job.JobSpec(id=new_id(), task="tasks.some")
     path = spoolfile.write(directory, plain.id, b"x")
     due(path, 70)
     assert stats.gather().oldest_due is not None

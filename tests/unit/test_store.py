@@ -29,7 +29,7 @@ from spoolkit.job import (
     Dead,
     Done,
     Failure,
-    Job,
+    JobSpec,
     Outcome,
     Progress,
     RetryAt,
@@ -69,11 +69,11 @@ LEFT = (Progress(1, 3, "parts"), "its last words")
 """What an attempt leaves behind whose process is killed."""
 
 
-def a_job(number: int = 1, **given: Any) -> Job:
-    return Job(**{"id": f"{number:032x}", "task": "tasks.one", "enqueued_at": 10.0, **given})
+def a_job(number: int = 1, **given: Any) -> JobSpec:
+    return JobSpec(**{"id": f"{number:032x}", "task": "tasks.one", "enqueued_at": 10.0, **given})
 
 
-def claim(store: Store, job: Job | None = None, **given: Any) -> Any:
+def claim(store: Store, job: JobSpec | None = None, **given: Any) -> Any:
     return store.claim(job or a_job(), **{"file": "first", "still_there": lambda: True, "max_attempts": 3, **given})
 
 
@@ -906,9 +906,9 @@ def test_who_comes_late_to_a_new_file_leaves_its_log_alone(boxed: Store) -> None
     start(boxed)
     away(boxed.path)
     code = (
-        "import sys; from spoolkit.job import Job; from spoolkit.store.transitions import Store; "
+        "import sys; from spoolkit.job import JobSpec; from spoolkit.store.transitions import Store; "
         "store = Store(sys.argv[1]);"
-        "give = lambda n: store.claim(Job(f'{n:032x}', 't'), file='f', still_there=lambda: True, max_attempts=3);"
+        "give = lambda n: store.claim(JobSpec(f'{n:032x}', 't'), file='f', still_there=lambda: True, max_attempts=3);"
         "give(2); print(flush=True); sys.stdin.readline(); give(3)"
     )
     with subprocess.Popen(

@@ -11,7 +11,7 @@ from itertools import count, islice
 from typing import Any, TypeVar
 
 from spoolkit.errors import ArgumentTypeError, JobCancelled, NoCurrentJobError, shown
-from spoolkit.job import Job, Progress
+from spoolkit.job import JobSpec, Progress
 from spoolkit.spooldir.checkpoints import Checkpoint
 from spoolkit.spooldir.running import Recorder
 
@@ -22,7 +22,7 @@ NOTE_LIMIT = 800
 
 
 @dataclass(frozen=True)
-class CurrentJob(Job):
+class CurrentJob(JobSpec):
     """The job that is running here, as its task sees it.
 
     ``attempt``       which run of the job this is, from 1

@@ -6,14 +6,14 @@ import os
 import time
 from collections.abc import Callable, Iterable
 
-from spoolkit.job import Cancelled, Dead, Done, Job, Outcome, RetryAt
+from spoolkit.job import Cancelled, Dead, Done, JobSpec, Outcome, RetryAt
 from spoolkit.system import clock, log
 
 MESSAGE = 1000
 """Characters of an error's message that a line has at most: the traceback has it whole."""
 
 
-def started(job: Job, attempt: int, most: int, *, tracked: bool = True) -> float:
+def started(job: JobSpec, attempt: int, most: int, *, tracked: bool = True) -> float:
     """Log that an attempt starts; returns the time, on the monotonic clock."""
     text = "job %s of %s starts: attempt %d of %d, in process %d"
     _usual(tracked)(text, job.id, job.task, attempt, most, os.getpid())
@@ -26,7 +26,7 @@ def took(attempt: int, most: int, began: float) -> str:
 
 
 def ended(
-    job: Job, outcome: Outcome, error: BaseException | None = None, attempt: str = "", *, tracked: bool = True
+    job: JobSpec, outcome: Outcome, error: BaseException | None = None, attempt: str = "", *, tracked: bool = True
 ) -> None:
     """Log the outcome of an attempt, with the traceback of ``error``, or with the one that its failure has."""
     match outcome:
@@ -49,13 +49,13 @@ def _usual(tracked: bool) -> Callable[..., None]:
     return log.info if tracked else log.debug
 
 
-def threads_left(job: Job, names: list[str]) -> None:
+def threads_left(job: JobSpec, names: list[str]) -> None:
     """Log that threads run on after the job."""
     text = "job %s of %s left threads behind, which run on in process %d beside the next job: %s"
     log.info(text, job.id, job.task, os.getpid(), ", ".join(names[:10]))
 
 
-def damaged(job: Job, reasons: Iterable[str]) -> None:
+def damaged(job: JobSpec, reasons: Iterable[str]) -> None:
     """Log that ``job`` has damaged this process, which is not ours to end."""
     text = "job %s of %s damaged process %d, which it shares with others: %s; restart that process"
     log.error(text, job.id, job.task, os.getpid(), "; ".join(reasons))

@@ -15,7 +15,7 @@ from spoolkit.attempt import calling, job_log, output, process_state, retry, tim
 from spoolkit.attempt.current_job import CurrentJob, running
 from spoolkit.encoding import codec
 from spoolkit.errors import ArgumentError, StoreUnavailableError
-from spoolkit.job import Cancelled, Dead, Done, Failure, Job, Outcome, RetryAt, TaskOptions
+from spoolkit.job import Cancelled, Dead, Done, Failure, JobSpec, Outcome, RetryAt, TaskOptions
 from spoolkit.registry import Declared
 from spoolkit.settings import Settings
 from spoolkit.spooldir import checkpoints, waiting
@@ -63,7 +63,7 @@ class Ended:
 
 
 def attempt(
-    job: Job, declared: Declared, place: Place, store: Store, config: Settings, arguments: bytes | None = None
+    job: JobSpec, declared: Declared, place: Place, store: Store, config: Settings, arguments: bytes | None = None
 ) -> Ended | None:
     """Run ``job`` once, if it may, and say what follows; ``None`` where another process is at it. Never raises.
 
@@ -115,7 +115,7 @@ def _nobody(pid: int) -> None:
     """The process is dead."""
 
 
-def attempt_untracked(job: Job, declared: Declared, number: int = 1) -> Outcome:
+def attempt_untracked(job: JobSpec, declared: Declared, number: int = 1) -> Outcome:
     """Run ``job`` for the ``number``-th time, without a record of it, and say what follows. Never raises."""
     options = declared.options
     current = CurrentJob(**vars(job), attempt=number, max_attempts=options.attempts)
@@ -133,7 +133,7 @@ def attempt_untracked(job: Job, declared: Declared, number: int = 1) -> Outcome:
     return outcome
 
 
-def refuse(job: Job, outcome: Outcome, place: Place, store: Store) -> None:
+def refuse(job: JobSpec, outcome: Outcome, place: Place, store: Store) -> None:
     """Record a job as dead that has no attempt to be recorded with. Never raises."""
     if isinstance(outcome, Dead):
         _recorded(lambda: store.refuse(job, outcome.failure, file=place.file))
@@ -141,7 +141,7 @@ def refuse(job: Job, outcome: Outcome, place: Place, store: Store) -> None:
 
 
 def _run(
-    job: Job, declared: Declared, start: Granted, place: Place, store: Store | None, folder: str, config: Settings
+    job: JobSpec, declared: Declared, start: Granted, place: Place, store: Store | None, folder: str, config: Settings
 ) -> Ended:
     options = declared.options
     show = Recorder(folder, job.id)
@@ -206,7 +206,7 @@ def _decided(options: TaskOptions, attempt: int, returned: object, error: BaseEx
         return retry.after_failure(options, attempt, failure, now=now, jitter=jitter)
 
 
-def _after_crash(job: Job, declared: Declared, crash: PreviousCrashed, store: Store) -> Ended:
+def _after_crash(job: JobSpec, declared: Declared, crash: PreviousCrashed, store: Store) -> Ended:
     progress, left = recorder.look(store.folder, job.id)
     failure = _what_killed(crash, left, limited=declared.options.timeout is not None)
     now, jitter = clock.now(), random.random()  # noqa: S311 - as above
@@ -239,7 +239,7 @@ def _what_killed(crash: PreviousCrashed, left: str, *, limited: bool) -> Failure
 
 
 def _end(
-    job: Job, number: int, outcome: Outcome, show: Recorder, store: Store | None, folder: str, config: Settings
+    job: JobSpec, number: int, outcome: Outcome, show: Recorder, store: Store | None, folder: str, config: Settings
 ) -> None:
     """Write down how the attempt ended."""
     result = _result(outcome, config.max_result) if isinstance(outcome, Done) else None
@@ -252,7 +252,7 @@ def _end(
     _announce(job, outcome, folder)
 
 
-def _announce(job: Job, outcome: Outcome, folder: str) -> None:
+def _announce(job: JobSpec, outcome: Outcome, folder: str) -> None:
     if not isinstance(outcome, RetryAt):
         waiting.announce(folder, job.id)
 
@@ -269,7 +269,7 @@ def _result(done: Done, limit: int) -> Result:
     return Result(data)
 
 
-def _logged(job: Job, outcome: Outcome, record: Callable[[], None] = lambda: None) -> Ended:
+def _logged(job: JobSpec, outcome: Outcome, record: Callable[[], None] = lambda: None) -> Ended:
     job_log.ended(job, outcome)
     return Ended(outcome, record, logged=True)
 

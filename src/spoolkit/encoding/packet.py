@@ -1,4 +1,4 @@
-"""Job <-> uWSGI's packet <-> the bytes of a spool file. Pure.
+"""A job <-> uWSGI's packet <-> the bytes of a spool file. Pure.
 
 A spool file is a header (``17``, the packet's length as uint16, ``0``), the packet (keys and values, each behind its
 length as uint16) and a body, whatever follows (core/spooler.c, core/protocol.c of uWSGI 2.0.31).
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from spoolkit.encoding import codec
 from spoolkit.errors import DecodeError, TooLargeError
-from spoolkit.job import Job
+from spoolkit.job import JobSpec
 
 MODIFIER = 17
 FORMAT = b"1"
@@ -42,7 +42,7 @@ def size(fields: Mapping[bytes, bytes]) -> int:
     return sum(len(key) + len(value) + 2 * _LENGTH.size for key, value in fields.items())
 
 
-def pack(job: Job, *, max_body: int, names: Sequence[str] = ()) -> Packet:
+def pack(job: JobSpec, *, max_body: int, names: Sequence[str] = ()) -> Packet:
     """The packet of ``job``. Arguments that do not fit into 64 KiB travel in the body.
 
     ``max_body`` is the ceiling in bytes, ``names`` the names of the positional arguments, for messages. Raises
@@ -82,7 +82,7 @@ def arguments(packet: Packet) -> bytes:
     return packet.fields.get(CALL, packet.body)
 
 
-def unpack(packet: Packet) -> Job:
+def unpack(packet: Packet) -> JobSpec:
     """The job that ``packet`` holds; fields of a newer version that this one does not know are passed over.
 
     Raises :class:`DecodeError`, and nothing else, whatever the bytes.
@@ -92,7 +92,7 @@ def unpack(packet: Packet) -> Job:
     return replace(job, args=args, kwargs=kwargs)
 
 
-def head(packet: Packet) -> Job:
+def head(packet: Packet) -> JobSpec:
     """The same job without its arguments: their end may be missing. Raises :class:`DecodeError`."""
     fields = packet.fields
     if fields.get(MARKER) != FORMAT:
@@ -101,7 +101,7 @@ def head(packet: Packet) -> Job:
         id, priority = fields[b"id"].decode(), fields.get(b"priority")
         if not _ID.fullmatch(id):
             raise DecodeError(f"the id is {id[:80]!r}, not 32 hex digits")
-        return Job(
+        return JobSpec(
             id=id,
             task=fields[b"task"].decode(),
             enqueued_at=_read_time(fields[b"enqueued_at"]),
@@ -170,7 +170,7 @@ def _read_priority(text: bytes) -> int:
     return int(text)
 
 
-def _refuse_size(job: Job, call: bytes, limit: int, names: Sequence[str]) -> None:
+def _refuse_size(job: JobSpec, call: bytes, limit: int, names: Sequence[str]) -> None:
     sizes = {names[i] if i < len(names) else f"args[{i}]": len(codec.encode(value)) for i, value in enumerate(job.args)}
     sizes.update({name: len(codec.encode(value)) for name, value in job.kwargs.items()})
     largest = max(sizes, key=sizes.__getitem__, default=None)

@@ -27,7 +27,7 @@ from spoolkit.errors import (
     StoreUnavailableError,
     UnknownTaskError,
 )
-from spoolkit.job import SPOOL_RETRY, Cancelled, Dead, Done, Failure, Job, Outcome, RetryAt
+from spoolkit.job import SPOOL_RETRY, AnyJob, Cancelled, Dead, Done, Failure, JobSpec, Outcome, RetryAt
 from spoolkit.lifecycle import shutdown, spooler_signals
 from spoolkit.registry import Declared
 from spoolkit.spooldir import dead as morgue
@@ -59,7 +59,7 @@ class SpoolEngine:
 
     name = "spool"
 
-    def submit(self, job: Job, declared: Declared) -> Job:
+    def submit(self, job: AnyJob, declared: Declared) -> AnyJob:
         """Write ``job`` into its spool directory and wake a spooler.
 
         Raises :class:`ArgumentError` for what cannot cross, :class:`SpoolUnavailableError` where the directory is full,
@@ -89,7 +89,7 @@ class SpoolEngine:
         return job
 
 
-def _directory(job: Job, config: settings.Settings) -> str:
+def _directory(job: JobSpec, config: settings.Settings) -> str:
     served = bridge.directories()
     if job.queue is None:
         return served[0] if served else config.spool
@@ -353,7 +353,7 @@ def _serve_own(env: bridge.Env, path: str, root: str) -> None:
 
 
 def _serve_job(
-    job: Job, content: packet.Packet, place: _Here, root: str, store: Store, config: settings.Settings
+    job: JobSpec, content: packet.Packet, place: _Here, root: str, store: Store, config: settings.Settings
 ) -> None:
     ended: Ended | None
     try:
@@ -382,7 +382,7 @@ def _serve_job(
 
 
 def _not_for_this_version(
-    job: Job, error: SpoolkitError, place: _Here, store: Store, config: settings.Settings
+    job: JobSpec, error: SpoolkitError, place: _Here, store: Store, config: settings.Settings
 ) -> Ended:
     """Leave the job for a newer version of the code for a while, with no attempt counted; then it is dead."""
     now = clock.now()
@@ -397,7 +397,7 @@ def _not_for_this_version(
     return Ended(dead.outcome, lambda: runner.refuse(job, dead.outcome, place.seen(), store))
 
 
-def _first_due(job: Job, store: Store) -> float:
+def _first_due(job: JobSpec, store: Store) -> float:
     """When the job could first have met this version: its enqueueing, due time, last retry, or retry by hand."""
     times = [job.enqueued_at, job.run_at]
     with contextlib.suppress(StoreUnavailableError):

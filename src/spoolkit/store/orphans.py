@@ -7,7 +7,7 @@ import os
 import sqlite3
 from collections.abc import Iterable
 
-from spoolkit.job import Job, State
+from spoolkit.job import JobSpec, State
 from spoolkit.spooldir import running as recorder
 from spoolkit.spooldir import waiting
 from spoolkit.store.database import event, text_of
@@ -18,7 +18,7 @@ _OF_A_PROCESS = "engine <> 'spool' AND finished_at IS NULL"
 """Spelled as in the index ``jobs_of_processes``, or SQLite would not use it."""
 
 
-def note(store: Store, jobs: Iterable[Job]) -> None:
+def note(store: Store, jobs: Iterable[JobSpec]) -> None:
     """Record that these wait in this process; those that are recorded are left alone.
 
     Raises :class:`StoreUnavailableError`.
@@ -32,7 +32,7 @@ def note(store: Store, jobs: Iterable[Job]) -> None:
         )
 
 
-def mark_own_lost(store: Store, jobs: Iterable[Job], reason: str) -> None:
+def mark_own_lost(store: Store, jobs: Iterable[JobSpec], reason: str) -> None:
     """Record these of this process as lost, as far as they are not over. Raises :class:`StoreUnavailableError`."""
     jobs = list(jobs)
     note(store, jobs)

@@ -20,7 +20,7 @@ from spoolkit.job import (
     Dead,
     Done,
     Failure,
-    Job,
+    JobSpec,
     Outcome,
     Progress,
     RetryAt,
@@ -56,7 +56,7 @@ class Store(Records):
 
     def claim(
         self,
-        job: Job,
+        job: JobSpec,
         *,
         file: str | None,
         still_there: Callable[[], bool],
@@ -122,7 +122,7 @@ class Store(Records):
 
     def finish(
         self,
-        job: Job,
+        job: JobSpec,
         number: int,
         outcome: Outcome,
         *,
@@ -159,7 +159,7 @@ class Store(Records):
             event(db, job.id, ending, now, number, seconds=now - row["started_at"], detail=detail, log=log)
         return True
 
-    def refuse(self, job: Job, failure: Failure, *, file: str | None) -> None:
+    def refuse(self, job: JobSpec, failure: Failure, *, file: str | None) -> None:
         """Record ``job`` as dead without an attempt: there is no task that could run it."""
         now = clock.now()
         with self.transaction() as db:

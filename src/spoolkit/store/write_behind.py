@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable
 
 from spoolkit.errors import StoreUnavailableError
-from spoolkit.job import Job
+from spoolkit.job import JobSpec
 from spoolkit.store import orphans
 from spoolkit.store.transitions import Store
 from spoolkit.system import log, task_signals
@@ -25,13 +25,13 @@ class Notes:
     """The jobs of this process that have no row yet, and the thread that gives it to them."""
 
     def __init__(self) -> None:
-        self._waiting: dict[str, tuple[Store, Job]] = {}
+        self._waiting: dict[str, tuple[Store, JobSpec]] = {}
         self._came = threading.Event()
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
         self._writing = threading.Lock()
 
-    def add(self, store: Store, job: Job) -> None:
+    def add(self, store: Store, job: JobSpec) -> None:
         """``job`` waits."""
         self._waiting[job.id] = (store, job)
         with self._starting:
@@ -43,7 +43,7 @@ class Notes:
                     self._thread = thread
         self._came.set()
 
-    def discard(self, job: Job) -> None:
+    def discard(self, job: JobSpec) -> None:
         """``job`` waits no more: what becomes of it is recorded by whoever sees to that."""
         self._waiting.pop(job.id, None)
 
@@ -74,8 +74,8 @@ class Notes:
                 log.complain("the rows of jobs that wait in threads could not be written", error=error)
 
 
-def _by_store(waiting: Iterable[tuple[Store, Job]]) -> list[tuple[Store, list[Job]]]:
-    found: dict[int, tuple[Store, list[Job]]] = {}
+def _by_store(waiting: Iterable[tuple[Store, JobSpec]]) -> list[tuple[Store, list[JobSpec]]]:
+    found: dict[int, tuple[Store, list[JobSpec]]] = {}
     for store, job in waiting:
         found.setdefault(id(store), (store, []))[1].append(job)
     return list(found.values())

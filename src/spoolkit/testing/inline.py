@@ -5,7 +5,7 @@ from __future__ import annotations
 from spoolkit import application
 from spoolkit.attempt import runner
 from spoolkit.errors import ScheduleError
-from spoolkit.job import Job, Outcome, RetryAt
+from spoolkit.job import AnyJob, JobSpec, Outcome, RetryAt
 from spoolkit.registry import Declared
 from spoolkit.store import locations
 from spoolkit.system import log
@@ -20,7 +20,7 @@ class InlineEngine:
 
     name = "inline"
 
-    def submit(self, job: Job, declared: Declared) -> Job:
+    def submit(self, job: JobSpec, declared: Declared) -> JobSpec:
         """Run all attempts of ``job`` and return it. What its task raises is recorded and not raised here.
 
         Raises:
@@ -37,7 +37,7 @@ class InlineEngine:
         return job
 
 
-def _attempt(job: Job, declared: Declared, number: int) -> Outcome | None:
+def _attempt(job: JobSpec, declared: Declared, number: int) -> Outcome | None:
     config = application.settings(declared.home)
     place = runner.Place(count=lambda: number)
     with log.about(job.id, job.task):

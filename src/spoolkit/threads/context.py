@@ -17,7 +17,7 @@ from werkzeug.datastructures import ImmutableMultiDict
 from spoolkit import callables
 from spoolkit.encoding import borrowed
 from spoolkit.errors import ArgumentTypeError, ConfigurationError
-from spoolkit.job import Job
+from spoolkit.job import JobSpec
 
 _NOT_COPIED = ("flask.", "spoolkit.")
 """Prefixes of the context variables that belong to the caller alone: its request, its job, its log."""
@@ -32,7 +32,7 @@ def copy_caller_context() -> Context:
     return copied
 
 
-def check_arguments(job: Job, positional: list[str]) -> None:
+def check_arguments(job: JobSpec, positional: list[str]) -> None:
     """Refuse arguments that belong to the request or its database session, also within lists, dicts and dataclasses.
 
     In another thread such an object means nothing, or refers to a request that has ended.

@@ -12,7 +12,7 @@ from typing import Literal
 from spoolkit import application
 from spoolkit.attempt import runner
 from spoolkit.errors import QueueFull, ScheduleError, StoreUnavailableError
-from spoolkit.job import Cancelled, Failure, Job, Outcome, RetryAt
+from spoolkit.job import AnyJob, Cancelled, Failure, JobSpec, Outcome, RetryAt
 from spoolkit.lifecycle import hooks
 from spoolkit.registry import Declared
 from spoolkit.settings import Settings
@@ -50,7 +50,7 @@ class ThreadEngine:
     def __init__(self, options: ThreadOptions = ThreadOptions()) -> None:
         self._options = options
 
-    def submit(self, job: Job, declared: Declared) -> Job:
+    def submit(self, job: JobSpec, declared: Declared) -> JobSpec:
         """Put ``job`` into the pool and return it.
 
         Raises:
@@ -84,7 +84,7 @@ class ThreadEngine:
 class ThreadJob:
     """A job in the thread pool with all its attempts: its record, its context, and the call that the pool runs."""
 
-    def __init__(self, job: Job, declared: Declared, options: ThreadOptions, config: Settings, pool: Pool) -> None:
+    def __init__(self, job: JobSpec, declared: Declared, options: ThreadOptions, config: Settings, pool: Pool) -> None:
         self.job = job
         self.store: Store | None = locations.store(config) if options.track else None
         self.call = Call(self.attempt, declared.name, options.concurrency, tag=self)
@@ -170,7 +170,7 @@ def close_pool(deadline: clock.Deadline) -> None:
 
 def _lose(thread_jobs: list[object], reason: str) -> None:
     """Log the jobs as lost and record it."""
-    by_store: dict[Store, list[Job]] = defaultdict(list)
+    by_store: dict[Store, list[JobSpec]] = defaultdict(list)
     for one in thread_jobs:
         assert isinstance(one, ThreadJob)
         one.withdraw()
