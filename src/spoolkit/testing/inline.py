@@ -20,7 +20,7 @@ class InlineEngine:
 
     name = "inline"
 
-    def submit(self, job: JobSpec, declared: Declared) -> JobSpec:
+    def submit(self, job: AnyJob, declared: Declared) -> AnyJob:
         """Run all attempts of ``job`` and return it. What its task raises is recorded and not raised here.
 
         Raises:

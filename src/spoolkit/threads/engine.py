@@ -50,7 +50,7 @@ class ThreadEngine:
     def __init__(self, options: ThreadOptions = ThreadOptions()) -> None:
         self._options = options
 
-    def submit(self, job: JobSpec, declared: Declared) -> JobSpec:
+    def submit(self, job: AnyJob, declared: Declared) -> AnyJob:
         """Put ``job`` into the pool and return it.
 
         Raises:
