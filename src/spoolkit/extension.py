@@ -54,13 +54,13 @@ class SpoolKit:
                 ", ".join(directories),
                 config.spool,
             )
-        hooks.let_flask_run_end()
+        flask_run.install_signal_handlers()
         if self._threads:
             hooks.at_start(app, self._threads.start)
         if not bridge.is_uwsgi():
             engine.may_make(config.spool)  # decided now: nothing is made before there is a job
         if not bridge.is_uwsgi() and config.dev_runner:
-            flask_run.start_beside_flask_run()
+            flask_run.start_spooler()
 
     def add_thread(self, thread: BackgroundThread, where: Where = "each process") -> None:
         """Have ``thread`` live in each process that serves, or, with ``where="one process"``, in one of them.
@@ -84,7 +84,7 @@ class SpoolKit:
 
     def drain(self, grace: float | None = None) -> None:
         """End what this process does in the background, as its server does; see :mod:`spoolkit.lifecycle.hooks`."""
-        hooks.drain(grace)
+        hooks.run_end_hooks(grace)
 
     def __getattr__(self, name: str) -> Task[..., Any]:
         if name.startswith("_"):

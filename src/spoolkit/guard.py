@@ -57,7 +57,7 @@ def load() -> None:
         # uWSGI executes the file after this. It prints what goes wrong there, and then takes the whole instance down.
         sys.excepthook = _ending(name, sys.excepthook)
     elif bridge.respawns():
-        shutdown.recycle()  # before it serves: what the new version enqueues is not for the old one to run
+        shutdown.recycle_old_spoolers()  # before it serves: what the new version enqueues is not for the old one to run
 
 
 def _ending(name: str, printed: Hook) -> Hook:
@@ -82,10 +82,10 @@ def _give_up(name: str, why: str) -> NoReturn:
         # At a first start all processes fail alike: the first says why, and ends the instance.
         until = time.monotonic() + (0 if bridge.is_worker() and not begins else FIRST)
         while bridge.first_worker_pid() and not bridge.is_served() and time.monotonic() < until:
-            shutdown.linger(PAUSE / 10)
+            shutdown.wait_for_shutdown(PAUSE / 10)
         if begins and not bridge.first_worker_pid():
             os._exit(FAILED_APP)
-        shutdown.linger(PAUSE)
+        shutdown.wait_for_shutdown(PAUSE)
         if bridge.is_spooler():
             follows = "this spooler runs no job, and is started again until it can be"
             reason = why.rstrip().rpartition("\n")[2]
@@ -105,5 +105,5 @@ def _log(text: str) -> None:
 if bridge.is_worker() or bridge.is_spooler():
     shutdown.install()  # before the application is there: a stop may come first
     if bridge.is_spooler():
-        spooler_signals.idle()  # until then SIGQUIT has the master's handler here, which kills the other spoolers
+        spooler_signals.set_idle()  # until then SIGQUIT has the master's handler here, which kills the other spoolers
     load()

@@ -17,8 +17,8 @@ import pytest
 from uwsgi_server import wait_until
 
 from spoolkit.job import State
-from spoolkit.lifecycle.hooks import SAME_SIGNAL
 from spoolkit.store.transitions import Store
+from spoolkit.system.clock import SAME_SIGNAL
 
 from .conftest import SITE, History, StartSite
 

@@ -18,7 +18,7 @@ def fresh_pool() -> Iterator[None]:
     """Each test has a pool of its own, with its own settings."""
     yield
     engine.close_pool(clock.Deadline(0))
-    hooks._ends.clear()
+    hooks._end_hooks.clear()
 
 
 @pytest.fixture

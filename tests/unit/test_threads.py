@@ -561,14 +561,14 @@ def test_each_end_is_called_whatever_becomes_of_the_others(caplog: pytest.LogCap
 
     hooks.at_end(lambda deadline: ended.append("middle"))
     hooks.at_end(early, first=True)
-    hooks.drain(5)
+    hooks.run_end_hooks(5)
     assert ended == ["early", "middle", "late"]
     assert "ValueError: trouble" in caplog.text
 
 
 @pytest.mark.parametrize(("same", "left"), [(1000.0, True), (-1.0, False)])
 def test_a_signal_interrupts_nothing_that_ends(monkeypatch: pytest.MonkeyPatch, same: float, left: bool) -> None:
-    monkeypatch.setattr(hooks, "SAME_SIGNAL", same)
+    monkeypatch.setattr(clock, "SAME_SIGNAL", same)
     before, ended = signal.getsignal(signal.SIGINT), []
 
     def end(deadline: clock.Deadline) -> None:
@@ -578,7 +578,7 @@ def test_a_signal_interrupts_nothing_that_ends(monkeypatch: pytest.MonkeyPatch, 
             ended.append("left" if deadline.left else "at once")
 
     hooks.at_end(end)
-    hooks.drain(1000)
+    hooks.run_end_hooks(1000)
     assert ended == ["begun", "left" if left else "at once"]
     assert signal.getsignal(signal.SIGINT) is before
 

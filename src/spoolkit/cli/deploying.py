@@ -12,11 +12,10 @@ from flask import current_app
 from spoolkit import application
 from spoolkit.cli import entry_point
 from spoolkit.cli.group import command, say_json, seconds
-from spoolkit.lifecycle import shutdown
 from spoolkit.spooldir import gate, spoolfile
 from spoolkit.spooldir import spoolers as presence
 from spoolkit.store import locations
-from spoolkit.system import files
+from spoolkit.system import files, process
 from spoolkit.uwsgi import recommended
 
 
@@ -85,7 +84,7 @@ def drain(queue: str | None, wait: bool, timeout: float | None, as_json: bool) -
     directories = _directories(queue)
     _changed(gate.drain, directories)
     limit = application.settings().grace if timeout is None else timeout
-    left = shutdown.wait(lambda: shutdown.busy(directories), time.monotonic() + limit) if wait else []
+    left = process.wait_until_gone(lambda: presence.busy(directories), time.monotonic() + limit) if wait else []
     _say(directories, as_json)
     if left:
         click.echo(f"jobs still run after {limit:g} s, in the processes {', '.join(map(str, left))}", err=True)

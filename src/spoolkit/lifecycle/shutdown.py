@@ -1,90 +1,84 @@
-"""A stop that waits: no job starts any more, those that run finish, and what the grace does not suffice for is cut off.
+"""Graceful shutdown under uWSGI: start no job, let running ones finish within SPOOLKIT_GRACE, interrupt the rest.
 
-The master of uWSGI knows nothing of jobs. Stopped by ``gracefully_kill_them_all`` (see recommended.py) it waits for its
-HTTP processes before it kills the spoolers; so the HTTP processes wait for the spoolers as they end. A thread in each
-of them sees to it that a request which never ends does not hold up the stop.
+The master of uWSGI knows nothing of jobs. Stopped by ``gracefully_kill_them_all`` (see ``uwsgi/recommended.py``) it
+waits for its HTTP processes before it kills the spoolers; therefore the HTTP processes wait for the spoolers when they
+exit. A thread in each of them makes sure that a request which never ends does not delay the shutdown for longer than
+that.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from spoolkit import application
 from spoolkit.errors import StoreUnavailableError
 from spoolkit.lifecycle import hooks
-from spoolkit.spooldir import gate, running
-from spoolkit.spooldir import spoolers as presence
+from spoolkit.spooldir import gate, running, spoolers
 from spoolkit.store import interruption, locations
 from spoolkit.system import log, process
+from spoolkit.system.process import PerProcess
 from spoolkit.uwsgi import bridge, master
 
-LOOK = 0.5
-"""Seconds between two looks of an HTTP process at its master."""
+MASTER_CHECK = 0.5
+"""Seconds between two checks by an HTTP process of what its master is doing."""
 
-SURE = 0.2
-"""Seconds in which a master that ends an HTTP process shows why."""
+STOP_SHOWS = 0.2
+"""Seconds within which a master that ends an HTTP process shows whether it is stopping itself."""
 
-SLEEP = 4.0
-"""Seconds for which a master does not sleep, and start no process, unless it stops (``forkbomb-delay`` is 2)."""
+STOP_SLEEP = 4.0
+"""Seconds: a master that sleeps for longer, and starts no process, is stopping (``forkbomb-delay`` is 2)."""
 
-WATCH = 10.0
-"""Seconds in which an HTTP process ends, and has a successor."""
+SUCCESSOR_TIME = 10.0
+"""Seconds within which an HTTP process exits and gets a successor."""
 
-DYING = 1.0
-"""Seconds in which it shows that a spooler has been killed, on a machine that lets it wait for the processor."""
+DEATH_SHOWS = 1.0
+"""Seconds within which a killed spooler is seen to be dying, also on a machine that keeps it waiting for the CPU."""
 
-LAST_WORD = 2.0
-"""Seconds after the grace at which an HTTP process that has not ended is killed."""
-
-_installed = False
-_ends = False
+KILL_AFTER_GRACE = 2.0
+"""Seconds after the grace period at which an HTTP process that has not exited is killed."""
 
 
+class _HttpProcess:
+    """The state of this HTTP process."""
+
+    #: Whether :func:`_at_exit` was called.
+    is_exiting = False
+
+
+_http_process = PerProcess(_HttpProcess)
+
+
+@functools.cache  # installed once; forked processes inherit the hooks
 def install() -> None:
-    """Have the HTTP processes of this uWSGI wait for running jobs when they are stopped. Outside uWSGI, nothing."""
-    global _installed
-    if not _installed:
-        _installed = True
-        bridge.at_worker(_started, _ending)
+    """Have the HTTP processes of this uWSGI wait for running jobs when it stops. Does nothing outside uWSGI."""
+    bridge.at_worker(_at_start, _at_exit)
 
 
-def busy(directories: Iterable[str], pids: Iterable[int] | None = None) -> list[int]:
-    """The spoolers of ``directories`` that have a job in hand; only those of ``pids``, if given."""
-    found = {pid for directory in directories for pid in presence.working(directory)}
-    return sorted(found if pids is None else found.intersection(pids))
-
-
-def wait(still: Callable[[], list[int]], deadline: float, hurried: Callable[[], bool] = lambda: False) -> list[int]:
-    """Wait while ``still()`` gives any process, until ``deadline`` on the monotonic clock; returns what is left."""
-    while (left := still()) and time.monotonic() < deadline and not hurried():
-        time.sleep(0.05)
-    return left
-
-
-def cut_off(pids: Iterable[int]) -> None:
-    """Kill those processes of ``pids`` that run a job, and record their attempts as interrupted. Never raises."""
+def interrupt_jobs(pids: Iterable[int]) -> None:
+    """Kill those spoolers of ``pids`` that run a job, and record the attempts as interrupted. Never raises."""
     store, pids = locations.store(), list(pids)
     try:
         ids = interruption.interrupt(store, pids, kill=_kill, left=lambda id: running.look(store.folder, id))
     except StoreUnavailableError as error:
         log.unrecorded(error)
-        _cut_off_unrecorded(store.folder, pids)
+        _interrupt_unrecorded(store.folder, pids)
         return
     for id in ids:
         running.forget(store.folder, id)
-        log.warning("job %s was interrupted: the server stops; it will run again", id)
+        log.warning("job %s was interrupted because the server is stopping; it will run again", id)
 
 
-def _cut_off_unrecorded(folder: str, pids: Iterable[int]) -> None:
-    for pid in busy(locations.directories(), pids):
+def _interrupt_unrecorded(folder: str, pids: Iterable[int]) -> None:
+    for pid in spoolers.busy(locations.directories(), pids):
         with contextlib.suppress(OSError):
-            # In this order: the next start must not take the attempt for a crash of the task.
+            # In this order: otherwise the next start might take the attempt for a crash of the task.
             interruption.mark(folder, pid)
             _kill(pid)
 
@@ -93,203 +87,229 @@ def _kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
-def _mine() -> list[int]:
-    return busy(bridge.directories(), bridge.spooler_pids())
+def _busy_spoolers() -> list[int]:
+    return spoolers.busy(bridge.directories(), bridge.spooler_pids())
 
 
-# In an HTTP process of uWSGI.
+# From here on: in an HTTP process of uWSGI.
 
 
-def _started() -> None:
+def _at_start() -> None:
+    _http_process.get()
     if not bridge.respawns() and bridge.spooler_pids():
         for directory in bridge.directories():
             gate.started(directory)
-    # No signal is for this thread: the one that ends the process, handled here, would do so beside the main thread,
-    # which ends it as well, and does not wait.
+    # Block all signals in the thread: otherwise it would run the shutdown handler concurrently with the main thread,
+    # and would not wait.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
-        threading.Thread(target=_keep, name="spoolkit-stop", daemon=True).start()
+        threading.Thread(target=_watch_master, name="spoolkit-stop", daemon=True).start()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _keep() -> None:
-    """Follow the code of a new HTTP process with the spoolers; then see that a stop does not take for ever."""
+def _watch_master() -> None:
+    """Replace the spoolers that run older code than this new process; then enforce the end of a stop."""
     pid = bridge.master_pid()
-    is_new, asleep = bridge.respawns() > 0, _Asleep(pid)
-    while not master.is_stopping(pid) and not asleep.for_good():
+    is_new, sleep = bridge.respawns() > 0, _MasterSleep(pid)
+    while not master.is_stopping(pid) and not sleep.is_a_stop():
         if is_new and bridge.has_application():
-            recycle()
+            recycle_old_spoolers()
             is_new = False
-        time.sleep(0.05 if is_new else LOOK)
+        time.sleep(0.05 if is_new else MASTER_CHECK)
     grace = application.settings().grace
-    _say_stopping(grace)
+    _announce_stop(grace)
     deadline = time.monotonic() + grace
     while not bridge.has_application() and time.monotonic() < deadline:
         time.sleep(0.05)
-    time.sleep(LOOK)
-    if not _ends:
-        # Told to end while it started, it may not have heard.
+    time.sleep(MASTER_CHECK)
+    if not _http_process.get().is_exiting:
+        # The signal may have come while this process was starting, and been lost.
         os.kill(os.getpid(), signal.SIGHUP)
-    while time.monotonic() < deadline and not master.is_hurried(pid):
+    while time.monotonic() < deadline and not master.is_stop_repeated(pid):
         time.sleep(0.1)
-    cut_off(bridge.spooler_pids())
-    time.sleep(LAST_WORD)
-    log.error("HTTP process %d did not end within %g s, and is killed", os.getpid(), grace + LAST_WORD)
+    interrupt_jobs(bridge.spooler_pids())
+    time.sleep(KILL_AFTER_GRACE)
+    log.error(
+        "HTTP process %d did not exit within %g s of the stop; it is killed", os.getpid(), grace + KILL_AFTER_GRACE
+    )
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-class _Asleep:
-    """Whether the master sleeps because it stops: by no signal, and perhaps unheard by a process that starts."""
+class _MasterSleep:
+    """Finds out whether the master sleeps because it is stopping.
+
+    A stop without a signal (by uWSGI's fifo, say) shows in nothing else, and a process that is starting may have missed
+    the master's own signal.
+    """
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
         self._since = time.monotonic()
         self._spawned = bridge.spawned()
 
-    def for_good(self) -> bool:
+    def is_a_stop(self) -> bool:
+        """Whether the master has slept for longer than it does for any other reason. To be called repeatedly."""
         spawned = bridge.spawned()
-        # A master that stops starts nobody. Where processes die again and again, it sleeps as well, but between two.
-        if spawned != self._spawned or not _is_asleep(self._pid):
+        # A master that is stopping starts no process. Where processes die again and again, it sleeps as well, but
+        # starts one after each sleep.
+        if spawned != self._spawned or not _sleeps_as_in_a_stop(self._pid):
             self._since, self._spawned = time.monotonic(), spawned
-        return time.monotonic() - self._since > SLEEP
+        return time.monotonic() - self._since > STOP_SLEEP
 
 
-def recycle() -> None:
-    """Have the spoolers on older code finish their job and end: others follow, on the new one.
+def recycle_old_spoolers() -> None:
+    """Have the spoolers that run older code finish their job and exit: uWSGI starts others, which load the new code.
 
-    Older is what started before the first HTTP process did. Where that is being replaced, it does this itself.
+    A spooler runs older code if it started before the first HTTP process. When the first HTTP process is being
+    replaced, its successor calls this itself.
     """
     first = os.getpid() if bridge.is_first_worker() else bridge.first_worker_pid()
     since = process.started(first)
     for directory in bridge.directories():
-        presence.say_generation(directory, first)
+        spoolers.say_generation(directory, first)
     for pid in bridge.spooler_pids():
         born = process.started(pid)
         if since is not None and born is not None and born < since:
-            with contextlib.suppress(ProcessLookupError):  # buried meanwhile
+            with contextlib.suppress(ProcessLookupError):  # gone meanwhile
                 os.kill(pid, signal.SIGTERM)
 
 
-def linger(seconds: float) -> None:
-    """Before a process ends that could not load its application: if a stop comes meanwhile, wait for jobs."""
+def wait_for_shutdown(seconds: float) -> None:
+    """Sleep before a process exits that could not load its application; if uWSGI stops meanwhile, wait for the jobs.
+
+    Args:
+        seconds: How long to sleep.
+    """
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         if bridge.is_worker() and master.is_stopping(bridge.master_pid()):
-            _ending()
+            _at_exit()
             return
         time.sleep(0.05)
 
 
-def _ending() -> None:
-    global _ends
-    _ends = True
-    # A second signal would begin this end anew, and cut it short.
+def _at_exit() -> None:
+    """Wait for running jobs if uWSGI is stopping; called by uWSGI before this HTTP process exits."""
+    _http_process.get().is_exiting = True
+    # A second signal would call this function again, and cut the first call short.
     signal.pthread_sigmask(signal.SIG_BLOCK, (*master.STOP_SIGNALS, signal.SIGHUP))
     grace = application.settings().grace
     deadline = time.monotonic() + grace
-    stops = _is_stop()
+    stops = _is_server_stopping()
     if stops:
-        _say_stopping(grace)
-    # At a reload as well; and with what begins in it, this process may still be called upon by uWSGI.
-    hooks.drain()
+        _announce_stop(grace)
+    # At a reload as well. A hook may still use uWSGI, to enqueue a job for example: the wait below covers such a job.
+    hooks.run_end_hooks()
     if not stops and bridge.is_last_worker():
-        # Where all are replaced at once (fifo r), a stop would find nobody who waits for jobs. The last goes
-        # later; not the first, whose successor brings the spoolers to the new code.
-        wait(lambda: [] if master.is_stopping(bridge.master_pid()) else _gap(), deadline)
+        # Where all are replaced at once (fifo r), a stop would find no HTTP process that waits for jobs. So the last
+        # one exits later than the others; not the first one, whose successor brings the spoolers to the new code.
+        process.wait_until_gone(
+            lambda: [] if master.is_stopping(bridge.master_pid()) else _workers_if_none_serves(), deadline
+        )
     if not stops and master.is_stopping(bridge.master_pid()):
-        # It came while this process ended for a reload. Where all are replaced at once, nobody else waits for jobs.
+        # The stop came while this process was exiting for a reload. Where all are replaced at once, no other process
+        # waits for jobs.
         stops, deadline = True, time.monotonic() + grace
-        _say_stopping(grace)
+        _announce_stop(grace)
     if stops:
         pid, spawned = bridge.master_pid(), bridge.spawned()
-        wait(_mine, deadline, lambda: master.is_hurried(pid) or bridge.spawned() != spawned)
-        # A master that stops starts nobody: this one slept for another reason.
+        process.wait_until_gone(
+            _busy_spoolers, deadline, lambda: master.is_stop_repeated(pid) or bridge.spawned() != spawned
+        )
+        # A master that is stopping starts no process: if it has started one, it slept for another reason.
         if bridge.spawned() == spawned:
-            # Those that the master has killed already, where it does not wait, among them.
-            cut_off(bridge.spooler_pids())
+            # Among them, those that the master has killed already, if it does not wait.
+            interrupt_jobs(bridge.spooler_pids())
         else:
             for directory in bridge.directories():
                 gate.say_not_stopping(directory)
     elif not bridge.other_workers():
-        _leave_watch()
+        _leave_watcher()
 
 
-def _leave_watch() -> None:
-    """Leave a process behind that looks after the jobs until the only HTTP process has a successor.
+def _leave_watcher() -> None:
+    """Leave a child process that looks after the jobs until the only HTTP process has a successor.
 
-    A stop that comes meanwhile finds no HTTP process that waits for the jobs, and kills them at once. So this leaves
-    word beforehand that it is a stop which ends them, and the next start counts no attempt; the process that stays
-    takes the word back. And the master looks after dead processes once a second: a signal makes it do so at once.
+    A stop that comes meanwhile finds no HTTP process that waits for the jobs, and kills the spoolers at once. So this
+    function marks the spoolers beforehand as killed by a stop, and the next start will not count the attempts; the
+    child removes the marks again. The child also speeds up the reload: the master checks for dead processes once a
+    second, and a signal makes it do so at once.
     """
     pid, master_pid, folder = os.getpid(), bridge.master_pid(), locations.store().folder
-    spoolers = bridge.spooler_pids()
-    # Not by the process that stays: it may be killed with the rest of this server, in the moment in which that stops.
-    # The idle are marked as well: they may begin a job.
-    for spooler in spoolers:
+    spooler_pids = bridge.spooler_pids()
+    # Not by the child: it may be killed with the rest of this server at the very moment of the stop.
+    # Idle spoolers are marked as well: they may start a job.
+    for spooler in spooler_pids:
         with contextlib.suppress(OSError):
             interruption.mark(folder, spooler)
     with warnings.catch_warnings():
-        # Of a fork beside threads: the child uses nothing of theirs.
+        # Python warns of a fork beside threads: the child uses nothing that belongs to them.
         warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if child:
         return
     try:
         os.closerange(3, 1024)  # the listening sockets among them
-        if not _ends_by_a_stop(pid, master_pid, spoolers):
-            for spooler in spoolers:
+        if not _stops_before_successor(pid, master_pid, spooler_pids):
+            for spooler in spooler_pids:
                 interruption.unmark(folder, spooler)
     finally:
         os._exit(0)
 
 
-def _ends_by_a_stop(pid: int, master_pid: int, spoolers: list[int]) -> bool:
+def _stops_before_successor(pid: int, master_pid: int, spooler_pids: list[int]) -> bool:
     """Whether uWSGI stops before the HTTP process ``pid`` has a successor."""
-    until, waits = time.monotonic() + WATCH, True
+    until, waits = time.monotonic() + SUCCESSOR_TIME, True
     while time.monotonic() < until:
         if master.is_stopping(master_pid):
             return True
         if process.started(master_pid) is None:
-            # A master without HTTP processes kills the spoolers at once: by now both are gone. Where only the master
-            # is, it was killed itself: that is no stop, and the spoolers go on with their jobs.
-            return not wait(lambda: [pid for pid in spoolers if not master.is_doomed(pid)], time.monotonic() + DYING)
+            # A master without HTTP processes kills the spoolers at once: by now both are gone. If only the master is
+            # gone, the master itself was killed: that is no stop, and the spoolers continue their jobs.
+            return not process.wait_until_gone(
+                lambda: [pid for pid in spooler_pids if not master.is_dying(pid)], time.monotonic() + DEATH_SHOWS
+            )
         if waits and os.getppid() != pid:
             waits = False
             with contextlib.suppress(ProcessLookupError):
-                os.kill(master_pid, signal.SIGUSR1)  # ends its sleep, and has it log statistics
+                os.kill(master_pid, signal.SIGUSR1)  # interrupts its sleep; it also logs statistics
         if bridge.first_worker_pid() not in (0, pid):
             return False
         time.sleep(0.005)
     return False
 
 
-def _gap() -> list[int]:
-    """The other HTTP processes, if all of them end as well, or do not serve yet."""
+def _workers_if_none_serves() -> list[int]:
+    """The other HTTP processes if none of them serves: each is exiting, or still starting. Else none."""
     others = bridge.other_workers()
-    # Who ends has these signals blocked, as a master that stops has.
+    # An exiting HTTP process blocks these signals, as a stopping master does.
     serves = (served and process.started(pid) is not None and not master.is_stopping(pid) for pid, served in others)
     return [] if any(serves) else [pid for pid, _ in others]
 
 
-def _say_stopping(grace: float) -> None:
+def _announce_stop(grace: float) -> None:
     for directory in bridge.directories():
         gate.say_stopping(directory, grace)
 
 
-def _is_asleep(pid: int) -> bool:
-    """Whether the master sleeps as it does when it stops."""
-    return master.is_asleep(pid) and not bridge.goes_cheap()
+def _sleeps_as_in_a_stop(pid: int) -> bool:
+    """Whether the master sleeps, as it does while it stops, and not because it ends idle HTTP processes."""
+    return master.is_sleeping(pid) and not bridge.is_ending_idle_workers()
 
 
-def _is_stop() -> bool:
-    """Whether uWSGI stops, or only this process. Where its master has killed the spoolers already, that is recorded."""
-    pid, spoolers, sure = bridge.master_pid(), bridge.spooler_pids(), time.monotonic() + SURE
-    while time.monotonic() < sure:
-        if master.is_stopping(pid) or _is_asleep(pid):
+def _is_server_stopping() -> bool:
+    """Whether uWSGI is stopping, and not only this process.
+
+    If the master has killed the spoolers already, this records their attempts as interrupted and returns ``False``:
+    there is nothing to wait for.
+    """
+    pid, spooler_pids, until = bridge.master_pid(), bridge.spooler_pids(), time.monotonic() + STOP_SHOWS
+    while time.monotonic() < until:
+        if master.is_stopping(pid) or _sleeps_as_in_a_stop(pid):
             return True
-        if spoolers and all(map(master.is_doomed, spoolers)):
-            cut_off(spoolers)
+        if spooler_pids and all(map(master.is_dying, spooler_pids)):
+            interrupt_jobs(spooler_pids)
             return False
         time.sleep(0.02)
     return False

@@ -1,7 +1,8 @@
-"""A spooler process that is asked to go finishes its job, starts none, and ends; the master starts another.
+"""What does a signal to exit do to a spooler process? It finishes its job, starts no other and exits; the master starts
+a new spooler.
 
-While a job runs, the signals are noted. Between two jobs nothing is half done: there they end the process at once, also
-within uWSGI's C code, where no Python would run.
+While a job runs, the signals are only recorded. Between two jobs nothing is half done: there they end the process at
+once, also within uWSGI's C code, where no Python would run.
 """
 
 from __future__ import annotations
@@ -13,61 +14,73 @@ import sys
 from collections.abc import Callable
 from types import FrameType
 
+from spoolkit.system.process import PerProcess
+
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
-_asked = False
-_owner = 0
+
+class _Spooler:
+    """The state of this spooler process."""
+
+    #: Whether it exits once its job is settled.
+    exit_requested = False
 
 
-def idle() -> None:
-    """No job runs here."""
+_spooler = PerProcess(_Spooler)
+
+
+def set_idle() -> None:
+    """Let the signals end this process at once: it runs no job."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    # By default it leaves a core file. Who has it sent to all, as Ctrl-\ in a terminal does, stops the master as well.
+    # By default it leaves a core file. Where it is sent to all processes, as Ctrl-\ in a terminal does, the master
+    # stops as well.
     signal.signal(signal.SIGQUIT, signal.SIG_IGN)
 
 
-def begin() -> None:
-    """A job starts here."""
-    global _owner
-    _owner = os.getpid()
+def job_starts() -> None:
+    """Record the signals from here on: a job is about to run in this process."""
+    _spooler.get()
     for signum in SIGNALS:
-        signal.signal(signum, _note)
+        signal.signal(signum, _record)
 
 
-def ask() -> None:
-    """This process is to go once :func:`end` is called, as if a signal had said so."""
-    global _asked
-    _asked = True
+def request_exit() -> None:
+    """Have :func:`job_ended` exit this process, as if a signal had asked for it."""
+    _spooler.get().exit_requested = True
 
 
-def end(farewell: Callable[[], None]) -> None:
-    """The job is settled. If this process was asked to go meanwhile, it does, after ``farewell()``."""
-    # Blocked: a signal between the two would find neither the handler nor the default, and be lost.
+def job_ended(last: Callable[[], None]) -> None:
+    """Let the signals end this process again: the job is settled. Exit now if a signal came meanwhile.
+
+    Args:
+        last: Called before this process exits.
+    """
+    # Blocked: a signal between the two lines would find neither the handler nor the default action, and be lost.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    idle()
-    if _asked:
-        _leave(farewell)
+    set_idle()
+    if _spooler.get().exit_requested:
+        _exit(last)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
-def _note(signum: int, frame: FrameType | None) -> None:
-    global _asked
-    if os.getpid() == _owner:
-        _asked = True
+def _record(signum: int, frame: FrameType | None) -> None:
+    spooler = _spooler.peek()
+    if spooler is not None:
+        spooler.exit_requested = True
         return
-    # A child that the task forked: for it the signal means what it always does.
+    # In a child that the task forked, the signal has its default effect.
     signal.signal(signum, signal.SIG_DFL)
     os.kill(os.getpid(), signum)
 
 
-def _leave(farewell: Callable[[], None]) -> None:
+def _exit(last: Callable[[], None]) -> None:
     try:
-        farewell()
+        last()
         logging.shutdown()
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:
                 stream.flush()
     finally:
-        # Not sys.exit(): uWSGI's own end of a spooler waits for threads that a task may have left behind.
+        # Not sys.exit(): uWSGI's own exit of a spooler waits for threads that a task may have left behind.
         os._exit(0)

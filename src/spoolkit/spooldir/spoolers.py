@@ -12,7 +12,7 @@ import fcntl
 import os
 import random
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from spoolkit.system import clock, files, process
 
@@ -82,6 +82,12 @@ class Presence:
 def working(directory: str) -> list[int]:
     """The pids of the spoolers of ``directory`` that have a job in hand. Never raises."""
     return [pid for pid, flags in _present(directory) if flags[_BUSY : _BUSY + 1] == b"1"]
+
+
+def busy(directories: Iterable[str], pids: Iterable[int] | None = None) -> list[int]:
+    """The spoolers of these spool directories that are running a job, in order; only those of ``pids``, if given."""
+    found = {pid for directory in directories for pid in working(directory)}
+    return sorted(found if pids is None else found.intersection(pids))
 
 
 def spoolers(directory: str) -> list[int]:

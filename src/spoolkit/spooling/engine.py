@@ -155,7 +155,7 @@ def start(directory: str) -> None:
     """This process is a spooler of ``directory`` from now on: put the directory in order and be known in it."""
     global _presence
     if bridge.is_spooler():
-        spooler_signals.idle()
+        spooler_signals.set_idle()
         task_signals.ignore_harmless()
     try:
         startup.close_to_others(directory)
@@ -203,7 +203,7 @@ def on_spool(env: bridge.Env) -> int:
     """
     answer: int | None = int(SPOOL_RETRY)
     path = ""
-    spooler_signals.begin()
+    spooler_signals.job_starts()
     try:
         root = bridge.spooler_directory()
         path = _path(env, root)
@@ -214,7 +214,7 @@ def on_spool(env: bridge.Env) -> int:
         log.complain("the spool file %s was not dealt with, and is tried again", name, error=error)
         replace_if_used_up(error)
     finally:
-        spooler_signals.end(leave)
+        spooler_signals.job_ended(leave)
     if answer is None:
         _stand_by(path, root)
     elif other_libraries.is_in_use() and not os.path.lexists(path):
@@ -252,7 +252,7 @@ def serve(env: bridge.Env, path: str, root: str) -> int | None:
             return None
         if bridge.is_spooler() and bridge.is_outdated():
             # A reload asks by a signal, which a task may have ignored, blocked or taken for its own.
-            spooler_signals.ask()
+            spooler_signals.request_exit()
             return int(SPOOL_RETRY)
         if not _has_application():
             return int(SPOOL_RETRY)

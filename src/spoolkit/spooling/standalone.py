@@ -154,13 +154,13 @@ class _Asked:
         now = time.monotonic()
         if self._at is None:
             self._at = now
-        return now - self._at > hooks.SAME_SIGNAL
+        return now - self._at > clock.SAME_SIGNAL
 
 
 def serve(directory: str, leash: int) -> None:
     """Run the jobs of ``directory`` for as long as somebody holds the other end of ``leash``."""
     Spooler(directory, leash).run()
-    hooks.drain()  # the supervisor ends this process without Python's own end
+    hooks.run_end_hooks()  # the supervisor ends this process without Python's own end
 
 
 def supervise(
@@ -279,7 +279,7 @@ class _Supervisor:
     def _cut_off(self) -> None:
         self._deadline = None
         self._cut_off_in = self._children.intersection(spoolers.working(self._directory))
-        shutdown.cut_off(self._children)
+        shutdown.interrupt_jobs(self._children)
         for pid in self._children:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

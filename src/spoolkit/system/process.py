@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Generic, TypeVar
@@ -98,6 +99,24 @@ def is_alive(pid: int, known: bytes) -> bool:
         return known == identity(pid)
     except OSError:
         return True  # out of descriptors, say: who cannot look must not declare anybody dead
+
+
+def wait_until_gone(
+    remaining: Callable[[], list[int]], deadline: float, give_up: Callable[[], bool] = lambda: False
+) -> list[int]:
+    """Poll until ``remaining()`` returns no pid any more.
+
+    Args:
+        remaining: Returns the pids that are waited for.
+        deadline: When to stop waiting, in seconds as ``time.monotonic()`` counts them.
+        give_up: Returns whether to stop waiting before the deadline.
+
+    Returns:
+        The pids that are left; empty if all are gone.
+    """
+    while (left := remaining()) and time.monotonic() < deadline and not give_up():
+        time.sleep(0.05)
+    return left
 
 
 def file_of(fd: int) -> tuple[int, int] | None:

@@ -142,7 +142,7 @@ def _pool(config: Settings) -> Pool:
     """Return the pool of this process; the first call makes it, with the settings of that moment."""
     pool = _own_pool.peek()
     if pool is None:
-        hooks.check_stays()
+        hooks.check_serves()
         hooks.at_end(close_pool)
         if not bridge.directories():
             # The jobs are recorded in the spool directory, which nothing else creates in this process.

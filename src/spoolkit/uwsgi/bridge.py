@@ -69,7 +69,7 @@ def has_priorities() -> bool | None:
 def look_again() -> None:
     """Have this spooler look at its directory once more when it has passed through it."""
     # The handler is C code's, which Python does not know of; where a task has taken it away, the signal would kill.
-    if master.catches(os.getpid(), signal.SIGUSR1):
+    if master.has_handler(os.getpid(), signal.SIGUSR1):
         os.kill(os.getpid(), signal.SIGUSR1)
 
 
@@ -122,7 +122,7 @@ def other_workers() -> list[tuple[int, bool]]:
     return [(int(one["pid"]), bool(one["apps"])) for one in uwsgi.workers() if one["id"] != own and one["pid"]]
 
 
-def goes_cheap() -> bool:
+def is_ending_idle_workers() -> bool:
     """Whether uWSGI ends HTTP processes because nobody asked them anything for ``idle`` seconds."""
     # Its master marks each of them before it ends it, and sleeps meanwhile as it does when it stops.
     return "idle" in uwsgi.opt and any(one["status"] == b"cheap" for one in uwsgi.workers())

@@ -1,4 +1,4 @@
-"""What the master of this uWSGI is at, as /proc tells. When it stops, no Python is called in it that could say so."""
+"""What is uWSGI's master doing? Read from /proc: while it stops, it calls no Python that could tell."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from spoolkit.system import process
 
 STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 
-_MASK = sum(1 << (signum - 1) for signum in STOP_SIGNALS)
+_STOP_MASK = sum(1 << (signum - 1) for signum in STOP_SIGNALS)
 
 
 def is_stopping(pid: int) -> bool:
-    """Whether the master ``pid`` is in the handler of a stop signal: in ``gracefully_kill_them_all``, until the end."""
-    return bool(_signals(pid, b"SigBlk:") & _MASK)
+    """Whether the master ``pid`` is in its handler of a stop signal: ``gracefully_kill_them_all``, until it exits."""
+    return bool(_signals(pid, b"SigBlk:") & _STOP_MASK)
 
 
-def is_hurried(pid: int) -> bool:
-    """Whether the signal that stops the master has come once more: it waits until the handler of the first is over."""
-    return bool((_signals(pid, b"ShdPnd:") | _signals(pid, b"SigPnd:")) & _MASK)
+def is_stop_repeated(pid: int) -> bool:
+    """Whether a stop signal has come once more: it is pending until the handler of the first one returns."""
+    return bool((_signals(pid, b"ShdPnd:") | _signals(pid, b"SigPnd:")) & _STOP_MASK)
 
 
-def is_asleep(pid: int) -> bool:
-    """Whether the master sleeps, as it does when something else than a signal stops it: its fifo, or an Emperor."""
+def is_sleeping(pid: int) -> bool:
+    """Whether the master sleeps, as it does when it is stopped by something other than a signal: fifo or Emperor."""
     try:
         with open(f"/proc/{pid}/wchan", "rb") as file:
             return b"nanosleep" in file.read()
@@ -30,19 +30,20 @@ def is_asleep(pid: int) -> bool:
         return False
 
 
-def is_doomed(pid: int) -> bool:
-    """Whether the process ``pid`` is dead, or will be before it does anything more."""
-    # A spooler has the lowest priority: on a busy machine it may take a while to die. The signal is taken off the
-    # pending ones a moment before that.
+def is_dying(pid: int) -> bool:
+    """Whether the process ``pid`` is dead, or will be before it executes anything more."""
+    # A spooler has the lowest priority: on a busy machine its death may take a while. The kernel removes SIGKILL from
+    # the pending signals a moment before the process is dead.
     return bool(_signals(pid, b"SigPnd:") & 1 << (signal.SIGKILL - 1)) or process.is_exiting(pid)
 
 
-def catches(pid: int, signum: int) -> bool:
+def has_handler(pid: int, signum: int) -> bool:
     """Whether the process ``pid`` has a handler for this signal."""
     return bool(_signals(pid, b"SigCgt:") & 1 << (signum - 1))
 
 
 def _signals(pid: int, line: bytes) -> int:
+    """The set of signals in this line of ``/proc/<pid>/status``, as a bit mask; 0 if it cannot be read."""
     try:
         with open(f"/proc/{pid}/status", "rb") as file:
             found = file.read().partition(b"\n" + line)[2]
