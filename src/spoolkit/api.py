@@ -47,7 +47,7 @@ def jobs_blueprint(*, details: bool = False, listing: bool = False, url_prefix: 
             message = "this site does not list jobs: ask for one by its id"
             return jsonify(error={"type": "NotFound", "message": message, "argument": None}), 404
         limit, task = _limit(), request.args.get("task") or None
-        states, files = _states(), lookup.listed(MAX_NAMES)
+        states, files = _states(), lookup.list_files(MAX_NAMES)
         found = lookup.jobs(states=states, task=task, limit=limit, max_examined=MAX_EXAMINED, files=files)
         return jsonify(jobs=[as_json.brief(status) for status in found], complete=found.complete)
 

@@ -424,7 +424,7 @@ def test_the_beginning_of_an_id_is_enough_where_only_one_job_fits(
     for command in ("show", "cancel"):
         refused = flask_spool(command, "18ab")
         assert refused.exit_code == 1
-        assert f"begins the ids of 2 jobs: give more of {other.id}, {one.id}" in refused.stderr
+        assert f"2 job ids begin with '18ab': give more characters of {other.id}, {one.id}" in refused.stderr
     results = told(flask_spool("cancel", "18ab", "18ab1", "18ff", "--json"), code=1)
     assert [result.get("state") for result in results] == [None, "cancelled", None]
     assert [result.get("error", {}).get("type") for result in results] == ["AmbiguousJobError", None, "UnknownJobError"]

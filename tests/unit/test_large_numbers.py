@@ -119,7 +119,7 @@ def test_so_is_a_setting(tmp_path: Any) -> None:
 
 @pytest.mark.parametrize("id", [HUGE, 5, None, b"0" * 32], ids=type)
 def test_what_is_no_text_is_no_jobs_id(directory: str, id: Any) -> None:
-    with pytest.raises(UnknownJobError, match="is no job's id"):
+    with pytest.raises(UnknownJobError, match="is not the id of a job"):
         Job.get(id)
 
 

@@ -115,7 +115,7 @@ def test_its_time_is_the_files(directory: str) -> None:
 
 def test_a_job_that_runs_shows_who_runs_it_and_how_far_it_is(directory: str, spooler: int) -> None:
     made = hangs()
-    wait_until(lambda: lookup.known_of(lambda: locations.store().status(made.id)))
+    wait_until(lambda: lookup.from_store(lambda: locations.store().status(made.id)))
     wait_until(lambda: lookup.find(made.id).progress)
     assert state(made.id) is State.RUNNING
     found = lookup.find(made.id)
@@ -262,16 +262,16 @@ def test_a_job_of_a_thread_has_no_file(directory: str) -> None:
 def test_what_is_unknown_is_said_to_be(directory: str, work: Callable[[], None]) -> None:
     ends("x")
     for look in (lookup.find, lookup.details):
-        with pytest.raises(UnknownJobError, match="never accepted, or its record is gone") as caught:
+        with pytest.raises(UnknownJobError, match="never accepted, or its record was deleted") as caught:
             look(NO_JOB)
         assert caught.value.job == NO_JOB
 
 
 @pytest.mark.parametrize("id", ["", ".", "..", "../dead/x", "/", "a/", "a\0", "x" * 256])
 def test_an_id_that_leads_elsewhere_is_none(directory: str, id: str) -> None:
-    with pytest.raises(UnknownJobError, match="is no job's id"):
+    with pytest.raises(UnknownJobError, match="is not the id of a job"):
         lookup.find(id)
-    assert lookup.checked("x" * 255) == "x" * 255
+    assert lookup.check_id("x" * 255) == "x" * 255
 
 
 # A broken store

@@ -585,7 +585,7 @@ def test_a_signal_interrupts_nothing_that_ends(monkeypatch: pytest.MonkeyPatch, 
 
 def test_nobody_calls_a_living_processs_jobs_lost(full: list[Job]) -> None:
     write_behind.here().write()
-    lookup.bury()
+    lookup.mark_lost()
     assert [job.state for job in full][2:] == [State.QUEUED, State.QUEUED]
 
 

@@ -11,7 +11,7 @@ import signal
 import time
 from collections.abc import Iterable, Iterator
 
-from spoolkit.admin.lookup import HEAD, Listing, checked, directories, find, jobs, known_of, recorded
+from spoolkit.admin.lookup import HEAD_SIZE, Listing, check_id, directories, find, from_store, jobs, recorded
 from spoolkit.encoding import packet
 from spoolkit.errors import DecodeError, JobStateError
 from spoolkit.job import FINAL, FINISHED, State, Status
@@ -29,7 +29,7 @@ def retry(id: str) -> None:
 
     Raises :class:`UnknownJobError`, or :class:`JobStateError` where it is not dead.
     """
-    known = recorded(checked(id))
+    known = recorded(check_id(id))
     for directory in directories(known):
         with changing(directory):
             path = morgue.locate(directory, id, known.file if known else None)
@@ -57,14 +57,14 @@ def changing(directory: str) -> Iterator[None]:
 
 
 def _revive(id: str, path: str, folder: str) -> None:
-    known_of(lambda: locations.store().requeue(id, still_there=lambda: os.path.lexists(path)))
+    from_store(lambda: locations.store().requeue(id, still_there=lambda: os.path.lexists(path)))
     morgue.revive(path, folder)
 
 
 def _folder(id: str, path: str, directory: str) -> str:
     """Where in ``directory`` the file belongs: a priority's folder, or the directory itself."""
     with open(files.open_regular(path, linked=True), "rb") as file:
-        data = file.read(HEAD)
+        data = file.read(HEAD_SIZE)
     try:
         content = packet.load(data)
     except DecodeError as error:
@@ -178,7 +178,7 @@ def run_now(id: str) -> State:
         with _claimed(status) as path:
             if path is not None:
                 new = spoolfile.reschedule(path, clock.now())
-                known_of(lambda: locations.store().note(id, "run now"))
+                from_store(lambda: locations.store().note(id, "run now"))
                 break
         if time.monotonic() > deadline:
             raise JobStateError(f"job {id}: its file is held by another process", job=id, state=str(status.state))

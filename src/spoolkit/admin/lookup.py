@@ -1,7 +1,7 @@
-"""Where jobs stand, from their files and their records as one.
+"""In which state is a job? The answer combines its file in the spool directory and its record in the store.
 
-A job that has not started has a file and no record, one that is over a record and no file. What cannot be known
-because the store is broken is left out.
+A job that has not started has a file and no record; a finished job has a record and no file. What only a broken store
+could tell is left out.
 """
 
 from __future__ import annotations
@@ -18,163 +18,201 @@ from flask import has_request_context
 from spoolkit.encoding import codec, packet
 from spoolkit.errors import AmbiguousJobError, DecodeError, StoreUnavailableError, UnknownJobError, shown
 from spoolkit.job import FINAL, FINISHED, Attempt, Event, State, Status, first_id
-from spoolkit.spooldir import dead as morgue
-from spoolkit.spooldir import running, spoolfile
+from spoolkit.spooldir import dead, running, spoolfile
 from spoolkit.store import locations, orphans, write_behind
 from spoolkit.system import files, log
 
 T = TypeVar("T")
 
-OPEN = frozenset(State) - FINISHED
+UNFINISHED = frozenset(State) - FINISHED
 
-SOME = 500
-"""Jobs that the store is asked for at once."""
+BATCH_SIZE = 500
+"""Jobs that one query to the store asks for."""
 
-CANDIDATES = 5
-"""Ids that are named where a prefix fits several."""
+MAX_CANDIDATES = 5
+"""Ids that an error message names where a prefix matches several."""
 
 MAX_EXAMINED = 10_000
-"""How many files and records of jobs a search reads by default: a second or so of work."""
+"""Files and records of jobs that a search reads by default: about one second of work."""
 
 MAX_NAMES = 1000
-"""How many names of files a request reads in a spool directory, looking for one job: anybody may ask for any id."""
+"""File names that a request reads in a spool directory to find one job: any visitor may ask for any id."""
 
-HEAD = 4 + packet.LIMIT
-"""Bytes of a spool file that hold all but the body."""
+HEAD_SIZE = 4 + packet.LIMIT
+"""Bytes of a spool file that hold everything except the body."""
 
 
 @dataclass(frozen=True)
 class Details:
-    """All that is known of one job. ``arguments`` are as the task gets them; ``None`` where they were not kept."""
+    """Everything that is known of one job."""
 
+    #: Its state and what else its file and record say.
     status: Status
+    #: The positional and the keyword arguments, as the task receives them; ``None`` where they were not kept.
     arguments: tuple[tuple[object, ...], dict[str, object]] | None
+    #: Its attempts, the first one first.
     attempts: list[Attempt]
+    #: What else happened to it, in order.
     events: list[Event]
 
 
 class Listing(list[Status]):
-    """Jobs, newest first. ``complete`` is false where the search stopped before it had examined all of them."""
+    """Jobs, newest first."""
 
+    #: False where the search stopped before it had examined all jobs.
     complete = True
 
 
 @dataclass(frozen=True)
 class Files:
-    """The paths of waiting and of dead jobs by their ids, as of one look, and whether these are all of them."""
+    """The files of jobs, from one scan of the spool directories."""
 
+    #: The paths of waiting and running jobs, by their ids.
     waiting: Mapping[str, str]
+    #: The paths of dead jobs, by their ids.
     dead: Mapping[str, str]
+    #: Whether ``waiting`` holds all of them.
     all_waiting: bool = True
+    #: Whether ``dead`` holds all of them.
     all_dead: bool = True
 
     @property
     def complete(self) -> bool:
+        """Whether these are all files of jobs."""
         return self.all_waiting and self.all_dead
 
 
-def listed(max_names: int | None = None) -> Files:
-    """The files of jobs, at most ``max_names`` of waiting and of dead ones, by their names alone."""
+def list_files(max_names: int | None = None) -> Files:
+    """List the files of jobs, without opening them.
+
+    Args:
+        max_names: How many names of waiting jobs, and how many of dead ones, are read at most; ``None``: all.
+
+    Raises:
+        SpoolUnavailableError: A spool directory cannot be read.
+    """
     most = None if max_names is None else max_names + 1
-    waiting, dead = (list(islice(paths, most)) for paths in (pending(most), _set_aside(most)))
-    cut = (len(waiting), len(dead)) if max_names is None else (max_names, max_names)
-    return Files(_by_id(waiting[: cut[0]]), _by_id(dead[: cut[1]]), len(waiting) <= cut[0], len(dead) <= cut[1])
+    waiting, set_aside = (list(islice(paths, most)) for paths in (waiting_files(most), _dead_files(most)))
+    cut = (len(waiting), len(set_aside)) if max_names is None else (max_names, max_names)
+    return Files(
+        waiting=_by_id(waiting[: cut[0]]),
+        dead=_by_id(set_aside[: cut[1]]),
+        all_waiting=len(waiting) <= cut[0],
+        all_dead=len(set_aside) <= cut[1],
+    )
 
 
 def find(id: str) -> Status:
-    """Where the job ``id`` stands.
+    """Return the state of a job, and what else is known of it.
 
-    Within a request its file is looked for under its likely names, and among the first 1,000 files only. Where more
-    wait, commands alone find one that got many names while the store was broken; so it may be with a priority over 99.
+    Within an HTTP request, the job's file is searched under its likely names, and among the first 1,000 files only.
+    Where more files wait, only commands find a job whose file was renamed many times while the store was broken, or a
+    job with a priority over 99.
 
-    Raises :class:`UnknownJobError`, or what :func:`tracking.check_readable` raises.
+    Args:
+        id: The full id of the job.
+
+    Raises:
+        UnknownJobError: There is neither a file nor a record of the job.
+        SpoolUnavailableError: This process cannot read a spool directory.
+        StoreUnavailableError: This process may not read the store.
     """
-    checked(id)
+    check_id(id)
     locations.check_readable()
     write_behind.here().write(id)
     before: object = ()
-    for _ in range(5):  # between two looks a job may go from the record to the file, and its file get another name
+    for _ in range(5):  # between two steps the job may be settled, and its file renamed
         status = recorded(id)
         if status is not None and (status.state in FINAL or not status.has_file):
-            return _running(status)
-        found = _with_file(id, status)
+            return _with_progress(status)
+        found = _from_file_and_record(id, status)
         if found is not None:
-            return _running(found)
+            return _with_progress(found)
         if status == before:
-            break  # twice nothing, and nothing recorded between
+            break  # no file in two searches, and nothing was recorded in between
         before = status
     if status is None:
-        raise UnknownJobError(f"no job {id} is known: it was never accepted, or its record is gone", job=id)
+        raise UnknownJobError(f"job {id} is unknown: it was never accepted, or its record was deleted", job=id)
     return _without_file(status)
 
 
 def _without_file(status: Status) -> Status:
-    """What became of a job whose file is gone."""
+    """The status of a job whose file is gone."""
     if status.state is State.RUNNING:
-        # Its file goes only at its end: it was the store that could not be told.
-        return replace(status, state=State.DONE, result_error="it is over, but the store could not be written then")
+        # The file goes only when the job is done: it was the store that could not be written.
+        return replace(status, state=State.DONE, result_error="the job is done, but the store could not be written")
     return status if status.state in FINISHED else replace(status, state=State.LOST)
 
 
-def checked(id: str) -> str:
-    """``id``, unless it cannot be that of a job, as a path to elsewhere. Raises :class:`UnknownJobError`."""
+def check_id(id: str) -> str:
+    """Return ``id``.
+
+    Raises:
+        UnknownJobError: It cannot be the id of a job, but may be a path to another directory.
+    """
     if not isinstance(id, str):
-        raise UnknownJobError(f"{shown(id)} is no job's id: give a str", job=shown(id))
+        raise UnknownJobError(f"{shown(id)} is not the id of a job: give a str", job=shown(id))
     if not id or os.path.basename(id) != id or id in (os.curdir, os.pardir) or "\0" in id or len(id) > 255:
-        raise UnknownJobError(f"{id[:80]!r} is no job's id", job=id)
+        raise UnknownJobError(f"{id[:80]!r} is not the id of a job", job=id)
     return id
 
 
 def full_id(prefix: str) -> str:
-    """The one id that begins with ``prefix``, for people; ``prefix`` itself where there is none.
+    """Complete the beginning of an id.
+
+    Args:
+        prefix: The first characters of an id, as a person types them.
+
+    Returns:
+        The only id that begins so; ``prefix`` itself where there is none.
 
     Raises:
-        AmbiguousJobError: There are several.
-        UnknownJobError: No id can begin like this.
+        AmbiguousJobError: Several ids begin so.
+        UnknownJobError: No id can begin so.
     """
-    if spoolfile.is_id(checked(prefix)):
+    if spoolfile.is_id(check_id(prefix)):
         return prefix
-    recorded_ids = known_of(lambda: locations.store().ids(prefix, SOME)) or []
-    ids = {*recorded_ids, *(id for id in map(id_of, (*pending(), *_set_aside())) if id.startswith(prefix))}
+    recorded_ids = from_store(lambda: locations.store().ids(prefix, BATCH_SIZE)) or []
+    ids = {*recorded_ids, *(id for id in map(id_of, (*waiting_files(), *_dead_files())) if id.startswith(prefix))}
     if prefix in ids or not ids:
         return prefix
     if len(ids) > 1:
-        some = tuple(sorted(ids, reverse=True)[:CANDIDATES])
-        more = ", ..." if len(ids) > CANDIDATES else ""
-        message = f"{prefix!r} begins the ids of {len(ids)} jobs: give more of {', '.join(some)}{more}"
+        some = tuple(sorted(ids, reverse=True)[:MAX_CANDIDATES])
+        more = ", ..." if len(ids) > MAX_CANDIDATES else ""
+        message = f"{len(ids)} job ids begin with {prefix!r}: give more characters of {', '.join(some)}{more}"
         raise AmbiguousJobError(message, job=prefix, candidates=some)
     return ids.pop()
 
 
-def _with_file(id: str, status: Status | None) -> Status | None:
-    """The status as the job's file has it; ``None`` where there is no file."""
-    known, most = None if status is None else status.file, _most()
-    for directory in directories(status):
-        with _looking(directory):
-            if path := spoolfile.locate(directory, id, known, most=most):
+def _from_file_and_record(id: str, status: Status | None) -> Status | None:
+    """The recorded status, corrected by the job's file; ``None`` where there is no file."""
+    known, most = None if status is None else status.file, _max_names()
+    for spool_dir in directories(status):
+        with _reading(spool_dir):
+            if path := spoolfile.locate(spool_dir, id, known, most=most):
                 return _waiting(path, status)
-            if path := morgue.locate(directory, id, known, most=most):
+            if path := dead.locate(spool_dir, id, known, most=most):
                 return _dead(path, status)
     return None
 
 
-def _most() -> int | None:
+def _max_names() -> int | None:
     return MAX_NAMES if has_request_context() else None
 
 
 @contextlib.contextmanager
-def _looking(directory: str) -> Iterator[None]:
-    """What keeps this process from looking into ``directory`` is an error, and never the same as nothing there."""
+def _reading(directory: str) -> Iterator[None]:
+    """Raise :class:`SpoolUnavailableError` where ``directory`` cannot be read: that must not look like an empty one."""
     try:
         yield
     except FileNotFoundError:
-        pass  # no job has come yet
+        pass  # no job was enqueued yet
     except OSError as error:
         raise files.unavailable(directory, error) from error
 
 
 def _waiting(path: str, status: Status | None) -> Status | None:
-    """The status of a job whose file lies in the spool directory; ``None`` if it is gone meanwhile."""
+    """The status of a job whose file is in the spool directory; ``None`` if the file is gone by now."""
     try:
         due = os.lstat(path).st_mtime
     except FileNotFoundError:
@@ -184,24 +222,26 @@ def _waiting(path: str, status: Status | None) -> Status | None:
     if status.state is State.DEAD:
         return replace(status, state=State.QUEUED, run_at=due, finished_at=None)
     if status.state is State.RUNNING and (status.pid is None or os.path.basename(path) != status.file):
-        # Its process died, or the store could not be told how it ended; the next spooler that looks will see.
+        # Its process died, or the store could not be written when the attempt ended. The next spooler finds out.
         return replace(status, state=State.RETRYING, run_at=due)
     return replace(status, run_at=due) if status.state is not State.RUNNING else status
 
 
 def _dead(path: str, status: Status | None) -> Status:
+    """The status of a job whose file is in ``dead/``."""
     if status is not None and status.state is State.DEAD:
         return status
-    report = morgue.report(path)
+    report = dead.report(path)
     found = status or _from_file(path, State.DEAD) or Status(os.path.basename(path), report.get("task"), State.DEAD)
     message = report.get("reason") or found.error_message
     return replace(found, state=State.DEAD, finished_at=report.get("time"), error_message=message)
 
 
 def _from_file(path: str, state: State) -> Status | None:
+    """The status of a job without a record; ``None`` where the file is not one of spoolkit's."""
     data = None
-    with _looking(os.path.dirname(path)):
-        data = spoolfile.peek(path, HEAD)
+    with _reading(os.path.dirname(path)):
+        data = spoolfile.peek(path, HEAD_SIZE)
     if data is None:
         return None
     try:
@@ -209,14 +249,15 @@ def _from_file(path: str, state: State) -> Status | None:
     except DecodeError:
         return None
     with contextlib.suppress(OSError):
-        # What it is, not what it was to be: a file may have been given another time since.
+        # The file's own time: it may have been rescheduled since the packet was written.
         job = replace(job, run_at=os.lstat(path).st_mtime if job.run_at is not None else None)
     return Status(
         id=job.id, task=job.task, state=state, queue=job.queue, enqueued_at=job.enqueued_at, run_at=job.run_at
     )
 
 
-def _running(status: Status) -> Status:
+def _with_progress(status: Status) -> Status:
+    """The status with the progress of the running attempt, which only its file in ``running/`` holds."""
     if status.state is not State.RUNNING:
         return status
     progress, _ = running.look(locations.store().folder, status.id)
@@ -224,20 +265,20 @@ def _running(status: Status) -> Status:
 
 
 def recorded(id: str) -> Status | None:
-    """What the store knows of the job ``id``."""
-    status = known_of(lambda: locations.store().status(id))
-    if status is None or status.has_file or status.state in FINISHED or not bury():
+    """The record of the job ``id``; ``None`` where there is none, or the store cannot be read."""
+    status = from_store(lambda: locations.store().status(id))
+    if status is None or status.has_file or status.state in FINISHED or not mark_lost():
         return status
-    return known_of(lambda: locations.store().status(id))
+    return from_store(lambda: locations.store().status(id))
 
 
-def bury() -> bool:
-    """Whether there were jobs whose process went away; they are recorded as lost."""
-    return bool(known_of(lambda: orphans.mark_lost(locations.store())))
+def mark_lost() -> bool:
+    """Record the jobs of processes that are gone as lost. Returns whether there were any."""
+    return bool(from_store(lambda: orphans.mark_lost(locations.store())))
 
 
-def known_of(read: Callable[[], T]) -> T | None:
-    """What ``read()`` finds in the store; ``None`` where the store cannot be had."""
+def from_store(read: Callable[[], T]) -> T | None:
+    """Return ``read()``, which reads the store; ``None`` where the store is unavailable, which is logged."""
     try:
         return read()
     except StoreUnavailableError as error:
@@ -246,7 +287,7 @@ def known_of(read: Callable[[], T]) -> T | None:
 
 
 def directories(status: Status | None = None) -> list[str]:
-    """The spool directories in which the job's file may lie."""
+    """The spool directories that may hold the job's file, the likely one first."""
     queue = [status.queue] if status is not None and status.queue is not None and os.path.isdir(status.queue) else []
     return list(dict.fromkeys([*queue, *locations.directories()]))
 
@@ -263,74 +304,78 @@ def jobs(
     """List jobs, newest first, without their results.
 
     Args:
-        states: Only jobs in these states; none given: in any.
+        states: Only jobs in these states; empty: in any state.
         task: Only jobs of the task with this name.
-        since: Only jobs enqueued since then, unix time in seconds (UTC).
-        limit: How many at most; ``None``: all that are found.
-        max_examined: How many files of waiting jobs, of dead jobs, and records of either kind are read at most. Where
-            more would have to be read, the newest were, and the answer is not ``complete``.
-        files: What :func:`listed` found; ``None``: all are listed now. Of files that are not ``complete`` the newest
-            may be missing; then the answer is not complete either.
+        since: Only jobs enqueued at or after this time, unix time in seconds (UTC).
+        limit: How many jobs are returned at most; ``None``: all that are found.
+        max_examined: How many files of waiting jobs, how many of dead jobs, and how many records of either kind are
+            read at most. Where there are more, only the newest are read, and the answer is not ``complete``.
+        files: The result of :func:`list_files`; ``None``: all files are listed now. Where it is not ``complete``, the
+            newest files may be missing, so the answer is not complete either.
+
+    Returns:
+        The jobs, newest first.
 
     Raises:
-        SpoolUnavailableError, StoreUnavailableError: As :func:`tracking.check_readable` does.
+        SpoolUnavailableError: This process cannot read a spool directory.
+        StoreUnavailableError: This process may not read the store.
     """
     locations.check_readable()
     write_behind.here().write()
-    bury()
+    mark_lost()
     wanted = frozenset(states) or frozenset(State)
 
-    def fits(status: Status) -> bool:
+    def matches(status: Status) -> bool:
         old = since is not None and (status.enqueued_at or 0.0) < since
         return status.state in wanted and not old and task in (None, status.task)
 
     found, horizon = Listing(), ""
-    files = files or listed()
+    files = files or list_files()
     recorded_ids: set[str] = set()
-    # Of what is not over, the record alone does not tell the state: the limit is for those that fit.
-    for among, most in ((OPEN, None), (wanted & FINISHED, limit)):
+    # The record alone does not tell the state of an unfinished job, so the limit cannot apply to these records.
+    for among, most in ((UNFINISHED, None), (wanted & FINISHED, limit)):
         if among:
             rows = _rows(among, task, since, max_examined + 1 if most is None else min(most, max_examined + 1))
             if len(rows) > max_examined:
                 horizon = max(horizon, rows[max_examined - 1].id)
                 del rows[max_examined:]
             recorded_ids.update(row.id for row in rows)
-            found += filter(fits, _joined(rows, files))
+            found += filter(matches, _with_files(rows, files))
     for state, paths in ((State.QUEUED, files.waiting), (State.DEAD, files.dead)):
         if state in wanted:
             ids = _newest(paths.keys() - recorded_ids, since)
             if len(ids) > max_examined:
                 horizon = max(horizon, ids[max_examined - 1])
             examined = islice(_unrecorded(state, ids, paths), max_examined)
-            found += islice((status for status in examined if status is not None and fits(status)), limit)
+            found += islice((status for status in examined if status is not None and matches(status)), limit)
     found.sort(key=lambda status: status.id, reverse=True)
     if limit is not None:
         del found[limit:]
     found.complete = not horizon or (limit is not None and len(found) == limit and found[-1].id >= horizon)
-    found.complete &= files.all_waiting or not wanted & (OPEN | {State.LOST})  # of what is lost no file may be left
+    found.complete &= files.all_waiting or not wanted & (UNFINISHED | {State.LOST})  # a lost job may have no file
     found.complete &= files.all_dead or State.DEAD not in wanted
-    found[:] = map(_running, found)
+    found[:] = map(_with_progress, found)
     return found
 
 
 def _rows(states: Iterable[State], task: str | None, since: float | None, limit: int) -> list[Status]:
-    return known_of(lambda: locations.store().statuses(states=states, task=task, since=since, limit=limit)) or []
+    return from_store(lambda: locations.store().statuses(states=states, task=task, since=since, limit=limit)) or []
 
 
 def _by_id(paths: Iterable[str]) -> dict[str, str]:
-    # By hand, and not by id_of() for each: there may be 100,000 of them.
+    # Without a call of id_of() for each: there may be 100,000 of them.
     names = ((path[path.rfind("/") + 1 :], path) for path in paths)
     return {spoolfile.id_of(name) or name: path for name, path in names}
 
 
 def _newest(ids: Iterable[str], since: float | None) -> list[str]:
-    """The ids, newest first, without those that are older by their own time (to the second)."""
+    """The ids, newest first, without those that were made before ``since`` (to the second)."""
     oldest = "" if since is None else first_id(since)
     return sorted((id for id in ids if id >= oldest), reverse=True)
 
 
-def _joined(rows: Sequence[Status], files: Files) -> Iterator[Status]:
-    """The recorded statuses as the jobs' files have them, as :func:`find` answers for each."""
+def _with_files(rows: Sequence[Status], files: Files) -> Iterator[Status]:
+    """The recorded statuses, corrected by the jobs' files: what :func:`find` would return for each."""
     missing = []
     for row in rows:
         if (status := _with_path(row, files)) is not None:
@@ -342,26 +387,27 @@ def _joined(rows: Sequence[Status], files: Files) -> Iterator[Status]:
     if not files.complete:
         yield from map(_by_name, missing)
         return
-    # Since the files were listed, these have come, gone, or got another name. Listed once more for all of them: a
-    # search for each would read a large directory thousands of times.
-    files = listed()
+    # These were enqueued, removed or renamed after the files were listed. List the files once more for all of them: a
+    # search for each would read a large spool directory thousands of times.
+    files = list_files()
     for row in missing:
         yield _with_path(row, files) or _gone(row)
 
 
 def _by_name(row: Status) -> Status:
-    """The recorded status as a file under a recorded name has it; as recorded where there is none."""
-    for directory in directories(row):
-        with _looking(directory):
-            if (path := spoolfile.find(directory, row.id, row.file)) and (found := _waiting(path, row)) is not None:
+    """The recorded status, corrected by a file with a recorded name; unchanged where there is none."""
+    for spool_dir in directories(row):
+        with _reading(spool_dir):
+            if (path := spoolfile.find(spool_dir, row.id, row.file)) and (found := _waiting(path, row)) is not None:
                 return found
-            if path := morgue.locate(directory, row.id, row.file, most=0):
+            if path := dead.locate(spool_dir, row.id, row.file, most=0):
                 return _dead(path, row)
     return replace(row, state=State.RETRYING) if row.state is State.RUNNING and row.pid is None else row
 
 
 def _gone(status: Status) -> Status:
-    now = known_of(lambda: locations.store().status(status.id))
+    """The status of a job that no list of files has."""
+    now = from_store(lambda: locations.store().status(status.id))
     if now is None or replace(now, result=None) == status:
         return _without_file(status)
     with contextlib.suppress(UnknownJobError):
@@ -370,6 +416,7 @@ def _gone(status: Status) -> Status:
 
 
 def _with_path(status: Status, files: Files) -> Status | None:
+    """The recorded status, corrected by the listed file; ``None`` where it needs a file and none is listed."""
     if not status.has_file or status.state in FINAL:
         return status
     if path := files.waiting.get(status.id):
@@ -378,10 +425,10 @@ def _with_path(status: Status, files: Files) -> Status | None:
 
 
 def _unrecorded(state: State, ids: Sequence[str], paths: Mapping[str, str]) -> Iterator[Status | None]:
-    """Each of these jobs, which have files, as far as the store knows it otherwise or not at all; else ``None``."""
-    for at in range(0, len(ids), SOME):
-        some = ids[at : at + SOME]
-        known = known_of(lambda ids=some: locations.store().states(ids)) or {}  # type: ignore[misc]
+    """The status of each job that has a file, but no record of the same state; ``None`` for the others."""
+    for at in range(0, len(ids), BATCH_SIZE):
+        some = ids[at : at + BATCH_SIZE]
+        known = from_store(lambda ids=some: locations.store().states(ids)) or {}  # type: ignore[misc]
         for id in some:
             status = None
             if id not in known:
@@ -392,25 +439,27 @@ def _unrecorded(state: State, ids: Sequence[str], paths: Mapping[str, str]) -> I
 
 
 def id_of(path: str) -> str:
+    """The id of the job whose file is ``path``; the file's name where it is not one of spoolkit's."""
     return spoolfile.id_of(os.path.basename(path)) or os.path.basename(path)
 
 
-def pending(most: int | None = None) -> Iterator[str]:
-    for directory in locations.directories():
-        with _looking(directory):
-            yield from spoolfile.pending(directory, most)
+def waiting_files(most: int | None = None) -> Iterator[str]:
+    """The paths of waiting and running jobs in all spool directories, at most ``most`` of each."""
+    for spool_dir in locations.directories():
+        with _reading(spool_dir):
+            yield from spoolfile.pending(spool_dir, most)
 
 
-def _set_aside(most: int | None = None) -> Iterator[str]:
-    for directory in locations.directories():
-        with _looking(directory):
-            yield from morgue.kept(directory, most)
+def _dead_files(most: int | None = None) -> Iterator[str]:
+    for spool_dir in locations.directories():
+        with _reading(spool_dir):
+            yield from dead.kept(spool_dir, most)
 
 
 def details(id: str) -> Details:
-    """All that is known of the job ``id``. Raises :class:`UnknownJobError`."""
+    """Return everything that is known of the job ``id``; raises what :func:`find` raises."""
     status = find(id)
-    attempts, events = known_of(lambda: locations.store().history(id)) or ([], [])
+    attempts, events = from_store(lambda: locations.store().history(id)) or ([], [])
     if attempts and attempts[-1].finished_at is None:
         _, log = running.look(locations.store().folder, id)
         attempts[-1] = replace(attempts[-1], log=log)
@@ -419,17 +468,17 @@ def details(id: str) -> Details:
 
 def _arguments(status: Status) -> tuple[tuple[object, ...], dict[str, object]] | None:
     data = None
-    for directory in directories(status):
+    for spool_dir in directories(status):
         content = None
-        with _looking(directory):
-            known, most = status.file, _most()
-            path = spoolfile.locate(directory, status.id, known, most=most)
-            path = path or morgue.locate(directory, status.id, known, most=most)
+        with _reading(spool_dir):
+            known, most = status.file, _max_names()
+            path = spoolfile.locate(spool_dir, status.id, known, most=most)
+            path = path or dead.locate(spool_dir, status.id, known, most=most)
             content = None if path is None else spoolfile.peek(path)
         if content is not None:
             with contextlib.suppress(DecodeError):
                 data = packet.arguments(packet.load(content))
-    data = data or known_of(lambda: locations.store().arguments(status.id))
+    data = data or from_store(lambda: locations.store().arguments(status.id))
     if data is None:
         return None
     try:

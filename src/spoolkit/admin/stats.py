@@ -62,24 +62,24 @@ def gather(*, max_examined: int = lookup.MAX_EXAMINED, files: Files | None = Non
 
     Args:
         max_examined: How many waiting and how many dead jobs are read; the rest is counted by name alone.
-        files: What :func:`lookup.listed` found; ``None``: all files are listed now.
+        files: What :func:`lookup.list_files` found; ``None``: all files are listed now.
     """
     now = clock.now()
     locations.check_readable()
     # What is over for good is counted where it lies: there may be a million of it.
-    counts = Counter(lookup.known_of(lambda: locations.store().counts(FINAL)) or {})
-    files = files or lookup.listed()
+    counts = Counter(lookup.from_store(lambda: locations.store().counts(FINAL)) or {})
+    files = files or lookup.list_files()
     not_final = frozenset(State) - FINAL
     others = lookup.jobs(states=not_final, max_examined=max_examined, files=files)
     counts.update((status.task or "?", status.state) for status in others)
     if not others.complete:
-        for known, number in (lookup.known_of(lambda: locations.store().counts(not_final)) or {}).items():
+        for known, number in (lookup.from_store(lambda: locations.store().counts(not_final)) or {}).items():
             counts[known] = max(counts[known], number)
-        unread = len(files.waiting) - sum(n for (_, state), n in counts.items() if state in lookup.OPEN)
+        unread = len(files.waiting) - sum(n for (_, state), n in counts.items() if state in lookup.UNFINISHED)
         counts["?", State.QUEUED] += max(0, unread)
     running = {status.id for status in others if status.state is State.RUNNING}
-    done = lookup.known_of(lambda: locations.store().done_since(now - HOUR)) or 0
-    took = lookup.known_of(lambda: locations.store().durations(now - HOUR, LATEST)) or []
+    done = lookup.from_store(lambda: locations.store().done_since(now - HOUR)) or 0
+    took = lookup.from_store(lambda: locations.store().durations(now - HOUR, LATEST)) or []
     late = _oldest_due(now, files, running, max_examined)
     return Statistics(
         dict(sorted(counts.items())), late, done, _percentiles(took), _paused(), _broken(), others.complete

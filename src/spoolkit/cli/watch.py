@@ -55,7 +55,7 @@ def watch(interval: float, times: int | None, as_json: bool) -> None:
 
 
 def _look() -> tuple[Statistics, list[Status], list[Status]]:
-    files = lookup.listed(MAX_NAMES)
+    files = lookup.list_files(MAX_NAMES)
     running = lookup.jobs(states=(State.RUNNING,), max_examined=MAX_EXAMINED, files=files)
     ended = (State.DONE, State.DEAD, State.CANCELLED, State.LOST)
     over = lookup.jobs(states=ended, limit=RECENT, max_examined=MAX_EXAMINED, files=files)

@@ -104,7 +104,7 @@ def _require_test_run(what: str) -> None:
 
 
 def _waiting() -> list[str]:
-    return [path for path in lookup.pending() if spoolfile.id_of(os.path.basename(path))]
+    return [path for path in lookup.waiting_files() if spoolfile.id_of(os.path.basename(path))]
 
 
 def _read(path: str) -> Job[Any] | None:
