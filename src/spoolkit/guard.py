@@ -75,13 +75,13 @@ def _give_up(name: str, why: str) -> NoReturn:
     """End this process, which has no application, and say what follows from that."""
     is_original = bridge.is_worker() and not bridge.respawns()
     # Where another process serves, the code has changed since: an instance that serves must not be taken down.
-    begins = is_original and not bridge.is_served()
+    begins = is_original and not bridge.has_any_application()
     if begins and bridge.is_first_worker():
         follows = "the site does not start"
     else:
         # At a first start all processes fail alike: the first says why, and ends the instance.
         until = time.monotonic() + (0 if bridge.is_worker() and not begins else FIRST)
-        while bridge.first_worker_pid() and not bridge.is_served() and time.monotonic() < until:
+        while bridge.first_worker_pid() and not bridge.has_any_application() and time.monotonic() < until:
             shutdown.wait_for_shutdown(PAUSE / 10)
         if begins and not bridge.first_worker_pid():
             os._exit(FAILED_APP)
@@ -93,7 +93,7 @@ def _give_up(name: str, why: str) -> NoReturn:
                 os._exit(1)  # the log has it, and all other spoolers of the directory fail alike
         else:
             going_on = "have loaded it" if is_original else "run the old version"
-            follows = f"the processes that {going_on} go on" if bridge.is_served() else "no process serves it"
+            follows = f"the processes that {going_on} go on" if bridge.has_any_application() else "no process serves it"
     _log(f"{why}spoolkit: {name} cannot be loaded; {follows}")
     os._exit(FAILED_APP if begins else 1)
 

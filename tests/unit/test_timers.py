@@ -94,7 +94,7 @@ def load(uwsgi: Any, code: list[tuple[str, int]]) -> None:
 def start(tables: Tables, directory: Path, worker: int, respawns: int = 0) -> Any:
     tables.handlers[worker] = dict.fromkeys(tables.handlers[worker], crash) if respawns else tables.handlers[worker]
     uwsgi = Process(tables, worker, respawns)
-    timers.guard(uwsgi, str(directory))
+    timers.replace_functions(uwsgi, str(directory))
     return uwsgi
 
 

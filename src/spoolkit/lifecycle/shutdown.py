@@ -58,7 +58,9 @@ _http_process = PerProcess(_HttpProcess)
 @functools.cache  # installed once; forked processes inherit the hooks
 def install() -> None:
     """Have the HTTP processes of this uWSGI wait for running jobs when it stops. Does nothing outside uWSGI."""
-    bridge.at_worker(_at_start, _at_exit)
+    if bridge.is_uwsgi():
+        bridge.at_end(_at_exit)
+        bridge.at_start(_at_start)
 
 
 def interrupt_jobs(pids: Iterable[int]) -> None:
@@ -146,11 +148,11 @@ class _MasterSleep:
     def __init__(self, pid: int) -> None:
         self._pid = pid
         self._since = time.monotonic()
-        self._spawned = bridge.spawned()
+        self._spawned = bridge.respawns_of_all()
 
     def is_a_stop(self) -> bool:
         """Whether the master has slept for longer than it does for any other reason. To be called repeatedly."""
-        spawned = bridge.spawned()
+        spawned = bridge.respawns_of_all()
         # A master that is stopping starts no process. Where processes die again and again, it sleeps as well, but
         # starts one after each sleep.
         if spawned != self._spawned or not _sleeps_as_in_a_stop(self._pid):
@@ -191,7 +193,10 @@ def wait_for_shutdown(seconds: float) -> None:
 
 def _at_exit() -> None:
     """Wait for running jobs if uWSGI is stopping; called by uWSGI before this HTTP process exits."""
-    _http_process.get().is_exiting = True
+    http_process = _http_process.peek()
+    if http_process is None:
+        return  # uWSGI calls this in the master and the spoolers as well, and in processes that a request has forked
+    http_process.is_exiting = True
     # A second signal would call this function again, and cut the first call short.
     signal.pthread_sigmask(signal.SIG_BLOCK, (*master.STOP_SIGNALS, signal.SIGHUP))
     grace = application.settings().grace
@@ -213,12 +218,12 @@ def _at_exit() -> None:
         stops, deadline = True, time.monotonic() + grace
         _announce_stop(grace)
     if stops:
-        pid, spawned = bridge.master_pid(), bridge.spawned()
+        pid, spawned = bridge.master_pid(), bridge.respawns_of_all()
         process.wait_until_gone(
-            _busy_spoolers, deadline, lambda: master.is_stop_repeated(pid) or bridge.spawned() != spawned
+            _busy_spoolers, deadline, lambda: master.is_stop_repeated(pid) or bridge.respawns_of_all() != spawned
         )
         # A master that is stopping starts no process: if it has started one, it slept for another reason.
-        if bridge.spawned() == spawned:
+        if bridge.respawns_of_all() == spawned:
             # Among them, those that the master has killed already, if it does not wait.
             interrupt_jobs(bridge.spooler_pids())
         else:

@@ -220,7 +220,7 @@ def on_spool(env: bridge.Env) -> int:
     elif other_libraries.is_in_use() and not os.path.lexists(path):
         # ``uwsgi.spool`` signals no spooler that is busy, so that what was enqueued meanwhile would wait for the next
         # scan. Only after a job that was settled: a file that stays would be run again at once, for ever.
-        bridge.look_again()
+        bridge.rescan()
     return int(SPOOL_RETRY) if answer is None else answer
 
 

@@ -27,9 +27,10 @@ def run(env: bridge.Env, *, retry_at: float) -> Outcome | int:
         return _uwsgidecorators(env, retry_at)
     if b"function_name" in env and b"setup" in env:
         return _uwsgi_tasks(env)
-    if bridge.plain_handler is None:
+    handler = bridge.application_handler()
+    if handler is None:
         raise DecodeError(f"no handler knows this file; its keys are {sorted(map(str, env))[:20]}")
-    watched = _Watched(bridge.plain_handler)
+    watched = _Watched(handler)
     return _call(watched, env, retry_at, watched)
 
 
@@ -139,7 +140,7 @@ def _uwsgi_tasks(env: bridge.Env) -> Outcome:
 
 def is_in_use() -> bool:
     """Whether this process runs jobs of another library too."""
-    return bridge.plain_handler is not None or not sys.modules.keys().isdisjoint(bridge.LIBRARIES)
+    return bridge.application_handler() is not None or not sys.modules.keys().isdisjoint(bridge.LIBRARIES)
 
 
 def task_name(env: bridge.Env) -> str | None:

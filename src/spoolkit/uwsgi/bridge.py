@@ -1,4 +1,4 @@
-"""The only ``import uwsgi``: what spoolkit asks of the server, and the one entry by which the server calls back."""
+"""What does spoolkit ask of uWSGI, and where does uWSGI call spoolkit? The only module that imports ``uwsgi``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any, ClassVar
 
 from spoolkit.system import process
+from spoolkit.system.process import PerProcess
 from spoolkit.uwsgi import master, timers
 
 try:
@@ -17,91 +18,89 @@ try:
 except ImportError:
     uwsgi = None
 else:
-    if not hasattr(uwsgi, "masterpid"):  # a folder or a stub of that name
+    if not hasattr(uwsgi, "masterpid"):  # a folder or a stub with this name
         uwsgi = None
 
 Env = Mapping[Any, bytes]
-"""A spool file as uWSGI hands it over: the packet's keys as bytes, ``spooler_task_name`` and ``body`` as text."""
+"""A spool file as uWSGI passes it: the keys of the packet are bytes, ``spooler_task_name`` and ``body`` are text."""
 
 Handler = Callable[[Env], int]
 
 LIBRARIES = ("uwsgidecorators", "uwsgi_tasks")
 """Modules that set ``uwsgi.spooler`` to a handler of their own when they are imported."""
 
-plain_handler: Handler | None = None
-"""A handler that the application itself gave to ``uwsgi.spooler``: it serves the files that nobody else knows."""
-
-_started_in: int | None = None
-_working_in: int | None = None
+_spooler_started = PerProcess[bool]()
 _after_fork: list[Callable[[], None]] = []
 
 
 def is_uwsgi() -> bool:
-    """Whether this process is one of uWSGI's."""
+    """Whether this process belongs to uWSGI."""
     return uwsgi is not None
 
 
 def is_spooler() -> bool:
-    """Whether this process is a spooler of uWSGI's."""
+    """Whether this process is a spooler of uWSGI."""
     return uwsgi is not None and bool(uwsgi.i_am_the_spooler())
 
 
 def spooler_directory() -> str:
-    """The directory that this spooler process serves."""
-    # 2.0.31 has no call for it: both lists hold one entry per process, in one order, and the pid is set by now.
+    """The spool directory that this spooler process serves."""
+    # 2.0.31 has no function for it. Both lists hold one entry per process, in the same order; the pid is set by now.
     by_pid = dict(zip(uwsgi.spooler_pids(), uwsgi.spoolers, strict=True))
     return os.fsdecode(by_pid[os.getpid()])
 
 
 def directories() -> list[str]:
-    """The spool directories that this uWSGI serves, in the order of its configuration; none outside uWSGI."""
+    """The spool directories that this uWSGI serves, in the order of its configuration; empty outside uWSGI."""
     if uwsgi is None:
         return []
-    # One entry per process, so each directory may be there several times.
+    # uWSGI lists a directory once per spooler process.
     return list(dict.fromkeys(os.fsdecode(directory) for directory in getattr(uwsgi, "spoolers", ())))
 
 
 def has_priorities() -> bool | None:
-    """Whether this uWSGI looks into priority folders; ``None`` outside uWSGI, where it cannot be known."""
+    """Whether this uWSGI scans the priority folders; ``None`` outside uWSGI, where it is unknown."""
     return None if uwsgi is None else "spooler-ordered" in uwsgi.opt
 
 
-def look_again() -> None:
-    """Have this spooler look at its directory once more when it has passed through it."""
-    # The handler is C code's, which Python does not know of; where a task has taken it away, the signal would kill.
+def rescan() -> None:
+    """Have this spooler scan its directory once more after the scan that it is in."""
+    # The handler belongs to uWSGI's C code, and Python does not know it. If a task has removed it, the signal would
+    # kill this process.
     if master.has_handler(os.getpid(), signal.SIGUSR1):
         os.kill(os.getpid(), signal.SIGUSR1)
 
 
 def set_harakiri(seconds: int) -> None:
-    """Have the master kill this spooler ``seconds`` from now; 0: do not."""
+    """Have the master kill this spooler after so many seconds; 0: never."""
     uwsgi.set_user_harakiri(seconds)
 
 
 def is_worker() -> bool:
-    """Whether this process serves HTTP for uWSGI."""
+    """Whether this process is an HTTP process of uWSGI, which uWSGI calls a worker."""
     return uwsgi is not None and uwsgi.worker_id() > 0
 
 
 def is_first_worker() -> bool:
-    """Whether this is the first of uWSGI's HTTP processes, or has taken its place."""
+    """Whether this is the first of uWSGI's HTTP processes, or its successor."""
     return uwsgi is not None and uwsgi.worker_id() == 1
 
 
 def is_last_worker() -> bool:
-    """Whether this is the last of uWSGI's HTTP processes that run."""
+    """Whether this is the last one among the HTTP processes that uWSGI runs now."""
     return uwsgi is not None and uwsgi.worker_id() == max(one["id"] for one in uwsgi.workers() if one["pid"])
 
 
 def first_worker_pid() -> int:
-    """The first of uWSGI's HTTP processes."""
+    """The pid of the first of uWSGI's HTTP processes."""
     return int(uwsgi.workers()[0]["pid"])
 
 
 def is_outdated() -> bool:
-    """Whether this spooler started before the first HTTP process that serves now, and may run older code.
+    """Whether this spooler started before the current first HTTP process, and therefore may run older code.
 
-    Not at the start of uWSGI, where spoolers come first, nor while the first HTTP process loads its application.
+    ``False`` after the start of uWSGI, where spoolers start first, and while the first HTTP process is loading its
+    application.
     """
     first = next(iter(uwsgi.workers()), None)
     if first is None or not first["respawn_count"] or not first["apps"]:
@@ -111,36 +110,34 @@ def is_outdated() -> bool:
 
 @lru_cache(maxsize=1)
 def _is_older(own: int, other: int, respawns: int) -> bool:
-    # Kept, for /proc takes ten times as long as uWSGI's own table.
+    # Cached: reading /proc takes ten times as long as uWSGI's own table, and this is asked before each job.
     since, born = process.started(other), process.started(own)
     return since is not None and born is not None and born < since
 
 
 def other_workers() -> list[tuple[int, bool]]:
-    """The pids of uWSGI's other HTTP processes, and whether each has loaded its application."""
+    """The other HTTP processes of uWSGI: the pid of each, and whether it has loaded its application."""
     own = uwsgi.worker_id()
     return [(int(one["pid"]), bool(one["apps"])) for one in uwsgi.workers() if one["id"] != own and one["pid"]]
 
 
 def is_ending_idle_workers() -> bool:
-    """Whether uWSGI ends HTTP processes because nobody asked them anything for ``idle`` seconds."""
-    # Its master marks each of them before it ends it, and sleeps meanwhile as it does when it stops.
+    """Whether uWSGI is ending HTTP processes that had no request for ``idle`` seconds."""
+    # The master marks each of them before it ends it. Meanwhile it sleeps, as it does when it stops.
     return "idle" in uwsgi.opt and any(one["status"] == b"cheap" for one in uwsgi.workers())
 
 
 def respawns() -> int:
-    """How many processes have had the place of this HTTP process before it, since uWSGI started or was reloaded as a
-    whole.
-    """
+    """How many predecessors this HTTP process has had since uWSGI started, or reloaded as a whole."""
     return int(uwsgi.workers()[uwsgi.worker_id() - 1]["respawn_count"])
 
 
-def spawned() -> int:
-    """How many HTTP processes uWSGI has started so far, the first ones left out."""
+def respawns_of_all() -> int:
+    """How many HTTP processes uWSGI has started as successors of others so far."""
     return sum(int(worker["respawn_count"]) for worker in uwsgi.workers())
 
 
-def is_served() -> bool:
+def has_any_application() -> bool:
     """Whether any HTTP process of this uWSGI has loaded its application."""
     return any(one["apps"] for one in uwsgi.workers())
 
@@ -151,18 +148,19 @@ def has_application() -> bool:
 
 
 def spooler_pids() -> list[int]:
-    """The spoolers of this uWSGI; none of another one, which ``spooler-external`` may name."""
-    # A uWSGI without a spooler has no such call; for one that is elsewhere it gives 0, which signals the own group.
+    """The pids of the spoolers of this uWSGI; not those of another uWSGI, which ``spooler-external`` may name."""
+    # A uWSGI without spoolers lacks this function. For an external spooler it returns 0: a signal to pid 0 would reach
+    # the own process group.
     return [int(pid) for pid in getattr(uwsgi, "spooler_pids", list)() if pid > 0]
 
 
 def options() -> Mapping[str, object]:
-    """The options of this uWSGI, as it gives them."""
+    """The options of this uWSGI by name, with the values that it reports; empty outside uWSGI."""
     return {} if uwsgi is None else {os.fsdecode(name): value for name, value in uwsgi.opt.items()}
 
 
 def search_paths() -> list[bytes]:
-    """The folders in which this uWSGI finds the application, as its options name them: links are not followed."""
+    """The folders in which this uWSGI looks for the application, as its options name them: links are not resolved."""
     found: list[bytes] = []
     for name in ("chdir", "chdir2", "pythonpath", "python-path", "pp"):
         value = () if uwsgi is None else uwsgi.opt.get(name, ())
@@ -171,99 +169,80 @@ def search_paths() -> list[bytes]:
 
 
 def is_master() -> bool:
-    """Whether this process is uWSGI's master, which forks all others."""
+    """Whether this process is uWSGI's master, which forks all other processes."""
     return uwsgi is not None and uwsgi.masterpid() == os.getpid()
 
 
 def is_lazy() -> bool:
-    """Whether each process of this uWSGI loads the application by itself."""
-    given = (options().get(name) for name in ("lazy", "lazy-apps"))
-    return any(value not in (None, b"false", b"off", b"no", b"0") for value in given)
+    """Whether each process of this uWSGI loads the application itself: ``lazy`` or ``lazy-apps`` is set."""
+    values = (options().get(name) for name in ("lazy", "lazy-apps"))
+    return any(value not in (None, b"false", b"off", b"no", b"0") for value in values)
 
 
 def has_threads() -> bool:
-    """Whether Python's threads run here by themselves; uWSGI may have them run only while it serves a request."""
+    """Whether Python's threads run here at all times; without ``enable-threads`` only while uWSGI serves a request."""
     return uwsgi is None or bool(uwsgi.has_threads)
 
 
 def at_start(start: Callable[[], None]) -> None:
-    """Have ``start()`` called in each process that serves requests: now in one of those, else after the fork."""
-    _guard()
+    """Call ``start()`` once in each HTTP process: now if this is one, else after the fork. Only under uWSGI."""
+    _protect()
+    is_done = PerProcess[bool]()
 
-    def here() -> None:
-        if is_worker():
+    def start_once() -> None:
+        if is_worker() and not is_done.peek():
+            is_done.set(True)
             start()
 
-    _after_fork.append(here)
-    here()  # with lazy-apps the application is loaded after the fork
+    _after_fork.append(start_once)
+    start_once()  # with lazy-apps the application is loaded after the fork
 
 
 def at_end(end: Callable[[], None]) -> None:
-    """Have ``end()`` called where a process that serves requests is asked to go, before Python ends there.
+    """Call ``end()`` when a process of uWSGI exits, before Python's own shutdown. Only under uWSGI.
 
-    uWSGI leaves it out in a process that is killed, or brutally stopped within a request.
+    uWSGI calls it in HTTP processes, in spoolers, in the master, and in processes that a request has forked. It calls
+    nothing in a process that is killed, or stopped brutally in the middle of a request.
     """
-    _guard()
+    _protect()
     uwsgi.atexit = end
 
 
 def master_pid() -> int:
-    """The process that started all others."""
+    """The pid of uWSGI's master."""
     return int(uwsgi.masterpid())
 
 
 def version() -> str:
-    """The version of uWSGI."""
+    """The version of uWSGI, such as ``2.0.31``."""
     return os.fsdecode(uwsgi.version)
 
 
-def at_worker(start: Callable[[], None], end: Callable[[], None]) -> None:
-    """Have ``start()`` called once in each HTTP process of uWSGI, and ``end()`` when it ends, however uWSGI ends it.
-
-    A process that is killed, or ends in the midst of a request, calls nothing. Does nothing outside uWSGI.
-    """
-    if uwsgi is None:
-        return
-
-    def begin() -> None:
-        global _working_in
-        if is_worker() and _working_in != os.getpid():
-            _working_in = os.getpid()
-            start()
-
-    def finish() -> None:
-        # The master and the spoolers call it as well, and what a request has forked.
-        if _working_in == os.getpid():
-            end()
-
-    _guard()
-    _after_fork.append(begin)
-    uwsgi.atexit = finish
-    begin()
-
-
 def install(handler: Handler, started: Callable[[str], None]) -> None:
-    """Own ``uwsgi.spooler``, for good, and have ``started(directory)`` called once in each spooler process.
+    """Set ``uwsgi.spooler`` for good, so that later assignments do not replace it. Does nothing outside uWSGI.
 
-    Does nothing outside uWSGI. May be called again.
+    May be called again.
+
+    Args:
+        handler: Called by uWSGI with each spool file; returns uWSGI's ``SPOOL_*`` integer.
+        started: Called once in each spooler process, with the spool directory that it serves.
     """
     if uwsgi is None:
         return
 
     def start() -> None:
-        global _started_in
-        if is_spooler() and _started_in != os.getpid():
-            _started_in = os.getpid()
+        if is_spooler() and not _spooler_started.peek():
+            _spooler_started.set(True)
             uwsgi.spooler = handler
-            # A deadline that was set by a spooler that died since is this one's now, and would kill an innocent job.
+            # This process inherits the deadline of a spooler that died: it would kill an innocent job.
             set_harakiri(0)
             started(spooler_directory())
 
-    _guard()
+    _protect()
     if vars(uwsgi).get("spooler") is not handler:
         earlier = vars(uwsgi).get("spooler")
         vars(uwsgi)["spooler"] = handler
-        _Guarded.handler = handler
+        _ProtectedModule.handler = handler
         if earlier is not None:
             uwsgi.spooler = earlier
         _after_fork.append(start)
@@ -271,14 +250,20 @@ def install(handler: Handler, started: Callable[[str], None]) -> None:
     start()
 
 
-def _guard() -> None:
-    if not isinstance(uwsgi, _Guarded):
-        uwsgi.__class__ = _Guarded
-        served = directories()
+def application_handler() -> Handler | None:
+    """The handler that the application itself has assigned to ``uwsgi.spooler``, for files that no library knows."""
+    return _ProtectedModule.application_handler
+
+
+def _protect() -> None:
+    if not isinstance(uwsgi, _ProtectedModule):
+        uwsgi.__class__ = _ProtectedModule
+        spool_dirs = directories()
         if not {"spooler-frequency", "spooler-freq"} & set(options()):
-            # By default a retry or a delayed job would be up to 30 s late. Now, so that an application may set its own.
+            # By default a retry or a delayed job would be up to 30 s late. Set now, so that the application may set
+            # another value later.
             getattr(uwsgi, "set_spooler_frequency", int)(1)
-        _after_fork.append(timers.guard(uwsgi, served[0] if served else None).begin)
+        _after_fork.append(timers.replace_functions(uwsgi, spool_dirs[0] if spool_dirs else None).begin)
         uwsgi.post_fork_hook = _forked
 
 
@@ -287,20 +272,20 @@ def _forked() -> None:
         start()
 
 
-class _Guarded(types.ModuleType):
-    """The module ``uwsgi``, where ``spooler``, ``post_fork_hook`` and ``atexit`` can be added to but not taken away.
+class _ProtectedModule(types.ModuleType):
+    """The module ``uwsgi``: assignments to ``spooler``, ``post_fork_hook`` and ``atexit`` add to what is there.
 
-    uwsgidecorators and uwsgi_tasks set ``uwsgi.spooler`` when they are imported, and uWSGI knows only one handler:
-    whoever came last would fail or delete the files of all others.
+    uwsgidecorators and uwsgi_tasks assign ``uwsgi.spooler`` when they are imported, and uWSGI knows only one handler:
+    the last one would fail on the files of all others, or delete them.
     """
 
     handler: ClassVar[Handler | None] = None
+    application_handler: ClassVar[Handler | None] = None
 
     def __setattr__(self, name: str, value: Any) -> None:
-        global plain_handler
-        if name == "spooler" and _Guarded.handler not in (None, value):
+        if name == "spooler" and _ProtectedModule.handler not in (None, value):
             if getattr(value, "__module__", "").partition(".")[0] not in LIBRARIES:
-                plain_handler = value
+                _ProtectedModule.application_handler = value
             return
         if name in ("post_fork_hook", "atexit"):
             value = _chain(self.__dict__.get(name), value)
@@ -321,4 +306,4 @@ def _chain(first: Callable[[], object] | None, second: Callable[[], object]) -> 
 
 
 if uwsgi is not None:
-    _guard()  # now: an application may register timers before its first task
+    _protect()  # now: an application may register timers before its first task

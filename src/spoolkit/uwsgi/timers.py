@@ -30,7 +30,7 @@ WORKING_TARGETS = ("", "worker", "worker0")
 """The targets of a signal that work where an HTTP process registers it: the master itself knows no other then."""
 
 
-def guard(uwsgi: Any, directory: str | None) -> Registrations:
+def replace_functions(uwsgi: Any, directory: str | None) -> Registrations:
     """Replace the functions of the module ``uwsgi`` that register, for this process and those that it forks.
 
     Args:
