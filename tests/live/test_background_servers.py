@@ -26,7 +26,9 @@ def module() -> str:
 
 
 @pytest.mark.parametrize("kind", sampled(ALL, "uwsgi-threads", "uwsgi-lazy", "gunicorn-preload", "flask-reloader"))
-def test_they_start_once_in_each_process_that_serves_and_end_with_it(kind: str, start: Start, history: History) -> None:
+def test_background_threads_start_once_in_each_serving_process_and_stop_with_it(
+    kind: str, start: Start, history: History
+) -> None:
     server = start(kind)
     count = 1 if kind in FLASK else 2
     started = history.wait_for("each", "startup", count=count)
@@ -50,7 +52,9 @@ def test_they_start_once_in_each_process_that_serves_and_end_with_it(kind: str, 
 @pytest.mark.parametrize(
     "kind", sampled([kind for kind in ALL if kind != "flask"], "uwsgi-lazy", "gunicorn-gthread", "flask-reloader")
 )
-def test_a_reload_ends_them_and_starts_them_anew(kind: str, start: Start, history: History, tmp_path: Path) -> None:
+def test_a_reload_stops_background_threads_and_starts_new_ones(
+    kind: str, start: Start, history: History, tmp_path: Path
+) -> None:
     watched = tmp_path / "watched.py"
     watched.write_text("")
     server = start(kind, *(["--extra-files", str(watched)] if kind in FLASK else []))
@@ -67,7 +71,9 @@ def test_a_reload_ends_them_and_starts_them_anew(kind: str, start: Start, histor
 
 
 @pytest.mark.parametrize("kind", sampled(["uwsgi", "gunicorn-gthread"], "uwsgi"))
-def test_where_the_one_process_is_killed_another_takes_over(kind: str, start: Start, history: History) -> None:
+def test_another_process_takes_over_the_thread_of_one_process_that_was_killed(
+    kind: str, start: Start, history: History
+) -> None:
     server = start(kind)
     (first,) = history.wait_for("one", "startup")
     os.kill(first.pid, signal.SIGKILL)
@@ -81,7 +87,9 @@ def test_where_the_one_process_is_killed_another_takes_over(kind: str, start: St
     "kind",
     sampled(["uwsgi-threads", "gunicorn-sync", "flask", "flask-reloader"], "uwsgi-threads", "gunicorn-sync", "flask"),
 )
-def test_one_that_is_stuck_does_not_hold_up_the_end_beyond_the_grace(kind: str, start: Start, history: History) -> None:
+def test_a_stuck_background_thread_delays_a_stop_by_the_grace_period_only(
+    kind: str, start: Start, history: History
+) -> None:
     server = start(kind, SPOOLKIT_THREAD_GRACE="0.3")
     server.post("/words", json=["stuck", "a", "b"])
     history.wait_for("stuck")
@@ -92,13 +100,13 @@ def test_one_that_is_stuck_does_not_hold_up_the_end_beyond_the_grace(kind: str, 
 
 
 @pytest.mark.parametrize("kind", sampled(["uwsgi", "gunicorn-preload", "gunicorn-sync", "flask"], "uwsgi", "flask"))
-def test_what_a_request_forks_has_none(kind: str, start: Start, history: History) -> None:
+def test_a_process_that_a_request_forks_has_no_background_threads(kind: str, start: Start, history: History) -> None:
     server = start(kind)
     history.wait_for("each", "startup")
     assert server.post("/fork").json == {"threads": 1}
 
 
-def test_a_full_queue_is_a_503(start: Start, history: History) -> None:
+def test_a_put_into_a_full_queue_is_answered_with_503(start: Start, history: History) -> None:
     server = start("uwsgi-threads", processes=1, SPOOLKIT_THREAD_GRACE="0")
     assert server.post("/words", json=["stuck"]).status == 200
     history.wait_for("stuck")
@@ -106,20 +114,22 @@ def test_a_full_queue_is_a_503(start: Start, history: History) -> None:
     assert (refused.status, refused.json["error"]["type"]) == (503, "QueueFull")
 
 
-def test_a_command_line_starts_none(environment: dict[str, str], history: History) -> None:
+def test_a_command_starts_no_background_threads(environment: dict[str, str], history: History) -> None:
     command = [sys.executable, "-m", "flask", "--app", "background_app", "routes"]
     done = subprocess.run(command, cwd=SITE, env={**os.environ, **environment}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert history.events() == []
 
 
-def test_a_program_that_only_imports_the_site_starts_none(environment: dict[str, str], history: History) -> None:
+def test_a_program_that_only_imports_the_site_starts_no_background_threads(
+    environment: dict[str, str], history: History
+) -> None:
     done = subprocess.run([sys.executable, "-c", "import background_app"], env={**os.environ, **environment})
     assert done.returncode == 0
     assert history.events() == []
 
 
-def test_under_a_server_that_is_not_known_they_start_with_the_first_request(
+def test_background_threads_start_with_the_first_request_under_an_unknown_server(
     environment: dict[str, str], history: History, tmp_path: Path
 ) -> None:
     with CommandServer(tmp_path, ["python", "-m", "background_app", "{port}"], env=environment, cwd=SITE) as server:

@@ -85,7 +85,9 @@ def test_visits_are_counted(kind: str, tmp_path: Path, start: Start) -> None:
 
 @pytest.mark.parametrize("way", [way for way in WAYS if WAYS[way] is not None and way != "by @thread"])
 @pytest.mark.parametrize("kind", ["uwsgi", "flask"])
-def test_visits_are_counted_otherwise_by_changing_one_line(kind: str, way: str, tmp_path: Path, start: Start) -> None:
+def test_visits_are_counted_with_another_decorator_on_the_same_line(
+    kind: str, way: str, tmp_path: Path, start: Start
+) -> None:
     site = copied(tmp_path, way)
     server = start(site, command("visits", kind), "/visits")
     for _ in range(5):
@@ -93,7 +95,7 @@ def test_visits_are_counted_otherwise_by_changing_one_line(kind: str, way: str, 
     wait_until(lambda: "<td>About<td>5\n" in server.get("/visits").text, message=server.log)
 
 
-def test_under_gunicorn_a_spooler_beside_it_counts_them(tmp_path: Path, start: Start) -> None:
+def test_a_spooler_beside_gunicorn_counts_the_visits(tmp_path: Path, start: Start) -> None:
     site = copied(tmp_path, "by @spool")
     server = start(site, command("visits", "gunicorn"), "/visits")
     spooler = subprocess.Popen([sys.executable, "-m", "flask", "spool", "run"], cwd=site, stderr=subprocess.DEVNULL)
@@ -113,7 +115,7 @@ def notifications(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("kind", SERVERS)
-def test_what_was_accepted_is_sent_before_the_end(kind: str, notifications: Path, start: Start) -> None:
+def test_accepted_notifications_are_sent_before_the_server_exits(kind: str, notifications: Path, start: Start) -> None:
     server = start(notifications, command("notifications", kind), "/task")
     for number in range(5):
         answer = server.post("/task", json={"to": "ann", "text": str(number)})
@@ -124,7 +126,7 @@ def test_what_was_accepted_is_sent_before_the_end(kind: str, notifications: Path
     assert sorted(sent) == [f"ann: {number}" for number in range(5)], server.log()
 
 
-def test_the_same_by_ctrl_c_under_uwsgi(notifications: Path, start: Start) -> None:
+def test_accepted_notifications_are_sent_when_ctrl_c_stops_uwsgi(notifications: Path, start: Start) -> None:
     server = start(notifications, command("notifications", "uwsgi"), "/task")
     wait_until_complete("uwsgi", server)
     for number in range(4):
@@ -134,7 +136,7 @@ def test_the_same_by_ctrl_c_under_uwsgi(notifications: Path, start: Start) -> No
     assert len((notifications / "sent.log").read_text().splitlines()) == 4, server.log()
 
 
-def test_the_same_with_the_debugger_and_the_reloader(notifications: Path, start: Start) -> None:
+def test_accepted_notifications_are_sent_when_the_debug_server_exits(notifications: Path, start: Start) -> None:
     server = start(notifications, [*command("notifications", "flask"), "--debug"], "/task")
     for number in range(5):
         assert server.post("/task", json={"to": "ann", "text": str(number)}).status == 202
@@ -169,11 +171,11 @@ def notifying(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UwsgiServer]
         ('{"to": "ann", "text": "\\ud800"}', "'text' is missing"),
     ],
 )
-def test_bad_json_is_a_400_that_says_why(notifying: UwsgiServer, body: str, why: str) -> None:
+def test_bad_json_is_answered_with_400_and_the_reason(notifying: UwsgiServer, body: str, why: str) -> None:
     answer = notifying._request("POST", "/task", body, raw=True)
     assert answer.status == 400
     assert why in json.loads(answer.text)["error"]
 
 
-def test_another_type_of_content_is_a_415(notifying: UwsgiServer) -> None:
+def test_another_content_type_is_answered_with_415(notifying: UwsgiServer) -> None:
     assert notifying._request("POST", "/task", None).status == 415

@@ -71,7 +71,7 @@ def states(found: Sequence[Status | None]) -> list[State | None]:
 
 
 @pytest.mark.parametrize("kind", sampled(ALL, "uwsgi-threads", "gunicorn-preload", "flask"))
-def test_the_pool_starts_with_the_first_call_where_it_is_made_and_grows_to_its_bound(kind: str, start: Start) -> None:
+def test_the_pool_starts_with_the_first_call_in_its_process_and_grows_to_its_bound(kind: str, start: Start) -> None:
     server = start(kind, processes=1)
 
     def pool() -> list[str]:
@@ -95,7 +95,7 @@ def _tasks(pid: int) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", sampled(ALL, "uwsgi", "uwsgi-lazy", "gunicorn-gthread", "flask-reloader"))
-def test_a_stop_lets_what_waits_finish(
+def test_a_stop_lets_waiting_thread_jobs_finish(
     kind: str, start: Start, history: History, statuses: Callable[..., list[Status | None]]
 ) -> None:
     server = start(kind)
@@ -108,7 +108,7 @@ def test_a_stop_lets_what_waits_finish(
 
 
 @pytest.mark.parametrize("kind", sampled(ALL, "uwsgi-threads", "gunicorn-sync", "flask"))
-def test_what_is_left_after_the_grace_is_lost_and_said_to_be(
+def test_thread_jobs_unfinished_after_the_grace_period_of_a_stop_are_lost_and_logged(
     kind: str, start: Start, history: History, statuses: Callable[..., list[Status | None]]
 ) -> None:
     server = start(kind, SPOOLKIT_THREAD_GRACE="0.5")
@@ -133,7 +133,7 @@ def test_what_is_left_after_the_grace_is_lost_and_said_to_be(
         [kind for kind in ALL if kind != "flask"], "uwsgi-threads", "uwsgi-lazy", "gunicorn-gthread", "flask-reloader"
     ),
 )
-def test_a_reload_lets_what_waits_finish(
+def test_a_reload_lets_waiting_thread_jobs_finish(
     kind: str, start: Start, history: History, statuses: Callable[..., list[Status | None]], tmp_path: Path
 ) -> None:
     watched = tmp_path / "watched.py"
@@ -153,7 +153,7 @@ def test_a_reload_lets_what_waits_finish(
 @pytest.mark.parametrize(
     "kind", sampled([*UWSGI, "gunicorn-sync", "gunicorn-gthread"], "uwsgi-threads", "gunicorn-gthread")
 )
-def test_a_process_that_has_served_enough_requests_lets_what_waits_finish(
+def test_a_process_that_reaches_max_requests_lets_waiting_thread_jobs_finish(
     kind: str, start: Start, history: History, statuses: Callable[..., list[Status | None]]
 ) -> None:
     option = ["max-requests = 5", "min-worker-lifetime = 0"] if kind in UWSGI else ["--max-requests", "5"]
@@ -169,7 +169,7 @@ def test_a_process_that_has_served_enough_requests_lets_what_waits_finish(
 
 
 @pytest.mark.parametrize("kind", sampled(ALL, "uwsgi-threads", "gunicorn-sync"))
-def test_what_a_killed_process_had_is_lost_once_anyone_looks(
+def test_thread_jobs_of_a_killed_server_process_are_lost_at_the_next_look(
     kind: str, start: Start, history: History, statuses: Callable[..., list[Status | None]], tmp_path: Path
 ) -> None:
     server = start(kind)
@@ -188,7 +188,9 @@ def test_what_a_killed_process_had_is_lost_once_anyone_looks(
 
 
 @pytest.mark.parametrize("kind", sampled(["uwsgi", "gunicorn-sync"], "uwsgi"))
-def test_the_next_process_buries_what_the_killed_one_had(kind: str, start: Start, history: History) -> None:
+def test_the_next_process_marks_the_thread_jobs_of_a_killed_one_as_lost(
+    kind: str, start: Start, history: History
+) -> None:
     server = start(kind, processes=1)
     answer = server.post("/work/3/60.0").json
     history.wait_for("start", count=2)
@@ -235,7 +237,7 @@ def _tell(server: UwsgiServer, word: str) -> Any:
     raise AssertionError(server.log()[-2000:])
 
 
-def test_over_the_bound_the_answer_is_503(start: Start) -> None:
+def test_a_call_beyond_the_queue_is_answered_with_503(start: Start) -> None:
     server = start("uwsgi-threads", processes=1, SPOOLKIT_THREAD_QUEUE="3", SPOOLKIT_THREAD_GRACE="0")
     assert server.post("/work/5/60.0").status == 200
     refused = server.post("/work/1/60.0")
@@ -243,7 +245,7 @@ def test_over_the_bound_the_answer_is_503(start: Start) -> None:
     assert refused.json["error"]["type"] == "QueueFull"
 
 
-def test_over_the_bound_the_application_answers_503(tmp_path: Path) -> None:
+def test_the_demo_answers_503_if_the_thread_queue_is_full(tmp_path: Path) -> None:
     env = {"SPOOLKIT_THREADS": "1", "SPOOLKIT_THREAD_QUEUE": "0", "SPOOLKIT_THREAD_GRACE": "0"}
     with CommandServer(tmp_path, ["flask", "run", "--port", "{port}"], probe="/jobs", cwd=PROJECT, env=env) as server:
         assert server.get("/uwsgi_thread/60").status == 200
@@ -252,7 +254,7 @@ def test_over_the_bound_the_application_answers_503(tmp_path: Path) -> None:
     assert "SPOOLKIT_THREAD_QUEUE" in refused.json["error"]["message"]
 
 
-def test_the_development_server_ends_by_sigterm_as_well(
+def test_the_development_server_lets_thread_jobs_finish_at_sigterm(
     start: Start, statuses: Callable[..., list[Status | None]]
 ) -> None:
     server = start("flask")
@@ -263,7 +265,7 @@ def test_the_development_server_ends_by_sigterm_as_well(
 
 
 @pytest.mark.parametrize("kind", sampled([*UWSGI], "uwsgi-threads"))
-def test_a_brutal_stop_of_uwsgi_outside_of_requests_lets_what_waits_finish(
+def test_a_brutal_stop_of_uwsgi_outside_of_requests_lets_waiting_thread_jobs_finish(
     kind: str, start: Start, history: History, statuses: Callable[..., list[Status | None]]
 ) -> None:
     server = start(kind)
@@ -274,7 +276,7 @@ def test_a_brutal_stop_of_uwsgi_outside_of_requests_lets_what_waits_finish(
     assert states(statuses(made)) == [State.DONE] * 6, server.log()[-3000:]
 
 
-def test_a_spooler_lets_the_threads_of_its_jobs_finish(environment: dict[str, str], history: History) -> None:
+def test_a_spooler_lets_thread_jobs_of_its_jobs_finish(environment: dict[str, str], history: History) -> None:
     env = {**os.environ, **environment}
     flask = [sys.executable, "-m", "flask", "--app", "thread_app"]
     runner = subprocess.Popen([*flask, "spool", "run"], cwd=SITE, env=env)
@@ -290,7 +292,7 @@ def test_a_spooler_lets_the_threads_of_its_jobs_finish(environment: dict[str, st
     assert len(history.events("end", "inner")) == 1
 
 
-def test_where_threads_are_not_enabled_uwsgi_does_not_start(start: Start) -> None:
+def test_uwsgi_does_not_start_the_site_where_threads_are_not_enabled(start: Start) -> None:
     with pytest.raises(AssertionError, match="set enable-threads = true"):
         start("uwsgi", "pyimport = no_threads")  # as older ones were without enable-threads
 

@@ -102,7 +102,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(background, "FIRST_PAUSE", 0.01)
 
 
-def test_it_starts_handles_and_ends(kit: SpoolKit) -> None:
+def test_a_background_thread_starts_up_handles_repeatedly_and_shuts_down_once(kit: SpoolKit) -> None:
     beat = Beat()
     kit.add_thread(beat)
     assert not seen, "a test starts no thread unless it says so"
@@ -122,7 +122,7 @@ def test_it_starts_handles_and_ends(kit: SpoolKit) -> None:
     assert (beat.turns, len(seen)) == (turns, 2)
 
 
-def test_what_its_shutdown_leaves_to_the_pool_is_waited_for(kit: SpoolKit) -> None:
+def test_drain_waits_for_pool_jobs_that_a_background_threads_shutdown_enqueues(kit: SpoolKit) -> None:
     @thread
     def last_words(words: str) -> None:
         time.sleep(0.05)
@@ -139,7 +139,7 @@ def test_what_its_shutdown_leaves_to_the_pool_is_waited_for(kit: SpoolKit) -> No
     assert "its last" in seen
 
 
-def test_one_that_is_added_later_starts_at_once(kit: SpoolKit) -> None:
+def test_a_background_thread_added_after_the_start_starts_at_once(kit: SpoolKit) -> None:
     kit.add_thread(Beat())
     kit.start_threads()
     items = Items()
@@ -149,7 +149,9 @@ def test_one_that_is_added_later_starts_at_once(kit: SpoolKit) -> None:
 
 
 @pytest.mark.usefixtures("impatient")
-def test_what_raises_is_logged_and_counted_and_goes_on(kit: SpoolKit, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_background_thread_that_raises_is_logged_counted_and_called_again(
+    kit: SpoolKit, caplog: pytest.LogCaptureFixture
+) -> None:
     fails = Fails(startups=2, turns=3)
     kit.add_thread(fails)
     kit.start_threads()
@@ -163,7 +165,9 @@ def test_what_raises_is_logged_and_counted_and_goes_on(kit: SpoolKit, caplog: py
     assert "trouble at the end" in caplog.text
 
 
-def test_the_pause_doubles_and_begins_anew(kit: SpoolKit, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pause_after_failures_doubles_and_starts_over_after_a_success(
+    kit: SpoolKit, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fails, pauses = Fails(turns=8), list[float]()
 
     def wait(seconds: float) -> bool:
@@ -182,7 +186,7 @@ def test_the_pause_doubles_and_begins_anew(kit: SpoolKit, monkeypatch: pytest.Mo
     assert pauses == [1, 2, 4, 8, 16, 32, 60, 60, 15, 1]
 
 
-def test_a_stop_ends_the_pause(kit: SpoolKit) -> None:
+def test_stop_ends_the_pause_after_a_failure(kit: SpoolKit) -> None:
     fails = Fails(turns=1000)
     kit.add_thread(fails)
     kit.start_threads()
@@ -191,7 +195,7 @@ def test_a_stop_ends_the_pause(kit: SpoolKit) -> None:
     assert seen == ["shutdown"]
 
 
-def test_one_whose_startup_never_succeeds_is_shut_down_as_well(kit: SpoolKit) -> None:
+def test_shutdown_runs_even_if_startup_never_succeeds(kit: SpoolKit) -> None:
     fails = Fails(startups=1000)
     kit.add_thread(fails)
     kit.start_threads()
@@ -200,7 +204,9 @@ def test_one_whose_startup_never_succeeds_is_shut_down_as_well(kit: SpoolKit) ->
     assert seen == ["shutdown"]
 
 
-def test_one_that_does_not_end_in_time_is_named(kit: SpoolKit, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_background_thread_that_outlives_the_grace_period_is_logged_with_its_lost_items(
+    kit: SpoolKit, caplog: pytest.LogCaptureFixture
+) -> None:
     items = Items()
     kit.add_thread(items)
     kit.start_threads()
@@ -216,7 +222,7 @@ def test_one_that_does_not_end_in_time_is_named(kit: SpoolKit, caplog: pytest.Lo
     wait_until(lambda: "shutdown" in seen)
 
 
-def test_items_are_handled_in_order_whatever_becomes_of_them(kit: SpoolKit, impatient: None) -> None:
+def test_a_queue_thread_handles_items_in_order_also_after_one_that_raises(kit: SpoolKit, impatient: None) -> None:
     items = Items()
     kit.add_thread(items)
     kit.start_threads()
@@ -227,7 +233,7 @@ def test_items_are_handled_in_order_whatever_becomes_of_them(kit: SpoolKit, impa
     wait_until(lambda: items.failures == 1)
 
 
-def test_a_full_queue_refuses(kit: SpoolKit) -> None:
+def test_put_into_a_full_queue_raises_queue_full(kit: SpoolKit) -> None:
     items = Items()
     kit.add_thread(items)
     kit.start_threads()
@@ -242,7 +248,7 @@ def test_a_full_queue_refuses(kit: SpoolKit) -> None:
     items.go.set()
 
 
-def test_what_is_in_the_queue_is_handled_before_the_end(kit: SpoolKit) -> None:
+def test_a_queue_thread_handles_its_queue_before_it_stops(kit: SpoolKit) -> None:
     items = Items()
     kit.add_thread(items)
     kit.start_threads()
@@ -255,7 +261,7 @@ def test_what_is_in_the_queue_is_handled_before_the_end(kit: SpoolKit) -> None:
     assert seen == ["waiting", "wait", 1, "shutdown"]
 
 
-def test_what_has_ended_can_be_started_again(kit: SpoolKit) -> None:
+def test_a_stopped_queue_thread_can_be_started_again(kit: SpoolKit) -> None:
     items = Items()
     kit.add_thread(items)
     for item in (1, 2):
@@ -266,7 +272,7 @@ def test_what_has_ended_can_be_started_again(kit: SpoolKit) -> None:
     assert seen == [1, "shutdown", 2, "shutdown"]
 
 
-def test_a_queue_that_nobody_reads_takes_nothing(kit: SpoolKit) -> None:
+def test_put_raises_if_the_queue_thread_does_not_run_here(kit: SpoolKit) -> None:
     items = Items()
     with pytest.raises(ConfigurationError, match="does not run in this process"):
         items.put(1)
@@ -275,7 +281,9 @@ def test_a_queue_that_nobody_reads_takes_nothing(kit: SpoolKit) -> None:
         items.put(1)
 
 
-def test_what_cannot_be_added(kit: SpoolKit, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_add_thread_refuses_a_second_of_a_class_a_bad_where_and_anything_but_a_background_thread(
+    kit: SpoolKit, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kit.add_thread(Beat())
     for wrong in (
         lambda: kit.add_thread(Beat()),
@@ -290,7 +298,9 @@ def test_what_cannot_be_added(kit: SpoolKit, monkeypatch: pytest.MonkeyPatch) ->
         kit.add_thread(Items())
 
 
-def test_a_thread_without_handle_says_so(kit: SpoolKit, caplog: pytest.LogCaptureFixture, impatient: None) -> None:
+def test_a_background_thread_without_handle_is_logged(
+    kit: SpoolKit, caplog: pytest.LogCaptureFixture, impatient: None
+) -> None:
     class Empty(BackgroundThread):
         pass
 
@@ -299,7 +309,7 @@ def test_a_thread_without_handle_says_so(kit: SpoolKit, caplog: pytest.LogCaptur
     wait_until(lambda: "Empty needs a handle() method" in caplog.text)
 
 
-def test_under_an_unknown_server_it_starts_with_the_first_request(app: Flask) -> None:
+def test_background_threads_start_with_the_first_request_under_an_unknown_server(app: Flask) -> None:
     kit = SpoolKit()
     beat = Beat()
     kit.add_thread(beat)
@@ -313,7 +323,7 @@ def test_under_an_unknown_server_it_starts_with_the_first_request(app: Flask) ->
     kit.drain(15)
 
 
-def test_under_test_it_does_not(app: Flask) -> None:
+def test_background_threads_do_not_start_with_a_request_of_a_test(app: Flask) -> None:
     app.testing = True
     kit = SpoolKit(app)
     items = Items()
@@ -346,7 +356,9 @@ def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
         process.kill()
 
 
-def test_one_process_has_it_and_another_takes_over(kit: SpoolKit, holder: subprocess.Popen[str]) -> None:
+def test_a_thread_of_one_process_starts_here_once_the_process_that_had_it_is_killed(
+    kit: SpoolKit, holder: subprocess.Popen[str]
+) -> None:
     beat = Beat()
     kit.add_thread(beat, where="one process")
     kit.start_threads()
@@ -358,14 +370,16 @@ def test_one_process_has_it_and_another_takes_over(kit: SpoolKit, holder: subpro
     assert [entry[0] for entry in seen] == ["startup", "shutdown"]
 
 
-def test_who_waits_for_his_turn_holds_up_no_end(kit: SpoolKit, holder: subprocess.Popen[str]) -> None:
+def test_drain_does_not_wait_for_a_thread_that_waits_for_its_lock(kit: SpoolKit, holder: subprocess.Popen[str]) -> None:
     kit.add_thread(Beat(), where="one process")
     kit.start_threads()
     kit.drain(1000)
     assert seen == []
 
 
-def test_a_lock_that_cannot_be_made_is_waited_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_only_one_tries_again_if_the_lock_file_cannot_be_created(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "folder").write_text("a file in its place")
 
     def repair(seconds: float) -> bool:
@@ -400,7 +414,9 @@ def test_tasks_are_attributes_of_the_extension(app: Flask) -> None:
         assert os.path.exists(app.config["SPOOLKIT_SPOOL"] / f"uwsgi_spoolfile_on_{background_tasks.send('x').id}")
 
 
-def test_a_name_that_is_no_tasks_or_several_is_refused(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_attribute_that_names_no_task_or_several_raises_attribute_error(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(task, "_tasks", dict(task._tasks))
     kit = SpoolKit(app)
     with pytest.raises(AttributeError, match="no task 'record_visits' is declared"):
@@ -418,7 +434,7 @@ def test_a_name_that_is_no_tasks_or_several_is_refused(app: Flask, monkeypatch: 
         _ = kit.send
 
 
-def test_an_idle_queue_is_not_polled(kit: SpoolKit, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_idle_queue_thread_waits_without_a_timeout(kit: SpoolKit, monkeypatch: pytest.MonkeyPatch) -> None:
     """An idle queue's thread sleeps without a timeout: nothing to wake for but an item or the end."""
     timeouts = []
     wait = threading.Condition.wait
@@ -438,7 +454,7 @@ def test_an_idle_queue_is_not_polled(kit: SpoolKit, monkeypatch: pytest.MonkeyPa
     assert timeouts == [None, None]
 
 
-def test_items_that_no_startup_was_there_for_are_named(kit: SpoolKit, caplog: pytest.LogCaptureFixture) -> None:
+def test_items_are_logged_as_lost_if_startup_never_succeeded(kit: SpoolKit, caplog: pytest.LogCaptureFixture) -> None:
     class Unready(Items):
         def startup(self) -> None:
             raise ValueError("not yet")
@@ -454,7 +470,7 @@ def test_items_that_no_startup_was_there_for_are_named(kit: SpoolKit, caplog: py
 
 @pytest.mark.parametrize("name", ["startup", "handle", "shutdown"])
 @pytest.mark.parametrize("base", [BackgroundThread, QueueThread])
-def test_what_nothing_would_run_is_refused_where_it_is_defined(base: Any, name: str) -> None:
+def test_a_coroutine_or_generator_method_is_refused_when_the_class_is_defined(base: Any, name: str) -> None:
     async def coroutine(self: Any, *args: object) -> None: ...
 
     def generator(self: Any, *args: object) -> Iterator[int]:

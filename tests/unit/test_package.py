@@ -100,6 +100,42 @@ def test_importing_it_imports_no_server() -> None:
     assert done.stdout.strip() in ("[]", "['pickle']"), done.stderr  # Flask's own dependencies import pickle
 
 
+IMPORT_ALL = """
+import importlib, pkgutil
+import spoolkit
+
+before = {name: getattr(spoolkit, name) for name in spoolkit.__all__}
+modules = [module.name for module in pkgutil.walk_packages(spoolkit.__path__, "spoolkit.")]
+for name in modules:
+    importlib.import_module(name)
+assert {"spoolkit.spooling.engine", "spoolkit.threads.engine", "spoolkit.testing.jobs"} <= set(modules), modules
+replaced = [name for name, value in before.items() if getattr(spoolkit, name) is not value]
+assert not replaced, replaced
+
+@spoolkit.spool
+def spooled(): ...
+
+@spoolkit.spool(retries=1)
+def spooled_with_options(): ...
+
+@spoolkit.thread
+def in_thread(): ...
+
+@spoolkit.thread(track=False)
+def in_thread_with_options(): ...
+
+tasks = [spooled, spooled_with_options, in_thread, in_thread_with_options]
+print(*(type(task).__name__ for task in tasks))
+"""
+
+
+def test_no_submodule_replaces_a_public_object_when_it_is_imported(tmp_path: Path) -> None:
+    script = tmp_path / "shop.py"
+    script.write_text(IMPORT_ALL)
+    done = subprocess.run([sys.executable, "-W", "error", script], capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout.split() == ["SpoolTask", "SpoolTask", "ThreadTask", "ThreadTask"], done.stderr
+
+
 def test_no_module_of_ours_imports_pickle() -> None:
     for path in (PROJECT / "src").rglob("*.py"):
         assert "import pickle" not in path.read_text()

@@ -71,7 +71,7 @@ def new_threads() -> int:
     return len(set(threading.enumerate()) - _others)
 
 
-def test_no_thread_before_the_first_call_and_none_after_the_end(work: Work) -> None:
+def test_the_pool_starts_no_thread_before_the_first_call_and_has_none_after_close(work: Work) -> None:
     pool = Pool(4, 100)
     assert new_threads() == 0
     for number in range(10):
@@ -84,7 +84,7 @@ def test_no_thread_before_the_first_call_and_none_after_the_end(work: Work) -> N
     wait_until(lambda: new_threads() == 0)
 
 
-def test_an_idle_thread_is_used_again(work: Work) -> None:
+def test_an_idle_thread_runs_the_next_call(work: Work) -> None:
     pool = Pool(4, 100)
     for number in range(20):
         pool.put(work.call(number, held=False))
@@ -93,7 +93,7 @@ def test_an_idle_thread_is_used_again(work: Work) -> None:
     drain(pool)
 
 
-def test_what_is_over_the_bound_is_refused(work: Work) -> None:
+def test_put_refuses_a_call_when_max_waiting_calls_wait(work: Work) -> None:
     pool = Pool(2, 3)
     # Two run or are about to, three wait: it does not matter how far the threads are.
     assert [pool.put(work.call(number)) for number in range(6)] == [True] * 5 + [False]
@@ -102,7 +102,7 @@ def test_what_is_over_the_bound_is_refused(work: Work) -> None:
     assert sorted(work.ended) == list(range(5))
 
 
-def test_what_waits_for_its_key_counts_even_while_threads_are_free(work: Work) -> None:
+def test_calls_blocked_by_their_key_count_as_waiting_even_while_threads_are_free(work: Work) -> None:
     pool = Pool(4, 3)
     keyed = [pool.put(work.call(number, key="k", at_once=1)) for number in range(6)]
     assert keyed == [True] * 4 + [False] * 2
@@ -112,7 +112,7 @@ def test_what_waits_for_its_key_counts_even_while_threads_are_free(work: Work) -
     assert drain(pool) == []
 
 
-def test_what_waits_for_its_time_counts_as_well(work: Work) -> None:
+def test_calls_that_are_not_due_count_as_waiting(work: Work) -> None:
     pool = Pool(1, 1)
     assert pool.put_later(1000, work.call("later"))
     assert pool.put(work.call("now"))
@@ -122,7 +122,7 @@ def test_what_waits_for_its_time_counts_as_well(work: Work) -> None:
     assert drain(pool) == ["later", "again"]
 
 
-def test_one_key_runs_one_at_a_time_in_order_and_holds_up_no_other(work: Work) -> None:
+def test_calls_of_one_key_run_one_at_a_time_in_order_and_do_not_delay_other_calls(work: Work) -> None:
     pool = Pool(4, 100)
     for number in range(5):
         pool.put(work.call(number, key="k", at_once=1))
@@ -135,7 +135,7 @@ def test_one_key_runs_one_at_a_time_in_order_and_holds_up_no_other(work: Work) -
     assert pool._permitted["k"] == 0
 
 
-def test_one_key_runs_as_many_as_it_may(work: Work) -> None:
+def test_as_many_calls_of_one_key_run_as_its_concurrency_allows(work: Work) -> None:
     pool = Pool(6, 100)
     for number in range(9):
         pool.put(work.call(number, key="k", at_once=3))
@@ -156,7 +156,7 @@ def test_a_later_call_runs_at_its_time_and_not_before(work: Work) -> None:
     assert drain(pool) == ["never"]
 
 
-def test_a_later_call_is_heard_of_by_a_thread_that_sleeps_for_longer(work: Work) -> None:
+def test_put_later_wakes_a_thread_that_sleeps_until_a_later_time(work: Work) -> None:
     pool = Pool(1, 10)
     pool.put_later(1000, work.call("never", held=False))
     wait_until(lambda: pool._idle == 1)
@@ -165,7 +165,7 @@ def test_a_later_call_is_heard_of_by_a_thread_that_sleeps_for_longer(work: Work)
     drain(pool)
 
 
-def test_the_end_waits_for_what_is_due_within_the_grace_only(work: Work) -> None:
+def test_close_waits_only_for_calls_that_are_due_before_the_deadline(work: Work) -> None:
     pool = Pool(2, 10)
     pool.put_later(0.2, work.call("soon", held=False))
     pool.put_later(1000, work.call("never", held=False))
@@ -175,7 +175,7 @@ def test_the_end_waits_for_what_is_due_within_the_grace_only(work: Work) -> None
     assert work.ended == ["soon"]
 
 
-def test_what_is_not_done_at_the_deadline_is_named(work: Work) -> None:
+def test_close_returns_the_calls_that_have_not_ended_at_the_deadline(work: Work) -> None:
     pool = Pool(1, 10)
     pool.put(work.call("runs"))
     wait_until(lambda: work.began)
@@ -191,7 +191,7 @@ def test_what_is_not_done_at_the_deadline_is_named(work: Work) -> None:
     assert drain(pool) == []
 
 
-def test_what_a_call_puts_while_the_end_is_waited_for_is_waited_for_as_well(work: Work) -> None:
+def test_close_waits_for_calls_that_running_calls_put_meanwhile(work: Work) -> None:
     pool = Pool(1, 10)
     begun = threading.Event()
 
@@ -211,7 +211,7 @@ def test_what_a_call_puts_while_the_end_is_waited_for_is_waited_for_as_well(work
     assert work.ended == ["next"]
 
 
-def test_an_end_that_is_interrupted_can_be_asked_again(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_close_can_be_called_again_after_an_interrupt(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
     pool = Pool(1, 10)
     pool.put(work.call("runs"))
     pool.put(work.call("waits"))
@@ -228,7 +228,7 @@ def test_an_end_that_is_interrupted_can_be_asked_again(work: Work, monkeypatch: 
     assert work.ended == ["runs", "waits"]
 
 
-def test_a_call_that_raises_costs_no_thread(work: Work, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_call_that_raises_is_logged_and_its_thread_goes_on(work: Work, caplog: pytest.LogCaptureFixture) -> None:
     pool = Pool(1, 10)
 
     def broken() -> None:
@@ -241,7 +241,7 @@ def test_a_call_that_raises_costs_no_thread(work: Work, caplog: pytest.LogCaptur
     assert "SystemExit: 3" in caplog.text
 
 
-def test_where_no_thread_can_be_started_the_call_is_refused(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_put_refuses_a_call_if_no_thread_can_be_started(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
     pool = Pool(2, 10)
 
     def full(thread: threading.Thread) -> None:
@@ -258,7 +258,7 @@ def test_where_no_thread_can_be_started_the_call_is_refused(work: Work, monkeypa
     assert work.began == ["taken", "waits for the one there is"]
 
 
-def test_a_thread_that_waits_keeps_nothing_of_its_last_call() -> None:
+def test_an_idle_thread_keeps_no_reference_to_its_last_call() -> None:
     import gc
     import weakref
 
@@ -279,7 +279,9 @@ def test_a_thread_that_waits_keeps_nothing_of_its_last_call() -> None:
     threads=st.integers(1, 4),
     calls=st.lists(st.tuples(st.sampled_from(["a", "b", ""]), st.sampled_from([None, 1, 2])), max_size=40),
 )
-def test_each_call_runs_once_and_no_key_above_its_limit(threads: int, calls: list[tuple[str, int | None]]) -> None:
+def test_each_call_runs_once_and_no_key_exceeds_its_concurrency(
+    threads: int, calls: list[tuple[str, int | None]]
+) -> None:
     pool, ran, lock = Pool(threads, 100), list[int](), threading.Lock()
     running: dict[tuple[str, int], int] = {}
     too_many: list[tuple[str, int]] = []
@@ -307,7 +309,7 @@ def test_each_call_runs_once_and_no_key_above_its_limit(threads: int, calls: lis
     assert too_many == []
 
 
-def test_signals_are_for_the_main_thread_but_not_kept_from_what_a_call_starts() -> None:
+def test_pool_threads_block_signals_except_while_a_call_runs() -> None:
     def blocked(thread: int) -> int:
         status = Path(f"/proc/self/task/{thread}/status").read_text()
         return int(re.search(r"SigBlk:\t(\w+)", status)[1], 16)  # type: ignore[index]
@@ -328,7 +330,7 @@ def test_signals_are_for_the_main_thread_but_not_kept_from_what_a_call_starts() 
     pool.close(clock.Deadline(0))
 
 
-def test_a_later_call_runs_at_its_time_though_who_waited_for_it_is_busy(work: Work) -> None:
+def test_a_later_call_runs_on_time_though_the_thread_that_waited_for_it_is_busy(work: Work) -> None:
     pool = Pool(2, 100)
     pool.put_later(0.3, work.call("later", held=False))
     pool.put(work.call("now"))  # by the thread that was started for the other one
@@ -337,7 +339,7 @@ def test_a_later_call_runs_at_its_time_though_who_waited_for_it_is_busy(work: Wo
     assert drain(pool) == []
 
 
-def test_a_thread_that_another_one_started_keeps_no_signal_from_its_calls() -> None:
+def test_calls_see_no_blocked_signals_in_a_thread_that_another_pool_thread_started() -> None:
     pool = Pool(2, 100)
     seen: list[tuple[str, set[int]]] = []
     both = threading.Barrier(2)

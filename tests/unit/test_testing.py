@@ -104,7 +104,7 @@ def test_waiting_jobs_come_oldest_first_with_their_arguments(app: Flask) -> None
     assert waiting_jobs(fails.name) == [third]
 
 
-def test_run_jobs_runs_what_is_due_in_the_application(app: Flask) -> None:
+def test_run_jobs_runs_due_jobs_in_the_application_context(app: Flask) -> None:
     job = greet("ann")
     later = greet.using(delay=60)("bob")
     assert run_jobs() == [job]
@@ -112,13 +112,13 @@ def test_run_jobs_runs_what_is_due_in_the_application(app: Flask) -> None:
     assert (job.state, job.result, later.state) == ("done", "hello ann", "queued")
 
 
-def test_run_jobs_runs_what_the_jobs_enqueue(app: Flask) -> None:
+def test_run_jobs_also_runs_jobs_that_the_jobs_enqueue(app: Flask) -> None:
     greet_both("ann", "bob")
     assert [job.task for job in run_jobs()] == [greet_both.name, greet.name, greet.name]
     assert [name for name, *_ in ran] == ["ann", "bob"]  # type: ignore[misc]
 
 
-def test_run_jobs_delayed_runs_what_waits_for_its_time_until_it_is_over(app: Flask) -> None:
+def test_run_jobs_delayed_also_runs_jobs_and_attempts_that_are_not_due(app: Flask) -> None:
     greet.using(delay=60)("ann")
     job = asks_again()
     run_jobs(delayed=True)
@@ -126,7 +126,7 @@ def test_run_jobs_delayed_runs_what_waits_for_its_time_until_it_is_over(app: Fla
     assert job.state == "dead"
 
 
-def test_run_jobs_raises_what_failed_with_the_traceback(app: Flask) -> None:
+def test_run_jobs_raises_job_failed_error_with_the_traceback(app: Flask) -> None:
     job = fails()
     with pytest.raises(JobFailedError, match="ValueError: no paper") as caught:
         run_jobs()
@@ -135,14 +135,14 @@ def test_run_jobs_raises_what_failed_with_the_traceback(app: Flask) -> None:
     assert job.state == "retrying"
 
 
-def test_run_jobs_without_check_leaves_the_failure_to_the_test(app: Flask) -> None:
+def test_run_jobs_without_check_does_not_raise_for_a_failed_job(app: Flask) -> None:
     job = fails()
     run_jobs(delayed=True, check=False)
     assert ran == ["failed"] * 3
     assert job.state == "dead"
 
 
-def test_run_jobs_does_not_go_on_for_ever(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_jobs_stops_with_an_error_after_max_jobs(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("spoolkit.testing.jobs.MAX_JOBS", 5)
     again()
     with pytest.raises(ValueError, match="ran 5 jobs and there are more"):
@@ -170,7 +170,7 @@ def test_clear_jobs_leaves_neither_jobs_nor_records(app: Flask) -> None:
     assert (waiting_jobs(), result.output.strip()) == ([], "no jobs")
 
 
-def test_outside_a_test_run_the_functions_refuse(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_jobs_and_clear_jobs_refuse_outside_a_test_run(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox, "is_test_run", lambda: False)
     for function in (run_jobs, clear_jobs):
         with pytest.raises(ValueError, match="is for tests"):

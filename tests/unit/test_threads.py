@@ -154,21 +154,21 @@ def full() -> list[Job]:
         ({"retry_on": "ValueError"}, "retry_on"),
     ],
 )
-def test_options_that_cannot_be(options: dict[str, Any], setting: str) -> None:
+def test_thread_refuses_options_that_cannot_be_used(options: dict[str, Any], setting: str) -> None:
     with pytest.raises(ConfigurationError) as refused:
         thread(**options)
     assert refused.value.setting == setting
     assert str(refused.value).startswith(setting)
 
 
-def test_where_threads_are_not_enabled_the_declaration_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_thread_refuses_a_declaration_where_uwsgi_has_no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bridge, "has_threads", lambda: False)
     with pytest.raises(ConfigurationError, match="enable-threads = true") as refused:
         thread(lambda: None)
     assert refused.value.setting == "enable-threads"
 
 
-def test_in_a_process_that_only_forks_a_call_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_call_in_a_servers_master_process_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bridge, "is_master", lambda: True)
     with pytest.raises(ConfigurationError, match="master"):
         note()
@@ -178,7 +178,7 @@ def test_in_a_process_that_only_forks_a_call_is_refused(monkeypatch: pytest.Monk
 # The queue.
 
 
-def test_a_full_queue_refuses_and_says_how_to_help(full: list[Job], app: Flask) -> None:
+def test_a_call_raises_queue_full_if_the_pool_is_full_and_names_the_settings(full: list[Job], app: Flask) -> None:
     with pytest.raises(QueueFull, match="SPOOLKIT_THREAD_QUEUE") as refused:
         note()
     assert refused.value.limit == 2
@@ -189,9 +189,7 @@ def test_a_full_queue_refuses_and_says_how_to_help(full: list[Job], app: Flask) 
     wait_until(lambda: (("there is room again",), {}) in seen)
 
 
-def test_who_writes_the_rows_does_not_see_a_call_that_is_refused(
-    full: list[Job], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_refused_call_never_gets_a_row(full: list[Job], monkeypatch: pytest.MonkeyPatch) -> None:
     put = Pool.put
 
     def after_the_rows_are_written(*args: Any) -> bool:
@@ -204,7 +202,7 @@ def test_who_writes_the_rows_does_not_see_a_call_that_is_refused(
     assert [job.task for job in lookup.jobs() if job.task.endswith("note")] == []
 
 
-def test_a_full_queue_may_hand_over_to_the_spooler(full: list[Job], tmp_path: Path) -> None:
+def test_overflow_spool_passes_the_call_to_the_spool_engine(full: list[Job], tmp_path: Path) -> None:
     job = or_spool(1)
     assert (job.engine, job.state) == ("spool", State.QUEUED)
     assert list((tmp_path / "spool").glob(f"{PREFIX}{job.id}"))
@@ -213,12 +211,12 @@ def test_a_full_queue_may_hand_over_to_the_spooler(full: list[Job], tmp_path: Pa
     assert job.state is State.DONE
 
 
-def test_what_cannot_cross_to_the_spooler_is_refused_there(full: list[Job]) -> None:
+def test_overflow_spool_refuses_arguments_of_unsupported_types(full: list[Job]) -> None:
     with pytest.raises(TypeError, match="value"):
         or_spool(object())
 
 
-def test_a_full_queue_may_have_the_caller_run_it(full: list[Job], app: Flask) -> None:
+def test_overflow_run_runs_the_job_in_the_caller_without_its_request(full: list[Job], app: Flask) -> None:
     request_id.set("the caller's")
     with app.test_request_context("/"):
         g.mine = "the caller's"
@@ -229,7 +227,7 @@ def test_a_full_queue_may_have_the_caller_run_it(full: list[Job], app: Flask) ->
     assert job.state is State.DONE
 
 
-def test_what_the_caller_ran_in_vain_is_run_again_by_the_pool(full: list[Job]) -> None:
+def test_overflow_run_leaves_further_attempts_to_the_pool(full: list[Job]) -> None:
     job = or_run(fail=True)
     assert job.state is State.RETRYING
     go.set()
@@ -238,7 +236,7 @@ def test_what_the_caller_ran_in_vain_is_run_again_by_the_pool(full: list[Job]) -
     assert [entry[1] for entry in seen if isinstance(entry, tuple)] == [1, 2]
 
 
-def test_one_task_one_at_a_time(app: Flask) -> None:
+def test_concurrency_1_runs_jobs_one_after_the_other_in_order(app: Flask) -> None:
     app.config["SPOOLKIT_THREAD_QUEUE"] = 100
     jobs = [one_at_a_time(number) for number in range(50)]
     assert jobs[-1].wait(15)
@@ -248,14 +246,14 @@ def test_one_task_one_at_a_time(app: Flask) -> None:
 # What crosses from the caller.
 
 
-def test_arguments_are_handed_over_as_they_are() -> None:
+def test_a_thread_job_gets_the_callers_own_argument_objects() -> None:
     given = object()
     note(given, 2, word=given, self="a name of its own")
     wait_until(lambda: seen)
     assert seen == [((given, 2), {"word": given, "self": "a name of its own"})]
 
 
-def test_context_variables_come_along_by_copy(app: Flask) -> None:
+def test_a_thread_job_has_a_copy_of_the_callers_context_variables_and_no_request(app: Flask) -> None:
     request_id.set("of the caller")
     with app.test_request_context("/"):
         job = tells()
@@ -265,7 +263,7 @@ def test_context_variables_come_along_by_copy(app: Flask) -> None:
     assert request_id.get() == "changed since"
 
 
-def test_a_task_called_by_a_task_is_no_part_of_it(app: Flask) -> None:
+def test_a_job_enqueued_by_a_job_has_its_own_context_and_log(app: Flask) -> None:
     @thread
     def inner() -> None:
         print("said by the inner one")
@@ -289,7 +287,7 @@ def test_a_task_called_by_a_task_is_no_part_of_it(app: Flask) -> None:
     ("type", "body", "json", "form"),
     [("application/json", b'{"n": 1}', {"n": 1}, {}), ("application/x-www-form-urlencoded", b"n=1", None, {"n": "1"})],
 )
-def test_the_request_comes_along_where_it_is_asked_for(
+def test_copy_request_gives_every_attempt_the_callers_request_and_session(
     app: Flask, type: str, body: bytes, json: object, form: dict[str, str]
 ) -> None:
     jobs = []
@@ -313,7 +311,7 @@ def test_the_request_comes_along_where_it_is_asked_for(
     assert [entry for entry in seen if isinstance(entry, tuple)] == [expected, expected]
 
 
-def test_the_request_that_comes_along_is_not_the_views(app: Flask) -> None:
+def test_copy_request_shares_neither_session_nor_uploaded_files_with_the_view(app: Flask) -> None:
     @thread(copy_request=True)
     def meddles() -> None:
         session["who"] = "the task"
@@ -329,7 +327,7 @@ def test_the_request_that_comes_along_is_not_the_views(app: Flask) -> None:
     assert "Set-Cookie" not in answer.headers
 
 
-def test_outside_a_request_there_is_none_to_take_along() -> None:
+def test_copy_request_refuses_a_call_outside_a_request() -> None:
     with pytest.raises(ConfigurationError, match="outside a request"):
         with_request()
 
@@ -337,7 +335,7 @@ def test_outside_a_request_there_is_none_to_take_along() -> None:
 # What is recorded.
 
 
-def test_where_a_job_of_a_thread_stands(full: list[Job]) -> None:
+def test_thread_jobs_have_state_status_and_result(full: list[Job]) -> None:
     assert [job.state for job in full] == [State.RUNNING, State.RUNNING, State.QUEUED, State.QUEUED]
     status = full[0].status
     assert (status.engine, status.pid, status.attempt) == ("thread", os.getpid(), 1)
@@ -349,7 +347,7 @@ def test_where_a_job_of_a_thread_stands(full: list[Job]) -> None:
     assert [job.result for job in full] == ["0", "1", "2", "3"]
 
 
-def test_others_see_a_job_that_waits(full: list[Job], tmp_path: Path) -> None:
+def test_other_processes_see_waiting_thread_jobs(full: list[Job], tmp_path: Path) -> None:
     code = "import sys, spoolkit; print(*(spoolkit.Job.get(id).state for id in sys.argv[1:]))"
 
     def seen_elsewhere() -> str:
@@ -361,7 +359,7 @@ def test_others_see_a_job_that_waits(full: list[Job], tmp_path: Path) -> None:
     wait_until(lambda: seen_elsewhere() == "running running queued queued")
 
 
-def test_the_caller_does_not_wait_for_the_store(monkeypatch: pytest.MonkeyPatch, app: Flask) -> None:
+def test_a_call_does_not_write_to_the_store_in_the_callers_thread(monkeypatch: pytest.MonkeyPatch, app: Flask) -> None:
     writers = []
     store = locations.store()
     transaction = type(store).transaction
@@ -380,7 +378,7 @@ def test_the_caller_does_not_wait_for_the_store(monkeypatch: pytest.MonkeyPatch,
     assert all(job.wait(15) for job in jobs)
 
 
-def test_without_a_record_a_job_runs_and_is_tried_again(app: Flask) -> None:
+def test_an_untracked_job_runs_is_retried_and_leaves_no_record(app: Flask) -> None:
     job = untracked()
     wait_until(lambda: len(seen) == 2)
     assert seen == [(1, 2), (2, 2)]
@@ -390,7 +388,7 @@ def test_without_a_record_a_job_runs_and_is_tried_again(app: Flask) -> None:
 
 
 @pytest.mark.parametrize(("track", "level"), [(True, logging.INFO), (False, logging.DEBUG)])
-def test_each_job_has_a_line_at_its_start_and_one_at_its_end(
+def test_each_thread_job_logs_one_line_at_its_start_and_one_at_its_end(
     track: bool, level: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     @thread(track=track, name=f"lines.{track}")
@@ -405,7 +403,7 @@ def test_each_job_has_a_line_at_its_start_and_one_at_its_end(
     assert {record.levelno for record in records} == {level}
 
 
-def test_without_a_record_the_attempts_are_counted_as_well(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_attempts_of_an_untracked_job_are_bounded(caplog: pytest.LogCaptureFixture) -> None:
     @thread(track=False, retries=2, backoff=0)
     def never() -> None:
         seen.append(current_job().attempt)
@@ -416,13 +414,13 @@ def test_without_a_record_the_attempts_are_counted_as_well(caplog: pytest.LogCap
     assert seen == [1, 2, 3]
 
 
-def test_without_a_store_jobs_run_and_are_tried_again(app: Flask, tmp_path: Path) -> None:
+def test_thread_jobs_run_and_are_retried_if_the_store_is_unavailable(app: Flask, tmp_path: Path) -> None:
     app.config["SPOOLKIT_STORE"] = tmp_path / "nowhere" / "store.db"
     or_run(fail=True)
     wait_until(lambda: [entry[1] for entry in seen] == [1, 2])
 
 
-def test_a_job_that_waits_can_be_cancelled(full: list[Job]) -> None:
+def test_cancel_settles_a_waiting_thread_job_which_then_does_not_run(full: list[Job]) -> None:
     assert full[3].cancel() is State.CANCELLED
     go.set()
     assert full[2].wait(15)
@@ -433,14 +431,14 @@ def test_a_job_that_waits_can_be_cancelled(full: list[Job]) -> None:
     assert full[3].state is State.CANCELLED
 
 
-def test_a_job_that_waits_for_its_next_attempt_can_be_cancelled() -> None:
+def test_cancel_settles_a_thread_job_that_waits_for_its_next_attempt() -> None:
     job = fails()
     wait_until(lambda: job.state is State.RETRYING)
     assert job.cancel() is State.CANCELLED
     assert job.state is State.CANCELLED
 
 
-def test_a_job_that_runs_can_be_asked_to_stop() -> None:
+def test_cancel_asks_a_running_thread_job_to_stop() -> None:
     job = stops_when_asked()
     wait_until(lambda: "running" in seen and job.state is State.RUNNING)
     assert job.cancel() in (State.RUNNING, State.CANCELLED)  # it may have stopped by the time that this is asked
@@ -448,7 +446,7 @@ def test_a_job_that_runs_can_be_asked_to_stop() -> None:
     assert job.state is State.CANCELLED
 
 
-def test_what_cannot_be_done_to_a_job_of_a_thread(full: list[Job]) -> None:
+def test_force_cancel_run_now_and_retry_are_refused_for_thread_jobs(full: list[Job]) -> None:
     with pytest.raises(JobStateError, match="more than this job"):
         full[0].cancel(force=True)
     with pytest.raises(JobStateError, match="its own time"):
@@ -479,7 +477,7 @@ def run_script(tmp_path: Path, *arguments: object, **env: str) -> subprocess.Pop
     )
 
 
-def test_a_program_that_ends_waits_for_its_jobs(tmp_path: Path) -> None:
+def test_a_program_waits_for_its_thread_jobs_before_it_exits(tmp_path: Path) -> None:
     out, err = run_script(tmp_path, "return", 6, 0.1).communicate(timeout=60)
     *worked, failed = (Job.get(id) for id in out.split())
     assert [job.state for job in worked] == [State.DONE] * 6, err
@@ -487,7 +485,7 @@ def test_a_program_that_ends_waits_for_its_jobs(tmp_path: Path) -> None:
     assert err.count("is lost") == 1
 
 
-def test_what_is_not_done_within_the_grace_is_lost_and_said_to_be(tmp_path: Path) -> None:
+def test_thread_jobs_unfinished_after_the_grace_period_are_lost_and_logged(tmp_path: Path) -> None:
     out, err = run_script(tmp_path, "return", 6, 30, SPOOLKIT_THREAD_GRACE="0.2").communicate(timeout=25)
     jobs = [Job.get(id) for id in out.split()]
     assert [job.state for job in jobs] == [State.LOST] * 7, err
@@ -499,7 +497,7 @@ def test_what_is_not_done_within_the_grace_is_lost_and_said_to_be(tmp_path: Path
     assert not os.listdir(tmp_path / "spool" / "running")
 
 
-def test_a_second_signal_is_not_kept_waiting(tmp_path: Path) -> None:
+def test_a_second_signal_ends_the_grace_period(tmp_path: Path) -> None:
     script = run_script(tmp_path, "wait", 6, 60, SPOOLKIT_THREAD_GRACE="60")
     assert script.stdout is not None
     assert script.stderr is not None
@@ -515,7 +513,7 @@ def test_a_second_signal_is_not_kept_waiting(tmp_path: Path) -> None:
     assert err.count("is lost") == 8
 
 
-def test_what_a_killed_process_had_is_lost_as_soon_as_anyone_looks(
+def test_thread_jobs_of_a_killed_process_are_lost_at_the_next_look(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     # Both rows and notes: it is killed with jobs that run, that wait, and that wait to be tried again.
@@ -528,7 +526,7 @@ def test_what_a_killed_process_had_is_lost_as_soon_as_anyone_looks(
     assert not os.listdir(tmp_path / "spool" / "running")
 
 
-def test_who_waits_for_a_job_learns_that_it_is_lost(tmp_path: Path) -> None:
+def test_wait_returns_when_the_process_of_a_thread_job_is_killed(tmp_path: Path) -> None:
     script = run_script(tmp_path, "wait", 1, 60)
     assert script.stdout is not None
     job = Job.get(script.stdout.readline().strip())
@@ -539,7 +537,7 @@ def test_who_waits_for_a_job_learns_that_it_is_lost(tmp_path: Path) -> None:
     script.communicate()
 
 
-def test_a_forked_child_has_none_of_the_jobs_and_a_pool_of_its_own(tmp_path: Path) -> None:
+def test_a_forked_child_has_its_own_pool_and_none_of_its_parents_jobs(tmp_path: Path) -> None:
     out, err = run_script(tmp_path, "fork", 6, 0.1).communicate(timeout=60)
     *ids, of_child = out.split()
     assert [Job.get(id).state for id in ids] == [State.DONE] * 6 + [State.LOST], err
@@ -547,7 +545,7 @@ def test_a_forked_child_has_none_of_the_jobs_and_a_pool_of_its_own(tmp_path: Pat
     assert err.count("is lost") == 1
 
 
-def test_each_end_is_called_whatever_becomes_of_the_others(caplog: pytest.LogCaptureFixture) -> None:
+def test_drain_calls_every_end_function_also_after_one_that_raises(caplog: pytest.LogCaptureFixture) -> None:
     ended = []
 
     def early(deadline: clock.Deadline) -> None:
@@ -567,7 +565,9 @@ def test_each_end_is_called_whatever_becomes_of_the_others(caplog: pytest.LogCap
 
 
 @pytest.mark.parametrize(("same", "left"), [(1000.0, True), (-1.0, False)])
-def test_a_signal_interrupts_nothing_that_ends(monkeypatch: pytest.MonkeyPatch, same: float, left: bool) -> None:
+def test_a_signal_during_drain_interrupts_no_end_function(
+    monkeypatch: pytest.MonkeyPatch, same: float, left: bool
+) -> None:
     monkeypatch.setattr(clock, "SAME_SIGNAL", same)
     before, ended = signal.getsignal(signal.SIGINT), []
 
@@ -583,13 +583,13 @@ def test_a_signal_interrupts_nothing_that_ends(monkeypatch: pytest.MonkeyPatch, 
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_nobody_calls_a_living_processs_jobs_lost(full: list[Job]) -> None:
+def test_waiting_thread_jobs_of_a_living_process_are_not_marked_lost(full: list[Job]) -> None:
     write_behind.here().write()
     lookup.mark_lost()
     assert [job.state for job in full][2:] == [State.QUEUED, State.QUEUED]
 
 
-def test_the_context_of_the_application_is_there(app: Flask) -> None:
+def test_a_thread_job_runs_in_an_application_context(app: Flask) -> None:
     @thread
     def names() -> str:
         return current_app.name
@@ -599,7 +599,9 @@ def test_the_context_of_the_application_is_there(app: Flask) -> None:
     assert job.result == "an_application"
 
 
-def test_a_copy_of_the_request_where_flask_has_one_kind_of_context(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_copy_request_works_where_flask_has_one_class_for_both_contexts(
+    app: Flask, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As of Flask 3.2, whose application context is that of a request as well."""
     if hasattr(AppContext, "from_environ"):
         pytest.skip("it is so here: the other tests are about it")
