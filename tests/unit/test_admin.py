@@ -173,11 +173,11 @@ def test_a_retried_job_wakes_a_spooler(directory: str, spooler: int) -> None:
 
 def test_only_a_dead_job_can_be_retried(directory: str, work: Callable[[], None]) -> None:
     job = note(f"{directory}.notes")
-    with pytest.raises(JobStateError, match="queued: only a dead one") as caught:
+    with pytest.raises(JobStateError, match="queued: only dead jobs") as caught:
         actions.retry(job.id)
     assert (caught.value.job, caught.value.state) == (job.id, "queued")
     work()
-    with pytest.raises(JobStateError, match="done: only a dead one"):
+    with pytest.raises(JobStateError, match="done: only dead jobs"):
         actions.retry(job.id)
     assert spoolfile.pending(directory) == []
 
@@ -196,9 +196,9 @@ def test_the_dead_are_told_by_task(directory: str, work: Callable[[], None]) -> 
     work()
     actions.run_now(third.id)
     work()
-    assert [status.id for status in actions.dead()] == [third.id, second.id, first.id]
-    assert [status.id for status in actions.dead(gives_up.name)] == [second.id, first.id]
-    assert actions.dead("tasks.none") == []
+    assert [status.id for status in actions.dead_jobs()] == [third.id, second.id, first.id]
+    assert [status.id for status in actions.dead_jobs(gives_up.name)] == [second.id, first.id]
+    assert actions.dead_jobs("tasks.none") == []
 
 
 # Cancel
@@ -295,7 +295,7 @@ def test_a_job_that_crashed_is_cancelled_as_one_that_waits(
     assert actions.cancel(job.id) is State.CANCELLED
     assert job.state is State.CANCELLED
     assert job.progress == Progress(1, 3, "parts")
-    assert job.status.error_message == "cancelled while it did not run"
+    assert job.status.error_message == "cancelled while it was not running"
 
 
 @pytest.mark.parametrize("force", [False, True])
@@ -304,12 +304,12 @@ def test_a_job_that_is_over_cannot_be_cancelled(directory: str, work: Callable[[
         work()
         state = job.state
         assert state in FINISHED
-        with pytest.raises(JobStateError, match=f"is {state} already") as caught:
+        with pytest.raises(JobStateError, match=f"is already {state}") as caught:
             actions.cancel(job.id, force=force)
         assert caught.value.state == state
     cancelled = note.using(delay=1000)("x")
     actions.cancel(cancelled.id)
-    with pytest.raises(JobStateError, match="is cancelled already"):
+    with pytest.raises(JobStateError, match="is already cancelled"):
         actions.cancel(cancelled.id, force=force)
 
 
@@ -317,7 +317,7 @@ def test_by_force_a_job_does_not_end_its_own_process(directory: str, work: Calla
     done = ends_itself()
     work()
     assert done.state is State.DONE
-    assert done.result == f"the process of job {done.id} does more than this job"
+    assert done.result == f"job {done.id} cannot be killed: its process does other work too"
 
 
 @spool
@@ -334,7 +334,7 @@ def test_by_force_no_process_is_ended_that_does_more(directory: str, tmp_path: P
     plain = plain_job.JobSpec(id=plain_job.new_id(), task="tasks.some", engine="thread")
     with child(lambda: locations.store().claim(plain, file=None, still_there=lambda: True, max_attempts=1)) as pid:
         assert lookup.find(plain.id).pid == pid
-        with pytest.raises(JobStateError, match="does more than this job"):
+        with pytest.raises(JobStateError, match="its process does other work too"):
             actions.cancel(plain.id, force=True)
         assert os.waitpid(pid, os.WNOHANG) == (0, 0)
         assert actions.cancel(plain.id) is State.RUNNING
@@ -368,7 +368,7 @@ def test_a_file_that_somebody_holds_is_given_up_on(
     acts: list[Callable[[str], State]] = [actions.cancel, actions.run_now]
     with held(spoolfile.pending(directory)[0]):
         for act in acts:
-            with pytest.raises(JobStateError, match="held by another process"):
+            with pytest.raises(JobStateError, match="locked by another process"):
                 act(job.id)
     assert job.state is State.QUEUED
     assert actions.cancel(job.id) is State.CANCELLED
@@ -454,11 +454,11 @@ def test_a_job_that_does_not_wait_cannot_be_run_now(
 ) -> None:
     over = note(str(tmp_path / "notes"))
     assert over.wait(10)
-    with pytest.raises(JobStateError, match="is done, it does not wait"):
+    with pytest.raises(JobStateError, match="is done, not waiting"):
         actions.run_now(over.id)
     running = hangs(str(tmp_path / "started"))
     wait_until(started)
-    with pytest.raises(JobStateError, match="is running, it does not wait"):
+    with pytest.raises(JobStateError, match="is running, not waiting"):
         actions.run_now(running.id)
 
 

@@ -1,7 +1,4 @@
-"""What people do to jobs, and the figures they look at. No HTTP, no click.
-
-What would change something raises :class:`StoreUnavailableError` where that cannot be recorded.
-"""
+"""What can people do to a job: retry it, cancel it, run it now, purge it. No HTTP and no click here."""
 
 from __future__ import annotations
 
@@ -15,104 +12,135 @@ from spoolkit.admin.lookup import HEAD_SIZE, Listing, check_id, directories, fin
 from spoolkit.encoding import packet
 from spoolkit.errors import DecodeError, JobStateError
 from spoolkit.job import FINAL, FINISHED, State, Status
-from spoolkit.spooldir import dead as morgue
-from spoolkit.spooldir import running, spoolers, spoolfile, waiting
+from spoolkit.spooldir import dead, running, spoolers, spoolfile, waiting
 from spoolkit.store import locations, retention
 from spoolkit.system import clock, files, process
 
 CLAIM_TIME = 2.0
-"""Seconds to try for a file that a spooler may be looking at."""
+"""Seconds to wait for the lock of a file, which a spooler may hold for a moment."""
+
+PURGED_AT_ONCE = 1000
+"""Jobs that one transaction deletes."""
 
 
 def retry(id: str) -> None:
-    """Have the dead job ``id`` run again, with a fresh count of attempts.
+    """Requeue a dead job, with a new count of attempts.
 
-    Raises :class:`UnknownJobError`, or :class:`JobStateError` where it is not dead.
+    Args:
+        id: The full id of the job; for a file of another library, the file's name.
+
+    Raises:
+        UnknownJobError: There is neither a file nor a record of the job.
+        JobStateError: The job is not dead, or its arguments are gone, or its file is damaged.
+        SpoolUnavailableError: This process may not change the spool directory.
     """
     known = recorded(check_id(id))
-    for directory in directories(known):
-        with changing(directory):
-            path = morgue.locate(directory, id, known.file if known else None)
+    for spool_dir in directories(known):
+        with changing(spool_dir):
+            path = dead.locate(spool_dir, id, known.file if known else None)
             if path is not None:
                 with contextlib.suppress(FileNotFoundError):
-                    _revive(id, path, _folder(id, path, directory))
-                    spoolers.wake(directory)
+                    _requeue(id, path, _target_folder(id, path, spool_dir))
+                    spoolers.wake(spool_dir)
                     return
     status = find(id)
     if status.state is State.DEAD and not status.has_file:
-        raise JobStateError(f"job {id} ran in a {status.engine}: its arguments are gone", job=id, state="dead")
-    raise JobStateError(f"job {id} is {status.state}: only a dead one can be retried", job=id, state=str(status.state))
+        raise JobStateError(f"job {id} ran in a {status.engine}: its arguments were not kept", job=id, state="dead")
+    raise JobStateError(f"job {id} is {status.state}: only dead jobs can be retried", job=id, state=str(status.state))
 
 
 @contextlib.contextmanager
-def changing(directory: str) -> Iterator[None]:
-    """Only the owner of ``directory``, or root, changes what lies there. Raises :class:`SpoolUnavailableError`."""
+def changing(spool_dir: str) -> Iterator[None]:
+    """Change files of a spool directory, which only its owner and root may do.
+
+    Raises:
+        SpoolUnavailableError: This process may not change the directory.
+    """
     try:
-        files.check_user(directory)
+        files.check_user(spool_dir)
         yield
     except FileNotFoundError:
-        pass  # no job has come yet
+        pass  # no job was enqueued yet
     except PermissionError as error:
-        raise files.unavailable(directory, error) from error
+        raise files.unavailable(spool_dir, error) from error
 
 
-def _revive(id: str, path: str, folder: str) -> None:
+def _requeue(id: str, path: str, folder: str) -> None:
     from_store(lambda: locations.store().requeue(id, still_there=lambda: os.path.lexists(path)))
-    morgue.revive(path, folder)
+    dead.revive(path, folder)
 
 
-def _folder(id: str, path: str, directory: str) -> str:
-    """Where in ``directory`` the file belongs: a priority's folder, or the directory itself."""
+def _target_folder(id: str, path: str, spool_dir: str) -> str:
+    """The folder that the dead file came from: the one of its priority, or the spool directory itself."""
     with open(files.open_regular(path, linked=True), "rb") as file:
         data = file.read(HEAD_SIZE)
     try:
         content = packet.load(data)
     except DecodeError as error:
-        # uWSGI's C code would delete it unrun, without a word.
+        # uWSGI's C code would delete it without running it, and log nothing.
         raise JobStateError(f"job {id} is damaged and cannot run: {error}", job=id, state="dead") from error
     priority = None
-    with contextlib.suppress(DecodeError):  # another library's
+    with contextlib.suppress(DecodeError):  # a file of another library
         priority = packet.head(content).priority
     if priority is None:
-        return directory
-    folder = os.path.join(directory, str(priority))
+        return spool_dir
+    folder = os.path.join(spool_dir, str(priority))
     files.make_folder(folder)
     return folder
 
 
-def dead(task: str | None = None) -> Listing:
-    """The dead jobs, or those of ``task``; the newest 100,000 at most."""
+def dead_jobs(task: str | None = None) -> Listing:
+    """List the dead jobs, newest first.
+
+    Args:
+        task: Only jobs of the task with this name.
+
+    Returns:
+        The newest 100,000 dead jobs; ``complete`` is false where there are more.
+    """
     return jobs(states=(State.DEAD,), task=task, max_examined=100_000)
 
 
 def cancel(id: str, *, force: bool = False) -> State:
-    """See that the job ``id`` does not run, or not on. Returns its state then.
+    """Cancel a job.
 
-    A waiting job is cancelled for good. A running one is asked to stop, and goes on until it looks; with ``force`` its
-    process is killed and the job is cancelled. Raises :class:`UnknownJobError`, :class:`JobStateError` where the job is
-    over already or its process may not be killed, :class:`StoreUnavailableError` where that cannot be recorded.
+    A waiting job is cancelled for good. A running job is asked to stop: it goes on until the task checks for that.
+
+    Args:
+        id: The full id of the job.
+        force: Kill the process of a running job and record the job as cancelled.
+
+    Returns:
+        The state of the job afterwards: cancelled, or running where it was asked to stop.
+
+    Raises:
+        UnknownJobError: There is neither a file nor a record of the job.
+        JobStateError: The job is finished, its file is locked by another process, or its process must not be killed.
+        StoreUnavailableError: The cancellation cannot be recorded; nothing was changed.
+        SpoolUnavailableError: This process may not change the spool directory.
     """
     deadline, store = time.monotonic() + CLAIM_TIME, locations.store()
     while True:
         status = find(id)
         if status.state in FINISHED:
-            raise JobStateError(f"job {id} is {status.state} already", job=id, state=str(status.state))
+            raise JobStateError(f"job {id} is already {status.state}", job=id, state=str(status.state))
         if status.state is not State.RUNNING:
             if _cancel_waiting(status) if status.has_file else _cancel_in_process(status):
                 return State.CANCELLED
         elif not force:
             return _ask_to_stop(status)
         elif not status.has_file or status.pid == os.getpid():
-            raise JobStateError(f"the process of job {id} does more than this job", job=id, state="running")
+            message = f"job {id} cannot be killed: its process does other work too"
+            raise JobStateError(message, job=id, state="running")
         elif store.cancel_running(id, kill=lambda pid: _kill(pid, id), left=lambda: running.look(store.folder, id)):
-            with _claimed(status) as path:  # None: a spooler has it already, and removes it
+            with _claimed(status) as path:  # None: a spooler has claimed the file already, and removes it
                 if path is not None:
                     spoolfile.finish(path)
             running.forget(store.folder, id)
             waiting.announce(store.folder, id)
             return State.CANCELLED
         if time.monotonic() > deadline:
-            raise JobStateError(f"job {id}: its file is held by another process", job=id, state=str(status.state))
+            raise _locked(status)
         time.sleep(0.01)
 
 
@@ -122,7 +150,7 @@ def _cancel_waiting(status: Status) -> bool:
         if path is None:
             return False
         progress, left = running.look(store.folder, status.id)
-        reason, file = "cancelled while it did not run", os.path.basename(path)
+        reason, file = "cancelled while it was not running", os.path.basename(path)
         if not store.cancel(status, reason, file=file, log=left, progress=progress):
             return False
         spoolfile.finish(path)
@@ -132,7 +160,7 @@ def _cancel_waiting(status: Status) -> bool:
 
 
 def _cancel_in_process(status: Status) -> bool:
-    """The same for a job without a file: its process asks before it begins."""
+    """Cancel a waiting job without a file: its process asks the store before it starts the job."""
     store = locations.store()
     if not store.cancel(status, "cancelled before it ran", file=None):
         return False
@@ -146,7 +174,7 @@ def _ask_to_stop(status: Status) -> State:
         running.ask_to_stop(store.folder, status.id)
     after = find(status.id).state
     if after is not State.RUNNING:
-        running.forget(store.folder, status.id)  # it was over before it could be asked
+        running.forget(store.folder, status.id)  # it finished before it could be asked
     return after
 
 
@@ -164,41 +192,56 @@ def _kill(pid: int, id: str) -> None:
 
 
 def run_now(id: str) -> State:
-    """Make a job that waits for its time due; returns its state.
+    """Make a waiting job due now.
 
-    Raises :class:`UnknownJobError`, or :class:`JobStateError` where it does not wait.
+    Args:
+        id: The full id of the job.
+
+    Returns:
+        The state of the job: queued or retrying.
+
+    Raises:
+        UnknownJobError: There is neither a file nor a record of the job.
+        JobStateError: The job is not waiting, it is a thread job, or its file is locked by another process.
+        SpoolUnavailableError: This process may not change the spool directory.
     """
     deadline = time.monotonic() + CLAIM_TIME
     while True:
         status = find(id)
         if status.state not in (State.QUEUED, State.RETRYING):
-            raise JobStateError(f"job {id} is {status.state}, it does not wait", job=id, state=str(status.state))
+            raise JobStateError(f"job {id} is {status.state}, not waiting", job=id, state=str(status.state))
         if not status.has_file:
-            raise JobStateError(f"job {id} waits in its process, for its own time", job=id, state=str(status.state))
+            message = f"job {id} waits inside its process: only jobs with a file can be run now"
+            raise JobStateError(message, job=id, state=str(status.state))
         with _claimed(status) as path:
             if path is not None:
                 new = spoolfile.reschedule(path, clock.now())
                 from_store(lambda: locations.store().note(id, "run now"))
                 break
         if time.monotonic() > deadline:
-            raise JobStateError(f"job {id}: its file is held by another process", job=id, state=str(status.state))
+            raise _locked(status)
         time.sleep(0.01)
-    for directory in directories(status):
-        if new.startswith(directory + os.sep):
-            spoolers.wake(directory)
+    for spool_dir in directories(status):
+        if new.startswith(spool_dir + os.sep):
+            spoolers.wake(spool_dir)
     return status.state
+
+
+def _locked(status: Status) -> JobStateError:
+    message = f"job {status.id}: its file is locked by another process"
+    return JobStateError(message, job=status.id, state=str(status.state))
 
 
 @contextlib.contextmanager
 def _claimed(status: Status) -> Iterator[str | None]:
-    """The path of the job's file, locked; ``None`` where it cannot be had now."""
+    """Lock the job's file and yield its path; ``None`` where there is no file or another process has locked it."""
     if spoolfile.held == status.id:
         yield None
         return
-    for directory in directories(status):
+    for spool_dir in directories(status):
         path = None
-        with changing(directory):
-            path = spoolfile.locate(directory, status.id, status.file)
+        with changing(spool_dir):
+            path = spoolfile.locate(spool_dir, status.id, status.file)
         if path:
             with spoolfile.claim(path) as fd:
                 yield path if fd is not None else None
@@ -207,14 +250,26 @@ def _claimed(status: Status) -> Iterator[str | None]:
 
 
 def purge(states: Iterable[State] = FINAL, before: float | None = None) -> int:
-    """Forget the jobs that ended in ``states`` before ``before`` (unix time; ``None``: now); returns how many."""
+    """Delete the records of finished jobs, and the files of dead ones.
+
+    Args:
+        states: Only jobs in these states.
+        before: Only jobs that finished before this time, unix time in seconds (UTC); ``None``: now.
+
+    Returns:
+        How many jobs were deleted.
+
+    Raises:
+        SpoolUnavailableError: This process cannot read a spool directory.
+        StoreUnavailableError: The store cannot be read or written.
+    """
     locations.check_readable()
-    before, gone, store = clock.now() if before is None else before, 0, locations.store()
+    before, total, store = clock.now() if before is None else before, 0, locations.store()
     wanted = set(states)
     if State.DEAD in wanted:
-        for directory in locations.directories():
-            while forgotten := retention.delete_dead(store, directory, before, 1000):
-                gone += forgotten
-    while forgotten := retention.delete(store, locations.directories(), wanted - {State.DEAD}, before, 1000):
-        gone += forgotten
-    return gone
+        for spool_dir in locations.directories():
+            while deleted := retention.delete_dead(store, spool_dir, before, PURGED_AT_ONCE):
+                total += deleted
+    while deleted := retention.delete(store, locations.directories(), wanted - {State.DEAD}, before, PURGED_AT_ONCE):
+        total += deleted
+    return total

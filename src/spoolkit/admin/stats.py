@@ -1,4 +1,4 @@
-"""The figures: what waits, what runs, how much was done in the last hour and how long it took."""
+"""How is the site doing: jobs by task and state, the oldest due job, and the run times of the last hour?"""
 
 from __future__ import annotations
 
@@ -20,32 +20,31 @@ HOUR = 3600.0
 
 PERCENTILES = (50, 90, 99)
 
-LATEST = 10_000
-"""Jobs, done in the last hour, whose run times are looked at."""
+MAX_DURATIONS = 10_000
+"""Jobs, done in the last hour, whose run times are read."""
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """``counts`` by task and state; ages and durations in seconds, ``None`` where there is nothing to measure.
+    """The figures of one moment. Ages and durations are in seconds, ``None`` where there is nothing to measure."""
 
-    ``oldest_due``  how long the oldest job that is due has been waiting (of the 10,000 that were enqueued first)
-    ``done``        how many jobs were done in the last hour
-    ``percentiles`` how long those took at most, so many per cent of them (of the last 10,000)
-    ``paused``      the spool directories in which no job starts: ``paused`` or ``drained``
-    ``broken``      the spool directories of which no new spooler starts, each with the reason
-    ``complete``    false where not all waiting jobs were read: the rest is counted as ``queued``, of the task ``?``
-    """
-
+    #: The number of jobs by task and state.
     counts: dict[tuple[str, State], int]
+    #: How long the oldest due job has been waiting (of the 10,000 that were enqueued first).
     oldest_due: float | None
+    #: How many jobs were done in the last hour.
     done: int
+    #: The run time that so many per cent of these jobs (of the last 10,000) did not exceed.
     percentiles: dict[int, float]
+    #: The spool directories in which no job starts, each with ``paused`` or ``drained``.
     paused: dict[str, str]
+    #: The spool directories for which no new spooler starts, each with the reason.
     broken: dict[str, str] = field(default_factory=dict)
+    #: False where not all waiting jobs were read: the rest is counted as ``queued``, with the task ``?``.
     complete: bool = True
 
     def to_dict(self) -> dict[str, Any]:
-        """The figures as JSON tells them."""
+        """The figures as a dictionary for ``json.dumps()``."""
         return {
             "counts": [{"task": task, "state": str(state), "count": n} for (task, state), n in self.counts.items()],
             "oldest_due": self.oldest_due,
@@ -58,15 +57,22 @@ class Statistics:
 
 
 def gather(*, max_examined: int = lookup.MAX_EXAMINED, files: Files | None = None) -> Statistics:
-    """The figures of now.
+    """Count the jobs now.
 
     Args:
-        max_examined: How many waiting and how many dead jobs are read; the rest is counted by name alone.
-        files: What :func:`lookup.list_files` found; ``None``: all files are listed now.
+        max_examined: How many waiting jobs, and how many dead ones, are read; the rest is counted by name alone.
+        files: The result of :func:`lookup.list_files`; ``None``: all files are listed now.
+
+    Returns:
+        The figures.
+
+    Raises:
+        SpoolUnavailableError: This process cannot read a spool directory.
+        StoreUnavailableError: This process may not read the store.
     """
     now = clock.now()
     locations.check_readable()
-    # What is over for good is counted where it lies: there may be a million of it.
+    # SQLite counts the finished jobs, of which there may be a million.
     counts = Counter(lookup.from_store(lambda: locations.store().counts(FINAL)) or {})
     files = files or lookup.list_files()
     not_final = frozenset(State) - FINAL
@@ -79,7 +85,7 @@ def gather(*, max_examined: int = lookup.MAX_EXAMINED, files: Files | None = Non
         counts["?", State.QUEUED] += max(0, unread)
     running = {status.id for status in others if status.state is State.RUNNING}
     done = lookup.from_store(lambda: locations.store().done_since(now - HOUR)) or 0
-    took = lookup.from_store(lambda: locations.store().durations(now - HOUR, LATEST)) or []
+    took = lookup.from_store(lambda: locations.store().durations(now - HOUR, MAX_DURATIONS)) or []
     late = _oldest_due(now, files, running, max_examined)
     return Statistics(
         dict(sorted(counts.items())), late, done, _percentiles(took), _paused(), _broken(), others.complete

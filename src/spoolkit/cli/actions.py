@@ -33,7 +33,7 @@ def retry(ids: tuple[str, ...], all_dead: bool, task: str | None, as_json: bool)
     if not all_dead:
         _each(ids, retried, as_json)
         return
-    dead = actions.dead(task)
+    dead = actions.dead_jobs(task)
     _each([status.id for status in dead], retried, as_json, count="retried", more=not dead.complete)
 
 
