@@ -1,13 +1,13 @@
 # syntax=docker/dockerfile:1
 
-# uWSGI is compiled here, and the compiler stays here.
+# uWSGI is compiled in this stage; the final image contains no compiler.
 FROM python:3.12-slim AS build
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends gcc libc6-dev make \
     && rm -rf /var/lib/apt/lists/*
 RUN python -m venv /opt/venv
 WORKDIR /build
-# Before the code, so that a change of it compiles nothing again.
+# Before the code, so that a change of the code does not compile uWSGI again.
 COPY requirements.txt requirements-build.txt ./
 RUN /opt/venv/bin/pip install --no-cache-dir --require-hashes --requirement requirements-build.txt \
     && /opt/venv/bin/pip install --no-cache-dir --no-build-isolation --require-hashes --requirement requirements.txt
@@ -31,10 +31,10 @@ ENV PATH=/opt/venv/bin:$PATH \
 USER spoolkit
 VOLUME /var/spool/spoolkit
 EXPOSE 5000
-# A path that is not there: every other one starts work. Its 404 shows that the application answers.
+# A path that does not exist, because every other one starts work. Its 404 shows that the application answers.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s \
     CMD ["python", "-c", "import http.client, os; c = http.client.HTTPConnection('127.0.0.1', int(os.environ['PORT']), timeout=2); c.request('GET', '/healthy/not-there'); raise SystemExit(c.getresponse().status != 404)"]
-# On the SIGTERM that Docker sends, uWSGI waits for jobs and requests, SPOOLKIT_GRACE seconds at most: give it longer than
-# that before it is killed, with stop_grace_period in a compose file, or docker stop --time 45.
+# On the SIGTERM that Docker sends, uWSGI waits for jobs and requests, SPOOLKIT_GRACE seconds at most. Give it more time
+# than that before it is killed: with stop_grace_period in a compose file, or docker stop --time 45.
 STOPSIGNAL SIGTERM
 CMD ["uwsgi", "--ini", "uwsgi.ini"]

@@ -15,11 +15,11 @@ from spoolkit.api import jobs_blueprint
 DURATION, MAX_DURATION = 5, 3600
 
 OPTIONS = {"uwsgi_spool": ("at", "delay")}
-"""What a request may give beside the path; anything else is refused, not passed over."""
+"""The options that a request may pass, by endpoint. Any other option is refused, not ignored."""
 
 
 class Digits(IntegerConverter):
-    """Whole numbers in a path: Flask's own ``int`` takes digits of other scripts too, and fails on very long ones."""
+    """Whole numbers in a path. Flask's ``int`` also accepts digits of other scripts, and fails on very long ones."""
 
     regex = "[0-9]{1,20}"
 
@@ -33,7 +33,7 @@ app.register_blueprint(jobs_blueprint())
 
 @app.before_request
 def check_request() -> Response | None:
-    """Refuse what cannot be done before any work starts. HEAD gets the same answers as GET, and starts nothing."""
+    """Refuse invalid requests before any work starts. HEAD gets the same answers as GET, and starts nothing."""
     if request.url_rule is None or request.blueprint is not None:
         return None
     if (duration := (request.view_args or {}).get("duration", DURATION)) > MAX_DURATION:
@@ -69,13 +69,13 @@ def uwsgi_spool(duration: int = DURATION) -> Response:
 def uwsgi_tasks(duration: int = DURATION) -> Response:
     try:
         tasks.uwsgi_tasks_task(duration)
-    except ValueError as error:  # all that uwsgi.spool says of a directory that is full, read-only or gone
-        raise SpoolUnavailableError(f"uWSGI took no job: {error}. Nothing was accepted") from error
+    except ValueError as error:  # uwsgi.spool raises only this if the directory is full, read-only or gone
+        raise SpoolUnavailableError(f"uWSGI did not accept the job: {error}") from error
     return jsonify(started=True)
 
 
 def options(known: tuple[str, ...]) -> dict[str, object]:
-    """The options of this request, each of which may be given once: in the query, in a form, or as a JSON object."""
+    """The options of this request, each at most once: in the query, in a form, or in a JSON object."""
     given = [*request.args.items(multi=True), *request.form.items(multi=True), *request.files.items(multi=True)]
     if request.is_json:
         given += json_object().items(multi=True)
@@ -94,12 +94,12 @@ def options(known: tuple[str, ...]) -> dict[str, object]:
 
 def json_object() -> MultiDict[str, object]:
     try:
-        # A MultiDict keeps every value of a key that is given twice.
+        # A MultiDict keeps every value of a key that occurs twice.
         body = json.loads(request.get_data(), object_pairs_hook=MultiDict)
     except (ValueError, RecursionError) as error:
         raise BadRequest("the body is not valid JSON") from error
     if not isinstance(body, MultiDict):
-        raise BadRequest("the body is no JSON object")
+        raise BadRequest("the body is not a JSON object")
     return body
 
 
@@ -116,7 +116,7 @@ def unavailable(error: SpoolUnavailableError | QueueFull) -> tuple[Response, int
 
 @app.errorhandler(HTTPException)
 def http_error(error: HTTPException) -> Response:
-    """The error as JSON, under its own headers: Allow of a 405, Retry-After, WWW-Authenticate."""
+    """The error as JSON, with its own headers: Allow of a 405, Retry-After, WWW-Authenticate."""
     answer = Response(headers=error.get_response().headers, status=error.code)
     answer.data = json.dumps({"error": {"type": type(error).__name__, "message": error.description, "argument": None}})
     answer.mimetype = "application/json"

@@ -1,8 +1,7 @@
-"""The application's customs office: how arguments cross into uWSGI's spooler and come back.
+"""How the application's own argument types are converted for a spooler and back.
 
-spoolkit's own tasks need nothing from here: ``spool_task(5)`` carries numbers, text, bytes, dates, Decimals, UUIDs,
-Enums, dataclasses and paths exactly. ``prepare_spooler_args`` is for plain uWSGI spool functions, which take bytes
-and give bytes.
+The types of ``spool_task(5)`` (numbers, text, bytes, dates, Decimals, UUIDs, Enums, dataclasses, paths) are supported
+without this module. ``prepare_spooler_args`` is for uWSGI's own spool functions, whose arguments are bytes.
 """
 
 from fractions import Fraction
@@ -11,7 +10,7 @@ from spoolkit import prepare_spooler_args, register, restore_spooler_args
 
 __all__ = ["prepare_spooler_args", "restore_spooler_args"]
 
-# A type of your own is let through here, once, by two functions: to a value that crosses already, and back.
+# Register a type of your own once, with two functions: one converts it to a supported type, the other one back.
 register(
     Fraction,
     tag="fraction",

@@ -1,4 +1,4 @@
-"""The work that is done in the background."""
+"""The tasks of this site: one of each kind."""
 
 import time
 from collections.abc import Callable
@@ -6,12 +6,12 @@ from collections.abc import Callable
 from uwsgi_tasks import TaskExecutor
 from uwsgi_tasks import task as uwsgi_tasks_declare
 
-import spool_args  # noqa: F401 - the application's own types cross from here on
+import spool_args  # noqa: F401 - registers the application's own types
 from spoolkit import current_job, spool, thread
 
 
 def threaded_task(duration: int) -> None:
-    """Work in a plain thread: nobody keeps it, counts it or waits for it."""
+    """Work in a plain thread: it is not recorded, not limited, and a stop does not wait for it."""
     count("Working...", duration)
 
 
@@ -23,19 +23,19 @@ def uwsgi_task(duration: int) -> None:
 
 @spool(retries=3)
 def spool_task(duration: int) -> None:
-    """Work in a spooler: kept on disk, and run again, three times at most, if it fails or its process dies."""
+    """Work in a spooler. The job is on disk, and runs again, up to three times, if it fails or its process dies."""
     job = current_job()
     count("Working in uwsgi spool...", duration, report=lambda done: job.progress(done, duration, "seconds"))
 
 
 @uwsgi_tasks_declare(executor=TaskExecutor.SPOOLER, retry_count=3, retry_timeout=5)
 def uwsgi_tasks_task(duration: int) -> None:
-    """The same, declared with the uwsgi-tasks library: RetryTaskException runs it again, three runs in all."""
+    """The same, declared with the uwsgi-tasks library. RetryTaskException runs it again, up to three runs in total."""
     count("Working in uwsgi tasks...", duration)
 
 
 def count(doing: str, duration: int, report: Callable[[int], object] = lambda done: None) -> None:
-    """Print what goes on, once a second, and ``report`` how many are done."""
+    """Count the seconds: print each, and ``report`` how many have passed."""
     for i in range(1, duration + 1):
         print(f"{doing} {i}/{duration}", flush=True)
         time.sleep(1)

@@ -2,8 +2,9 @@
 
     .venv/bin/python benchmarks/at_once.py
 
-32 visitors at once. "At once" is the greatest number of requests that wait (0.3 s each) at the same moment. "Computing"
-is how many requests a second are done that compute in Python, against one process with one thread.
+32 visitors send requests at the same time. "At once" is the greatest number of waiting requests (0.3 s each) that were
+in progress at one moment. "Computing" is the rate of requests that compute in Python, relative to one process with one
+thread.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The site of at_once.py: a request that waits, and one that computes; each tells when it began and when it ended."""
+"""The site of at_once.py: a request that waits, and one that computes. Each answers with its start and its end."""
 
 from __future__ import annotations
 

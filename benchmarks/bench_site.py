@@ -1,4 +1,4 @@
-"""The site that the benchmarks run: one task that does next to nothing, with or without tracking."""
+"""The site that the benchmarks run: one task that does almost nothing, with or without the store."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""What it costs to look at many jobs: requests and commands, where many wait and as many are recorded as done.
+"""The cost of listing many jobs, over HTTP and by commands: many jobs are waiting, and as many are recorded as done.
 
     .venv/bin/python benchmarks/listing.py [JOBS]
 
-Prints for each the milliseconds of processor time, the best of three, and how many spool files were opened. On an idle
-machine that is the time it takes; it does not grow with what other processes do meanwhile.
+Prints for each the milliseconds of processor time, the best of three, and the number of spool files opened. Processor
+time, because the load of other processes does not change it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from spoolkit.store import locations, retention
 
 
 def fill(directory: str, jobs: int) -> None:
-    """Waiting files, and records of jobs that are done: as many of each."""
+    """Make ``jobs`` files of waiting jobs, and as many records of done jobs."""
     now, rows = time.time(), []
     for number in range(jobs):
         at = now - (jobs - number) / 1000
@@ -72,11 +72,11 @@ def main(jobs: int) -> None:
                 "flask spool ls --state dead": lambda: lookup.jobs(states=(State.DEAD,), limit=51),
                 "flask spool stats": stats.gather,
                 "flask spool watch, one look": watch._look,
-                "pruning, one look": lambda: retention.delete_dead(
+                "retention, one pass": lambda: retention.delete_dead(
                     store, directory, time.time() - config.keep_dead, 200
                 ),
             }
-            print(f"{jobs} jobs wait, {jobs} are done")
+            print(f"{jobs} jobs are waiting, {jobs} are done")
             for what, call in cases.items():
                 best = float("inf")
                 for _ in range(3):

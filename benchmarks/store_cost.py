@@ -1,8 +1,8 @@
-"""What tracking costs: the same jobs on a real uWSGI with one spooler, with the store and without, in turn.
+"""The cost of recording jobs in the store: the same jobs on a real uWSGI with one spooler, with and without it.
 
-    .venv/bin/python benchmarks/tracking.py [JOBS] [ROUNDS]
+    .venv/bin/python benchmarks/store_cost.py [JOBS] [ROUNDS]
 
-Prints the microseconds per job of each way and their ratio, the median of all rounds.
+Prints the microseconds per job, with and without the store, and their ratio: the median of all rounds.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
 from uwsgi_server import UwsgiServer, wait_until  # noqa: E402
 
 
-def microseconds_per_job(jobs: int, *, tracked: bool) -> float:
-    """Run ``jobs`` jobs that lie ready in the directory; the time from the first to the last, per job."""
+def microseconds_per_job(jobs: int, *, recorded: bool) -> float:
+    """Run ``jobs`` jobs that are waiting in the directory; the time from the first to the last, per job."""
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         directory = Path(name)
         spool, times = directory / "spool", directory / "times"
         spool.mkdir(mode=0o700)
         env = {"SPOOLKIT_SPOOL": str(spool), "BENCH_CLOCK": str(times), "PYTHONPATH": str(HERE)}
         os.environ.update(env)
-        if not tracked:
+        if not recorded:
             env["BENCH_UNTRACKED"] = "1"
         from bench_site import app, nothing
 
@@ -54,11 +54,11 @@ def main() -> None:
     jobs, rounds = (int(text) for text in (sys.argv[1:] + ["2000", "7"][len(sys.argv) - 1 :]))
     with_store, without = [], []
     for _ in range(rounds):
-        without.append(microseconds_per_job(jobs, tracked=False))
-        with_store.append(microseconds_per_job(jobs, tracked=True))
+        without.append(microseconds_per_job(jobs, recorded=False))
+        with_store.append(microseconds_per_job(jobs, recorded=True))
     ratio = statistics.median(a / b for a, b in zip(with_store, without, strict=True))
     print(f"{jobs} jobs, {rounds} rounds in turn")
-    print(f"with tracking     {statistics.median(with_store):7.0f} µs per job")
+    print(f"with the store    {statistics.median(with_store):7.0f} µs per job")
     print(f"without           {statistics.median(without):7.0f} µs per job")
     print(f"ratio             {ratio:7.2f}")
 
