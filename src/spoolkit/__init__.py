@@ -1,6 +1,7 @@
 """Background tasks for Flask on the uWSGI server that already runs the site."""
 
 from spoolkit.attempt.current_job import current_job
+from spoolkit.decorators import spool, thread
 from spoolkit.encoding.codec import register
 from spoolkit.encoding.uwsgi_args import prepare_spooler_args, restore_spooler_args
 from spoolkit.errors import (
@@ -38,7 +39,6 @@ from spoolkit.extension import SpoolKit
 from spoolkit.handle import Job
 from spoolkit.job import SPOOL_IGNORE, SPOOL_OK, SPOOL_RETRY, State
 from spoolkit.system.log import JobLogFilter
-from spoolkit.task import spool, thread
 from spoolkit.threads.background import BackgroundThread, QueueThread
 from spoolkit.times import from_text as seconds_from_text
 

@@ -1,4 +1,4 @@
-"""Task name -> the function and its options, in this process."""
+"""Which function does a task's name mean in this process, and with which options?"""
 
 from __future__ import annotations
 
@@ -17,23 +17,29 @@ from spoolkit.job import TaskOptions
 from spoolkit.system import modules
 
 ONE_DICT = frozenset({"args", "arguments", "env", "environ", "vars", "kwargs", "data", "params", "packet", "payload"})
-"""What the manual of uWSGI and its users call the one argument of a function under uwsgidecorators."""
+"""Names that uWSGI's manual and its users give the one argument of a function declared with uwsgidecorators."""
 
 
 @dataclass(frozen=True)
 class Declared:
-    """A declared task: its name, the function, its options, and the names that it had before."""
+    """A declared task."""
 
+    #: The name by which jobs know the task; by default ``module.qualname``.
     name: str
+    #: The function that its jobs call.
     function: Callable[..., Any]
+    #: How its jobs are run.
     options: TaskOptions
+    #: Names that it had in earlier versions of the code.
     aliases: tuple[str, ...] = ()
-    #: The engine that carries its jobs.
+    #: The name of the engine that carries its jobs.
     engine: str = "spool"
-    #: Where the function stands, ``file:line``.
+    #: Where the function is defined, ``file:line``.
     place: str = ""
-    #: The ``__spec__`` of its module at that moment: a reload makes a new one.
+    #: The ``__spec__`` of the function's module at the time of the declaration: a reload makes a new one.
     module_spec: object = field(default=None, repr=False, compare=False)
+    #: What the decorator returned in place of the function, a :class:`~spoolkit.task.Task`.
+    task: Any = field(default=None, repr=False, compare=False)
 
     @cached_property
     def signature(self) -> inspect.Signature:
@@ -42,23 +48,33 @@ class Declared:
 
     @cached_property
     def positional(self) -> list[str]:
-        """The names that positional arguments go to, in order."""
+        """The names of the parameters that take positional arguments, in order."""
         kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
         return [parameter.name for parameter in self.signature.parameters.values() if parameter.kind in kinds]
 
-    def check(self, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
-        """Raise :class:`SignatureError` where a job with these arguments, accepted by another version, cannot run."""
+    def mismatch(self, args: Sequence[object], kwargs: Mapping[str, object]) -> str | None:
+        """Why the function cannot be called with these arguments, and what to change; ``None`` if it can."""
         try:
             self.signature.bind(*args, **kwargs)
         except TypeError as error:
+            return f"{error}{self._advice(args, kwargs)}"
+        return None
+
+    def check(self, args: Sequence[object], kwargs: Mapping[str, object]) -> None:
+        """Check the arguments of a job that another version of the code may have enqueued.
+
+        Raises:
+            SignatureError: This version's function cannot be called with them.
+        """
+        if problem := self.mismatch(args, kwargs):
             given = [f"{len(args)} by position"] if args else []
             raise SignatureError(
                 f"the job was enqueued with {', '.join([*given, *kwargs]) or 'no arguments'}, "
-                f"but this version's task is {self.name}{self.signature}: {error}{self.advice(args, kwargs)}"
-            ) from None
+                f"but this version's task is {self.name}{self.signature}: {problem}"
+            )
 
-    def advice(self, args: Sequence[object], kwargs: Mapping[str, object]) -> str:
-        """What to change in a function that takes one dict, as those of uwsgidecorators do; else nothing."""
+    def _advice(self, args: Sequence[object], kwargs: Mapping[str, object]) -> str:
+        """What to change in a function that takes one dict, as those of uwsgidecorators do; else an empty text."""
         parameters = list(self.signature.parameters.values())
         if args or not kwargs or len(parameters) != 1 or parameters[0].name in kwargs:
             return ""
@@ -75,22 +91,36 @@ class Declared:
 
     @cached_property
     def home(self) -> str | None:
-        """The directory from which the function's module, or the package at its top, was imported."""
+        """The folder from which the function's module, or its top package, was imported."""
         return modules.folder(self.function.__module__)
 
 
-_declared: dict[str, Declared] = {}
-_aliases: dict[str, Declared] = {}
+class Registry:
+    """The tasks of one process."""
+
+    def __init__(self) -> None:
+        #: By name, in the order of their declaration.
+        self.tasks: dict[str, Declared] = {}
+        #: By the names that they had before.
+        self.aliases: dict[str, Declared] = {}
+
+    def get(self, name: str) -> Declared | None:
+        """The task that is called ``name``, or was before."""
+        return self.tasks.get(name) or self.aliases.get(name)
+
+
+known = Registry()
+"""The tasks of this process."""
 
 
 def home() -> str | None:
-    """Where the modules with the first task come from; ``None`` where no task is declared."""
-    return next((declared.home for declared in _declared.values()), None)
+    """The folder of the modules with the first task; ``None`` where no task is declared."""
+    return next((declared.home for declared in known.tasks.values()), None)
 
 
 def homes() -> set[str]:
-    """Where the modules with tasks come from."""
-    return {declared.home for declared in _declared.values() if declared.home is not None}
+    """The folders of all modules with tasks."""
+    return {declared.home for declared in known.tasks.values() if declared.home is not None}
 
 
 def declare(
@@ -99,23 +129,33 @@ def declare(
     name: str | None = None,
     aliases: Sequence[str] = (),
     engine: str = "spool",
+    task: Any = None,
 ) -> Declared:
-    """Enter ``function`` as ``name``, by default as ``module.qualname``.
+    """Declare ``function`` as the task ``name``, by default ``module.qualname``.
 
     Where the same lines are executed again (a factory that is called twice, a module that is reloaded), the later
     function replaces the earlier one; see :func:`check_not_replaced`.
 
     Args:
-        aliases: Names under which jobs of other versions were enqueued.
+        function: The function that jobs of the task call.
+        options: How they are run.
+        name: The task's name.
+        aliases: Names that the task had in earlier versions of the code, whose jobs may still be waiting.
+        engine: The name of the engine that carries its jobs.
+        task: What the decorator returns in place of the function.
+
+    Returns:
+        The declared task.
 
     Raises:
         TaskFunctionError: ``function`` cannot be a task.
         DuplicateTaskError: Another function has this name, or one of the aliases.
     """
-    task = getattr(function, "declared", None)
-    if isinstance(task, Declared):
+    before = getattr(function, "declared", None)
+    if isinstance(before, Declared):
         raise callables.refusal(
-            function, f"it is declared as the task {task.name} already: declare the function itself, with another name="
+            function,
+            f"it is declared as the task {before.name} already: declare the function itself, with another name=",
         )
     callables.check(function)
     declared = Declared(
@@ -126,12 +166,13 @@ def declare(
         engine,
         _place(function),
         getattr(sys.modules.get(function.__module__), "__spec__", None),
+        task,
     )
-    earlier = _declared.get(declared.name)
+    earlier = known.tasks.get(declared.name)
     if earlier is not None:
         _check_same_task(earlier, declared)
     for alias in (declared.name, *declared.aliases):
-        other = _aliases.get(alias) or _declared.get(alias)
+        other = known.aliases.get(alias) or known.tasks.get(alias)
         if other is not None and other.name != declared.name:
             whose = "the name" if alias == other.name else "an alias"
             raise _duplicate(
@@ -141,19 +182,19 @@ def declare(
                 declared,
             )
     for alias in earlier.aliases if earlier is not None else ():
-        _aliases.pop(alias, None)
-    _declared[declared.name] = declared
-    _aliases.update(dict.fromkeys(declared.aliases, declared))
+        known.aliases.pop(alias, None)
+    known.tasks[declared.name] = declared
+    known.aliases.update(dict.fromkeys(declared.aliases, declared))
     return declared
 
 
 def check_not_replaced(declared: Declared) -> None:
-    """Refuse a call of a task whose function was declared again since: a spooler would run the later function.
+    """Refuse a call of a task whose function was replaced by a later declaration: a spooler would run the later one.
 
     Raises:
         DuplicateTaskError: The task was replaced.
     """
-    later = _declared.get(declared.name)
+    later = known.tasks.get(declared.name)
     if later is None or later.function is declared.function or _is_same_file_under_two_names(declared, later):
         return
     raise _duplicate(
@@ -183,7 +224,7 @@ def _check_same_task(earlier: Declared, later: Declared) -> None:
 
 
 def _is_executed_again(earlier: Declared, later: Declared) -> bool:
-    """Whether the lines of one module have moved since it was executed before, as in a reload after an edit."""
+    """Whether a module was executed again with its lines moved, as in a reload after an edit."""
     was, now = earlier.function, later.function
     if was.__module__ != now.__module__:
         return False
@@ -195,8 +236,8 @@ def _is_executed_again(earlier: Declared, later: Declared) -> bool:
 
 
 def _is_same_file_under_two_names(earlier: Declared, later: Declared) -> bool:
-    # __main__ and its module's name, or what uWSGI's wsgi-file makes of it: both are in use, and equal. A function
-    # within a function may hold values that the other one has not.
+    # __main__ and the module's own name, or the one that uWSGI's wsgi-file makes of it: both are in use, and equal. A
+    # function within a function may have captured values that the other one has not.
     was, now = earlier.function, later.function
     return was.__module__ != now.__module__ and earlier.place == later.place and "<locals>" not in now.__qualname__
 
@@ -217,8 +258,12 @@ def _duplicate(message: str, earlier: Declared, later: Declared) -> DuplicateTas
 
 
 def find(name: str) -> Declared:
-    """The task called ``name``, now or before. Raises :class:`UnknownTaskError`."""
-    found = _declared.get(name) or _aliases.get(name)
+    """The task that is called ``name``, or was before.
+
+    Raises:
+        UnknownTaskError: No task of this process has or had this name.
+    """
+    found = known.get(name)
     if found is None:
         raise UnknownTaskError(
             f"no task {name!r} is declared in this process, {_instead(name)}. If it was renamed, give the new one "
@@ -229,14 +274,15 @@ def find(name: str) -> Declared:
     return found
 
 
-def by_function(name: str) -> list[str]:
-    """The names of the tasks whose function is called ``name``."""
-    return sorted(declared.name for declared in _declared.values() if declared.function.__name__ == name)
+def by_function(name: str) -> list[Declared]:
+    """The tasks whose function is called ``name``, sorted by the task's name."""
+    found = [declared for declared in known.tasks.values() if declared.function.__name__ == name]
+    return sorted(found, key=lambda declared: declared.name)
 
 
 def _instead(name: str) -> str:
-    near = difflib.get_close_matches(name, _declared, n=3, cutoff=0.4) or sorted(_declared)[:3]
-    return f"which declares {', '.join(near)}" if near else "nor any other"
+    near = difflib.get_close_matches(name, known.tasks, n=3, cutoff=0.4) or sorted(known.tasks)[:3]
+    return f"which declares {', '.join(near)}" if near else "nor is any other"
 
 
 def _module_name(function: Callable[..., Any]) -> str:

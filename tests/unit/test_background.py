@@ -15,7 +15,7 @@ import pytest
 from flask import Flask, current_app, g, has_request_context
 from uwsgi_server import wait_until
 
-from spoolkit import BackgroundThread, ConfigurationError, QueueFull, QueueThread, SpoolKit, spool, task, thread
+from spoolkit import BackgroundThread, ConfigurationError, QueueFull, QueueThread, SpoolKit, registry, spool, thread
 from spoolkit.threads import background
 from spoolkit.threads.filelock import only_one
 from spoolkit.uwsgi import bridge
@@ -417,7 +417,7 @@ def test_tasks_are_attributes_of_the_extension(app: Flask) -> None:
 def test_an_attribute_that_names_no_task_or_several_raises_attribute_error(
     app: Flask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(task, "_tasks", dict(task._tasks))
+    monkeypatch.setattr(registry.known, "tasks", dict(registry.known.tasks))
     kit = SpoolKit(app)
     with pytest.raises(AttributeError, match="no task 'record_visits' is declared"):
         _ = kit.record_visits

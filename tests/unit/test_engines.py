@@ -27,12 +27,12 @@ from spoolkit import (
     current_job,
     registry,
 )
-from spoolkit.engine import Engine
 from spoolkit.errors import UnknownJobError
 from spoolkit.job import FINISHED, TaskOptions, new_id
 from spoolkit.spooling import engine as spool
 from spoolkit.spooling.engine import SpoolEngine
 from spoolkit.spooling.standalone import Spooler
+from spoolkit.task import Engine
 from spoolkit.testing.inline import InlineEngine
 from spoolkit.threads.engine import ThreadEngine
 from spoolkit.uwsgi import bridge

@@ -1,4 +1,4 @@
-"""Names of tasks."""
+"""The registry: which function a task's name means, and which declarations are refused."""
 
 from __future__ import annotations
 
@@ -14,6 +14,12 @@ import pytest
 
 from spoolkit import ConfigurationError, DuplicateTaskError, SignatureError, UnknownTaskError, registry, spool, thread
 from spoolkit.job import TaskOptions
+
+
+@pytest.fixture(autouse=True)
+def no_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No task of another test is known, and none of these afterwards."""
+    monkeypatch.setattr(registry, "known", registry.Registry())
 
 
 def test_a_task_is_found_by_module_and_name() -> None:

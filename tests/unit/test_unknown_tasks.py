@@ -55,7 +55,7 @@ def enqueue(directory: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Jo
 
     def enqueue(**options: float) -> Job:
         job = task.using(**options)() if options else task()
-        monkeypatch.delitem(registry._declared, "newer.task")
+        monkeypatch.delitem(registry.known.tasks, "newer.task")
         return job
 
     return enqueue

@@ -68,7 +68,7 @@ def _uwsgidecorators(env: bridge.Env, retry_at: float) -> Outcome | int:
 
 
 def _successor(function: str) -> str:
-    tasks = registry.by_function(function)
+    tasks = [declared.name for declared in registry.by_function(function)]
     if not tasks:
         return ""
     return (

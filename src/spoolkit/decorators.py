@@ -1,0 +1,254 @@
+"""``@spool`` and ``@thread``: how is a function declared as a task, and with which options?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from datetime import timedelta
+from typing import Any, Protocol, TypeVar, get_args, overload
+
+from spoolkit import times
+from spoolkit.errors import ConfigurationError, shown
+from spoolkit.job import Backoff, TaskOptions
+from spoolkit.lifecycle import hooks
+from spoolkit.spooling import engine as spool_engine
+from spoolkit.task import Delay, P, R, SpoolTask, ThreadTask
+from spoolkit.threads.engine import Overflow, ThreadEngine, ThreadOptions
+
+T = TypeVar("T")
+
+Errors = type[BaseException] | Iterable[type[BaseException]]
+
+MAX_RETRIES = 10_000
+"""The most ``retries`` that a task may have."""
+
+
+class _SpoolDecorator(Protocol):
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> SpoolTask[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> SpoolTask[P, R]: ...
+
+
+@overload
+def spool(function: Callable[P, Coroutine[Any, Any, R]], /) -> SpoolTask[P, R]: ...
+@overload
+def spool(function: Callable[P, R], /) -> SpoolTask[P, R]: ...
+@overload
+def spool(
+    *,
+    retries: int = ...,
+    backoff: Backoff | timedelta | None = ...,
+    timeout: Delay | None = ...,
+    retry_on: Errors | None = ...,
+    discard_on: Errors = ...,
+    name: str | None = ...,
+    aliases: Sequence[str] = ...,
+) -> _SpoolDecorator: ...
+def spool(
+    function: Callable[P, R] | None = None,
+    /,
+    *,
+    retries: int = TaskOptions.retries,
+    backoff: Backoff | timedelta | None = None,
+    timeout: Delay | None = None,
+    retry_on: Errors | None = None,
+    discard_on: Errors = (),
+    name: str | None = None,
+    aliases: Sequence[str] = (),
+) -> Any:
+    """Declare a task whose jobs are kept on disk and run by a spooler, until they are done or out of attempts.
+
+    Args:
+        retries: How many attempts may follow the first one, after an attempt that failed, returned ``SPOOL_RETRY`` or
+            lost its process; 0 to 10,000.
+        backoff: Seconds or a timedelta before the next attempt, or a function that returns them for the number of the
+            attempt that failed, counted from 1. ``None``: 2 s, doubling each time, with jitter, up to one hour.
+        timeout: Seconds or a timedelta after which :class:`JobTimeout` is raised in the task;
+            ``SPOOLKIT_TIMEOUT_GRACE`` seconds later its process is killed. ``None``: no timeout.
+        retry_on: The exception class, or a list of them, after which another attempt is made; after any other one the
+            job is dead. ``None``: all exceptions.
+        discard_on: The exception class, or a list of them, after which the job is pointless and ends as cancelled.
+        name: The task's name in jobs and records. ``None``: ``module.function``.
+        aliases: Names that the task had in earlier versions of the code, whose jobs may still be waiting.
+
+    Returns:
+        The task: calling it enqueues a job.
+
+    Raises:
+        ConfigurationError: An option has a value that cannot be used, or the function cannot be a task.
+    """
+    options = _task_options(retries, backoff, timeout, retry_on, discard_on)
+    _check_names(name, aliases)
+
+    def declare(function: Callable[P, R]) -> SpoolTask[P, R]:
+        spool_engine.install()
+        return SpoolTask(function, spool_engine.SpoolEngine(), options, name, aliases)
+
+    return declare if function is None else declare(function)
+
+
+class _ThreadDecorator(Protocol):
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> ThreadTask[P, R]: ...
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> ThreadTask[P, R]: ...
+
+
+@overload
+def thread(function: Callable[P, Coroutine[Any, Any, R]], /) -> ThreadTask[P, R]: ...
+@overload
+def thread(function: Callable[P, R], /) -> ThreadTask[P, R]: ...
+@overload
+def thread(
+    *,
+    concurrency: int | None = ...,
+    overflow: Overflow = ...,
+    track: bool = ...,
+    copy_request: bool = ...,
+    retries: int = ...,
+    backoff: Backoff | timedelta | None = ...,
+    timeout: Delay | None = ...,
+    retry_on: Errors | None = ...,
+    discard_on: Errors = ...,
+    name: str | None = ...,
+    aliases: Sequence[str] = ...,
+) -> _ThreadDecorator: ...
+def thread(
+    function: Callable[P, R] | None = None,
+    /,
+    *,
+    concurrency: int | None = None,
+    overflow: Overflow = "raise",
+    track: bool = True,
+    copy_request: bool = False,
+    retries: int = 0,
+    backoff: Backoff | timedelta | None = None,
+    timeout: Delay | None = None,
+    retry_on: Errors | None = None,
+    discard_on: Errors = (),
+    name: str | None = None,
+    aliases: Sequence[str] = (),
+) -> Any:
+    """Declare a task whose jobs run in a bounded pool of threads of the calling process, and are lost with it.
+
+    Args:
+        concurrency: How many jobs of this task run at once in one process; 1: one after the other. ``None``: up to
+            ``SPOOLKIT_THREADS``.
+        overflow: What happens to a call while ``SPOOLKIT_THREAD_QUEUE`` jobs are waiting. ``"raise"``: it raises
+            :class:`QueueFull`. ``"spool"``: the job goes to the spooler, as if declared with ``@spool``. ``"run"``: the
+            caller runs it.
+        track: Whether the jobs are recorded, with their state, result and log.
+        copy_request: Whether a job runs in a copy of the request of its call; uploaded files are not part of the copy.
+        retries: How many attempts may follow the first one; 0 to 10,000.
+        backoff: Seconds or a timedelta before the next attempt, or a function that returns them for the number of the
+            attempt that failed, counted from 1. ``None``: 2 s, doubling each time, with jitter, up to one hour. The job
+            waits in memory.
+        timeout: Seconds or a timedelta after which :class:`JobTimeout` is raised in the task, as soon as Python code
+            runs there. ``None``: no timeout.
+        retry_on: The exception class, or a list of them, after which another attempt is made; after any other one the
+            job is dead. ``None``: all exceptions.
+        discard_on: The exception class, or a list of them, after which the job is pointless and ends as cancelled.
+        name: The task's name in jobs and records. ``None``: ``module.function``.
+        aliases: Names that the task had in earlier versions of the code.
+
+    Returns:
+        The task: calling it puts a job into the pool.
+
+    Raises:
+        ConfigurationError: An option has a value that cannot be used, the function cannot be a task, or this uWSGI runs
+            without ``enable-threads``.
+    """
+    hooks.check_threads()
+    options = _task_options(retries, backoff, timeout, retry_on, discard_on)
+    _check_names(name, aliases)
+    engine = ThreadEngine(_thread_options(concurrency, overflow, track, copy_request))
+
+    def declare(function: Callable[P, R]) -> ThreadTask[P, R]:
+        overflow_engine = None
+        if overflow == "spool":
+            spool_engine.install()
+            overflow_engine = spool_engine.SpoolEngine()
+        return ThreadTask(function, engine, options, name, aliases, overflow_engine)
+
+    return declare if function is None else declare(function)
+
+
+def _task_options(
+    retries: int,
+    backoff: Backoff | timedelta | None,
+    timeout: float | timedelta | None,
+    retry_on: Errors | None,
+    discard_on: Errors,
+) -> TaskOptions:
+    """Check the options of attempts."""
+    if type(retries) is not int or not 0 <= retries <= MAX_RETRIES:
+        problem = f"retries is {shown(retries)}: give a whole number, 0 to {MAX_RETRIES}"
+        raise ConfigurationError(problem, setting="retries")
+    backoff, timeout = _seconds(backoff), _seconds(timeout)
+    if backoff is not None and not callable(backoff) and not _is_time(backoff):
+        raise ConfigurationError(
+            f"backoff is {shown(backoff)}: give seconds or a timedelta, zero or more, or a function of the attempt",
+            setting="backoff",
+        )
+    if timeout is not None and (not _is_time(timeout) or timeout == 0):
+        raise ConfigurationError(
+            f"timeout is {shown(timeout)}: give seconds or a timedelta, more than zero", setting="timeout"
+        )
+    return TaskOptions(
+        retries,
+        backoff,
+        timeout,
+        (BaseException,) if retry_on is None else _errors("retry_on", retry_on),
+        _errors("discard_on", discard_on),
+    )
+
+
+def _check_names(name: str | None, aliases: Sequence[str]) -> None:
+    """Check the names of a task."""
+    if isinstance(aliases, str):
+        raise ConfigurationError(f"aliases is {shown(aliases)}: give a list of names", setting="aliases")
+    for setting, given in [("name", name)] * (name is not None) + [("aliases", alias) for alias in aliases]:
+        if not isinstance(given, str) or not given:
+            raise ConfigurationError(f"{setting} holds {shown(given)}: give the names of tasks", setting=setting)
+
+
+def _thread_options(concurrency: int | None, overflow: Overflow, track: bool, copy_request: bool) -> ThreadOptions:
+    """Check the options of the thread pool."""
+    if concurrency is not None and (type(concurrency) is not int or concurrency < 1):
+        raise ConfigurationError(
+            f"concurrency is {shown(concurrency)}: give a number, one or more", setting="concurrency"
+        )
+    if overflow not in get_args(Overflow):
+        raise ConfigurationError(f"overflow is {shown(overflow)}: give one of {get_args(Overflow)}", setting="overflow")
+    if overflow == "run" and concurrency is not None:
+        raise ConfigurationError(
+            'overflow is "run", beside a concurrency: callers that wait for each other would wait for ever',
+            setting="overflow",
+        )
+    if overflow == "spool" and copy_request:
+        raise ConfigurationError(
+            'overflow is "spool", beside copy_request: a spooler has no request', setting="overflow"
+        )
+    return ThreadOptions(concurrency, overflow, track, copy_request)
+
+
+def _is_time(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= times.MAX_AHEAD
+
+
+def _seconds(value: T | timedelta) -> T | float:
+    return value.total_seconds() if isinstance(value, timedelta) else value
+
+
+def _errors(name: str, given: Errors) -> tuple[type[BaseException], ...]:
+    advice = f"{name} is {shown(given)}: give an exception class, or a list of them"
+    if isinstance(given, type):
+        several: tuple[object, ...] = (given,)
+    elif isinstance(given, Iterable) and not isinstance(given, (str, bytes)):
+        several = tuple(given)
+    else:
+        raise ConfigurationError(advice, setting=name)
+    errors = tuple(one for one in several if isinstance(one, type) and issubclass(one, BaseException))
+    if len(errors) != len(several):
+        raise ConfigurationError(advice, setting=name)
+    return errors
