@@ -1,4 +1,4 @@
-"""Takes notifications over HTTP and sends them from a thread of the process, one after the other."""
+"""A site that accepts notifications over HTTP and sends them in a thread of its process, one after the other."""
 
 import os
 import time
@@ -14,7 +14,7 @@ SENT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "sent.log")
 
 
 def is_text(value: object) -> bool:
-    # Half a surrogate pair is good JSON, but no text: it could not be sent.
+    # Half a surrogate pair is valid JSON, but cannot be encoded as text.
     return isinstance(value, str) and bool(value.strip()) and value == value.encode("utf-8", "ignore").decode()
 
 
@@ -25,19 +25,19 @@ class Notification:
 
     @classmethod
     def of(cls, given: Any) -> "Notification":
-        """The notification that was sent as JSON. Raises ``BadRequest``."""
+        """Return the notification that was posted as JSON. Raises ``BadRequest`` if it is not valid."""
         if not isinstance(given, dict):
             raise BadRequest('give a JSON object: {"to": "...", "text": "..."}')
         for name in ("to", "text"):
             if not is_text(given.get(name)):
-                raise BadRequest(f"{name!r} is missing, empty or no text")
+                raise BadRequest(f"{name!r} is missing, empty or not text")
         if unknown := sorted(given.keys() - {"to", "text"}):
-            raise BadRequest(f"unknown: {', '.join(unknown)}")
+            raise BadRequest(f"unknown names: {', '.join(unknown)}")
         return cls(given["to"], given["text"])
 
 
 class NotificationThread(QueueThread[Notification]):
-    """Sends what is put into its queue. Here, sending is a line in a file, after a fifth of a second."""
+    """Sends the notifications in its queue. In this example, it writes each of them to a file after 0.2 s."""
 
     def startup(self) -> None:
         self.connection = open(SENT, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - shutdown() closes it
@@ -60,7 +60,7 @@ def task() -> tuple[Response, int]:
     try:
         given = request.get_json()
     except BadRequest as error:
-        raise BadRequest("the body is no JSON") from error
+        raise BadRequest("the body is not JSON") from error
     notifications.put(Notification.of(given))
     return jsonify(accepted=True, waiting=len(notifications)), 202
 
@@ -80,5 +80,5 @@ def full(error: QueueFull) -> tuple[Response, int]:
     return jsonify(error=str(error)), 503
 
 
-# Last: the thread may start here.
+# At the end of the module, because the thread may start here.
 kit.add_thread(notifications, where="each process")

@@ -1,4 +1,4 @@
-"""A small site that counts its visits, without a visitor waiting for the count."""
+"""A small site that counts its visits and does not make visitors wait for that."""
 
 import time
 from collections.abc import Callable
@@ -22,7 +22,7 @@ def counted(view: Callable[[int], str]) -> Callable[[int], str]:
     @wraps(view)
     def counting(node_id: int) -> str:
         page = view(node_id)
-        # A page that is served is worth more than a visit that is counted.
+        # If the queue is full, serve the page and do not count the visit.
         with suppress(QueueFull):
             visits.record_visit(node_id, time.time())
         return page

@@ -1,4 +1,4 @@
-"""The visits, in SQLite. One thread of a process writes at a time: a second one would wait for the first's lock."""
+"""The visits, in SQLite. One thread of a process writes at a time: a second one would only wait for its lock."""
 
 import os
 import sqlite3
@@ -10,8 +10,8 @@ PATH = os.path.join(os.path.dirname(os.path.abspath(__file__)), "visits.db")
 
 
 def connect() -> sqlite3.Connection:
-    db = sqlite3.connect(PATH, timeout=10)  # other processes write as well
-    db.execute("PRAGMA journal_mode = WAL")  # whoever reads does not wait
+    db = sqlite3.connect(PATH, timeout=10)  # seconds to wait while another process writes
+    db.execute("PRAGMA journal_mode = WAL")  # readers do not wait for writers
     db.execute("CREATE TABLE IF NOT EXISTS visits (node INTEGER NOT NULL, at REAL NOT NULL)")
     return db
 

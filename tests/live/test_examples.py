@@ -167,7 +167,7 @@ def notifying(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UwsgiServer]
         ('{"to": "", "text": "x"}', "'to' is missing"),
         ('{"to": "ann", "text": 5}', "'text' is missing"),
         ('{"to": "ann", "text": " "}', "'text' is missing"),
-        ('{"to": "ann", "text": "x", "cc": "bob"}', "unknown: cc"),
+        ('{"to": "ann", "text": "x", "cc": "bob"}', "unknown names: cc"),
         ('{"to": "ann", "text": "\\ud800"}', "'text' is missing"),
     ],
 )

@@ -16,7 +16,7 @@ from spoolkit import JobFailedError, Retry, SpoolKit, application, current_job, 
 from spoolkit.job import new_id
 from spoolkit.spooldir import spoolfile
 from spoolkit.system import sandbox
-from spoolkit.testing.jobs import clear_jobs, run_jobs, waiting_jobs
+from spoolkit.testing import clear_jobs, run_jobs, waiting_jobs
 
 ran: list[object] = []
 
@@ -173,7 +173,7 @@ def test_clear_jobs_leaves_neither_jobs_nor_records(app: Flask) -> None:
 def test_run_jobs_and_clear_jobs_refuse_outside_a_test_run(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox, "is_test_run", lambda: False)
     for function in (run_jobs, clear_jobs):
-        with pytest.raises(ValueError, match="is for tests"):
+        with pytest.raises(ValueError, match="is for tests only"):
             function()
 
 

@@ -1,7 +1,6 @@
-"""For the tests of a site: look at the jobs that it has enqueued, and run them in the test's own process.
+"""How the tests of a site look at the jobs that it has enqueued, and run them in their own process.
 
-In a test run no job reaches a directory that a spooler of the site serves, so these functions see the jobs of this test
-run only.
+In a test run no job reaches a spool directory of the site, so these functions see only the jobs of this test run.
 """
 
 from spoolkit.testing.jobs import clear_jobs, run_jobs, waiting_jobs

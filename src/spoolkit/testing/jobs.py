@@ -1,4 +1,4 @@
-"""The jobs of a test run: which ones wait, and running them in the test's own process."""
+"""Which jobs of a test run wait, and how a test runs or clears them in its own process."""
 
 from __future__ import annotations
 
@@ -30,43 +30,43 @@ from spoolkit.store import locations
 from spoolkit.system import sandbox
 
 MAX_JOBS = 1000
-"""Jobs that one call of :func:`run_jobs` runs: a job that enqueues itself would go on for ever."""
+"""How many jobs one call of :func:`run_jobs` runs, at most: a job that enqueues itself would never end."""
 
 
 def waiting_jobs(task: str | None = None) -> list[Job[Any]]:
-    """The jobs that wait to be run, oldest first.
+    """Return the jobs that wait to run, oldest first.
 
     Args:
-        task: Only jobs of the task with this name, such as ``shop.tasks.send_mail``.
+        task: Return only jobs of the task with this name, such as ``shop.tasks.send_mail``.
 
     Returns:
-        The jobs, each with its ``args`` and ``kwargs`` as the task will get them.
+        The jobs, each with its ``args`` and ``kwargs`` as the task will receive them.
     """
     found = [job for path in _waiting() if (job := _read(path)) is not None and task in (None, job.task)]
     return sorted(found, key=lambda job: job.id)
 
 
 def run_jobs(*, delayed: bool = False, check: bool = True) -> list[Job[Any]]:
-    """Run the waiting jobs here, one attempt each, and those that they enqueue in their turn.
+    """Run the waiting jobs in this process, one attempt each, and then the jobs that they have enqueued.
 
-    They run as in a spooler: in the context of the application, with :func:`current_job`, recorded, their result kept.
-    But their process is the test's, so what a test has patched is patched for them too.
+    They run as in a spooler: in an application context, with :func:`current_job`, and their results are stored. Because
+    they run in the process of the test, they see whatever the test has patched.
 
     Args:
-        delayed: Also run what is not due yet: jobs with ``at`` or ``delay``, and further attempts.
-        check: Raise if an attempt fails. With ``False`` the test looks at ``job.state`` itself.
+        delayed: Also run jobs that are not due yet: those with ``at`` or ``delay``, and further attempts.
+        check: Raise an error if an attempt fails. With ``False``, the test can look at ``job.state`` itself.
 
     Returns:
-        The jobs in the order in which they ran; one that had several attempts comes several times.
+        The jobs in the order in which they ran; a job that had several attempts is in the list several times.
 
     Raises:
-        JobFailedError: An attempt failed by an exception, or the job is dead for another reason.
-        ConfigurationError: This is no test run, or more than 1,000 jobs ran.
+        JobFailedError: An attempt raised an exception, or the job is dead for another reason.
+        ConfigurationError: pytest is not imported in this process, or more than 1,000 jobs ran.
     """
     _require_test_run("run_jobs")
     ran: list[Job[Any]] = []
     before = -1
-    # Until a round runs none: a file that cannot be read, or that another process has, stays.
+    # Repeat until a round runs no job, not until no file is left: unreadable files and those of other processes stay.
     while len(ran) > before:
         before = len(ran)
         for path in [path for path in _waiting() if delayed or spoolfile.is_due(path)]:
@@ -86,21 +86,21 @@ def run_jobs(*, delayed: bool = False, check: bool = True) -> list[Job[Any]]:
 
 
 def clear_jobs() -> None:
-    """Cancel all waiting jobs and delete all records of this test run, so that the next test begins without any.
+    """Cancel all waiting jobs and delete all records of this test run, so that the next test starts without any.
 
     Raises:
-        ConfigurationError: This is no test run.
+        ConfigurationError: pytest is not imported in this process.
     """
     _require_test_run("clear_jobs")
     for path in _waiting():
-        with suppress(JobStateError, UnknownJobError):  # a thread of the test may have settled it
+        with suppress(JobStateError, UnknownJobError):  # a thread of the test may have settled the job
             actions.cancel(lookup.id_of(path))
     actions.purge(FINISHED)
 
 
 def _require_test_run(what: str) -> None:
     if not sandbox.is_test_run():
-        raise ConfigurationError(f"{what}() is for tests: pytest is not imported in this process")
+        raise ConfigurationError(f"{what}() is for tests only, and pytest is not imported in this process")
 
 
 def _waiting() -> list[str]:
