@@ -121,7 +121,7 @@ def test_a_file_monitor_fires_once_for_a_change(site: TimersSite) -> None:
 def test_a_target_that_cannot_work_is_in_the_log_and_in_the_report(site: TimersSite) -> None:
     assert re.search(r"timers_site\.elsewhere: the target 'spooler' has no effect", site.server.log())
     spool = str(site.server.spool)
-    assert ledger.ineffective(spool, site.server.master_pid) == [("timers_site.elsewhere", "spooler")]
+    assert ledger.ineffective_targets(spool, site.server.master_pid) == [("timers_site.elsewhere", "spooler")]
     (finding,) = [one for one in examine(spool, store=f"{spool}/spoolkit.db") if one.check == "timer-target"]
     assert "timers_site.elsewhere" in finding.problem
 

@@ -1,4 +1,4 @@
-"""What spoolkit asks of uWSGI, by a table of processes as uWSGI gives it."""
+"""What spoolkit asks of uWSGI, with a table of processes as uWSGI reports it."""
 
 from __future__ import annotations
 

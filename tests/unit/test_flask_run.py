@@ -1,4 +1,4 @@
-"""The command line of the runner beside ``flask run``."""
+"""The command line of the spooler beside ``flask run``."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def command_line(monkeypatch: pytest.MonkeyPatch, module: str | None, argv: list
         ("shop.manage", ["--config", "x.toml", "run"], ["-m", "shop.manage", "--config", "x.toml"]),
     ],
 )
-def test_a_module_is_run_as_a_module(
+def test_a_program_started_as_a_module_is_started_as_a_module_again(
     monkeypatch: pytest.MonkeyPatch, module: str, words: list[str], expected: list[str]
 ) -> None:
     assert command_line(monkeypatch, module, ["/srv/shop/__main__.py", *words]) == expected
 
 
 @pytest.mark.parametrize("module", [None, "__main__"])
-def test_a_script_or_a_zip_file_is_run_by_its_path(
+def test_a_script_or_a_zip_file_is_started_by_its_path_again(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, module: str | None
 ) -> None:
     script = tmp_path / "flask"
@@ -49,5 +49,5 @@ def test_a_script_or_a_zip_file_is_run_by_its_path(
 
 
 @pytest.mark.parametrize("argv", [["-c", "run"], ["/usr/bin/pytest", "tests"]])
-def test_where_the_program_cannot_be_told_again_flask_is_run(monkeypatch: pytest.MonkeyPatch, argv: list[str]) -> None:
+def test_an_unknown_program_is_replaced_by_flask(monkeypatch: pytest.MonkeyPatch, argv: list[str]) -> None:
     assert command_line(monkeypatch, None, argv) == ["-m", "flask", "--app", "site:app"]

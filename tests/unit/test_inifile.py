@@ -133,12 +133,12 @@ SAME = {
 
 
 @pytest.mark.parametrize("case", SAME)
-def test_a_file_is_read_as_uwsgi_reads_it(folder: Path, case: str) -> None:
+def test_read_gives_the_options_that_uwsgi_reads(folder: Path, case: str) -> None:
     path = written(folder, *SAME[case])
     assert by_us(path) == by_uwsgi(path)
 
 
-def test_a_link_lies_where_it_lies(folder: Path) -> None:
+def test_the_folder_of_a_linked_file_is_the_folder_of_the_link(folder: Path) -> None:
     (folder / "real.ini").write_text("[uwsgi]\na = %d|%p|%n\n")
     path = folder / "sub" / "main.ini"
     path.symlink_to("../real.ini")
@@ -151,7 +151,7 @@ def test_a_link_lies_where_it_lies(folder: Path) -> None:
     assert by_us(path) == by_uwsgi(path)
 
 
-def test_bytes_that_are_no_utf8_are_kept(folder: Path) -> None:
+def test_bytes_that_are_not_utf8_are_kept(folder: Path) -> None:
     path = folder / "main.ini"
     path.write_bytes(b"[uwsgi]\na = \xff\xfe\nb = %d\n")
     assert by_us(path) == by_uwsgi(path)
@@ -169,38 +169,38 @@ def test_bytes_that_are_no_utf8_are_kept(folder: Path) -> None:
         (["for-moon = full", "a = 1"], "for-moon"),
     ],
 )
-def test_what_cannot_be_followed_is_refused(folder: Path, lines: list[str], says: str) -> None:
+def test_read_refuses_what_it_does_not_understand(folder: Path, lines: list[str], says: str) -> None:
     path = written(folder, "[uwsgi]", *lines)
     with pytest.raises(ConfigurationError, match=says):
         by_us(path)
 
 
 @pytest.mark.parametrize("inner", ["for = 1 2", "if-env = SET"])
-def test_a_condition_within_a_condition_is_refused_as_uwsgi_does(folder: Path, inner: str) -> None:
+def test_a_nested_condition_is_refused_as_by_uwsgi(folder: Path, inner: str) -> None:
     path = written(folder, "[uwsgi]", "if-env = SET", inner, "a = 1", "end =", "end =")
     with pytest.raises(ConfigurationError):
         by_us(path)
 
 
 @pytest.mark.parametrize("name", ["nowhere.ini", "sub"])
-def test_a_file_that_is_not_there_is_the_systems_own_error(folder: Path, name: str) -> None:
+def test_a_missing_file_raises_the_error_of_the_system(folder: Path, name: str) -> None:
     with pytest.raises(OSError, match=name):
         by_us(folder / name)
     with pytest.raises(OSError, match=name):
         by_us(written(folder, "[uwsgi]", f"ini = {name}"))
 
 
-def test_a_section_can_be_asked_for(folder: Path) -> None:
+def test_read_takes_another_section_after_a_colon(folder: Path) -> None:
     assert inifile.read(f"{folder}/sub/more.ini:other") == {"in-other": ["other"]}
     assert inifile.read(f"{folder}/sub/more.ini:none") == {}
 
 
-def test_a_value_that_grows_without_end_is_cut_short(folder: Path) -> None:
+def test_a_placeholder_that_contains_itself_ends(folder: Path) -> None:
     path = written(folder, "[uwsgi]", "a = %(a)%(a)%(b)", "b = %(a)")
     assert len(by_us(path)["a"][0]) < 100 * 65536
 
 
-def test_without_an_environment_that_of_the_process_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_environment_is_that_of_the_process(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPOOLKIT_TEST_WORD", "word")
     path = written(folder, "[uwsgi]", "a = $(SPOOLKIT_TEST_WORD)")
     assert inifile.read(str(path)) == {"a": ["word"]}
@@ -232,7 +232,7 @@ files = st.lists(st.one_of(options.map(lambda line: [line]), blocks, sections), 
 
 @settings(max_examples=80)
 @given(files)
-def test_whatever_is_in_a_file_both_read_the_same(parts: list[list[str]]) -> None:
+def test_generated_files_are_read_as_by_uwsgi(parts: list[list[str]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = written(Path(folder), "[uwsgi]", "z = 1", *[line for part in parts for line in part])
         assert by_us(path) == by_uwsgi(path)

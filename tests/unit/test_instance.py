@@ -31,7 +31,7 @@ def read(spool: str) -> Instance:
     return found
 
 
-def test_what_is_published_is_read(spool: str) -> None:
+def test_published_options_are_read_back(spool: str) -> None:
     publish(spool, {"master": True, "spooler": b"/srv/spool", "threads": b"2", "socket": [b"/tmp/a", b"/tmp/b"]})
     found = read(spool)
     assert found.options == {
@@ -44,32 +44,32 @@ def test_what_is_published_is_read(spool: str) -> None:
     assert str(os.getpid()) in found.source
 
 
-def test_a_later_one_takes_its_place(spool: str) -> None:
+def test_a_later_publication_replaces_the_earlier_one(spool: str) -> None:
     publish(spool, {"threads": b"2"})
     publish(spool, {"master": True})
     assert read(spool).options == {"master": ("true",)}
     assert os.listdir(f"{spool}/spoolers") == ["instance.json"]
 
 
-def test_only_what_is_looked_at_is_told(spool: str) -> None:
+def test_only_options_that_the_doctor_needs_are_published(spool: str) -> None:
     hooks = [b"exec:curl -u me:secret", b"unix_signal:15 gracefully_kill_them_all"]
     publish(spool, {"env": b"PASSWORD=secret", "http-auth": b"secret", "hook-master-start": hooks, "master": True})
     assert "secret" not in Path(spool, instance.PATH).read_text()
     assert read(spool).of("hook-master-start") == ["unix_signal:15 gracefully_kill_them_all"]
 
 
-def test_it_is_its_owners_alone(spool: str) -> None:
+def test_the_published_file_is_open_to_its_owner_alone(spool: str) -> None:
     publish(spool, {})
     assert stat.S_IMODE(os.stat(f"{spool}/spoolers").st_mode) == 0o700
     assert stat.S_IMODE(os.stat(f"{spool}/spoolers/instance.json").st_mode) == 0o600
 
 
-def test_bytes_that_are_no_utf8_are_shown(spool: str) -> None:
+def test_option_values_that_are_not_utf8_are_read_escaped(spool: str) -> None:
     publish(spool, {"spooler": b"/srv/\xff"})
     assert read(spool).of("spooler") == [r"/srv/\xff"]
 
 
-def test_once_the_master_is_gone_it_is_not_known_any_more(spool: str) -> None:
+def test_an_instance_whose_master_is_gone_is_not_read(spool: str) -> None:
     pid = os.fork()
     if not pid:
         publish(spool, {"master": True})
@@ -79,7 +79,7 @@ def test_once_the_master_is_gone_it_is_not_known_any_more(spool: str) -> None:
     assert instance.read(spool) is None
 
 
-def test_nor_is_one_whose_pid_is_another_process_now(spool: str) -> None:
+def test_an_instance_whose_pid_is_another_process_now_is_not_read(spool: str) -> None:
     publish(spool, {"master": True})
     path = Path(spool, instance.PATH)
     content = json.loads(path.read_text())
@@ -102,20 +102,20 @@ CONTENT: dict[str, Any] = {"master_pid": os.getpid(), "identity": process.own().
     ],
     ids=count(),  # their content is of this process
 )
-def test_whatever_lies_there_is_no_error(spool: str, content: bytes) -> None:
+def test_damaged_content_is_read_as_no_instance(spool: str, content: bytes) -> None:
     os.mkdir(f"{spool}/spoolers")
     Path(spool, instance.PATH).write_bytes(content)
     assert instance.read(spool) is None
 
 
-def test_the_same_content_when_it_is_right_is_read(spool: str) -> None:
+def test_the_same_content_undamaged_is_read(spool: str) -> None:
     os.mkdir(f"{spool}/spoolers")
     Path(spool, instance.PATH).write_text(json.dumps(CONTENT))
     assert read(spool).version == "2"
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("../real", path)])
-def test_what_is_no_file_is_neither_waited_for_nor_followed(spool: str, make: Any) -> None:
+def test_a_pipe_a_folder_or_a_link_is_read_as_no_instance(spool: str, make: Any) -> None:
     os.mkdir(f"{spool}/spoolers")
     Path(spool, "real").write_text(json.dumps(CONTENT))
     make(f"{spool}/{instance.PATH}")
@@ -123,18 +123,20 @@ def test_what_is_no_file_is_neither_waited_for_nor_followed(spool: str, make: An
 
 
 @pytest.mark.parametrize("where", ["missing/deep", "file"])
-def test_where_it_cannot_be_left_jobs_run_without(tmp_path: Path, where: str) -> None:
+def test_publishing_where_no_file_can_be_written_is_no_error(tmp_path: Path, where: str) -> None:
     (tmp_path / "file").write_text("x")
     instance.publish(str(tmp_path / where), {"master": True}, os.getpid(), "2.0.31")
+    assert instance.read(str(tmp_path / where)) is None
+    assert os.listdir(tmp_path) == ["file"]
 
 
-def test_what_could_not_be_put_in_place_is_cleared_away(spool: str) -> None:
+def test_a_publication_that_fails_leaves_no_temporary_file(spool: str) -> None:
     os.makedirs(f"{spool}/spoolers/instance.json/full")
     publish(spool, {"master": True})
     assert os.listdir(f"{spool}/spoolers") == ["instance.json"]
 
 
-# What is asked of it
+# The options of an instance
 
 
 @pytest.mark.parametrize(
@@ -147,11 +149,11 @@ def test_what_could_not_be_put_in_place_is_cleared_away(spool: str) -> None:
         ([], False),
     ],
 )
-def test_a_flag_is_on_by_its_last_value(values: list[str], on: bool) -> None:
+def test_the_last_value_of_a_flag_counts(values: list[str], on: bool) -> None:
     assert Instance("x", "2", {"master": values} if values else {}).on("master") is on
 
 
-def test_one_of_several_names_is_enough() -> None:
+def test_a_flag_of_several_names_is_on_if_one_of_them_is() -> None:
     found = Instance("x", "2", {"lazy-apps": ["false"], "lazy": ["true"]})
     assert found.on("lazy-apps", "lazy")
     assert not found.on("lazy-apps")

@@ -33,29 +33,29 @@ def values(folder: Path, environment: dict[str, str], **given: object) -> list[s
 
 
 @pytest.mark.parametrize("path", ["uwsgi.ini", "examples/visits/uwsgi.ini", "examples/notifications/uwsgi.ini"])
-def test_every_ini_of_the_repository_is_the_one_that_is_printed(path: str) -> None:
+def test_each_ini_of_the_repository_equals_the_printed_one(path: str) -> None:
     assert (PROJECT / path).read_text() == recommended.ini(module="app:app"), (
         f"(cd {PROJECT}; flask spool ini > {path})"
     )
 
 
-def test_what_is_not_given_comes_from_the_environment_or_is_a_default(tmp_path: Path) -> None:
+def test_values_not_given_come_from_the_environment_or_a_default(tmp_path: Path) -> None:
     assert values(tmp_path, {}) == ["127.0.0.1:5000", "2", "4", "2", f"{tmp_path}/my_spools"]
     assert values(tmp_path, ENVIRONMENT) == ["10.0.0.1:80", "7", "8", "9", "/var/spool/site"]
 
 
-def test_what_is_given_is_not_changed_by_the_environment(tmp_path: Path) -> None:
+def test_given_values_win_over_the_environment(tmp_path: Path) -> None:
     expected = ["127.0.0.1:8080", "3", "1", "5", f"{tmp_path}/q"]
     assert values(tmp_path, ENVIRONMENT, **GIVEN) == values(tmp_path, {}, **GIVEN) == expected
 
 
-def test_a_variable_that_is_set_to_nothing_is_not_set(tmp_path: Path) -> None:
+def test_an_empty_environment_variable_counts_as_not_set(tmp_path: Path) -> None:
     address, *_, spool = values(tmp_path, {"HOST": "", "SPOOLKIT_SPOOL": ""})
     assert (address, spool) == ("127.0.0.1:5000", f"{tmp_path}/my_spools"), "else it would listen on every address"
 
 
 @pytest.mark.parametrize("given", [{}, GIVEN], ids=["nothing", "everything"])
-def test_it_has_every_line_for_a_stop_and_a_reload(tmp_path: Path, given: dict[str, object]) -> None:
+def test_the_printed_ini_has_each_line_for_a_stop_and_a_reload(tmp_path: Path, given: dict[str, object]) -> None:
     values(tmp_path, {}, **given)
     described = Instance("uwsgi.ini", "", inifile.read(str(tmp_path / "uwsgi.ini")))
     assert recommended.missing(described, (*recommended.STOP, *recommended.RELOAD)) == []
@@ -65,11 +65,11 @@ def test_it_has_every_line_for_a_stop_and_a_reload(tmp_path: Path, given: dict[s
     assert [one.check for one in found] == ["spooler-alive"]
 
 
-def test_it_names_no_place_of_the_machine_on_which_it_was_printed() -> None:
+def test_the_printed_ini_has_no_absolute_path() -> None:
     text = recommended.ini(module="app:app")
     assert re.findall(r"(?<![\w/:])/\w[\w/]*", text) == []
 
 
-def test_a_start_says_where_the_site_is() -> None:
+def test_the_printed_ini_logs_the_address_of_the_site_at_start() -> None:
     assert "print:the site is on http://127.0.0.1:8080\n" in recommended.ini(module="a", socket="127.0.0.1:8080")
     assert "print:the site is on /run/site.sock\n" in recommended.ini(module="a", socket="/run/site.sock")

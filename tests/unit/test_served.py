@@ -1,4 +1,4 @@
-"""What uWSGI serves, by its options, and that it is made once."""
+"""Which applications uWSGI serves by its options, and that each is made only once."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         ({"module": ["shop:app"], "mount": ["/b=blog:app"]}, [Target("shop", "", "app"), Target("blog", "", "app")]),
     ],
 )
-def test_the_options_name_the_applications(options: dict[str, list[str]], expected: list[Target]) -> None:
+def test_targets_are_read_from_the_options(options: dict[str, list[str]], expected: list[Target]) -> None:
     assert served.targets(options) == expected
 
 
@@ -66,14 +66,14 @@ def test_the_options_name_the_applications(options: dict[str, list[str]], expect
         ({"mount": ["/one=one:app", "/two=two:app"], "single-interpreter": ["false"]}, True),
     ],
 )
-def test_it_is_known_where_each_application_has_an_interpreter(options: dict[str, list[str]], separate: bool) -> None:
+def test_separate_interpreters_are_recognised_by_the_options(options: dict[str, list[str]], separate: bool) -> None:
     assert served.has_separate_interpreters(options) == separate
 
 
 FACTORY = "made = []\ndef create_app():\n    made.append(lambda environ, respond: len(made))\n    return made[-1]\n"
 
 
-def test_a_factory_is_called_once_though_uwsgi_calls_it_as_well(shop: Path) -> None:
+def test_load_once_calls_a_factory_once_although_uwsgi_calls_it_too(shop: Path) -> None:
     (shop / "shop_s.py").write_text(FACTORY)
     target = Target("shop_s", "", "create_app()")
     served.load_once([target, target])
@@ -83,7 +83,7 @@ def test_a_factory_is_called_once_though_uwsgi_calls_it_as_well(shop: Path) -> N
     assert module.create_app() is module.made[2]
 
 
-def test_an_executed_file_is_the_module_that_others_import(shop: Path) -> None:
+def test_a_file_that_load_executes_is_the_module_that_others_import(shop: Path) -> None:
     path = shop / "web_s.py"
     path.write_text("def application(environ, respond): ...\n")
     application = served.load(Target("", str(path), "application"))
@@ -94,12 +94,12 @@ def test_an_executed_file_is_the_module_that_others_import(shop: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["nothing", "nothing()", "number", "number_of()"])
-def test_what_is_no_application_is_refused(name: str, shop: Path) -> None:
+def test_load_refuses_what_is_no_application(name: str, shop: Path) -> None:
     (shop / "shop_t.py").write_text("number = 5\ndef number_of():\n    return 5\n")
     with pytest.raises(ConfigurationError, match="shop_t"):
         served.load(Target("shop_t", "", name))
 
 
-def test_a_module_of_several_applications_is_left_to_uwsgi(shop: Path) -> None:
+def test_load_returns_the_applications_of_a_module_with_several(shop: Path) -> None:
     (shop / "many_s.py").write_text("applications = {'/': 'app'}\n")
     assert served.load(Target("many_s", "", "application")) == {"/": "app"}

@@ -107,7 +107,7 @@ CODES = st.lists(st.tuples(st.sampled_from("abcdef"), st.sampled_from([1, 5])), 
 
 @settings(deadline=None, max_examples=30)
 @given(generations=st.lists(CODES, min_size=1, max_size=6), processes=st.integers(1, 3))
-def test_each_function_is_called_once_by_whichever_process(
+def test_each_timer_fires_once_in_whichever_process(
     generations: list[list[tuple[str, int]]], processes: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     directory = tmp_path_factory.mktemp("spool")
@@ -119,7 +119,7 @@ def test_each_function_is_called_once_by_whichever_process(
             assert sorted(tables.fire(worker)) == sorted(name for name, _ in code)
 
 
-def test_a_hundred_reloads_add_nothing(tmp_path: Path) -> None:
+def test_a_hundred_reloads_add_no_table_entry(tmp_path: Path) -> None:
     tables = Tables(2)
     code = [(f"f{number}", 1) for number in range(5)]
     for respawns in range(101):
@@ -128,7 +128,7 @@ def test_a_hundred_reloads_add_nothing(tmp_path: Path) -> None:
     assert len(tables.entries) == 5
 
 
-def test_processes_that_register_at_once(tmp_path: Path) -> None:
+def test_processes_that_register_concurrently_add_each_timer_once(tmp_path: Path) -> None:
     tables = Tables(4)
     code = [(name, 1) for name in "abcdefghij"]
 
@@ -146,7 +146,7 @@ def test_processes_that_register_at_once(tmp_path: Path) -> None:
         assert sorted(tables.fire(worker)) == list("abcdefghij")
 
 
-def test_a_number_that_the_application_chose_keeps_it(tmp_path: Path) -> None:
+def test_a_signal_number_chosen_by_the_application_is_kept(tmp_path: Path) -> None:
     tables = Tables(2)
     for worker in (1, 2):
         uwsgi = start(tables, tmp_path, worker)
@@ -157,7 +157,7 @@ def test_a_number_that_the_application_chose_keeps_it(tmp_path: Path) -> None:
     assert tables.fire(2) == ["chosen", "chosen"]
 
 
-def test_a_timer_may_come_before_its_handler(tmp_path: Path) -> None:
+def test_a_timer_may_be_added_before_its_handler(tmp_path: Path) -> None:
     tables = Tables(2)
     for worker in (1, 2):
         uwsgi = start(tables, tmp_path, worker)
@@ -166,13 +166,13 @@ def test_a_timer_may_come_before_its_handler(tmp_path: Path) -> None:
     assert tables.fire(1) == tables.fire(2) == ["late"]
 
 
-def test_a_spooler_registers_nothing(tmp_path: Path) -> None:
+def test_a_spooler_registers_no_timer(tmp_path: Path) -> None:
     tables = Tables(1)
     load(start(tables, tmp_path, -1), [("a", 1)])
     assert tables.entries == []
 
 
-def test_what_the_master_registered_stands(tmp_path: Path) -> None:
+def test_signals_that_the_master_registered_are_kept(tmp_path: Path) -> None:
     tables = Tables(1)
     master = start(tables, tmp_path, 0)
     load(master, [("inherited", 1)])
@@ -181,7 +181,7 @@ def test_what_the_master_registered_stands(tmp_path: Path) -> None:
     assert sorted(tables.fire(1)) == ["inherited", "own"]
 
 
-def test_a_number_of_a_process_that_was_killed_calls_nothing_else(tmp_path: Path) -> None:
+def test_a_signal_number_of_a_killed_process_calls_no_other_function(tmp_path: Path) -> None:
     book = Ledger(str(tmp_path / "spoolers" / "timers.1"), "this")
     book.reserve(set())
     with (tmp_path / "spoolers" / "timers.1").open("a") as file:
@@ -192,7 +192,7 @@ def test_a_number_of_a_process_that_was_killed_calls_nothing_else(tmp_path: Path
         assert entry == ledger.Entry(1, is_new=False)
 
 
-def test_an_unfinished_line_is_passed_over(tmp_path: Path) -> None:
+def test_an_unfinished_line_of_the_ledger_is_skipped(tmp_path: Path) -> None:
     path = tmp_path / "spoolers" / "timers.1"
     with Ledger(str(path), "this").entry(("a",), 0, fixed=False, taken=set()):
         pass
@@ -203,7 +203,7 @@ def test_an_unfinished_line_is_passed_over(tmp_path: Path) -> None:
     assert Ledger(str(path), "this").numbers() == {0, 1}
 
 
-def test_the_ledger_of_another_uwsgi_is_begun_anew(tmp_path: Path) -> None:
+def test_a_ledger_of_another_uwsgi_is_overwritten(tmp_path: Path) -> None:
     path = str(tmp_path / "spoolers" / "timers.1")
     with Ledger(path, "before").entry(("a",), 0, fixed=False, taken=set()):
         pass
@@ -212,7 +212,7 @@ def test_the_ledger_of_another_uwsgi_is_begun_anew(tmp_path: Path) -> None:
         assert entry == ledger.Entry(4, is_new=True)
 
 
-def test_ledgers_of_masters_that_are_gone_are_removed(tmp_path: Path) -> None:
+def test_ledgers_of_dead_masters_are_removed(tmp_path: Path) -> None:
     gone = tmp_path / "spoolers" / "timers.4194305"
     gone.parent.mkdir()
     gone.write_text("")
@@ -220,7 +220,7 @@ def test_ledgers_of_masters_that_are_gone_are_removed(tmp_path: Path) -> None:
     assert [path.name for path in gone.parent.iterdir()] == [f"timers.{os.getpid()}"]
 
 
-def test_full_tables_say_what_to_do(tmp_path: Path) -> None:
+def test_the_error_of_a_full_table_says_what_to_do(tmp_path: Path) -> None:
     tables = Tables(1)
     uwsgi = start(tables, tmp_path, 1)
     load(uwsgi, [(f"f{number}", 1) for number in range(64)])
@@ -228,7 +228,9 @@ def test_full_tables_say_what_to_do(tmp_path: Path) -> None:
         load(uwsgi, [("one more", 1)])
 
 
-def test_without_a_ledger_timers_are_added_as_uwsgi_adds_them(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_timers_are_added_and_logged_if_the_ledger_cannot_be_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     tables = Tables(1)
     (tmp_path / "spoolers").write_text("in the way")
     load(start(tables, tmp_path, 1), [("a", 1)])

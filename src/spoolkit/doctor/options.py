@@ -180,7 +180,7 @@ def _buffer_size(uwsgi: Instance, site: Site) -> Iterator[Finding]:
 
 def _timers(uwsgi: Instance, site: Site) -> Iterator[Finding]:
     for directory in uwsgi.directories[:1]:
-        for function, target in ledger.ineffective(directory, uwsgi.master_pid):
+        for function, target in ledger.ineffective_targets(directory, uwsgi.master_pid):
             problem = f"{function} has the target {target!r}, which has no effect with lazy-apps"
             problem += ": one HTTP process runs the function"
             remedy = f"remove target={target!r}; call a @spool task from the function"

@@ -1,4 +1,4 @@
-"""The options in an ini file, read as uWSGI reads it: core/ini.c, core/config.c and core/uwsgi.c of 2.0.31."""
+"""Which options does an ini file set? Read as core/ini.c, core/config.c and core/uwsgi.c of uWSGI 2.0.31 read it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from spoolkit.errors import ConfigurationError
 
 IMMEDIATE = frozenset({"spooler-processes"})
-"""Options that uWSGI takes while it reads, with ``$(...)`` and ``%(...)`` as they stand."""
+"""Options that uWSGI applies while it reads the file, without resolving ``$(...)`` and ``%(...)``."""
 
 _INCLUDES = frozenset({"ini", "include", "inherit"})
 _PLACEHOLDERS = frozenset({"set", "set-ph", "set-placeholder"})
@@ -34,13 +34,19 @@ _TESTS: Mapping[str, Callable[[str], bool]] = {
 
 
 def read(path: str, environment: Mapping[str, str] = os.environ) -> Mapping[str, list[str]]:
-    """The options of section ``[uwsgi]`` (``path:section`` for another), each with its values in order.
+    """Return the options of an ini file, each with its values in order; includes, conditions and placeholders resolved.
 
-    Includes, conditions and placeholders are resolved. Raises ``OSError`` or :class:`ConfigurationError`.
+    Args:
+        path: The file, whose section ``[uwsgi]`` is read; ``path:section`` for another section.
+        environment: The environment variables that the file may use.
+
+    Raises:
+        OSError: A file cannot be read.
+        ConfigurationError: uWSGI would not start with this file, or it uses something that is not understood here.
     """
     reader = _Reader(environment)
     reader.load(path)
-    for address in reader.inherited:  # grows while it goes
+    for address in reader.inherited:  # it grows meanwhile
         reader.load(address)
     reader.fill(r"\$", environment.get)
     reader.fill("%", reader.first)
@@ -56,7 +62,7 @@ class _Reader:
         self.inherited: list[str] = []
         self._first_file: dict[str, str] = {}
         self._environment = environment
-        # What becomes of a line within a condition or a loop: one line for each filler of its "%(_)".
+        # Inside a condition or a loop: the values for "%(_)", each of which makes one line of the line that is read.
         self._fillers: Callable[[], list[str]] | None = None
         self._last = ""
         self._depth = 0
@@ -90,7 +96,7 @@ class _Reader:
 
         def filled(found: re.Match[str]) -> str:
             value = lookup(found[1])
-            return found[0] if value is None else value  # uWSGI, too, leaves what it does not know as it stands
+            return found[0] if value is None else value  # like uWSGI: what is unknown stays as it is
 
         for number, (name, value) in enumerate(self.options):
             for _ in range(_DEPTH):
@@ -124,7 +130,7 @@ class _Reader:
         elif name != "ini" and not value.endswith(".ini") and ".ini:" not in value:
             raise ConfigurationError(f"it includes {value}, which is no ini file")
         elif name == "inherit":
-            self.inherited.append(value)  # uWSGI reads it once it is through with the rest
+            self.inherited.append(value)  # uWSGI reads it after the rest
             if len(self.inherited) > _DEPTH:
                 raise ConfigurationError(f"{value} inherits from itself")
         else:
@@ -149,7 +155,7 @@ def _is_logic(name: str) -> bool:
 
 
 def _magic(path: str, section: str) -> dict[str, str]:
-    # A link is taken where it lies, any other file where it really is.
+    # uWSGI does not resolve the path of a file that is a link itself.
     full = os.path.abspath(path) if os.path.islink(path) else os.path.realpath(path)
     folder, name = os.path.split(full)
     stem, dot, ending = name.rpartition(".")

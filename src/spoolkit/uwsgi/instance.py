@@ -1,4 +1,4 @@
-"""The options of the running uWSGI, for who looks from outside: each spooler leaves them in its directory."""
+"""With which options does uWSGI run? Each spooler writes them into its spool directory, for processes outside uWSGI."""
 
 from __future__ import annotations
 
@@ -13,19 +13,23 @@ from spoolkit.system import files, process
 PATH = os.path.join("spoolers", "instance.json")
 
 LIMIT = 1024 * 1024
-"""Bytes of the file that are read."""
+"""Size in bytes above which the file is not read."""
 
 IMPORTS = frozenset(
     f"{where}-{how}" for where in ("spooler", "shared") for how in ("import", "pyimport", "py-import", "python-import")
 )
-"""Options by which a spooler imports modules where ``lazy-apps`` keeps it from inheriting them."""
+"""Options by which a spooler imports modules: with ``lazy-apps`` it does not inherit them from the master."""
 
 MODULES = ("module", "wsgi")
-FILES = ("wsgi-file", "file")
-APPLICATION = frozenset({*MODULES, *FILES, "callable", "mount", "single-interpreter"})
-"""Options that say which applications are served; see served.py."""
+"""Options that name an application by its module."""
 
-# Only what the doctor looks at: any other option may hold a password.
+FILES = ("wsgi-file", "file")
+"""Options that name an application by its file."""
+
+APPLICATION = frozenset({*MODULES, *FILES, "callable", "mount", "single-interpreter"})
+"""Options that say which applications are served; see ``served.py``."""
+
+# Only what the doctor needs: any other option may hold a password.
 # fmt: off
 OPTIONS = IMPORTS | APPLICATION | {
     "master", "enable-threads", "threads", "die-on-term", "hook-master-start", "hook-post-fork", "hook-accepting",
@@ -39,27 +43,25 @@ OPTIONS = IMPORTS | APPLICATION | {
 
 @dataclass(frozen=True)
 class Instance:
-    """A uWSGI: a running one, or one that an ini file describes.
+    """A uWSGI instance: a running one, or one that an ini file describes."""
 
-    ``source``      where the options are from, for messages
-    ``version``     such as ``2.0.31``; empty if unknown
-    ``options``     values by name, in order; where a name was given repeatedly, a running uWSGI tells only the last
-    ``master_pid``  0 where nothing is known to run
-    ``directories``  the spool directories that a running one serves, absolute
-    """
-
+    #: Where the options come from, for messages.
     source: str
+    #: The version of uWSGI, such as ``2.0.31``; empty if unknown.
     version: str
+    #: The values by option, in order. Of a repeated option a running uWSGI reports only the last value.
     options: Mapping[str, Sequence[str]]
+    #: The pid of the running master; 0 for an ini file.
     master_pid: int = 0
+    #: The spool directories that a running uWSGI serves, as absolute paths.
     directories: Sequence[str] = ()
 
     def of(self, *names: str) -> list[str]:
-        """The values of these options."""
+        """Return the values of these options, all in one list."""
         return [value for name in names for value in self.options.get(name, ())]
 
     def on(self, *names: str) -> bool:
-        """Whether one of these flags is set, as uWSGI reads it: by its last value, of which an empty one is true."""
+        """Whether any of these flags is set. As in uWSGI, the last value of a flag counts; an empty value is true."""
         last = [self.of(name)[-1] for name in names if self.of(name)]
         return any(value.lower() not in ("false", "off", "no", "0") for value in last)
 
@@ -67,7 +69,15 @@ class Instance:
 def publish(
     directory: str, options: Mapping[str, object], master_pid: int, version: str, directories: Sequence[str] = ()
 ) -> None:
-    """Leave the options of this uWSGI in the spool directory. Never raises ``OSError``: jobs run without."""
+    """Write the options of this uWSGI into the spool directory. Never raises ``OSError``: jobs run without the file.
+
+    Args:
+        directory: The spool directory.
+        options: The options as uWSGI reports them; only those in :data:`OPTIONS` are written.
+        master_pid: The pid of uWSGI's master.
+        version: The version of uWSGI.
+        directories: All spool directories that this uWSGI serves.
+    """
     path = os.path.join(directory, PATH)
     with contextlib.suppress(OSError):
         content = {
@@ -82,7 +92,7 @@ def publish(
 
 
 def read(directory: str) -> Instance | None:
-    """The uWSGI that serves the directory; ``None`` where none has said so, or where it is gone."""
+    """Return the uWSGI that serves the spool directory; ``None`` if none has published its options, or it is gone."""
     try:
         content = json.loads(files.read(os.path.join(directory, PATH), LIMIT) or b"")
         pid = int(content["master_pid"])
@@ -97,7 +107,7 @@ def read(directory: str) -> Instance | None:
 
 def _texts(name: str, value: object) -> list[str]:
     texts = [_text(one) for one in (value if isinstance(value, (list, tuple)) else [value])]
-    # A hook may be a whole command line, with whatever secret it takes.
+    # A hook may be a whole command line, with a secret among its arguments.
     return [text for text in texts if not name.startswith("hook-") or text.startswith("unix_signal:")]
 
 

@@ -1,8 +1,8 @@
-"""The entries of uWSGI's tables of timers, crons and file monitors, for all processes that add to them.
+"""Which timers, crons and file monitors does the running uWSGI have? The ledger is a file that all processes share.
 
-uWSGI does not say what its tables hold. So the process that adds an entry writes it into this file, and the others find
-it there. The file lives as long as uWSGI's tables: through a chain reload, until uWSGI is started anew or replaces its
-whole process.
+uWSGI does not report what its tables hold. So the process that adds an entry writes it into this file, where the other
+processes find it. The file is valid as long as uWSGI's tables exist: through chain reloads, until uWSGI is restarted or
+replaces its whole process.
 """
 
 from __future__ import annotations
@@ -27,49 +27,57 @@ Key = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Entry:
-    """An entry of one of uWSGI's tables: the number of its signal, and whether it has to be added yet."""
+    """An entry of one of uWSGI's tables."""
 
+    #: The number of its signal, 0 to 255.
     number: int
+    #: Whether the caller must add it to uWSGI's table.
     is_new: bool
 
 
 class Ledger:
-    """The entries of one running uWSGI, in the file ``path``; ``stamp`` tells this uWSGI from any other.
+    """The entries of one running uWSGI.
 
-    A file of lines that are only ever added. A line that a killed process left unfinished is passed over.
+    Lines are only appended. A line that a killed process left unfinished is skipped.
+
+    Args:
+        path: The file.
+        stamp: Identifies this uWSGI: a file with another stamp is overwritten.
     """
 
     def __init__(self, path: str, stamp: str) -> None:
         self._path = path
         self._stamp = stamp
-        self._read_at: tuple[int, int] | None = None
+        self._cached_version: tuple[int, int] | None = None
         self._numbers: set[int] = set()
 
     def numbers(self) -> set[int]:
-        """The signal numbers that the tables hold, and :meth:`reserved`. Raises ``OSError``."""
-        # uwsgidecorators asks for each number from 0 up, once for each timer.
+        """Return the signal numbers in the tables, and those of :meth:`reserved`. Raises ``OSError``."""
+        # Cached: for each timer uwsgidecorators asks for every number from 0 upwards.
         try:
             about = os.stat(self._path, follow_symlinks=False)
         except FileNotFoundError:
             return set()
-        if self._read_at != (version := (about.st_mtime_ns, about.st_size)):
+        if self._cached_version != (version := (about.st_mtime_ns, about.st_size)):
             lines = _lines(self._path)
             self._numbers = set(self._entries(lines).values()) | self._reserved(lines)
-            self._read_at = version
+            self._cached_version = version
         return self._numbers
 
     def reserved(self) -> set[int]:
-        """The signals that the master registered before the first HTTP process did. Raises ``OSError``."""
+        """Return the signals that the master registered before the first HTTP process started. Raises ``OSError``."""
         return self._reserved(_lines(self._path))
 
     def reserve(self, numbers: set[int]) -> None:
-        """Begin the ledger, unless it has begun already. Raises ``OSError``."""
+        """Create the ledger with these numbers as :meth:`reserved`, if it does not exist yet. Raises ``OSError``."""
         with self._locked(numbers):
             pass
 
     @contextlib.contextmanager
     def entry(self, key: Key, wanted: int, *, fixed: bool, taken: set[int]) -> Iterator[Entry]:
-        """The entry for ``key``. Within the context no other process registers one; a new entry must be added there.
+        """Find or create the entry for ``key``.
+
+        Within the context no other process can create an entry. The caller must add a new one to uWSGI's table there.
 
         Args:
             key: What identifies the entry across processes and reloads.
@@ -92,14 +100,14 @@ class Ledger:
             number = wanted if fixed or wanted not in used else min(set(SIGNALS) - used - taken, default=None)
             if number is None:
                 raise ValueError("all 256 signals of uWSGI are in use: restart uWSGI, which empties its tables")
-            # Two lines: after a kill between them nobody knows whether uWSGI has the entry. It keeps its number, which
-            # calls no function, and the key gets another one.
+            # Two lines: after a kill between them it is unknown whether uWSGI has the entry. It keeps its number, which
+            # calls no function, and the key gets another number.
             _append(file, {"number": number})
             yield Entry(number, is_new=True)
             _append(file, {"number": number, "key": text})
 
     def note(self, function: str, target: str) -> None:
-        """Record for the doctor that this process gave ``function`` a target that cannot work."""
+        """Record for the doctor that this process registered ``function`` with a target that cannot work."""
         about = {"function": function, "target": target}
         with self._locked(set()) as file:
             _append(file, {**about, "pid": os.getpid(), "identity": process.own().decode()})
@@ -129,12 +137,12 @@ class Ledger:
 
 
 def path(directory: str, master_pid: int) -> str:
-    """The ledger of the uWSGI with this master, whose first spool directory is ``directory``."""
+    """Return the path of the ledger of the uWSGI with this master, whose first spool directory is ``directory``."""
     return os.path.join(directory, "spoolers", f"{_PREFIX}{master_pid}")
 
 
-def ineffective(directory: str, master_pid: int) -> list[tuple[str, str]]:
-    """The functions whose ``target`` cannot work, with that target, as living processes registered them."""
+def ineffective_targets(directory: str, master_pid: int) -> list[tuple[str, str]]:
+    """Return the functions that living processes registered with a target that cannot work, each with its target."""
     found = set()
     with contextlib.suppress(OSError):
         for line in _lines(path(directory, master_pid)):
@@ -161,14 +169,14 @@ def _parse(data: bytes) -> list[dict[str, Any]]:
 
 
 def _append(file: Any, line: dict[str, Any]) -> None:
-    # The line before may be an unfinished one.
+    # Begins with a line break: the line before may be unfinished.
     data = b"\n%s\n" % json.dumps(line).encode()
     if file.write(data) != len(data):
         raise OSError("the disk is full")
 
 
 def _sweep(folder: str) -> None:
-    """Remove the ledgers of masters that are gone."""
+    """Remove the ledgers of masters that no longer run."""
     for name in os.listdir(folder):
         pid = name.removeprefix(_PREFIX)
         if name.startswith(_PREFIX) and pid.isascii() and pid.isdigit() and process.started(int(pid)) is None:

@@ -1,4 +1,4 @@
-"""The lines of uwsgi.ini that jobs need, and a whole uwsgi.ini of them."""
+"""Which lines does uwsgi.ini need for jobs? Also prints a complete uwsgi.ini."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STOP = (
     ("hook-accepting", "unix_signal:2 worker_wakeup"),
     ("hook-accepting", "unix_signal:3 worker_wakeup"),
 )
-"""With these, a stop waits for jobs and requests: see draining.py."""
+"""With these lines a stop waits for jobs and requests: see ``lifecycle/shutdown.py``."""
 
 RELOAD = (
     ("lazy", "true"),
@@ -25,11 +25,11 @@ RELOAD = (
     ("import", "spoolkit.guard"),
     ("spooler-import", "spoolkit.guard"),
 )
-"""With these as well, a reload lets jobs finish, and starts others on the new code: see guard.py."""
+"""With these lines as well, a reload lets jobs finish, and starts others with the new code: see ``guard.py``."""
 
 
 def missing(uwsgi: Instance, wanted: tuple[tuple[str, str], ...]) -> list[str]:
-    """The lines of ``wanted`` that ``uwsgi`` is not started with."""
+    """Return the lines of ``wanted`` that this uWSGI does not have, as in an ini file."""
     return [f"{name} = {value}" for name, value in wanted if not _has(uwsgi, name, value, wanted)]
 
 
@@ -37,29 +37,29 @@ def _has(uwsgi: Instance, name: str, value: str, wanted: tuple[tuple[str, str], 
     if value == "true":
         return uwsgi.on(name)
     if name.endswith("import"):
-        return bool(uwsgi.of(name))  # the application's own module will do
-    given = uwsgi.of(name)
-    if uwsgi.master_pid and any(name == other and one in given for other, one in (*STOP, *RELOAD)):
-        return True  # a running uWSGI tells only the last of them
-    return value in given
+        return bool(uwsgi.of(name))  # it may be the application's own module instead
+    values = uwsgi.of(name)
+    if uwsgi.master_pid and any(name == other and one in values for other, one in (*STOP, *RELOAD)):
+        return True  # a running uWSGI reports only the last of several hooks
+    return value in values
 
 
 _INI = """\
 ; HTTP and background jobs. Keep this file beside the application, and start it with: uwsgi --ini uwsgi.ini
 [uwsgi]
 {variables}
-; http-socket, not socket: whoever reaches a socket of the uwsgi protocol can enqueue jobs.
+; http-socket, not socket: anyone who reaches a socket of the uwsgi protocol can enqueue jobs.
 http-socket = {address}
 hook-accepting1-once = print:the site is on {site}
-; Headers of a request, cookies included. With the default of 4096 a larger request gets no answer at all.
+; The size of a request's headers, cookies included. With the default of 4096 a larger request gets no answer at all.
 buffer-size = 32768
 chdir = %d
 pythonpath = {pythonpath}
 
 ; Without a master there is no spooler.
 master = true
-; At least two: while one starts, the other can wait for jobs at a stop, and serve at a reload.
-; With one, a stop within a reload cuts running jobs off at once; they run again, and it costs them no attempt.
+; At least two: while one starts, the other serves (at a reload) or waits for jobs (at a stop).
+; With one, a stop during a reload interrupts running jobs at once; they run again, and this costs them no attempt.
 processes = {processes}
 threads = {threads}
 ; Without it, Python's threads run only while a request is served.
@@ -67,8 +67,8 @@ enable-threads = true
 need-app = true
 vacuum = true
 
-; A stop (SIGTERM, SIGINT, SIGQUIT) waits for requests and jobs, SPOOLKIT_GRACE seconds (30) at most. Send the signal to
-; the master only, and wait longer than that before you kill it: systemd KillMode=mixed, Docker stop_grace_period.
+; A stop (SIGTERM, SIGINT, SIGQUIT) waits for requests and jobs, at most SPOOLKIT_GRACE seconds (30 by default). Send
+; the signal to the master only, and wait longer before you kill it: systemd KillMode=mixed, Docker stop_grace_period.
 die-on-term = true
 for = 15 2 3
 hook-master-start = unix_signal:%(_) gracefully_kill_them_all
@@ -77,15 +77,15 @@ hook-accepting = unix_signal:%(_) worker_wakeup
 endfor =
 hook-post-fork = unix_signal:1 worker_wakeup
 
-; A reload (SIGHUP) replaces one process after the other. Jobs finish on the old code, others start on the new; a
-; version that cannot be imported leaves the old one running.
+; A reload (SIGHUP) replaces one process after the other. Running jobs finish with the old code, others start with the
+; new code. If the new code cannot be imported, the old code keeps running.
 {reload}
 module = {module}
 
-; How many jobs run at once. uWSGI reads the number before the directory, and knows no placeholders there.
+; How many jobs run at once. This line must come before the directory, and uWSGI resolves no placeholder in it.
 {spoolers}
 spooler = {spool}
-; Seconds between two looks at the directory: how late a delayed job may be. The default is 30.
+; Seconds between two scans of the directory: how late a delayed job may start. The default is 30.
 spooler-frequency = 1
 spooler-quiet = true
 """
@@ -106,7 +106,7 @@ spooler-processes = 2
 endif ="""
 
 MY_SPOOLS = "%dmy_spools"
-"""The spool directory beside the ini file, as the ini file names it."""
+"""The default spool directory, beside the ini file, in the notation of ini files."""
 
 
 def ini(
@@ -120,26 +120,23 @@ def ini(
     socket: str | None = None,
     pythonpath: str = "%d",
 ) -> str:
-    """A complete, commented uwsgi.ini.
+    """Return a complete, commented uwsgi.ini.
 
-    What is given stands in it. What is not comes from the environment in which uWSGI starts, else from a default:
+    A value that is ``None`` comes from the environment in which uWSGI starts, or else from a default:
     ``PROCESSES`` (2), ``THREADS`` (4), ``SPOOLERS`` (2), ``SPOOLKIT_SPOOL``, ``HOST`` (127.0.0.1) and ``PORT`` (5000).
 
     Args:
-        module: The application as uWSGI takes it, such as ``app:app``.
-        processes: How many processes serve HTTP.
-        threads: How many threads each of them has.
-        spoolers: How many jobs run at once.
-        spool: The spool directory, as an ini file names it: a percent sign is doubled, ``%d`` is the file's folder.
-        spool_default: The same, for where ``SPOOLKIT_SPOOL`` is not set.
-        socket: The address to serve HTTP on, such as ``127.0.0.1:8000``.
-        pythonpath: The folder to import the application from, as an ini file names it.
+        module: The application in uWSGI's notation, such as ``app:app``. processes: How many processes serve HTTP.
+        threads: How many threads each of them has. spoolers: How many jobs run at once. spool: The spool directory in
+        the notation of ini files: ``%%`` is a percent sign, ``%d`` the folder of the file. spool_default: The spool
+        directory if ``SPOOLKIT_SPOOL`` is not set, in the same notation. socket: The address on which HTTP is served,
+        such as ``127.0.0.1:8000``. pythonpath: The folder from which the application is imported, in the same notation.
     """
     variables: list[tuple[str, str, str]] = []
 
-    def value(given: object, variable: str, default: str) -> str:
-        if given is not None:
-            return str(given)
+    def value(argument: object, variable: str, default: str) -> str:
+        if argument is not None:
+            return str(argument)
         placeholder = f"site-{variable.rpartition('_')[2].lower()}"
         variables.append((variable, placeholder, default))
         return f"%({placeholder})"
@@ -163,13 +160,13 @@ def ini(
 def _from_environment(variables: list[tuple[str, str, str]]) -> str:
     if not variables:
         return ""
-    *most, last = [variable for variable, _, _ in variables]
-    names = f"{', '.join(most)} and {last}" if most else last
-    lines = f"\n; From the environment, else as given here: {names}. Of two lines set-ph, the first one holds.\n"
+    *others, last = [variable for variable, _, _ in variables]
+    names = f"{', '.join(others)} and {last}" if others else last
+    lines = f"\n; From the environment, else the default: {names}. Of two lines set-ph the first one counts.\n"
     for variable, placeholder, default in variables:
         block = {"variable": variable, "placeholder": placeholder, "default": default}
         if variable in ("HOST", "SPOOLKIT_SPOOL"):
-            # Set to nothing, it is not set: HOST would mean every address of the machine.
+            # An empty variable counts as not set: an empty HOST would mean every address of the machine.
             lines += f"if-env = {variable}=\nset-ph = {placeholder}={default}\nendif =\n"
         lines += _FROM_ENVIRONMENT.format(**block)
     return lines

@@ -1,8 +1,8 @@
-"""The applications that uWSGI serves, by its options, and how they are loaded where uWSGI does not do it itself.
+"""Which applications does uWSGI serve, and how are they loaded in a process where uWSGI does not load them itself?
 
-The rules are those of plugins/python/pyloader.c of uWSGI 2.0.31: ``module = shop:create_app()`` calls the function
-without arguments, ``callable`` names the attribute where the module's option does not, and its default is
-``application``; a file is executed under a name of its own; of each option but ``mount`` the last one stands.
+The rules are those of plugins/python/pyloader.c of uWSGI 2.0.31. ``module = shop:create_app()`` calls the function
+without arguments. ``callable`` names the attribute if ``module`` does not; its default is ``application``. A file is
+executed under a module name of its own. If an option is repeated, the last value counts, except for ``mount``.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ from spoolkit.uwsgi import bridge, inifile, instance
 DEFAULT_CALLABLE = "application"
 
 SEPARATE = (
-    "uWSGI mounts several applications, each in an interpreter of its own, and its spoolers know the tasks of one: set "
-    "single-interpreter = true in uwsgi.ini"
+    "uWSGI mounts several applications, each in an interpreter of its own, and its spoolers know the tasks of only "
+    "one: set single-interpreter = true in uwsgi.ini"
 )
+"""The message of the error about applications in separate interpreters."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,9 @@ class Target:
 
     #: The module to import; empty where a file is named.
     module: str
-    #: The file to execute, as the option has it; empty where a module is named.
+    #: The file to execute, as the option names it; empty where a module is named.
     file: str
-    #: The attribute that is the application, or with ``()`` the function that makes it.
+    #: The attribute that is the application; with ``()`` at its end, the function that makes it.
     callable: str
 
     def __str__(self) -> str:
@@ -49,7 +50,7 @@ class Target:
 
 
 def targets(options: Mapping[str, Sequence[str]]) -> list[Target]:
-    """The applications that these options name, in the order in which uWSGI loads them. Pure."""
+    """Return the applications that these options name, in the order in which uWSGI loads them."""
     attribute = _last(options, "callable") or DEFAULT_CALLABLE
     found = []
     if module := _last(options, *instance.MODULES):
@@ -66,56 +67,63 @@ def targets(options: Mapping[str, Sequence[str]]) -> list[Target]:
 
 
 def has_separate_interpreters(options: Mapping[str, Sequence[str]]) -> bool:
-    """Whether uWSGI gives applications an interpreter each, so that its spoolers would know the tasks of only one."""
+    """Whether uWSGI gives each application an interpreter of its own: its spoolers would know the tasks of only one."""
     value = _last(options, "single-interpreter")
     return len(targets(options)) > 1 and bool(options.get("mount")) and value in (None, "false", "off", "no", "0")
 
 
 def here() -> list[Target]:
-    """The applications of the uWSGI that this process belongs to."""
+    """Return the applications of the uWSGI to which this process belongs."""
     return targets(options())
 
 
 def options() -> Mapping[str, Sequence[str]]:
-    """The options of the uWSGI that this process belongs to, as far as they say what it serves."""
+    """Return those options of the uWSGI to which this process belongs that say what it serves."""
     known = {name: value for name, value in bridge.options().items() if name in instance.APPLICATION}
-    given = {
+    found = {
         name: [_text(one) for one in (value if isinstance(value, list) else [value])] for name, value in known.items()
     }
-    if "mount" in given:
-        given["mount"] = list(_mounts(*given["mount"]))
-    return given
+    if "mount" in found:
+        found["mount"] = list(_mounts(*found["mount"]))
+    return found
 
 
 def load(target: Target) -> object:
-    """Import what ``target`` names and return the application, made by its factory where there is one.
+    """Import the module or execute the file of ``target``.
 
-    Raises :class:`ConfigurationError` where the module has no such attribute, and whatever its code raises.
+    Returns:
+        The application; if ``target`` names a factory, what the factory returns.
+
+    Raises:
+        ConfigurationError: The module has no such attribute, or the attribute is no application.
+        Exception: What the code of the module or of the factory raises.
     """
     module = _executed(target.file) if target.file else importlib.import_module(target.module)
-    names = vars(module)  # as uWSGI looks, past a __getattr__ of the module
+    names = vars(module)  # like uWSGI, which ignores a __getattr__ of the module
     if not target.file and isinstance(several := names.get("applications"), dict):
         return several
     name = target.callable.removesuffix("()")
     if name not in names:
         raise ConfigurationError(
-            f"uWSGI is to serve {target}, but {target.file or target.module} has no {name!r}: name the application or "
-            f"its factory, such as module = {target.module or 'shop'}:create_app()",
+            f"uWSGI is configured to serve {target}, but {target.file or target.module} has no {name!r}: name the "
+            f"application or its factory, such as module = {target.module or 'shop'}:create_app()",
             setting="module",
         )
     made = names[name]() if target.callable != name else names[name]
     if not callable(made):
         raise ConfigurationError(
-            f"uWSGI is to serve {target}, which is {type(made).__name__} and no application", setting="module"
+            f"uWSGI is configured to serve {target}, which is a {type(made).__name__} and not an application",
+            setting="module",
         )
     return made
 
 
 def load_once(wanted: Iterable[Target]) -> None:
-    """Load these applications in an HTTP process, where uWSGI loads them as well, so that each is made only once.
+    """Load these applications in an HTTP process, where uWSGI loads them as well; each is made only once.
 
-    uWSGI is handed what a factory made here, when it calls it. A file is left to uWSGI, which would execute it a second
-    time; but it gets the module's own name, so that a module that imports it does not execute it either.
+    When uWSGI calls a factory, it gets the application that the factory has made here. A file is not executed here,
+    because uWSGI would execute it a second time; but it is known by its own module name already, so that a module which
+    imports it does not execute it either.
     """
     made: dict[tuple[str, str], list[object]] = {}
     for target in wanted:
@@ -135,7 +143,7 @@ def _handing_over(names: dict[str, Any], name: str, made: list[object]) -> Calla
 
     @functools.wraps(factory)
     def hand_over(*args: Any, **kwargs: Any) -> object:
-        if args or kwargs:  # not uWSGI
+        if args or kwargs:  # the caller is not uWSGI
             return factory(*args, **kwargs)
         application = made.pop(0)
         if not made:
@@ -194,13 +202,14 @@ def _last(options: Mapping[str, Sequence[str]], *names: str) -> str | None:
 
 @functools.cache
 def _mounts(*known: str) -> tuple[str, ...]:
-    # uWSGI 2.0.31 tells its processes only the last of several; the others stand where it has read them.
+    # uWSGI 2.0.31 reports only the last of several mounts. The others are read where uWSGI has read them: in its
+    # command line and its ini files.
     found: list[str] = []
     words: list[str] = []
     with contextlib.suppress(OSError), open(f"/proc/{bridge.master_pid()}/cmdline", "rb") as file:
         words = os.fsdecode(file.read()).split("\0")
-    given = bridge.options().get("ini", b"")
-    paths = [os.fsdecode(one) for one in (given if isinstance(given, list) else [given]) if isinstance(one, bytes)]
+    ini = bridge.options().get("ini", b"")
+    paths = [os.fsdecode(one) for one in (ini if isinstance(ini, list) else [ini]) if isinstance(one, bytes)]
     paths += [word.removeprefix("--ini=") for word in words if re.search(r"\.ini(:|\Z)", word)]
     for path, folder in itertools.product(dict.fromkeys(paths), (os.environ.get("PWD", ""), os.curdir)):
         with contextlib.suppress(OSError, ValueError, ConfigurationError):

@@ -1,12 +1,13 @@
-"""uWSGI's timers, crons, file monitors and signals that an application registers while it is imported.
+"""How does a uWSGI timer fire once, although each process registers it while it imports the application?
 
-uWSGI keeps them in tables that all its processes share, 64 entries for each kind, and never removes an entry
-(core/signal.c of 2.0.31). With ``lazy-apps`` each HTTP process imports the application and would add its own entries:
-a timer would fire once per process, after enough reloads an import would fail, and after a reload uWSGI would call the
-handler of a process that is gone. A spooler or a mule may register nothing at all.
+The same goes for crons, file monitors and signals. uWSGI keeps them in tables that all its processes share, 64 entries
+of each kind, and never removes an entry (core/signal.c of 2.0.31). With ``lazy-apps`` each HTTP process imports the
+application and would add its own entries: a timer would fire once per process, after enough reloads an import would
+fail, and after a reload uWSGI would call the handler of a process that is gone. A spooler or a mule must not register
+anything.
 
-So the first process that registers a timer adds the entry and writes it into the ledger (ledger.py); every other
-process finds it there and registers only its own handler.
+Therefore the first process that registers a timer adds the entry and writes it into the ledger (``ledger.py``). Every
+other process finds it there and registers only its own handler.
 """
 
 from __future__ import annotations
@@ -27,18 +28,18 @@ ONLY_HERE = ("register_signal", "register_rpc", *TABLES)
 """The functions that uWSGI refuses in a spooler and in a mule."""
 
 WORKING_TARGETS = ("", "worker", "worker0")
-"""The targets of a signal that work where an HTTP process registers it: the master itself knows no other then."""
+"""The targets of a signal that work if an HTTP process registers it: the master does not learn of any other target."""
 
 
 def replace_functions(uwsgi: Any, directory: str | None) -> Registrations:
-    """Replace the functions of the module ``uwsgi`` that register, for this process and those that it forks.
+    """Replace the functions of the module ``uwsgi`` that register something, in this process and those that it forks.
 
     Args:
-        uwsgi: The module that uWSGI offers in its processes.
-        directory: The spool directory that holds the ledger; ``None``: HTTP processes do not coordinate.
+        uwsgi: The module ``uwsgi``, which exists only in processes of uWSGI.
+        directory: The spool directory that holds the ledger; ``None``: each HTTP process adds its own entries.
 
     Returns:
-        What each HTTP process must :meth:`~Registrations.begin` after its fork.
+        The registrations of this process: each HTTP process must call :meth:`~Registrations.begin` after its fork.
     """
     registrations = Registrations(uwsgi, directory)
     for name in ONLY_HERE:
@@ -57,46 +58,46 @@ class Registrations:
         self._directory = directory
         self._real = {name: getattr(uwsgi, name) for name in ONLY_HERE if hasattr(uwsgi, name)}
         self._is_registered = uwsgi.signal_registered
-        # A process that is forked inherits what the master has registered.
-        self._of_master = self._registered() if uwsgi.worker_id() == 0 else set()
+        # A forked process inherits what the master has registered.
+        self._registered_by_master = self._registered() if uwsgi.worker_id() == 0 else set()
         self._pid = 0
         self._ledger: Ledger | None = None
         self._handlers: dict[int, tuple[str, Any]] = {}
-        self._offered: set[int] = set()
-        self._seen: dict[str, int] = {}
+        self._reported_free: set[int] = set()
+        self._repeats: dict[str, int] = {}
 
     def begin(self) -> None:
-        """In a new HTTP process, forget what its predecessor has left in its part of uWSGI's table of signals."""
+        """In a new HTTP process, clear what its predecessor has left in its part of uWSGI's table of signals."""
         if self._uwsgi.worker_id() == 0 or self._pid == os.getpid():
             return
         self._pid = os.getpid()
-        self._handlers, self._offered, self._seen = {}, set(), {}
+        self._handlers, self._reported_free, self._repeats = {}, set(), {}
         master_pid = self._uwsgi.masterpid()
         if self._directory is None or not master_pid:
             return
         # A full reload keeps the process and empties its tables.
         stamp = f"{process.identity(master_pid).decode().strip()} {self._uwsgi.started_on}"
         self._ledger = Ledger(ledger.path(self._directory, master_pid), stamp)
-        with _reported():
+        with _errors_logged():
             registered = self._registered()
             if not self._uwsgi.workers()[self._uwsgi.worker_id() - 1]["respawn_count"]:
-                self._ledger.reserve(registered)  # it has no predecessor: these are the master's
+                self._ledger.reserve(registered)  # no predecessor: the master has registered these
                 return
-            for number in registered - self._of_master - self._ledger.reserved():
-                # uWSGI would call a function at an address of the predecessor.
+            for number in registered - self._registered_by_master - self._ledger.reserved():
+                # Otherwise uWSGI would call a function at an address of the predecessor.
                 self._real["register_signal"](number, "", _ignore)
 
     def wrapped(self, name: str) -> Callable[..., Any]:
-        """The function ``name`` of uWSGI, as an application shall see it."""
+        """Return the replacement of uWSGI's function ``name``."""
 
         def register(*args: Any) -> Any:
             if self._uwsgi.worker_id() == 0:
                 if self._uwsgi.masterpid() not in (0, os.getpid()):
-                    log.debug("pid %d leaves uwsgi.%s%r to the HTTP processes", os.getpid(), name, args)
+                    log.debug("pid %d skips uwsgi.%s%r: only HTTP processes register it", os.getpid(), name, args)
                     return None
-                result = self._real[name](*args)  # all others inherit it
+                result = self._real[name](*args)  # all forked processes inherit it
                 if name == "register_signal":
-                    self._of_master.add(args[0])
+                    self._registered_by_master.add(args[0])
                 return result
             self.begin()
             if name == "register_signal":
@@ -115,10 +116,10 @@ class Registrations:
             return bool(self._is_registered(number))
         if number in self._handlers:
             return True
-        with _reported():
-            if number in self._of_master | self._ledger.numbers():
+        with _errors_logged():
+            if number in self._registered_by_master | self._ledger.numbers():
                 return True
-        self._offered.add(number)
+        self._reported_free.add(number)
         return False
 
     def _registered(self) -> set[int]:
@@ -130,13 +131,13 @@ class Registrations:
         if target not in WORKING_TARGETS:
             name = _name(handler)
             log.warning(
-                "%s: the target %r has no effect where an HTTP process registers it (lazy-apps): the signal goes to "
-                "one HTTP process, the first that is idle. Leave the target out; for a spooler, call a @spool task",
+                "%s: the target %r has no effect, because an HTTP process registers it (lazy-apps): the signal goes to "
+                "the first idle HTTP process. Remove the target; to run it in a spooler, call a @spool task",
                 name,
                 target,
             )
             if self._ledger is not None:
-                with _reported():
+                with _errors_logged():
                     self._ledger.note(name, target)
         return result
 
@@ -144,14 +145,14 @@ class Registrations:
         if self._ledger is None:
             return self._real[table](number, *schedule)
         target, handler = self._handlers.get(number, ("", None))
-        # The application chose the number: it may have several schedules, and its handler later.
-        fixed = handler is None or number not in self._offered
-        name = f"signal {number}" if fixed else _name(handler)
+        # The application chose the number itself: one number may have several schedules, and get its handler later.
+        is_fixed = handler is None or number not in self._reported_free
+        name = f"signal {number}" if is_fixed else _name(handler)
         what = (table, *map(str, schedule), name)
-        repeated = self._seen[repr(what)] = self._seen.get(repr(what), 0) + 1
+        repeated = self._repeats[repr(what)] = self._repeats.get(repr(what), 0) + 1
         entry: Entry | None = None
         taken = set(self._handlers)
-        with _reported(), self._ledger.entry((*what, repeated), number, fixed=fixed, taken=taken) as found:
+        with _errors_logged(), self._ledger.entry((*what, repeated), number, fixed=is_fixed, taken=taken) as found:
             entry = found
             if entry.is_new:
                 self._call(table, entry.number, schedule, name)
@@ -168,13 +169,13 @@ class Registrations:
             self._real[table](number, *schedule)
         except ValueError as error:
             raise ValueError(
-                f"{error} of {name}: uWSGI takes 64 of a kind, and keeps those that were removed since it started; "
+                f"{error} of {name}: uWSGI has room for 64 of each kind, and keeps those that the code no longer has: "
                 "restart it, which empties its tables"
             ) from error
 
 
 def _ignore(signum: int) -> None:
-    log.debug("uWSGI's signal %d belongs to no function of this version", signum)
+    log.debug("uWSGI signal %d is ignored: the current code has no function for it", signum)
 
 
 def _name(function: Any) -> str:
@@ -183,7 +184,7 @@ def _name(function: Any) -> str:
 
 
 @contextlib.contextmanager
-def _reported() -> Iterator[None]:
+def _errors_logged() -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -191,4 +192,7 @@ def _reported() -> Iterator[None]:
 
 
 def _complain(error: OSError) -> None:
-    log.complain("timers of this process may fire more than once, since their list cannot be used: %s", error)
+    log.complain(
+        "timers of this process may fire more than once, because the list of timers cannot be read or written: %s",
+        error,
+    )
