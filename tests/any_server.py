@@ -1,4 +1,4 @@
-"""Each server that spoolkit knows, started on the same site and handled alike: uWSGI, gunicorn, flask run."""
+"""Every server that spoolkit knows (uWSGI, gunicorn, flask run), each started on the same site, with one interface."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ALL = [*UWSGI, *GUNICORN, *FLASK]
 
 
 class CommandServer(UwsgiServer):
-    """A server that is one command of this environment; ``{port}`` in it is its port, ``probe`` a page that answers."""
+    """A server that one command of this environment starts. ``{port}`` is its port, ``probe`` a page that answers."""
 
     def __init__(self, directory: Path, command: Sequence[object], *, probe: str = "/pid", **given: object) -> None:
         super().__init__(directory, ini=Path(os.devnull), **given)  # type: ignore[arg-type]
@@ -81,7 +81,7 @@ def start(
             f"pythonpath = {site}",
             f"module = {module}:app",
         ]
-        # SIGINT, as it is, ends a worker within its request, and with it all that uWSGI does at an end.
+        # By default SIGINT ends a worker within its request, and skips all that uWSGI does when a worker exits.
         lines += ["hook-master-start = unix_signal:15 gracefully_kill_them_all"]
         lines += ["spooler-frequency = 1", f"spooler = {directory / 'spool'}", *UWSGI[kind], *options]
         lines += [f"processes = {processes}"] * (processes is not None)
@@ -89,14 +89,14 @@ def start(
     if kind in GUNICORN:
         words = ["gunicorn", "--bind", "127.0.0.1:{port}", "--chdir", site, *GUNICORN[kind], *options]
         words += ["--workers", processes] * (processes is not None)
-        # What it is told over its control socket is not needed here.
+        # No test needs its control socket.
         return CommandServer(directory, [*words, f"{module}:app"], env=env, cwd=site)
     command = ["flask", "--app", module, "run", "--port", "{port}", *FLASK[kind], *options]
     return CommandServer(directory, command, env={**env, "SPOOLKIT_DEV_RUNNER": "false"}, cwd=site)
 
 
 def wait_until_complete(kind: str, server: UwsgiServer, processes: int | None = None) -> None:
-    """Wait until each process of uWSGI's serves: one that does not yet takes a signal to stop for its master's."""
+    """Wait until each HTTP process of uWSGI serves: before that, it handles a stop signal as its master would."""
 
     def complete() -> bool:
         pids = server.worker_pids()
@@ -107,7 +107,7 @@ def wait_until_complete(kind: str, server: UwsgiServer, processes: int | None = 
 
 
 def _waits(pid: int) -> list[str]:
-    """In which function of the kernel each thread of the process waits."""
+    """The kernel function in which each thread of the process waits."""
     try:
         return [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/wchan")]
     except OSError:  # it is gone meanwhile
@@ -115,7 +115,7 @@ def _waits(pid: int) -> list[str]:
 
 
 def ask_to_stop(kind: str, server: UwsgiServer) -> None:
-    """As an administrator does it, or Ctrl-C in a terminal, which reaches the whole group."""
+    """Stop it as an administrator does, or as Ctrl-C in a terminal does, which signals the whole group."""
     if kind in FLASK:
         os.killpg(server.master_pid, signal.SIGINT)
     else:
@@ -127,7 +127,7 @@ def wait_for_exit(server: UwsgiServer, timeout: float = STOP) -> None:
 
 
 def ask_to_reload(kind: str, server: UwsgiServer, touched: Path) -> None:
-    """Have the server replace its processes with new ones."""
+    """Make the server replace its processes."""
     if kind in FLASK:
         later = touched.stat().st_mtime + 10
         os.utime(touched, (later, later))
@@ -136,10 +136,10 @@ def ask_to_reload(kind: str, server: UwsgiServer, touched: Path) -> None:
 
 
 def wait_for_others(server: UwsgiServer, pids: Sequence[int], timeout: float = 30) -> None:
-    """Wait until none of ``pids`` is there and the server answers again."""
+    """Wait until all of ``pids`` are gone and the server answers again."""
 
     def replaced() -> bool:
-        with suppress(OSError, HTTPException):  # one that ends may break off in its answer
+        with suppress(OSError, HTTPException):  # a process that exits may interrupt its answer
             return server.get("/pid").status == 200 and not any(os.path.exists(f"/proc/{pid}") for pid in pids)
         return False
 

@@ -1,4 +1,4 @@
-"""What holds for all tests: which of the long ones run, with which examples, and that what they share is made once."""
+"""For all tests: which of the long ones run, with which examples, and that shared fixtures are created once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from sampling import in_sample
 
-# What the servers of tests publish for the folders of their code must not be found by anybody else.
+# Nobody else may find what the servers of tests publish for the folders of their code.
 os.environ["XDG_STATE_HOME"] = os.path.join(tempfile.gettempdir(), f"spoolkit-tests-state-{os.getpid()}")
 
 MADE = pytest.StashKey[Counter[str]]()
@@ -23,7 +23,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[MADE] = Counter()
-    # A shell's background job and nohup ignore these signals, and so would every program that a test starts.
+    # A background job of a shell and nohup ignore these signals; every program of a test would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for signum in (signal.SIGQUIT, signal.SIGHUP):
         signal.signal(signum, signal.SIG_DFL)
@@ -35,7 +35,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is not in the sample."""
+    """Deselect the tests that are not in the sample."""
     sample = config.getoption("--sample")
     if sample is not None:
         out = [item for item in items if item.get_closest_marker("matrix") and not in_sample(item.nodeid, sample)]
@@ -44,7 +44,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object], request: pytest.FixtureRequest) -> None:
-    """Count what tests share. What pytest and its plugins bring, once in each process, has no ``baseid``."""
+    """Count shared fixtures. Those of pytest and its plugins, one per process, have no ``baseid``."""
     if fixturedef.scope != "function" and fixturedef.baseid:
         name = f"{request.node.nodeid or fixturedef.baseid}: {fixturedef.argname}"
         if hasattr(request, "param"):
@@ -54,16 +54,16 @@ def pytest_fixture_setup(fixturedef: pytest.FixtureDef[object], request: pytest.
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: object) -> None:
-    """A process of ``pytest -n`` is done: add what it has made."""
+    """Add the fixtures that a finished process of ``pytest -n`` has created."""
     made = getattr(node, "workeroutput", {}).get("made", {})
     node.config.stash[MADE].update(made)  # type: ignore[attr-defined]
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Fail the run where a shared fixture was made twice: its tests were spread over processes, or torn apart.
+    """Fail the run where a shared fixture was created twice: the tests of one file ran in several processes.
 
-    Once all processes of ``pytest -n`` made the servers of all modules, and the machine had load 100.
+    Once every process of ``pytest -n`` started the servers of all modules, and the machine had a load of 100.
     """
     output = getattr(session.config, "workeroutput", None)
     if output is not None:

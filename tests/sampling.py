@@ -1,4 +1,4 @@
-"""What of a matrix runs in ``make test``; ``make matrix`` runs all of it."""
+"""Which rows of a matrix run in ``make test``; ``make matrix`` runs all of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 
 def sampled(rows: Sequence[Any], *kept: Any) -> list[Any]:
-    """The rows for ``pytest.mark.parametrize``; all but those in ``kept`` are marked ``matrix``.
+    """The rows for ``pytest.mark.parametrize``; all except those in ``kept`` are marked ``matrix``.
 
     A row of several parameters is a tuple, and so it is in ``kept``.
     """
@@ -25,6 +25,6 @@ def _marked(row: Any) -> Any:
 
 
 def in_sample(test: str, sample: str) -> bool:
-    """Whether the test of that id is in the part ``K/N``, the K-th of N. A test is in the same part in every run."""
+    """Whether the test with this id is in part ``K/N``, the K-th of N. A test is in the same part in every run."""
     part, parts = map(int, sample.split("/"))
     return zlib.crc32(test.encode()) % parts == part % parts

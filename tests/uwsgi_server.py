@@ -1,4 +1,4 @@
-"""A real uWSGI for tests: started on a free port, talked to over HTTP, stopped or killed."""
+"""A real uWSGI for tests: started on a free port, asked over HTTP, stopped or killed."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ STOP = 30.0
 
 
 def wait_until(condition: Callable[[], T], *, timeout: float = 40, message: str | Callable[[], str] = "") -> T:
-    """What ``condition`` gives once it is true; an AssertionError with ``message`` after ``timeout`` seconds."""
+    """Wait until ``condition`` is true and return its value; fail with ``message`` after ``timeout`` seconds."""
     begun = time.monotonic()
     while not (value := condition()):
         waited = time.monotonic() - begun
         if waited > timeout:
             raise AssertionError((message() if callable(message) else message) or f"not within {timeout} s")
-        # A look reads a log or a store: too many would take the time of what is waited for.
+        # A condition reads a log or a store: checked too often, it would slow down the server that the test waits for.
         time.sleep(min(0.01 + waited / 20, 0.05))
     return value
 
@@ -49,7 +49,7 @@ class Response:
 
 
 class UwsgiServer:
-    """One uWSGI instance, of the given ini file or of lines of options."""
+    """One uWSGI server, started with an ini file or with lines of options."""
 
     def __init__(
         self,
@@ -111,7 +111,7 @@ class UwsgiServer:
             )
 
     def __exit__(self, *_: object) -> None:
-        # What a stop does is seen where a test asks for one: here it would take seconds of each of them.
+        # Tests of a stop stop the server themselves: a graceful stop here would add seconds to every test.
         self.kill()
 
     @property
@@ -127,7 +127,7 @@ class UwsgiServer:
         return self._pids(r"spawned the uWSGI spooler on dir \S+ with pid (\d+)")
 
     def wait_for_spoolers(self) -> UwsgiServer:
-        """Until each spooler has loaded the application: with lazy-apps later than uWSGI listens."""
+        """Wait until each spooler has loaded the application: with lazy-apps that is after uWSGI listens."""
         folder = self.spool / "spoolers"
         wait_until(lambda: all((folder / str(pid)).exists() for pid in self.spooler_pids()), message=self.log)
         return self
@@ -161,7 +161,7 @@ class UwsgiServer:
         )
 
     def stop(self) -> None:
-        """As an administrator stops it; what does not go within the time is killed."""
+        """Stop it as an administrator does; kill it if it does not exit in time."""
         if self._process is not None and not self.exited:
             self._process.send_signal(signal.SIGINT)  # SIGTERM is a brutal reload without die-on-term
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -169,10 +169,10 @@ class UwsgiServer:
         self.kill()
 
     def kill(self) -> None:
-        """As a power cut does: master and children at once."""
+        """Kill the master and its children at the same time, as a power cut does."""
         if self._process is None:
             return
-        # The session is ours alone. Spoolers outlive a killed master until they have done the directory.
+        # The session is ours alone. After a kill of the master, spoolers go on until the directory is empty.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait(STOP)
@@ -184,7 +184,7 @@ class UwsgiServer:
         return bool(ignored) and bool(int(ignored[1], 16) & 1 << signum - 1)
 
     def _members(self) -> list[int]:
-        """The living processes of this uWSGI's session; what a job started among them."""
+        """The living processes of this server's session, including those that jobs started."""
         assert self._process is not None
         members = []
         for name in os.listdir("/proc"):
@@ -219,7 +219,7 @@ class UwsgiServer:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on."""
+    """A port of 127.0.0.1 on which no process listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -25,7 +25,7 @@ class Event(NamedTuple):
 
 
 class History:
-    """What the tasks of a site wrote down."""
+    """The events that the tasks of a site have written."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -37,7 +37,7 @@ class History:
         return [event for event in parsed if event.words[: len(words)] == words]
 
     def wait_for(self, *words: str, count: int = 1, timeout: float = 40) -> list[Event]:
-        """The same, once there are ``count``."""
+        """The same, as soon as there are ``count`` of them."""
         wait_until(
             lambda: len(self.events(*words)) >= count,
             timeout=timeout,
@@ -65,10 +65,10 @@ class Site:
         return sorted(name for name in os.listdir(self.spool) if name.startswith("uwsgi_spoolfile_on_"))
 
     def dead(self) -> dict[str, dict[str, Any]]:
-        """What was set aside, by name, with its report."""
+        """The files in ``dead/``, by name, each with its report."""
         folder = self.spool / "dead"
         names = os.listdir(folder) if folder.exists() else []
-        # The report is written before the file comes, so where the file is there it is whole.
+        # The report is written before the file is moved there, so it is complete if the file exists.
         kept = sorted(name for name in names if not name.endswith((".json", ".new")))
         return {name: json.loads((folder / f"{name}.json").read_text()) for name in kept}
 
@@ -99,7 +99,7 @@ def environment_in(folder: Path) -> dict[str, str]:
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """What a process of the site, within uWSGI or not, needs in its environment."""
+    """The environment of a process of the site, inside or outside uWSGI."""
     return environment_in(tmp_path)
 
 
@@ -114,7 +114,7 @@ def site_in(
     env: Mapping[str, str] = {},
     spool: Path | None = None,
 ) -> Site:
-    """A site with its files in ``folder``, whose server is not started yet; ``options`` are lines of its ini."""
+    """A site with its files in ``folder`` and a server that is not started yet; ``options`` are lines of its ini."""
     spool = spool or folder / "spool"
     lines: Sequence[str] = [
         "master = true",
@@ -148,7 +148,7 @@ def start_site(tmp_path: Path, environment: dict[str, str]) -> Iterator[StartSit
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """The site for all tests of a file that need no server of their own."""
+    """One site for all tests of a file that do not need their own server."""
     site = site_in(tmp_path_factory.mktemp("site"))
     with site.server:
         yield site

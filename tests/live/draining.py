@@ -1,4 +1,4 @@
-"""Sites that can be stopped and reloaded in every way, and the account of what became of their jobs."""
+"""Sites that can be stopped and reloaded in every way, and how the attempts of their jobs ended."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class Deployed:
             store.close()
 
     def wait_until_up(self) -> None:
-        """Until every process has loaded the application."""
+        """Wait until every process has loaded the application."""
         self.jobs.wait_for_spoolers()
         wait_until(
             lambda: self.jobs.log().count('unix_signal:3 worker_wakeup" (accepting)') >= 2, message=self.jobs.log
@@ -120,7 +120,7 @@ def deployed(
     env = {
         "HISTORY": str(history.path),
         "PYTHONUNBUFFERED": "1",
-        # A module that is rewritten within a second would be taken for the one that was compiled before.
+        # If a module is rewritten within a second, Python would use the compiled code of the old one.
         "PYTHONDONTWRITEBYTECODE": "1",
         "SPOOLKIT_GRACE": str(grace),
         "SPOOLKIT_TIMEOUT_GRACE": "1",

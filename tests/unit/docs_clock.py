@@ -1,4 +1,4 @@
-"""A clock that stands still unless it is told to go, and a task that waits for a word."""
+"""A clock that moves only when a test moves it, and a task that waits for a signal of the test."""
 
 from __future__ import annotations
 
@@ -18,6 +18,6 @@ def pass_by(seconds: float) -> None:
 
 
 def hold() -> None:
-    """Say that the task is here, and wait until it may go on."""
+    """Tell the test that the task has come here, and wait for permission to continue."""
     os.write(reached[1], b".")
     os.read(released[0], 1)

@@ -1,4 +1,4 @@
-"""What goes wrong at the n-th step that a process does outside itself: it ends there, or loses the store."""
+"""Faults at the n-th call of a process into the file system or the store: the process exits, or the store breaks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from spoolkit import StoreUnavailableError
 from spoolkit.store.database import Database
 
 CRASHED = 77
-"""The status of a process that ended at a step."""
+"""The exit status of a process that was ended at a step."""
 
 CALLS = ("rename", "utime", "unlink", "open", "mkdir")
 
@@ -48,7 +48,7 @@ class Steps:
 
 
 def die_at(step: int) -> None:
-    """End this process at that step of its own, counted from 0. There is no way back: for a child."""
+    """End this process at its call number ``step``, counted from 0. For a forked child: there is no way back."""
     left = step
 
     def reached() -> None:
@@ -62,7 +62,7 @@ def die_at(step: int) -> None:
 
 @contextlib.contextmanager
 def no_store_after(moves: int) -> Iterator[None]:
-    """Within it, the store takes that many moves and then no more."""
+    """Within it, the store accepts that many transitions and then breaks."""
     left, transaction = moves, Database.transaction
 
     @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Work done in a process of its own, which may end in any way."""
+"""Work in a child process, which may end in any way."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 
 def start_child(work: Callable[[], object]) -> int:
-    """Fork a child that does ``work`` and nothing after it; returns its pid."""
+    """Fork a child that does ``work`` and exits; return its pid."""
     sys.stdout.flush()
     sys.stderr.flush()
     pid = os.fork()
@@ -27,11 +27,11 @@ def start_child(work: Callable[[], object]) -> int:
 
 
 def wait_child(pid: int) -> int:
-    """The status with which the child ended, once it has; minus the signal if one ended it."""
+    """Wait for the child and return its exit status, or minus the number of the signal that ended it."""
     _, status = os.waitpid(pid, 0)
     return os.waitstatus_to_exitcode(status)
 
 
 def in_child(work: Callable[[], object]) -> int:
-    """Have a child do ``work``; returns the status with which it ended."""
+    """Do ``work`` in a child and return its exit status."""
     return wait_child(start_child(work))

@@ -1,4 +1,4 @@
-"""Tasks that do what their plan says, one word for each start, and write down that they started."""
+"""Tasks that follow a plan, one word per start, and record each start."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from spoolkit.system import clock
 BACKOFF = 5.0
 
 history = ""
-"""The file to which each start and each proper end is added."""
+"""The file to which each start and each normal end is appended."""
 
 is_child = False
-"""Whether this process may end in the middle of a task."""
+"""Whether a task may end this process."""
 
 on_start: Callable[[str], None] | None = None
 """Called once, by the first task that starts, with the job's id."""
@@ -31,7 +31,7 @@ def note(word: str, id: str, *more: object) -> None:
 
 
 def read() -> list[list[str]]:
-    """What was written down: ``start <id> <time> <attempt>`` and ``ok <id>``."""
+    """The recorded lines: ``start <id> <time> <attempt>`` and ``ok <id>``."""
     try:
         with open(history, encoding="ascii") as file:
             return [line.split() for line in file]
@@ -88,4 +88,4 @@ TASKS = {
 }
 WORDS = ("ok", "fail", "wrong", "pointless", "retry", "again", "abort", "obey", "die")
 LAST = {"steady": {"abort"}, "picky": {"abort", "wrong"}}
-"""What a task does after which the job is dead, whatever attempts are left."""
+"""The words of a plan after which the job is dead, even if attempts are left."""

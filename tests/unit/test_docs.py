@@ -1,4 +1,4 @@
-"""docs/cli.md tells every command, and shows what each prints. ``SPOOLKIT_WRITE_DOCS=1`` writes the outputs anew."""
+"""docs/cli.md describes every command and shows its output. ``SPOOLKIT_WRITE_DOCS=1`` updates the outputs."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def busy(tmp_path: Path, frozen: None) -> Iterator[Flask]:
 def run_due(spool: str) -> None:
     for path in spoolfile.pending(spool):
         if os.stat(path).st_mtime > docs_clock.now and lookup.find(lookup.id_of(path)).run_at is None:
-            os.utime(path, (docs_clock.now, docs_clock.now))  # a file's time is the machine's, not this clock's
+            os.utime(path, (docs_clock.now, docs_clock.now))  # files get the time of the machine
     Spooler(spool).run_due()
 
 
@@ -114,7 +114,7 @@ def shell(busy: Flask, tmp_path: Path) -> Iterator[Shell]:
 
 
 def said(words: list[str], folder: Path) -> str:
-    """What the command says in a site of its own, on the machine's clock; ``run`` is stopped by Ctrl-C."""
+    """The output of the command in its own site, with the machine's clock; Ctrl-C stops ``run``."""
     output = folder / "said"
     with output.open("wb") as log:
         process = subprocess.Popen([sys.executable, "-m", *words], cwd=folder, stdout=log, stderr=log)
@@ -128,7 +128,7 @@ def said(words: list[str], folder: Path) -> str:
 
 
 def plain(text: str, folder: Path) -> str:
-    """The output without what differs from run to run."""
+    """The output without the parts that differ from run to run."""
     text = re.sub(rf"{re.escape(os.path.realpath(folder))}/\w+", "/srv/shop", text)
     text = text.replace(os.path.dirname(os.path.realpath(__file__)), "/srv/shop")
     text = re.sub(r"\bpid \d+", "pid 4242", text)

@@ -26,7 +26,7 @@ def pages() -> list[str]:
 
 
 def anchors(page: Path) -> set[str]:
-    """What GitHub makes of the page's headings."""
+    """The anchors that GitHub derives from the headings of the page."""
     found: set[str] = set()
     for heading in HEADING.findall(FENCE.sub("", page.read_text())):
         text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).lower()

@@ -38,11 +38,11 @@ def main(end: str, jobs: int, seconds: float) -> None:
     made.append(failed)
     untracked(seconds)
     for job in made:
-        _ = job.state  # who asks has the row written, which otherwise comes a moment later
-    # Each on a line of its own: whoever reads counts them.
+        _ = job.state  # the question makes the row be written now instead of a moment later
+    # One line each: the test counts the lines.
     print("\n".join(job.id for job in made), flush=True)
     if end == "fork":
-        # What a task forks may end as Python does: it has none of these jobs.
+        # A process that a task forks may exit as Python does: it has none of these jobs.
         if os.fork() == 0:
             own = work(0.0)
             wait_for(own, State.DONE)
