@@ -1,8 +1,12 @@
-"""ARCHITECTURE.md and docs/internals.md are true: files and functions exist, wings and layers are those of the code."""
+"""ARCHITECTURE.md and docs/internals.md name files, functions, wings and layers that exist.
+
+``SPOOLKIT_WRITE_DOCS=1`` updates the diagram.
+"""
 
 from __future__ import annotations
 
 import ast
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -61,16 +65,24 @@ def test_the_wings_of_the_table_are_the_folders_of_the_package() -> None:
     assert sorted(wings) == sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
 
 
-def test_the_diagram_shows_the_layers_that_import_linter_enforces() -> None:
-    diagram = ARCHITECTURE.partition("```mermaid")[2].partition("```")[0]
-    boxes = re.findall(r'^ +(\w+)\["([^"]+)"\](?: --> (\w+))?$', diagram, re.MULTILINE)
-    assert [after for _, _, after in boxes[:-1]] == [name for name, _, _ in boxes[1:]]
-    shown = [{name.strip().removesuffix("/") for name in label.split("·")} for _, label, _ in boxes]
+def drawn() -> str:
+    """The diagram: one box per layer of import-linter's contract, from top to bottom."""
     [contract] = [
         contract
         for contract in tomllib.loads((TOP / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
         if contract["type"] == "layers"
     ]
-    assert shown == [{name.strip() for name in re.split(r"[|:]", layer)} for layer in contract["layers"]]
-    folders = {name.strip() for _, label, _ in boxes for name in label.split("·") if name.strip().endswith("/")}
-    assert folders == {f"{path.parent.name}/" for path in PACKAGE.glob("*/__init__.py")}
+    wings = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    boxes = []
+    for number, layer in enumerate(contract["layers"]):
+        names = [f"{name}/" if name in wings else name for name in re.split(r" *[|:] *", layer)]
+        following = f" --> layer{number + 1}" if layer != contract["layers"][-1] else ""
+        boxes.append(f'    layer{number}["{" · ".join(names)}"]{following}\n')
+    return "flowchart TD\n" + "".join(boxes)
+
+
+def test_the_diagram_shows_the_layers_that_import_linter_enforces() -> None:
+    current = re.sub(r"(?<=^```mermaid\n).*?(?=^```$)", drawn(), ARCHITECTURE, flags=re.DOTALL | re.MULTILINE)
+    if os.environ.get("SPOOLKIT_WRITE_DOCS"):
+        (TOP / "ARCHITECTURE.md").write_text(current)
+    assert current == ARCHITECTURE
