@@ -101,8 +101,8 @@ class Job(job.JobSpec, Generic[R]):
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the job is over, at most ``timeout`` seconds (``None``: for ever); whether it is."""
-        folder = locations.store().folder
-        return waiting.until(lambda: self.state in FINISHED, folder, self.id, timeout)
+        spool_dir = locations.spool_dir_of(self.queue)
+        return waiting.until(lambda: self.state in FINISHED, spool_dir, self.id, timeout)
 
     def cancel(self, *, force: bool = False) -> State:
         """See that the job does not run, or not on; see :func:`spoolkit.admin.actions.cancel`."""

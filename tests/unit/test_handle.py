@@ -449,20 +449,53 @@ def test_a_wait_has_an_end(work: Callable[[], None]) -> None:
     assert not retrying.wait(0.02), "another attempt is to come"
 
 
-def test_it_waits_beside_the_store_wherever_that_is(tmp_path: Path, told_only: None) -> None:
+@pytest.fixture
+def store_elsewhere(tmp_path: Path, told_only: None) -> Iterator[None]:
+    """An application whose store lies outside its spool directory, and a second spool directory."""
     app = Flask("elsewhere")
     app.config.update(SPOOLKIT_SPOOL=tmp_path / "spool", SPOOLKIT_STORE=tmp_path / "records" / "jobs.db")
-    (tmp_path / "records").mkdir()
+    for folder in ("records", "exports", "exports/spoolers"):
+        (tmp_path / folder).mkdir()
     SpoolKit(app)
     with app.app_context():
-        assert isinstance(locations.store(), Store)
-        job = gives_back(1)
-        pid = os.fork()
-        if not pid:
-            os._exit(0 if job.wait(10) else 1)
-        wait_until(lambda: waits(pid, f"{tmp_path}/records/waiting/{job.id}"))
-        Spooler(str(tmp_path / "spool")).run_due()
-        assert os.waitpid(pid, 0)[1] == 0
+        yield
+
+
+def test_wait_uses_the_spool_directory_where_the_store_lies_elsewhere(tmp_path: Path, store_elsewhere: None) -> None:
+    spool_dir = str(tmp_path / "spool")
+    assert isinstance(locations.store(), Store)
+    job = gives_back(1)
+    pid = os.fork()
+    if not pid:
+        os._exit(0 if job.wait(10) else 1)
+    wait_until(lambda: waits(pid, f"{spool_dir}/waiting/{job.id}"))
+    Spooler(spool_dir).run_due()
+    assert os.waitpid(pid, 0)[1] == 0
+    assert not os.path.exists(tmp_path / "records" / "waiting")
+
+
+@spool(retries=0)
+def stores_a_checkpoint() -> list[str]:
+    job = current_job()
+    job.checkpoint(1)
+    job.progress(1, 2)
+    return [folder for folder in _folders if os.path.exists(os.path.join(folder, job.id))]
+
+
+_folders: list[str] = []
+
+
+@pytest.mark.parametrize("queue", ["spool", "exports"])
+def test_an_attempt_keeps_its_files_in_the_spool_directory_where_the_store_lies_elsewhere(
+    tmp_path: Path, store_elsewhere: None, monkeypatch: pytest.MonkeyPatch, queue: str
+) -> None:
+    spool_dir = str(tmp_path / queue)
+    places = [f"{tmp_path}/{root}/{name}" for root in ("records", queue) for name in ("running", "checkpoints")]
+    monkeypatch.setitem(globals(), "_folders", places)
+    job = stores_a_checkpoint.using(queue=None if queue == "spool" else spool_dir)()
+    Spooler(spool_dir).run_due()
+    assert job.result == [f"{spool_dir}/running", f"{spool_dir}/checkpoints"]
+    assert {path.name.partition("-")[0] for path in (tmp_path / "records").iterdir()} == {"jobs.db"}
 
 
 # One of many

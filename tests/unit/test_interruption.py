@@ -62,21 +62,25 @@ def running(store: Store) -> Iterator[Running]:
     running.kill()
 
 
+def spool_dir(store: Store) -> str:
+    return os.path.dirname(store.path)
+
+
 def marks(store: Store) -> list[str]:
-    return sorted(os.listdir(Path(store.folder, files.SERVED)))
+    return sorted(os.listdir(Path(spool_dir(store), files.SERVED)))
 
 
 def test_who_comes_later_to_kill_a_process_leaves_its_mark_alone(store: Store, running: Running) -> None:
-    interruption.mark(store.folder, running.pid)
+    interruption.mark(spool_dir(store), running.pid)
     running.kill()
-    interruption.mark(store.folder, running.pid)
-    assert interruption.was_marked(store.folder, running.pid, running.identity)
+    interruption.mark(spool_dir(store), running.pid)
+    assert interruption.was_marked(spool_dir(store), running.pid, running.identity)
 
 
 def test_of_a_dead_process_nothing_is_said(store: Store, running: Running) -> None:
     running.kill()
-    interruption.mark(store.folder, running.pid)
-    assert not os.path.exists(Path(store.folder, files.SERVED))
+    interruption.mark(spool_dir(store), running.pid)
+    assert not os.path.exists(Path(spool_dir(store), files.SERVED))
 
 
 def claim(store: Store) -> object:
@@ -86,7 +90,7 @@ def claim(store: Store) -> object:
 def test_a_mark_stays_until_the_store_knows_of_the_stop(
     store: Store, running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    interruption.mark(store.folder, running.pid)
+    interruption.mark(spool_dir(store), running.pid)
     running.kill()
 
     def unavailable(*args: object, **options: object) -> None:
@@ -94,7 +98,7 @@ def test_a_mark_stays_until_the_store_knows_of_the_stop(
 
     def run() -> runner.Ended | None:
         job, place = JobSpec(id=ID, task="t"), runner.Place(file="f", count=lambda: 2)
-        return runner.attempt(job, declared, place, store, Settings(store.folder))
+        return runner.attempt(job, declared, place, store, Settings(spool_dir(store)))
 
     declared = Declared("t", lambda: None, TaskOptions())
     with monkeypatch.context() as locked:
@@ -110,13 +114,13 @@ def test_a_mark_stays_until_the_store_knows_of_the_stop(
 
 
 def test_marks_of_no_running_job_are_swept(store: Store, running: Running) -> None:
-    interruption.mark(store.folder, running.pid)
-    interruption.mark(store.folder, os.getpid())
+    interruption.mark(spool_dir(store), running.pid)
+    interruption.mark(spool_dir(store), os.getpid())
     running.kill()
-    retention.sweep(store)
+    retention.sweep(store, spool_dir(store))
     assert marks(store) == [f"stopped.{running.pid}"], "the next claim asks for it"
-    interruption.interrupt(store, [running.pid], kill=lambda pid: None, left=lambda id: (None, ""))
-    retention.sweep(store)
+    interruption.interrupt(store, [running.pid], kill=lambda pid: None, left=lambda id, queue: (None, ""))
+    retention.sweep(store, spool_dir(store))
     assert marks(store) == []
 
 

@@ -706,8 +706,9 @@ def test_the_file_is_its_owners_alone(store: Store) -> None:
         start(store)
     finally:
         os.umask(umask)
-    for name in os.listdir(store.folder):
-        assert os.stat(os.path.join(store.folder, name)).st_mode & 0o777 == 0o600, name
+    folder = os.path.dirname(store.path)
+    for name in os.listdir(folder):
+        assert os.stat(os.path.join(folder, name)).st_mode & 0o777 == 0o600, name
 
 
 # A file of another version.

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Iterable, Iterator
+from functools import partial
 
 from spoolkit.admin.lookup import HEAD_SIZE, Listing, check_id, directories, find, from_store, jobs, recorded
 from spoolkit.encoding import packet
@@ -122,6 +123,7 @@ def cancel(id: str, *, force: bool = False) -> State:
     deadline, store = time.monotonic() + CLAIM_TIME, locations.store()
     while True:
         status = find(id)
+        spool_dir = locations.spool_dir_of(status.queue)
         if status.state in FINISHED:
             raise JobStateError(f"job {id} is already {status.state}", job=id, state=str(status.state))
         if status.state is not State.RUNNING:
@@ -132,12 +134,12 @@ def cancel(id: str, *, force: bool = False) -> State:
         elif not status.has_file or status.pid == os.getpid():
             message = f"job {id} cannot be killed: its process does other work too"
             raise JobStateError(message, job=id, state="running")
-        elif store.cancel_running(id, kill=lambda pid: _kill(pid, id), left=lambda: running.look(store.folder, id)):
+        elif store.cancel_running(id, kill=lambda pid: _kill(pid, id), left=partial(running.look, spool_dir, id)):
             with _claimed(status) as path:  # None: a spooler has claimed the file already, and removes it
                 if path is not None:
                     spoolfile.finish(path)
-            running.forget(store.folder, id)
-            waiting.announce(store.folder, id)
+            running.forget(spool_dir, id)
+            waiting.announce(spool_dir, id)
             return State.CANCELLED
         if time.monotonic() > deadline:
             raise _locked(status)
@@ -145,17 +147,17 @@ def cancel(id: str, *, force: bool = False) -> State:
 
 
 def _cancel_waiting(status: Status) -> bool:
-    store = locations.store()
+    store, spool_dir = locations.store(), locations.spool_dir_of(status.queue)
     with _claimed(status) as path:
         if path is None:
             return False
-        progress, left = running.look(store.folder, status.id)
+        progress, left = running.look(spool_dir, status.id)
         reason, file = "cancelled while it was not running", os.path.basename(path)
         if not store.cancel(status, reason, file=file, log=left, progress=progress):
             return False
         spoolfile.finish(path)
-    running.forget(store.folder, status.id)
-    waiting.announce(store.folder, status.id)
+    running.forget(spool_dir, status.id)
+    waiting.announce(spool_dir, status.id)
     return True
 
 
@@ -164,17 +166,17 @@ def _cancel_in_process(status: Status) -> bool:
     store = locations.store()
     if not store.cancel(status, "cancelled before it ran", file=None):
         return False
-    waiting.announce(store.folder, status.id)
+    waiting.announce(locations.spool_dir_of(status.queue), status.id)
     return True
 
 
 def _ask_to_stop(status: Status) -> State:
-    store = locations.store()
-    if store.ask_to_stop(status.id):
-        running.ask_to_stop(store.folder, status.id)
+    spool_dir = locations.spool_dir_of(status.queue)
+    if locations.store().ask_to_stop(status.id):
+        running.ask_to_stop(spool_dir, status.id)
     after = find(status.id).state
     if after is not State.RUNNING:
-        running.forget(store.folder, status.id)  # it finished before it could be asked
+        running.forget(spool_dir, status.id)  # it finished before it could be asked
     return after
 
 

@@ -260,7 +260,7 @@ def _with_progress(status: Status) -> Status:
     """The status with the progress of the running attempt, which only its file in ``running/`` holds."""
     if status.state is not State.RUNNING:
         return status
-    progress, _ = running.look(locations.store().folder, status.id)
+    progress, _ = running.look(locations.spool_dir_of(status.queue), status.id)
     return replace(status, progress=progress)
 
 
@@ -274,7 +274,7 @@ def recorded(id: str) -> Status | None:
 
 def mark_lost() -> bool:
     """Record the jobs of processes that are gone as lost. Returns whether there were any."""
-    return bool(from_store(lambda: orphans.mark_lost(locations.store())))
+    return bool(from_store(lambda: orphans.mark_lost(locations.store(), locations.directory())))
 
 
 def from_store(read: Callable[[], T]) -> T | None:
@@ -461,7 +461,7 @@ def details(id: str) -> Details:
     status = find(id)
     attempts, events = from_store(lambda: locations.store().history(id)) or ([], [])
     if attempts and attempts[-1].finished_at is None:
-        _, log = running.look(locations.store().folder, id)
+        _, log = running.look(locations.spool_dir_of(status.queue), id)
         attempts[-1] = replace(attempts[-1], log=log)
     return Details(status, _arguments(status), attempts, events)
 

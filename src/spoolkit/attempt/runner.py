@@ -15,14 +15,14 @@ from spoolkit.attempt import calling, job_log, output, process_state, retry, tim
 from spoolkit.attempt.current_job import CurrentJob, running
 from spoolkit.encoding import codec
 from spoolkit.errors import ArgumentError, StoreUnavailableError
-from spoolkit.job import Cancelled, Dead, Done, Failure, JobSpec, Outcome, RetryAt, TaskOptions
+from spoolkit.job import Cancelled, Dead, Done, Failure, JobSpec, Outcome, Progress, RetryAt, TaskOptions
 from spoolkit.registry import Declared
 from spoolkit.settings import Settings
 from spoolkit.spooldir import checkpoints, waiting
 from spoolkit.spooldir import running as recorder
 from spoolkit.spooldir.checkpoints import Checkpoint
 from spoolkit.spooldir.running import Recorder
-from spoolkit.store import interruption
+from spoolkit.store import interruption, locations
 from spoolkit.store.claims import AlreadySettled, Granted, InUse, PreviousCrashed
 from spoolkit.store.transitions import Result, Store
 from spoolkit.system import clock, log, task_signals
@@ -70,6 +70,7 @@ def attempt(
     ``arguments`` are the job's in the codec's bytes, for the record.
     """
     options = declared.options
+    spool_dir, marks_dir = locations.spool_dir_of(job.queue, config), locations.directory(config)
     claimed = partial(
         store.claim,
         job,
@@ -82,33 +83,38 @@ def attempt(
     )
     try:
         claim = claimed()
-        if isinstance(claim, PreviousCrashed) and interruption.was_marked(store.folder, claim.pid, claim.identity):
-            interruption.interrupt(store, [claim.pid], kill=_nobody, left=lambda id: recorder.look(store.folder, id))
+        if isinstance(claim, PreviousCrashed) and interruption.was_marked(marks_dir, claim.pid, claim.identity):
+            left = partial(_left, config)
+            interruption.interrupt(store, [claim.pid], kill=_nobody, left=left)
             # Not before: the mark is all that is known of the stop until then.
-            interruption.unmark(store.folder, claim.pid)
+            interruption.unmark(marks_dir, claim.pid)
             claim = claimed()
     except StoreUnavailableError as error:
         log.unrecorded(error)
-        if recorder.is_alive(store.folder, job.id):
+        if recorder.is_alive(spool_dir, job.id):
             return None
         number = place.count()
         if number > options.attempts:
             dead = Dead(Failure("no attempt is left; the last ended with its process", ending="crashed"))
             return _logged(job, dead)
-        return _run(job, declared, Granted(number, number), place, None, store.folder, config)
+        return _run(job, declared, Granted(number, number), place, None, spool_dir, config)
     match claim:
         case InUse(copied):
             if copied is not None:
                 log.complain("%s is a copy of %s, by which its job runs: it is left alone", place.file, copied)
             return None
         case AlreadySettled(Dead() as outcome):
-            return _logged(job, outcome, lambda: refuse(job, outcome, place, store))
+            return _logged(job, outcome, lambda: refuse(job, outcome, place, store, config))
         case AlreadySettled(outcome):
-            return Ended(outcome, lambda: refuse(job, outcome, place, store))
+            return Ended(outcome, lambda: refuse(job, outcome, place, store, config))
         case PreviousCrashed():
-            return _after_crash(job, declared, claim, store)
+            return _after_crash(job, declared, claim, store, spool_dir)
         case Granted():
-            return _run(job, declared, claim, place, store, store.folder, config)
+            return _run(job, declared, claim, place, store, spool_dir, config)
+
+
+def _left(config: Settings, id: str, queue: str | None) -> tuple[Progress | None, str]:
+    return recorder.look(locations.spool_dir_of(queue, config), id)
 
 
 def _nobody(pid: int) -> None:
@@ -133,20 +139,26 @@ def attempt_untracked(job: JobSpec, declared: Declared, number: int = 1) -> Outc
     return outcome
 
 
-def refuse(job: JobSpec, outcome: Outcome, place: Place, store: Store) -> None:
+def refuse(job: JobSpec, outcome: Outcome, place: Place, store: Store, config: Settings) -> None:
     """Record a job as dead that has no attempt to be recorded with. Never raises."""
     if isinstance(outcome, Dead):
         _recorded(lambda: store.refuse(job, outcome.failure, file=place.file))
-        waiting.announce(store.folder, job.id)
+        waiting.announce(locations.spool_dir_of(job.queue, config), job.id)
 
 
 def _run(
-    job: JobSpec, declared: Declared, start: Granted, place: Place, store: Store | None, folder: str, config: Settings
+    job: JobSpec,
+    declared: Declared,
+    start: Granted,
+    place: Place,
+    store: Store | None,
+    spool_dir: str,
+    config: Settings,
 ) -> Ended:
     options = declared.options
-    show = Recorder(folder, job.id)
+    show = Recorder(spool_dir, job.id)
     most = start.attempt - start.attempt_since_reset + options.attempts
-    kept = Checkpoint(folder, job.id)
+    kept = Checkpoint(spool_dir, job.id)
     current = CurrentJob(**vars(job), attempt=start.attempt, max_attempts=most, _recorder=show, _kept=kept)
     returned: object = None
     error: BaseException | None = None
@@ -187,7 +199,7 @@ def _run(
         job_log.replaced(f"job {job.id} of {job.task}", beyond_repair)
     elif beyond_repair:
         job_log.damaged(job, beyond_repair)
-    record = partial(_recorded, partial(_end, job, start.attempt, outcome, show, store, folder, config))
+    record = partial(_recorded, partial(_end, job, start.attempt, outcome, show, store, spool_dir, config))
     return Ended(outcome, record, spoiled=bool(beyond_repair), logged=True)
 
 
@@ -206,8 +218,8 @@ def _decided(options: TaskOptions, attempt: int, returned: object, error: BaseEx
         return retry.after_failure(options, attempt, failure, now=now, jitter=jitter)
 
 
-def _after_crash(job: JobSpec, declared: Declared, crash: PreviousCrashed, store: Store) -> Ended:
-    progress, left = recorder.look(store.folder, job.id)
+def _after_crash(job: JobSpec, declared: Declared, crash: PreviousCrashed, store: Store, spool_dir: str) -> Ended:
+    progress, left = recorder.look(spool_dir, job.id)
     failure = _what_killed(crash, left, limited=declared.options.timeout is not None)
     now, jitter = clock.now(), random.random()  # noqa: S311 - as above
     if crash.cancel_asked:
@@ -217,8 +229,8 @@ def _after_crash(job: JobSpec, declared: Declared, crash: PreviousCrashed, store
 
     def record() -> None:
         _recorded(lambda: store.finish(job, crash.attempt, outcome, progress=progress, log=left))
-        recorder.forget(store.folder, job.id)
-        _announce(job, outcome, store.folder)
+        recorder.forget(spool_dir, job.id)
+        _announce(job, outcome, spool_dir)
 
     return _logged(job, outcome, record)
 
@@ -239,7 +251,7 @@ def _what_killed(crash: PreviousCrashed, left: str, *, limited: bool) -> Failure
 
 
 def _end(
-    job: JobSpec, number: int, outcome: Outcome, show: Recorder, store: Store | None, folder: str, config: Settings
+    job: JobSpec, number: int, outcome: Outcome, show: Recorder, store: Store | None, spool_dir: str, config: Settings
 ) -> None:
     """Write down how the attempt ended."""
     result = _result(outcome, config.max_result) if isinstance(outcome, Done) else None
@@ -248,13 +260,13 @@ def _end(
         _recorded(lambda: store.finish(job, number, outcome, result=result, progress=show.last, log=kept))
     show.close()
     if isinstance(outcome, (Done, Cancelled)):  # a dead job may be run again, and goes on from there
-        checkpoints.forget(folder, job.id)
-    _announce(job, outcome, folder)
+        checkpoints.forget(spool_dir, job.id)
+    _announce(job, outcome, spool_dir)
 
 
-def _announce(job: JobSpec, outcome: Outcome, folder: str) -> None:
+def _announce(job: JobSpec, outcome: Outcome, spool_dir: str) -> None:
     if not isinstance(outcome, RetryAt):
-        waiting.announce(folder, job.id)
+        waiting.announce(spool_dir, job.id)
 
 
 def _result(done: Done, limit: int) -> Result:

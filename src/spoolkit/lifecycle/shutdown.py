@@ -19,6 +19,7 @@ from collections.abc import Iterable
 
 from spoolkit import application
 from spoolkit.errors import StoreUnavailableError
+from spoolkit.job import Progress
 from spoolkit.lifecycle import hooks
 from spoolkit.spooldir import gate, running, spoolers
 from spoolkit.store import interruption, locations
@@ -65,23 +66,27 @@ def install() -> None:
 
 def interrupt_jobs(pids: Iterable[int]) -> None:
     """Kill those spoolers of ``pids`` that run a job, and record the attempts as interrupted. Never raises."""
-    store, pids = locations.store(), list(pids)
+    pids = list(pids)
     try:
-        ids = interruption.interrupt(store, pids, kill=_kill, left=lambda id: running.look(store.folder, id))
+        jobs = interruption.interrupt(locations.store(), pids, kill=_kill, left=_left)
     except StoreUnavailableError as error:
         log.unrecorded(error)
-        _interrupt_unrecorded(store.folder, pids)
+        _interrupt_unrecorded(pids)
         return
-    for id in ids:
-        running.forget(store.folder, id)
+    for id, queue in jobs:
+        running.forget(locations.spool_dir_of(queue), id)
         log.warning("job %s was interrupted because the server is stopping; it will run again", id)
 
 
-def _interrupt_unrecorded(folder: str, pids: Iterable[int]) -> None:
+def _left(id: str, queue: str | None) -> tuple[Progress | None, str]:
+    return running.look(locations.spool_dir_of(queue), id)
+
+
+def _interrupt_unrecorded(pids: Iterable[int]) -> None:
     for pid in spoolers.busy(locations.directories(), pids):
         with contextlib.suppress(OSError):
             # In this order: otherwise the next start might take the attempt for a crash of the task.
-            interruption.mark(folder, pid)
+            interruption.mark(locations.directory(), pid)
             _kill(pid)
 
 
@@ -241,13 +246,13 @@ def _leave_watcher() -> None:
     child removes the marks again. The child also speeds up the reload: the master checks for dead processes once a
     second, and a signal makes it do so at once.
     """
-    pid, master_pid, folder = os.getpid(), bridge.master_pid(), locations.store().folder
+    pid, master_pid, spool_dir = os.getpid(), bridge.master_pid(), locations.directory()
     spooler_pids = bridge.spooler_pids()
     # Not by the child: it may be killed with the rest of this server at the very moment of the stop.
     # Idle spoolers are marked as well: they may start a job.
     for spooler in spooler_pids:
         with contextlib.suppress(OSError):
-            interruption.mark(folder, spooler)
+            interruption.mark(spool_dir, spooler)
     with warnings.catch_warnings():
         # Python warns of a fork beside threads: the child uses nothing that belongs to them.
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -258,7 +263,7 @@ def _leave_watcher() -> None:
         os.closerange(3, 1024)  # the listening sockets among them
         if not _stops_before_successor(pid, master_pid, spooler_pids):
             for spooler in spooler_pids:
-                interruption.unmark(folder, spooler)
+                interruption.unmark(spool_dir, spooler)
     finally:
         os._exit(0)
 

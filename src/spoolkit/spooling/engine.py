@@ -166,7 +166,7 @@ def start(directory: str) -> None:
         # the directory must not be vetted: that would open the job's own file and drop its lock.
         if os.path.realpath(os.curdir) != os.path.realpath(directory):
             startup.vet(directory)
-        retention.sweep(locations.store())
+        retention.sweep(locations.store(), directory)
         _presence = spoolers.Presence(directory)
         if bridge.is_uwsgi():
             options = {**bridge.options(), **served.options()}
@@ -394,7 +394,7 @@ def _not_for_this_version(
         pause = min(max(waited / 10, shortest), longest, left)
         return Ended(RetryAt(now + pause, Failure(str(error), type(error).__name__)))
     dead = _dead(error)
-    return Ended(dead.outcome, lambda: runner.refuse(job, dead.outcome, place.seen(), store))
+    return Ended(dead.outcome, lambda: runner.refuse(job, dead.outcome, place.seen(), store, config))
 
 
 def _first_due(job: JobSpec, store: Store) -> float:

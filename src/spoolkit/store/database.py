@@ -80,7 +80,6 @@ class Database:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.folder = os.path.dirname(path)
         self._opened = _Opened()
 
     def read(self, sql: str, values: tuple[object, ...] = ()) -> list[sqlite3.Row]:

@@ -12,7 +12,8 @@ from spoolkit.store.database import event, update
 from spoolkit.store.transitions import Store, progress_text
 from spoolkit.system import clock, files, process
 
-Left = Callable[[str], tuple[Progress | None, str]]
+Left = Callable[[str, str | None], tuple[Progress | None, str]]
+"""What a job left behind, by its id and its queue."""
 
 MESSAGE = "the server stopped before it was done"
 
@@ -23,15 +24,17 @@ PATIENCE = 2.0
 _PREFIX = "stopped."
 
 
-def interrupt(store: Store, pids: Iterable[int], *, kill: Callable[[int], None], left: Left) -> list[str]:
-    """End what these processes run, and record their attempts as interrupted; returns the jobs.
+def interrupt(
+    store: Store, pids: Iterable[int], *, kill: Callable[[int], None], left: Left
+) -> list[tuple[str, str | None]]:
+    """End what these processes run, and record their attempts as interrupted; returns each job's id and queue.
 
     ``kill`` gets the pid if the process lives; nobody can settle the job meanwhile. ``left`` gives the progress and the
     log that a job leaves behind. Raises :class:`StoreUnavailableError` within :data:`PATIENCE` seconds, however many
     processes there are.
     """
     now = clock.now()
-    ids: list[str] = []
+    jobs: list[tuple[str, str | None]] = []
     with store.transaction(PATIENCE) as db:
         for pid in pids:
             rows = db.execute("SELECT * FROM jobs WHERE state = 'running' AND pid = ?", (pid,)).fetchall()
@@ -40,18 +43,18 @@ def interrupt(store: Store, pids: Iterable[int], *, kill: Callable[[int], None],
                     kill(pid)
                 state, ended = (State.CANCELLED, now) if row["cancel"] else (State.RETRYING, None)
                 given: dict[str, Any] = {"state": state.value, "finished_at": ended, "pid": None, "identity": None}
-                progress, log = left(row["id"])
+                progress, log = left(row["id"], row["queue"])
                 if progress is not None:
                     given["progress"] = progress_text(progress)
                 given.update(run_at=now, base=row["base"] + 1, max_attempts=row["max_attempts"] + 1)
                 update(db, row["id"], {**given, "ending": "interrupted", "error_message": MESSAGE})
                 took, said = now - row["started_at"], {"message": MESSAGE}
                 event(db, row["id"], "interrupted", now, row["attempt"], took, said, log)
-                ids.append(row["id"])
-    return ids
+                jobs.append((row["id"], row["queue"]))
+    return jobs
 
 
-def mark(folder: str, pid: int, identity: bytes | None = None) -> None:
+def mark(spool_dir: str, pid: int, identity: bytes | None = None) -> None:
     """Say beside the store, which cannot be written, that a stop kills this process. Raises ``OSError``.
 
     Of a dead process, nothing is said, unless its ``identity`` is known from when it lived: another one that stops it
@@ -59,39 +62,39 @@ def mark(folder: str, pid: int, identity: bytes | None = None) -> None:
     """
     identity = process.identity(pid) if identity is None else identity
     if identity.split()[0].isdigit():
-        files.make_folder(os.path.join(folder, files.SERVED))
-        files.write(_mark_of(folder, pid), identity)
+        files.make_folder(os.path.join(spool_dir, files.SERVED))
+        files.write(_mark_of(spool_dir, pid), identity)
 
 
-def was_marked(folder: str, pid: int, identity: bytes) -> bool:
+def was_marked(spool_dir: str, pid: int, identity: bytes) -> bool:
     """Whether a stop has killed this process, by its :func:`mark`."""
     try:
-        return files.read(_mark_of(folder, pid)) == identity
+        return files.read(_mark_of(spool_dir, pid)) == identity
     except OSError:
         return False
 
 
-def unmark(folder: str, pid: int) -> None:
+def unmark(spool_dir: str, pid: int) -> None:
     """Remove the :func:`mark` of this process, once the store knows what it said."""
-    files.remove(_mark_of(folder, pid))
+    files.remove(_mark_of(spool_dir, pid))
 
 
-def sweep(store: Store) -> None:
+def sweep(store: Store, spool_dir: str) -> None:
     """Remove the marks of processes of which no job is recorded as running. Raises :class:`StoreUnavailableError`."""
-    for pid in _marked(store.folder):
+    for pid in _marked(spool_dir):
         rows = store.read("SELECT identity FROM jobs WHERE state = 'running' AND pid = ?", (pid,))
-        if not any(was_marked(store.folder, pid, row["identity"]) for row in rows):
-            unmark(store.folder, pid)
+        if not any(was_marked(spool_dir, pid, row["identity"]) for row in rows):
+            unmark(spool_dir, pid)
 
 
-def _marked(folder: str) -> list[int]:
+def _marked(spool_dir: str) -> list[int]:
     try:
-        names = os.listdir(os.path.join(folder, files.SERVED))
+        names = os.listdir(os.path.join(spool_dir, files.SERVED))
     except OSError:
         return []
     pids = (name.removeprefix(_PREFIX) for name in names if name.startswith(_PREFIX))
     return [int(pid) for pid in pids if pid.isascii() and pid.isdigit()]
 
 
-def _mark_of(folder: str, pid: int) -> str:
-    return os.path.join(folder, files.SERVED, f"{_PREFIX}{pid}")
+def _mark_of(spool_dir: str, pid: int) -> str:
+    return os.path.join(spool_dir, files.SERVED, f"{_PREFIX}{pid}")

@@ -23,6 +23,22 @@ def directory(config: Settings | None = None) -> str:
     return served[0] if served else (config or _current()).spool
 
 
+def spool_dir_of(queue: str | None, config: Settings | None = None) -> str:
+    """The spool directory that holds a job's own files: ``running/<id>``, ``waiting/<id>`` and ``checkpoints/<id>``.
+
+    Not the folder of the store, which may lie elsewhere. Processes with different spool directories and one store, as
+    ``flask spool run`` for each queue, agree on it by what the job says itself.
+
+    Args:
+        queue: The spool directory that the call named; ``None`` where it named none.
+        config: The settings; ``None``: those in force.
+
+    Returns:
+        ``queue`` where it exists, else the spool directory in use.
+    """
+    return queue if queue is not None and os.path.isdir(queue) else directory(config)
+
+
 def directories(config: Settings | None = None) -> list[str]:
     """All spool directories that are known here: those of the settings, and of the uWSGI that serves them."""
     here = (config or _current()).spool

@@ -32,18 +32,18 @@ def note(store: Store, jobs: Iterable[JobSpec]) -> None:
         )
 
 
-def mark_own_lost(store: Store, jobs: Iterable[JobSpec], reason: str) -> None:
+def mark_own_lost(store: Store, spool_dir: str, jobs: Iterable[JobSpec], reason: str) -> None:
     """Record these of this process as lost, as far as they are not over. Raises :class:`StoreUnavailableError`."""
     jobs = list(jobs)
     note(store, jobs)
     with store.transaction() as db:
         for job in jobs:
-            _lose(store, db, "id = ?", (job.id,), reason)
+            _lose(spool_dir, db, "id = ?", (job.id,), reason)
     for job in jobs:
-        _tidy(store, job.id)
+        _tidy(spool_dir, job.id)
 
 
-def mark_lost(store: Store) -> int:
+def mark_lost(store: Store, spool_dir: str) -> int:
     """Record as lost what the processes had that are gone, and say so; returns how many jobs that were.
 
     Raises :class:`StoreUnavailableError`.
@@ -56,15 +56,15 @@ def mark_lost(store: Store) -> int:
     with store.transaction() as db:
         for pid, identity in gone:
             reason = f"its process {pid} went away"
-            lost += _lose(store, db, "pid = ? AND identity = ?", (pid, identity), reason)
+            lost += _lose(spool_dir, db, "pid = ? AND identity = ?", (pid, identity), reason)
     for row in lost:
         log.error("job %s of %s is lost: its process %d went away", row["id"], row["task"], row["pid"])
-        _tidy(store, row["id"])
+        _tidy(spool_dir, row["id"])
     return len(lost)
 
 
 def _lose(
-    store: Store, db: sqlite3.Connection, which: str, values: tuple[object, ...], reason: str
+    spool_dir: str, db: sqlite3.Connection, which: str, values: tuple[object, ...], reason: str
 ) -> list[sqlite3.Row]:
     sql = f"SELECT * FROM jobs WHERE {which} AND {_OF_A_PROCESS}"  # noqa: S608 - texts of this module
     rows = db.execute(sql, values).fetchall()
@@ -76,14 +76,14 @@ def _lose(
             (now, reason, row["id"]),
         )
         running = row["state"] == State.RUNNING
-        progress, left = recorder.look(store.folder, row["id"]) if running else (None, "")
+        progress, left = recorder.look(spool_dir, row["id"]) if running else (None, "")
         if progress is not None:
             db.execute("UPDATE jobs SET progress = ? WHERE id = ?", (progress_text(progress), row["id"]))
         event(db, row["id"], "lost", now, row["attempt"] if running else None, detail=ended, log=left)
     return rows
 
 
-def _tidy(store: Store, id: str) -> None:
+def _tidy(spool_dir: str, id: str) -> None:
     with contextlib.suppress(OSError):
-        recorder.forget(store.folder, id)
-        waiting.announce(store.folder, id)
+        recorder.forget(spool_dir, id)
+        waiting.announce(spool_dir, id)

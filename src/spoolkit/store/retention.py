@@ -11,7 +11,7 @@ from spoolkit.errors import StoreUnavailableError
 from spoolkit.job import FINAL, State
 from spoolkit.settings import Settings
 from spoolkit.spooldir import checkpoints, dead, running, spoolfile
-from spoolkit.store import interruption, orphans
+from spoolkit.store import interruption, locations, orphans
 from spoolkit.store.transitions import FileExists, Store
 from spoolkit.system import clock, files
 
@@ -35,7 +35,7 @@ def a_little(store: Store, root: str, config: Settings) -> None:
     _last = time.monotonic()
     now = clock.now()
     try:
-        orphans.mark_lost(store)
+        orphans.mark_lost(store, locations.directory(config))
         forgotten = delete(store, [root], FINAL, now - config.keep_done, AT_ONCE)
         forgotten = max(forgotten, delete_dead(store, root, now - config.keep_dead, AT_ONCE))
     except (StoreUnavailableError, OSError):
@@ -44,23 +44,23 @@ def a_little(store: Store, root: str, config: Settings) -> None:
         _last -= PAUSE
 
 
-def sweep(store: Store) -> None:
-    """Remove what attempts left behind that are recorded as over: their process was killed right then. Never raises."""
-    files.sweep(os.path.join(store.folder, checkpoints.FOLDER))
+def sweep(store: Store, spool_dir: str) -> None:
+    """Remove the files of attempts that are recorded as finished: their process was killed then. Never raises."""
+    files.sweep(os.path.join(spool_dir, checkpoints.FOLDER))
     with contextlib.suppress(StoreUnavailableError):
-        interruption.sweep(store)
-        stored = dict(checkpoints.left(store.folder))
+        interruption.sweep(store, spool_dir)
+        stored = dict(checkpoints.left(spool_dir))
         for at in range(0, len(stored), 500):
             some = list(stored)[at : at + 500]
             known = store.states(some)
             for id in some:
                 if known.get(id) in FINAL or (id not in known and stored[id] < clock.now() - FORGOTTEN):
-                    checkpoints.forget(store.folder, id)
-        ids = running.left(store.folder)
+                    checkpoints.forget(spool_dir, id)
+        ids = running.left(spool_dir)
         for at in range(0, len(ids), 500):
             for id, state in store.states(ids[at : at + 500]).items():
                 if state is not State.RUNNING:
-                    running.forget(store.folder, id)
+                    running.forget(spool_dir, id)
 
 
 def delete(store: Store, roots: Iterable[str], states: Iterable[State], before: float, limit: int) -> int:

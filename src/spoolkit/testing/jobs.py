@@ -131,7 +131,7 @@ def _run(job: Job[Any], path: str) -> Outcome | None:
             declared.check(job.args, job.kwargs)
         except (UnknownTaskError, SignatureError) as error:
             dead = Dead(Failure(str(error), type(error).__name__))
-            ended: Ended | None = Ended(dead, lambda: runner.refuse(job, dead, place, store))
+            ended: Ended | None = Ended(dead, lambda: runner.refuse(job, dead, place, store, config))
         else:
             ended = copy_context().run(runner.attempt, replace(job, task=declared.name), declared, place, store, config)
         if ended is None:

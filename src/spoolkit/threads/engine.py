@@ -170,15 +170,15 @@ def close_pool(deadline: clock.Deadline) -> None:
 
 def _lose(thread_jobs: list[object], reason: str) -> None:
     """Log the jobs as lost and record it."""
-    by_store: dict[Store, list[JobSpec]] = defaultdict(list)
+    by_store: dict[tuple[Store, str], list[JobSpec]] = defaultdict(list)
     for one in thread_jobs:
         assert isinstance(one, ThreadJob)
         one.withdraw()
         log.error("job %s of %s is lost: %s", one.job.id, one.job.task, reason)
         if one.store is not None:
-            by_store[one.store].append(one.job)
-    for store, jobs in by_store.items():
+            by_store[one.store, locations.directory(one._config)].append(one.job)
+    for (store, spool_dir), jobs in by_store.items():
         try:
-            orphans.mark_own_lost(store, jobs, reason)
+            orphans.mark_own_lost(store, spool_dir, jobs, reason)
         except StoreUnavailableError as error:
             log.unrecorded(error)
