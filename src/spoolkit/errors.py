@@ -1,4 +1,4 @@
-"""Every error of spoolkit: one root, typed, with its evidence as attributes."""
+"""Which errors does spoolkit raise? One root, one class for each kind, the details as attributes."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from datetime import timedelta
 
 
 def shown(value: object, limit: int = 80) -> str:
-    """``value`` as a message shows it: its ``repr()``, at most ``limit`` characters of it.
+    """The ``repr()`` of ``value``, cut at ``limit`` characters, for a message.
 
-    Never raises: ``repr()`` of a number of more than 4,300 digits does, also within a list, and so may the
-    application's own.
+    It never raises, although ``repr()`` does so for a number of more than 4,300 digits, also within a list, and the
+    ``__repr__()`` of an application's class may.
     """
     try:
         text = hex(value) if type(value) is int and value.bit_length() > 256 else repr(value)
@@ -19,11 +19,9 @@ def shown(value: object, limit: int = 80) -> str:
 
 
 class SpoolkitError(Exception):
-    """The root of all errors of spoolkit.
+    """The root of all errors of spoolkit."""
 
-    ``argument`` names the argument at fault, where there is one.
-    """
-
+    #: The name of the argument at fault, if there is one.
     argument: str | None = None
 
     def __init__(self, message: str, *, argument: str | None = None) -> None:
@@ -31,192 +29,203 @@ class SpoolkitError(Exception):
         self.argument = argument
 
     def to_dict(self) -> dict[str, str | None]:
-        """The error as JSON over HTTP tells it: ``type``, ``message`` and ``argument``."""
+        """The error as a dict for JSON, with ``type``, ``message`` and ``argument``."""
         return {"type": type(self).__name__, "message": str(self), "argument": self.argument}
 
 
 class ArgumentError(SpoolkitError, ValueError):
-    """The call was refused at the door: nothing was written. Over HTTP a 400."""
+    """The call was refused, and nothing was written. Over HTTP a 400."""
 
 
 class SignatureError(ArgumentError, TypeError):
-    """The arguments do not fit the task's own signature."""
+    """The arguments do not fit the signature of the task's function."""
 
 
 class ArgumentTypeError(ArgumentError, TypeError):
-    """A value of this type cannot cross to the spooler. ``type_name`` says which type it is."""
+    """A value is of an unsupported type."""
 
     def __init__(self, message: str, *, argument: str | None = None, type_name: str | None = None) -> None:
         super().__init__(message, argument=argument)
+        #: The name of the type.
         self.type_name = type_name
 
 
 class ReservedNameError(ArgumentError):
-    """The argument's name means something else to uWSGI or to its decorators."""
+    """An argument has a name that means something else to uWSGI or to its decorators."""
 
 
 class TooLargeError(ArgumentError):
-    """Something is over a limit of uWSGI's or of the configuration: ``size`` of ``limit`` bytes."""
+    """Something is larger than uWSGI or the configuration allows."""
 
     def __init__(self, message: str, *, size: int, limit: int, argument: str | None = None) -> None:
         super().__init__(message, argument=argument)
+        #: The size in bytes.
         self.size = size
+        #: The largest size allowed, in bytes.
         self.limit = limit
 
 
 class ScheduleError(ArgumentError):
-    """An ``at`` or a ``delay`` in a form that cannot be meant."""
+    """An ``at`` or a ``delay`` is not a usable time: no time zone, negative, or many years ahead."""
 
 
 class QueueOptionError(ArgumentError):
-    """A ``priority``, a ``spooler`` or a ``body`` that uWSGI would misread."""
+    """A ``priority``, a ``spooler`` (or ``queue``) or a ``body`` that uWSGI would misread, or never run."""
 
 
 class SpoolUnavailableError(SpoolkitError):
-    """The spool directory takes no job, or cannot be read: full, read-only, gone, or another user's. Over HTTP a 503.
+    """The spool directory takes no job or cannot be read: it is full, read-only, missing, or another user's.
 
-    Where a job was to be accepted, nothing was.
-
-    ``directory`` is the spool directory, ``errno`` the operating system's reason, where it gave one.
+    Where it was raised by a call, the job was not accepted. Over HTTP a 503.
     """
 
     def __init__(self, message: str, *, directory: str | None = None, errno: int | None = None) -> None:
         super().__init__(message)
+        #: The path of the spool directory.
         self.directory = directory
+        #: The error number of the operating system, if it gave one.
         self.errno = errno
 
 
 class QueueFull(SpoolkitError):  # noqa: N818 - the field's own word
-    """As much waits in this process as may. Nothing was accepted. Over HTTP a 503.
-
-    ``limit`` is how many may wait.
-    """
+    """The thread pool of this process is full, or the process exits; the job was not accepted. Over HTTP a 503."""
 
     def __init__(self, message: str, *, limit: int) -> None:
         super().__init__(message)
+        #: How many jobs may wait.
         self.limit = limit
 
 
 class DecodeError(SpoolkitError, ValueError):
-    """Bytes from the spool directory that are no job of spoolkit's."""
+    """Bytes from the spool directory are not a job of spoolkit's."""
 
 
 class UnknownTaskError(SpoolkitError, LookupError):
-    """No task of this name is declared in this process. ``task`` is the name."""
+    """No task of this name is declared in this process."""
 
     def __init__(self, message: str, *, task: str) -> None:
         super().__init__(message)
+        #: The name.
         self.task = task
 
 
 class NoCurrentJobError(SpoolkitError, RuntimeError):
-    """``current_job()`` was asked outside a running job."""
+    """``current_job()`` was called outside a running job."""
 
 
 class ConfigurationError(SpoolkitError, ValueError):
-    """A setting or a registration that cannot be used. ``setting`` is its name."""
+    """A setting, or an option of a declaration, has a value that cannot be used."""
 
     def __init__(self, message: str, *, setting: str | None = None) -> None:
         super().__init__(message)
+        #: The name of the setting or option.
         self.setting = setting
 
 
 class TaskFunctionError(ConfigurationError, TypeError):
-    """What was declared as a task is nothing that a job could call. ``function`` is its name."""
+    """What was declared as a task cannot be called by a job."""
 
     def __init__(self, message: str, *, function: str) -> None:
         super().__init__(message, setting="function")
+        #: The name of the function, or what stands in its place.
         self.function = function
 
 
 class DuplicateTaskError(ConfigurationError):
-    """Two functions have one task's name. ``task`` is the name, ``places`` are both functions, as ``file:line``."""
+    """Two functions are declared under the same task name."""
 
     def __init__(self, message: str, *, task: str, places: tuple[str, str]) -> None:
         super().__init__(message, setting="name")
+        #: The name.
         self.task = task
+        #: Where both functions are defined, each as ``file:line``.
         self.places = places
 
 
 class StoreUnavailableError(SpoolkitError):
-    """The record of jobs cannot be read or written. Jobs are accepted and run all the same. ``path`` is its file."""
+    """The store, which records what happens to jobs, cannot be read or written. Jobs are accepted and run anyway."""
 
     def __init__(self, message: str, *, path: str) -> None:
         super().__init__(message)
+        #: The path of the store's file.
         self.path = path
 
 
 class JobError(SpoolkitError):
-    """Something about one job. ``job`` is its id."""
+    """The root of the errors about one job."""
 
     def __init__(self, message: str, *, job: str) -> None:
         super().__init__(message)
+        #: The id of the job.
         self.job = job
 
 
 class UnknownJobError(JobError, LookupError):
-    """There is neither a file nor a record of the job: never accepted, or pruned since. Over HTTP a 404."""
+    """The job has neither a file nor a record: it was never accepted, or its record was deleted. Over HTTP a 404."""
 
 
 class AmbiguousJobError(UnknownJobError):
-    """More than one job's id begins like this. ``candidates`` are some of them, newest first."""
+    """The ids of several jobs begin with the given text."""
 
     def __init__(self, message: str, *, job: str, candidates: tuple[str, ...]) -> None:
         super().__init__(message, job=job)
+        #: Some of these ids, newest first.
         self.candidates = candidates
 
 
 class JobStateError(JobError):
-    """The job's state does not allow it. ``state`` is where it stands."""
+    """The state of the job does not allow the action."""
 
     def __init__(self, message: str, *, job: str, state: str) -> None:
         super().__init__(message, job=job)
+        #: The state of the job.
         self.state = state
 
 
 class ResultUnavailableError(JobError):
-    """The job is done, but its result could not be kept: too large, or of a type that cannot cross."""
+    """The job is done, but its result could not be kept: it is too large, or of an unsupported type."""
 
 
 class JobFailedError(JobError):
-    """The job is dead. ``error_type`` names what the task raised; the traceback stands in the notes."""
+    """The job is dead. The notes of this error hold the traceback of the task."""
 
     def __init__(self, message: str, *, job: str = "", error_type: str | None = None) -> None:
         super().__init__(message, job=job)
+        #: The name of the type of the exception that the task raised, if it raised one.
         self.error_type = error_type
 
 
 class JobCrashedError(JobFailedError):
-    """The job is dead: its process died in the last attempt."""
+    """The job is dead: its process died during the last attempt."""
 
 
 class JobTimeout(JobFailedError):  # noqa: N818 - the field's own word; a task catches it on purpose
-    """Raised in a task that runs longer than its ``timeout``; asked for its result, a job that died of it raises it."""
+    """Raised in a task that runs longer than its ``timeout``, and by ``job.result`` of a job that is dead for that."""
 
     def __init__(self, message: str = "", *, job: str = "", error_type: str | None = None) -> None:
         super().__init__(message, job=job, error_type=error_type)
 
 
 class JobCancelled(JobError):  # noqa: N818 - as above
-    """Raised by ``progress()`` in a job that was cancelled; asked for its result, a cancelled job raises it."""
+    """Raised in a cancelled job by ``progress()``, and by ``job.result`` of a cancelled job."""
 
     def __init__(self, message: str = "", *, job: str = "") -> None:
         super().__init__(message or "the job was cancelled", job=job)
 
 
 class JobLostError(JobError):
-    """The job went away with its process or its file; nothing is left to run."""
+    """The process or the file of the job is gone, and nothing is left to run."""
 
 
 class Retry(SpoolkitError):  # noqa: N818 - the field's own word; a task raises it on purpose
-    """Raised by a task: run this job again, as long as attempts are left.
+    """Raised by a task to run its job again, if attempts are left.
 
     Args:
-        delay: Seconds or a timedelta until the next attempt; ``None``: the task's own ``backoff``.
-        reason: What goes into the record.
+        delay: Seconds or a timedelta until the next attempt. ``None``: the ``backoff`` of the task.
+        reason: A text for the record of the job.
 
     Raises:
-        ScheduleError: ``delay`` is no time, or a negative one.
+        ScheduleError: ``delay`` is not a time, or is negative.
     """
 
     def __init__(self, delay: float | timedelta | None = None, reason: str = "") -> None:
@@ -227,14 +236,20 @@ class Retry(SpoolkitError):  # noqa: N818 - the field's own word; a task raises 
             raise ScheduleError(
                 f"delay of Retry is {shown(delay)}: give seconds or a timedelta, zero or more", argument="delay"
             )
-        #: Seconds, or ``None``.
+        #: Seconds until the next attempt; ``None``: the ``backoff`` of the task.
         self.delay = seconds
+        #: A text for the record of the job.
         self.reason = reason
 
 
 class Abort(SpoolkitError):  # noqa: N818 - as above
-    """Raised by a task: this job cannot succeed, do not try again. It is kept as dead, with ``reason``."""
+    """Raised by a task whose job cannot succeed: no further attempt is made, and the job is dead.
+
+    Args:
+        reason: A text for the record of the job.
+    """
 
     def __init__(self, reason: str = "") -> None:
         super().__init__(reason or "the task gave up")
+        #: A text for the record of the job.
         self.reason = reason

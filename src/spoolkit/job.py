@@ -1,4 +1,4 @@
-"""The values that travel: a job, its states, a task's options, the outcome of an attempt."""
+"""Which values travel between the modules? A job, its states, its task's options, the outcome of an attempt."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from spoolkit.system import clock
 
 
 class SpoolResult(IntEnum):
-    """What a task may return to steer its own job, with uWSGI's values.
+    """What a task may return to say what becomes of its job; the values are those of uWSGI.
 
-    They are members of their own, told apart by identity: a task may return the plain
-    integers -2, -1 and 0 as results.
+    They are compared by identity, so that a task may return the plain integers -2, -1 and 0 as results.
     """
 
     OK = -2
@@ -30,20 +29,22 @@ SPOOL_IGNORE = SpoolResult.IGNORE
 
 
 class State(StrEnum):
-    """Where a job stands. Each may become only what :data:`MOVES` says."""
+    """The state of a job. :data:`MOVES` says which states may follow."""
 
     QUEUED = "queued"
-    """Accepted, never started; perhaps not due yet."""
+    """Accepted, and never started so far; perhaps not due yet."""
     RUNNING = "running"
-    """An attempt is going on."""
+    """A process runs an attempt of it."""
     RETRYING = "retrying"
-    """An attempt failed, the next one waits for its time."""
+    """An attempt failed, and the next one is not due yet."""
     DONE = "done"
+    """An attempt succeeded."""
     DEAD = "dead"
-    """Out of attempts, or cannot run. Kept with its arguments; can be run again."""
+    """Out of attempts, or unable to run. It is kept with its arguments, and can be run again."""
     CANCELLED = "cancelled"
+    """Somebody cancelled it, or its task declared it pointless."""
     LOST = "lost"
-    """Its process went away, or its file did, with nothing left to run."""
+    """Its process or its file is gone, and nothing is left to run."""
 
 
 MOVES: Mapping[State, frozenset[State]] = {
@@ -55,6 +56,7 @@ MOVES: Mapping[State, frozenset[State]] = {
     State.CANCELLED: frozenset(),
     State.LOST: frozenset({State.RUNNING}),  # its file was found again
 }
+"""The states that may follow each state."""
 
 FINISHED = frozenset({State.DONE, State.DEAD, State.CANCELLED, State.LOST})
 """The states of a job of which no attempt runs or is due."""
@@ -64,40 +66,39 @@ FINAL = FINISHED - {State.DEAD}
 
 
 def new_id() -> str:
-    """A fresh job id: 32 hex digits that sort by time, and are unique across hosts and processes."""
-    # To the nanosecond: jobs of one process run in the order of its calls, where one spooler serves them.
+    """A new job id: 32 hex digits that sort by time, and are unique across hosts and processes."""
+    # In nanoseconds: jobs of one process run in the order of its calls, where one spooler serves them.
     return f"{int(clock.now() * 1e9):016x}{secrets.token_hex(8)}"
 
 
 def first_id(time: float) -> str:
-    """What the ids of all jobs are greater than that were made after ``time`` (unix seconds), give or take a second."""
+    """A lower bound of the ids of all jobs made after ``time`` (unix time in seconds), up to a second too low."""
     return f"{max(0, int(time) - 1) * 10**9:016x}"
 
 
 @dataclass(frozen=True)
 class JobSpec:
-    """One call of a task, frozen when it was made.
+    """One call of a task, as it was when it was made."""
 
-    ``id``           32 hex digits; sorts by time
-    ``task``         the task's name, ``module.function``
-    ``args``, ``kwargs``  the arguments, as the task will get them
-    ``engine``       what carries it: ``spool``, ``thread`` or ``inline``
-    ``enqueued_at``  unix time in seconds (UTC)
-    ``run_at``       unix time in seconds (UTC) before which it does not start; ``None``: at once
-    ``queue``        the spool directory, absolute; ``None``: the one in use
-    ``priority``     uWSGI's priority, lower first; ``None``: none
-    ``app``          the application in whose context it runs, where several are served; ``None``: the one made last
-    """
-
+    #: 32 hex digits, which sort by time.
     id: str
+    #: The name of the task, by default ``module.function``.
     task: str
+    #: The positional arguments, as the task gets them.
     args: tuple[object, ...] = ()
+    #: The arguments by name, as the task gets them.
     kwargs: Mapping[str, object] = field(default_factory=dict)
+    #: The name of the engine that carries the job: ``spool``, ``thread`` or ``inline``.
     engine: str = "spool"
+    #: When it was enqueued, unix time in seconds (UTC).
     enqueued_at: float = 0.0
+    #: The time before which it does not start, unix time in seconds (UTC). ``None``: it may start at once.
     run_at: float | None = None
+    #: Its spool directory, absolute. ``None``: the default one.
     queue: str | None = None
+    #: uWSGI's priority; lower numbers run first. ``None``: no priority.
     priority: int | None = None
+    #: The name of the application in whose context it runs, where the process has several. ``None``: the latest one.
     app: str | None = None
 
     @property
@@ -111,46 +112,45 @@ AnyJob = TypeVar("AnyJob", bound=JobSpec)
 
 
 Backoff = float | Callable[[int], float | timedelta]
-"""Seconds before the next attempt: always the same, or what it gives for the number of the attempt that failed."""
+"""Seconds before the next attempt, or a function that returns them for the number of the attempt that failed."""
 
 
 @dataclass(frozen=True)
 class TaskOptions:
-    """How a task's jobs are run.
+    """How the jobs of a task are run."""
 
-    ``retries``     how many attempts may follow the first
-    ``backoff``     seconds between two attempts; ``None``: from 2 s, doubling, with jitter, up to an hour
-    ``timeout``     seconds after which :class:`~spoolkit.errors.JobTimeout` is raised in the task; ``None``: never
-    ``retry_on``    the exceptions after which another attempt makes sense; any other makes the job dead at once
-    ``discard_on``  the exceptions after which the job is pointless: it ends as cancelled
-    """
-
+    #: How many attempts may follow the first one.
     retries: int = 5
+    #: Seconds between two attempts. ``None``: 2 s, doubling each time, with jitter, up to one hour.
     backoff: Backoff | None = None
+    #: Seconds after which :class:`~spoolkit.errors.JobTimeout` is raised in the task. ``None``: no timeout.
     timeout: float | None = None
+    #: The exceptions after which another attempt is made; after any other one the job is dead.
     retry_on: tuple[type[BaseException], ...] = (BaseException,)
+    #: The exceptions after which the job is pointless: it ends as cancelled.
     discard_on: tuple[type[BaseException], ...] = ()
 
     @property
     def attempts(self) -> int:
-        """How often a job may be started."""
+        """How many attempts a job may have, the first one included."""
         return self.retries + 1
 
 
 Ending = Literal["failed", "retry", "timeout", "crashed", "aborted", "discarded", "cancelled", "interrupted"]
-"""How an attempt ended that did not finish its job."""
+"""How an attempt ended that did not complete its job."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why an attempt did not finish its job.
+    """Why an attempt did not complete its job."""
 
-    ``type`` names the exception, if there was one.
-    """
-
+    #: The message of the exception, or another reason.
     message: str
+    #: The name of the exception's type, if there was an exception.
     type: str | None = None
+    #: The traceback of the task, if there was an exception.
     traceback: str | None = None
+    #: How the attempt ended.
     ending: Ending = "failed"
 
     def __str__(self) -> str:
@@ -159,30 +159,35 @@ class Failure:
 
 @dataclass(frozen=True)
 class Done:
-    """The attempt finished the job."""
+    """The attempt completed the job."""
 
+    #: What the task returned.
     result: object = None
 
 
 @dataclass(frozen=True)
 class RetryAt:
-    """The job runs again, not before ``time`` (unix seconds, UTC)."""
+    """The job runs again."""
 
+    #: The time before which it does not run, unix time in seconds (UTC).
     time: float
+    #: Why it runs again.
     failure: Failure
 
 
 @dataclass(frozen=True)
 class Dead:
-    """The job cannot run, or not again. It is kept, with its reason, for a person to look at."""
+    """The job cannot run, or may not run again. It is kept with the reason, as a dead letter."""
 
+    #: Why it is dead.
     failure: Failure
 
 
 @dataclass(frozen=True)
 class Cancelled:
-    """Nobody wants the job any more."""
+    """The job was cancelled, or its task declared it pointless."""
 
+    #: Why it does not run.
     failure: Failure
 
 
@@ -191,66 +196,93 @@ Outcome = Done | RetryAt | Dead | Cancelled
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a running job says it is: ``done`` of ``total``, in its own unit."""
+    """How far a running job is, as the job itself reports it."""
 
+    #: How much is done, in a unit of the job's own.
     done: float
+    #: How much there is to do, in the same unit. ``None``: unknown.
     total: float | None = None
+    #: A text for people.
     note: str = ""
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One run of a job. Times are unix seconds, ``None`` where it goes on; ``outcome`` is ``running``, ``done`` or an
-    :data:`Ending`; ``log`` is what it printed and logged, its last 64 KiB.
-    """
+    """One run of a job."""
 
+    #: Counted from 1.
     number: int
+    #: Unix time in seconds (UTC).
     started_at: float
+    #: Unix time in seconds (UTC); ``None`` while it runs.
     finished_at: float | None = None
+    #: ``running``, ``done`` or an :data:`Ending`.
     outcome: str = "running"
+    #: The process that runs it, or ran it.
     pid: int | None = None
+    #: The name of the type of the exception that ended it.
     error_type: str | None = None
+    #: The message of that exception, or another reason.
     message: str | None = None
+    #: The traceback of the task.
     traceback: str | None = None
+    #: The last 64 KiB of what the task printed and logged.
     log: str = ""
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something else that happened to a job: ``retried``, ``run now``, ``cancel asked`` and the like."""
+    """Something that happened to a job beside its attempts."""
 
+    #: Unix time in seconds (UTC).
     time: float
+    #: What happened: ``retried``, ``run now``, ``cancel asked`` and the like.
     kind: str
 
 
 @dataclass(frozen=True)
 class Status:
-    """What is known of a job: its file and its record, as one.
+    """What is known of a job, from its file and its record together."""
 
-    Times are unix seconds (UTC). ``file`` is the name that the job's file had when it was last claimed. ``attempt``
-    counts the attempts started, ``max_attempts`` those it may have; ``None`` before the first. ``result`` is the value
-    in the codec's bytes, ``result_error`` why there is none.
-    """
-
+    #: 32 hex digits; for a dead file that is not spoolkit's, the name of the file.
     id: str
+    #: The name of the task; ``None`` where the file does not say it.
     task: str | None
+    #: The state of the job.
     state: State
+    #: The name of the engine that carries it.
     engine: str = "spool"
+    #: Its spool directory, absolute.
     queue: str | None = None
+    #: The name that its file had when it was last claimed.
     file: str | None = None
+    #: How many attempts were started.
     attempt: int = 0
+    #: How many attempts it may have; ``None`` before the first one.
     max_attempts: int | None = None
+    #: When it was enqueued, unix time in seconds (UTC).
     enqueued_at: float | None = None
+    #: The time before which its next attempt does not start, unix time in seconds (UTC).
     run_at: float | None = None
+    #: When its last attempt started, unix time in seconds (UTC).
     started_at: float | None = None
+    #: When its last attempt ended, unix time in seconds (UTC).
     finished_at: float | None = None
+    #: The process that runs it, or ran it last.
     pid: int | None = None
+    #: What the job last reported.
     progress: Progress | None = None
+    #: What the task returned, encoded.
     result: bytes | None = None
+    #: Why there is no result although the job is done.
     result_error: str | None = None
+    #: The name of the type of the exception that ended the last attempt.
     error_type: str | None = None
+    #: The message of that exception, or another reason.
     error_message: str | None = None
+    #: How the last attempt ended, an :data:`Ending`; ``None`` where it completed the job.
     ending: str | None = None
+    #: Whether somebody asked the running job to stop.
     cancel_asked: bool = False
 
     @property

@@ -1,4 +1,4 @@
-"""The settings, read from ``SPOOLKIT_*`` in the application's configuration and in the environment."""
+"""Which settings do ``SPOOLKIT_*`` in an application's configuration and in the environment give?"""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from spoolkit.errors import ConfigurationError, shown
 from spoolkit.system import published, sandbox
 
 SPOOL_FOLDER = "my_spools"
+"""The default spool directory, relative to the folder of the code."""
 
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off", ""})
@@ -19,58 +20,62 @@ _FALSE = frozenset({"0", "false", "no", "off", ""})
 
 @dataclass(frozen=True)
 class Settings:
-    """Where and how jobs are kept.
+    """Where and how jobs are kept and run."""
 
-    ``spool``        the spool directory, absolute; under uWSGI the directory that uWSGI serves comes first
-    ``fsync``        write each job through to the disk before the call returns
-    ``max_body``     bytes that a job's arguments may take
-    ``retry_delay``  seconds before a failed job of another library runs again
-    ``dev_runner``   run jobs beside ``flask run``
-    ``store``        the SQLite file in which jobs are recorded, absolute; empty: ``spoolkit.db`` in the spool directory
-    ``max_result``   bytes that a job's result may take
-    ``timeout_grace``  seconds after a task's timeout at which its process is ended
-    ``grace``        seconds for which a stop waits for the jobs that run
-    ``unknown_grace``  seconds for which a job that this version of the code cannot run is left for another version
-    ``keep_done``    seconds for which the record of a job that is done or cancelled is kept
-    ``keep_dead``    seconds for which a dead job is kept, its file included
-    ``threads``      how many jobs of ``@thread`` run at once in one process
-    ``thread_queue`` how many more may wait there
-    ``thread_grace`` seconds that they get to finish when the process is asked to go
-    """
-
+    #: The spool directory, absolute. Under uWSGI, the directory that uWSGI serves is used instead.
     spool: str
+    #: Whether each job is written through to the disk before the call returns, so that it survives a power cut.
     fsync: bool = False
+    #: Bytes that the arguments of a job may take.
     max_body: int = 64 * 1024 * 1024
+    #: Seconds before a failed job of another library runs again.
     retry_delay: float = 5.0
+    #: Whether ``flask run`` also runs jobs, in a process beside it.
     dev_runner: bool = True
+    #: The SQLite file in which jobs are recorded, absolute. Empty: ``spoolkit.db`` in the spool directory.
     store: str = ""
+    #: Bytes that the result of a job may take.
     max_result: int = 1024 * 1024
+    #: Seconds after a task's ``timeout`` at which its process is killed.
     timeout_grace: float = 10.0
+    #: The grace period: seconds for which a stop waits for requests and jobs before it interrupts them.
     grace: float = 30.0
+    #: Seconds for which a job that this version of the code cannot run is left for another version.
     unknown_grace: float = 600.0
+    #: Seconds for which the record of a job that is done or cancelled is kept.
     keep_done: float = 7 * 86400.0
+    #: Seconds for which a dead job is kept, with its file.
     keep_dead: float = 90 * 86400.0
+    #: How many jobs of ``@thread`` run at once in one process.
     threads: int = 8
+    #: How many more jobs of ``@thread`` may wait in one process.
     thread_queue: int = 1000
+    #: Seconds that the jobs of ``@thread`` get to finish when their process is asked to exit.
     thread_grace: float = 10.0
 
     @classmethod
     def load(cls, config: Mapping[str, object], root: str) -> Settings:
-        """The settings of an application.
+        """Read the settings from a configuration, else from the environment, else take the defaults.
 
-        ``config`` (``app.config``) comes before the environment, the environment before the defaults. ``root`` is the
-        folder in which the top package or module of the code lies: a relative ``SPOOLKIT_SPOOL`` refers to it. Where
-        none is set, it is what the last spooler of this user published for that folder, else ``my_spools`` in it.
-        Raises :class:`ConfigurationError`.
+        Args:
+            config: The configuration of an application, ``app.config``.
+            root: The folder of the application's top package or module. A relative path refers to it. Where no
+                ``SPOOLKIT_SPOOL`` is given, the spool directory is the one that the last spooler of this user published
+                for this folder, else ``my_spools`` in it.
+
+        Returns:
+            The settings.
+
+        Raises:
+            ConfigurationError: A setting has a value that cannot be used.
         """
-
-        # Set to nothing, as compose files and shells do with what they do not know, is not set.
+        # An empty variable counts as not given: compose files and shells set those that they do not know to nothing.
         given = tuple(
             config[name] if config.get(name) is not None else os.environ.get(name) or None for name in _READERS
         )
         try:
             parsed = _parsed(given, root)
-        except TypeError:  # a value that cannot be hashed is none that can be used: let it be refused by its name
+        except TypeError:  # a value that cannot be hashed cannot be used either: _parse() raises an error that names it
             parsed = _parse(given, root)
         if not sandbox.is_test_run():
             return parsed
@@ -90,7 +95,7 @@ def _parse(given: tuple[object, ...], root: str) -> Settings:
     return Settings(**values)
 
 
-# Asked for at every job, and seldom changed.
+# Read at every job, and seldom changed.
 _parsed = lru_cache(maxsize=16)(_parse)
 
 
