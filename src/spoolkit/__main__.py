@@ -1,4 +1,4 @@
-"""``python -m spoolkit doctor DIRECTORY`` works where the application cannot be imported."""
+"""``python -m spoolkit doctor DIRECTORY``, for an application that cannot be imported."""
 
 from __future__ import annotations
 
@@ -14,17 +14,24 @@ from spoolkit.store.locations import STORE
 
 @click.group()
 def main() -> None:
-    """Commands that need no application."""
+    """Commands that do not import the application."""
 
 
 @main.command()
 @click.argument("directory", type=click.Path(exists=True, file_okay=False))
-@click.option("--ini", type=click.Path(), help="The file that uWSGI is started with, if it does not run.")
-@click.option("--store", type=click.Path(), help="The store, if it is not in the spool directory.")
-@click.option("--max-due-age", type=seconds, default="60s", show_default=True, metavar="SPAN")
+@click.option("--ini", type=click.Path(), help="The ini file to examine, where uWSGI is not running.")
+@click.option("--store", type=click.Path(), help="The path of the store, if it is not in the spool directory.")
+@click.option(
+    "--max-due-age",
+    type=seconds,
+    default="60s",
+    show_default=True,
+    metavar="SPAN",
+    help="How long a job may wait after it is due.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(directory: str, ini: str | None, store: str | None, max_due_age: float, as_json: bool) -> None:
-    """Name what keeps the jobs of the spool directory DIRECTORY from running, each with its remedy."""
+    """Report what keeps the jobs of the spool directory DIRECTORY from running, each with its remedy."""
     store = store or os.path.join(directory, STORE)
     report(examine(directory, store=store, ini=ini, max_due_age=max_due_age), [directory], as_json=as_json)
 

@@ -40,7 +40,7 @@ def ask(server: UwsgiServer, *words: str) -> Any:
 
 
 def test_the_doctor_finds_nothing_wrong_with_the_application_as_it_comes(application: UwsgiServer) -> None:
-    assert flask_spool(application.spool, "doctor") == f"all is well with {application.spool}\n"
+    assert flask_spool(application.spool, "doctor") == f"no problems found in {application.spool}\n"
 
 
 def test_the_doctor_sees_the_options_of_the_uwsgi_that_runs(start_site: StartSite) -> None:

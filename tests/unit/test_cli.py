@@ -98,8 +98,8 @@ def test_ls_filters_and_counts(flask_spool: Flasks) -> None:
 def test_ls_says_where_it_stops(flask_spool: Flasks) -> None:
     for number in range(3):
         adds.using(delay=60)(number, 0)
-    assert "older ones: --limit 4" in flask_spool("ls", "--limit", 2).output
-    assert "older ones" not in flask_spool("ls", "--limit", 3).output
+    assert "older jobs: use --limit 4" in flask_spool("ls", "--limit", 2).output
+    assert "older jobs" not in flask_spool("ls", "--limit", 3).output
     assert "no jobs" in flask_spool("ls", "--state", "dead").output
 
 
@@ -107,12 +107,12 @@ def test_ls_says_where_it_stops(flask_spool: Flasks) -> None:
     ("words", "says"),
     [
         (["ls", "--state", "finished"], "give some of queued, running"),
-        (["ls", "--since", "yesterday"], "give such as 2h"),
-        (["purge", "--older-than", "-5"], "is no time span"),
-        (["purge", "--state", "running"], "running jobs are not over"),
+        (["ls", "--since", "yesterday"], "give a time span such as 2h"),
+        (["purge", "--older-than", "-5"], "is not a time span"),
+        (["purge", "--state", "running"], "running jobs are not finished"),
         (["retry"], "give the ids of dead jobs, or --dead"),
         (["retry", "abc", "--dead"], "give the ids of dead jobs, or --dead"),
-        (["retry", "abc", "--task", "t"], "--task goes with --dead"),
+        (["retry", "abc", "--task", "t"], "--task needs --dead"),
         (["purge", "--state", "done,dead"], "add --yes"),
         (["cancel"], "Missing argument"),
         (["watch", "--interval", "0"], "not in the range"),
@@ -158,8 +158,8 @@ def test_retry_takes_one_or_all_of_a_task(flask_spool: Flasks) -> None:
     assert len(told(flask_spool("retry", "--dead", "--json"))) == 2
     run_all()
     assert (first.state, first.attempt) == (State.DEAD, 3)
-    morgue_file = lookup.details(second.id).status.file
-    Path(application.settings().spool, "dead", str(morgue_file)).write_bytes(b"damaged")
+    dead_file = lookup.details(second.id).status.file
+    Path(application.settings().spool, "dead", str(dead_file)).write_bytes(b"damaged")
     said = flask_spool("retry", "--dead")
     assert said.exit_code == 1
     assert "1 job retried, 1 failed" in said.stdout
@@ -190,7 +190,7 @@ def test_purge_forgets_what_is_over(flask_spool: Flasks) -> None:
     dead = breaks("x")
     run_all()
     assert told(flask_spool("purge", "--older-than", "1h", "--json")) == {"purged": 0}
-    assert flask_spool("purge").output == "1 job forgotten\n"
+    assert flask_spool("purge").output == "1 job deleted\n"
     assert dead.state is State.DEAD
     assert told(flask_spool("purge", "--state", "dead", "--yes", "--json")) == {"purged": 1}
     assert told(flask_spool("ls", "--json")) == []
@@ -386,7 +386,7 @@ def test_in_a_narrow_terminal_tasks_and_notes_are_cut_and_nothing_else(
         Status(id, task, state, attempt=10, max_attempts=12, error_message="x" * 200, finished_at=time.time() - 3600)
         for state in (State.DEAD, State.CANCELLED)
     ]
-    format.say(format.table(format.HEADERS, map(format.summary, rows)))
+    format.print_lines(format.table(format.HEADERS, map(format.summary, rows)))
     header, *lines = capsys.readouterr().out.splitlines()
     assert header.split()[0] == "ID"
     for line, row in zip(lines, rows, strict=True):

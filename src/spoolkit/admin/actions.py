@@ -117,7 +117,7 @@ def cancel(id: str, *, force: bool = False) -> State:
     Raises:
         UnknownJobError: There is neither a file nor a record of the job.
         JobStateError: The job is finished, its file is locked by another process, or its process must not be killed.
-        StoreUnavailableError: The cancellation cannot be recorded; nothing was changed.
+        StoreUnavailableError: The store cannot be written, so a waiting job was not cancelled.
         SpoolUnavailableError: This process may not change the spool directory.
     """
     deadline, store = time.monotonic() + CLAIM_TIME, locations.store()

@@ -1,4 +1,4 @@
-"""``flask spool``: the commands. They show what :mod:`spoolkit.admin` and :mod:`spoolkit.doctor` return."""
+"""The commands of ``flask spool``: click around :mod:`spoolkit.admin` and :mod:`spoolkit.doctor`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from spoolkit.cli.group import SpoolGroup
 
 __all__ = ["commands"]
 
-commands = SpoolGroup("spool", help="Run and look after background jobs.")
+commands = SpoolGroup("spool", help="Run, inspect and manage background jobs.")
 for command in (
     *(listing.ls, listing.show, listing.stats, watch.watch),
     *(actions.retry, actions.cancel, actions.run_now, actions.purge),

@@ -1,4 +1,4 @@
-"""``retry``, ``cancel``, ``run-now``, ``purge``: what people do to jobs."""
+"""``retry``, ``cancel``, ``run-now``, ``purge``: commands that change jobs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 
 from spoolkit.admin import actions, lookup
 from spoolkit.cli import group
-from spoolkit.cli.group import command, say_json
+from spoolkit.cli.group import command, print_json
 from spoolkit.errors import SpoolkitError
 from spoolkit.job import FINISHED, State
 from spoolkit.system import clock, log
@@ -20,31 +20,31 @@ from spoolkit.system import clock, log
 @click.option("--dead", "all_dead", is_flag=True, help="All dead jobs.")
 @click.option("--task", help="With --dead: only jobs of this task.")
 def retry(ids: tuple[str, ...], all_dead: bool, task: str | None, as_json: bool) -> None:
-    """Run dead jobs again, with a fresh count of attempts."""
+    """Run dead jobs again, with a new count of attempts."""
     if bool(ids) == all_dead:
         raise click.UsageError("give the ids of dead jobs, or --dead for all of them")
     if task is not None and not all_dead:
-        raise click.UsageError("--task goes with --dead")
+        raise click.UsageError("--task needs --dead")
 
-    def retried(id: str) -> State:
+    def retry_one(id: str) -> State:
         actions.retry(id)
         return State.QUEUED
 
     if not all_dead:
-        _each(ids, retried, as_json)
+        _each(ids, retry_one, as_json)
         return
     dead = actions.dead_jobs(task)
-    _each([status.id for status in dead], retried, as_json, count="retried", more=not dead.complete)
+    _each([status.id for status in dead], retry_one, as_json, done="retried", more=not dead.complete)
 
 
 @command("cancel")
 @click.argument("ids", nargs=-1, required=True, metavar="ID...")
-@click.option("--force", is_flag=True, help="Kill the process of a job that runs.")
+@click.option("--force", is_flag=True, help="Kill the process of a running job.")
 def cancel(ids: tuple[str, ...], force: bool, as_json: bool) -> None:
-    """See that jobs do not run, or not on.
+    """Cancel jobs.
 
-    A waiting job is cancelled for good. A running one is asked to stop, and goes on until it looks; with --force its
-    process is killed, and the job is not run again.
+    A waiting job is cancelled for good. A running job is asked to stop, and goes on until the task checks for that;
+    with --force its process is killed, and the job does not run again.
     """
     _each(ids, lambda id: actions.cancel(id, force=force), as_json)
 
@@ -52,7 +52,7 @@ def cancel(ids: tuple[str, ...], force: bool, as_json: bool) -> None:
 @command("run-now")
 @click.argument("ids", nargs=-1, required=True, metavar="ID...")
 def run_now(ids: tuple[str, ...], as_json: bool) -> None:
-    """Let jobs run that wait for their time."""
+    """Run waiting jobs now, before they are due."""
     _each(ids, actions.run_now, as_json)
 
 
@@ -64,50 +64,58 @@ def run_now(ids: tuple[str, ...], as_json: bool) -> None:
     metavar="STATES",
     default="done,cancelled,lost",
     show_default=True,
-    help="In which states; dead jobs go with their files.",
+    help="Only jobs in these states. Dead jobs are deleted with their files.",
 )
 @click.option(
-    "--older-than", type=group.seconds, default="0", metavar="SPAN", help="Only what ended longer ago: 2h, 7d."
+    "--older-than", type=group.seconds, default="0", metavar="SPAN", help="Only jobs that finished longer ago: 2h, 7d."
 )
-@click.option("--yes", is_flag=True, help="Purge dead jobs too: they can never be run again.")
+@click.option("--yes", is_flag=True, help="Confirm that dead jobs are deleted too: they can never run again.")
 def purge(states: frozenset[State], older_than: float, yes: bool, as_json: bool) -> None:
-    """Forget jobs that are over."""
+    """Delete finished jobs."""
     if open_states := states - FINISHED:
-        raise click.BadParameter(f"{', '.join(sorted(open_states))} jobs are not over", param_hint="--state")
+        raise click.BadParameter(f"{', '.join(sorted(open_states))} jobs are not finished", param_hint="--state")
     if State.DEAD in states and not yes:
-        raise click.UsageError("dead jobs are deleted with their files, and can never be run again: add --yes")
-    gone = actions.purge(states, clock.now() - older_than)
-    say_json({"purged": gone}) if as_json else click.echo(f"{gone} job{'' if gone == 1 else 's'} forgotten")
+        raise click.UsageError("dead jobs are deleted with their files and can never run again: add --yes")
+    deleted = actions.purge(states, clock.now() - older_than)
+    print_json({"purged": deleted}) if as_json else click.echo(f"{_number_of_jobs(deleted)} deleted")
+
+
+def _number_of_jobs(number: int) -> str:
+    return f"{number} job{'' if number == 1 else 's'}"
 
 
 def _each(
-    ids: Iterable[str], act: Callable[[str], State], as_json: bool, *, count: str | None = None, more: bool = False
+    ids: Iterable[str], act: Callable[[str], State], as_json: bool, *, done: str | None = None, more: bool = False
 ) -> None:
-    """Do it to each job, also if another one fails. Exit code 1 if one of them failed.
+    """Call ``act`` for each job, also after one has failed. Exits with 1 if one of them failed.
 
-    ``count`` is the word for what was done, where the sum is said; ``more`` whether there are further jobs.
+    Args:
+        ids: The ids of the jobs, or their beginnings.
+        act: What to do; it returns the state of the job afterwards.
+        as_json: Whether to print JSON.
+        done: The word for what was done; with it, a last line counts the jobs.
+        more: Whether there are jobs that ``ids`` leaves out.
     """
-    told: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
     for id in ids:
         try:
             id = lookup.full_id(id)
             state = act(id)
         except SpoolkitError as error:
-            told.append({"id": id, "error": error.to_dict()})
+            results.append({"id": id, "error": error.to_dict()})
             if not as_json:
                 click.echo(f"Error: {log.one_line(str(error))}", err=True)
         else:
-            told.append({"id": id, "state": str(state)})
+            results.append({"id": id, "state": str(state)})
             if not as_json:
                 asked = " (asked to stop)" if state is State.RUNNING else ""
                 click.echo(f"{id} {state}{asked}")
-    failed = sum("error" in one for one in told)
+    failed = sum("error" in result for result in results)
     if as_json:
-        say_json(told)
-    elif count is not None:
-        done = len(told) - failed
-        click.echo(f"{done} job{'' if done == 1 else 's'} {count}" + (f", {failed} failed" if failed else ""))
+        print_json(results)
+    elif done is not None:
+        click.echo(f"{_number_of_jobs(len(results) - failed)} {done}" + (f", {failed} failed" if failed else ""))
     if more:
-        click.echo("there are more: run the command again", err=True)
+        click.echo("there are more dead jobs: run the command again", err=True)
     if failed:
         raise click.exceptions.Exit(1)

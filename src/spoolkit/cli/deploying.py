@@ -1,4 +1,4 @@
-"""``pause``, ``resume``, ``drain``, ``ini``: for those who deploy."""
+"""``pause``, ``resume``, ``drain``, ``ini``: commands for deployments."""
 
 from __future__ import annotations
 
@@ -11,92 +11,100 @@ from flask import current_app
 
 from spoolkit import application
 from spoolkit.cli import entry_point
-from spoolkit.cli.group import command, say_json, seconds
-from spoolkit.spooldir import gate, spoolfile
-from spoolkit.spooldir import spoolers as presence
+from spoolkit.cli.group import command, print_json, seconds
+from spoolkit.spooldir import gate, spoolers, spoolfile
 from spoolkit.store import locations
 from spoolkit.system import files, process
 from spoolkit.uwsgi import recommended
 
 
-def _changed(change: Callable[[str], object], directories: list[str]) -> None:
-    for directory in directories:
+def _change(change: Callable[[str], object], spool_dirs: list[str]) -> None:
+    for spool_dir in spool_dirs:
         try:
-            change(directory)
+            change(spool_dir)
         except OSError as error:
-            raise click.ClickException(f"{directory} cannot be changed: {error.strerror or error}") from error
+            raise click.ClickException(f"{spool_dir} cannot be changed: {error.strerror or error}") from error
 
 
-def _directories(queue: str | None) -> list[str]:
-    """The spool directories that are meant: the one of that path or that name, else all that are known."""
+def _spool_dirs(queue: str | None) -> list[str]:
+    """The spool directory with this path or name; without ``queue``, all known spool directories."""
     known = locations.directories()
     if queue is None:
         return known
-    for directory in known:
-        if queue in (directory, os.path.basename(directory)):
-            return [directory]
+    for spool_dir in known:
+        if queue in (spool_dir, os.path.basename(spool_dir)):
+            return [spool_dir]
     if os.path.isabs(queue):
-        directory = os.path.realpath(queue)
-        files.check_readable(directory)
-        if spoolfile.is_spool_directory(directory):
-            return [directory]
-    raise click.BadParameter(f"{queue!r} is no spool directory: give one of {', '.join(known)}, or one that is served")
+        spool_dir = os.path.realpath(queue)
+        files.check_readable(spool_dir)
+        if spoolfile.is_spool_directory(spool_dir):
+            return [spool_dir]
+    raise click.BadParameter(
+        f"{queue!r} is not a spool directory: give one of {', '.join(known)}, or another one's path"
+    )
 
 
-def _say(directories: list[str], as_json: bool) -> None:
-    states = {directory: gate.state(directory) or "open" for directory in directories}
+def _print_states(spool_dirs: list[str], as_json: bool) -> None:
+    states = {spool_dir: gate.state(spool_dir) or "open" for spool_dir in spool_dirs}
     if as_json:
-        say_json(states)
+        print_json(states)
         return
-    for directory, state in states.items():
-        click.echo(f"{directory} is {state}")
+    for spool_dir, state in states.items():
+        click.echo(f"{spool_dir} is {state}")
 
 
 @command("pause")
 @click.argument("queue", required=False)
 def pause(queue: str | None, as_json: bool) -> None:
-    """Start no job until resume, across restarts. Those that run go on, others can be enqueued.
+    """Start no more jobs until `flask spool resume`, also after a restart.
 
-    QUEUE is a spool directory, its path or its last part; without it, all of them.
+    Running jobs continue, and jobs can be enqueued. QUEUE is the path of a spool directory or its last part; without
+    it, all spool directories are paused.
     """
-    directories = _directories(queue)
-    _changed(gate.pause, directories)
-    _say(directories, as_json)
+    spool_dirs = _spool_dirs(queue)
+    _change(gate.pause, spool_dirs)
+    _print_states(spool_dirs, as_json)
 
 
 @command("resume")
 @click.argument("queue", required=False)
 def resume(queue: str | None, as_json: bool) -> None:
-    """Let jobs start again that were paused or drained."""
-    directories = _directories(queue)
-    _changed(gate.resume, directories)
-    for directory in directories:
-        presence.wake_all(directory)
-    _say(directories, as_json)
+    """Start jobs again after pause or drain."""
+    spool_dirs = _spool_dirs(queue)
+    _change(gate.resume, spool_dirs)
+    for spool_dir in spool_dirs:
+        spoolers.wake_all(spool_dir)
+    _print_states(spool_dirs, as_json)
 
 
 @command("drain")
 @click.argument("queue", required=False)
-@click.option("--wait", is_flag=True, help="Until no job runs. Exit code 1 if the time is over before.")
-@click.option("--timeout", type=seconds, metavar="SPAN", help="How long to wait: 90, 15m.  [default: SPOOLKIT_GRACE]")
+@click.option("--wait", is_flag=True, help="Wait until no job runs. Exit with 1 if jobs still run at the timeout.")
+@click.option(
+    "--timeout", type=seconds, metavar="SPAN", help="How long to wait at most: 90, 15m.  [default: SPOOLKIT_GRACE]"
+)
 def drain(queue: str | None, wait: bool, timeout: float | None, as_json: bool) -> None:
-    """Start no job until the next start of uWSGI, or resume. For scripts that deploy."""
-    directories = _directories(queue)
-    _changed(gate.drain, directories)
+    """Start no more jobs until uWSGI starts again, or `flask spool resume`. For deployment scripts."""
+    spool_dirs = _spool_dirs(queue)
+    _change(gate.drain, spool_dirs)
     limit = application.settings().grace if timeout is None else timeout
-    left = process.wait_until_gone(lambda: presence.busy(directories), time.monotonic() + limit) if wait else []
-    _say(directories, as_json)
+    left = process.wait_until_gone(lambda: spoolers.busy(spool_dirs), time.monotonic() + limit) if wait else []
+    _print_states(spool_dirs, as_json)
     if left:
-        click.echo(f"jobs still run after {limit:g} s, in the processes {', '.join(map(str, left))}", err=True)
+        click.echo(f"jobs still run after {limit:g} s, in the spoolers with pid {', '.join(map(str, left))}", err=True)
         raise click.exceptions.Exit(1)
 
 
-@command("ini", sees=False)
-@click.option("--processes", type=click.IntRange(1, 512), help="Processes for HTTP.  [default: $PROCESSES, else 2]")
-@click.option("--threads", type=click.IntRange(1, 512), help="Threads in each of them.  [default: $THREADS, else 4]")
-@click.option("--spoolers", type=click.IntRange(1, 512), help="Jobs that run at once.  [default: $SPOOLERS, else 2]")
-@click.option("--module", help="The application, as uWSGI takes it.  [default: this one]")
-@click.option("--socket", help="Where HTTP is served.  [default: $HOST:$PORT, else 127.0.0.1:5000]")
+@command("ini", needs_spool_dir=False)
+@click.option("--processes", type=click.IntRange(1, 512), help="HTTP processes.  [default: $PROCESSES, else 2]")
+@click.option(
+    "--threads", type=click.IntRange(1, 512), help="Threads of each HTTP process.  [default: $THREADS, else 4]"
+)
+@click.option(
+    "--spoolers", type=click.IntRange(1, 512), help="Jobs that run at the same time.  [default: $SPOOLERS, else 2]"
+)
+@click.option("--module", help="The application, as in uWSGI's option module.  [default: this one]")
+@click.option("--socket", help="The address of the HTTP server.  [default: $HOST:$PORT, else 127.0.0.1:5000]")
 def ini(
     processes: int | None,
     threads: int | None,
@@ -105,10 +113,10 @@ def ini(
     socket: str | None,
     as_json: bool,
 ) -> None:
-    """Print a complete uwsgi.ini, with which no stop and no reload kills a running job.
+    """Print a complete uwsgi.ini, with which neither a stop nor a reload kills running jobs.
 
-    What is given as an option stands in it; the rest is read from the environment in which uWSGI starts. Keep it in
-    the folder in which this command runs: its paths are relative to it.
+    The options below become fixed values in the file; uWSGI reads the others from its environment when it starts. Save
+    the file in the current folder: its paths are relative to that folder.
     """
     spool = _in_ini(locations.directory())
     is_configured = bool(current_app.config.get("SPOOLKIT_SPOOL"))
@@ -119,19 +127,19 @@ def ini(
         processes=processes,
         threads=threads,
         spoolers=spoolers,
-        # What the configuration says comes before the environment.
+        # The application's configuration takes precedence over the environment.
         spool=spool if is_configured else None,
         spool_default=recommended.MY_SPOOLS if os.environ.get("SPOOLKIT_SPOOL") else spool,
         socket=socket,
     )
     if as_json:
-        say_json({"ini": text})
+        print_json({"ini": text})
     else:
         click.echo(text, nl=False)
 
 
 def _in_ini(path: str) -> str:
-    """The path as an ini file in the current folder names it: without that folder, so that it can be moved."""
+    """The path for an ini file in the current folder: relative to that folder, so that the folder can be moved."""
     inside = os.path.relpath(path, os.path.realpath(os.curdir))
     return f"%d{_escaped(inside)}" if inside.split(os.sep)[0] != os.pardir else _escaped(path)
 

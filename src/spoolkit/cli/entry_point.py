@@ -1,4 +1,4 @@
-"""The application of a command, as uWSGI's option ``module`` takes it."""
+"""How does uWSGI's option ``module`` name the application that a command runs for?"""
 
 from __future__ import annotations
 
@@ -16,20 +16,23 @@ from spoolkit.system import modules
 
 NAMES = ("app", "application")
 FACTORIES = ("create_app", "make_app")
-"""Where Flask's own command looks, in this order."""
+"""Names that Flask's own command tries, in this order."""
 
 
 def of_command() -> str:
-    """``module:app`` or ``module:create_app()`` of the application that this command was started with.
+    """Find the application that this command was started with.
+
+    Returns:
+        ``module:app`` or ``module:create_app()``.
 
     Raises:
-        click.UsageError: uWSGI cannot make it.
+        click.UsageError: uWSGI cannot load the application in this way.
     """
     app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
     context = click.get_current_context(silent=True)
     info = context.find_object(ScriptInfo) if context is not None else None
     given = info.app_import_path if info is not None and info.create_app is None else None
-    # Without one, Flask looks for these two files. Whichever it was, it is imported by now.
+    # Without --app, Flask tries these two files. The one that it found is imported by now.
     for path in [given] if given else ["wsgi.py", "app.py", app.import_name]:
         name, _, attribute = path.partition(":")
         module = modules.find(_dotted(name))
@@ -40,18 +43,23 @@ def of_command() -> str:
         if (held := _attribute_of(module, app)) or (not attribute and (held := _factory_of(module))):
             return f"{module.__name__}:{held}"
     raise click.UsageError(
-        "uWSGI cannot make this application by itself, as it calls a factory without arguments: write a module that "
-        "holds it, such as wsgi.py with app = create_app('production'), and give --module wsgi:app"
+        "uWSGI cannot load this application, because it calls a factory without arguments: write a module that "
+        "creates the application, such as wsgi.py with app = create_app('production'), and give --module wsgi:app"
     )
 
 
 def of_option(given: str) -> str:
-    """``--module`` as uWSGI needs it: with the attribute, and with ``()`` where that is a factory.
+    """Complete the option ``--module`` for uWSGI.
 
-    What cannot be imported here is left as it is.
+    Args:
+        given: ``module`` or ``module:attribute``; the path of a file is accepted too.
+
+    Returns:
+        ``module:attribute``, with ``()`` where the attribute is a factory. A module that cannot be imported here is
+        left as it is.
 
     Raises:
-        click.BadParameter: The attribute is missing, and the module holds none with a usual name.
+        click.BadParameter: The attribute is missing, and the module has none with a usual name.
     """
     name, colon, attribute = given.partition(":")
     name = _dotted(name)
@@ -61,15 +69,15 @@ def of_option(given: str) -> str:
     if colon:
         return f"{name}:{attribute}{'()' if module and _is_factory(vars(module).get(attribute)) else ''}"
     if module is None:
-        raise click.BadParameter(f"{given!r} cannot be imported here: give the attribute as well, {given}:app")
+        raise click.BadParameter(f"{given!r} cannot be imported here: give the attribute too, such as {given}:app")
     held = next((one for one in NAMES if callable(vars(module).get(one))), None) or _factory_of(module)
     if held is None:
-        raise click.BadParameter(f"{given!r} has no attribute app: give the one it has, {given}:NAME")
+        raise click.BadParameter(f"{given!r} has no attribute app: give the name of its application, {given}:NAME")
     return f"{name}:{held}"
 
 
 def folder(entry_point: str) -> str | None:
-    """The folder to import ``entry_point`` from, if it lies below the current one, as with ``--app src/shop``."""
+    """The folder to import ``entry_point`` from, if it is inside the current folder, as with ``--app src/shop``."""
     name = entry_point.partition(":")[0]
     file = getattr(modules.find(name), "__file__", None)
     if file is None:
@@ -82,7 +90,7 @@ def folder(entry_point: str) -> str | None:
 
 
 def _called(module: ModuleType, expression: str) -> str | None:
-    """The attribute, with ``()`` where it is a function; ``None`` where it would be called with arguments."""
+    """``module:attribute``, with ``()`` where it is a function; ``None`` where the expression passes arguments."""
     tree = ast.parse(expression.strip(), mode="eval").body
     if isinstance(tree, ast.Name):
         return f"{module.__name__}:{tree.id}{'()' if inspect.isfunction(vars(module).get(tree.id)) else ''}"
@@ -117,5 +125,5 @@ def _dotted(path: str) -> str:
 def _imported(name: str) -> ModuleType | None:
     try:
         return importlib.import_module(name)
-    except Exception:  # of the module's own code, anything
+    except Exception:  # the module's own code may raise anything
         return None

@@ -1,4 +1,7 @@
-"""How jobs look to people: tables, times, bars. rich is imported within: a site that serves needs none of it."""
+"""How do jobs look in a terminal? Tables, times and progress bars.
+
+rich is imported inside the functions: a site that only serves requests does not need it.
+"""
 
 from __future__ import annotations
 
@@ -15,23 +18,23 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 WIDE = 1000
-"""Columns of what no terminal shows: a script's lines are not to be cut."""
+"""Columns of output that goes to a file or a pipe: lines for scripts must not be cut."""
 
-BAR = 20
+BAR_WIDTH = 20
 
 GAP = 2
-"""Blanks between two columns."""
+"""Spaces between two columns."""
 
 TASK = "TASK"
 
-LEAST = 4
-"""Columns that are left of what is cut."""
+MIN_WIDTH = 4
+"""Characters that are left of a text that is cut."""
 
 _STYLES = {"running": "cyan", "retrying": "yellow", "done": "green", "dead": "bold red", "lost": "red"}
 
 
 def console() -> Console:
-    """Standard output, as wide as the terminal."""
+    """Return a console for standard output, as wide as the terminal."""
     from rich.console import Console
 
     width = None if sys.stdout.isatty() else WIDE
@@ -39,10 +42,14 @@ def console() -> Console:
 
 
 def table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, wrap: bool = False) -> Table:
-    """Columns under headers; numbers to the right.
+    """Make a table, with numbers aligned to the right.
 
-    In a narrow terminal the last column and that of tasks are cut, with a sign. No other is: half an id or half a state
-    misleads. With ``wrap`` the last column goes on in the next line instead.
+    Args:
+        headers: The titles of the columns.
+        rows: The cells of each row.
+        wrap: Whether a text of the last column that is too long continues in the next line. Otherwise a narrow
+            terminal cuts the last column and the column of tasks, with an ellipsis. It cuts no other column: half an
+            id or half a state would mislead.
     """
     from rich.cells import cell_len
     from rich.table import Table
@@ -60,8 +67,8 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, wrap: boo
         numbers = bool(rows) and all(isinstance(row[at], (int, float)) for row in rows)
         most = None
         if at in flexible:
-            after = sum(min(widths[later], LEAST) + GAP for later in flexible if later > at and widths[later])
-            most = max(LEAST, min(widths[at], room - after))
+            after = sum(min(widths[later], MIN_WIDTH) + GAP for later in flexible if later > at and widths[later])
+            most = max(MIN_WIDTH, min(widths[at], room - after))
             room -= most + GAP
         made.add_column(
             header,
@@ -76,14 +83,14 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, wrap: boo
     return made
 
 
-def say(*things: object) -> None:
-    """Print, for people."""
+def print_lines(*things: object) -> None:
+    """Print texts and tables, for people."""
     from rich.table import Table
 
     out = console()
     for thing in things:
         if isinstance(thing, Table) and not out.is_terminal:
-            # Tables fill their last column with blanks.
+            # Tables pad their last column with spaces.
             with out.capture() as captured:
                 out.print(thing)
             for text in captured.get().splitlines():
@@ -93,13 +100,13 @@ def say(*things: object) -> None:
 
 
 def line(value: object) -> str:
-    """The value on one line, without what would steer the terminal."""
+    """The value on one line, without characters that control the terminal."""
     text = "" if value is None else str(value)
     return "".join(c if c.isprintable() else " " for c in text)
 
 
 def summary(status: Status) -> list[object]:
-    """The job as a row under :data:`HEADERS`."""
+    """The job as a row of cells for :data:`HEADERS`."""
     attempt = str(status.attempt) if status.max_attempts is None else f"{status.attempt}/{status.max_attempts}"
     return [status.id, status.task or "?", status.state, attempt, when(status), note(status)]
 
@@ -108,7 +115,7 @@ HEADERS = ("ID", TASK, "STATE", "ATTEMPT", "WHEN", "")
 
 
 def when(status: Status) -> str:
-    """When it was, or will be, that the job is in its state."""
+    """Since when the job has been in its state, or when it is due."""
     if status.state is State.RUNNING:
         return f"for {span(status.started_at)}"
     if status.finished_at is not None:
@@ -120,8 +127,8 @@ def when(status: Status) -> str:
 
 
 def note(status: Status) -> str:
-    """How far it is, or what went wrong."""
-    asked = "asked to stop  " if status.cancel_asked and status.state is State.RUNNING else ""
+    """The progress of a running job, or the error of a failed one."""
+    asked = "stop requested  " if status.cancel_asked and status.state is State.RUNNING else ""
     if status.state is State.RUNNING:
         return asked + ("" if status.progress is None else bar(status.progress))
     if status.result_error is not None:
@@ -132,21 +139,21 @@ def note(status: Status) -> str:
 
 
 def bar(progress: Progress) -> str:
-    """How far it is, as a bar where the whole is known."""
+    """The progress as a bar; as a number where the total is unknown."""
     if not progress.total or progress.total <= 0:
         return f"{progress.done:g}  {progress.note}".rstrip()
     share = min(1.0, max(0.0, progress.done / progress.total))
-    full = round(share * BAR)
-    return f"[{'#' * full}{'.' * (BAR - full)}] {progress.done:g}/{progress.total:g}  {progress.note}".rstrip()
+    full = round(share * BAR_WIDTH)
+    return f"[{'#' * full}{'.' * (BAR_WIDTH - full)}] {progress.done:g}/{progress.total:g}  {progress.note}".rstrip()
 
 
 def span(time: float | None) -> str:
-    """The time between ``time`` (unix time) and now, in the unit that fits."""
+    """The time between ``time`` (unix time in seconds) and now, such as ``2.0 min``."""
     return "?" if time is None else duration(abs(clock.now() - time))
 
 
 def duration(seconds: float) -> str:
-    """Seconds in the unit that fits."""
+    """Seconds in a unit that people read easily, such as ``400 ms`` or ``2.0 h``."""
     if seconds < 1:
         return f"{seconds * 1000:.0f} ms"
     for most, unit, name in ((120, 1, "s"), (7200, 60, "min"), (172800, 3600, "h")):
@@ -156,7 +163,7 @@ def duration(seconds: float) -> str:
 
 
 def stamp(time: float | None) -> str:
-    """Unix time as the local date and time, to the millisecond."""
+    """Unix time in seconds as the local date and time, to the millisecond."""
     if time is None:
         return ""
     return datetime.fromtimestamp(time).astimezone().isoformat(" ", "milliseconds")

@@ -1,4 +1,4 @@
-"""What all commands share: the application's context, errors as exit codes, ``--json``."""
+"""What do all commands share? The application context, exit codes for errors, ``--json``, types of options."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
 class SpoolGroup(AppGroup):
-    """Exit codes: 0 where all is well, 1 where it is not, 2 where the command was not understood."""
+    """The group of commands. It exits with 0 on success, 1 on an error, 2 where the command line is invalid."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -32,40 +32,45 @@ class SpoolGroup(AppGroup):
             raise click.ClickException(log.one_line(str(error))) from error
 
 
-def command(name: str, *, sees: bool = True) -> Callable[[F], click.Command]:
-    """A command in the application's context, with ``--json``, which reaches it as ``as_json``.
+def command(name: str, *, needs_spool_dir: bool = True) -> Callable[[F], click.Command]:
+    """Make a command that runs in the application context and has ``--json``, passed as ``as_json``.
 
-    One that ``sees`` jobs ends with an error where the spool directory is not there, or is another user's.
+    Args:
+        name: The name of the command.
+        needs_spool_dir: Whether the command fails where a spool directory is missing or cannot be read.
+
+    Returns:
+        A decorator for the function.
     """
 
-    def made(function: F) -> click.Command:
+    def decorate(function: F) -> click.Command:
         @wraps(function)
         def checked(*args: Any, **kwargs: Any) -> Any:
-            for directory in locations.directories() if sees else ():
-                files.check_readable(directory)
+            for spool_dir in locations.directories() if needs_spool_dir else ():
+                files.check_readable(spool_dir)
             return function(*args, **kwargs)
 
-        flag = click.option("--json", "as_json", is_flag=True, help="For scripts: JSON on standard output.")
+        flag = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
         return click.command(name)(with_appcontext(flag(checked)))
 
-    return made
+    return decorate
 
 
-def say_json(value: object, *, indent: int | None = 2) -> None:
-    """Print ``value`` for a script; without ``indent`` on one line. What JSON has no form for appears as its text."""
+def print_json(value: object, *, indent: int | None = 2) -> None:
+    """Print ``value`` as JSON, on one line with ``indent=None``. A value of another type is printed as text."""
     click.echo(json.dumps(value, indent=indent, default=str))
 
 
 def seconds(text: str) -> float:
-    """A time span such as ``90``, ``15m``, ``2h``, ``7d`` or ``1w``, in seconds; an option's type."""
+    """The type of an option: a time span such as ``90``, ``15m``, ``2h``, ``7d`` or ``1w``, in seconds."""
     found = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)([smhdw]?)", text, re.ASCII)
     if found is None:
-        raise click.BadParameter(f"{text!r} is no time span: give seconds, or such as 15m, 2h, 7d")
+        raise click.BadParameter(f"{text!r} is not a time span: give seconds, or a time span such as 15m, 2h, 7d")
     return float(found[1]) * _UNITS[found[2] or "s"]
 
 
 def moment(text: str) -> float:
-    """Unix time of a time span ago, or of a date and time (local, unless it names its zone); an option's type."""
+    """The type of an option: a time span ago, or a date and time (local without a zone), as unix time in seconds."""
     try:
         # A time span first: to Python 3.11 and later, some digits alone are dates.
         return clock.now() - seconds(text)
@@ -74,14 +79,16 @@ def moment(text: str) -> float:
     try:
         return datetime.fromisoformat(text).timestamp()
     except (ValueError, OverflowError, OSError):
-        raise click.BadParameter(f"{text!r} is no moment: give such as 2h (ago), or 2026-11-21T08:00") from None
+        raise click.BadParameter(
+            f"{text!r} is not a time: give a time span such as 2h, or a time such as 2026-11-21T08:00"
+        ) from None
 
 
 def states(text: str) -> frozenset[State]:
-    """States, separated by commas; an option's type."""
+    """The type of an option: states, separated by commas."""
     known = {str(state): state for state in State}
     names = [name.strip() for name in text.split(",")]
     for name in names:
         if name not in known:
-            raise click.BadParameter(f"{name!r} is no state: give some of {', '.join(known)}")
+            raise click.BadParameter(f"{name!r} is not a state: give some of {', '.join(known)}")
     return frozenset(known[name] for name in names)

@@ -1,23 +1,23 @@
-"""``ls``, ``show``, ``stats``: where jobs stand."""
+"""``ls``, ``show``, ``stats``: read-only commands that print jobs and figures."""
 
 from __future__ import annotations
 
 import click
 
-from spoolkit.admin import as_json as json_forms
 from spoolkit.admin import lookup
 from spoolkit.admin import stats as statistics
+from spoolkit.admin.as_json import brief, detailed
 from spoolkit.admin.lookup import Details
 from spoolkit.cli import group
-from spoolkit.cli.format import HEADERS, bar, duration, line, say, stamp, summary, table
-from spoolkit.cli.group import command, say_json
+from spoolkit.cli.format import HEADERS, bar, duration, line, print_lines, stamp, summary, table
+from spoolkit.cli.group import command, print_json
 from spoolkit.encoding import codec
 from spoolkit.job import Attempt, State
 
-LIMIT = 50
+DEFAULT_LIMIT = 50
 
-MAX_ALL = 100_000
-"""Files and records that are read where all jobs are wanted."""
+MAX_LIMIT = 100_000
+"""Jobs that one list shows at most, and the files and records that ``--limit 0`` reads."""
 
 
 @command("ls")
@@ -26,57 +26,57 @@ MAX_ALL = 100_000
 )
 @click.option("--task", help="Only jobs of this task.")
 @click.option(
-    "--since", type=group.moment, metavar="MOMENT", help="Only jobs enqueued since: 2h, 7d, or a date and time."
+    "--since", type=group.moment, metavar="TIME", help="Only jobs enqueued since then: 2h, 7d, or a date and time."
 )
 @click.option(
     "--limit",
-    type=click.IntRange(0, MAX_ALL),
-    default=LIMIT,
+    type=click.IntRange(0, MAX_LIMIT),
+    default=DEFAULT_LIMIT,
     show_default=True,
-    help="How many at most; 0: all.",
+    help="How many jobs at most; 0 for all.",
 )
 def ls(states: frozenset[State] | None, task: str | None, since: float | None, limit: int, as_json: bool) -> None:
     """List jobs, newest first."""
-    most = max(lookup.MAX_EXAMINED, limit) if limit else MAX_ALL
+    most = max(lookup.MAX_EXAMINED, limit) if limit else MAX_LIMIT
     found = lookup.jobs(
         states=states or (), task=task, since=since, limit=limit + 1 if limit else None, max_examined=most
     )
     shown = found[:limit] if limit else found
     if as_json:
-        say_json([json_forms.brief(status) for status in shown])
+        print_json([brief(status) for status in shown])
     elif shown:
-        say(table(HEADERS, map(summary, shown)))
+        print_lines(table(HEADERS, map(summary, shown)))
     else:
-        click.echo("no jobs" if found.complete else "no jobs among those that were examined", err=True)
+        click.echo("no jobs" if found.complete else "no such jobs among those that were examined", err=True)
     if not found.complete:
-        say_incomplete(most)
+        _print_incomplete(most)
     elif len(found) > len(shown):
-        click.echo(f"… and older ones: --limit {2 * limit}, or --limit 0 for all", err=True)
+        click.echo(f"… and older jobs: use --limit {2 * limit}, or --limit 0 for all", err=True)
 
 
-def say_incomplete(examined: int) -> None:
-    """Say that the list stopped before it had found all jobs."""
-    click.echo(f"… the list stops here: {examined} jobs were examined, others were not; try --since 1h", err=True)
+def _print_incomplete(examined: int) -> None:
+    """Print that the list stopped before it had found all jobs."""
+    click.echo(f"… the list is incomplete: only {examined} jobs were examined; try --since 1h", err=True)
 
 
 @command("show")
 @click.argument("id")
 def show(id: str, as_json: bool) -> None:
-    """Show all that is known of a job: arguments, timeline, tracebacks, log.
+    """Show everything that is known of a job: arguments, timeline, tracebacks, logs.
 
-    ID may be the beginning of an id, if only one job's id begins so.
+    ID may be the beginning of an id, if no other job's id begins so.
     """
     id = lookup.full_id(id)
     if as_json:
-        say_json(json_forms.detailed(lookup.details(id)))
+        print_json(detailed(lookup.details(id)))
         return
     found = lookup.details(id)
-    say(table(("", ""), _facts(found), wrap=True))
-    say("", *_timeline(found))
+    print_lines(table(("", ""), _facts(found), wrap=True))
+    print_lines("", *_timeline(found))
     for attempt in found.attempts:
         for what, text in (("traceback", attempt.traceback), ("log", attempt.log)):
             if text:
-                say("", f"attempt {attempt.number}, {what}:", *(f"  {line(one)}" for one in text.splitlines()))
+                print_lines("", f"attempt {attempt.number}, {what}:", *(f"  {line(one)}" for one in text.splitlines()))
 
 
 def _facts(found: Details) -> list[tuple[str, object]]:
@@ -105,7 +105,7 @@ def _call(args: tuple[object, ...], kwargs: dict[str, object]) -> str:
 def _value(value: object) -> str:
     try:
         return repr(value)
-    except Exception:  # a number of more than 4,300 digits within, or a class of the application's own
+    except Exception:  # it contains an integer of more than 4,300 digits, or a class with a broken __repr__()
         return codec.encode(value).decode()
 
 
@@ -132,24 +132,24 @@ def _ending(attempt: Attempt) -> str:
 
 @command("stats")
 def stats(as_json: bool) -> None:
-    """Count jobs by task and state; what waits longest; how much was done in the last hour, and how fast."""
+    """Count jobs by task and state; show the oldest due job, and the run times of the last hour."""
     figures = statistics.gather()
     if as_json:
-        say_json(figures.to_dict())
+        print_json(figures.to_dict())
         return
     states = [state for state in State if any(of is state for _, of in figures.counts)]
     tasks = sorted({task for task, _ in figures.counts})
     if tasks:
         rows = [[task, *(figures.counts.get((task, state), 0) for state in states)] for task in tasks]
-        say(table(("TASK", *(str(state).upper() for state in states)), rows), "")
+        print_lines(table(("TASK", *(str(state).upper() for state in states)), rows), "")
     oldest = (
-        "nothing is due"
+        "no job is due"
         if figures.oldest_due is None
-        else f"the oldest due job waits for {duration(figures.oldest_due)}"
+        else f"the oldest due job has been waiting for {duration(figures.oldest_due)}"
     )
     took = ", ".join(f"{share} % within {duration(seconds)}" for share, seconds in figures.percentiles.items())
-    say(*(f"{directory} is {state}: no job starts" for directory, state in figures.paused.items()))
-    say(*(f"{directory}: no new spooler starts: {reason}" for directory, reason in figures.broken.items()))
+    print_lines(*(f"{spool_dir} is {state}: no job starts" for spool_dir, state in figures.paused.items()))
+    print_lines(*(f"{spool_dir}: no new spooler starts: {reason}" for spool_dir, reason in figures.broken.items()))
     if not figures.complete:
-        click.echo(f"{lookup.MAX_EXAMINED} waiting jobs were read; those of the task ? were counted only", err=True)
-    say(oldest, f"done in the last hour: {figures.done}" + (f" ({took})" if took else ""))
+        click.echo(f"only {lookup.MAX_EXAMINED} waiting jobs were read; the others are counted as the task ?", err=True)
+    print_lines(oldest, f"done in the last hour: {figures.done}" + (f" ({took})" if took else ""))

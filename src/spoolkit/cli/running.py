@@ -1,4 +1,4 @@
-"""``run`` and ``doctor``: that jobs run at all."""
+"""``run`` and ``doctor``: commands that run jobs, or find out why none run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import click
 from flask import current_app
 
 from spoolkit import application, settings
-from spoolkit.cli.group import command, say_json, seconds
+from spoolkit.cli.group import command, print_json, seconds
 from spoolkit.doctor.examine import examine
 from spoolkit.doctor.findings import Finding
 from spoolkit.doctor.spoolers import stranded
@@ -25,60 +25,64 @@ from spoolkit.uwsgi import instance
 INI = "uwsgi.ini"
 
 
-@command("run", sees=False)
+@command("run", needs_spool_dir=False)
 @click.option(
-    "--processes", type=click.IntRange(1, 64), default=1, show_default=True, help="How many jobs run at once."
+    "--processes", type=click.IntRange(1, 64), default=1, show_default=True, help="How many jobs run at the same time."
 )
-@click.option("--until-eof", is_flag=True, hidden=True, help="Stop when standard input closes.")
+@click.option("--until-eof", is_flag=True, hidden=True, help="Stop when standard input is closed.")
 def run(processes: int, until_eof: bool, as_json: bool) -> None:
-    """Run the jobs of the spool directory, where uWSGI does not.
+    """Run the jobs of the spool directory without uWSGI.
 
-    Ctrl-C or SIGTERM lets running jobs finish and starts no other; given twice, it ends at once and the jobs run again.
+    Ctrl-C or SIGTERM stops it after the running jobs have finished. A second one interrupts the running jobs, which run
+    again later.
     """
-    directory = application.settings().spool
+    spool_dir = application.settings().spool
     try:
-        files.make_spool_directory(directory)
-        files.check_readable(directory)
-        if not spoolfile.may_become_one(directory):
-            raise click.ClickException(f"{directory} is no spool directory, it holds other files: set SPOOLKIT_SPOOL")
+        files.make_spool_directory(spool_dir)
+        files.check_readable(spool_dir)
+        if not spoolfile.may_become_one(spool_dir):
+            raise click.ClickException(
+                f"{spool_dir} is not a spool directory: it holds other files. Set SPOOLKIT_SPOOL"
+            )
     except OSError as error:
-        raise files.unavailable(directory, error) from error
+        raise files.unavailable(spool_dir, error) from error
     if as_json:
-        say_json({"spool": directory, "application": current_app.name, "pid": os.getpid(), "processes": processes})
+        print_json({"spool": spool_dir, "application": current_app.name, "pid": os.getpid(), "processes": processes})
     else:
-        click.echo(f"spoolkit: running the jobs of {directory} for {current_app.name}, pid {os.getpid()}", err=True)
-    status = supervise(directory, processes, until_eof=sys.stdin.fileno() if until_eof else None)
-    # At its end Python gives signals their default effect: one that comes then would decide the exit status.
+        click.echo(f"spoolkit: running the jobs of {spool_dir} for {current_app.name}, pid {os.getpid()}", err=True)
+    status = supervise(spool_dir, processes, until_eof=sys.stdin.fileno() if until_eof else None)
+    # At exit Python restores the default handlers: a signal that comes then would decide the exit status.
     signal.pthread_sigmask(signal.SIG_BLOCK, GUARDED)
     sys.exit(status)
 
 
-@command("doctor", sees=False)
-@click.option("--ini", type=click.Path(), help="The file that uWSGI is started with, if it does not run.")
+@command("doctor", needs_spool_dir=False)
+@click.option("--ini", type=click.Path(), help="The ini file to examine, where uWSGI is not running.")
 @click.option(
     "--max-due-age",
     type=seconds,
     default="60s",
     show_default=True,
     metavar="SPAN",
-    help="How long a job may be due and wait.",
+    help="How long a job may wait after it is due.",
 )
 def doctor(ini: str | None, max_due_age: float, as_json: bool) -> None:
-    """Name what keeps jobs from running, or will, each with its remedy. Exit code 1 where there is something."""
+    """Report what keeps jobs from running, or will, each with its remedy. Exit with 1 if there is a finding."""
     findings = []
-    for directory in locations.directories():
-        told_by = ini or _ini(directory)
-        findings += examine(directory, store=locations.store().path, ini=told_by, max_due_age=max_due_age)
-    findings += stranded(_elsewhere(), locations.directories())
-    report(findings, locations.directories(), as_json=as_json)
+    spool_dirs = locations.directories()
+    for spool_dir in spool_dirs:
+        path = ini or _ini(spool_dir)
+        findings += examine(spool_dir, store=locations.store().path, ini=path, max_due_age=max_due_age)
+    findings += stranded(_other_spool_dirs(), spool_dirs)
+    report(findings, spool_dirs, as_json=as_json)
 
 
-def report(findings: Sequence[Finding], directories: Sequence[str], *, as_json: bool) -> None:
-    """Print what was found, and exit with 1 where that is anything."""
+def report(findings: Sequence[Finding], spool_dirs: Sequence[str], *, as_json: bool) -> None:
+    """Print the findings, and exit with 1 where there are any."""
     if as_json:
-        say_json([asdict(finding) for finding in findings])
+        print_json([asdict(finding) for finding in findings])
     elif not findings:
-        click.echo(f"all is well with {', '.join(directories)}")
+        click.echo(f"no problems found in {', '.join(spool_dirs)}")
     else:
         for finding in findings:
             problem, remedy = log.one_line(finding.problem), log.block(finding.remedy)
@@ -87,15 +91,15 @@ def report(findings: Sequence[Finding], directories: Sequence[str], *, as_json: 
         raise click.exceptions.Exit(1)
 
 
-def _elsewhere() -> list[str]:
-    """Where a call lands that knows nothing of this application's configuration, or knew another one."""
+def _other_spool_dirs() -> list[str]:
+    """The directories that a call without this application's configuration, or with an earlier one, writes to."""
     folder = application.folder(current_app._get_current_object())  # type: ignore[attr-defined]
     found = [os.path.join(path, settings.SPOOL_FOLDER) for path in (folder, current_app.root_path)]
     given = os.environ.get("SPOOLKIT_SPOOL")
     return [*found, *filter(None, (published.find(folder), given and os.path.join(folder, given)))]
 
 
-def _ini(directory: str) -> str | None:
-    """The application's own ini file, where no uWSGI runs that could be asked."""
+def _ini(spool_dir: str) -> str | None:
+    """The ini file beside the application; ``None`` where the options of a running uWSGI are known."""
     path = os.path.join(current_app.root_path, INI)
-    return path if instance.read(directory) is None and os.path.isfile(path) else None
+    return path if instance.read(spool_dir) is None and os.path.isfile(path) else None
