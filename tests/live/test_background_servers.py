@@ -1,4 +1,4 @@
-"""Background threads under each server: started once where it serves, ended with its end."""
+"""Background threads under each server: they start once in each serving process, and stop with it."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def test_background_threads_start_once_in_each_serving_process_and_stop_with_it(
     handled = history.events("handled")
     assert [event.words[1] for event in handled] == [str(number) for number in range(25)], server.log()[-3000:]
     assert {event.pid for event in handled} == {answer.json["pid"]}
-    # What a thread leaves to the pool at its end is done as well.
+    # A job that shutdown() enqueues is done as well.
     assert len(history.events("from_shutdown")) == count
-    # While the first one ends, the second may take over for a moment: each that began has ended.
+    # While the first process exits, the second may take over for a moment: each thread that started has stopped.
     assert len(history.events("one", "startup")) == len(history.events("one", "shutdown"))
 
 

@@ -1,4 +1,4 @@
-"""The examples, by the commands of their own READMEs."""
+"""The examples work, started by the commands of their READMEs."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_visits_are_counted(kind: str, tmp_path: Path, start: Start) -> None:
         assert "About</h1>" in server.get("/page/2").text
     assert server.get("/").status == 200
     assert server.get("/page/9").status == 404
-    # By two processes, each with a thread of its own: in no order.
+    # Two processes, each with its own thread, write them in any order.
     wait_until(lambda: "<td>Home<td>1\n<tr><td>About<td>5\n" in server.get("/visits").text, message=server.log)
     server.get("/page/3")
     stop(server, kind)

@@ -1,4 +1,4 @@
-"""``@thread`` under each server: the pool starts once and where it should, is bounded, leaks nothing, and drains."""
+"""``@thread`` under each server: the pool starts once, in the right process, is bounded, leaks nothing, and closes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Start = Callable[..., UwsgiServer]
 
 @pytest.fixture
 def module() -> str:
-    """The site that is served."""
+    """The module of the site under test."""
     return "thread_app"
 
 
@@ -54,7 +54,7 @@ def start(tmp_path: Path, environment: dict[str, str], module: str) -> Iterator[
 
 @pytest.fixture
 def statuses(tmp_path: Path) -> Callable[[Sequence[str]], list[Status | None]]:
-    """What is recorded of jobs, by nobody's help."""
+    """The recorded status of jobs, read from the store alone."""
 
     def read(ids: Sequence[str]) -> list[Status | None]:
         store = Store(str(tmp_path / "spool" / "spoolkit.db"))
@@ -75,7 +75,7 @@ def test_the_pool_starts_with_the_first_call_in_its_process_and_grows_to_its_bou
     server = start(kind, processes=1)
 
     def pool() -> list[str]:
-        # Beside it, one writes rows, and in uWSGI one sees to a stop.
+        # There are two more: the background writer of rows, and under uWSGI one that watches for a stop.
         return [name for name in server.get("/inside").json["threads"] if name[-1].isdigit()]
 
     assert pool() == []
@@ -84,7 +84,7 @@ def test_the_pool_starts_with_the_first_call_in_its_process_and_grows_to_its_bou
     server.post("/quick/200")
     assert pool() == ["spoolkit-1", "spoolkit-2"]
     if kind in UWSGI or kind in GUNICORN:
-        # The master has no thread of ours: what runs in it at a fork would hang the process that is forked.
+        # The master must have no thread of ours: one that runs at a fork could hang the forked process.
         names = {Path(f"/proc/{server.master_pid}/task/{task}/comm").read_text() for task in _tasks(server.master_pid)}
         assert not [name for name in names if name.startswith("spoolkit")]
         assert server.get("/inside").json["pid"] != server.master_pid
@@ -145,7 +145,7 @@ def test_a_reload_lets_waiting_thread_jobs_finish(
     any_server.wait_for_others(server, pids)
     assert states(statuses(made)) == [State.DONE] * 6, server.log()[-3000:]
     assert len(history.events("end")) == 6
-    # The new process has a pool of its own.
+    # The new process has its own pool.
     assert server.post("/work/1/0.0").status == 200
     history.wait_for("end", count=7)
 
@@ -175,7 +175,7 @@ def test_thread_jobs_of_a_killed_server_process_are_lost_at_the_next_look(
     server = start(kind)
     answer = server.post("/work/5/60.0").json
     history.wait_for("start", count=2)
-    # Two of them run; of the others it is written down a moment later that they wait.
+    # Two of them run; the rows of the waiting ones are written a moment later.
     wait_until(lambda: None not in statuses(answer["jobs"]))
     os.kill(answer["pid"], signal.SIGKILL)
     wait_until(lambda: not os.path.exists(f"/proc/{answer['pid']}") or server.exited)
@@ -208,13 +208,13 @@ MANY = [(kind, 10_000) for kind in ALL] + [("uwsgi-threads", 1_500)]
 
 @pytest.mark.parametrize(("kind", "jobs"), sampled(MANY, ("uwsgi-threads", 1_500)))
 def test_thousands_of_jobs_leave_nothing_behind(kind: str, jobs: int, start: Start) -> None:
-    patient = ("--timeout", "120") if kind in GUNICORN else ()  # it ends a process at a request of half a minute
+    patient = ("--timeout", "120") if kind in GUNICORN else ()  # by default it kills a process at a request of 30 s
     server = start(kind, *patient, processes=1, SPOOLKIT_THREAD_QUEUE="500")
     before = server.post(f"/quick/{jobs // 5}").json
     after = server.post(f"/quick/{jobs}").json
     for what in ("threads", "all_threads"):
         assert after[what] == before[what], (before, after)
-    # A connection or two of the server's own may come and go.
+    # The server may have a connection or two of its own.
     assert after["files"] <= before["files"] + 2
     assert after["peak_kib"] <= before["peak_kib"] + 8192
     assert after["refused"] > 0, "the queue was never full: the bound was not tested"
@@ -231,7 +231,7 @@ def test_no_task_sees_another_requests_data(kind: str, start: Start, history: Hi
 
 
 def _tell(server: UwsgiServer, word: str) -> Any:
-    for _ in range(20):  # a queue of connections may overflow
+    for _ in range(20):  # the listen queue may overflow
         with contextlib.suppress(OSError, HTTPException):
             return server.post(f"/tell/{word}")
     raise AssertionError(server.log()[-2000:])
@@ -270,7 +270,7 @@ def test_a_brutal_stop_of_uwsgi_outside_of_requests_lets_waiting_thread_jobs_fin
 ) -> None:
     server = start(kind)
     made = server.post("/work/6/0.3").json["jobs"]
-    history.wait_for("end", count=2)  # the request is long over
+    history.wait_for("end", count=2)  # the request has ended long before
     os.kill(server.master_pid, signal.SIGINT)
     wait_for_exit(server)
     assert states(statuses(made)) == [State.DONE] * 6, server.log()[-3000:]
@@ -294,7 +294,7 @@ def test_a_spooler_lets_thread_jobs_of_its_jobs_finish(environment: dict[str, st
 
 def test_uwsgi_does_not_start_the_site_where_threads_are_not_enabled(start: Start) -> None:
     with pytest.raises(AssertionError, match="set enable-threads = true"):
-        start("uwsgi", "pyimport = no_threads")  # as older ones were without enable-threads
+        start("uwsgi", "pyimport = no_threads")  # as older versions were without enable-threads
 
 
 @pytest.mark.parametrize("kind", sampled(["uwsgi", "gunicorn-preload"], "uwsgi"))

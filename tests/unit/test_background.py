@@ -1,4 +1,4 @@
-"""Background threads: their lives, their failures, their queues; and the extension that they are added to."""
+"""Background threads: start and stop, failures, queues; and the extension that they are added to."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ seen: list[Any] = []
 
 
 class Beat(BackgroundThread):
-    """Notes each of its calls."""
+    """Records each of its calls."""
 
     def __init__(self) -> None:
         self.turns = 0  # without super().__init__()
@@ -132,7 +132,7 @@ def test_drain_waits_for_pool_jobs_that_a_background_threads_shutdown_enqueues(k
         def shutdown(self) -> None:
             last_words("its last")
 
-    last_words("its first")  # there is a pool before there is a thread
+    last_words("its first")  # the pool exists before the background thread
     kit.add_thread(Talks())
     kit.start_threads()
     kit.drain(15)
@@ -334,7 +334,7 @@ def test_background_threads_do_not_start_with_a_request_of_a_test(app: Flask) ->
         items.put(1)
 
 
-# One process of several.
+# where="one process".
 
 HOLDER = """
 import sys
@@ -435,7 +435,7 @@ def test_an_attribute_that_names_no_task_or_several_raises_attribute_error(
 
 
 def test_an_idle_queue_thread_waits_without_a_timeout(kit: SpoolKit, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An idle queue's thread sleeps without a timeout: nothing to wake for but an item or the end."""
+    """Only an item or a stop wakes it: polling would cost CPU time in every idle process."""
     timeouts = []
     wait = threading.Condition.wait
 

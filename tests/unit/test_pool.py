@@ -1,4 +1,4 @@
-"""The pool by itself: bounds, order, keys, delays, the end."""
+"""The thread pool by itself: bounds, order, keys, delays, close."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SOON = 15.0
 
 
 class Work:
-    """Calls that note when they run, and can be held up."""
+    """Makes calls that record when they run and that can be made to wait."""
 
     def __init__(self) -> None:
         self.began: list[object] = []
@@ -62,7 +62,7 @@ _others: set[threading.Thread] = set()
 
 @pytest.fixture(autouse=True)
 def others() -> None:
-    """The threads that other tests left."""
+    """Remember the threads that other tests have left, so that ``new_threads()`` does not count them."""
     _others.clear()
     _others.update(threading.enumerate())
 
@@ -95,7 +95,7 @@ def test_an_idle_thread_runs_the_next_call(work: Work) -> None:
 
 def test_put_refuses_a_call_when_max_waiting_calls_wait(work: Work) -> None:
     pool = Pool(2, 3)
-    # Two run or are about to, three wait: it does not matter how far the threads are.
+    # Two calls run or are about to run, three wait: it does not matter how far the threads have come.
     assert [pool.put(work.call(number)) for number in range(6)] == [True] * 5 + [False]
     work.go.set()
     assert drain(pool) == []
@@ -117,7 +117,7 @@ def test_calls_that_are_not_due_count_as_waiting(work: Work) -> None:
     assert pool.put_later(1000, work.call("later"))
     assert pool.put(work.call("now"))
     assert not pool.put(work.call("too much"))
-    assert pool.put_later(1000, work.call("again"))  # it was let in before
+    assert pool.put_later(1000, work.call("again"))  # accepted even if the pool is full
     work.go.set()
     assert drain(pool) == ["later", "again"]
 
@@ -333,7 +333,7 @@ def test_pool_threads_block_signals_except_while_a_call_runs() -> None:
 def test_a_later_call_runs_on_time_though_the_thread_that_waited_for_it_is_busy(work: Work) -> None:
     pool = Pool(2, 100)
     pool.put_later(0.3, work.call("later", held=False))
-    pool.put(work.call("now"))  # by the thread that was started for the other one
+    pool.put(work.call("now"))  # taken by the thread that was started for the later call
     wait_until(lambda: work.ended == ["later"])
     work.go.set()
     assert drain(pool) == []
@@ -349,7 +349,7 @@ def test_calls_see_no_blocked_signals_in_a_thread_that_another_pool_thread_start
         seen.append((threading.current_thread().name, signal.pthread_sigmask(signal.SIG_BLOCK, [])))
 
     for _ in range(2):
-        pool.put(Call(lambda: None, "key", 1))  # the end of the first one calls a thread for the second
+        pool.put(Call(lambda: None, "key", 1))  # when the first call ends, its thread starts another one for the second
     wait_until(lambda: not len(pool))
     for _ in range(2):
         pool.put(Call(look))

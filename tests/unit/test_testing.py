@@ -1,4 +1,4 @@
-"""What a site's tests see: no job reaches a real directory, waiting jobs can be looked at and run."""
+"""What the tests of a site see: no job reaches a real directory; waiting jobs can be listed, run and cleared."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def again() -> None:
 
 @pytest.fixture
 def real(request: pytest.FixtureRequest) -> Iterator[Path]:
-    """A directory outside the temporary folder, where a site would have its jobs. It must never be made."""
+    """A directory outside the temporary folder, where a site would have its jobs. It must never be created."""
     path = Path("/var/lib") / f"spoolkit-test-{secrets.token_hex(8)}" / "my_spools"
     yield path
     assert not path.parent.exists(), "the test run has made the site's own directory"

@@ -1,4 +1,4 @@
-"""``@thread``: its options, what crosses from the caller, what is recorded, and what is lost."""
+"""``@thread``: its options, what a job gets from its caller, what is recorded, and when a job is lost."""
 
 from __future__ import annotations
 
@@ -243,7 +243,7 @@ def test_concurrency_1_runs_jobs_one_after_the_other_in_order(app: Flask) -> Non
     assert seen == [(what, number) for number in range(50) for what in ("begin", "end")]
 
 
-# What crosses from the caller.
+# What a job gets from its caller.
 
 
 def test_a_thread_job_gets_the_callers_own_argument_objects() -> None:
@@ -304,7 +304,7 @@ def test_copy_request_gives_every_attempt_the_callers_request_and_session(
     connection = io.BytesIO(body)
     answer = app.test_client().post("/page", input_stream=connection, content_length=len(body), content_type=type)
     assert answer.status_code == 200
-    connection.close()  # it is another request's by the time that the job runs
+    connection.close()  # when the job runs, the connection serves another request
     go.set()
     assert jobs[0].wait(15)
     expected = ("/page", json, form, "ann", None)
@@ -355,7 +355,7 @@ def test_other_processes_see_waiting_thread_jobs(full: list[Job], tmp_path: Path
         env = {**os.environ, "SPOOLKIT_SPOOL": str(tmp_path / "spool")}
         return subprocess.run(command, env=env, capture_output=True, text=True).stdout.strip()
 
-    # Nobody here asks: the rows are written by themselves.
+    # No lookup in this process triggers the writing of the rows: the background writer does it.
     wait_until(lambda: seen_elsewhere() == "running running queued queued")
 
 
@@ -441,15 +441,15 @@ def test_cancel_settles_a_thread_job_that_waits_for_its_next_attempt() -> None:
 def test_cancel_asks_a_running_thread_job_to_stop() -> None:
     job = stops_when_asked()
     wait_until(lambda: "running" in seen and job.state is State.RUNNING)
-    assert job.cancel() in (State.RUNNING, State.CANCELLED)  # it may have stopped by the time that this is asked
+    assert job.cancel() in (State.RUNNING, State.CANCELLED)  # the job may have stopped before cancel() reads its state
     assert job.wait(15)
     assert job.state is State.CANCELLED
 
 
 def test_force_cancel_run_now_and_retry_are_refused_for_thread_jobs(full: list[Job]) -> None:
-    with pytest.raises(JobStateError, match="more than this job"):
+    with pytest.raises(JobStateError, match="its process does other work too"):
         full[0].cancel(force=True)
-    with pytest.raises(JobStateError, match="its own time"):
+    with pytest.raises(JobStateError, match="only jobs with a file can be run now"):
         actions.run_now(full[2].id)
 
     @thread
@@ -460,11 +460,11 @@ def test_force_cancel_run_now_and_retry_are_refused_for_thread_jobs(full: list[J
     wait_until(lambda: all(job.state is State.DONE for job in full))
     dead = dies()
     wait_until(lambda: dead.state is State.DEAD)
-    with pytest.raises(JobStateError, match="its arguments are gone"):
+    with pytest.raises(JobStateError, match="its arguments were not kept"):
         actions.retry(dead.id)
 
 
-# What is lost.
+# When jobs are lost.
 
 
 def run_script(tmp_path: Path, *arguments: object, **env: str) -> subprocess.Popen[str]:
@@ -481,7 +481,7 @@ def test_a_program_waits_for_its_thread_jobs_before_it_exits(tmp_path: Path) -> 
     out, err = run_script(tmp_path, "return", 6, 0.1).communicate(timeout=60)
     *worked, failed = (Job.get(id) for id in out.split())
     assert [job.state for job in worked] == [State.DONE] * 6, err
-    assert failed.state is State.LOST  # it was to be tried again in 1000 seconds
+    assert failed.state is State.LOST  # its next attempt was due in 1000 seconds
     assert err.count("is lost") == 1
 
 
@@ -506,7 +506,7 @@ def test_a_second_signal_ends_the_grace_period(tmp_path: Path) -> None:
     for line in script.stderr:
         if "waits up to 60 s for" in line:
             break
-    # One that comes at once may be the same, passed on by a terminal and a server's master.
+    # A second signal that comes at once counts as the first: a terminal and a server's master both send it.
     wait_until(lambda: script.poll() is not None or script.send_signal(signal.SIGINT), timeout=25)
     _, err = script.communicate()
     assert [Job.get(id).state for id in ids] == [State.LOST] * 7, err
@@ -516,7 +516,7 @@ def test_a_second_signal_ends_the_grace_period(tmp_path: Path) -> None:
 def test_thread_jobs_of_a_killed_process_are_lost_at_the_next_look(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # Both rows and notes: it is killed with jobs that run, that wait, and that wait to be tried again.
+    # It is killed with jobs that run, that wait, and that wait for their next attempt.
     out, _ = run_script(tmp_path, "kill", 6, 30).communicate(timeout=25)
     jobs = [Job.get(id) for id in out.split()]
     assert {str(status.state) for status in lookup.jobs()} == {"lost"}
@@ -602,7 +602,7 @@ def test_a_thread_job_runs_in_an_application_context(app: Flask) -> None:
 def test_copy_request_works_where_flask_has_one_class_for_both_contexts(
     app: Flask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As of Flask 3.2, whose application context is that of a request as well."""
+    """Flask 3.2 has one context class for applications and requests."""
     if hasattr(AppContext, "from_environ"):
         pytest.skip("it is so here: the other tests are about it")
     from flask.ctx import RequestContext

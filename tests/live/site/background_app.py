@@ -73,7 +73,7 @@ def put() -> Response:
 
 @app.post("/fork")
 def fork() -> Response:
-    """Fork, and tell how many threads the child has once it has had the time to start some."""
+    """Fork, and return how many threads the child has once it has had time to start some."""
     read, write = os.pipe()
     if os.fork() == 0:
         time.sleep(0.1)

@@ -40,7 +40,7 @@ def quick() -> None:
 
 @thread
 def tells(word: str) -> None:
-    """Say whatever can be seen from here."""
+    """Record what the task can see of its caller."""
     time.sleep(0.01)
     word_in_g = g.get("word", "-")
     g.word = "of the task"
@@ -61,7 +61,7 @@ def start_work(jobs: int, seconds: float) -> Response:
 
 @app.post("/quick/<int:jobs>")
 def start_quick(jobs: int) -> Response:
-    """Make so many jobs, and wait until they are over."""
+    """Enqueue so many jobs, and wait until all have finished."""
     refused = 0
     last: Job | None = None
     for _ in range(jobs):
