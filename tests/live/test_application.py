@@ -125,7 +125,7 @@ def test_head_answers_as_get_and_starts_nothing(site: UwsgiServer, path: str) ->
     files, printed = jobs_of(site), site.log().count("... 1/")
     answer = site.request("HEAD", path)
     assert (answer.status, answer.text, answer.headers["Content-Type"]) == (200, "", "application/json")
-    assert site.get("/nowhere").status == 404  # answered after it, so whatever it started has begun
+    assert site.get("/nowhere").status == 404  # answered later, so any work that HEAD started has begun
     assert (jobs_of(site) - files, site.log().count("... 1/")) == (set(), printed)
 
 
@@ -217,7 +217,7 @@ def test_a_spool_directory_that_is_gone_is_a_503(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("trouble", ["full", "read-only"])
 def test_a_spool_directory_that_takes_nothing_is_a_503(tmp_path: Path, trouble: str) -> None:
-    """On a small file system of its own, since root may write into any directory."""
+    """On a small file system of its own, because root may write into any directory."""
     spool = tmp_path / "spool"
     spool.mkdir(mode=0o700)
     with ExitStack() as mounted:
@@ -226,7 +226,7 @@ def test_a_spool_directory_that_takes_nothing_is_a_503(tmp_path: Path, trouble: 
         if trouble == "full":
             fill(spool / "filler")
         else:
-            # A second mount on top: the one that the spoolers write their flags into cannot change under them.
+            # A second mount on top: the first one must stay as it is, because the spoolers write their flags into it.
             mount(mounted, "--bind", spool, spool)
             subprocess.run(["mount", "-o", "remount,bind,ro", spool], check=True)
         before = sorted(os.listdir(spool))
@@ -273,7 +273,7 @@ def test_a_request_with_a_full_session_cookie_is_answered(site: UwsgiServer) -> 
 def test_the_containers_healthcheck_passes(site: UwsgiServer) -> None:
     check = yaml.safe_load((PROJECT / "docker-compose.yml").read_text())["services"]["web"]["healthcheck"]["test"]
     subprocess.run([sys.executable, *check[2:-1], check[-1].replace("5000", str(site.port))], check=True)
-    site.wait_for_log(r"GET /healthy/not-there .*HTTP/1.1 404")  # a path that is not there: it starts nothing
+    site.wait_for_log(r"GET /healthy/not-there .*HTTP/1.1 404")  # a path that does not exist, so that it starts nothing
 
 
 def test_sigterm_stops_it(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A store that is broken, or has no room, on a real uWSGI: jobs run all the same, and stop where they should."""
+"""A store that is broken, or on a full disk, on a real uWSGI: jobs still run, and their attempts are bounded."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from .test_kill_matrix import settled
 SPOOLERS = (1, 4)
 
 ALLOWED = (3, 4)
-"""Starts of a job with two retries whose store breaks during the first attempt, which may be counted there alone."""
+"""Starts of a job with two retries if its store breaks in the first attempt, which only the store has counted."""
 
 
 class Row(NamedTuple):
-    """A task, how often it is started, and whether its file is set aside then."""
+    """A task, how often it is started, and whether its job is dead then."""
 
     task: str
     starts: int
@@ -65,7 +65,7 @@ def directory(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """As an administrator mends it: what is broken goes away."""
+    """Repair it as an administrator does: remove what is broken."""
     for broken in path.parent.glob(f"{path.name}*"):
         if broken.is_dir():
             broken.rmdir()
@@ -74,7 +74,7 @@ def remove(path: Path) -> None:
 
 
 def play(site: Site, rows: Sequence[Row]) -> None:
-    """Jobs run without a store, are not lost, and stop where they should."""
+    """Jobs run without a store, are not lost, and have bounded attempts."""
     ids, innocent = {}, []
     for row in rows:
         ids[row.task] = site.call(row.task)["job"]
@@ -88,7 +88,7 @@ def play(site: Site, rows: Sequence[Row]) -> None:
 
 
 def starts(site: Site, id: str) -> int:
-    """How many attempts the job's task wrote down."""
+    """How many attempts the job's task has recorded."""
     return len(site.history.events("start", id))
 
 
@@ -97,7 +97,7 @@ def set_aside(site: Site) -> set[str | None]:
 
 
 def assert_recorded(site: Site, store: Path | None = None) -> None:
-    """Jobs that come now are in the store, with all their attempts."""
+    """New jobs are in the store, with all their attempts."""
     ids = [site.call(task)["job"] for task in ("innocent", "raises")]
     ran = settled(site, ids, store=store)
     assert [ran[id].outcomes for id in ids] == [("done",), ("failed",) * 3]
@@ -135,7 +135,7 @@ def a_disk_at(folder: Path) -> Iterator[None]:
 
 
 def fill(folder: Path) -> None:
-    """Leave no room in the file system of ``folder``, not for a byte."""
+    """Fill the file system of ``folder`` to the last byte."""
     with (folder / "filler").open("ab", buffering=0) as file:
         for size in (4096, 1):
             with contextlib.suppress(OSError):
@@ -232,14 +232,14 @@ def test_a_spool_directory_that_fills_in_mid_job(start_site: StartSite, tmp_path
 
 @pytest.mark.parametrize("then", sampled(["return", "raise", "kill"], "raise"))
 def test_a_spool_directory_that_turns_read_only_in_mid_job(start_site: StartSite, tmp_path: Path, then: str) -> None:
-    """uWSGI itself leaves alone what it cannot write to, so nothing runs; afterwards all goes on."""
+    """uWSGI ignores files that it cannot write to, so nothing runs; afterwards all jobs run."""
     spool = tmp_path / "spool"
     spool.mkdir(mode=0o700)
     site = start_site(module="kill_tasks")
     job = site.call("waits_for_its_release", then)["job"]
     (start,) = site.history.wait_for("start", job)
     with mounted("--bind", spool, spool):
-        # A second mount on top: the one that the spoolers write their flags into cannot change under them.
+        # A second mount on top: the first one must stay as it is, because the spoolers write their flags into it.
         subprocess.run(["mount", "-o", "remount,bind,ro", spool], check=True)
         (tmp_path / "released").touch()
         if then == "kill":
@@ -256,7 +256,7 @@ def test_a_spool_directory_that_turns_read_only_in_mid_job(start_site: StartSite
 
 
 def wait_for_looks(site: Site) -> None:
-    """Until the spooler has looked through its directory a few times more."""
+    """Wait until the spooler has scanned its directory a few more times."""
     (pid,) = site.server.spooler_pids()
 
     def slept() -> int:

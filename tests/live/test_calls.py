@@ -1,4 +1,4 @@
-"""What a function that a spooler calls may return, be it spoolkit's or another library's; and coroutines."""
+"""What the function of a job may return, in spoolkit and in other libraries; and coroutines."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def is_over(site: Site, id: str) -> dict[str, Any] | None:
     answer = site.server.get(f"/jobs/{id}")
     if answer.status != 200 or answer.json["state"] not in ("done", "dead"):
         return None
-    # A dead job's file is set aside a moment before it is recorded; until then the reason is one text.
+    # A dead job's file is moved a moment before it is recorded; until then the reason is a single text.
     return answer.json if answer.json["state"] == "done" or answer.json["error"]["type"] else None
 
 
@@ -38,7 +38,7 @@ def ended(site: Site, id: str, timeout: float = 20) -> dict[str, Any]:
 
 
 def dead_of(site: Site, task: str) -> str:
-    """Why a job of another library's is dead."""
+    """Why a job of another library is dead."""
 
     def reasons() -> list[str]:
         return [report["reason"] for report in site.dead().values() if report["task"] == task]

@@ -1,4 +1,4 @@
-"""A job's file that was copied, or has two names, is one job: it never runs twice at once."""
+"""A job's file that was copied, or has two names, is one job: it never runs twice at the same time."""
 
 from __future__ import annotations
 

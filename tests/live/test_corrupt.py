@@ -1,4 +1,4 @@
-"""Files that are no jobs: good jobs still run, and none of the bad is lost from sight."""
+"""Files that are not jobs: good jobs still run, and every bad file stays visible."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def pair(key: bytes, value: bytes) -> bytes:
     return struct.pack("<H", len(key)) + key + struct.pack("<H", len(value)) + value
 
 
-# What uWSGI's own code deletes unrun, or ignores for ever.
+# Files that uWSGI's own code deletes without running them, or ignores for ever.
 UNREADABLE = {
     "empty": b"",
     "one-byte": b"\x11",
@@ -40,7 +40,7 @@ UNREADABLE = {
     "text": b"this was never a spool file\n" * 10,
 }
 
-# What reaches Python and is no job.
+# Files that reach Python and are not jobs.
 UNDECODABLE = {
     "nothing-in-it": file({}),
     "foreign": file({b"who": b"knows"}),
@@ -75,7 +75,7 @@ def test_twenty_kinds_of_bad_files_before_the_start(start_site: StartSite, tmp_p
     for word in ("one", "two", "three"):
         site.call("note", word)
         site.history.wait_for("note", word)
-    # Shorter than a header: its writer may be at work, so it stays where it is, in sight.
+    # Shorter than a header: it may still be written, so it stays where it is.
     young = {name for name, data in UNREADABLE.items() if len(data) < 4}
     expected = (set(UNREADABLE) | set(UNDECODABLE)) - young
     wait_until(

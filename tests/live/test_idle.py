@@ -1,4 +1,4 @@
-"""uWSGI's ``idle``: HTTP processes end where nobody asks for anything, which is no stop."""
+"""uWSGI's ``idle``: HTTP processes exit when there are no requests, which is not a stop."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_jobs_start_while_http_processes_idle_and_after(
         assert not stopping.exists()
         return site.server.log().count("cheap mode enabled") > spells
 
-    # It takes uWSGI up to three seconds for each process, one after the other.
+    # uWSGI takes up to three seconds per process, one after another.
     wait_until(ends_processes, timeout=40)
     enqueue = "import site_tasks; site_tasks.note('hello')"
     subprocess.run([sys.executable, "-c", enqueue], env={**os.environ, **environment}, check=True, timeout=60)

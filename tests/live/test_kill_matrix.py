@@ -1,4 +1,4 @@
-"""Every way in which an attempt can end, on a real uWSGI: each job ends as promised, and none is lost or runs twice."""
+"""Every way in which an attempt can end, on a real uWSGI: each job ends as promised; none is lost, none runs twice."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SPOOLERS = (1, 4)
 
 
 class Row(NamedTuple):
-    """A task, the state in which its job ends, how each of its attempts does, and what is said of the last."""
+    """A task, the final state of its job, how each of its attempts ends, and the message about the last one."""
 
     task: str
     state: State
@@ -60,7 +60,7 @@ MATRIX = (
 
 @dataclass(frozen=True)
 class Ran:
-    """What became of one job: what spoolkit says, what its task wrote down, where its file lies."""
+    """What happened to one job: spoolkit's record, the events that its task recorded, and where its file is."""
 
     id: str
     details: Details
@@ -76,7 +76,7 @@ class Ran:
         return tuple(attempt.outcome for attempt in self.details.attempts)
 
     def assert_one_at_a_time(self) -> None:
-        """By what its tasks wrote down: no attempt began before the one before had ended, or its process was dead."""
+        """By the events of its task: no attempt began before the previous one had ended or its process was dead."""
         assert not self.said("twice"), self.events
         ends = {event.words[2]: event.time for event in self.said("end")}
         starts = self.said("start")
@@ -86,7 +86,7 @@ class Ran:
 
 @contextmanager
 def serving(directory: Path, spoolers: int, **env: str) -> Iterator[Site]:
-    """The site of ``kill_tasks``, in a directory of its own."""
+    """The site of ``kill_tasks``, in its own directory."""
     directory.mkdir(exist_ok=True)
     history = History(directory / "history")
     options = [
@@ -108,7 +108,7 @@ def serving(directory: Path, spoolers: int, **env: str) -> Iterator[Site]:
 
 @contextmanager
 def looking_at(site: Site, store: Path | None = None) -> Iterator[None]:
-    """Within it, spoolkit looks at the jobs of ``site``, whose store lies at ``store`` (``None``: in its spool)."""
+    """Within it, spoolkit inspects the jobs of ``site``. ``store``: the path; ``None``: in the spool directory."""
     app = Flask("onlooker")
     app.config.update(SPOOLKIT_SPOOL=site.spool, SPOOLKIT_STORE=store)
     SpoolKit(app)
@@ -118,7 +118,7 @@ def looking_at(site: Site, store: Path | None = None) -> Iterator[None]:
 
 
 def settled(site: Site, ids: list[str], *, timeout: float = 60, store: Path | None = None) -> dict[str, Ran]:
-    """The jobs by id, once each is over."""
+    """Wait until all jobs are finished; return them by id."""
 
     def over(id: str) -> bool:
         found = lookup.details(id)
@@ -141,7 +141,7 @@ def names_in(folder: Path) -> list[str]:
 
 
 class Played(NamedTuple):
-    """A server on which the whole matrix was played."""
+    """A server on which the whole matrix has run."""
 
     site: Site
     jobs: dict[str, Ran]
@@ -150,7 +150,7 @@ class Played(NamedTuple):
 
 @pytest.fixture(scope="module")
 def matrix(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, Played]]:
-    """All rows at once, on a server with one spooler and on one with four, with an innocent job behind each.
+    """All rows at the same time, on a server with one spooler and on one with four, with an innocent job behind each.
 
     Only on those of the two that a test of this run asks for.
     """
@@ -183,7 +183,7 @@ Matrix = dict[int, Played]
 
 
 def each(rows: Sequence[Row]) -> list[Any]:
-    """The rows under each number of spoolers; with one spooler they are left to make matrix."""
+    """The rows for each number of spoolers; those with one spooler run in ``make matrix`` only."""
     marks = {1: [pytest.mark.matrix], 4: []}
     return [pytest.param(n, row, id=f"{row.task}-{n}", marks=marks[n]) for n in SPOOLERS for row in rows]
 
@@ -241,7 +241,7 @@ def test_nothing_is_lost_and_nothing_is_left(matrix: Matrix, spoolers: int) -> N
     def left() -> set[str]:
         return {name for folder in folders for name in names_in(site.spool / folder)} - kept
 
-    # What a running attempt shows of itself goes away after its end is recorded.
+    # The file of a running attempt is removed after its end is recorded.
     wait_until(lambda: not left(), message=lambda: f"left in the spool: {left()}")
 
 
@@ -255,7 +255,7 @@ def test_innocent_jobs_beside_them_run_once(matrix: Matrix, spoolers: int) -> No
 
 @pytest.mark.parametrize("spoolers", sampled(SPOOLERS, 4))
 def test_a_job_outlives_the_master_and_the_next_uwsgi_leaves_it_alone(tmp_path: Path, spoolers: int) -> None:
-    """Without uWSGI's lock, too."""
+    """Even without uWSGI's lock."""
     with serving(tmp_path, spoolers) as before:
         job = before.call("waits_for_its_release", "return", True)["job"]
         (start,) = before.history.wait_for("start", job)
@@ -274,7 +274,7 @@ def test_a_job_outlives_the_master_and_the_next_uwsgi_leaves_it_alone(tmp_path: 
 def test_a_job_that_dies_with_everything_runs_again_under_the_next_uwsgi(tmp_path: Path, spoolers: int) -> None:
     with serving(tmp_path, spoolers) as before:
         job = before.call("waits_for_its_release")["job"]
-        # Behind it, where there is one spooler: with four it would run at once.
+        # It waits behind the other job, because there is one spooler: with four it would run at once.
         innocent = [before.call("innocent")["job"]] if spoolers == 1 else []
         before.history.wait_for("start", job)
         before.server.kill()
@@ -289,7 +289,7 @@ def test_a_job_that_dies_with_everything_runs_again_under_the_next_uwsgi(tmp_pat
 
 
 def run_some(site: Site) -> list[str]:
-    """Run innocent jobs one after the other until each spooler of ``site`` has looked through the directory."""
+    """Run innocent jobs, one after another, until each spooler of ``site`` has scanned the directory."""
     ids: list[str] = []
     seen: set[int] = set()
     while not seen.issuperset(site.server.spooler_pids()):
@@ -302,7 +302,7 @@ def run_some(site: Site) -> list[str]:
 
 @pytest.mark.parametrize("task", sampled(["goes_on_after_its_timeout", "counts_in_c"], "counts_in_c"))
 def test_the_hard_limit_holds_without_the_master(tmp_path: Path, task: str) -> None:
-    """Else the job would never end: everyone stands back for as long as its process lives."""
+    """Otherwise the job would never end: no other process starts it while its process lives."""
     with serving(tmp_path, 1, SPOOLKIT_TIMEOUT_GRACE="2") as before:
         job = before.call(task)["job"]
         before.history.wait_for("start", job)

@@ -1,4 +1,4 @@
-"""What a task leaves in its process is put back before the next job, or the process is replaced."""
+"""Changes that a task makes to its process are undone before the next job, or the process is replaced."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Site:
         return self.run("look", how)["result"]
 
     def written_over(self) -> list[str]:
-        """The task's own files in which somebody else has written."""
+        """The task's own files into which other code has written."""
         return [file.name for file in self.own_files.iterdir() if file.read_text() not in ("", "said by the task\n")]
 
     def pid(self) -> int:
@@ -83,7 +83,7 @@ def flask_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 @pytest.fixture(scope="module")
 def fresh(site: Site) -> Any:
-    """How the first job found its process."""
+    """The state of the process before the first job."""
     return site.look()
 
 

@@ -1,4 +1,4 @@
-"""Three libraries in one application, imported in every order; none takes ``uwsgi.spooler`` from the others."""
+"""Three libraries in one application, imported in every order: jobs of each of them run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MODULES = ("with_spoolkit", "with_uwsgidecorators", "with_uwsgi_tasks")
 @pytest.mark.parametrize(
     "order",
     [
-        # The first order and its reverse; make matrix has the others.
+        # The first order and its reverse; the others run in make matrix.
         pytest.param(order, id="-".join(order), marks=[pytest.mark.matrix] if 0 < number < 5 else [])
         for number, order in enumerate(permutations(MODULES))
     ],
@@ -43,12 +43,12 @@ def test_each_library_runs_its_own(start_site: StartSite, order: tuple[str, ...]
 
 @pytest.mark.parametrize("order", [("with_spoolkit",), ("with_uwsgidecorators",)], ids=["spoolkit", "uwsgidecorators"])
 def test_a_library_imported_in_a_request_changes_nothing(start_site: StartSite, order: tuple[str, ...]) -> None:
-    """The spooler was forked before that import and knows nothing of it: spoolkit sets such files aside."""
+    """The spooler was forked before that import and does not know the library: such jobs are dead."""
     site = start_site(module="three_libraries", env={"ORDER": ",".join(order), "SPOOLKIT_UNKNOWN_GRACE": "0"})
     assert site.server.post("/all").status == 200
     if order == ("with_spoolkit",):
         site.history.wait_for("ran", "own")
-        # All that the other two libraries wrote, for which the spooler has no function.
+        # The jobs of the other two libraries, for which the spooler has no function.
         wait_until(lambda: len(site.dead()) >= 7, message=lambda: f"{site.dead()} {site.server.log()[-2000:]}")
     else:
         site.history.wait_for("ran", "decorated")

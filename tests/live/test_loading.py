@@ -1,4 +1,4 @@
-"""Whatever uWSGI takes as an application is what its HTTP processes and its spoolers load, also after a reload."""
+"""HTTP processes and spoolers load the same application, however uwsgi.ini names it, also after a reload."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ REST = ("attribute", "default name")
 StartLoading = Callable[..., Site]
 
 RELOADED = 60.0
-"""Seconds within which a loaded machine replaces all processes."""
+"""Seconds in which even a busy machine replaces all processes."""
 
 
 @pytest.fixture
 def code(tmp_path: Path) -> Path:
-    """A copy of the site that a test may change."""
+    """A copy of the site, which a test may change."""
     copy = tmp_path / "code"
     shutil.copytree(SOURCE, copy)
     shutil.copy(SITE / "history.py", copy)
@@ -69,7 +69,7 @@ def start(tmp_path: Path, code: Path, history: History) -> Iterator[StartLoading
                 *(GUARD if guard else []),
                 *options,
             ]
-            # A module that is rewritten within a second would be taken for the one that was compiled before.
+            # If a module is rewritten within a second, Python would use the compiled code of the old one.
             env = {"HISTORY": str(history.path), "PYTHONDONTWRITEBYTECODE": "1"}
             server = UwsgiServer(tmp_path, options=lines, env=env)
             running.callback(server.kill)
@@ -79,7 +79,7 @@ def start(tmp_path: Path, code: Path, history: History) -> Iterator[StartLoading
 
 
 def greeted(site: Site, name: str, prefix: str = "") -> tuple[str, ...]:
-    """Have a job run, and what it said about its application."""
+    """Run a job and return what it recorded about its application."""
     answer = site.server.get(f"{prefix}/greet/{name}")
     assert answer.status == 200, (answer.text, site.server.log()[-3000:])
     (event,) = site.history.wait_for("greeted", name, timeout=RELOADED)
@@ -138,7 +138,7 @@ def test_a_broken_version_leaves_the_old_one_running_until_it_is_mended(
     site = start(*WAYS[way])
     file, prefix = code / ("single.py" if way == "file" else "shop/__init__.py"), "/shop" if way == "mount" else ""
     assert greeted(site, "before", prefix)[-1] == "old"
-    # At a reload uWSGI passes over a process that still starts, which would find the broken version as its first one.
+    # A reload does not replace a process that is still starting: its first version would be the broken one.
     wait_until(lambda: site.server.log().count(" ready in ") >= 2, timeout=RELOADED, message=site.server.log)
     healthy = file.read_text()
     broken = healthy.replace('record("made"', 'raise RuntimeError("half deployed")\n{}record("made"')
@@ -184,7 +184,7 @@ def test_without_the_guard_a_job_waits_for_an_application_that_can_be_loaded(sta
     site.server.wait_for_log("the application cannot be loaded in this spooler", timeout=RELOADED)
     assert len(site.files()) == 1
     file.write_text(healthy.replace("    record(", "    record('mended')\n    record("))
-    os.kill(site.server.spooler_pids()[0], signal.SIGTERM)  # a factory that was imported is not imported again
+    os.kill(site.server.spooler_pids()[0], signal.SIGTERM)  # an imported factory is not imported again
     site.history.wait_for("greeted", "bob", timeout=RELOADED)
     assert not site.dead()
 

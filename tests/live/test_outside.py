@@ -36,7 +36,7 @@ def spool(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def flask(environment: dict[str, str], tmp_path: Path, spool: Path) -> Iterator[Start]:
-    """Start ``flask ...`` for the site; it is ended with the test, and so is what it started."""
+    """Start ``flask ...`` for the site; it and its children are ended with the test."""
     with ExitStack() as running:
 
         def start(*arguments: str) -> subprocess.Popen[bytes]:
@@ -64,7 +64,7 @@ def flask(environment: dict[str, str], tmp_path: Path, spool: Path) -> Iterator[
 
 
 def script(environment: dict[str, str], code: str, cwd: Path = Path("/")) -> str:
-    """Run a script as cron would: from elsewhere, with no application."""
+    """Run a script as cron does: in another directory, without an application."""
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code],
         env={**os.environ, **environment},
@@ -170,8 +170,8 @@ def test_what_the_grace_of_flask_spool_run_does_not_suffice_for_is_interrupted(
     history.wait_for("start", "long")
     runner.send_signal(signal.SIGTERM)
     if cut_by == "signal":
-        wait_until(lambda: len(spool_runners(spool)) == 1)  # the idle one has gone: the first has been heard
-        time.sleep(SAME_SIGNAL + 0.1)  # a second one within that time is the first one
+        wait_until(lambda: len(spool_runners(spool)) == 1)  # the idle process has exited: the first signal has arrived
+        time.sleep(SAME_SIGNAL + 0.1)  # a second signal within that time would count as the first one
         runner.send_signal(signal.SIGTERM)
     assert runner.wait(20) == 1
     (file,) = files(spool)

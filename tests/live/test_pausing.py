@@ -1,4 +1,4 @@
-"""Pausing and draining by hand, the uwsgi.ini that is printed, and two instances over one directory."""
+"""Pausing and draining by hand, the printed uwsgi.ini, and two uWSGI servers on one directory."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Command = Callable[..., Result]
 
 @pytest.fixture
 def command(tmp_path: Path) -> Command:
-    """``flask spool``, of an application with the same spool directory."""
+    """``flask spool`` of an application with the same spool directory."""
     app = Flask("operator", root_path=str(tmp_path))
     app.config["SPOOLKIT_SPOOL"] = tmp_path / "spool"
     SpoolKit(app)
@@ -39,7 +39,7 @@ def command(tmp_path: Path) -> Command:
 
 
 def stands_by(site: Deployed) -> None:
-    """Wait until every spooler has come upon a job and not started it."""
+    """Wait until every spooler has found a job and has not started it."""
     spool = str(site.site.spool)
 
     def all_do() -> bool:
@@ -179,7 +179,7 @@ def test_the_doctor_sees_a_guard_that_finds_no_application(tmp_path: Path, comma
 
 
 def test_two_instances_wake_and_outlive_each_other(tmp_path: Path) -> None:
-    # Left to uWSGI a job would wait for the frequency: longer than any deadline here.
+    # Without a signal a job would wait for the next scan: longer than any deadline here.
     with deployed(tmp_path, "two instances", frequency=600) as site:
         site.wait_until_up()
         site.site.history.wait_for("end", site.call("work", 0.0))

@@ -1,4 +1,4 @@
-"""What happens to a job on a real uWSGI: when it runs, in what circumstances, and again when it did not finish."""
+"""A job on a real uWSGI: when it runs, in which environment, and that it runs again if it did not finish."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_plain_integers_are_results(site: Site) -> None:
 
 
 def test_a_job_enqueued_while_all_spoolers_are_busy_follows_at_once(start_site: StartSite) -> None:
-    # Left to uWSGI it would wait for the frequency: 60 s here, more than any deadline below.
+    # Without a signal it would wait for the next scan: 60 s here, more than any deadline below.
     site = start_site(frequency=60)
     site.call("work", "long", 1.5)
     site.history.wait_for("start", "long")

@@ -30,11 +30,11 @@ SPOOLERS = 4
 
 @dataclass
 class Soak:
-    """What was done to the site."""
+    """What the test did to the site."""
 
     ids: list[str] = field(default_factory=list)
     killed: dict[int, float] = field(default_factory=dict)
-    """When each process was killed, unix time: just before."""
+    """When each process was killed: unix time just before the kill."""
     reloads: int = 0
     most_spoolers: int = 0
 
@@ -42,7 +42,7 @@ class Soak:
 @pytest.mark.parametrize("seconds", SECONDS)
 def test_soak(tmp_path: Path, seconds: float) -> None:
     soak = Soak()
-    # With a single thread, uWSGI drops a connection that it has just accepted when it is told to end.
+    # With a single thread, uWSGI drops a connection that it has just accepted when it is asked to exit.
     with deployed(tmp_path, "threads", spoolers=SPOOLERS) as site:
         site.wait_until_up()
         run(site, soak, seconds)
@@ -110,7 +110,7 @@ def run(site: Deployed, soak: Soak, seconds: float) -> None:
 
 
 def account(events: list[Event], soak: Soak) -> tuple[int, int, int]:
-    """Check the history of every job; the numbers of starts, of ends, and of attempts that a kill ended."""
+    """Check the history of every job; return the numbers of starts, of ends, and of killed attempts."""
     by_job: dict[str, list[Event]] = defaultdict(list)
     for event in events:
         by_job[event.words[1]].append(event)
@@ -122,11 +122,11 @@ def account(events: list[Event], soak: Soak) -> tuple[int, int, int]:
             if event.words[0] == "start":
                 starts += 1
                 if open_in is not None:
-                    # The attempt before has no end: then its process was killed, and before this one began.
+                    # The previous attempt has no end: its process was killed before this one began.
                     assert open_in.pid in soak.killed, (id, by_job[id])
                     assert soak.killed[open_in.pid] <= event.time, (id, by_job[id])
                     under_kill += 1
-                # Killed after its end was noted and before it was recorded: only then it may run again.
+                # Killed between the end of the task and its record: only then may it run again.
                 assert done == 0 or killed_between(soak, last, event), (id, by_job[id])
                 open_in = event
             elif event.words[0] == "end":
@@ -141,6 +141,6 @@ def account(events: list[Event], soak: Soak) -> tuple[int, int, int]:
 
 
 def killed_between(soak: Soak, ended: Event, started: Event) -> bool:
-    """Whether the process of ``ended`` was killed before it could record that, a moment later."""
+    """Whether the process of ``ended`` was killed before it could record the end, a moment later."""
     killed = soak.killed.get(ended.pid, 0.0)
     return ended.time - 0.1 <= killed <= min(started.time, ended.time + 0.5)

@@ -28,7 +28,7 @@ LONG = 60.0
 
 @dataclass(frozen=True)
 class Row:
-    """What is done while two jobs run for ``seconds`` and two wait; the two that run shall have ``finished``."""
+    """An action while two jobs run for ``seconds`` and two wait; ``finished``: whether the running ones must finish."""
 
     name: str
     act: Callable[[Deployed], None]
@@ -44,7 +44,7 @@ class Row:
 
 @dataclass
 class Cell:
-    """What became of it. ``finished`` and ``interrupted`` count the jobs that ran when it was done."""
+    """The result. ``finished`` and ``interrupted`` count the jobs that were running at that moment."""
 
     finished: int = 0
     interrupted: int = 0
@@ -64,7 +64,7 @@ def twice(first: int, second: int, pause: float) -> Callable[[Deployed], None]:
     def act(site: Deployed) -> None:
         site.signal(first)
         site.jobs.wait_for_log("graceful shutdown triggered")
-        time.sleep(pause)  # a person's second Ctrl-C: the signals must not merge into one
+        time.sleep(pause)  # as a person presses Ctrl-C twice: the signals must not count as one
         site.signal(second)
 
     return act
@@ -102,7 +102,7 @@ def run(folder: Path, mode: str, row: Row) -> Cell:
     cell = Cell()
     with deployed(folder, mode, grace=row.grace) as site:
         if row.reloads or not row.seconds:
-            # A reload passes over what still starts, and in the first milliseconds uWSGI ignores SIGTERM.
+            # A reload skips processes that are still starting, and in its first milliseconds uWSGI ignores SIGTERM.
             site.wait_until_up()
         running = [site.call(row.task, row.seconds) for _ in range(2 if row.seconds else 0)]
         for id in running:
@@ -125,7 +125,7 @@ def run(folder: Path, mode: str, row: Row) -> Cell:
         cell.endings = [site.endings(id) for id in running]
         cell.interrupted = sum("interrupted" in endings for endings in cell.endings)
         cell.log = site.jobs.log()
-    if row.seconds == LONG:  # let it be done with in no time, on the next start
+    if row.seconds == LONG:  # let the job be short at the next start
         code = folder / "code" / "drain_site.py"
         code.write_text(code.read_text().replace("+ seconds", "+ 0.1"))
     with deployed(folder, mode) as again:
@@ -150,14 +150,14 @@ def request(site: Deployed, cell: Cell) -> threading.Thread:
 
 
 def reloaded(site: Deployed, cell: Cell, mode: str) -> None:
-    """Wait until the new code serves, looking on: the site answers, and the spoolers do not multiply."""
+    """Wait until the new code serves; meanwhile the site answers, and the number of spoolers does not grow."""
 
     def serves_new() -> bool:
         cell.most_spoolers = max(cell.most_spoolers, len(site.jobs.spooler_pids()))
         return site.jobs.get("/version").json["version"] == "new"
 
     if mode == "prefork":
-        # Only a reload as a whole reads the code again, and the chain's does not.
+        # Only a full reload reads the code again; a chain reload does not.
         wait_until(lambda: not site.unfinished(), timeout=40, message=site.jobs.log)
         return
     in_a_row = 0
@@ -172,7 +172,7 @@ def reloaded(site: Deployed, cell: Cell, mode: str) -> None:
         cell.versions.add((site.result(id) or b"").decode())
 
 
-# Each way to stop or to reload once, and each mode of uWSGI with both: the other cells are left to make matrix.
+# Each way to stop or to reload once, and each mode of uWSGI with both; the other cells run in make matrix.
 SAMPLE = {
     "SIGTERM": "threads",
     "SIGINT": "prefork",

@@ -1,4 +1,4 @@
-"""The unit files of docs/deploy.md, run by hand as systemd would run them."""
+"""The unit files of docs/deploy.md, run as systemd would run them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def service(text: str) -> configparser.SectionProxy:
 
 @pytest.fixture
 def machine() -> Iterator[Path]:
-    """A folder in place of the root directory, with the site; others may read it, as the unit's user has to."""
+    """A folder that replaces the root directory and contains the site. Others may read it, as the unit's user must."""
     folder = Path(tempfile.mkdtemp())
     site = folder / "srv" / "site"
     site.mkdir(parents=True)

@@ -20,7 +20,7 @@ from .draining import GUARD, RELOAD, STOP_HOOKS
 
 
 class TimersSite:
-    """A site whose code a test may change; two HTTP processes, two spoolers."""
+    """A site whose code a test may change, with two HTTP processes and two spoolers."""
 
     def __init__(self, folder: Path) -> None:
         self.code = folder / "code"
@@ -73,7 +73,7 @@ class TimersSite:
         )
 
     def fire_once_a_second(self, *kinds: str) -> bool:
-        """Whether each of these timers of one second fires so often, from now on."""
+        """Whether each of these timers of one second fires once a second from now on."""
         begun = {kind: len(self.history.events(kind)) for kind in kinds}
         for kind in kinds:
             times = [event.time for event in self.history.wait_for(kind, count=begun[kind] + 4)[begun[kind] :]]
@@ -113,8 +113,8 @@ def test_a_file_monitor_fires_once_for_a_change(site: TimersSite) -> None:
     seen = len(site.history.events("timer"))
     site.monitored.write_text("changed")
     site.history.wait_for("filemon", count=before + 1)
-    site.history.wait_for("timer", count=seen + 3)  # another entry would have called it by now
-    # Writing truncates first: uWSGI may take that for a change of its own.
+    site.history.wait_for("timer", count=seen + 3)  # a second entry would have called it by now
+    # Writing truncates the file first, which uWSGI may see as a change by itself.
     assert len(site.history.events("filemon")) <= before + 2
 
 
