@@ -1,4 +1,4 @@
-"""``python -m spoolkit doctor DIRECTORY``, for an application that cannot be imported."""
+"""Which commands work where the application cannot be imported? ``python -m spoolkit doctor DIRECTORY``."""
 
 from __future__ import annotations
 

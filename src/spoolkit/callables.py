@@ -1,4 +1,4 @@
-"""What may be declared as a task, and what a task must not return. Pure."""
+"""What may be declared as a task, and which results show that a task has not done its work? Pure."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _LAZY: dict[type, str] = {
 
 
 def check(function: Any) -> None:
-    """Refuse what a spooler could not call, or could not find again by its name.
+    """Refuse a function that a spooler could not call, or could not find by its name.
 
     Raises:
-        TaskFunctionError: ``function`` is no function, has no name, lacks its object, or would have to be iterated.
+        TaskFunctionError: ``function`` is not a function, has no name, needs an object, or is a generator.
     """
     problem = _problem(function)
     if problem is not None:
@@ -31,7 +31,7 @@ def check(function: Any) -> None:
 
 
 def refusal(function: Any, problem: str) -> TaskFunctionError:
-    """The error that says why ``function`` is no task."""
+    """The error that says why ``function`` cannot be a task."""
     shown = getattr(function, "__qualname__", None) or f"{function!r:.100}"
     return TaskFunctionError(f"{shown} cannot be a task: {problem}", function=str(shown))
 
@@ -69,19 +69,19 @@ def _problem(function: Any) -> str | None:
 def _lacks_its_object(function: Any, parameters: list[str]) -> bool:
     if isinstance(function, (MethodDescriptorType, WrapperDescriptorType)):
         return True
-    # The function's own qualified name tells a class's body from a function's, where `self` is an argument like others.
+    # The qualified name says whether the function stands in a class. In a function, `self` is an argument like others.
     scope = function.__qualname__.rpartition(".")[0]
     in_class = bool(scope) and not scope.endswith("<locals>")
     return in_class and not inspect.ismethod(function) and parameters[:1] in (["self"], ["cls"])
 
 
 def is_async(function: Any) -> bool:
-    """Whether a call of ``function`` makes a coroutine."""
+    """Whether ``function`` is declared with ``async def``."""
     return inspect.iscoroutinefunction(function)
 
 
 def kind_of_lazy(function: Any) -> str | None:
-    """What ``function`` is, if a call of it only makes something to be awaited or iterated over; else ``None``."""
+    """What ``function`` is, if a call does not run its body: a coroutine function or a generator; else ``None``."""
     if inspect.iscoroutinefunction(function):
         return "a coroutine function"
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
@@ -90,11 +90,11 @@ def kind_of_lazy(function: Any) -> str | None:
 
 
 def unfinished(returned: object) -> str | None:
-    """Why a call that returned ``returned`` has not done its work yet; ``None`` if it has.
+    """Why a task that returned this value has not done its work; ``None`` if it has.
 
-    A coroutine is closed, so that Python does not warn of it later, at some other place.
+    A coroutine is closed, so that Python does not warn later, in another place, that nobody awaited it.
     """
-    # By type(): a LocalProxy answers isinstance() for what it stands for, and has every special method.
+    # By type(): isinstance() looks through a LocalProxy to its object, and a LocalProxy has every special method.
     kind = type(returned)
     lazy = _LAZY.get(kind)
     if lazy is None and issubclass(kind, Awaitable) and not hasattr(kind, "_get_current_object"):
@@ -104,4 +104,6 @@ def unfinished(returned: object) -> str | None:
     if isinstance(returned, CoroutineType):
         returned.close()
         return f"the task returned {lazy}, whose body did not run: declare it with async def, also in its decorators"
-    return f"the task returned {lazy}, which nobody awaits or iterates: do that in the task, and return the values"
+    return (
+        f"the task returned {lazy}, which nothing awaits or iterates over: do that in the task, and return the values"
+    )

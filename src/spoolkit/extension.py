@@ -1,4 +1,4 @@
-"""The Flask extension: the application in whose context tasks run, its settings, its commands."""
+"""How does a Flask application get spoolkit? The extension, with the application's settings and commands."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from spoolkit.uwsgi import bridge, served
 
 
 class SpoolKit:
-    """spoolkit for a Flask application: ``SpoolKit(app)``, or ``init_app`` from a factory.
+    """spoolkit for a Flask application: ``SpoolKit(app)``, or :meth:`init_app` in a factory.
 
-    The tasks that are declared in this process are its attributes by their functions' names: with ``background_tasks =
-    SpoolKit()``, ``background_tasks.record_visit(5)`` calls the task ``record_visit``, in whichever module it is. In a
-    view it is ``current_app.extensions["spoolkit"]``.
+    The tasks of this process are its attributes, by the names of their functions: with ``background_tasks =
+    SpoolKit()``, ``background_tasks.record_visit(5)`` calls the task ``record_visit``, whatever module it is in. A view
+    finds this object as ``current_app.extensions["spoolkit"]``.
     """
 
     def __init__(self, app: Flask | None = None) -> None:
@@ -33,12 +33,17 @@ class SpoolKit:
             self.init_app(app)
 
     def init_app(self, app: Flask) -> None:
-        """Run tasks in the context of ``app``, with its ``SPOOLKIT_*`` settings, and add ``flask spool``.
+        """Run tasks in the context of ``app``, with its ``SPOOLKIT_*`` settings, and add the command ``flask spool``.
 
-        Where several applications live in one process, a job runs in the one that was current at its call, else in the
-        one that was made last. Raises
-        :class:`ConfigurationError` for a setting that cannot be used, and where uWSGI has spoolers and gives each
-        application an interpreter of its own.
+        Where a process has several applications, a job runs in the one that was current at its call, else in the one
+        that was initialised last.
+
+        Args:
+            app: The application, with its configuration.
+
+        Raises:
+            ConfigurationError: A setting has a value that cannot be used, or uWSGI has spoolers and gives each
+                application an interpreter of its own.
         """
         config = application.settings_of(app)
         self._apps.add(app)
@@ -50,7 +55,8 @@ class SpoolKit:
         directories = bridge.directories()
         if directories and config.spool not in directories:
             log.warning(
-                "uWSGI serves %s, but SPOOLKIT_SPOOL is %s: jobs from outside uWSGI would lie there unseen",
+                "uWSGI serves the spool directory %s, but SPOOLKIT_SPOOL is %s: jobs that processes outside uWSGI "
+                "enqueue would not run",
                 ", ".join(directories),
                 config.spool,
             )
@@ -58,19 +64,25 @@ class SpoolKit:
         if self._threads:
             hooks.at_start(app, self._threads.start)
         if not bridge.is_uwsgi():
-            engine.may_make(config.spool)  # decided now: nothing is made before there is a job
-        if not bridge.is_uwsgi() and config.dev_runner:
-            flask_run.start_spooler()
+            engine.may_make(config.spool)  # recorded now: the first job makes the directory, if it is missing now
+            if config.dev_runner:
+                flask_run.start_spooler()
 
     def add_thread(self, thread: BackgroundThread, where: Where = "each process") -> None:
-        """Have ``thread`` live in each process that serves, or, with ``where="one process"``, in one of them.
+        """Run a thread in the processes that serve the application, for as long as they live.
 
-        It is started after the fork, under a reloader in the process that serves only, and under a server that is not
-        known here with the first request; not by a command line, a script, or a test (see :meth:`start_threads`). When
-        its process is asked to go it gets ``SPOOLKIT_THREAD_GRACE`` seconds. If the one process goes away, another one
-        takes over. Raises :class:`ConfigurationError` for what cannot be.
+        It starts after the fork; under a reloader, only in the process that serves; under a server that spoolkit does
+        not know, with the first request. A command line, a script or a test does not start it: see
+        :meth:`start_threads`. It may start before this method returns, so add it once the application is complete.
+        When its process is asked to exit it gets ``SPOOLKIT_THREAD_GRACE`` seconds.
 
-        The thread may start before this returns: add it once the application is complete.
+        Args:
+            thread: The thread.
+            where: ``"each process"``, or ``"one process"``: in one of them; if that one exits, another one takes over.
+
+        Raises:
+            ConfigurationError: An argument cannot be used, a thread of this class was added already, or this uWSGI runs
+                without ``enable-threads``.
         """
         first = not self._threads
         self._threads.add(thread, where)
@@ -79,11 +91,15 @@ class SpoolKit:
                 hooks.at_start(app, self._threads.start)
 
     def start_threads(self) -> None:
-        """Start in this process what :meth:`add_thread` was given: for tests, and for programs without a server."""
+        """Start the threads of :meth:`add_thread` in this process: for tests, and for programs without a server."""
         self._threads.start()
 
     def drain(self, grace: float | None = None) -> None:
-        """End what this process does in the background, as its server does; see :mod:`spoolkit.lifecycle.hooks`."""
+        """End the background work of this process, as its server does before the process exits.
+
+        Args:
+            grace: Seconds that it gets to finish. ``None``: ``SPOOLKIT_THREAD_GRACE``.
+        """
         hooks.run_end_hooks(grace)
 
     def __getattr__(self, name: str) -> Task[..., Any]:

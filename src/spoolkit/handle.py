@@ -1,4 +1,4 @@
-"""A job as its caller holds it: frozen as it was made, with what became of it to be asked for."""
+"""What does a caller hold of a job, and how does it learn what became of the job?"""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ R = TypeVar("R", covariant=True)  # a result is only ever read
 
 
 class Job(job.JobSpec, Generic[R]):
-    """One call of a task that returns an ``R``. What it holds was true when it was made.
+    """A handle of one call of a task that returns an ``R``.
 
-    Each question below is answered as of now, and raises :class:`~spoolkit.errors.UnknownJobError` once the job's
-    record is gone. Two handles of one job are equal, also where one comes from :meth:`get` or from another process.
+    Its fields are those of the job when it was made. Its properties and methods read the current state of the job, and
+    raise :class:`~spoolkit.errors.UnknownJobError` once the job's record is deleted. Two handles of the same job are
+    equal, wherever they come from.
     """
 
     def __eq__(self, other: object) -> bool:
@@ -40,7 +41,17 @@ class Job(job.JobSpec, Generic[R]):
 
     @classmethod
     def get(cls, id: str) -> Job[Any]:
-        """The job ``id``, without its arguments. Raises :class:`~spoolkit.errors.UnknownJobError`."""
+        """Find a job by its id, also in another process than the one that enqueued it.
+
+        Args:
+            id: The full id of the job.
+
+        Returns:
+            A handle of the job, without the job's arguments.
+
+        Raises:
+            UnknownJobError: There is neither a file nor a record of the job.
+        """
         found = lookup.find(id)
         return cls(
             id=found.id,
@@ -53,17 +64,17 @@ class Job(job.JobSpec, Generic[R]):
 
     @classmethod
     def of(cls, made: job.JobSpec) -> Job[R]:
-        """The handle of a job that was just made."""
+        """The handle of a job that is known in full, such as one that was read from its file."""
         return cls(**{field.name: getattr(made, field.name) for field in fields(made)})
 
     @property
     def status(self) -> Status:
-        """All that is known of the job, as of one moment."""
+        """All that is known of the job, read at once."""
         return lookup.find(self.id)
 
     @property
     def state(self) -> State:
-        """Where the job stands."""
+        """The state of the job."""
         return self.status.state
 
     @property
@@ -78,16 +89,20 @@ class Job(job.JobSpec, Generic[R]):
 
     @property
     def progress(self) -> Progress | None:
-        """How far the job last said it was."""
+        """What the job last reported of its progress; ``None`` where it has reported nothing."""
         return self.status.progress
 
     @property
     def result(self) -> R:
         """What the task returned.
 
-        Raises :class:`JobStateError` where the job is not over, :class:`JobFailedError` (or its :class:`JobTimeout`,
-        :class:`JobCrashedError`) where it is dead, with the task's own traceback in its notes, :class:`JobCancelled`,
-        :class:`JobLostError`, and :class:`ResultUnavailableError` for a result that could not be kept.
+        Raises:
+            JobStateError: The job is not over.
+            JobFailedError: The job is dead; the notes of the error hold the task's traceback. :class:`JobTimeout` and
+                :class:`JobCrashedError` are kinds of it.
+            JobCancelled: The job was cancelled.
+            JobLostError: The job is lost.
+            ResultUnavailableError: The job is done, but its result could not be kept.
         """
         status = self.status
         if status.state is State.DONE:
@@ -100,12 +115,31 @@ class Job(job.JobSpec, Generic[R]):
         raise _error(status)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until the job is over, at most ``timeout`` seconds (``None``: for ever); whether it is."""
+        """Wait until the job is over.
+
+        Args:
+            timeout: The longest time to wait, in seconds. ``None``: no limit.
+
+        Returns:
+            Whether the job is over: done, dead, cancelled or lost.
+        """
         spool_dir = locations.spool_dir_of(self.queue)
         return waiting.until(lambda: self.state in FINISHED, spool_dir, self.id, timeout)
 
     def cancel(self, *, force: bool = False) -> State:
-        """See that the job does not run, or not on; see :func:`spoolkit.admin.actions.cancel`."""
+        """Cancel the job. A waiting job never runs; a running one is asked to stop, and goes on until it checks.
+
+        Args:
+            force: Kill the process of a running job and record the job as cancelled.
+
+        Returns:
+            The state of the job afterwards: cancelled, or running where it was asked to stop.
+
+        Raises:
+            JobStateError: The job is over, its file is locked by another process, or its process must not be killed.
+            StoreUnavailableError: The cancellation cannot be recorded; nothing was changed.
+            SpoolUnavailableError: This process may not change the spool directory.
+        """
         return actions.cancel(self.id, force=force)
 
 
