@@ -13,7 +13,7 @@ from pathlib import Path
 from uwsgi_server import UwsgiServer, wait_until
 
 from spoolkit.job import FINISHED
-from spoolkit.store.transitions import Store
+from spoolkit.store import Store
 from spoolkit.uwsgi import recommended
 
 from .conftest import SITE, History, Site

@@ -13,7 +13,7 @@ import pytest
 from any_server import CommandServer, wait_for_exit
 from uwsgi_server import wait_until
 
-from spoolkit.store.transitions import Store
+from spoolkit.store import Store
 from spoolkit.system.clock import SAME_SIGNAL
 
 from .conftest import SITE, History, Site

@@ -7,7 +7,7 @@ import json
 import pytest
 from uwsgi_server import wait_until
 
-from spoolkit.store.transitions import Store
+from spoolkit.store import Store
 
 from .conftest import StartSite
 

@@ -17,7 +17,7 @@ import pytest
 from uwsgi_server import wait_until
 
 from spoolkit.job import State
-from spoolkit.store.transitions import Store
+from spoolkit.store import Store
 from spoolkit.system.clock import SAME_SIGNAL
 
 from .conftest import SITE, History, StartSite

@@ -21,8 +21,8 @@ from sampling import sampled
 from uwsgi_server import UwsgiServer, wait_until
 
 from spoolkit.job import State, Status
+from spoolkit.store import Store
 from spoolkit.store.orphans import mark_lost
-from spoolkit.store.transitions import Store
 
 from .conftest import PROJECT, SITE, History
 

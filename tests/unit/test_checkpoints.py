@@ -13,8 +13,7 @@ from spoolkit.attempt.current_job import CurrentJob, running
 from spoolkit.job import JobSpec
 from spoolkit.spooldir import checkpoints as kept
 from spoolkit.spooldir.checkpoints import Checkpoint
-from spoolkit.store import retention
-from spoolkit.store.transitions import Store
+from spoolkit.store import Store, retention
 
 ID = "0" * 32
 

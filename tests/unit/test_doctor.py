@@ -34,7 +34,7 @@ from spoolkit.encoding import packet
 from spoolkit.job import JobSpec, new_id
 from spoolkit.spooldir import dead, spoolers, spoolfile
 from spoolkit.spooldir.spoolfile import PREFIX, TEMPORARY
-from spoolkit.store.transitions import Store
+from spoolkit.store import Store
 from spoolkit.system import clock, files
 from spoolkit.uwsgi import instance
 
@@ -157,7 +157,7 @@ def counts(finding: Finding, site: Site) -> list[int]:
 
 def test_a_healthy_directory_has_no_findings(site: Site) -> None:
     store = Store(str(site.store))
-    store.note("0" * 32, "looked at")
+    store.record_event("0" * 32, "looked at")
     store.claim(JobSpec(id="1" * 32, task="tasks.some"), file=None, still_there=lambda: True, max_attempts=1)
     site.job(due=0)
     site.job(due=-1000)

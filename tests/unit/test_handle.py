@@ -50,8 +50,7 @@ from spoolkit.errors import JobError, JobLostError
 from spoolkit.job import Progress, State, new_id
 from spoolkit.spooldir import spoolfile, waiting
 from spoolkit.spooling.standalone import Spooler
-from spoolkit.store import locations
-from spoolkit.store.transitions import Store
+from spoolkit.store import Store, locations, retention
 
 
 @spool(retries=0)
@@ -365,7 +364,7 @@ def test_any_process_finds_it_by_its_id(work: Callable[[], None]) -> None:
 def test_once_it_is_forgotten_every_question_says_so(work: Callable[[], None]) -> None:
     job = gives_back(1)
     work()
-    locations.store().prune([State.DONE], time.time() + 1, 10)
+    retention.prune(locations.store(), [State.DONE], time.time() + 1, 10)
     for ask in ("status", "state", "attempt", "attempts", "progress", "result"):
         with pytest.raises(UnknownJobError):
             getattr(job, ask)

@@ -16,7 +16,8 @@ from flask import Flask
 from spoolkit import SpoolKit
 from spoolkit.doctor import machine
 from spoolkit.doctor.findings import Finding, Site
-from spoolkit.store import database, locations
+from spoolkit.job import State
+from spoolkit.store import database, locations, rows
 from spoolkit.store.database import Database
 
 TOP = Path(__file__).parents[2]
@@ -40,7 +41,7 @@ def test_the_migration_adds_the_column_to_an_older_file(tmp_path: Path, monkeypa
     path = str(tmp_path / "spoolkit.db")
     older = Database(path)
     with older.transaction() as db:
-        database.insert(db, {"id": "a", "task": "t", "engine": "spool", "state": "queued", "attempt": 0, "base": 0})
+        rows.insert(db, "a", State.QUEUED, 0.0, {"task": "t", "engine": "spool"})
     older.close()
     monkeypatch.setattr(database, "MIGRATIONS", (*database.MIGRATIONS, block("sql", "A column in the store")))
     newer = Database(path)

@@ -16,9 +16,8 @@ from spoolkit.job import JobSpec, TaskOptions
 from spoolkit.registry import Declared
 from spoolkit.settings import Settings
 from spoolkit.spooling import engine
-from spoolkit.store import interruption, retention
+from spoolkit.store import Store, interruption, retention
 from spoolkit.store.claims import PreviousCrashed
-from spoolkit.store.transitions import Store
 from spoolkit.system import clock, files, process
 
 ID = "0" * 32
@@ -36,7 +35,7 @@ class Running:
 
     def __init__(self, store: Store) -> None:
         code = (
-            "import sys, time; from spoolkit.store.transitions import Store; from spoolkit.job import JobSpec\n"
+            "import sys, time; from spoolkit.store import Store; from spoolkit.job import JobSpec\n"
             "Store(sys.argv[1]).claim(JobSpec(id=sys.argv[2], task='t'), file='f', still_there=lambda: True, "
             "max_attempts=1)\n"
             "print('claimed', flush=True); time.sleep(60)"

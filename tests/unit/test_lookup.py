@@ -440,7 +440,7 @@ def test_details_have_attempts_and_events_in_order(directory: str, work: Callabl
     made = ends("fails")
     work()
     store = locations.store()
-    store.note(made.id, "run now")
+    store.record_event(made.id, "run now")
     details = lookup.details(made.id)
     ((number, outcome, error, message, log),) = [
         (a.number, a.outcome, a.error_type, a.message, a.log) for a in details.attempts

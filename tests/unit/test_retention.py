@@ -12,8 +12,7 @@ import pytest
 from spoolkit.job import State, new_id
 from spoolkit.settings import Settings
 from spoolkit.spooldir import dead, spoolfile
-from spoolkit.store import retention
-from spoolkit.store.transitions import Store
+from spoolkit.store import Store, retention
 from spoolkit.system import clock
 
 DAY = 86400.0

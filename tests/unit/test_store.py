@@ -36,9 +36,10 @@ from spoolkit.job import (
     State,
     Status,
 )
-from spoolkit.store import database
-from spoolkit.store.claims import AlreadySettled, Granted, InUse, PreviousCrashed
-from spoolkit.store.transitions import ARGUMENTS_LIMIT, Result, Store
+from spoolkit.store import Store, database
+from spoolkit.store.claims import ARGUMENTS_LIMIT, AlreadySettled, Granted, InUse, PreviousCrashed
+from spoolkit.store.retention import prune
+from spoolkit.store.transitions import Result
 from spoolkit.system import clock, process
 
 ID = f"{1:032x}"
@@ -534,7 +535,7 @@ def test_a_job_refused_is_known_with_the_reason(store: Store, at: Callable[[floa
 
 
 def test_a_note_on_what_is_not_known_is_none(store: Store) -> None:
-    store.note(ID, "run now")
+    store.record_event(ID, "run now")
     assert events_of(store) == []
 
 
@@ -627,7 +628,7 @@ def test_what_ended_long_ago_is_forgotten_with_its_events(store: Store, at: Call
     cancelled = ended(store, at, 3, State.CANCELLED, 100.0)
     dead = ended(store, at, 4, State.DEAD, 100.0)
     retrying = ended(store, at, 5, State.RETRYING, 100.0)
-    assert store.prune((State.DONE, State.CANCELLED), 200.0, 100) == 2
+    assert prune(store, (State.DONE, State.CANCELLED), 200.0, 100) == 2
     assert set(store.states([old, edge, cancelled, dead, retrying])) == {edge, dead, retrying}
     assert events_of(store, old) == []
     assert kinds(store, edge) == ["started", "done"]
@@ -636,29 +637,29 @@ def test_what_ended_long_ago_is_forgotten_with_its_events(store: Store, at: Call
 def test_the_oldest_are_forgotten_first_and_no_more_than_asked_for(store: Store, at: Callable[[float], None]) -> None:
     ids = [ended(store, at, number, State.DONE, 200.0 - number) for number in range(1, 8)]
     also = ended(store, at, 9, State.CANCELLED, 1.0)
-    assert store.prune((State.DONE, State.CANCELLED), 1000.0, 3) == 3
+    assert prune(store, (State.DONE, State.CANCELLED), 1000.0, 3) == 3
     assert set(store.states([*ids, also])) == {*ids[:4], also}
-    assert store.prune((State.DONE, State.CANCELLED), 1000.0, 5) == 5
-    assert store.prune((State.DONE, State.CANCELLED), 1000.0, 3) == 0
+    assert prune(store, (State.DONE, State.CANCELLED), 1000.0, 5) == 5
+    assert prune(store, (State.DONE, State.CANCELLED), 1000.0, 3) == 0
 
 
 def test_what_still_has_its_file_is_not_forgotten(store: Store, at: Callable[[float], None]) -> None:
     here, gone = (ended(store, at, number, State.DONE, 100.0) for number in (1, 2))
-    assert store.prune((State.DONE,), 200.0, 10, file_exists=lambda id, file: (id, file) == (here, "file 1")) == 1
+    assert prune(store, (State.DONE,), 200.0, 10, file_exists=lambda id, file: (id, file) == (here, "file 1")) == 1
     assert store.states([here, gone]) == {here: State.DONE}
 
 
 @pytest.mark.parametrize("before", ["queued", "running", "running, process gone", "retrying"])
 def test_what_is_not_over_is_never_forgotten(store: Store, before: str) -> None:
     FROM[before](store)
-    assert store.prune(State, 1e12, 100) == 0
+    assert prune(store, State, 1e12, 100) == 0
     assert state_of(store) is not None
 
 
 def test_a_job_retried_is_not_forgotten_for_its_earlier_death(store: Store) -> None:
     FROM["dead"](store)
     claim(store)
-    assert store.prune((State.DEAD,), 1e12, 100) == 0
+    assert prune(store, (State.DEAD,), 1e12, 100) == 0
 
 
 # Questions.
@@ -754,7 +755,7 @@ def test_a_file_of_a_later_version_is_refused_and_left_alone(store: Store, monke
         later = version(store)
         store.close()
     content = Path(store.path).read_bytes()
-    for use in (lambda: store.status(ID), lambda: claim(store), lambda: store.prune(FINISHED, 1e12, 10)):
+    for use in (lambda: store.status(ID), lambda: claim(store), lambda: prune(store, FINISHED, 1e12, 10)):
         with pytest.raises(StoreUnavailableError, match=f"version {later}.*update spoolkit") as caught:
             use()
         assert caught.value.path == store.path
@@ -823,9 +824,9 @@ USES: dict[str, Callable[[Store], object]] = {
     "refuse": lambda store: store.refuse(a_job(), FAILURE, file=None),
     "cancel": lambda store: store.cancel(status(), "not wanted", file="first"),
     "ask to stop": lambda store: store.ask_to_stop(ID),
-    "note": lambda store: store.note(ID, "run now"),
+    "record_event": lambda store: store.record_event(ID, "run now"),
     "requeue": lambda store: store.requeue(ID, still_there=lambda: True),
-    "prune": lambda store: store.prune(FINISHED, 1e12, 10),
+    "prune": lambda store: prune(store, FINISHED, 1e12, 10),
 }
 
 QUESTIONS: dict[str, Callable[[Store], object]] = {
@@ -907,7 +908,7 @@ def test_who_comes_late_to_a_new_file_leaves_its_log_alone(boxed: Store) -> None
     start(boxed)
     away(boxed.path)
     code = (
-        "import sys; from spoolkit.job import JobSpec; from spoolkit.store.transitions import Store; "
+        "import sys; from spoolkit.job import JobSpec; from spoolkit.store import Store; "
         "store = Store(sys.argv[1]);"
         "give = lambda n: store.claim(JobSpec(f'{n:032x}', 't'), file='f', still_there=lambda: True, max_attempts=3);"
         "give(2); print(flush=True); sys.stdin.readline(); give(3)"
@@ -938,7 +939,7 @@ def test_garbage_in_place_of_the_open_file_is_told_and_the_file_put_back_is_used
 
 
 def test_a_lock_that_lasts_is_told_and_costs_nothing_else(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(database, "PATIENCE", 0.05)
+    monkeypatch.setattr(database, "LOCK_TIMEOUT", 0.05)
     start(store)
     with closing(sqlite3.connect(store.path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")

@@ -218,7 +218,7 @@ def run_now(id: str) -> State:
         with _claimed(status) as path:
             if path is not None:
                 new = spoolfile.reschedule(path, clock.now())
-                from_store(lambda: locations.store().note(id, "run now"))
+                from_store(lambda: locations.store().record_event(id, "run now"))
                 break
         if time.monotonic() > deadline:
             raise _locked(status)

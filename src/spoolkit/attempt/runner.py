@@ -22,9 +22,9 @@ from spoolkit.spooldir import checkpoints, waiting
 from spoolkit.spooldir import running as recorder
 from spoolkit.spooldir.checkpoints import Checkpoint
 from spoolkit.spooldir.running import Recorder
-from spoolkit.store import interruption, locations
+from spoolkit.store import Store, interruption, locations
 from spoolkit.store.claims import AlreadySettled, Granted, InUse, PreviousCrashed
-from spoolkit.store.transitions import Result, Store
+from spoolkit.store.transitions import Result
 from spoolkit.system import clock, log, task_signals
 
 

@@ -33,8 +33,7 @@ from spoolkit.registry import Declared
 from spoolkit.spooldir import dead as morgue
 from spoolkit.spooldir import gate, spoolers, spoolfile
 from spoolkit.spooling import other_libraries, startup
-from spoolkit.store import locations, retention
-from spoolkit.store.transitions import Store
+from spoolkit.store import Store, locations, retention
 from spoolkit.system import clock, files, log, published, sandbox, task_signals
 from spoolkit.uwsgi import bridge, instance, served
 

@@ -1,0 +1,42 @@
+"""The record of jobs: all SQL is in this package, and no other package knows a table.
+
+The file says whether a job will run, the store says what happened to it. So accepting a job writes nothing here, and
+while the store is unavailable (:class:`~spoolkit.errors.StoreUnavailableError`) jobs run all the same: their attempts
+are counted in the names of their files.
+"""
+
+from __future__ import annotations
+
+from spoolkit.store import claims, queries, transitions
+from spoolkit.store.database import Database
+
+
+class Store(Database):
+    """The record of jobs in one SQLite file: a row for each job, and events that are only ever added.
+
+    Its methods are functions of the modules of this package, where each is explained: one module for each subject.
+    """
+
+    # May an attempt start?
+    claim = claims.claim
+
+    # Moves from one state to another
+    record_queued = transitions.record_queued
+    finish = transitions.finish
+    refuse = transitions.refuse
+    cancel = transitions.cancel
+    cancel_running = transitions.cancel_running
+    ask_to_stop = transitions.ask_to_stop
+    requeue = transitions.requeue
+    record_event = transitions.record_event
+
+    # Questions
+    status = queries.status
+    statuses = queries.statuses
+    states = queries.states
+    ids = queries.ids
+    arguments = queries.arguments
+    history = queries.history
+    counts = queries.counts
+    done_since = queries.done_since
+    durations = queries.durations

@@ -1,4 +1,4 @@
-"""Whether a job may start: the answers to a claim, and how one follows from what is recorded."""
+"""May an attempt of a job start now?"""
 
 from __future__ import annotations
 
@@ -7,76 +7,171 @@ import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from spoolkit.job import Cancelled, Done, Failure, Outcome, RetryAt, State
-from spoolkit.system import process
+from spoolkit.job import Cancelled, Dead, Done, Failure, JobSpec, Outcome, RetryAt, State
+from spoolkit.store import rows
+from spoolkit.store.database import Database
+from spoolkit.system import clock, process
+
+ARGUMENTS_LIMIT = 4096
+"""Bytes of a job's arguments that are kept with its row, to be shown once the file is gone."""
 
 
 @dataclass(frozen=True)
 class Granted:
-    """The attempt is counted and may begin."""
+    """The attempt is counted, and may start."""
 
+    #: The number of the attempt, from 1.
     attempt: int
+    #: The same since the count was last reset: a job that is requeued has all its attempts again.
     attempt_since_reset: int
+    #: Whether the store has the attempt; it does not if it could not be written.
+    recorded: bool = True
 
 
 @dataclass(frozen=True)
 class InUse:
-    """Another process is at it, or has just settled it. ``other_file`` is the file by which it runs."""
+    """Another process runs the job, or has just settled its file."""
 
+    #: The other file by which the job runs, if the file in hand is a copy of that one.
     other_file: str | None = None
 
 
 @dataclass(frozen=True)
 class AlreadySettled:
-    """The job was settled, but its file was not: the process died between the two."""
+    """The job's end is recorded, but its file was not settled: the process died between the two."""
 
+    #: What was recorded, and must be done to the file now.
     outcome: Outcome
 
 
 @dataclass(frozen=True)
 class PreviousCrashed:
-    """The process of the last attempt is gone, and nobody has said so yet."""
+    """The process of the last attempt is gone, and the end of that attempt is not recorded."""
 
+    #: The number of the last attempt, from 1.
     attempt: int
+    #: The same since the count was last reset.
     attempt_since_reset: int
+    #: The process that ran it.
     pid: int
+    #: When it started, in unix seconds (UTC).
     started_at: float
+    #: Whether somebody had asked the job to stop.
     cancel_asked: bool
+    #: What tells the process from a later one with the same pid: see :func:`spoolkit.system.process.identity`.
     identity: bytes = field(default=b"", compare=False)
 
 
 Claim = Granted | InUse | AlreadySettled | PreviousCrashed
 
 
-def verdict(row: sqlite3.Row, file: str | None, file_exists: Callable[[str], bool]) -> Claim | None:
-    """Why the job of ``row`` must not start now; ``None`` where it may.
+def claim(
+    store: Database,
+    job: JobSpec,
+    *,
+    file: str | None,
+    still_there: Callable[[], bool],
+    max_attempts: int,
+    attempts_in_filename: int = 0,
+    arguments: bytes | None = None,
+    file_exists: Callable[[str], bool] = lambda name: False,
+) -> Claim:
+    """Count an attempt of ``job`` before it starts, or say why it must not start.
 
-    ``file_exists(name)`` says whether another file of the job is called so.
+    Args:
+        store: Where the attempt is recorded.
+        job: The job, as its file has it.
+        file: The name of the job's file; ``None``: it has none.
+        still_there: Whether the file still has that name. It is called while no other process can move the job.
+        max_attempts: How many attempts the job may have since the count was last reset.
+        attempts_in_filename: How many of these were counted in the file's name, while the store could not be written.
+        arguments: The job's arguments in the codec's bytes, to be kept if they are small.
+        file_exists: Whether the job has another file of the given name.
+
+    Raises:
+        StoreUnavailableError: The attempt cannot be recorded.
     """
+    now = clock.now()
+    with store.transaction() as db:
+        if not still_there():
+            return InUse()
+        row = rows.find(db, job.id)
+        attempts, attempts_before_reset, cancel_asked = 0, 0, 0
+        before = State.QUEUED
+        if row is not None:
+            if (answer := _refusal(row, file, file_exists)) is not None:
+                return answer
+            before = State(row["state"])
+            attempts, attempts_before_reset, cancel_asked = row["attempt"], row["base"], row["cancel"]
+            if before is State.RUNNING:
+                # The file was settled, but the store could not be written then: the result is not known any more.
+                rows.add_event(db, job.id, "failed", now, attempts, detail={"message": "how it ended was not recorded"})
+                before = State.RETRYING
+            if before in (State.DEAD, State.QUEUED):
+                # The file was moved back to be run again: the count is reset.
+                attempts_before_reset, cancel_asked = attempts, 0
+        attempt = max(attempts, attempts_before_reset + attempts_in_filename) + 1
+        if attempt - attempts_before_reset > max_attempts:
+            # The task allows fewer than when it was scheduled, or the last one ended with its process, unrecorded.
+            return AlreadySettled(Dead(Failure("no attempt is left")))
+        columns = {
+            "task": job.task,
+            "attempt": attempt,
+            "base": attempts_before_reset,
+            "max_attempts": attempts_before_reset + max_attempts,
+            "run_at": job.run_at,
+            "started_at": now,
+            "file": file,
+            "pid": os.getpid(),
+            "identity": process.own(),
+            "cancel": cancel_asked,
+        }
+        if row is None:
+            columns.update(
+                engine=job.engine,
+                queue=job.queue,
+                enqueued_at=job.enqueued_at,
+                arguments=arguments if arguments and len(arguments) <= ARGUMENTS_LIMIT else None,
+            )
+            rows.insert(db, job.id, State.RUNNING, now, columns)
+        else:
+            columns.update(error_type=None, error_message=None, ending=None, progress=None)
+            rows.move(db, job.id, before, State.RUNNING, now, columns)
+        rows.add_event(db, job.id, "started", now, attempt, detail={"pid": os.getpid()})
+    return Granted(attempt, attempt - attempts_before_reset)
+
+
+def _refusal(row: sqlite3.Row, file: str | None, file_exists: Callable[[str], bool]) -> Claim | None:
+    """Return why the job of ``row`` must not start now; ``None`` if it may."""
     state = State(row["state"])
-    # Whatever the record says of a file, it says of the name it was claimed under: settled, it has another.
+    # What is recorded of a file is recorded of the name under which it was claimed: once settled, it has another name.
     same = file is not None and row["file"] == file
     if state is State.RUNNING and same:
         if process.is_alive(row["pid"], row["identity"]) and row["pid"] != os.getpid():
             return InUse()
-        attempt_since_reset = row["attempt"] - row["base"]
         return PreviousCrashed(
-            row["attempt"], attempt_since_reset, row["pid"], row["started_at"], bool(row["cancel"]), row["identity"]
+            attempt=row["attempt"],
+            attempt_since_reset=row["attempt"] - row["base"],
+            pid=row["pid"],
+            started_at=row["started_at"],
+            cancel_asked=bool(row["cancel"]),
+            identity=row["identity"],
         )
-    if is_running(row) and row["pid"] != os.getpid() and None not in (file, row["file"]) and file_exists(row["file"]):
-        # Settled, it would have lost that name, whether or not the store could be told: this file is a copy.
+    if (
+        rows.is_running(row)
+        and row["pid"] != os.getpid()
+        and None not in (file, row["file"])
+        and file_exists(row["file"])
+    ):
+        # A settled file would have lost that name, even if the store could not be written: the file in hand is a copy.
         return InUse(row["file"])
     failure = Failure(row["error_message"] or "", row["error_type"])
     if state is State.RETRYING and same and row["ending"] != "interrupted":
         return AlreadySettled(RetryAt(row["run_at"], failure))
     if state is State.DONE:
         return AlreadySettled(Done())
-    if state is State.CANCELLED or (state is State.LOST and file is None):  # where there is a file, it is to be run
+    if state is State.CANCELLED or (state is State.LOST and file is None):  # a lost job that has a file is to be run
         return AlreadySettled(Cancelled(failure))
-    # An interrupted job's file was left as it lay. A dead job's is moved away before its record is written: where it
-    # lies here, someone moved it back.
+    # The file of an interrupted job was left under its name. That of a dead job is moved away before the job is
+    # recorded as dead: if it is here, somebody has moved it back.
     return None
-
-
-def is_running(row: sqlite3.Row) -> bool:
-    return row["state"] == State.RUNNING and process.is_alive(row["pid"], row["identity"])

@@ -1,24 +1,23 @@
-"""The SQLite file: its tables, how an older one is brought forward, and one connection per process.
+"""How is the SQLite file opened, migrated, read and written?
 
-WAL lets HTTP processes read while a spooler writes; each writing is one short transaction.
+In WAL mode, so that HTTP processes read while a spooler writes; each write is one short transaction.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
 
 from spoolkit.errors import StoreUnavailableError
 from spoolkit.system import files, process
+from spoolkit.system.process import PerProcess
 
-PATIENCE = 10.0
-"""Seconds to wait for another process's transaction, each of which takes well under a millisecond."""
+LOCK_TIMEOUT = 10.0
+"""Seconds to wait for the transactions of other processes, each of which takes well under a millisecond."""
 
 MIGRATIONS = (
     """
@@ -28,16 +27,16 @@ MIGRATIONS = (
         engine        TEXT NOT NULL,
         queue         TEXT,             -- the spool directory, where the call named one
         state         TEXT NOT NULL,    -- as in job.State
-        attempt       INTEGER NOT NULL, -- how many were started
-        base          INTEGER NOT NULL, -- how many before the last fresh count
+        attempt       INTEGER NOT NULL, -- how many attempts were started
+        base          INTEGER NOT NULL, -- how many of them before the count was last reset
         max_attempts  INTEGER,
         enqueued_at   REAL,             -- all times: unix seconds, UTC
         run_at        REAL,
         started_at    REAL,             -- of the last attempt
         finished_at   REAL,             -- once the job is done, dead, cancelled or lost
-        file          TEXT,             -- the name of its file at the last claim
-        pid           INTEGER,          -- who has it, and what tells that process from a later one
-        identity      BLOB,
+        file          TEXT,             -- the name of its file when it was last claimed
+        pid           INTEGER,          -- the process that has the job
+        identity      BLOB,             -- what tells that process from a later one with the same pid
         cancel        INTEGER NOT NULL DEFAULT 0,
         progress      TEXT,             -- [done, total, note]
         error_type    TEXT,
@@ -52,7 +51,7 @@ MIGRATIONS = (
         job     TEXT NOT NULL,
         seq     INTEGER NOT NULL,
         time    REAL NOT NULL,
-        kind    TEXT NOT NULL,          -- started, one of ENDINGS, or what a person did
+        kind    TEXT NOT NULL,          -- started, one of queries.ENDINGS, or what a person did
         attempt INTEGER,
         seconds REAL,
         detail  TEXT,                   -- JSON: pid, or type, message and traceback
@@ -60,32 +59,34 @@ MIGRATIONS = (
         PRIMARY KEY (job, seq)
     ) WITHOUT ROWID;
     """,
-    # Who looks for the jobs of processes that are gone must not read all that ever were.
+    # The search for jobs of processes that are gone must not read the rows of all jobs.
     "CREATE INDEX jobs_of_processes ON jobs (pid, identity) WHERE engine <> 'spool' AND finished_at IS NULL",
     # Lists and counts must not read every row, each with its result.
     "CREATE INDEX jobs_by_state ON jobs (state, task, id)",
 )
-"""Each brings a file of the version before it forward. Never change one that was released: add another."""
+"""Each script migrates a file of the version before it. Never change one that was released: add another."""
 
 
 class NewerSchemaError(Exception):
-    """The file was written by a later version."""
+    """The file was written by a later version of spoolkit."""
 
 
 class Database:
-    """The SQLite file ``path``, made when it is first written to. May be used by all threads, and after a fork.
+    """The SQLite file ``path``, which the first write creates. It may be used by all threads, and after a fork.
 
-    Every use raises :class:`StoreUnavailableError` where the file is broken, locked for too long, or on a full disk.
+    Every use raises :class:`StoreUnavailableError` if the file is damaged, locked for too long, or on a full disk.
     """
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self._opened = _Opened()
+        # A connection must not cross a fork. It must not even be closed in the child, which would release the locks of
+        # the parent: so the parent's one stays referenced there.
+        self._connection = PerProcess(_Connection)
 
     def read(self, sql: str, values: tuple[object, ...] = ()) -> list[sqlite3.Row]:
-        """The rows of one query; none where there is no file yet."""
+        """Return the rows of one query; none if there is no file yet."""
         if not self._exists():
-            return []  # to look must make none
+            return []  # a reader must not create the file
         with self._connected() as db:
             return db.execute(sql, values).fetchall()
 
@@ -96,23 +97,23 @@ class Database:
             raise StoreUnavailableError(f"{self.path}: {error}", path=self.path) from error
 
     @contextlib.contextmanager
-    def transaction(self, patience: float | None = None) -> Iterator[sqlite3.Connection]:
-        """Within it, what is read stays true and what is written comes at once, or not at all.
+    def transaction(self, lock_timeout: float | None = None) -> Iterator[sqlite3.Connection]:
+        """Within it, no other process writes, and what is written takes effect as a whole or not at all.
 
         Args:
-            patience: Seconds to wait for the transactions of other processes; ``None``: :data:`PATIENCE`.
+            lock_timeout: Seconds to wait for the transactions of other processes; ``None``: :data:`LOCK_TIMEOUT`.
         """
-        if self._opened.pid == os.getpid():
-            self._opened.look()
+        if (connection := self._connection.peek()) is not None:
+            connection.check_descriptors()
         with self._connected() as db:
             # IMMEDIATE: a transaction that reads first and then cannot get the lock to write would have to start over.
-            if patience is not None:
-                db.execute(f"PRAGMA busy_timeout = {int(patience * 1000)}")
+            if lock_timeout is not None:
+                db.execute(f"PRAGMA busy_timeout = {int(lock_timeout * 1000)}")
             try:
                 db.execute("BEGIN IMMEDIATE")
             finally:
-                if patience is not None:
-                    db.execute(f"PRAGMA busy_timeout = {int(PATIENCE * 1000)}")
+                if lock_timeout is not None:
+                    db.execute(f"PRAGMA busy_timeout = {int(LOCK_TIMEOUT * 1000)}")
             try:
                 yield db
                 db.execute("COMMIT")
@@ -123,70 +124,63 @@ class Database:
 
     @contextlib.contextmanager
     def _connected(self) -> Iterator[sqlite3.Connection]:
-        if self._opened.pid != os.getpid():
-            # A connection must not cross a fork. Not even closed: that would take the parent's locks for its own.
-            _inherited.append(self._opened)
-            self._opened = _Opened()
-        opened = self._opened
-        with opened.lock:
-            if opened.is_lost:
-                # Not by a fresh connection either: SQLite shares its locks among all connections of a process.
+        connection = self._connection.get()
+        with connection.lock:
+            if connection.is_lost:
+                # Not by a new connection either: SQLite shares its locks among all connections of a process.
                 reason = "a task closed the store's descriptors in this process"
                 raise StoreUnavailableError(f"{self.path}: {reason}", path=self.path)
             try:
-                # What was moved away must not be written on: all others look at the path.
-                if opened.connection is None or opened.file != _file(self.path):
-                    opened.close()
-                    opened.connection = _connect(self.path)
-                    opened.file = _file(self.path)
-                    opened.descriptors = _descriptors(self.path)
+                # A file that was moved away must not be written to: all other processes open the path.
+                if connection.sqlite is None or connection.file != _file(self.path):
+                    connection.close()
+                    connection.sqlite = _connect(self.path)
+                    connection.file = _file(self.path)
+                    connection.descriptors = _descriptors(self.path)
             except (sqlite3.Error, OSError, NewerSchemaError) as error:
                 raise StoreUnavailableError(f"{self.path}: {error}", path=self.path) from error
             try:
-                yield opened.connection
+                yield connection.sqlite
             except sqlite3.Error as error:
                 if "locked" not in str(error):
-                    opened.close()  # the next use tries anew: a task may have closed its descriptors
+                    connection.close()  # the next use opens another: a task may have closed its descriptors
                 raise StoreUnavailableError(f"{self.path}: {error}", path=self.path) from error
 
     @property
     def is_lost(self) -> bool:
         """Whether a task was found to have closed the descriptors of this process's connection."""
-        return self._opened.pid == os.getpid() and self._opened.is_lost
+        connection = self._connection.peek()
+        return connection is not None and connection.is_lost
 
     def close(self) -> None:
-        """Close this process's connection; the next call opens another."""
-        if self._opened.pid == os.getpid():
-            with self._opened.lock:
-                self._opened.close()
+        """Close the connection of this process; the next use opens another."""
+        if (connection := self._connection.peek()) is not None:
+            with connection.lock:
+                connection.close()
 
 
-class _Opened:
-    """The connection of one process, for all its threads in turn."""
+class _Connection:
+    """The connection of one process, which its threads use in turn."""
 
     def __init__(self) -> None:
-        self.pid = os.getpid()
         self.lock = threading.RLock()
-        self.connection: sqlite3.Connection | None = None
+        self.sqlite: sqlite3.Connection | None = None
         self.file: tuple[int, int] | None = None
         self.descriptors: dict[int, tuple[int, int] | None] = {}
         self.is_lost = False
 
-    def look(self) -> None:
-        """See whether the descriptors are still the connection's: other files may have their numbers."""
+    def check_descriptors(self) -> None:
+        """Find out whether the descriptors still are the connection's: other files may have their numbers."""
         if not self.is_lost:
             self.is_lost = any(process.file_of(fd) != file for fd, file in self.descriptors.items())
 
     def close(self) -> None:
-        self.look()
-        # Closed, it would close what has its descriptors' numbers now.
-        if self.connection is not None and not self.is_lost:
+        self.check_descriptors()
+        # A lost connection must not be closed: it would close the files that have its descriptors' numbers now.
+        if self.sqlite is not None and not self.is_lost:
             with contextlib.suppress(sqlite3.Error):
-                self.connection.close()
-            self.connection, self.descriptors = None, {}
-
-
-_inherited: list[_Opened] = []
+                self.sqlite.close()
+            self.sqlite, self.descriptors = None, {}
 
 
 def _file(path: str) -> tuple[int, int] | None:
@@ -198,7 +192,7 @@ def _file(path: str) -> tuple[int, int] | None:
 
 
 def _descriptors(path: str) -> dict[int, tuple[int, int] | None]:
-    """Those that SQLite writes by way of, each with its file."""
+    """Return the descriptors that SQLite writes through, each with its file."""
     ours = {_file(path), _file(f"{path}-wal")} - {None}
     found = {}
     with contextlib.suppress(OSError):
@@ -209,12 +203,14 @@ def _descriptors(path: str) -> dict[int, tuple[int, int] | None]:
 
 
 def _connect(path: str) -> sqlite3.Connection:
-    # Made by us, so that it is ours alone from its first byte; SQLite gives the files beside it the same mode, and, as
-    # root, the same owner. Only
-    # where there is none: to close a descriptor of a file that SQLite has open drops SQLite's locks.
+    # Created here and not by SQLite, so that from its first byte no other user can read it; SQLite gives the files
+    # beside it the same mode and, as root, the same owner. Only if there is none: closing a descriptor of a file that
+    # SQLite has open would release SQLite's locks.
     with contextlib.suppress(FileExistsError):
         os.close(files.create(path))
-    db = sqlite3.connect(path, timeout=PATIENCE, isolation_level=None, check_same_thread=False, cached_statements=64)
+    db = sqlite3.connect(
+        path, timeout=LOCK_TIMEOUT, isolation_level=None, check_same_thread=False, cached_statements=64
+    )
     try:
         db.row_factory = sqlite3.Row
         _use_wal(db)
@@ -228,8 +224,8 @@ def _connect(path: str) -> sqlite3.Connection:
 
 
 def _use_wal(db: sqlite3.Connection) -> None:
-    # The one statement that does not wait for others: of several who turn a fresh file to WAL, some are refused.
-    deadline = time.monotonic() + PATIENCE
+    # The one statement that does not wait for a lock: of several processes that turn a new file to WAL, some fail.
+    deadline = time.monotonic() + LOCK_TIMEOUT
     while True:
         try:
             db.execute("PRAGMA journal_mode = WAL")
@@ -247,7 +243,8 @@ def _migrate(db: sqlite3.Connection) -> None:
     try:
         version = _version(db)  # another process may have been faster
         if version > len(MIGRATIONS):
-            raise NewerSchemaError(f"it has version {version}, this spoolkit knows {len(MIGRATIONS)}: update spoolkit")
+            known = len(MIGRATIONS)
+            raise NewerSchemaError(f"its schema has version {version}, this spoolkit knows {known}: update spoolkit")
         for script in MIGRATIONS[version:]:
             for statement in script.split(";\n"):
                 db.execute(statement)
@@ -260,45 +257,3 @@ def _migrate(db: sqlite3.Connection) -> None:
 
 def _version(db: sqlite3.Connection) -> int:
     return int(db.execute("PRAGMA user_version").fetchone()[0])
-
-
-def insert(db: sqlite3.Connection, given: dict[str, Any]) -> None:
-    """Add a job with these columns."""
-    names = ", ".join(given)
-    marks = ", ".join("?" * len(given))
-    db.execute(f"INSERT INTO jobs ({names}) VALUES ({marks})", _values(given))  # noqa: S608 - names of ours
-
-
-def update(db: sqlite3.Connection, id: str, given: dict[str, Any]) -> None:
-    """Change these columns of the job ``id``."""
-    changes = ", ".join(f"{name} = ?" for name in given)
-    db.execute(f"UPDATE jobs SET {changes} WHERE id = ?", (*_values(given), id))  # noqa: S608 - names of ours
-
-
-def event(
-    db: sqlite3.Connection,
-    id: str,
-    kind: str,
-    time: float,
-    attempt: int | None = None,
-    seconds: float | None = None,
-    detail: dict[str, Any] | None = None,
-    log: str = "",
-) -> None:
-    """Add to what happened to the job ``id``."""
-    kept = {key: value for key, value in (detail or {}).items() if value is not None}
-    db.execute(
-        "INSERT INTO events (job, seq, time, kind, attempt, seconds, detail, log)"
-        " VALUES (?, (SELECT coalesce(max(seq), 0) + 1 FROM events WHERE job = ?), ?, ?, ?, ?, ?, ?)",
-        (id, id, time, kind, attempt, seconds, text_of(json.dumps(kept)) if kept else None, text_of(log) or None),
-    )
-
-
-def _values(given: dict[str, Any]) -> list[Any]:
-    return [text_of(value) if isinstance(value, str) else value for value in given.values()]
-
-
-def text_of(text: str) -> str:
-    """``text`` as SQLite takes it."""
-    # Its text is UTF-8: half a surrogate pair, as in the name of a file, would be refused.
-    return text.encode("utf-8", "backslashreplace").decode()

@@ -7,9 +7,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from spoolkit.job import Progress, State
-from spoolkit.store import claims
-from spoolkit.store.database import event, update
-from spoolkit.store.transitions import Store, progress_text
+from spoolkit.store import rows
+from spoolkit.store.database import Database
 from spoolkit.system import clock, files, process
 
 Left = Callable[[str, str | None], tuple[Progress | None, str]]
@@ -25,7 +24,7 @@ _PREFIX = "stopped."
 
 
 def interrupt(
-    store: Store, pids: Iterable[int], *, kill: Callable[[int], None], left: Left
+    store: Database, pids: Iterable[int], *, kill: Callable[[int], None], left: Left
 ) -> list[tuple[str, str | None]]:
     """End what these processes run, and record their attempts as interrupted; returns each job's id and queue.
 
@@ -37,19 +36,20 @@ def interrupt(
     jobs: list[tuple[str, str | None]] = []
     with store.transaction(PATIENCE) as db:
         for pid in pids:
-            rows = db.execute("SELECT * FROM jobs WHERE state = 'running' AND pid = ?", (pid,)).fetchall()
-            for row in rows:
-                if claims.is_running(row):
+            found = db.execute("SELECT * FROM jobs WHERE state = 'running' AND pid = ?", (pid,)).fetchall()
+            for row in found:
+                if rows.is_running(row):
                     kill(pid)
-                state, ended = (State.CANCELLED, now) if row["cancel"] else (State.RETRYING, None)
-                given: dict[str, Any] = {"state": state.value, "finished_at": ended, "pid": None, "identity": None}
+                after = State.CANCELLED if row["cancel"] else State.RETRYING
+                columns: dict[str, Any] = {"pid": None, "identity": None}
                 progress, log = left(row["id"], row["queue"])
                 if progress is not None:
-                    given["progress"] = progress_text(progress)
-                given.update(run_at=now, base=row["base"] + 1, max_attempts=row["max_attempts"] + 1)
-                update(db, row["id"], {**given, "ending": "interrupted", "error_message": MESSAGE})
-                took, said = now - row["started_at"], {"message": MESSAGE}
-                event(db, row["id"], "interrupted", now, row["attempt"], took, said, log)
+                    columns["progress"] = rows.progress_text(progress)
+                columns.update(run_at=now, base=row["base"] + 1, max_attempts=row["max_attempts"] + 1)
+                columns.update(ending="interrupted", error_message=MESSAGE)
+                rows.move(db, row["id"], State.RUNNING, after, now, columns)
+                took, detail = now - row["started_at"], {"message": MESSAGE}
+                rows.add_event(db, row["id"], "interrupted", now, row["attempt"], took, detail, log)
                 jobs.append((row["id"], row["queue"]))
     return jobs
 
@@ -79,11 +79,11 @@ def unmark(spool_dir: str, pid: int) -> None:
     files.remove(_mark_of(spool_dir, pid))
 
 
-def sweep(store: Store, spool_dir: str) -> None:
+def sweep(store: Database, spool_dir: str) -> None:
     """Remove the marks of processes of which no job is recorded as running. Raises :class:`StoreUnavailableError`."""
     for pid in _marked(spool_dir):
-        rows = store.read("SELECT identity FROM jobs WHERE state = 'running' AND pid = ?", (pid,))
-        if not any(was_marked(spool_dir, pid, row["identity"]) for row in rows):
+        found = store.read("SELECT identity FROM jobs WHERE state = 'running' AND pid = ?", (pid,))
+        if not any(was_marked(spool_dir, pid, row["identity"]) for row in found):
             unmark(spool_dir, pid)
 
 

@@ -8,7 +8,7 @@ import os
 from spoolkit import application, registry
 from spoolkit.errors import SpoolUnavailableError, StoreUnavailableError
 from spoolkit.settings import Settings
-from spoolkit.store.transitions import Store
+from spoolkit.store import Store
 from spoolkit.system import files
 from spoolkit.uwsgi import bridge, instance
 

@@ -3,39 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sqlite3
 from collections.abc import Iterable
 
 from spoolkit.job import JobSpec, State
 from spoolkit.spooldir import running as recorder
 from spoolkit.spooldir import waiting
-from spoolkit.store.database import event, text_of
-from spoolkit.store.transitions import Store, progress_text
+from spoolkit.store import rows, transitions
+from spoolkit.store.database import Database
 from spoolkit.system import clock, log, process
 
 _OF_A_PROCESS = "engine <> 'spool' AND finished_at IS NULL"
 """Spelled as in the index ``jobs_of_processes``, or SQLite would not use it."""
 
 
-def note(store: Store, jobs: Iterable[JobSpec]) -> None:
-    """Record that these wait in this process; those that are recorded are left alone.
-
-    Raises :class:`StoreUnavailableError`.
-    """
-    rows = [(job.id, text_of(job.task), job.enqueued_at, os.getpid(), process.own()) for job in jobs]
-    with store.transaction() as db:
-        db.executemany(
-            "INSERT OR IGNORE INTO jobs (id, task, engine, state, attempt, base, enqueued_at, pid, identity)"
-            " VALUES (?, ?, 'thread', 'queued', 0, 0, ?, ?, ?)",
-            rows,
-        )
-
-
-def mark_own_lost(store: Store, spool_dir: str, jobs: Iterable[JobSpec], reason: str) -> None:
+def mark_own_lost(store: Database, spool_dir: str, jobs: Iterable[JobSpec], reason: str) -> None:
     """Record these of this process as lost, as far as they are not over. Raises :class:`StoreUnavailableError`."""
     jobs = list(jobs)
-    note(store, jobs)
+    transitions.record_queued(store, jobs)
     with store.transaction() as db:
         for job in jobs:
             _lose(spool_dir, db, "id = ?", (job.id,), reason)
@@ -43,7 +28,7 @@ def mark_own_lost(store: Store, spool_dir: str, jobs: Iterable[JobSpec], reason:
         _tidy(spool_dir, job.id)
 
 
-def mark_lost(store: Store, spool_dir: str) -> int:
+def mark_lost(store: Database, spool_dir: str) -> int:
     """Record as lost what the processes had that are gone, and say so; returns how many jobs that were.
 
     Raises :class:`StoreUnavailableError`.
@@ -67,20 +52,18 @@ def _lose(
     spool_dir: str, db: sqlite3.Connection, which: str, values: tuple[object, ...], reason: str
 ) -> list[sqlite3.Row]:
     sql = f"SELECT * FROM jobs WHERE {which} AND {_OF_A_PROCESS}"  # noqa: S608 - texts of this module
-    rows = db.execute(sql, values).fetchall()
-    now, ended = clock.now(), {"message": reason}
-    for row in rows:
-        db.execute(
-            "UPDATE jobs SET state = 'lost', finished_at = ?, pid = NULL, identity = NULL, ending = 'lost',"
-            " error_type = NULL, error_message = ? WHERE id = ?",
-            (now, reason, row["id"]),
-        )
+    lost = db.execute(sql, values).fetchall()
+    now = clock.now()
+    for row in lost:
+        columns = {"pid": None, "identity": None, "ending": "lost", "error_type": None, "error_message": reason}
         running = row["state"] == State.RUNNING
         progress, left = recorder.look(spool_dir, row["id"]) if running else (None, "")
         if progress is not None:
-            db.execute("UPDATE jobs SET progress = ? WHERE id = ?", (progress_text(progress), row["id"]))
-        event(db, row["id"], "lost", now, row["attempt"] if running else None, detail=ended, log=left)
-    return rows
+            columns["progress"] = rows.progress_text(progress)
+        rows.move(db, row["id"], State(row["state"]), State.LOST, now, columns)
+        attempt = row["attempt"] if running else None
+        rows.add_event(db, row["id"], "lost", now, attempt, detail={"message": reason}, log=left)
+    return lost
 
 
 def _tidy(spool_dir: str, id: str) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from spoolkit.errors import StoreUnavailableError
 from spoolkit.job import FINAL, State
 from spoolkit.settings import Settings
 from spoolkit.spooldir import checkpoints, dead, running, spoolfile
-from spoolkit.store import interruption, locations, orphans
-from spoolkit.store.transitions import FileExists, Store
+from spoolkit.store import interruption, locations, orphans, queries
+from spoolkit.store.database import Database
 from spoolkit.system import clock, files
 
 PAUSE = 30.0
@@ -24,10 +24,13 @@ AT_ONCE = 200
 FORGOTTEN = 366 * 86400.0
 """Seconds after which a checkpoint has no job any more, where none is recorded."""
 
+FileExists = Callable[[str, str | None], bool]
+"""Whether the job with an id still has a file, which had a name (if any) when it was last claimed."""
+
 _last = -PAUSE
 
 
-def a_little(store: Store, root: str, config: Settings) -> None:
+def a_little(store: Database, root: str, config: Settings) -> None:
     """Forget some of what is old enough, if the last look is long ago or left something. Never raises."""
     global _last
     if time.monotonic() - _last < PAUSE:
@@ -44,7 +47,7 @@ def a_little(store: Store, root: str, config: Settings) -> None:
         _last -= PAUSE
 
 
-def sweep(store: Store, spool_dir: str) -> None:
+def sweep(store: Database, spool_dir: str) -> None:
     """Remove the files of attempts that are recorded as finished: their process was killed then. Never raises."""
     files.sweep(os.path.join(spool_dir, checkpoints.FOLDER))
     with contextlib.suppress(StoreUnavailableError):
@@ -52,26 +55,60 @@ def sweep(store: Store, spool_dir: str) -> None:
         stored = dict(checkpoints.left(spool_dir))
         for at in range(0, len(stored), 500):
             some = list(stored)[at : at + 500]
-            known = store.states(some)
+            known = queries.states(store, some)
             for id in some:
                 if known.get(id) in FINAL or (id not in known and stored[id] < clock.now() - FORGOTTEN):
                     checkpoints.forget(spool_dir, id)
         ids = running.left(spool_dir)
         for at in range(0, len(ids), 500):
-            for id, state in store.states(ids[at : at + 500]).items():
+            for id, state in queries.states(store, ids[at : at + 500]).items():
                 if state is not State.RUNNING:
                     running.forget(spool_dir, id)
 
 
-def delete(store: Store, roots: Iterable[str], states: Iterable[State], before: float, limit: int) -> int:
+def delete(store: Database, roots: Iterable[str], states: Iterable[State], before: float, limit: int) -> int:
     """Forget up to ``limit`` jobs that ended in ``states`` before ``before`` (unix time); returns how many."""
-    return store.prune(states, before, limit, file_exists=_in(roots))
+    return prune(store, states, before, limit, file_exists=_in(roots))
 
 
-def delete_dead(store: Store, root: str, before: float, limit: int) -> int:
+def delete_dead(store: Database, root: str, before: float, limit: int) -> int:
     """Forget up to ``limit`` jobs that died before ``before`` (unix time), file and record; returns how many."""
     gone = dead.discard(root, before, limit)
     return max(gone, delete(store, [root], (State.DEAD,), before, limit))
+
+
+def prune(
+    store: Database,
+    states: Iterable[State],
+    before: float,
+    limit: int,
+    *,
+    file_exists: FileExists = lambda id, file: False,
+) -> int:
+    """Delete the rows and events of jobs that ended long ago, the oldest first.
+
+    Args:
+        store: Where they are recorded.
+        states: Only jobs that ended in these states.
+        before: Only jobs that ended before then, in unix seconds (UTC).
+        limit: How many jobs at most.
+        file_exists: Whether a job still has a file: such a job is kept, because its file would be a new job.
+
+    Returns:
+        How many jobs were deleted.
+    """
+    ids: list[str] = []
+    with store.transaction() as db:
+        for state in states:
+            found = db.execute(
+                "SELECT id, file FROM jobs WHERE state = ? AND finished_at < ? ORDER BY finished_at LIMIT ?",
+                (state.value, before, limit - len(ids)),
+            ).fetchall()
+            ids += [row["id"] for row in found if not file_exists(row["id"], row["file"])]
+        for id in ids:
+            db.execute("DELETE FROM events WHERE job = ?", (id,))
+            db.execute("DELETE FROM jobs WHERE id = ?", (id,))
+    return len(ids)
 
 
 def _in(roots: Iterable[str]) -> FileExists:

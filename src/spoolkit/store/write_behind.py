@@ -13,8 +13,7 @@ from collections.abc import Iterable
 
 from spoolkit.errors import StoreUnavailableError
 from spoolkit.job import JobSpec
-from spoolkit.store import orphans
-from spoolkit.store.transitions import Store
+from spoolkit.store import Store
 from spoolkit.system import log, task_signals
 
 PATIENCE = 0.02
@@ -55,7 +54,7 @@ class Notes:
         with self._writing:
             for store, jobs in _by_store(list(self._waiting.values())):
                 try:
-                    orphans.note(store, jobs)
+                    store.record_queued(jobs)
                 except StoreUnavailableError as error:
                     log.unrecorded(error)
                 for job in jobs:

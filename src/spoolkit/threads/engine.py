@@ -16,8 +16,7 @@ from spoolkit.job import AnyJob, Cancelled, Failure, JobSpec, Outcome, RetryAt
 from spoolkit.lifecycle import hooks
 from spoolkit.registry import Declared
 from spoolkit.settings import Settings
-from spoolkit.store import locations, orphans, retention, write_behind
-from spoolkit.store.transitions import Store
+from spoolkit.store import Store, locations, orphans, retention, write_behind
 from spoolkit.system import clock, files, log
 from spoolkit.system.process import PerProcess
 from spoolkit.threads import context
