@@ -193,7 +193,7 @@ def test_a_refused_call_never_gets_a_row(full: list[Job], monkeypatch: pytest.Mo
     put = Pool.put
 
     def after_the_rows_are_written(*args: Any) -> bool:
-        write_behind.here().write()
+        write_behind.writer().flush()
         return put(*args)
 
     monkeypatch.setattr(Pool, "put", after_the_rows_are_written)
@@ -584,7 +584,7 @@ def test_a_signal_during_drain_interrupts_no_end_function(
 
 
 def test_waiting_thread_jobs_of_a_living_process_are_not_marked_lost(full: list[Job]) -> None:
-    write_behind.here().write()
+    write_behind.writer().flush()
     lookup.mark_lost()
     assert [job.state for job in full][2:] == [State.QUEUED, State.QUEUED]
 

@@ -119,7 +119,7 @@ def find(id: str) -> Status:
     """
     check_id(id)
     locations.check_readable()
-    write_behind.here().write(id)
+    write_behind.writer().flush(id)
     before: object = ()
     for _ in range(5):  # between two steps the job may be settled, and its file renamed
         status = recorded(id)
@@ -321,7 +321,7 @@ def jobs(
         StoreUnavailableError: This process may not read the store.
     """
     locations.check_readable()
-    write_behind.here().write()
+    write_behind.writer().flush()
     mark_lost()
     wanted = frozenset(states) or frozenset(State)
 

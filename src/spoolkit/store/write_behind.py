@@ -1,12 +1,11 @@
-"""The rows of jobs that wait in this process, written by a thread: neither a caller nor a look waits for the disk.
+"""Background writer for rows of thread jobs that are still waiting, so that no caller blocks on SQLite.
 
-A job that starts at once, as most do, writes its row itself and is never noted here.
+A job that starts at once, as most do, writes its row itself and never comes here.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 import time
 from collections.abc import Iterable
@@ -15,40 +14,41 @@ from spoolkit.errors import StoreUnavailableError
 from spoolkit.job import JobSpec
 from spoolkit.store import Store
 from spoolkit.system import log, task_signals
+from spoolkit.system.process import PerProcess
 
-PATIENCE = 0.02
-"""Seconds for which a job may wait before it gets a row: most have started by then."""
+DELAY = 0.02
+"""Seconds for which a job may wait before it gets a row: most jobs have started by then."""
 
 
-class Notes:
-    """The jobs of this process that have no row yet, and the thread that gives it to them."""
+class Writer:
+    """The waiting jobs of one process that have no row yet, and the thread that writes their rows."""
 
     def __init__(self) -> None:
         self._waiting: dict[str, tuple[Store, JobSpec]] = {}
-        self._came = threading.Event()
+        self._added = threading.Event()
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
         self._writing = threading.Lock()
 
     def add(self, store: Store, job: JobSpec) -> None:
-        """``job`` waits."""
+        """Write the row of ``job`` into ``store`` soon, unless the job is discarded first."""
         self._waiting[job.id] = (store, job)
         with self._starting:
             if self._thread is None:
-                thread = threading.Thread(target=self._run, name="spoolkit-notes", daemon=True)
-                # Where none is to be had, whoever asks for the job writes its row.
+                thread = threading.Thread(target=self._run, name="spoolkit-write-behind", daemon=True)
+                # If no thread can be started, a query for the job writes its row.
                 with contextlib.suppress(RuntimeError):
                     thread.start()
                     self._thread = thread
-        self._came.set()
+        self._added.set()
 
     def discard(self, job: JobSpec) -> None:
-        """``job`` waits no more: what becomes of it is recorded by whoever sees to that."""
+        """Write no row for ``job``: it does not wait any more, and its attempt or its loss is recorded instead."""
         self._waiting.pop(job.id, None)
 
-    def write(self, id: str | None = None) -> None:
-        """Write the rows that are missing, if that of the job ``id`` is (``None``: if any is). Never raises."""
-        # A note is removed when its row is written, not before: who finds none must find the row.
+    def flush(self, id: str | None = None) -> None:
+        """Write all missing rows now, if that of the job ``id`` is missing (``None``: if any is). Never raises."""
+        # A job is removed when its row is written, not before: a query that does not find it here must find the row.
         if not self._waiting if id is None else id not in self._waiting:
             return
         with self._writing:
@@ -64,12 +64,12 @@ class Notes:
         # A signal that ends the process is for the main thread.
         task_signals.leave_to_main_thread()
         while True:
-            self._came.wait()
-            time.sleep(PATIENCE)
-            self._came.clear()
+            self._added.wait()
+            time.sleep(DELAY)
+            self._added.clear()
             try:
-                self.write()
-            except Exception as error:  # or no row would be written here any more
+                self.flush()
+            except Exception as error:  # otherwise the thread would end, and no row would be written any more
                 log.complain("the rows of jobs that wait in threads could not be written", error=error)
 
 
@@ -80,11 +80,9 @@ def _by_store(waiting: Iterable[tuple[Store, JobSpec]]) -> list[tuple[Store, lis
     return list(found.values())
 
 
-_notes: dict[int, Notes] = {}
+_writer = PerProcess(Writer)
 
 
-def here() -> Notes:
-    """The notes of this process."""
-    # By pid: uWSGI forks without telling Python, and neither the thread nor the jobs come along.
-    pid = os.getpid()
-    return _notes.get(pid) or _notes.setdefault(pid, Notes())
+def writer() -> Writer:
+    """Return the writer of this process."""
+    return _writer.get()

@@ -100,11 +100,11 @@ class ThreadJob:
     def announce(self) -> None:
         """Have the row of the waiting job written, unless it starts first."""
         if self.store is not None:
-            write_behind.here().add(self.store, self.job)
+            write_behind.writer().add(self.store, self.job)
 
     def withdraw(self) -> None:
         """The row of this job need no longer be written by the writer of waiting jobs."""
-        write_behind.here().discard(self.job)
+        write_behind.writer().discard(self.job)
 
     def attempt(self) -> None:
         """Run the job once, and put it into the pool again if its outcome is a retry."""
