@@ -76,7 +76,7 @@ def no_descriptor_is_lost() -> object:
 
 
 @pytest.mark.parametrize("strange", STRANGE)
-def test_what_is_no_file_of_ours_is_not_there(
+def test_a_file_that_is_not_regular_or_not_ours_is_read_as_missing(
     folder: str, strange: Callable[[str], None], no_descriptor_is_lost: None
 ) -> None:
     path = f"{folder}/x"
@@ -87,7 +87,9 @@ def test_what_is_no_file_of_ours_is_not_there(
 
 
 @pytest.mark.parametrize("strange", [os.mkdir, os.mkfifo, a_link, a_socket])
-def test_every_reader_passes_over_it(folder: str, strange: Callable[[str], None], no_descriptor_is_lost: None) -> None:
+def test_every_reader_skips_a_file_that_is_not_regular(
+    folder: str, strange: Callable[[str], None], no_descriptor_is_lost: None
+) -> None:
     id = new_id()
     name = f"{spoolfile.PREFIX}{id}"
     for place in ("dead", "running", "checkpoints", "spoolers"):
@@ -116,14 +118,14 @@ def test_every_reader_passes_over_it(folder: str, strange: Callable[[str], None]
     assert not gate.is_paused(folder)
 
 
-def test_what_is_too_large_is_not_read(folder: str) -> None:
+def test_read_returns_none_above_the_limit(folder: str) -> None:
     path = spoolfile.write(folder, new_id(), b"")
     os.truncate(path, 8 << 40)
     assert files.read(path) is None
     assert spoolfile.peek(path, 10) is None
 
 
-def test_a_write_is_whole_or_not_at_all(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_write_is_whole_or_not_at_all(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
     files.write(f"{folder}/x", b"first")
 
     def fails(*_: object) -> None:
@@ -136,7 +138,7 @@ def test_a_write_is_whole_or_not_at_all(folder: str, monkeypatch: pytest.MonkeyP
     assert files.read(f"{folder}/x") == b"first"
 
 
-def test_whatever_the_umask_only_the_owner_may_open_it(folder: str) -> None:
+def test_files_are_open_to_the_owner_alone_with_any_umask(folder: str) -> None:
     before = os.umask(0o777)
     try:
         files.write(f"{folder}/x", b"")
@@ -148,7 +150,7 @@ def test_whatever_the_umask_only_the_owner_may_open_it(folder: str) -> None:
 
 
 @needs_root
-def test_what_root_makes_belongs_to_the_owner_of_the_directory(folder: str) -> None:
+def test_files_that_root_creates_belong_to_the_owner_of_the_directory(folder: str) -> None:
     os.chown(folder, NOBODY, NOBODY)
     gate.pause(folder)
     files.make_folder(f"{folder}/3")
@@ -166,14 +168,14 @@ def test_what_root_makes_belongs_to_the_owner_of_the_directory(folder: str) -> N
 
 
 @needs_root
-def test_a_directory_of_roots_is_served_by_who_made_its_folder_of_spoolers(folder: str) -> None:
+def test_the_owner_is_that_of_the_spoolers_folder_in_a_directory_of_root(folder: str) -> None:
     os.mkdir(f"{folder}/spoolers")
     os.chown(f"{folder}/spoolers", NOBODY, NOBODY)
     assert os.stat(spoolfile.write(folder, new_id(), b"x")).st_uid == NOBODY
 
 
 @needs_root
-def test_only_the_owner_and_root_change_what_lies_there(tmp_path: Path, folder: str) -> None:
+def test_check_user_accepts_the_owner_and_root_only(tmp_path: Path, folder: str) -> None:
     os.chown(folder, 4242, 4242)
     files.check_user(folder)
     pid = os.fork()

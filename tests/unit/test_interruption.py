@@ -66,7 +66,7 @@ def spool_dir(store: Store) -> str:
 
 
 def marks(store: Store) -> list[str]:
-    return sorted(os.listdir(Path(spool_dir(store), files.SERVED)))
+    return sorted(os.listdir(Path(spool_dir(store), files.SPOOLERS)))
 
 
 def test_who_comes_later_to_kill_a_process_leaves_its_mark_alone(store: Store, running: Running) -> None:
@@ -79,7 +79,7 @@ def test_who_comes_later_to_kill_a_process_leaves_its_mark_alone(store: Store, r
 def test_of_a_dead_process_nothing_is_said(store: Store, running: Running) -> None:
     running.kill()
     interruption.mark(spool_dir(store), running.pid)
-    assert not os.path.exists(Path(spool_dir(store), files.SERVED))
+    assert not os.path.exists(Path(spool_dir(store), files.SPOOLERS))
 
 
 def claim(store: Store) -> object:

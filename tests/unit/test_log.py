@@ -18,6 +18,7 @@ from spoolkit import spool, thread
 from spoolkit.spooldir import spoolfile
 from spoolkit.spooling.standalone import Spooler
 from spoolkit.system import log
+from spoolkit.system.process import PerProcess
 
 LINE = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}"
 
@@ -93,14 +94,14 @@ def test_without_a_configuration_a_line_has_time_level_logger_and_job() -> None:
         ),
     ],
 )
-def test_a_site_that_configures_its_logging_has_it_alone(configuration: str, expected: str) -> None:
+def test_a_line_goes_only_where_the_site_has_configured_it(configuration: str, expected: str) -> None:
     code = (
         f"import logging; from spoolkit.system import log\n{configuration}\nlog.info('informed'); log.warning('warned')"
     )
     assert said(code) == expected
 
 
-def test_a_level_is_a_choice() -> None:
+def test_a_configured_level_is_respected_without_a_handler() -> None:
     code = (
         "import logging; from spoolkit.system import log\n"
         "logging.getLogger('spoolkit').setLevel('ERROR'); log.warning('no'); log.error('yes')"
@@ -109,7 +110,7 @@ def test_a_level_is_a_choice() -> None:
     assert "no" not in said(code)
 
 
-def test_the_site_may_configure_later_and_the_root_stays_free_for_basic_config() -> None:
+def test_logging_before_the_site_configures_it_leaves_the_root_logger_alone() -> None:
     code = (
         "import logging; from spoolkit.system import log\n"
         "log.warning('before'); assert not logging.getLogger().handlers\n"
@@ -124,7 +125,7 @@ def test_the_site_may_configure_later_and_the_root_stays_free_for_basic_config()
 
 
 @given(st.text())
-def test_any_text_is_one_printable_line(text: str) -> None:
+def test_one_line_makes_any_text_one_printable_line(text: str) -> None:
     line = log.one_line(text)
     assert len(line.splitlines()) <= 1
     line.encode()
@@ -133,7 +134,7 @@ def test_any_text_is_one_printable_line(text: str) -> None:
 
 
 @given(st.text())
-def test_a_block_keeps_its_lines_and_no_line_looks_like_a_record(text: str) -> None:
+def test_block_keeps_lines_and_none_looks_like_a_record(text: str) -> None:
     block = log.block(text, indent="  ")
     assert all(line.startswith("  ") for line in block.split("\n"))
     assert not set(block) & set("\x00\x1b\r\u202e\u2066\u2028\x9b")
@@ -143,7 +144,7 @@ def test_a_block_keeps_its_lines_and_no_line_looks_like_a_record(text: str) -> N
 FORGED = "\r\n2026-01-01 00:00:00,000 INFO root: all is well\x1b[2J\u202e\u2028end"
 
 
-def test_texts_of_errors_forge_no_line(seen: Records) -> None:
+def test_the_text_of_an_error_cannot_forge_a_line(seen: Records) -> None:
     error = ValueError(FORGED)
     log.error("job %s is dead: %s", f"id{FORGED}", error, error=error)
     (text,) = seen.lines
@@ -154,7 +155,7 @@ def test_texts_of_errors_forge_no_line(seen: Records) -> None:
     assert not set(text) & set("\x1b\r\u202e\u2028")
 
 
-def test_an_error_is_there_for_sentry_and_json_once(seen: Records) -> None:
+def test_a_record_holds_its_exception_once_for_sentry_and_json(seen: Records) -> None:
     error = ValueError("boom")
     log.error("failed: %s", error, error=error)
     (record,) = seen.records
@@ -163,12 +164,12 @@ def test_an_error_is_there_for_sentry_and_json_once(seen: Records) -> None:
     assert "Traceback" not in record.getMessage()
     assert seen.lines[0].count("ValueError: boom") == 1
     assert (record.funcName, record.filename) == (
-        "test_an_error_is_there_for_sentry_and_json_once",
+        "test_a_record_holds_its_exception_once_for_sentry_and_json",
         "test_log.py",
     )
 
 
-def test_details_follow_the_line(seen: Records) -> None:
+def test_details_are_logged_after_the_line(seen: Records) -> None:
     log.error("the process died", details="Fatal Python error: Aborted\n  File x\n")
     assert seen.lines == ["ERROR the process died\n  Fatal Python error: Aborted\n    File x"]
 
@@ -197,7 +198,7 @@ def _raise(*_: Any, **__: Any) -> Any:
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no"), SystemExit(3), KeyboardInterrupt(), MemoryError()])
-def test_a_handler_that_raises_costs_nothing_and_the_line_is_on_standard_error(
+def test_a_line_whose_handler_raises_goes_to_standard_error(
     logger: logging.Logger, capfd: pytest.CaptureFixture[str], error: BaseException
 ) -> None:
     logger.addHandler(Raises(error))
@@ -207,7 +208,7 @@ def test_a_handler_that_raises_costs_nothing_and_the_line_is_on_standard_error(
     assert "ValueError: boom" in err
 
 
-def test_a_filter_a_formatter_and_a_record_factory_that_raise_cost_nothing(
+def test_a_line_is_written_although_filter_formatter_or_record_factory_raise(
     logger: logging.Logger, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logging, "raiseExceptions", False)
@@ -227,7 +228,7 @@ def test_a_filter_a_formatter_and_a_record_factory_that_raise_cost_nothing(
     assert "with a factory" in err
 
 
-def test_a_closed_stream_costs_nothing(logger: logging.Logger, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_closed_stream_is_no_error(logger: logging.Logger, monkeypatch: pytest.MonkeyPatch) -> None:
     closed = io.StringIO()
     closed.close()
     monkeypatch.setattr(sys, "stderr", closed)  # where logging would report that its handler failed
@@ -235,7 +236,7 @@ def test_a_closed_stream_costs_nothing(logger: logging.Logger, monkeypatch: pyte
     log.error("nowhere")
 
 
-def test_what_cannot_be_read_costs_nothing(seen: Records) -> None:
+def test_arguments_and_errors_that_cannot_be_shown_are_no_error(seen: Records) -> None:
     log.error("odd: %s", Odd(), error=Odd())
     assert seen.lines[0].startswith("ERROR odd: (Odd: cannot be read)\n")
     log.error("too %s few %s", 1)
@@ -243,7 +244,7 @@ def test_what_cannot_be_read_costs_nothing(seen: Records) -> None:
     assert seen.lines[-1] == "ERROR after"
 
 
-def test_after_descriptors_were_closed_only_standard_error_is_written() -> None:
+def test_a_process_that_distrusts_handlers_writes_to_standard_error_only() -> None:
     code = (
         "import logging, os; from spoolkit.system import log\n"
         "logging.basicConfig(filename=os.devnull); log.distrust_handlers(standard_error=True); log.error('said')\n"
@@ -255,10 +256,10 @@ def test_after_descriptors_were_closed_only_standard_error_is_written() -> None:
 # Complaints.
 
 
-def test_the_same_complaint_comes_once_a_minute(seen: Records, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_complain_logs_the_same_message_once_a_minute(seen: Records, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr(log.time, "monotonic", lambda: now)
-    monkeypatch.setattr(log, "_complaints", {})
+    monkeypatch.setattr(log, "_complaints", PerProcess(dict))
     for number in range(500):
         log.complain("the file %s stays", number)
     log.complain("another one")
@@ -271,7 +272,7 @@ def test_the_same_complaint_comes_once_a_minute(seen: Records, monkeypatch: pyte
 # The site's own lines.
 
 
-def test_the_filter_gives_lines_of_the_site_the_job() -> None:
+def test_the_filter_adds_the_job_to_lines_of_the_site() -> None:
     logger, stream = logging.Logger("shop"), io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(logging.Formatter("%(job_id)s %(task_name)s %(message)s"))
@@ -287,10 +288,10 @@ def test_the_filter_gives_lines_of_the_site_the_job() -> None:
 def noop() -> None: ...
 
 
-def test_a_job_that_cannot_be_settled_is_complained_of_once_a_minute(
+def test_a_job_that_cannot_be_settled_is_logged_once_a_minute(
     directory: str, seen: Records, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log, "_complaints", {})
+    monkeypatch.setattr(log, "_complaints", PerProcess(dict))
 
     def refuse(path: str) -> None:
         raise PermissionError(13, "Permission denied", path)
@@ -302,7 +303,7 @@ def test_a_job_that_cannot_be_settled_is_complained_of_once_a_minute(
     assert len([record for record in seen.records if record.exc_info]) == 1
 
 
-def test_the_entry_of_uwsgi_never_raises_and_complains_once_a_minute() -> None:
+def test_the_handler_for_uwsgi_never_raises_and_logs_once_a_minute() -> None:
     code = (
         "from spoolkit.spooling import engine as spool\n"
         "for _ in range(20): assert spool.on_spool({'spooler_task_name': b'a file'}) == -1"
@@ -313,7 +314,7 @@ def test_the_entry_of_uwsgi_never_raises_and_complains_once_a_minute() -> None:
 
 
 @pytest.mark.parametrize("engine", ["spool", "thread"])
-def test_within_a_job_the_filter_knows_its_id(directory: str, engine: str) -> None:
+def test_the_filter_knows_the_id_of_the_running_job(directory: str, engine: str) -> None:
     logger, stream = logging.getLogger("shop.lines"), io.StringIO()
     handler = logging.StreamHandler(stream)
     handler.setFormatter(logging.Formatter("%(job_id)s %(task_name)s %(message)s"))

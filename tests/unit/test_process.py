@@ -1,4 +1,4 @@
-"""Which process a pid means, and whether it lives."""
+"""Which process a pid means, whether it lives, and values that belong to one process."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def other() -> Iterator[int]:
         pass  # the test has buried it
 
 
-def test_a_live_process_is_alive_and_is_nobody_else(other: int) -> None:
+def test_a_living_process_is_alive_under_its_own_identity_only(other: int) -> None:
     known = process.identity(other)
     assert process.is_alive(other, known)
     assert process.is_alive(os.getpid(), process.own())
@@ -46,7 +46,7 @@ def test_a_live_process_is_alive_and_is_nobody_else(other: int) -> None:
     assert process.own() == process.identity(os.getpid())
 
 
-def test_it_says_when_the_process_started_and_since_which_boot(other: int) -> None:
+def test_an_identity_holds_the_start_time_and_the_boot(other: int) -> None:
     started, boot = process.identity(other).split()
     ticks = os.sysconf("SC_CLK_TCK")
     uptime = float(Path("/proc/uptime").read_text().split()[0])
@@ -54,7 +54,7 @@ def test_it_says_when_the_process_started_and_since_which_boot(other: int) -> No
     assert boot.decode() == Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
-def test_a_process_that_is_dead_but_not_buried_is_dead(other: int) -> None:
+def test_a_zombie_is_not_alive(other: int) -> None:
     known = process.identity(other)
     os.kill(other, signal.SIGKILL)
     wait_until(lambda: not process.is_alive(other, known))
@@ -78,13 +78,13 @@ def test_a_stopped_process_is_alive(other: int) -> None:
     assert process.is_alive(other, known)
 
 
-def test_where_there_is_no_process_nobody_is_meant(other: int) -> None:
+def test_the_identity_of_an_unused_pid_fits_no_process(other: int) -> None:
     nobody = process.identity(2**22 + 1)
     assert nobody.startswith(b"unknown")
     assert nobody != process.identity(other)
 
 
-def test_after_a_fork_the_child_is_itself(other: int) -> None:
+def test_own_identity_in_a_forked_child_is_the_childs(other: int) -> None:
     parent = process.own()
     pid = os.fork()
     if not pid:
@@ -94,7 +94,7 @@ def test_after_a_fork_the_child_is_itself(other: int) -> None:
     assert process.own() == parent
 
 
-def test_who_cannot_look_declares_nobody_dead(other: int) -> None:
+def test_a_process_without_descriptors_takes_others_for_alive(other: int) -> None:
     known = process.identity(other)
     pid = os.fork()
     if not pid:
@@ -103,7 +103,7 @@ def test_who_cannot_look_declares_nobody_dead(other: int) -> None:
     assert os.waitpid(pid, 0)[1] == 0
 
 
-def test_it_knows_itself_without_a_descriptor(other: int) -> None:
+def test_a_process_without_descriptors_knows_its_own_identity(other: int) -> None:
     code = (
         "import os, resource; from spoolkit.system import process; known = process.own();"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0));"

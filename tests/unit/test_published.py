@@ -30,7 +30,7 @@ def spool(tmp_path: Path) -> str:
     return str(tmp_path / "elsewhere")
 
 
-def test_configuration_then_environment_then_what_is_published_then_the_default(
+def test_the_spool_directory_is_configured_else_from_environment_else_published_else_default(
     code: str, spool: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert Settings.load({"SPOOLKIT_GRACE": 1}, code).spool == f"{code}/my_spools"
@@ -60,7 +60,7 @@ def test_a_link_to_the_release_is_found_under_its_own_name(code: str, spool: str
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user")
-def test_it_never_leads_into_another_users_directory(code: str, spool: str, state: Path) -> None:
+def test_find_never_returns_a_directory_of_another_user(code: str, spool: str, state: Path) -> None:
     published.publish([code], spool, "my_spools")
     os.chown(spool, 4242, -1)
     assert published.find(code) is None
@@ -70,7 +70,7 @@ def test_it_never_leads_into_another_users_directory(code: str, spool: str, stat
     assert published.find(code) is None
 
 
-def test_what_is_gone_is_forgotten(code: str, spool: str, state: Path, tmp_path: Path) -> None:
+def test_publish_removes_files_of_folders_that_are_gone(code: str, spool: str, state: Path, tmp_path: Path) -> None:
     (tmp_path / "gone").mkdir()
     published.publish([code], str(tmp_path / "gone"), "my_spools")
     (tmp_path / "gone").rmdir()
@@ -82,7 +82,7 @@ def test_what_is_gone_is_forgotten(code: str, spool: str, state: Path, tmp_path:
 @pytest.mark.parametrize(
     "content", [b"", b"[]", b"{", b'{"code": 1, "spool": 2}', b'{"code": "x", "spool": "relative"}']
 )
-def test_a_damaged_file_is_as_none(code: str, spool: str, state: Path, content: bytes) -> None:
+def test_find_ignores_a_damaged_file(code: str, spool: str, state: Path, content: bytes) -> None:
     published.publish([code], spool, "my_spools")
     (path,) = state.iterdir()
     path.write_bytes(content)

@@ -24,13 +24,13 @@ def in_child(act: Callable[[], bool]) -> bool:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
-def test_a_thread_leaves_signals_to_the_main_thread() -> None:
+def test_block_in_thread_blocks_signals_until_unblock_in_thread() -> None:
     found = []
 
     def work() -> None:
-        task_signals.leave_to_main_thread()
+        task_signals.block_in_thread()
         found.append(mask())
-        task_signals.leave_to_main_thread(False)
+        task_signals.unblock_in_thread()
         found.append(mask())
 
     thread = threading.Thread(target=work)
@@ -40,13 +40,13 @@ def test_a_thread_leaves_signals_to_the_main_thread() -> None:
     assert found[1] == set()
 
 
-def test_a_greenlet_does_not_make_the_process_deaf() -> None:
+def test_block_in_thread_does_nothing_in_the_main_thread() -> None:
     before = mask()
-    task_signals.leave_to_main_thread()  # as gevent runs it: in the main thread
+    task_signals.block_in_thread()  # as gevent runs it: in the main thread
     assert mask() == before
 
 
-def test_a_handler_of_the_tasks_own_is_kept_by_what_it_forks() -> None:
+def test_a_fork_within_a_job_keeps_the_tasks_own_handlers() -> None:
     def own(signum: int, frame: object) -> None: ...
 
     before = signal.signal(signal.SIGUSR2, own), signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -59,7 +59,7 @@ def test_a_handler_of_the_tasks_own_is_kept_by_what_it_forks() -> None:
         signal.signal(signal.SIGHUP, before[1])
 
 
-def test_outside_of_a_job_a_fork_keeps_every_handler() -> None:
+def test_a_fork_outside_of_a_job_keeps_all_handlers() -> None:
     before = {signum: signal.getsignal(signum) for signum in task_signals.HARMLESS}
     task_signals.ignore_harmless()
     try:

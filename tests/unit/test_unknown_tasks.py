@@ -14,6 +14,7 @@ from spoolkit.admin import actions
 from spoolkit.spooldir import spoolfile
 from spoolkit.spooling.standalone import Spooler
 from spoolkit.system import clock, log
+from spoolkit.system.process import PerProcess
 
 NOW = 2_500_000_000.0  # after the machine's own time, which files get
 GRACE = 600.0
@@ -140,7 +141,7 @@ def test_other_jobs_do_not_wait_for_it_and_the_log_does_not_fill(
     def known() -> None:
         ran.append("known")
 
-    monkeypatch.setattr(log, "_complaints", {})
+    monkeypatch.setattr(log, "_complaints", PerProcess(dict))
     with caplog.at_level(logging.ERROR):
         passes(directory, time_passes, 20)
         known()

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 
 from spoolkit.system import clock, files, process
 
-FOLDER = files.SERVED
+FOLDER = files.SPOOLERS
 
 GENERATION = "generation"
 

@@ -298,7 +298,7 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
 
 def is_spool_directory(path: str) -> bool:
     """Whether ``path`` holds what only a spool directory does: its spoolers' folder, or jobs. Raises ``OSError``."""
-    if os.path.isdir(os.path.join(path, files.SERVED)):
+    if os.path.isdir(os.path.join(path, files.SPOOLERS)):
         return True
     with os.scandir(path) as entries:
         return any(map(_is_file, entries))

@@ -62,7 +62,7 @@ def mark(spool_dir: str, pid: int, identity: bytes | None = None) -> None:
     """
     identity = process.identity(pid) if identity is None else identity
     if identity.split()[0].isdigit():
-        files.make_folder(os.path.join(spool_dir, files.SERVED))
+        files.make_folder(os.path.join(spool_dir, files.SPOOLERS))
         files.write(_mark_of(spool_dir, pid), identity)
 
 
@@ -89,7 +89,7 @@ def sweep(store: Database, spool_dir: str) -> None:
 
 def _marked(spool_dir: str) -> list[int]:
     try:
-        names = os.listdir(os.path.join(spool_dir, files.SERVED))
+        names = os.listdir(os.path.join(spool_dir, files.SPOOLERS))
     except OSError:
         return []
     pids = (name.removeprefix(_PREFIX) for name in names if name.startswith(_PREFIX))
@@ -97,4 +97,4 @@ def _marked(spool_dir: str) -> list[int]:
 
 
 def _mark_of(spool_dir: str, pid: int) -> str:
-    return os.path.join(spool_dir, files.SERVED, f"{_PREFIX}{pid}")
+    return os.path.join(spool_dir, files.SPOOLERS, f"{_PREFIX}{pid}")

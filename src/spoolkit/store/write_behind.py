@@ -62,7 +62,7 @@ class Writer:
 
     def _run(self) -> None:
         # A signal that ends the process is for the main thread.
-        task_signals.leave_to_main_thread()
+        task_signals.block_in_thread()
         while True:
             self._added.wait()
             time.sleep(DELAY)

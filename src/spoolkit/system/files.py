@@ -1,7 +1,8 @@
-"""Small files: read only where they are regular files of the right owner, written whole or not at all.
+"""How are small files read and written safely, in directories that may belong to another user?
 
-Root looks at spool directories of other users, and writes into them; and whoever owns such a directory may have put
-anything there. So nothing here follows a link, waits at a named pipe, or leaves a file that the owner cannot open.
+A file is written whole or not at all, and read only if it is a regular file of the right owner. Root reads and writes
+in the spool directories of other users, who may have put anything there. So nothing here follows a link, blocks on a
+named pipe, or leaves a file that the owner of the directory cannot open.
 """
 
 from __future__ import annotations
@@ -18,31 +19,38 @@ from spoolkit.errors import SpoolUnavailableError
 from spoolkit.system import clock
 
 LIMIT = 64 * 1024
-"""Bytes up to which a file is small."""
+"""The size of a small file in bytes, at most."""
 
 STRAY_AGE = 3600.0
-"""Seconds after which a temporary file can have no writer any more."""
+"""Age in seconds at which a temporary file cannot have a writer any more."""
 
 TEMPORARY = r"\.\d+-\d+\.new$"
-"""How the name of a small file ends while it is being written, and after a kill then, as a regular expression."""
+"""Regular expression: the end of the name of a small file that is being written, or whose writer was killed."""
 
-SERVED = "spoolers"
-"""The folder that the first spooler of a directory makes: its owner is the user who runs the jobs."""
+SPOOLERS = "spoolers"
+"""The folder in a spool directory that its first spooler creates: its owner is the user who runs the jobs."""
 
 
 class NotOursError(FileNotFoundError):
-    """What lies there is no regular file of the right owner: to every reader it is not there."""
+    """The path is not a regular file of the right owner: readers treat it as missing."""
 
     def __init__(self, path: str) -> None:
         super().__init__(errno.ENOENT, "no regular file of this directory's owner", path)
 
 
 def open_regular(path: str, flags: int = os.O_RDONLY, *, linked: bool = False) -> int:
-    """A descriptor of the regular file ``path``; with ``linked``, it may have other names.
+    """Open the regular file ``path`` and return its descriptor.
 
-    Raises ``OSError``, of which :class:`NotOursError` for whatever else lies there.
+    Args:
+        path: The file.
+        flags: Flags of ``os.open()``.
+        linked: Whether the file may have other hard links.
+
+    Raises:
+        NotOursError: ``path`` is something else, or has another owner.
+        OSError: The file is missing or cannot be opened.
     """
-    # Before it is opened: that alone has an effect on a pipe or a device.
+    # Checked before it is opened: opening a pipe or a device has an effect by itself.
     if not stat.S_ISREG(os.lstat(path).st_mode):
         raise NotOursError(path)
     try:
@@ -53,7 +61,7 @@ def open_regular(path: str, flags: int = os.O_RDONLY, *, linked: bool = False) -
         raise
     try:
         about = os.fstat(fd)
-        # A second name may be that of a file elsewhere, which root must neither show nor write to.
+        # A second link may be that of a file elsewhere, which root must neither reveal nor change.
         if not stat.S_ISREG(about.st_mode) or (about.st_nlink > 1 and not linked) or not _is_owned(about, path):
             raise NotOursError(path)
     except BaseException:
@@ -70,7 +78,7 @@ def _is_owned(about: os.stat_result, path: str) -> bool:
 
 
 def is_regular(path: str) -> bool:
-    """Whether ``path`` is a regular file. Raises ``OSError`` where it may not be looked at."""
+    """Whether ``path`` is a regular file. Raises ``OSError`` if that cannot be determined."""
     try:
         return stat.S_ISREG(os.lstat(path).st_mode)
     except (FileNotFoundError, NotADirectoryError):
@@ -78,9 +86,17 @@ def is_regular(path: str) -> bool:
 
 
 def read(path: str, limit: int = LIMIT) -> bytes | None:
-    """The content of a small file; ``None`` where it is gone, larger than ``limit``, or no file of ours.
+    """Read a small file.
 
-    Raises ``OSError`` where it is there and cannot be read.
+    Args:
+        path: The file.
+        limit: The largest size in bytes that is read.
+
+    Returns:
+        The content; ``None`` if the file is missing, larger than ``limit``, or not a regular file of the right owner.
+
+    Raises:
+        OSError: The file exists and cannot be read.
     """
     try:
         fd = open_regular(path)
@@ -92,10 +108,10 @@ def read(path: str, limit: int = LIMIT) -> bytes | None:
 
 
 def create(path: str) -> int:
-    """A descriptor of a new file, open to its owner alone, who is the owner of its folder. Raises ``OSError``."""
+    """Create a file with mode 0600 for the owner of its folder, and return its descriptor. Raises ``OSError``."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
-        os.fchmod(fd, 0o600)  # whatever umask a task has set
+        os.fchmod(fd, 0o600)  # independent of the umask, which a task may have changed
         give(fd, os.path.dirname(path))
     except BaseException:
         os.close(fd)
@@ -105,9 +121,9 @@ def create(path: str) -> int:
 
 
 def write(path: str, data: bytes) -> None:
-    """Make ``data`` the content of a small file, whole or not at all. Raises ``OSError``."""
+    """Write ``data`` to a small file, whole or not at all. Raises ``OSError``."""
     temporary = f"{path}.{os.getpid()}-{threading.get_native_id()}.new"
-    remove(temporary)  # of a process of the same number that was killed
+    remove(temporary)  # left by a killed process with the same pid
     fd = create(temporary)
     try:
         with open(fd, "wb") as file:
@@ -119,7 +135,7 @@ def write(path: str, data: bytes) -> None:
 
 
 def sweep(folder: str, temporary: str = TEMPORARY) -> None:
-    """Remove the files in ``folder`` that match ``temporary`` and whose writer died long ago. Never raises."""
+    """Remove old files in ``folder`` whose names match ``temporary``: their writers have died. Never raises."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             if re.search(temporary, entry.name):
@@ -129,15 +145,16 @@ def sweep(folder: str, temporary: str = TEMPORARY) -> None:
 
 
 def remove(path: str) -> None:
-    """Remove the file, if it is there and can be."""
+    """Remove the file if that is possible. Never raises ``OSError``."""
     with contextlib.suppress(OSError):
         os.unlink(path)
 
 
 def make_folder(path: str) -> None:
-    """Make the folder where it is missing, for the owner of the directory that it lies in. Raises ``OSError``.
+    """Create the folder ``path`` if it is missing; it belongs to the owner of the folder above. Raises ``OSError``.
 
-    Only the last part: a spool directory that is gone must not come back as an empty one that nobody serves.
+    The folder above must exist: a spool directory that was removed must not come back as an empty one that no spooler
+    serves.
     """
     try:
         os.mkdir(path, 0o700)
@@ -154,24 +171,24 @@ def make_folder(path: str) -> None:
 
 
 def make_spool_directory(path: str) -> None:
-    """Make a spool directory, and what it lies in, where they are missing. Raises ``OSError``."""
+    """Create a spool directory and the folders above it if they are missing. Raises ``OSError``."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     make_folder(path)
 
 
 def owner(directory: str) -> tuple[int, int]:
-    """The user and the group that files in ``directory`` belong to. Raises ``OSError``."""
+    """Return the user id and the group id to which files in ``directory`` belong. Raises ``OSError``."""
     about = os.stat(directory or os.curdir)
-    # Where the directory is root's, or a group's, whoever serves it has made this folder.
+    # The directory may belong to root, or be shared by a group: this folder belongs to the user of the spoolers.
     with contextlib.suppress(OSError):
-        served = os.lstat(os.path.join(directory, SERVED))
-        if served.st_uid and stat.S_ISDIR(served.st_mode):
-            about = served
+        spoolers = os.lstat(os.path.join(directory, SPOOLERS))
+        if spoolers.st_uid and stat.S_ISDIR(spoolers.st_mode):
+            about = spoolers
     return about.st_uid, about.st_gid
 
 
 def give(fd: int, folder: str) -> None:
-    """What root has just made in ``folder`` belongs to the folder's owner. Raises ``OSError``."""
+    """If this is root, give a file that it has just created in ``folder`` to the owner there. Raises ``OSError``."""
     if os.geteuid() == 0:
         uid, gid = owner(folder)
         if os.fstat(fd).st_uid != uid:
@@ -179,7 +196,7 @@ def give(fd: int, folder: str) -> None:
 
 
 def check_user(directory: str) -> None:
-    """Raise ``PermissionError`` where files of this process's user are of no use to the owner of ``directory``."""
+    """Raise ``PermissionError`` if the owner of ``directory`` could not open files that this process creates there."""
     uid, user = owner(directory)[0], os.geteuid()
     if user not in (0, uid) and uid != 0:
         reason = f"it belongs to {user_name(uid)}, who could not open a file of {user_name(user)}: {as_user(uid)}"
@@ -187,7 +204,7 @@ def check_user(directory: str) -> None:
 
 
 def check_readable(directory: str) -> None:
-    """Raise :class:`SpoolUnavailableError` where this process cannot see what lies in the spool directory."""
+    """Raise :class:`SpoolUnavailableError` if this process cannot list the spool directory."""
     try:
         if not stat.S_ISDIR(os.stat(directory).st_mode):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), directory)
@@ -198,15 +215,15 @@ def check_readable(directory: str) -> None:
 
 
 def unavailable(directory: str, error: OSError) -> SpoolUnavailableError:
-    """Why the spool directory cannot be looked at, as an error for people."""
+    """Return an error that explains to people why the spool directory cannot be read, and what to do."""
     if isinstance(error, FileNotFoundError):
-        what = "is not there: set SPOOLKIT_SPOOL to the one in use; the first job, or `flask spool run`, makes it"
+        what = "is not there: set SPOOLKIT_SPOOL to the one in use; the first job, or `flask spool run`, creates it"
     elif isinstance(error, PermissionError):
         what = f"may not be read by {user_name(os.geteuid())}"
         try:
             uid = owner(directory)[0]
         except OSError:
-            what += ", nor what it lies in: be the user who runs uWSGI"
+            what += ", nor may the folder above it: run this as the user who runs uWSGI"
         else:
             what += f"; it belongs to {user_name(uid)}: {as_user(uid)}"
     else:
@@ -215,7 +232,7 @@ def unavailable(directory: str, error: OSError) -> SpoolUnavailableError:
 
 
 def user_name(uid: int) -> str:
-    """The user for people: ``www-data (uid 33)``."""
+    """Return the user as people write it: ``www-data (uid 33)``."""
     try:
         return f"{pwd.getpwuid(uid).pw_name} (uid {uid})"
     except KeyError:
@@ -223,7 +240,7 @@ def user_name(uid: int) -> str:
 
 
 def as_user(uid: int) -> str:
-    """How to run a command as that user."""
+    """Return the advice how to run a command as that user."""
     try:
         name = pwd.getpwuid(uid).pw_name
     except KeyError:

@@ -1,7 +1,7 @@
-"""What spoolkit writes to the log: readable where the site configures no logging, and never in the way of a job.
+"""How does spoolkit write to the log, with or without a logging configuration, and without ever failing a job?
 
-A handler, a formatter, a filter or a stream of the site may fail; a job must not. So nothing here raises: what the
-site's logging does not take is written to standard error.
+A handler, a formatter, a filter or a stream of the site may fail; a job must not. So nothing here raises: a line that
+the site's logging does not accept is written to standard error.
 """
 
 from __future__ import annotations
@@ -16,30 +16,33 @@ import traceback
 from collections.abc import Iterator
 from contextvars import ContextVar
 
+from spoolkit.system.process import PerProcess
+
 LOGGER = "spoolkit"
-"""The logger's name."""
+"""The name of spoolkit's logger."""
 
 PAUSE = 60.0
-"""Seconds between two lines with the same complaint."""
+"""Seconds for which :func:`complain` suppresses a line that it has written."""
 
 _logger = logging.getLogger(LOGGER)
 _job: ContextVar[tuple[str, str] | None] = ContextVar("spoolkit.logged_job", default=None)
-_complaints: dict[tuple[int, str], tuple[float, int]] = {}
-"""By process and complaint: when, on the monotonic clock, it was last written, and how often it came up since."""
-_distrusted: dict[int, bool] = {}
-"""The process whose handlers must not be used any more, with whether it still has its standard error."""
+_complaints: PerProcess[dict[str, tuple[float, int]]] = PerProcess(dict)
+"""By message: when it was last written, on the monotonic clock, and how often it was suppressed since."""
 
-# Controls, line and paragraph separators, what turns the direction of text, and halves of surrogate pairs.
+_has_standard_error = PerProcess[bool]()
+"""Set in a process whose handlers must not be used any more: whether it still has its standard error."""
+
+# Control characters, line and paragraph separators, marks of text direction, and halves of surrogate pairs.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def one_line(text: str) -> str:
-    """``text`` on one line, with escapes for what would forge a line or steer a terminal."""
+    """Return ``text`` on one line: what could forge another line or control a terminal is escaped."""
     return _UNSAFE.sub(_escape, text)
 
 
 def block(text: str, indent: str = "") -> str:
-    """``text`` with its line breaks and tabs, and escapes for all else as in :func:`one_line`."""
+    """Return ``text`` with its line breaks and tabs, indented; all else is escaped as in :func:`one_line`."""
     return "\n".join(indent + _UNSAFE.sub(_escape_but_tab, line) for line in text.rstrip("\n").split("\n"))
 
 
@@ -53,7 +56,7 @@ def _escape_but_tab(found: re.Match[str]) -> str:
 
 @contextlib.contextmanager
 def about(job: str, task: str) -> Iterator[None]:
-    """Within it, what is logged is about the job ``job`` of the task ``task``."""
+    """Within this context, log lines belong to the job ``job`` of the task ``task``."""
     token = _job.set((job, task))
     try:
         yield
@@ -62,72 +65,73 @@ def about(job: str, task: str) -> Iterator[None]:
 
 
 class JobLogFilter(logging.Filter):
-    """Gives each record ``job_id`` and ``task_name``, so that a format can have ``%(job_id)s``.
+    """Gives each log record ``job_id`` and ``task_name``, so that a format can contain ``%(job_id)s``.
 
-    Outside of a job both are ``-``. Add it to a handler (a logger's filters do not see the records of the loggers below
-    it). Threads that a task starts do not belong to its job, unless they run in a copy of its context.
+    Outside of a job both are ``-``. Add the filter to a handler: the filters of a logger do not see the records of the
+    loggers below it. Threads that a task starts do not belong to its job, unless they run in a copy of its context.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Add the attributes; every record passes."""
+        """Add the attributes to the record; every record passes."""
         record.job_id, record.task_name = _job.get() or ("-", "-")
         return True
 
 
 def debug(message: str, *args: object) -> None:
-    """Log what only somebody who searches for a fault wants to see."""
+    """Log ``message % args`` for debugging. As in all functions here, the arguments are put on one line."""
     _say(logging.DEBUG, message, args)
 
 
 def info(message: str, *args: object) -> None:
-    """Log ``message % args``, as all of these do. The arguments are put on one line."""
+    """Log ``message % args`` as information."""
     _say(logging.INFO, message, args)
 
 
 def warning(message: str, *args: object, error: BaseException | None = None, details: str = "") -> None:
-    """Log a warning, with the traceback of ``error``, or with ``details`` of several lines."""
+    """Log ``message % args`` as a warning, followed by the traceback of ``error`` or by ``details`` (several lines)."""
     _say(logging.WARNING, message, args, error, details)
 
 
 def error(message: str, *args: object, error: BaseException | None = None, details: str = "") -> None:
-    """Log an error, with the same."""
+    """Log ``message % args`` as an error, followed by the traceback of ``error``, or by ``details`` (several lines)."""
     _say(logging.ERROR, message, args, error, details)
 
 
 def exception(message: str, *args: object) -> None:
-    """Log an error, with the traceback of the exception that is being handled."""
+    """Log ``message % args`` as an error, followed by the traceback of the exception that is being handled."""
     _say(logging.ERROR, message, args, sys.exc_info()[1])
 
 
 def complain(message: str, *args: object, error: BaseException | None = None) -> None:
-    """Log an error that may come up again and again: the same ``message`` once in :data:`PAUSE` seconds."""
-    now, key = time.monotonic(), (os.getpid(), message)
-    last, suppressed = _complaints.get(key, (now - PAUSE, 0))
+    """Log an error that may occur again and again: the same ``message`` at most once in :data:`PAUSE` seconds."""
+    now, complaints = time.monotonic(), _complaints.get()
+    last, suppressed = complaints.get(message, (now - PAUSE, 0))
     if now - last < PAUSE:
-        _complaints[key] = last, suppressed + 1
+        complaints[message] = last, suppressed + 1
         return
-    _complaints[key] = now, 0
+    complaints[message] = now, 0
     if suppressed:
         message, args = message + " (and %d times more since this was last logged)", (*args, suppressed)
     _say(logging.ERROR, message, args, error)
 
 
 def unrecorded(error: Exception) -> None:
-    """Log that jobs run without a record because of ``error``: now and then, not for each job."""
+    """Log that jobs run but cannot be recorded, because of ``error``; at most once in :data:`PAUSE` seconds."""
     complain("jobs run without being recorded, pid %d: %s (see `flask spool doctor`)", os.getpid(), error)
 
 
 def distrust_handlers(*, standard_error: bool) -> None:
-    """Use none of the site's handlers in this process any more: their descriptors may be another file's by now.
+    """Stop using the site's log handlers in this process: a task has closed descriptors, which may be other files now.
 
-    What is left to say goes to standard error, if this process still has it.
+    Args:
+        standard_error: Whether standard error is still open; if so, later lines are written there.
     """
-    _distrusted[os.getpid()] = standard_error
+    _has_standard_error.set(standard_error)
 
 
 def trusts_handlers() -> bool:
-    """Whether the site's handlers, and what they buffer, can be written."""
-    return os.getpid() not in _distrusted
+    """Whether the site's log handlers can be used in this process, and their buffers be written."""
+    return _has_standard_error.peek() is None
 
 
 def _say(
@@ -135,11 +139,11 @@ def _say(
 ) -> None:
     configured = False
     try:
-        # Asked each time: the site may configure its logging after it has imported us.
+        # Checked each time: the site may configure its logging after it has imported spoolkit.
         configured = trusts_handlers() and _logger.hasHandlers()
         if not _is_enabled(level, configured):
             return
-    except BaseException:  # noqa: S110 - what fails here is the site's own; then the line is written as below
+    except BaseException:  # noqa: S110 - the site's own code fails here; the line is written to standard error
         pass
     clean = tuple(arg if isinstance(arg, (int, float)) else _text(arg) for arg in args)
     trace = block(details or _traceback(error), indent="  ") if details or error is not None else None
@@ -155,7 +159,7 @@ def _say(
 def _is_enabled(level: int, configured: bool) -> bool:
     if configured or _logger.level:
         return _logger.isEnabledFor(level)
-    # Nobody chose a level: the root's default would keep from everybody that jobs start and end.
+    # No level is configured: the default of the root logger would hide that jobs start and end.
     return level >= logging.INFO and not _logger.disabled and _logger.manager.disable < level
 
 
@@ -168,8 +172,8 @@ def _record(
         record = _logger.makeRecord(LOGGER, level, file, line, message, args, exc_info, function)
     except BaseException:  # a record factory of the site, or of a task
         record = logging.LogRecord(LOGGER, level, __file__, 0, message, args, exc_info)
-    # Set here, formatters take it as it is. Their own would write the exception's text raw, and a line break in that
-    # begins what looks like another record.
+    # Formatters use this text as it is. Their own would contain the raw text of the exception, in which a line break
+    # could begin what looks like another record.
     record.exc_text = trace
     return record
 
@@ -189,10 +193,10 @@ def _traceback(error: BaseException | None) -> str:
 
 
 def _write(level: int, message: str, args: tuple[object, ...], trace: str | None) -> None:
-    """Write a line to standard error; not by way of ``sys.stderr``, which a task may have wrapped or closed."""
-    if not _distrusted.get(os.getpid(), True):
+    """Write a line to descriptor 2, and not to ``sys.stderr``, which a task may have wrapped or closed."""
+    if _has_standard_error.peek() is False:
         return
-    # Made by hand, as a job has two of them: a record and its formatting take three times as long.
+    # Formatted by hand, because each job writes two lines: a log record and its formatter take three times as long.
     with contextlib.suppress(Exception):
         now = time.time()
         stamp = f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(now))},{int(now % 1 * 1000):03d}"
@@ -200,5 +204,5 @@ def _write(level: int, message: str, args: tuple[object, ...], trace: str | None
         job = _job.get()
         where = LOGGER if job is None or job[0] in text else f"{LOGGER} [job {one_line(job[0])}]"
         line = f"{stamp} {logging.getLevelName(level)} {where}: {text}"
-        # In one piece: lines of several processes must not be mixed.
+        # In one write: lines of several processes must not be mixed.
         os.write(2, (line + (f"\n{trace}\n" if trace else "\n")).encode("utf-8", "backslashreplace"))

@@ -1,9 +1,9 @@
-"""The name under which a module can be imported, however its file was loaded into this process.
+"""Under which name can a module be imported, however its file was loaded into this process?
 
-A script is ``__main__``. uWSGI names what it loads by file after the path that it was given: ``wsgi-file = app.py``
-becomes ``uwsgi_file_app``, ``spooler-import = /srv/releases/7/shop/tasks.py`` becomes ``_srv_releases_7_shop_tasks``
-(uwsgi_pythonize in plugins/python/python_plugin.c). A job that carried such a name could run only where the file is
-loaded in the same way, and would die with the release directory.
+A script is ``__main__``. uWSGI names a module that it loads by its file after the path in its option: ``wsgi-file =
+app.py`` becomes ``uwsgi_file_app``, ``spooler-import = /srv/releases/7/shop/tasks.py`` becomes
+``_srv_releases_7_shop_tasks`` (uwsgi_pythonize in plugins/python/python_plugin.c). A job that contained such a name
+could run only where the file is loaded in the same way, and could no longer run once the release directory is removed.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ import sys
 from types import ModuleType
 
 FILE_PREFIX = "uwsgi_file_"
+"""With this uWSGI begins the module name of an application's file."""
 
 
 def dotted_name(name: str) -> str:
-    """The name under which the loaded module ``name`` can be imported; ``name`` itself where no better one is known."""
+    """Return the name under which the loaded module ``name`` can be imported; if none is known, ``name`` itself."""
     module = sys.modules.get(name)
     file = getattr(module, "__file__", None)
     spec = getattr(module, "__spec__", None)
     if name == "__main__" and spec is not None and spec.name != name:  # python -m
         return str(spec.name)
-    if not isinstance(file, str):  # a shell, or a module that is built in
+    if not isinstance(file, str):  # a shell, or a built-in module
         return name
     if name == "__main__" or is_from_path(name, file) or (spec is None and not _fits(name, file)):
         return from_file(file)
@@ -31,7 +32,7 @@ def dotted_name(name: str) -> str:
 
 
 def folder(name: str) -> str | None:
-    """The folder in which the loaded module ``name``, or the package at its top, lies; ``None`` without a file."""
+    """Return the folder that holds the loaded module ``name``, or its top-level package; ``None`` if it has no file."""
     file = getattr(sys.modules.get(name), "__file__", None)
     if not isinstance(file, str):
         return None
@@ -42,7 +43,7 @@ def folder(name: str) -> str | None:
 
 
 def find(name: str) -> ModuleType | None:
-    """The loaded module with this dotted name. Nothing is imported."""
+    """Return the loaded module with this dotted name, or ``None``. Nothing is imported."""
     found = sys.modules.get(name)
     if found is None:
         candidates = [other for other, module in list(sys.modules.items()) if _is_loaded_by_path(other, module)]
@@ -51,13 +52,13 @@ def find(name: str) -> ModuleType | None:
 
 
 def from_path(path: str) -> str:
-    """The name that uWSGI gives to a file that it loads by ``path``, without its prefix for an application's file."""
+    """Return the module name that uWSGI makes of ``path`` when it loads a file by it, without :data:`FILE_PREFIX`."""
     path = re.sub(r"^(sym|http|data)://", "", path)
     return re.sub(r"[._]py\Z", "", path.replace("/", "_").replace(".", "_"))
 
 
 def is_from_path(name: str, file: str) -> bool:
-    """Whether ``name`` is what uWSGI makes of ``file``, rather than a name to import."""
+    """Whether ``name`` is the name that uWSGI makes of the path ``file``, and not a name to import."""
     if _fits(name, file):
         return False
     paths = (file, os.path.dirname(file)) if os.path.basename(file) == "__init__.py" else (file,)
@@ -65,9 +66,9 @@ def is_from_path(name: str, file: str) -> bool:
 
 
 def from_file(file: str) -> str:
-    """The dotted name of ``file``: its packages, by their ``__init__.py``, below the nearest entry of ``sys.path``.
+    """Return the dotted name of ``file``, with its packages (which have an ``__init__.py``) below ``sys.path``.
 
-    No part of an absolute path enters it, so that it stays the same in another release directory.
+    It contains no part of the absolute path, so that it is the same in another release directory.
     """
     as_given, real = _from_file(os.path.abspath(file)), _from_file(os.path.realpath(file))
     return ".".join(as_given if len(as_given) <= len(real) else real)
@@ -79,7 +80,7 @@ def _from_file(path: str) -> list[str]:
     while os.path.isfile(os.path.join(folder, "__init__.py")) and os.path.basename(folder):
         folder, package = os.path.split(folder)
         parts.insert(0, package)
-    # Folders without an __init__.py are packages as well, where the import system finds them.
+    # Folders without an __init__.py are packages as well, if the import system finds them.
     above: list[list[str]] = []
     for root in {path(entry) for entry in sys.path for path in (os.path.abspath, os.path.realpath)}:
         if root != os.sep and f"{folder}{os.sep}".startswith(f"{root}{os.sep}"):
@@ -96,6 +97,6 @@ def _fits(name: str, file: str) -> bool:
 
 
 def _is_loaded_by_path(name: str, module: ModuleType | None) -> bool:
-    # Not getattr(): it would run a module's __getattr__, and import what a lazy loader has put off.
+    # Not getattr(): it would run the __getattr__ of the module, and make a lazy loader import it.
     file = object.__getattribute__(module, "__dict__").get("__file__") if isinstance(module, ModuleType) else None
     return name != "__main__" and isinstance(file, str) and is_from_path(name, file)

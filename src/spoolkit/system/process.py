@@ -62,16 +62,19 @@ class PerProcess(Generic[T]):
 
 
 def identity(pid: int) -> bytes:
-    """The start time of the process ``pid``, and the boot it belongs to; of a dead one what fits no other."""
+    """Return the start time and the boot of the process ``pid``; if it is dead, a value that no process has.
+
+    Together with the pid this identifies a process: a later one may get the same pid, but not the same start time.
+    """
     fields = _fields(pid)
     if len(fields) < 20 or fields[0] in b"ZX":
-        # No such process, one that is dead but not yet buried, or no /proc: then nobody is signalled.
+        # No such process, a zombie, or no /proc: then no process is signalled.
         return b"unknown %d" % os.getpid()
     return b" %s %s\n" % (fields[19], _boot())
 
 
 def is_exiting(pid: int) -> bool:
-    """Whether the process ``pid`` is dead, or executes nothing any more but its exit in the kernel."""
+    """Whether the process ``pid`` is dead, or executes nothing but its exit in the kernel."""
     fields = _fields(pid)
     return len(fields) < 20 or fields[0] in b"ZX" or bool(int(fields[6]) & _PF_EXITING)
 
@@ -86,7 +89,7 @@ def _fields(pid: int) -> list[bytes]:
 
 
 def started(pid: int) -> int | None:
-    """When the process ``pid`` started, in ticks since the boot; ``None`` where it is dead."""
+    """Return when the process ``pid`` started, in clock ticks since the boot; ``None`` if it is dead."""
     words = identity(pid).split()
     return int(words[0]) if words[0].isdigit() else None
 
@@ -98,7 +101,7 @@ def is_alive(pid: int, known: bytes) -> bool:
     try:
         return known == identity(pid)
     except OSError:
-        return True  # out of descriptors, say: who cannot look must not declare anybody dead
+        return True  # out of descriptors, for example: a process that cannot look must not declare another one dead
 
 
 def wait_until_gone(
@@ -120,7 +123,7 @@ def wait_until_gone(
 
 
 def file_of(fd: int) -> tuple[int, int] | None:
-    """Which file the descriptor means: device and inode; ``None`` where it means none."""
+    """Return the device and the inode of the file behind the descriptor; ``None`` if the descriptor is closed."""
     try:
         about = os.fstat(fd)
     except OSError:
@@ -132,7 +135,7 @@ _own_identity = PerProcess(lambda: identity(os.getpid()))
 
 
 def own() -> bytes:
-    """This process's :func:`identity`."""
+    """Return the :func:`identity` of this process."""
     return _own_identity.get()
 
 

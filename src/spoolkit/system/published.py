@@ -1,7 +1,7 @@
-"""Which spool directory serves which code, as the last spooler published it for other processes of its user.
+"""Which spool directory serves the code in a given folder? The last spooler has published it for its user's processes.
 
 A cron script that imports only the tasks knows neither the application's configuration nor the server's environment.
-It knows where its code lies; so each spooler leaves a small file for the folder that its tasks come from.
+But it knows the folder of its code; so each spooler writes a small file for each folder that its tasks come from.
 """
 
 from __future__ import annotations
@@ -16,39 +16,42 @@ from collections.abc import Iterable
 
 from spoolkit.system import files
 
-MOST = 1000
-"""Files that are looked at to remove those of folders that are gone."""
+MAX_CHECKED = 1000
+"""How many files are checked, at most, to remove those of folders that no longer exist."""
 
 
 def publish(folders: Iterable[str], spool: str, default: str) -> None:
-    """Say that ``spool`` serves the code in ``folders``.
+    """Publish that a spool directory serves the code in these folders. Never raises ``OSError``.
 
-    Where it is the folder's own ``default``, nothing needs to be said. Never raises ``OSError``.
+    Args:
+        folders: The folders from which the tasks come.
+        spool: The spool directory, as an absolute path.
+        default: The default spool directory relative to each folder: for that one no file is needed.
     """
     with contextlib.suppress(OSError, KeyError):
-        kept = _folder()
+        state_folder = _folder()
         for folder in folders:
-            path = os.path.join(kept, _name(folder))
+            path = os.path.join(state_folder, _name(folder))
             if os.path.realpath(os.path.join(folder, default)) == spool:
                 files.remove(path)
                 continue
-            os.makedirs(os.path.dirname(kept), mode=0o700, exist_ok=True)
-            files.make_folder(kept)
-            if _is_ours(kept):
+            os.makedirs(os.path.dirname(state_folder), mode=0o700, exist_ok=True)
+            files.make_folder(state_folder)
+            if _is_ours(state_folder):
                 files.write(path, json.dumps({"code": folder, "spool": spool}).encode())
-        _forget_gone(kept)
+        _remove_stale(state_folder)
 
 
 def find(folder: str) -> str | None:
-    """The spool directory that serves the code in ``folder``; ``None`` where none was published by this user."""
+    """Return the spool directory that serves the code in ``folder``; ``None`` if this user has published none."""
     try:
-        kept = _folder()
-        if not _is_ours(kept):
+        state_folder = _folder()
+        if not _is_ours(state_folder):
             return None
-        for known in dict.fromkeys((folder, os.path.realpath(folder))):
-            content = _read(os.path.join(kept, _name(known)))
-            # Never into another user's directory, whose owner would have the jobs.
-            if content and content[0] == known and files.owner(content[1])[0] == os.geteuid():
+        for alias in dict.fromkeys((folder, os.path.realpath(folder))):
+            content = _read(os.path.join(state_folder, _name(alias)))
+            # Never a directory of another user, who would get the jobs.
+            if content and content[0] == alias and files.owner(content[1])[0] == os.geteuid():
                 return content[1]
     except (OSError, KeyError):
         pass
@@ -56,14 +59,14 @@ def find(folder: str) -> str | None:
 
 
 def _folder() -> str:
-    """Where this user's files lie. By the user, not by ``$HOME``: uWSGI keeps root's when it gives up being root."""
+    """The folder of this user's files. Not by ``$HOME``: uWSGI keeps root's ``$HOME`` when it changes its user."""
     state = os.environ.get("XDG_STATE_HOME", "")
     if os.path.isabs(state):
         return os.path.join(state, "spoolkit")
     home = pwd.getpwuid(os.geteuid()).pw_dir
     if _is_ours(home):
         return os.path.join(home, ".local", "state", "spoolkit")
-    return f"/var/tmp/spoolkit-{os.geteuid()}"  # noqa: S108 - looked at only where it is this user's alone
+    return f"/var/tmp/spoolkit-{os.geteuid()}"  # noqa: S108 - used only if it belongs to this user alone
 
 
 def _is_ours(folder: str) -> bool:
@@ -87,8 +90,8 @@ def _read(path: str) -> tuple[str, str] | None:
     return (code, spool) if isinstance(code, str) and isinstance(spool, str) and os.path.isabs(spool) else None
 
 
-def _forget_gone(kept: str) -> None:
-    for name in os.listdir(kept)[:MOST]:
-        content = _read(os.path.join(kept, name))
+def _remove_stale(state_folder: str) -> None:
+    for name in os.listdir(state_folder)[:MAX_CHECKED]:
+        content = _read(os.path.join(state_folder, name))
         if content is None or not all(map(os.path.isdir, content)):
-            files.remove(os.path.join(kept, name))
+            files.remove(os.path.join(state_folder, name))

@@ -1,8 +1,8 @@
-"""In a test run, spool directories outside the machine's temporary folder are replaced by private ones.
+"""Which private spool directory does a test run use instead of the site's own?
 
 A test that signs a user up must not put a welcome mail into the spool directory of the site, where a spooler would send
-it. So where pytest is among the modules of this process, each directory (and each store) that does not lie in the
-temporary folder is mirrored within one that belongs to this test run and goes away with it.
+it. So in a process that has imported pytest, each spool directory and each store outside the machine's temporary folder
+is replaced by a mirror inside a folder that belongs to this test run and is removed at its end.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ import shutil
 import sys
 import tempfile
 
-# Chosen at import: a process that a test forks, such as a live server, then uses the same one as the test.
+# Chosen at import, so that a process which a test forks, such as a live server, uses the same folder as the test.
 _OWNER = os.getpid()
 _ROOT = os.path.join(os.path.realpath(tempfile.gettempdir()), f"spoolkit-tests-{secrets.token_hex(8)}")
 
 
 def is_test_run() -> bool:
-    """Whether tests run in this process. A uWSGI process is never one: a server that a test starts is real."""
+    """Whether tests run in this process. Never in a uWSGI process: a server that a test starts is a real one."""
     return "pytest" in sys.modules and not hasattr(sys.modules.get("uwsgi"), "masterpid")
 
 
 def private(path: str) -> str:
-    """Where to keep, in this process, what belongs at ``path``.
+    """Return the path to use in this process instead of ``path``.
 
     Args:
         path: An absolute path without symbolic links.
 
     Returns:
-        The path itself; in a test run, unless it lies in the temporary folder, its mirror in the private folder.
+        In a test run the mirror of ``path``, unless it lies in the temporary folder; else ``path`` itself.
     """
     if not is_test_run() or _is_within(path, os.path.realpath(tempfile.gettempdir())):
         return path
@@ -42,7 +42,7 @@ def private(path: str) -> str:
 
 
 def private_directory(path: str) -> str:
-    """The same for a directory, whose mirror is made."""
+    """Return what :func:`private` returns, for a directory: its mirror is created."""
     directory = private(path)
     if directory != path:
         os.makedirs(directory, mode=0o700, exist_ok=True)
@@ -50,7 +50,7 @@ def private_directory(path: str) -> str:
 
 
 def is_private(path: str) -> bool:
-    """Whether ``path`` is such a mirror."""
+    """Whether ``path`` lies in the private folder of this test run."""
     return _is_within(path, _ROOT)
 
 

@@ -1,34 +1,35 @@
-"""What signals mean in a process that runs jobs, and in the processes that its tasks fork."""
+"""What do signals do in a process that runs jobs, and in the processes that its tasks fork?"""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from types import FrameType
 
 HARMLESS = (signal.SIGHUP, signal.SIGUSR2, signal.SIGALRM)
-"""Signals that would end a process by default, and mean nothing to one that runs jobs."""
+"""Signals that end a process by default, but mean nothing to a process that runs jobs."""
 
 _SERVERS = frozenset({"spoolkit", "gunicorn"})
-"""Packages whose signal handlers belong to the process itself and never to a task."""
+"""Packages whose signal handlers belong to the server process, never to a task."""
 
 _IGNORED_BY_SERVER = frozenset(
     signum for signum in signal.valid_signals() if signal.getsignal(signum) is signal.SIG_IGN
 ) - {signal.SIGPIPE, signal.SIGXFSZ}  # Python's own
-"""Signals that Python found ignored: uWSGI does so before it starts Python."""
+"""Signals that were ignored when Python started: uWSGI does that."""
 
 _in_job: ContextVar[bool] = ContextVar("spoolkit.in_job", default=False)
-_job_process = 0
+_job_owns_process = threading.Event()
 
 
 def ignore_harmless() -> None:
-    """Let no harmless signal end this process."""
+    """Keep the signals in :data:`HARMLESS` from ending this process."""
     for signum in HARMLESS:
-        # A handler, not SIG_IGN: programs that a task starts would inherit that, and ignore the signal as well.
+        # A handler instead of SIG_IGN: programs that a task starts would inherit SIG_IGN, and ignore the signal as
+        # well.
         signal.signal(signum, _nothing)
 
 
@@ -36,45 +37,53 @@ def _nothing(signum: int, frame: FrameType | None) -> None:
     pass
 
 
-def leave_to_main_thread(leave: bool = True) -> None:
-    """Block all signals in this thread, so that they reach the main thread, or (``leave=False``) none."""
-    # A greenlet (gevent) runs in the main thread, which would be deaf then.
+def block_in_thread() -> None:
+    """Block all signals in this thread, so that they reach the main thread. Does nothing in the main thread."""
+    _set_thread_mask(signal.valid_signals())
+
+
+def unblock_in_thread() -> None:
+    """Undo :func:`block_in_thread`."""
+    _set_thread_mask(())
+
+
+def _set_thread_mask(blocked: Iterable[int]) -> None:
+    # A greenlet (gevent) runs in the main thread, which must not become deaf to signals.
     if threading.get_native_id() != os.getpid():
-        signal.pthread_sigmask(signal.SIG_SETMASK, signal.valid_signals() if leave else [])
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 @contextmanager
 def job(*, owns_process: bool = False) -> Iterator[None]:
-    """While a job runs: what it forks handles signals as any Python process does, not as this one.
+    """Within this context, processes that the job forks handle signals by default, and not like this process.
 
-    A forked child would keep the server's handlers: told to end, it would note that, and go on (a
-    ``multiprocessing.Pool`` then waits for its processes for ever).
+    Otherwise a forked child would keep the server's handlers: on SIGTERM it would record the signal and go on, and a
+    ``multiprocessing.Pool`` would wait for its processes for ever.
 
     Args:
-        owns_process: Whether every fork in this process is the job's, from whichever thread.
+        owns_process: Whether every fork in this process belongs to the job, from whichever thread.
     """
-    global _job_process
     token = _in_job.set(True)
     if owns_process:
-        _job_process = os.getpid()
+        _job_owns_process.set()
     try:
         yield
     finally:
         _in_job.reset(token)
         if owns_process:
-            _job_process = 0
+            _job_owns_process.clear()
 
 
 def _forked() -> None:
-    if not (_job_process or _in_job.get()):
+    if not (_job_owns_process.is_set() or _in_job.get()):
         return
-    signal.set_wakeup_fd(-1)  # it leads into the parent
+    signal.set_wakeup_fd(-1)  # its reader is in the parent
     for signum in signal.valid_signals():
         handler = signal.getsignal(signum)
         if handler is None or _is_servers(signum, handler):
             handler = signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL
         with suppress(OSError):  # SIGKILL and SIGSTOP
-            # Also where Python knows of no handler: uWSGI sets its own behind Python's back.
+            # Also where Python knows no handler: uWSGI installs its own in C, unknown to Python.
             signal.signal(signum, handler)
 
 

@@ -172,15 +172,15 @@ class Pool:
     def _run_thread(self) -> None:
         # Block the signals that end the process: handled in this thread, they would end it without a wait for the jobs.
         # Unblock them while a call runs: a subprocess that it starts inherits the mask, and could not be stopped.
-        task_signals.leave_to_main_thread()
+        task_signals.block_in_thread()
         while (call := self._next_call()) is not None:
             # Unblock, instead of restoring the mask: the thread that started this one may have had them blocked.
-            task_signals.leave_to_main_thread(False)
+            task_signals.unblock_in_thread()
             try:
                 call.run()
             except BaseException:
                 log.exception("a function in the thread pool raised an exception; the thread goes on with the next one")
-            task_signals.leave_to_main_thread()
+            task_signals.block_in_thread()
             with self._work_ended:
                 del self._running[threading.get_ident()]
                 self._release(call)
