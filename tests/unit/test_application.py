@@ -1,4 +1,4 @@
-"""Several applications in one process: which one a job runs in, and that none is kept alive."""
+"""Several applications in one process: in which one a job runs, and that none is kept alive."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_job_runs_in_the_application_of_its_call(caller: str | None, expected:
     assert ran_in == [expected]
 
 
-def test_a_job_of_an_application_that_is_not_here_runs_in_the_last_one(tmp_path: Path) -> None:
+def test_a_job_of_an_unknown_application_runs_in_the_latest_one(tmp_path: Path) -> None:
     first = made("one", tmp_path)
     made_last = made("two", tmp_path)
     with first.app_context():
@@ -63,7 +63,7 @@ def test_a_job_of_an_application_that_is_not_here_runs_in_the_last_one(tmp_path:
     assert ran_in == [made_last.name]
 
 
-def test_a_thread_runs_in_the_very_application_of_its_call(tmp_path: Path) -> None:
+def test_a_thread_job_runs_in_the_application_object_of_its_call(tmp_path: Path) -> None:
     apps = [made("same_name", tmp_path, str(number)) for number in range(3)]
     jobs = []
     for app in apps:
@@ -75,7 +75,7 @@ def test_a_thread_runs_in_the_very_application_of_its_call(tmp_path: Path) -> No
         assert [job.result for job in jobs] == ["0", "1", "2"]
 
 
-def test_one_application_alone_is_not_named(tmp_path: Path) -> None:
+def test_a_job_does_not_name_the_only_application(tmp_path: Path) -> None:
     app = made("one", tmp_path)
     assert application.current_name() is None
     other = made("two", tmp_path)
@@ -85,7 +85,7 @@ def test_one_application_alone_is_not_named(tmp_path: Path) -> None:
     assert other.name == "two"
 
 
-def test_the_name_crosses_and_an_older_packet_has_none() -> None:
+def test_a_packet_carries_the_applications_name_and_an_older_one_has_none() -> None:
     job = JobSpec("0" * 32, "tasks.greet", enqueued_at=1.0, app="shop")
     assert packet.unpack(packet.pack(job, max_body=1000)) == job
     fields, body = packet.pack(job, max_body=1000)

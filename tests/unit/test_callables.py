@@ -1,4 +1,4 @@
-"""What may be declared as a task."""
+"""Which functions may be declared as a task."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ mailer = Mailer()
     ],
 )
 @pytest.mark.parametrize("decorator", [spool, thread, spool(retries=0), thread(name="given")])
-def test_what_cannot_run_is_refused_by_name(
+def test_a_function_that_a_job_cannot_call_is_refused_by_its_name(
     decorator: Callable[[Any], object], function: Any, name: str, advice: str
 ) -> None:
     with pytest.raises(TaskFunctionError, match=f"^{name} cannot be a task: .*{advice}") as refused:
@@ -98,14 +98,14 @@ def test_what_cannot_run_is_refused_by_name(
         functools.wraps(with_self)(lambda *args: None),
     ],
 )
-def test_what_has_a_name_and_a_signature_is_taken(function: Any) -> None:
+def test_a_callable_with_a_name_and_a_signature_is_accepted(function: Any) -> None:
     # A new name each time: the same function may be a task of each kind.
     for number, decorator in enumerate((spool, thread)):
         task = decorator(name=f"taken.{number}.{function.__qualname__}")(function)  # type: ignore[operator]
         assert task.declared.signature == inspect.signature(function)
 
 
-def test_in_a_classs_body_it_is_refused_where_it_stands() -> None:
+def test_a_method_is_refused_in_the_body_of_its_class() -> None:
     with pytest.raises(TaskFunctionError, match=r"Report\.make cannot be a task.*'self'"):
 
         class Report:
@@ -115,14 +115,14 @@ def test_in_a_classs_body_it_is_refused_where_it_stands() -> None:
 
 @pytest.mark.parametrize("first", [spool, thread])
 @pytest.mark.parametrize("second", [spool, thread])
-def test_a_task_is_no_function_any_more(first: Any, second: Any) -> None:
+def test_a_task_cannot_be_declared_as_a_task_again(first: Any, second: Any) -> None:
     task = first(name=f"no_function.{first.__name__}.{second.__name__}")(with_self)
     with pytest.raises(TaskFunctionError, match=r"with_self cannot be a task: it is declared as the task .*already"):
         second(task)
 
 
 @pytest.mark.parametrize("decorator", [spool, thread])
-def test_empty_parentheses_are_none(decorator: Any) -> None:
+def test_a_decorator_may_have_empty_parentheses(decorator: Any) -> None:
     @decorator()
     def in_parentheses() -> None: ...
 

@@ -1,4 +1,4 @@
-"""A job in its caller's hand: its result or why there is none, and the wait for it."""
+"""The handle of a job: its result or the error in its place, and waiting for it."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ def in_a_child(work: Callable[[], None]) -> None:
     ],
     ids=repr,
 )
-def test_a_result_comes_back_as_it_was(work: Callable[[], None], value: object) -> None:
+def test_a_result_is_what_the_task_returned(work: Callable[[], None], value: object) -> None:
     job = gives_back(value)
     work()
     assert job.state is State.DONE
@@ -191,14 +191,14 @@ values = st.recursive(
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(values)
-def test_whatever_crosses_comes_back(work: Callable[[], None], value: object) -> None:
+def test_a_result_of_any_supported_type_is_read_back(work: Callable[[], None], value: object) -> None:
     job = gives_back(value)
     work()
     assert job.result == value
 
 
 @pytest.mark.parametrize("what", ["ok", "retry"])
-def test_what_steers_the_job_is_no_result(work: Callable[[], None], what: str) -> None:
+def test_a_returned_spool_constant_is_not_the_result(work: Callable[[], None], what: str) -> None:
     job = steers(what)
     work()
     if what == "ok":
@@ -208,7 +208,7 @@ def test_what_steers_the_job_is_no_result(work: Callable[[], None], what: str) -
             _ = job.result
 
 
-def test_a_result_that_is_too_large_was_not_kept(work: Callable[[], None]) -> None:
+def test_a_result_that_is_too_large_raises_result_unavailable(work: Callable[[], None]) -> None:
     job = gives_back("x" * 2000)
     work()
     assert job.state is State.DONE
@@ -217,7 +217,7 @@ def test_a_result_that_is_too_large_was_not_kept(work: Callable[[], None]) -> No
     assert caught.value.job == job.id
 
 
-def test_the_result_of_a_job_that_is_not_over_is_not_there(work: Callable[[], None]) -> None:
+def test_the_result_of_a_job_that_is_not_over_raises_job_state_error(work: Callable[[], None]) -> None:
     job = gives_back.using(delay=1000)(1)
     with pytest.raises(JobStateError, match=r"is queued: wait\(\) for it") as caught:
         _ = job.result
@@ -243,7 +243,7 @@ def notes(error: JobFailedError) -> list[str]:
     return vars(error).get("__notes__", [])
 
 
-def test_of_a_dead_job_it_is_the_tasks_own_error_with_its_traceback(work: Callable[[], None]) -> None:
+def test_the_result_of_a_dead_job_raises_an_error_with_the_tasks_traceback(work: Callable[[], None]) -> None:
     job = fails("as ever")
     work()
     error = error_of(job, JobFailedError)
@@ -256,14 +256,14 @@ def test_of_a_dead_job_it_is_the_tasks_own_error_with_its_traceback(work: Callab
     assert "runner.py" not in note
 
 
-def test_the_traceback_is_printed_with_the_error(work: Callable[[], None]) -> None:
+def test_the_error_of_a_dead_job_prints_the_tasks_traceback(work: Callable[[], None]) -> None:
     job = fails("as ever")
     work()
     printed = "".join(traceback.format_exception(error_of(job, JobFailedError)))
     assert "in _fail_deep_inside" in printed
 
 
-def test_it_is_the_last_attempts_error(work: Callable[[], None]) -> None:
+def test_the_error_of_a_dead_job_is_that_of_the_last_attempt(work: Callable[[], None]) -> None:
     job = fails_otherwise_each_time()
     work()
     work()
@@ -275,7 +275,7 @@ def test_it_is_the_last_attempts_error(work: Callable[[], None]) -> None:
 
 
 @pytest.mark.parametrize("how", ["exit", "SIGKILL", "SIGSEGV", "SIGABRT"])
-def test_of_a_job_whose_process_died_it_says_so(work: Callable[[], None], how: str) -> None:
+def test_the_result_of_a_job_whose_process_died_raises_job_crashed_error(work: Callable[[], None], how: str) -> None:
     job = dies(how)
     in_a_child(work)
     work()
@@ -290,7 +290,7 @@ def test_of_a_job_whose_process_died_it_says_so(work: Callable[[], None], how: s
         assert notes(error) == []
 
 
-def test_where_the_last_attempt_left_no_traceback_the_one_before_tells(work: Callable[[], None]) -> None:
+def test_without_a_traceback_of_the_last_attempt_the_error_shows_the_one_before(work: Callable[[], None]) -> None:
     job = fails_and_then_dies()
     work()
     in_a_child(work)
@@ -300,7 +300,7 @@ def test_where_the_last_attempt_left_no_traceback_the_one_before_tells(work: Cal
     assert "ValueError: the first time" in note
 
 
-def test_of_a_job_that_took_too_long_it_is_the_timeout(work: Callable[[], None]) -> None:
+def test_the_result_of_a_job_that_timed_out_raises_job_timeout(work: Callable[[], None]) -> None:
     job = takes_too_long()
     work()
     error = error_of(job, JobTimeout)
@@ -309,13 +309,15 @@ def test_of_a_job_that_took_too_long_it_is_the_timeout(work: Callable[[], None])
 
 
 @pytest.mark.parametrize(("task", "says"), [(gives_up, "no such page"), (asks_for_more, "busy")])
-def test_the_tasks_own_reason_is_told(work: Callable[[], None], task: Any, says: str) -> None:
+def test_the_error_of_a_dead_job_contains_the_reason_that_the_task_gave(
+    work: Callable[[], None], task: Any, says: str
+) -> None:
     job = task()
     work()
     assert says in str(error_of(job, JobFailedError))
 
 
-def test_a_job_that_cannot_run_is_dead_without_a_traceback(work: Callable[[], None], directory: str) -> None:
+def test_the_error_of_a_job_of_an_unknown_task_has_no_traceback(work: Callable[[], None], directory: str) -> None:
     unknown = made.JobSpec(id=new_id(), task="tasks.none", enqueued_at=1.0)
     spoolfile.write(directory, unknown.id, packet.dump(packet.pack(unknown, max_body=1000)))
     work()
@@ -324,7 +326,7 @@ def test_a_job_that_cannot_run_is_dead_without_a_traceback(work: Callable[[], No
     assert notes(error) == []
 
 
-def test_of_a_cancelled_job_there_is_the_reason(work: Callable[[], None]) -> None:
+def test_the_result_of_a_cancelled_job_raises_an_error_with_the_reason(work: Callable[[], None]) -> None:
     discarded, cancelled = is_discarded(), gives_back.using(delay=1000)(1)
     work()
     assert cancelled.cancel() is State.CANCELLED
@@ -332,7 +334,7 @@ def test_of_a_cancelled_job_there_is_the_reason(work: Callable[[], None]) -> Non
     assert "was cancelled: " in str(error_of(cancelled, JobCancelled))
 
 
-def test_a_job_whose_file_is_gone_is_lost(work: Callable[[], None], directory: str) -> None:
+def test_the_result_of_a_job_whose_file_is_gone_raises_job_lost_error(work: Callable[[], None], directory: str) -> None:
     job = fails_otherwise_each_time()
     work()
     (path,) = Path(directory).glob("uwsgi_spoolfile_on_*")
@@ -345,14 +347,14 @@ def test_a_job_whose_file_is_gone_is_lost(work: Callable[[], None], directory: s
 # What else it tells
 
 
-def test_a_handle_is_the_job_that_was_made(directory: str) -> None:
+def test_a_handle_has_the_fields_of_the_job(directory: str) -> None:
     job = gives_back.using(delay=1000, priority=7)([1])
     plain = made.JobSpec(**{field.name: getattr(job, field.name) for field in fields(made.JobSpec)})
     assert vars(Job.of(plain)) == vars(job)
     assert (job.args, job.priority, job.task) == (([1],), 7, gives_back.name)
 
 
-def test_any_process_finds_it_by_its_id(work: Callable[[], None]) -> None:
+def test_get_finds_a_job_by_its_id_in_another_process(work: Callable[[], None]) -> None:
     job = gives_back.using(delay=1000)([1])
     found = Job.get(job.id)
     assert (found.id, found.task, found.run_at, found.enqueued_at) == (job.id, job.task, job.run_at, job.enqueued_at)
@@ -361,7 +363,7 @@ def test_any_process_finds_it_by_its_id(work: Callable[[], None]) -> None:
         Job.get("0" * 32)
 
 
-def test_once_it_is_forgotten_every_question_says_so(work: Callable[[], None]) -> None:
+def test_a_handle_of_a_deleted_record_raises_unknown_job_error(work: Callable[[], None]) -> None:
     job = gives_back(1)
     work()
     retention.prune(locations.store(), [State.DONE], time.time() + 1, 10)
@@ -372,7 +374,7 @@ def test_once_it_is_forgotten_every_question_says_so(work: Callable[[], None]) -
         job.wait(1)
 
 
-def test_it_counts_attempts_and_keeps_what_they_said(work: Callable[[], None]) -> None:
+def test_attempts_hold_their_numbers_and_outcomes(work: Callable[[], None]) -> None:
     job = fails_otherwise_each_time()
     assert (job.attempt, job.attempts) == (0, [])
     work()
@@ -383,7 +385,9 @@ def test_it_counts_attempts_and_keeps_what_they_said(work: Callable[[], None]) -
 
 
 @pytest.mark.parametrize("told", [(1, 2, "parts"), (0.5, None, "")])
-def test_the_last_progress_is_kept(work: Callable[[], None], told: tuple[float, float | None, str]) -> None:
+def test_progress_is_what_the_job_last_reported(
+    work: Callable[[], None], told: tuple[float, float | None, str]
+) -> None:
     job = reports(*told)
     assert job.progress is None
     work()
@@ -408,7 +412,9 @@ def told_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waiting, "LOOK_AGAIN", 1000)
 
 
-def test_a_thread_that_waits_is_woken_at_the_end(work: Callable[[], None], told_only: None, directory: str) -> None:
+def test_wait_in_a_thread_returns_when_the_job_is_over(
+    work: Callable[[], None], told_only: None, directory: str
+) -> None:
     job = gives_back(1)
     woken: list[bool] = []
     waiter = threading.Thread(target=lambda: woken.append(job.wait(60)), daemon=True)
@@ -420,7 +426,7 @@ def test_a_thread_that_waits_is_woken_at_the_end(work: Callable[[], None], told_
 
 
 @pytest.mark.parametrize("task", [gives_back, fails, gives_up, is_discarded], ids=lambda task: task.name)
-def test_a_process_that_waits_is_woken_however_it_ends(
+def test_wait_in_a_process_returns_however_the_job_ends(
     work: Callable[[], None], told_only: None, directory: str, task: Any
 ) -> None:
     job = task("x") if task in (gives_back, fails) else task()
@@ -432,14 +438,14 @@ def test_a_process_that_waits_is_woken_however_it_ends(
     assert os.waitpid(pid, 0)[1] == 0
 
 
-def test_who_waits_for_a_job_that_is_over_does_not_wait(work: Callable[[], None]) -> None:
+def test_wait_for_a_job_that_is_over_returns_at_once(work: Callable[[], None]) -> None:
     job = gives_back(1)
     work()
     assert job.wait(0)
     assert job.wait()
 
 
-def test_a_wait_has_an_end(work: Callable[[], None]) -> None:
+def test_wait_returns_false_after_its_timeout(work: Callable[[], None]) -> None:
     job = gives_back.using(delay=1000)(1)
     assert not job.wait(0)
     assert not job.wait(0.02)
@@ -500,7 +506,7 @@ def test_an_attempt_keeps_its_files_in_the_spool_directory_where_the_store_lies_
 # One of many
 
 
-def test_two_handles_of_one_job_are_one(directory: str) -> None:
+def test_two_handles_of_one_job_are_equal(directory: str) -> None:
     job, other = gives_back.using(delay=1000)([1]), gives_back.using(delay=1000)([1])
     for same in (Job.get(job.id), copy.copy(job), copy.deepcopy(job), pickle.loads(pickle.dumps(job))):
         assert same == job
@@ -517,7 +523,7 @@ def test_a_handle_is_equal_to_that_of_another_process(directory: str) -> None:
     assert pickle.loads(there.stdout) == job
 
 
-def test_a_task_knows_its_own_job(directory: str, work: Callable[[], None]) -> None:
+def test_current_job_is_equal_to_the_callers_handle(directory: str, work: Callable[[], None]) -> None:
     job = asks_who_it_is()
     work()
     assert job.result == job.id

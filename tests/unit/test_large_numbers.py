@@ -61,14 +61,14 @@ def reports(what: str) -> None:
 
 
 @given(st.integers() | st.text() | st.lists(st.integers(), max_size=3))
-def test_what_repr_can_show_is_shown(value: object) -> None:
+def test_shown_is_the_repr_of_an_ordinary_value(value: object) -> None:
     assert shown(value, limit=10_000) == (
         repr(value) if abs(value if isinstance(value, int) else 0) < 2**256 else hex(value)
     )  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("value", [HUGE, -HUGE, [HUGE], {"a": HUGE}, Fraction(HUGE), Silent(), "x" * 10**6], ids=type)
-def test_whatever_it_is_can_be_shown_in_a_line(value: object) -> None:
+def test_shown_gives_one_short_line_for_any_value(value: object) -> None:
     assert 0 < len(shown(value)) <= 81
 
 
@@ -90,7 +90,7 @@ def test_whatever_it_is_can_be_shown_in_a_line(value: object) -> None:
         lambda value: prepare_spooler_args(spooler=value),
     ],
 )
-def test_an_option_that_cannot_be_meant_is_refused_by_name(
+def test_a_huge_number_as_an_option_of_a_call_is_refused_by_its_name(
     directory: str, value: object, call: Callable[[object], Any]
 ) -> None:
     with pytest.raises(ArgumentError) as refused:
@@ -100,13 +100,13 @@ def test_an_option_that_cannot_be_meant_is_refused_by_name(
 
 @pytest.mark.parametrize("decorator", [spool, thread])
 @pytest.mark.parametrize("option", ["retries", "backoff", "timeout", "retry_on", "discard_on"])
-def test_an_option_of_a_task_is_refused_by_name(decorator: Any, option: str) -> None:
+def test_a_huge_number_as_an_option_of_a_task_is_refused_by_its_name(decorator: Any, option: str) -> None:
     with pytest.raises(ConfigurationError) as refused:
         decorator(**{option: HUGE})(lambda: None)
     assert refused.value.setting == option
 
 
-def test_so_is_a_setting(tmp_path: Any) -> None:
+def test_a_huge_number_as_a_setting_is_refused_by_its_name(tmp_path: Any) -> None:
     for name in ("SPOOLKIT_GRACE", "SPOOLKIT_SPOOL", "SPOOLKIT_FSYNC", "SPOOLKIT_THREADS"):
         with pytest.raises(ConfigurationError, match=name):
             Settings.load({name: HUGE}, str(tmp_path))
@@ -118,12 +118,12 @@ def test_so_is_a_setting(tmp_path: Any) -> None:
 
 
 @pytest.mark.parametrize("id", [HUGE, 5, None, b"0" * 32], ids=type)
-def test_what_is_no_text_is_no_jobs_id(directory: str, id: Any) -> None:
+def test_get_refuses_an_id_that_is_not_a_text(directory: str, id: Any) -> None:
     with pytest.raises(UnknownJobError, match="is not the id of a job"):
         Job.get(id)
 
 
-def test_a_number_of_any_size_goes_there_and_back_and_can_be_shown(directory: str, work: Callable[[], None]) -> None:
+def test_a_huge_number_as_an_argument_is_run_shown_and_returned(directory: str, work: Callable[[], None]) -> None:
     large = 10**4500  # in less than the 4 KiB of arguments that are kept
     job = gives_back([large])
     run = current_app.test_cli_runner().invoke
@@ -137,14 +137,14 @@ def test_a_number_of_any_size_goes_there_and_back_and_can_be_shown(directory: st
     assert job.result == [large]
 
 
-def test_a_job_that_reports_one_keeps_its_end(directory: str, work: Callable[[], None]) -> None:
+def test_a_job_that_raises_or_reports_a_huge_number_is_recorded(directory: str, work: Callable[[], None]) -> None:
     jobs = [reports(what) for what in ("raises", "note", "nothing")]
     work()
     assert [job.state for job in jobs] == [State.DEAD, State.DONE, State.DONE]
     assert lookup.find(jobs[0].id).error_type == "ValueError"
 
 
-def test_one_may_wait_for_any_time(directory: str, work: Callable[[], None]) -> None:
+def test_wait_takes_a_timeout_of_any_size(directory: str, work: Callable[[], None]) -> None:
     job = gives_back(1)
     work()
     assert job.wait(timeout=HUGE)
@@ -163,7 +163,7 @@ def colliding(number: int) -> list[int]:
         [{"$tuple": [{"$int": hex(value)}]} for value in colliding(5_000)],
     ],
 )
-def test_a_set_that_was_made_to_be_slow_is_refused(kind: str, members: list[object]) -> None:
+def test_decoding_refuses_a_set_whose_members_have_one_hash(kind: str, members: list[object]) -> None:
     data = json.dumps({kind: members}).encode()
     started = time.process_time()
     with pytest.raises(DecodeError, match="the same hash"):
@@ -171,11 +171,11 @@ def test_a_set_that_was_made_to_be_slow_is_refused(kind: str, members: list[obje
     assert time.process_time() - started < 2, "it took 7 seconds"
 
 
-def test_it_is_refused_at_the_call_already() -> None:
+def test_encoding_refuses_a_set_whose_members_have_one_hash() -> None:
     with pytest.raises(ArgumentTypeError, match=r"'numbers\[0\]' is of type set: would be slow to read"):
         codec.encode([set(colliding(100))], argument="numbers")
 
 
-def test_sets_of_ordinary_values_are_not(directory: str) -> None:
+def test_sets_of_ordinary_values_are_accepted(directory: str) -> None:
     for members in (set(range(-50_000, 50_000)), set(colliding(60)), {UUID(int=i) for i in range(1000)}):
         assert codec.decode(codec.encode(members)) == members

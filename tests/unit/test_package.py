@@ -91,7 +91,7 @@ def test_calls_that_do_not_fit_are_refused_by_the_type_checker(mypy) -> None:
         assert f"checked.py:{number}: error" in found, f"{line} passed: {found}"
 
 
-def test_importing_it_imports_no_server() -> None:
+def test_importing_spoolkit_imports_no_server() -> None:
     code = (
         "import sys, spoolkit; heavy = {'uwsgi', 'uwsgidecorators', 'uwsgi_tasks', 'celery', 'pickle'};"
         "print(sorted(heavy & set(sys.modules)))"
@@ -141,13 +141,13 @@ def test_no_module_of_ours_imports_pickle() -> None:
         assert "import pickle" not in path.read_text()
 
 
-def test_its_names_are_there_and_documented() -> None:
+def test_each_public_name_exists_and_has_a_docstring() -> None:
     for name in spoolkit.__all__:
         member = getattr(spoolkit, name)
         assert getattr(member, "__doc__", None) or isinstance(member, int), name
 
 
-def test_errors_have_one_root_and_tell_themselves_as_json() -> None:
+def test_errors_have_one_root_and_become_json() -> None:
     errors = [value for value in vars(spoolkit).values() if isinstance(value, type) and issubclass(value, Exception)]
     assert len(errors) >= 13
     assert all(issubclass(error, spoolkit.SpoolkitError) for error in errors)

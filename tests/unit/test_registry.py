@@ -22,15 +22,15 @@ def no_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "known", registry.Registry())
 
 
-def test_a_task_is_found_by_module_and_name() -> None:
+def test_a_declared_task_is_found_by_its_module_and_qualified_name() -> None:
     def inner() -> None: ...
 
     declared = registry.declare(inner, TaskOptions())
-    assert declared.name == f"{__name__}.test_a_task_is_found_by_module_and_name.<locals>.inner"
+    assert declared.name == f"{__name__}.test_a_declared_task_is_found_by_its_module_and_qualified_name.<locals>.inner"
     assert registry.find(declared.name) is declared
 
 
-def test_it_knows_where_positional_arguments_go() -> None:
+def test_a_declared_task_knows_the_parameters_of_positional_arguments() -> None:
     def mixed(first: int, /, second: int, *rest: int, only: int, **others: int) -> None: ...
 
     declared = registry.declare(mixed, TaskOptions())
@@ -38,14 +38,14 @@ def test_it_knows_where_positional_arguments_go() -> None:
     assert list(declared.signature.parameters) == ["first", "second", "rest", "only", "others"]
 
 
-def test_a_module_executed_twice_declares_twice() -> None:
+def test_a_function_declared_twice_replaces_its_earlier_declaration() -> None:
     def once() -> None: ...
 
     first, second = registry.declare(once, TaskOptions()), registry.declare(once, TaskOptions(retries=1))
     assert registry.find(first.name) is second
 
 
-def test_an_unknown_name_says_what_to_do() -> None:
+def test_the_error_for_an_unknown_task_says_where_to_import_its_module() -> None:
     with pytest.raises(UnknownTaskError, match=r"uwsgi\.ini") as unknown:
         registry.find("tasks.nobody")
     assert unknown.value.task == "tasks.nobody"
@@ -60,22 +60,22 @@ def names_itself(*command: str, cwd: str | Path) -> list[str]:
     return done.stdout.split()
 
 
-def test_a_script_is_known_by_its_files_name(tmp_path: Path) -> None:
+def test_the_task_of_a_script_is_named_after_the_scripts_file(tmp_path: Path) -> None:
     (tmp_path / "nightly.py").write_text(CLEAN)
     assert names_itself(f"{tmp_path}/nightly.py", cwd="/") == ["nightly.clean", str(tmp_path)]
 
 
-def test_a_module_run_as_a_script_is_known_as_a_module(tmp_path: Path) -> None:
+def test_the_task_of_a_module_run_with_m_is_named_after_the_module(tmp_path: Path) -> None:
     (tmp_path / "jobs").mkdir()
     (tmp_path / "jobs" / "nightly.py").write_text(CLEAN)
     assert names_itself("-m", "jobs.nightly", cwd=tmp_path) == ["jobs.nightly.clean", str(tmp_path)]
 
 
-def test_in_a_shell_a_task_can_be_declared() -> None:
+def test_a_task_can_be_declared_in_a_shell() -> None:
     assert names_itself("-c", CLEAN, cwd="/") == ["__main__.clean", "None"]
 
 
-def test_home_is_the_directory_that_holds_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_home_is_the_folder_of_the_top_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "a_site" / "jobs"
     package.mkdir(parents=True)
     (package.parent / "__init__.py").write_text("def top(): ...")
@@ -89,7 +89,7 @@ def test_home_is_the_directory_that_holds_the_package(tmp_path: Path, monkeypatc
         assert registry.declare(function, TaskOptions()).home == str(tmp_path)
 
 
-def test_a_renamed_task_is_found_by_the_names_it_had() -> None:
+def test_a_renamed_task_is_found_by_its_aliases() -> None:
     @spool(name="mail.send", aliases=["mail.send_mail", "old.mail"])
     def send() -> None: ...
 
@@ -125,7 +125,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any
     return write
 
 
-def test_two_functions_of_one_name_are_refused_naming_both_places(tmp_path: Path) -> None:
+def test_two_functions_of_one_name_are_refused_with_both_places(tmp_path: Path) -> None:
     def one() -> None: ...
 
     def two() -> None: ...
@@ -140,12 +140,12 @@ def test_two_functions_of_one_name_are_refused_naming_both_places(tmp_path: Path
     assert registry.find("same.name").function is one
 
 
-def test_the_same_name_twice_in_one_module_is_refused(module: Callable[..., Any]) -> None:
+def test_two_functions_of_one_name_in_one_module_are_refused(module: Callable[..., Any]) -> None:
     with pytest.raises(DuplicateTaskError, match=r"same_twice\.py:2 and .*same_twice\.py:4"):
         module("same_twice", "@spool\ndef send(): ...\n@spool\ndef send(): ...")
 
 
-def test_a_call_through_the_earlier_of_two_from_the_same_line_is_refused(directory: str) -> None:
+def test_a_call_of_a_replaced_task_is_refused(directory: str) -> None:
     earlier, later = make("alpha"), make("beta")
     with pytest.raises(DuplicateTaskError, match=r"was declared again") as refused:
         earlier()
@@ -160,7 +160,7 @@ def test_a_call_through_the_earlier_of_two_from_the_same_line_is_refused(directo
 
 
 @pytest.mark.parametrize("reload", [False, True])
-def test_a_module_may_be_executed_again_and_its_lines_may_move(
+def test_a_reloaded_module_may_declare_its_task_on_another_line(
     module: Callable[..., Any], directory: str, reload: bool
 ) -> None:
     name = f"executed_{reload}"
@@ -172,7 +172,7 @@ def test_a_module_may_be_executed_again_and_its_lines_may_move(
         before()
 
 
-def test_a_script_that_is_imported_as_well_may_use_both(tmp_path: Path) -> None:
+def test_a_script_that_is_also_imported_may_call_both_of_its_tasks(tmp_path: Path) -> None:
     (tmp_path / "shop.py").write_text(
         "from flask import Flask\nfrom spoolkit import SpoolKit, spool\n"
         "app = Flask(__name__)\nSpoolKit(app)\n"
@@ -185,7 +185,7 @@ def test_a_script_that_is_imported_as_well_may_use_both(tmp_path: Path) -> None:
     assert done.stdout.split() == ["shop.pay", "shop.pay"], done.stderr
 
 
-def test_in_a_shell_a_task_may_be_declared_anew() -> None:
+def test_a_task_may_be_declared_again_in_a_shell() -> None:
     inputs = [
         "from spoolkit import spool",
         "@spool\ndef send(): ...",
@@ -197,7 +197,7 @@ def test_in_a_shell_a_task_may_be_declared_anew() -> None:
 
 
 @pytest.mark.parametrize(("first", "second"), [(spool, thread), (thread, spool)])
-def test_one_function_as_a_task_of_each_kind_needs_two_names(first: Any, second: Any) -> None:
+def test_one_function_declared_for_both_engines_needs_two_names(first: Any, second: Any) -> None:
     def report() -> None: ...
 
     report.__qualname__ = f"report_{first.__name__}"
@@ -207,7 +207,7 @@ def test_one_function_as_a_task_of_each_kind_needs_two_names(first: Any, second:
     assert second(name=f"{report.__qualname__}.also")(report).name == f"{report.__qualname__}.also"
 
 
-def test_threads_from_the_same_line_run_each_its_own(directory: str) -> None:
+def test_thread_tasks_declared_on_the_same_line_each_run_their_own_function(directory: str) -> None:
     def make(word: str) -> Any:
         @thread
         def in_thread() -> str:
@@ -221,7 +221,7 @@ def test_threads_from_the_same_line_run_each_its_own(directory: str) -> None:
     assert [job.result for job in jobs] == ["alpha", "beta"]
 
 
-def test_an_alias_belongs_to_one_task() -> None:
+def test_an_alias_of_another_task_is_refused() -> None:
     def pay() -> None: ...
 
     def charge() -> None: ...
@@ -241,13 +241,13 @@ def test_an_alias_belongs_to_one_task() -> None:
     ("setting", "given"),
     [("aliases", {"aliases": "one"}), ("aliases", {"aliases": [1]}), ("name", {"name": ""}), ("name", {"name": 5})],
 )
-def test_names_that_are_none_are_refused(setting: str, given: dict[str, Any]) -> None:
+def test_a_name_or_an_alias_that_is_not_a_text_is_refused(setting: str, given: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=setting) as refused:
         spool(**given)
     assert refused.value.setting == setting
 
 
-def test_an_unknown_name_names_what_may_have_become_of_it() -> None:
+def test_the_error_for_an_unknown_task_suggests_similar_names() -> None:
     @spool(name="billing.send_invoice")
     def send_invoice() -> None: ...
 
@@ -255,7 +255,7 @@ def test_an_unknown_name_names_what_may_have_become_of_it() -> None:
         registry.find("billing.send_invoices")
 
 
-def test_arguments_of_another_version_are_named_beside_its_own() -> None:
+def test_the_error_for_arguments_of_another_version_shows_them_and_the_signature() -> None:
     @spool(name="versions.resize")
     def resize(image: str, width: int) -> None: ...
 

@@ -53,7 +53,7 @@ def test_the_application_comes_before_the_environment(monkeypatch: pytest.Monkey
         ("MAX_BODY", "100", None, 100),  # None: not given
     ],
 )
-def test_each_setting_has_that_order(
+def test_each_setting_is_taken_from_the_application_before_the_environment(
     name: str, in_environment: str, in_application: object, expected: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(f"SPOOLKIT_{name}", in_environment)
@@ -64,7 +64,9 @@ def test_each_setting_has_that_order(
 @pytest.mark.parametrize(
     ("given", "spool"), [("a/b", "root/a/b"), ("../a", "a"), ("link", "real"), ("", "root/my_spools")]
 )
-def test_a_relative_spool_lies_in_the_applications_directory(given: str, spool: str, tmp_path: Path) -> None:
+def test_a_relative_spool_directory_refers_to_the_folder_of_the_application(
+    given: str, spool: str, tmp_path: Path
+) -> None:
     (tmp_path / "root").mkdir()
     (tmp_path / "root" / "link").symlink_to(tmp_path / "real")  # uWSGI wants the real path
     assert Settings.load({"SPOOLKIT_SPOOL": given}, str(tmp_path / "root")).spool == str(tmp_path / spool)
@@ -89,7 +91,7 @@ def test_a_relative_spool_lies_in_the_applications_directory(given: str, spool: 
         ("THREAD_GRACE", "forever"),
     ],
 )
-def test_what_cannot_be_used_is_named(name: str, value: object) -> None:
+def test_an_unusable_value_is_refused_with_the_name_of_its_setting(name: str, value: object) -> None:
     with pytest.raises(ConfigurationError, match=f"SPOOLKIT_{name}") as refused:
         Settings.load({f"SPOOLKIT_{name}": value}, "/")
     assert refused.value.setting == f"SPOOLKIT_{name}"

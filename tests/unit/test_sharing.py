@@ -19,7 +19,7 @@ def server():
     return object()
 
 @pytest.mark.parametrize("number", range(6))
-def test_it(server, number):
+def test_number(server, number):
     pass
 """
 
@@ -33,20 +33,20 @@ def run(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
 
 
-def test_what_is_made_once_passes(tmp_path: Path) -> None:
+def test_a_shared_fixture_made_in_one_process_passes(tmp_path: Path) -> None:
     done = run(tmp_path, "-n", "2", "--dist", "loadfile")
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_what_is_made_in_two_processes_fails_the_run(tmp_path: Path) -> None:
+def test_a_shared_fixture_made_in_two_processes_fails_the_run(tmp_path: Path) -> None:
     done = run(tmp_path, "-n", "2", "--dist", "load")
     assert done.returncode == 1, done.stdout + done.stderr
     assert "6 passed" in done.stdout
     assert "test_shared.py: server was made 2 times" in done.stdout
 
 
-def test_the_samples_together_are_the_matrix() -> None:
-    tests = [f"test_matrix.py::test_it[{number}]" for number in range(400)]
+def test_the_samples_together_are_the_whole_matrix() -> None:
+    tests = [f"test_matrix.py::test_number[{number}]" for number in range(400)]
     parts = [[test for test in tests if in_sample(test, f"{part}/8")] for part in range(1, 9)]
     assert sorted(test for part in parts for test in part) == sorted(tests)
     assert min(map(len, parts)) > 20

@@ -1,4 +1,4 @@
-"""What a call of a task makes, and what it refuses."""
+"""Tasks: which job a call makes, and what a call or a declaration refuses."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def written(directory: Path) -> list[Job]:
     return [Job.of(packet.unpack(packet.load(path.read_bytes()))) for path in files]
 
 
-def test_a_call_is_a_job_on_disk(directory: Path) -> None:
+def test_a_call_writes_a_job_to_the_spool_directory(directory: Path) -> None:
     job = add(1, second=2)
     assert [vars(one) for one in written(directory)] == [vars(job)]
     assert (job.task, job.args, job.kwargs) == (f"{__name__}.add", (1,), {"second": 2})
@@ -77,12 +77,12 @@ def test_a_call_is_a_job_on_disk(directory: Path) -> None:
     assert directory.stat().st_mode & 0o777 == 0o700
 
 
-def test_jobs_lie_in_the_order_of_their_calls(directory: Path) -> None:
+def test_file_names_sort_in_the_order_of_the_calls(directory: Path) -> None:
     jobs = [add(i) for i in range(50)]
     assert written(directory) == jobs
 
 
-def test_options_are_apart_from_the_arguments(directory: Path) -> None:
+def test_using_takes_options_apart_from_the_arguments(directory: Path) -> None:
     soon = datetime.now(UTC) + timedelta(hours=1)
     assert add.using(at=soon)(1).run_at == soon.timestamp()
     assert add.using(delay=timedelta(minutes=1))(1).run_at == pytest.approx(time.time() + 60, abs=30)
@@ -103,7 +103,7 @@ def test_arguments_may_have_any_name(directory: Path) -> None:
     assert len(written(directory)) == 2
 
 
-def test_uwsgis_spelling(directory: Path) -> None:
+def test_spool_takes_uwsgis_magic_keys_among_the_arguments(directory: Path) -> None:
     at = time.time() + 100
     job = add.spool(first=5, at=at)
     assert (job.kwargs, job.run_at) == ({"first": 5}, at)
@@ -142,7 +142,7 @@ def test_uwsgis_spelling(directory: Path) -> None:
         (lambda: add.spool({b"first": 5}), ArgumentTypeError, "first"),
     ],
 )
-def test_what_cannot_be_taken_is_refused_and_nothing_written(
+def test_a_call_with_unusable_arguments_is_refused_and_writes_nothing(
     directory: Path, call, error: type[ArgumentError], argument: str | None
 ) -> None:
     with pytest.raises(error) as refused:
@@ -151,7 +151,7 @@ def test_what_cannot_be_taken_is_refused_and_nothing_written(
     assert written(directory) == []
 
 
-def test_a_function_that_takes_one_dict_is_told_what_to_change(directory: Path) -> None:
+def test_the_error_of_a_function_that_takes_one_dict_says_what_to_change(directory: Path) -> None:
     def stock(args): ...  # type: ignore[no-untyped-def]
 
     def typed(mine: dict[str, str]) -> None: ...
@@ -179,7 +179,7 @@ def test_a_function_that_takes_one_dict_is_told_what_to_change(directory: Path) 
     assert [job.args for job in written(directory)] == [({"a": 1},)]
 
 
-def test_too_large_names_the_argument(directory: Path) -> None:
+def test_the_error_for_too_large_arguments_names_the_largest_one(directory: Path) -> None:
     current_app.config["SPOOLKIT_MAX_BODY"] = 1000
     with pytest.raises(ArgumentError) as refused:
         add(1, second="x" * 2000)  # type: ignore[arg-type]
@@ -187,7 +187,7 @@ def test_too_large_names_the_argument(directory: Path) -> None:
     assert written(directory) == []
 
 
-def test_a_directory_that_is_gone_does_not_come_back(directory: Path) -> None:
+def test_a_call_does_not_make_a_spool_directory_that_was_removed(directory: Path) -> None:
     os.rmdir(directory)
     for call in (add, add.using(priority=3)):
         with pytest.raises(SpoolUnavailableError) as refused:
@@ -197,7 +197,7 @@ def test_a_directory_that_is_gone_does_not_come_back(directory: Path) -> None:
     assert not directory.exists()
 
 
-def test_fsync_writes_through_to_the_file_and_its_directory(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fsync_syncs_the_file_and_its_directory(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[str] = []
     monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.readlink(f"/proc/self/fd/{fd}")))
     add(1)
@@ -207,7 +207,7 @@ def test_fsync_writes_through_to_the_file_and_its_directory(directory: Path, mon
     assert synced == [str(directory / f"tmp_{job.id}"), str(directory)]
 
 
-def test_a_spool_directory_that_cannot_be_made_stops_no_site(tmp_path: Path) -> None:
+def test_an_application_starts_where_its_spool_directory_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     app = Flask("another")
     app.config["SPOOLKIT_SPOOL"] = tmp_path / "file" / "spool"
@@ -216,14 +216,14 @@ def test_a_spool_directory_that_cannot_be_made_stops_no_site(tmp_path: Path) -> 
         add(1)
 
 
-def test_priorities_are_folders(directory: Path) -> None:
+def test_a_job_with_a_priority_is_written_to_a_folder_of_that_name(directory: Path) -> None:
     job = add.using(priority=3)(1)
     (path,) = (directory / "3").glob(f"{PREFIX}*")
     assert vars(packet.unpack(packet.load(path.read_bytes()))) == vars(job)
     assert (directory / "3").stat().st_mode & 0o777 == 0o700
 
 
-def test_run_is_the_plain_function(directory: Path) -> None:
+def test_run_calls_the_plain_function(directory: Path) -> None:
     @spool
     def asks(word: str) -> tuple[str, str]:
         return word, current_job().engine
@@ -235,7 +235,7 @@ def test_run_is_the_plain_function(directory: Path) -> None:
     assert written(directory) == []
 
 
-def test_what_another_library_sets_on_the_function_hides_nothing(directory: Path) -> None:
+def test_attributes_that_another_library_sets_on_the_function_hide_no_method(directory: Path) -> None:
     def shared(word: str) -> str:
         return word
 
@@ -247,7 +247,7 @@ def test_what_another_library_sets_on_the_function_hides_nothing(directory: Path
     assert task.run("x") == "x"
 
 
-def test_a_task_still_looks_like_its_function() -> None:
+def test_a_task_has_the_name_of_its_function_and_a_short_repr() -> None:
     assert add.__name__ == "add"
     assert repr(add) == f"<SpoolTask {__name__}.add>"
 
@@ -275,7 +275,7 @@ def test_a_task_still_looks_like_its_function() -> None:
         {"discard_on": int},
     ],
 )
-def test_options_that_cannot_be(option: dict[str, Any]) -> None:
+def test_an_unusable_option_is_refused_by_its_name(option: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError) as refused:
         spool(**option)
     assert refused.value.setting in option
@@ -293,14 +293,16 @@ def test_options_that_cannot_be(option: dict[str, Any]) -> None:
     ],
 )
 @pytest.mark.parametrize("decorator", [spool, thread])
-def test_options_in_the_forms_that_python_has_for_them(decorator: Any, option: dict[str, Any], kept: Any) -> None:
+def test_options_take_timedeltas_and_collections_of_exceptions(
+    decorator: Any, option: dict[str, Any], kept: Any
+) -> None:
     def of_options() -> None: ...
 
     task = decorator(name=f"options.{decorator.__name__}.{kept[0]}", **option)(of_options)
     assert getattr(task.declared.options, kept[0]) == kept[1]
 
 
-def test_options_at_their_edges() -> None:
+def test_options_take_their_limits_and_refuse_what_is_beyond() -> None:
     assert spool(retries=0, backoff=0, timeout=0.1, retry_on=OSError, discard_on=())(lambda: None)
     with pytest.raises(ConfigurationError):
         thread(timeout=-1)
