@@ -45,9 +45,9 @@ def test_the_doctor_finds_nothing_wrong_with_the_application_as_it_comes(applica
 
 def test_the_doctor_sees_the_options_of_the_uwsgi_that_runs(start_site: StartSite) -> None:
     site = start_site(frequency=30)
-    said = flask_spool(site.spool, "doctor", code=1)
-    assert f"[spooler-frequency] the running uWSGI (pid {site.server.master_pid}): spooler-frequency is 30:" in said
-    assert "[spooler-alive]" not in said
+    output = flask_spool(site.spool, "doctor", code=1)
+    assert f"[spooler-frequency] the running uWSGI (pid {site.server.master_pid}): spooler-frequency is 30:" in output
+    assert "[spooler-alive]" not in output
 
 
 def test_a_running_job_is_killed_and_not_run_again(application: UwsgiServer) -> None:

@@ -1,4 +1,4 @@
-"""What people do to jobs: retry, cancel, run now, purge, with a spooler beside where one is needed."""
+"""retry, cancel, run_now and purge, with a spooler process where one is needed."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from spoolkit.admin import actions, lookup
 from spoolkit.encoding import packet
 from spoolkit.errors import StoreUnavailableError
 from spoolkit.job import FINISHED, Progress, State
-from spoolkit.spooldir import dead as morgue
-from spoolkit.spooldir import spoolfile, waiting
+from spoolkit.spooldir import dead, spoolfile, waiting
 from spoolkit.spooling import standalone as engine
 from spoolkit.spooling.standalone import Spooler
 from spoolkit.store import locations
@@ -46,7 +45,7 @@ def gives_up() -> None:
 
 @spool(retries=3, backoff=0)
 def hangs(path: str) -> None:
-    """Runs until it is killed; deaf to whoever asks it to stop."""
+    """Runs until it is killed; ignores a request to stop."""
     print("words of the attempt")
     current_job().progress(1, 3, "parts")
     with Path(path).open("a") as file:
@@ -96,7 +95,7 @@ def events(id: str) -> list[str]:
 # Retry
 
 
-def test_a_dead_job_that_is_retried_has_a_fresh_count_of_attempts(directory: str, work: Callable[[], None]) -> None:
+def test_retry_gives_a_dead_job_a_new_count_of_attempts(directory: str, work: Callable[[], None]) -> None:
     job = fails()
     work()
     actions.run_now(job.id)
@@ -116,7 +115,7 @@ def test_a_dead_job_that_is_retried_has_a_fresh_count_of_attempts(directory: str
     assert events(job.id) == ["run now", "retried", "run now"]
 
 
-def test_it_goes_back_to_its_priority(directory: str, work: Callable[[], None]) -> None:
+def test_retry_moves_a_dead_job_back_to_its_priority(directory: str, work: Callable[[], None]) -> None:
     job = gives_up.using(priority=7)()
     work()
     assert job.state is State.DEAD
@@ -126,16 +125,16 @@ def test_it_goes_back_to_its_priority(directory: str, work: Callable[[], None]) 
     assert os.path.dirname(path) == f"{directory}/7"
 
 
-def test_a_dead_job_without_a_record_is_retried(directory: str, work: Callable[[], None]) -> None:
+def test_retry_takes_a_dead_job_without_a_record(directory: str, work: Callable[[], None]) -> None:
     job = note(f"{directory}.notes")
-    morgue.quarantine(spoolfile.pending(directory)[0], directory, reason="nobody knows")
+    dead.quarantine(spoolfile.pending(directory)[0], directory, reason="nobody knows")
     assert job.state is State.DEAD
     actions.retry(job.id)
     work()
     assert job.state is State.DONE
 
 
-def test_a_dead_job_is_retried_where_the_store_is_broken(directory: str, work: Callable[[], None]) -> None:
+def test_retry_works_while_the_store_is_broken(directory: str, work: Callable[[], None]) -> None:
     job = gives_up()
     work()
     locations.store().close()
@@ -144,25 +143,25 @@ def test_a_dead_job_is_retried_where_the_store_is_broken(directory: str, work: C
     assert len(spoolfile.pending(directory)) == 1
 
 
-def test_what_is_damaged_stays_where_it_is(directory: str, work: Callable[[], None]) -> None:
+def test_retry_refuses_a_damaged_file_and_leaves_it_in_dead(directory: str, work: Callable[[], None]) -> None:
     job = gives_up()
     work()
-    Path(morgue.kept(directory)[0]).write_bytes(b"damaged")
+    Path(dead.kept(directory)[0]).write_bytes(b"damaged")
     with pytest.raises(JobStateError, match="damaged") as caught:
         actions.retry(job.id)
     assert caught.value.state == "dead"
-    assert len(morgue.kept(directory)) == 1
+    assert len(dead.kept(directory)) == 1
     assert spoolfile.pending(directory) == []
 
 
-def test_a_dead_job_of_another_library_is_brought_back(directory: str) -> None:
+def test_retry_moves_back_a_dead_file_of_another_library(directory: str) -> None:
     data = packet.dump(packet.Packet({b"ud_spool_func": b"f"}))
-    path = morgue.quarantine(spoolfile.write(directory, "host_1_2_3_4", data), directory, reason="x")
+    path = dead.quarantine(spoolfile.write(directory, "host_1_2_3_4", data), directory, reason="x")
     actions.retry(os.path.basename(path))
     assert spoolfile.pending(directory) == [f"{directory}/{os.path.basename(path)}"]
 
 
-def test_a_retried_job_wakes_a_spooler(directory: str, spooler: int) -> None:
+def test_retry_wakes_a_spooler(directory: str, spooler: int) -> None:
     job = gives_up()
     assert job.wait(10)
     (attempt,) = job.attempts
@@ -171,7 +170,7 @@ def test_a_retried_job_wakes_a_spooler(directory: str, spooler: int) -> None:
     assert attempt.pid == spooler
 
 
-def test_only_a_dead_job_can_be_retried(directory: str, work: Callable[[], None]) -> None:
+def test_retry_refuses_a_job_that_is_not_dead(directory: str, work: Callable[[], None]) -> None:
     job = note(f"{directory}.notes")
     with pytest.raises(JobStateError, match="queued: only dead jobs") as caught:
         actions.retry(job.id)
@@ -184,13 +183,13 @@ def test_only_a_dead_job_can_be_retried(directory: str, work: Callable[[], None]
 
 @pytest.mark.parametrize("act", [actions.retry, actions.cancel, actions.run_now])
 @pytest.mark.parametrize("id", [NO_JOB, "", ".", "..", "../dead", "a/b", "/etc/passwd", "a\0b", "x" * 300])
-def test_what_is_no_jobs_id_is_refused(directory: str, act: Callable[[str], object], id: str) -> None:
+def test_actions_refuse_what_is_not_the_id_of_a_job(directory: str, act: Callable[[str], object], id: str) -> None:
     with pytest.raises(UnknownJobError) as caught:
         act(id)
     assert caught.value.job == id
 
 
-def test_the_dead_are_told_by_task(directory: str, work: Callable[[], None]) -> None:
+def test_dead_jobs_are_listed_by_task(directory: str, work: Callable[[], None]) -> None:
     first, second, third = gives_up(), gives_up(), fails()
     note(f"{directory}.notes")
     work()
@@ -206,7 +205,7 @@ def test_the_dead_are_told_by_task(directory: str, work: Callable[[], None]) -> 
 
 @pytest.mark.parametrize("delay", [None, 1000])
 @pytest.mark.parametrize("force", [False, True])
-def test_a_queued_job_that_is_cancelled_never_runs(
+def test_cancel_keeps_a_queued_job_from_running(
     directory: str, work: Callable[[], None], started: Callable[[], str], delay: float | None, force: bool
 ) -> None:
     job = note.using(delay=delay)(f"{directory}.notes")
@@ -220,7 +219,7 @@ def test_a_queued_job_that_is_cancelled_never_runs(
     assert job.status.finished_at is not None
 
 
-def test_a_retrying_job_that_is_cancelled_keeps_what_it_was(directory: str, work: Callable[[], None]) -> None:
+def test_cancel_keeps_the_attempts_of_a_retrying_job(directory: str, work: Callable[[], None]) -> None:
     job = fails()
     work()
     assert actions.cancel(job.id) is State.CANCELLED
@@ -229,7 +228,7 @@ def test_a_retrying_job_that_is_cancelled_keeps_what_it_was(directory: str, work
     assert spoolfile.pending(directory) == []
 
 
-def test_who_waits_for_a_cancelled_job_is_told(directory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cancel_wakes_a_process_that_waits_for_the_job(directory: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waiting, "LOOK_AGAIN", 1000)
     job = note.using(delay=1000)("x")
     pid = os.fork()
@@ -240,7 +239,7 @@ def test_who_waits_for_a_cancelled_job_is_told(directory: str, monkeypatch: pyte
     assert os.waitpid(pid, 0)[1] == 0
 
 
-def test_a_running_job_is_asked_and_stops_when_it_looks(
+def test_cancel_asks_a_running_job_which_stops_at_its_next_check(
     directory: str, spooler: int, started: Callable[[], str], tmp_path: Path
 ) -> None:
     job = listens(str(tmp_path / "started"))
@@ -256,7 +255,7 @@ def test_a_running_job_is_asked_and_stops_when_it_looks(
         _ = job.result
 
 
-def test_a_job_that_does_not_look_goes_on_and_the_wish_is_known(
+def test_cancel_is_recorded_while_the_job_does_not_check_for_it(
     directory: str, spooler: int, started: Callable[[], str], tmp_path: Path
 ) -> None:
     job = hangs(str(tmp_path / "started"))
@@ -266,7 +265,7 @@ def test_a_job_that_does_not_look_goes_on_and_the_wish_is_known(
     assert (job.state, job.status.pid, job.status.cancel_asked) == (State.RUNNING, spooler, True)
 
 
-def test_a_running_job_is_killed_by_force_and_does_not_come_back(
+def test_cancel_with_force_kills_a_running_job_for_good(
     directory: str, spooler: int, started: Callable[[], str], tmp_path: Path, work: Callable[[], None]
 ) -> None:
     job = hangs(str(tmp_path / "started"))
@@ -285,7 +284,7 @@ def test_a_running_job_is_killed_by_force_and_does_not_come_back(
     assert job.status.error_message == f"its process {spooler} was killed in attempt 1, to cancel it"
 
 
-def test_a_job_that_crashed_is_cancelled_as_one_that_waits(
+def test_cancel_takes_a_crashed_job_as_a_waiting_one(
     directory: str, spooler: int, started: Callable[[], str], tmp_path: Path
 ) -> None:
     job = hangs(str(tmp_path / "started"))
@@ -299,7 +298,7 @@ def test_a_job_that_crashed_is_cancelled_as_one_that_waits(
 
 
 @pytest.mark.parametrize("force", [False, True])
-def test_a_job_that_is_over_cannot_be_cancelled(directory: str, work: Callable[[], None], force: bool) -> None:
+def test_cancel_refuses_a_finished_job(directory: str, work: Callable[[], None], force: bool) -> None:
     for job in (note(f"{directory}.notes"), gives_up()):
         work()
         state = job.state
@@ -313,7 +312,7 @@ def test_a_job_that_is_over_cannot_be_cancelled(directory: str, work: Callable[[
         actions.cancel(cancelled.id, force=force)
 
 
-def test_by_force_a_job_does_not_end_its_own_process(directory: str, work: Callable[[], None]) -> None:
+def test_cancel_with_force_refuses_to_kill_its_own_process(directory: str, work: Callable[[], None]) -> None:
     done = ends_itself()
     work()
     assert done.state is State.DONE
@@ -329,7 +328,7 @@ def ends_itself() -> str:
     return "it did"
 
 
-def test_by_force_no_process_is_ended_that_does_more(directory: str, tmp_path: Path) -> None:
+def test_cancel_with_force_refuses_to_kill_a_process_with_other_work(directory: str, tmp_path: Path) -> None:
     """A thread's job, of a process that serves requests."""
     plain = plain_job.JobSpec(id=plain_job.new_id(), task="tasks.some", engine="thread")
     with child(lambda: locations.store().claim(plain, file=None, still_there=lambda: True, max_attempts=1)) as pid:
@@ -360,7 +359,7 @@ def child(work: Callable[[], object]) -> Iterator[int]:
         os.close(fd)
 
 
-def test_a_file_that_somebody_holds_is_given_up_on(
+def test_cancel_and_run_now_give_up_on_a_locked_file(
     directory: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(actions, "CLAIM_TIME", 0.05)
@@ -374,7 +373,7 @@ def test_a_file_that_somebody_holds_is_given_up_on(
     assert actions.cancel(job.id) is State.CANCELLED
 
 
-def test_a_file_that_is_held_for_a_moment_is_waited_for(directory: str) -> None:
+def test_cancel_waits_for_a_file_that_is_locked_for_a_moment(directory: str) -> None:
     job = note.using(delay=1000)("x")
     with held(spoolfile.pending(directory)[0], seconds=0.1):
         assert actions.cancel(job.id) is State.CANCELLED
@@ -400,7 +399,7 @@ def held(path: str, seconds: float = 60) -> Iterator[None]:
         os.close(fd)
 
 
-def test_where_it_cannot_be_recorded_nothing_is_cancelled(directory: str, work: Callable[[], None]) -> None:
+def test_cancel_changes_nothing_while_the_store_is_broken(directory: str, work: Callable[[], None]) -> None:
     job = note(f"{directory}.notes")
     Path(directory, "spoolkit.db").write_bytes(b"no database" * 100)
     with pytest.raises(StoreUnavailableError):
@@ -412,7 +411,7 @@ def test_where_it_cannot_be_recorded_nothing_is_cancelled(directory: str, work: 
 # Run now
 
 
-def test_a_job_that_waits_for_its_time_is_run_now(directory: str, work: Callable[[], None]) -> None:
+def test_run_now_makes_a_delayed_job_due(directory: str, work: Callable[[], None]) -> None:
     job = note.using(delay=1000)(f"{directory}.notes")
     work()
     assert job.state is State.QUEUED
@@ -421,7 +420,7 @@ def test_a_job_that_waits_for_its_time_is_run_now(directory: str, work: Callable
     assert job.state is State.DONE
 
 
-def test_a_job_that_waits_for_its_next_attempt_is_run_now(directory: str, work: Callable[[], None]) -> None:
+def test_run_now_makes_a_retrying_job_due(directory: str, work: Callable[[], None]) -> None:
     job = fails()
     work()
     work()
@@ -433,14 +432,14 @@ def test_a_job_that_waits_for_its_next_attempt_is_run_now(directory: str, work: 
 
 
 @pytest.mark.parametrize("priority", [None, 7])
-def test_it_wakes_a_spooler(directory: str, spooler: int, priority: int | None, tmp_path: Path) -> None:
+def test_run_now_wakes_a_spooler(directory: str, spooler: int, priority: int | None, tmp_path: Path) -> None:
     job = note.using(delay=1000, priority=priority)(str(tmp_path / "notes"))
     actions.run_now(job.id)
     assert job.wait(10)
     assert job.state is State.DONE
 
 
-def test_its_time_is_kept_where_a_spooler_looks_at_the_same_moment(directory: str) -> None:
+def test_run_now_renames_the_file_for_a_spooler_that_saw_the_old_time(directory: str) -> None:
     job = note.using(delay=1000)("x")
     (before,) = spoolfile.pending(directory)
     actions.run_now(job.id)
@@ -449,7 +448,7 @@ def test_its_time_is_kept_where_a_spooler_looks_at_the_same_moment(directory: st
     assert spoolfile.is_due(after)
 
 
-def test_a_job_that_does_not_wait_cannot_be_run_now(
+def test_run_now_refuses_a_job_that_is_not_waiting(
     directory: str, spooler: int, started: Callable[[], str], tmp_path: Path
 ) -> None:
     over = note(str(tmp_path / "notes"))
@@ -465,7 +464,7 @@ def test_a_job_that_does_not_wait_cannot_be_run_now(
 # Purge
 
 
-def test_what_is_over_is_purged_and_nothing_else(directory: str, work: Callable[[], None]) -> None:
+def test_purge_deletes_final_jobs_only(directory: str, work: Callable[[], None]) -> None:
     done, dead, cancelled = note(f"{directory}.notes"), gives_up(), note.using(delay=1000)("x")
     work()
     retrying = fails()
@@ -480,7 +479,7 @@ def test_what_is_over_is_purged_and_nothing_else(directory: str, work: Callable[
     assert actions.purge() == 0
 
 
-def test_the_dead_are_purged_with_their_files(directory: str, work: Callable[[], None]) -> None:
+def test_purge_deletes_dead_jobs_with_their_files(directory: str, work: Callable[[], None]) -> None:
     jobs = [gives_up() for _ in range(3)]
     done = note(f"{directory}.notes")
     work()
@@ -492,7 +491,9 @@ def test_the_dead_are_purged_with_their_files(directory: str, work: Callable[[],
     assert done.state is State.DONE
 
 
-def test_only_the_older_are_purged(directory: str, work: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_purge_deletes_only_jobs_that_finished_before_a_time(
+    directory: str, work: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     old = note(f"{directory}.notes")
     work()
     between = clock.now()
@@ -505,7 +506,7 @@ def test_only_the_older_are_purged(directory: str, work: Callable[[], None], mon
     assert actions.purge((State.DEAD, State.DONE), before=between) == 0
 
 
-def test_more_are_purged_than_one_look_takes(directory: str, work: Callable[[], None]) -> None:
+def test_purge_deletes_more_jobs_than_one_transaction_does(directory: str, work: Callable[[], None]) -> None:
     store = locations.store()
     with store.transaction() as db:
         db.executemany(

@@ -60,7 +60,7 @@ def get(client: FlaskClient, path: str) -> Any:
     return answer.get_json()
 
 
-def test_a_result_is_public_arguments_are_not(client: FlaskClient) -> None:
+def test_a_job_shows_its_result_but_not_its_arguments(client: FlaskClient) -> None:
     job = secretive("open sesame")
     run_all()
     found = get(client, f"/jobs/{job.id}")
@@ -71,7 +71,7 @@ def test_a_result_is_public_arguments_are_not(client: FlaskClient) -> None:
     assert get(client, f"/staff/{job.id}")["arguments"] == {"args": ["open sesame"], "kwargs": {}}
 
 
-def test_an_error_is_public_a_traceback_is_not(client: FlaskClient) -> None:
+def test_a_job_shows_its_error_but_not_its_traceback(client: FlaskClient) -> None:
     job = secretive("wrong")
     run_all()
     found = get(client, f"/jobs/{job.id}")
@@ -86,7 +86,7 @@ def test_an_error_is_public_a_traceback_is_not(client: FlaskClient) -> None:
 
 
 @pytest.mark.parametrize(("task", "says"), [(returns_a_stream, "cannot"), (returns_much, "SPOOLKIT_MAX_RESULT")])
-def test_a_job_whose_result_cannot_be_kept_is_done_all_the_same(client: FlaskClient, task: Any, says: str) -> None:
+def test_a_job_whose_result_cannot_be_kept_is_done_with_an_error(client: FlaskClient, task: Any, says: str) -> None:
     job = task()
     run_all()
     found = get(client, f"/jobs/{job.id}")
@@ -95,21 +95,21 @@ def test_a_job_whose_result_cannot_be_kept_is_done_all_the_same(client: FlaskCli
     assert says in found["error"]["message"]
 
 
-def test_an_unknown_job_is_told_in_json(client: FlaskClient) -> None:
+def test_an_unknown_job_is_a_404_in_json(client: FlaskClient) -> None:
     for path in ("/jobs/" + "0" * 32, "/staff/" + "0" * 32):
         answer = client.get(path)
         assert answer.status_code == 404
         assert answer.get_json()["error"]["type"] == "UnknownJobError"
 
 
-def test_without_a_store_what_is_queued_is_still_told(client: FlaskClient, tmp_path: Path) -> None:
+def test_a_queued_job_is_shown_while_the_store_is_broken(client: FlaskClient, tmp_path: Path) -> None:
     job = secretive("x")
     (tmp_path / "spool" / "spoolkit.db").write_bytes(b"no database" * 100)
     assert get(client, f"/jobs/{job.id}")["state"] == "queued"
     assert [found["id"] for found in get(client, "/jobs")["jobs"]] == [job.id]
 
 
-def test_without_listing_a_list_is_a_404_and_a_single_job_is_not(app: Flask, client: FlaskClient) -> None:
+def test_without_listing_the_list_is_a_404_and_a_single_job_is_shown(app: Flask, client: FlaskClient) -> None:
     app.register_blueprint(jobs_blueprint(url_prefix="/closed"), name="closed")
     job = secretive("x")
     answer = client.get("/closed")
@@ -141,20 +141,20 @@ def ids(client: FlaskClient) -> list[str]:
         ("?task=other", slice(0, 0)),
     ],
 )
-def test_jobs_are_listed_newest_first(client: FlaskClient, ids: list[str], query: str, which: slice) -> None:
+def test_the_list_filters_jobs_newest_first(client: FlaskClient, ids: list[str], query: str, which: slice) -> None:
     listed = get(client, f"/jobs{query}")["jobs"]
     assert [job["id"] for job in listed] == ids[which]
     assert not any("result" in job for job in listed)
 
 
 @pytest.mark.parametrize("query", ["state=runing", "limit=0", "limit=-1", "limit=1001", "limit=many", "limit=%C2%B2"])
-def test_a_question_that_cannot_be_meant_is_a_400(client: FlaskClient, query: str) -> None:
+def test_an_invalid_query_is_a_400(client: FlaskClient, query: str) -> None:
     answer = client.get(f"/jobs?{query}")
     assert answer.status_code == 400
     assert answer.get_json()["error"]["argument"] == query.partition("=")[0]
 
 
-def test_a_list_says_where_it_stopped(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_list_says_that_it_is_incomplete(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(3):
         secretive("x")
     assert get(client, "/jobs?task=other") == {"jobs": [], "complete": True}
@@ -163,7 +163,7 @@ def test_a_list_says_where_it_stopped(client: FlaskClient, monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("damaged", [b"", b"\0" * 50, b"[" * 100_000, b"1" * 5000, b"\xff"])
-def test_a_damaged_result_is_said_and_no_500(client: FlaskClient, damaged: bytes) -> None:
+def test_a_damaged_result_is_an_error_of_the_job_and_not_a_500(client: FlaskClient, damaged: bytes) -> None:
     job = secretive("x")
     run_all()
     with locations.store().transaction() as db:

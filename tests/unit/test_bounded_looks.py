@@ -93,7 +93,7 @@ def get(client: FlaskClient, path: str, status: int = 200) -> Any:
     return answer.get_json()
 
 
-def test_an_unknown_id_costs_a_visitor_few_names(many: list[str], client: FlaskClient, cost: Counter[str]) -> None:
+def test_a_request_for_an_unknown_id_reads_few_names(many: list[str], client: FlaskClient, cost: Counter[str]) -> None:
     get(client, f"/jobs/{NO_JOB}", 404)
     assert cost["names"] <= 30
     assert cost["lstat"] <= 1000
@@ -104,7 +104,7 @@ def test_an_unknown_id_costs_a_visitor_few_names(many: list[str], client: FlaskC
     assert cost["names"] >= MANY, "a command reads them all"
 
 
-def test_a_known_id_without_a_file_costs_a_visitor_few_names(
+def test_a_request_for_a_job_without_a_file_reads_few_names(
     client: FlaskClient, directory: str, work: Callable[[], None], cost: Counter[str]
 ) -> None:
     made = ends("fails")
@@ -120,13 +120,13 @@ def test_a_known_id_without_a_file_costs_a_visitor_few_names(
 
 
 @pytest.mark.parametrize("priority", [None, 0, 99])
-def test_visitors_find_each_job_that_waits(many: list[str], client: FlaskClient, priority: int | None) -> None:
+def test_a_request_finds_each_waiting_job(many: list[str], client: FlaskClient, priority: int | None) -> None:
     made = ends.using(delay=1000, priority=priority)("x")
     for id in (made.id, *many):
         assert get(client, f"/jobs/{id}")["state"] == "queued"
 
 
-def test_visitors_find_a_file_that_was_renamed_while_the_store_was_broken(
+def test_a_request_finds_a_file_that_was_renamed_while_the_store_was_broken(
     many: list[str], client: FlaskClient, directory: str
 ) -> None:
     path = os.path.join(directory, f"{spoolfile.PREFIX}{many[0]}")
@@ -139,7 +139,7 @@ def test_visitors_find_a_file_that_was_renamed_while_the_store_was_broken(
     assert lookup.find(many[0]).state is State.QUEUED, "a command finds it under any name"
 
 
-def test_in_a_small_directory_visitors_find_a_file_under_any_name(client: FlaskClient, directory: str) -> None:
+def test_a_request_finds_a_file_under_any_name_in_a_small_directory(client: FlaskClient, directory: str) -> None:
     made = ends.using(delay=1000)("x")
     path = os.path.join(directory, f"{spoolfile.PREFIX}{made.id}")
     for _ in range(20):
@@ -147,7 +147,7 @@ def test_in_a_small_directory_visitors_find_a_file_under_any_name(client: FlaskC
     assert get(client, f"/jobs/{made.id}")["state"] == "queued"
 
 
-def test_a_dead_job_costs_a_visitor_few_names(many: list[str], client: FlaskClient, directory: str) -> None:
+def test_a_request_for_a_dead_job_reads_few_names(many: list[str], client: FlaskClient, directory: str) -> None:
     for path in spoolfile.pending(directory):
         dead.quarantine(path, directory, reason="x")
     for id in many:
@@ -155,7 +155,7 @@ def test_a_dead_job_costs_a_visitor_few_names(many: list[str], client: FlaskClie
 
 
 @pytest.mark.parametrize("query", ["", "?task=none", "?state=dead", "?state=done"])
-def test_a_list_reads_few_names_and_says_so(
+def test_the_list_reads_few_names_and_says_so(
     many: list[str], client: FlaskClient, query: str, cost: Counter[str]
 ) -> None:
     found = get(client, f"/jobs{query}")
@@ -164,7 +164,7 @@ def test_a_list_reads_few_names_and_says_so(
     assert len(found["jobs"]) == (10 if query == "" else 0)
 
 
-def test_a_list_shows_recorded_jobs_whose_files_it_did_not_come_to(
+def test_the_list_shows_recorded_jobs_whose_files_it_did_not_read(
     client: FlaskClient, directory: str, work: Callable[[], None]
 ) -> None:
     failed = [ends("fails").id for _ in range(MANY)]
@@ -174,13 +174,13 @@ def test_a_list_shows_recorded_jobs_whose_files_it_did_not_come_to(
     assert [(job["id"], job["state"]) for job in found["jobs"]] == [(id, "retrying") for id in failed[::-1]]
 
 
-def test_a_list_of_few_files_is_complete_and_newest_first(client: FlaskClient) -> None:
+def test_the_list_of_few_files_is_complete_and_newest_first(client: FlaskClient) -> None:
     made = [ends.using(delay=1000)("x").id for _ in range(10)]
     found = get(client, "/jobs")
     assert ([job["id"] for job in found["jobs"]], found["complete"]) == (made[::-1], True)
 
 
-def test_a_look_of_watch_reads_few_names_once(many: list[str], cost: Counter[str]) -> None:
+def test_a_refresh_of_watch_reads_few_names_once(many: list[str], cost: Counter[str]) -> None:
     figures, running, over = watch._look()
     assert (running, over, figures.complete) == ([], [], False)
     assert cost["names"] <= 12
@@ -188,7 +188,7 @@ def test_a_look_of_watch_reads_few_names_once(many: list[str], cost: Counter[str
     assert "or more" in str(watch._view(figures, running, over)[0])
 
 
-def test_the_figures_count_all_files_by_one_scan(many: list[str], directory: str, cost: Counter[str]) -> None:
+def test_gather_counts_all_files_with_one_scan(many: list[str], directory: str, cost: Counter[str]) -> None:
     found = stats.gather(max_examined=5)
     assert sum(found.counts.values()) == MANY
     assert not found.complete
@@ -197,7 +197,7 @@ def test_the_figures_count_all_files_by_one_scan(many: list[str], directory: str
     assert cost["lstat"] <= 50
 
 
-def test_doctor_examines_so_many_files_and_says_so(
+def test_examine_reads_a_bounded_number_of_files_and_says_so(
     directory: str, cost: Counter[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(directory_checks, "MAX_ENTRIES", 10)
@@ -216,7 +216,7 @@ def test_doctor_examines_so_many_files_and_says_so(
     assert "many-files" not in {one.check for one in examine(directory, store=locations.store().path)}
 
 
-def test_a_retry_finds_a_dead_job_among_many(many: list[str], directory: str) -> None:
+def test_retry_finds_a_dead_job_among_many(many: list[str], directory: str) -> None:
     for path in spoolfile.pending(directory):
         os.rename(path, f"{path}.30")
     for path in spoolfile.pending(directory):

@@ -74,28 +74,28 @@ def run_all() -> None:
     Spooler(application.settings().spool).run_due()
 
 
-def told(result: Result, code: int = 0) -> Any:
+def read_json(result: Result, code: int = 0) -> Any:
     assert result.exit_code == code, result.output
     return json.loads(result.stdout)
 
 
-def test_ls_filters_and_counts(flask_spool: Flasks) -> None:
+def test_ls_filters_by_state_task_time_and_limit(flask_spool: Flasks) -> None:
     adds(1, 2)
     breaks("x")
     run_all()
     waiting = adds.using(delay=60)(3, 4)
-    listed = told(flask_spool("ls", "--json"))
+    listed = read_json(flask_spool("ls", "--json"))
     assert [one["state"] for one in listed] == ["queued", "dead", "done"]
-    assert [one["id"] for one in told(flask_spool("ls", "--state", "queued", "--json"))] == [waiting.id]
-    assert {one["task"] for one in told(flask_spool("ls", "--task", breaks.name, "--json"))} == {breaks.name}
-    assert len(told(flask_spool("ls", "--limit", 1, "--json"))) == 1
-    assert len(told(flask_spool("ls", "--limit", 0, "--json"))) == 3
-    assert len(told(flask_spool("ls", "--since", "1h", "--json"))) == 3
-    assert told(flask_spool("ls", "--since", "2090-01-01", "--json")) == []
+    assert [one["id"] for one in read_json(flask_spool("ls", "--state", "queued", "--json"))] == [waiting.id]
+    assert {one["task"] for one in read_json(flask_spool("ls", "--task", breaks.name, "--json"))} == {breaks.name}
+    assert len(read_json(flask_spool("ls", "--limit", 1, "--json"))) == 1
+    assert len(read_json(flask_spool("ls", "--limit", 0, "--json"))) == 3
+    assert len(read_json(flask_spool("ls", "--since", "1h", "--json"))) == 3
+    assert read_json(flask_spool("ls", "--since", "2090-01-01", "--json")) == []
     assert "arguments" not in listed[0]
 
 
-def test_ls_says_where_it_stops(flask_spool: Flasks) -> None:
+def test_ls_says_that_there_are_older_jobs(flask_spool: Flasks) -> None:
     for number in range(3):
         adds.using(delay=60)(number, 0)
     assert "older jobs: use --limit 4" in flask_spool("ls", "--limit", 2).output
@@ -118,7 +118,7 @@ def test_ls_says_where_it_stops(flask_spool: Flasks) -> None:
         (["watch", "--interval", "0"], "not in the range"),
     ],
 )
-def test_what_was_not_understood_is_exit_code_2(flask_spool: Flasks, words: list[str], says: str) -> None:
+def test_an_invalid_command_line_exits_with_2(flask_spool: Flasks, words: list[str], says: str) -> None:
     result = flask_spool(*words)
     assert result.exit_code == 2
     assert says in result.output
@@ -126,13 +126,13 @@ def test_what_was_not_understood_is_exit_code_2(flask_spool: Flasks, words: list
 
 @pytest.mark.parametrize("words", [["show"], ["retry"], ["cancel"], ["run-now"]])
 @pytest.mark.parametrize("id", ["18aa", "../../etc/passwd"])
-def test_an_unknown_job_is_exit_code_1(flask_spool: Flasks, words: list[str], id: str) -> None:
+def test_an_unknown_job_exits_with_1(flask_spool: Flasks, words: list[str], id: str) -> None:
     result = flask_spool(*words, id)
     assert result.exit_code == 1
     assert "Error: " in result.output
 
 
-def test_show_has_the_arguments_the_timeline_the_traceback_and_the_log(flask_spool: Flasks) -> None:
+def test_show_prints_arguments_timeline_traceback_and_log(flask_spool: Flasks) -> None:
     broken, added = breaks("such a word"), adds(1, b=2)
     run_all()
     shown = flask_spool("show", broken.id).output
@@ -140,33 +140,33 @@ def test_show_has_the_arguments_the_timeline_the_traceback_and_the_log(flask_spo
         assert part in shown
     assert "in breaks" in shown
     assert "adding" in flask_spool("show", added.id).output
-    details = told(flask_spool("show", added.id, "--json"))
+    details = read_json(flask_spool("show", added.id, "--json"))
     assert details["arguments"] == {"args": [1], "kwargs": {"b": 2}}
     assert details["result"] == 3
     assert [attempt["outcome"] for attempt in details["attempts"]] == ["done"]
 
 
-def test_retry_takes_one_or_all_of_a_task(flask_spool: Flasks) -> None:
+def test_retry_retries_given_jobs_or_all_dead_jobs_of_a_task(flask_spool: Flasks) -> None:
     first, second = breaks("one"), breaks("two")
     run_all()
-    assert told(flask_spool("retry", first.id, "--json")) == [{"id": first.id, "state": "queued"}]
-    again = told(flask_spool("retry", first.id, "nobody", second.id, "--json"), code=1)
+    assert read_json(flask_spool("retry", first.id, "--json")) == [{"id": first.id, "state": "queued"}]
+    again = read_json(flask_spool("retry", first.id, "nobody", second.id, "--json"), code=1)
     assert [one.get("state") for one in again] == [None, None, "queued"]
     assert again[0]["error"]["type"] == "JobStateError"
     run_all()
-    assert told(flask_spool("retry", "--dead", "--task", adds.name, "--json")) == []
-    assert len(told(flask_spool("retry", "--dead", "--json"))) == 2
+    assert read_json(flask_spool("retry", "--dead", "--task", adds.name, "--json")) == []
+    assert len(read_json(flask_spool("retry", "--dead", "--json"))) == 2
     run_all()
     assert (first.state, first.attempt) == (State.DEAD, 3)
     dead_file = lookup.details(second.id).status.file
     Path(application.settings().spool, "dead", str(dead_file)).write_bytes(b"damaged")
-    said = flask_spool("retry", "--dead")
-    assert said.exit_code == 1
-    assert "1 job retried, 1 failed" in said.stdout
-    assert f"job {second.id} is damaged" in said.stderr
+    output = flask_spool("retry", "--dead")
+    assert output.exit_code == 1
+    assert "1 job retried, 1 failed" in output.stdout
+    assert f"job {second.id} is damaged" in output.stderr
 
 
-def test_cancel_and_run_now(flask_spool: Flasks) -> None:
+def test_cancel_and_run_now_change_waiting_jobs(flask_spool: Flasks) -> None:
     one, other = adds.using(delay=60)(1, 1), adds.using(delay=60)(2, 2)
     assert flask_spool("cancel", one.id).output == f"{one.id} cancelled\n"
     assert flask_spool("cancel", one.id).exit_code == 1
@@ -175,36 +175,36 @@ def test_cancel_and_run_now(flask_spool: Flasks) -> None:
     assert (one.state, other.result) == (State.CANCELLED, 4)
 
 
-def test_cancel_asks_what_runs_and_forces_it(flask_spool: Flasks, running: str) -> None:
-    said = flask_spool("cancel", running).output
-    assert said in (f"{running} running (asked to stop)\n", f"{running} cancelled\n")  # it may be that quick
+def test_cancel_asks_a_running_job_to_stop(flask_spool: Flasks, running: str) -> None:
+    output = flask_spool("cancel", running).output
+    assert output in (f"{running} running (asked to stop)\n", f"{running} cancelled\n")  # it may be that quick
     wait_until(lambda: lookup.find(running).state is State.CANCELLED)
 
 
-def test_cancel_force_kills_what_runs(flask_spool: Flasks, running: str) -> None:
-    assert told(flask_spool("cancel", "--force", running, "--json")) == [{"id": running, "state": "cancelled"}]
+def test_cancel_with_force_kills_a_running_job(flask_spool: Flasks, running: str) -> None:
+    assert read_json(flask_spool("cancel", "--force", running, "--json")) == [{"id": running, "state": "cancelled"}]
 
 
-def test_purge_forgets_what_is_over(flask_spool: Flasks) -> None:
+def test_purge_deletes_finished_jobs(flask_spool: Flasks) -> None:
     adds(1, 2)
     dead = breaks("x")
     run_all()
-    assert told(flask_spool("purge", "--older-than", "1h", "--json")) == {"purged": 0}
+    assert read_json(flask_spool("purge", "--older-than", "1h", "--json")) == {"purged": 0}
     assert flask_spool("purge").output == "1 job deleted\n"
     assert dead.state is State.DEAD
-    assert told(flask_spool("purge", "--state", "dead", "--yes", "--json")) == {"purged": 1}
-    assert told(flask_spool("ls", "--json")) == []
+    assert read_json(flask_spool("purge", "--state", "dead", "--yes", "--json")) == {"purged": 1}
+    assert read_json(flask_spool("ls", "--json")) == []
 
 
-def test_stats_and_watch_count(flask_spool: Flasks, running: str) -> None:
+def test_stats_and_watch_count_jobs(flask_spool: Flasks, running: str) -> None:
     breaks("x")
-    figures = told(flask_spool("stats", "--json"))
+    figures = read_json(flask_spool("stats", "--json"))
     assert {(one["task"], one["state"]): one["count"] for one in figures["counts"]} == {
         (breaks.name, "queued"): 1,
         (waits_to_be_stopped.name, "running"): 1,
     }
     assert figures["oldest_due"] >= 0
-    seen = told(flask_spool("watch", "--times", 1, "--json"))
+    seen = read_json(flask_spool("watch", "--times", 1, "--json"))
     assert [one["id"] for one in seen["running"]] == [running]
     lines = flask_spool("watch", "--times", 2, "--interval", 0.1, "--json").stdout.splitlines()
     assert [json.loads(line)["running"][0]["id"] for line in lines] == [running, running]
@@ -212,28 +212,30 @@ def test_stats_and_watch_count(flask_spool: Flasks, running: str) -> None:
     flask_spool("cancel", running)
 
 
-def test_a_store_that_cannot_be_used_is_said_and_not_a_traceback(flask_spool: Flasks) -> None:
+def test_an_unusable_store_is_an_error_message_without_traceback(flask_spool: Flasks) -> None:
     waiting = adds.using(delay=60)(1, 2)
     Path(locations.store().path).write_bytes(b"garbage " * 1000)
     result = flask_spool("cancel", waiting.id)
     assert result.exit_code == 1
     assert result.output.startswith("Error: ")
     assert "Traceback" not in result.output
-    assert [one["id"] for one in told(flask_spool("ls", "--json"))] == [waiting.id], "the directory alone tells of it"
+    assert [one["id"] for one in read_json(flask_spool("ls", "--json"))] == [waiting.id], (
+        "the spool directory alone is enough"
+    )
 
 
-def test_the_doctor_is_exit_code_1_where_something_is_wrong(flask_spool: Flasks, tmp_path: Path) -> None:
-    findings = told(flask_spool("doctor", "--json"), code=1)
+def test_doctor_exits_with_1_where_there_are_findings(flask_spool: Flasks, tmp_path: Path) -> None:
+    findings = read_json(flask_spool("doctor", "--json"), code=1)
     assert "spooler-alive" in {finding["check"] for finding in findings}
     (tmp_path / "uwsgi.ini").write_text("[uwsgi]\nmaster = false\n")
     assert "[master]" in flask_spool("doctor").output, "the ini file beside the application"
     (tmp_path / "other.ini").write_text(f"[uwsgi]\nmaster = true\nspooler = {tmp_path}/spool\nspooler-frequency = 30\n")
-    said = flask_spool("doctor", "--ini", tmp_path / "other.ini").output
-    assert "[master]" not in said
-    assert "[spooler-frequency]" in said
+    output = flask_spool("doctor", "--ini", tmp_path / "other.ini").output
+    assert "[master]" not in output
+    assert "[spooler-frequency]" in output
 
 
-def test_the_doctor_finds_jobs_where_calls_without_the_configuration_left_them(
+def test_doctor_finds_jobs_that_calls_without_the_configuration_left_elsewhere(
     flask_spool: Flasks, tmp_path: Path
 ) -> None:
     elsewhere = Flask("the_application", root_path=str(tmp_path))
@@ -241,12 +243,12 @@ def test_the_doctor_finds_jobs_where_calls_without_the_configuration_left_them(
     SpoolKit(elsewhere)
     with elsewhere.app_context():
         adds(1, 2)
-    (finding,) = (one for one in told(flask_spool("doctor", "--json"), code=1) if one["check"] == "stranded-job")
+    (finding,) = (one for one in read_json(flask_spool("doctor", "--json"), code=1) if one["check"] == "stranded-job")
     assert str(tmp_path / settings.SPOOL_FOLDER) in finding["problem"]
     assert finding["remedy"].endswith(str(tmp_path / "spool"))
 
 
-def test_text_that_would_steer_the_terminal_is_made_plain(flask_spool: Flasks) -> None:
+def test_ls_and_show_remove_control_characters(flask_spool: Flasks) -> None:
     job = breaks("\x1b[2Jgone\r\nnew")
     run_all()
     assert "\x1b" not in flask_spool("ls").output + flask_spool("show", job.id).output
@@ -264,7 +266,7 @@ def test_text_that_would_steer_the_terminal_is_made_plain(flask_spool: Flasks) -
         (172800, "2 d"),
     ],
 )
-def test_durations_are_in_the_unit_that_fits(seconds: float, text: str) -> None:
+def test_duration_uses_a_unit_that_fits(seconds: float, text: str) -> None:
     assert format.duration(seconds) == text
 
 
@@ -278,21 +280,21 @@ def test_durations_are_in_the_unit_that_fits(seconds: float, text: str) -> None:
         (Progress(1, 0), "1"),
     ],
 )
-def test_bars_show_how_far_it_is(progress: Progress, text: str) -> None:
+def test_bar_shows_the_progress(progress: Progress, text: str) -> None:
     assert format.bar(progress) == text
 
 
-def test_a_wide_table_is_not_cut_for_a_script(flask_spool: Flasks) -> None:
+def test_ls_cuts_no_line_for_a_script(flask_spool: Flasks) -> None:
     breaks("x" * 300)
     run_all()
     assert "x" * 300 in flask_spool("ls").output
 
 
-def test_a_status_without_times_has_a_row(flask_spool: Flasks) -> None:
+def test_summary_of_a_status_without_times_is_a_row(flask_spool: Flasks) -> None:
     assert format.summary(Status("id", None, State.LOST))[1:3] == ["?", State.LOST]
 
 
-def test_nothing_of_the_commands_is_imported_to_serve() -> None:
+def test_serving_an_application_does_not_import_rich() -> None:
     import subprocess
     import sys
 
@@ -301,7 +303,7 @@ def test_nothing_of_the_commands_is_imported_to_serve() -> None:
     assert done.stdout.strip() == "False", done.stderr
 
 
-def test_the_store_keeps_its_name(flask_spool: Flasks, tmp_path: Path) -> None:
+def test_the_store_is_spoolkit_db_in_the_spool_directory(flask_spool: Flasks, tmp_path: Path) -> None:
     adds(1, 2)
     run_all()
     with sqlite3.connect(tmp_path / "spool" / "spoolkit.db") as db:
@@ -309,7 +311,7 @@ def test_the_store_keeps_its_name(flask_spool: Flasks, tmp_path: Path) -> None:
     db.close()
 
 
-def test_the_ini_names_the_application_or_asks_for_it(flask_spool: Flasks) -> None:
+def test_ini_takes_the_application_from_module_or_asks_for_it(flask_spool: Flasks) -> None:
     refused = flask_spool("ini")
     assert refused.exit_code == 2
     assert "give --module" in refused.output
@@ -338,7 +340,9 @@ def wsgi(environ, start_response): ...
         ("shop_b:create_app('other')", None),
     ],
 )
-def test_the_ini_names_what_flask_was_started_with(app: str | None, module: str | None, tmp_path: Path) -> None:
+def test_ini_names_the_application_that_flask_was_started_with(
+    app: str | None, module: str | None, tmp_path: Path
+) -> None:
     (tmp_path / "shop_b.py").write_text(SHOP)
     (tmp_path / "wsgi.py").write_text("from shop_b import create_app\napp = create_app('other')\n")
     command = [sys.executable, "-m", "flask", *(["--app", app] if app else []), "spool", "ini"]
@@ -363,7 +367,7 @@ def test_the_ini_names_what_flask_was_started_with(app: str | None, module: str 
         ("not_here:create_app()", "not_here:create_app()"),
     ],
 )
-def test_the_option_module_is_completed(
+def test_ini_completes_the_option_module(
     given: str, module: str, flask_spool: Flasks, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "shop_b.py").write_text(SHOP)
@@ -377,7 +381,7 @@ def test_the_option_module_is_completed(
 
 
 @pytest.mark.parametrize("width", [40, 80, 120])
-def test_in_a_narrow_terminal_tasks_and_notes_are_cut_and_nothing_else(
+def test_a_narrow_table_cuts_only_tasks_and_the_last_column(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: int
 ) -> None:
     monkeypatch.setattr(format, "WIDE", width)
@@ -400,7 +404,7 @@ def test_in_a_narrow_terminal_tasks_and_notes_are_cut_and_nothing_else(
         assert len(line) <= width
 
 
-def test_the_ini_imports_from_the_folder_that_flask_imports_from(tmp_path: Path) -> None:
+def test_ini_imports_from_the_folder_that_flask_imports_from(tmp_path: Path) -> None:
     (tmp_path / "src" / "shop_c").mkdir(parents=True)
     (tmp_path / "src" / "shop_c" / "__init__.py").write_text(SHOP)
     command = [sys.executable, "-m", "flask", "--app", "src/shop_c", "spool", "ini"]
@@ -409,7 +413,7 @@ def test_the_ini_imports_from_the_folder_that_flask_imports_from(tmp_path: Path)
     assert "pythonpath = %dsrc\n" in printed
 
 
-def test_the_beginning_of_an_id_is_enough_where_only_one_job_fits(
+def test_commands_take_the_beginning_of_an_id_if_it_is_unique(
     flask_spool: Flasks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ids = iter(["18aa" + "0" * 28, "18ab" + "0" * 28, "18ab" + "1" * 28, "18ac" + "0" * 28])
@@ -418,14 +422,14 @@ def test_the_beginning_of_an_id_is_enough_where_only_one_job_fits(
     run_all()
     one, other, third = (adds.using(delay=60)(1, 2) for _ in range(3))
     assert done.id in flask_spool("show", "18aa").output
-    assert told(flask_spool("show", "18ac", "--json"))["id"] == third.id
-    assert told(flask_spool("retry", "18aa", "--json")) == [{"id": done.id, "state": "queued"}]
+    assert read_json(flask_spool("show", "18ac", "--json"))["id"] == third.id
+    assert read_json(flask_spool("retry", "18aa", "--json")) == [{"id": done.id, "state": "queued"}]
     assert flask_spool("run-now", "18ac0").output == f"{third.id} queued\n"
     for command in ("show", "cancel"):
         refused = flask_spool(command, "18ab")
         assert refused.exit_code == 1
         assert f"2 job ids begin with '18ab': give more characters of {other.id}, {one.id}" in refused.stderr
-    results = told(flask_spool("cancel", "18ab", "18ab1", "18ff", "--json"), code=1)
+    results = read_json(flask_spool("cancel", "18ab", "18ab1", "18ff", "--json"), code=1)
     assert [result.get("state") for result in results] == [None, "cancelled", None]
     assert [result.get("error", {}).get("type") for result in results] == ["AmbiguousJobError", None, "UnknownJobError"]
     assert one.state is State.QUEUED

@@ -105,7 +105,7 @@ def shell(busy: Flask, tmp_path: Path) -> Iterator[Shell]:
             return (idle / words[1]).read_text()
         assert words[:2] == ["flask", "spool"], line
         if words[2] in ("run", "doctor"):
-            return plain(said(words, idle), tmp_path)
+            return plain(output_of(words, idle), tmp_path)
         return plain(busy.test_cli_runner().invoke(commands, words[2:]).output, tmp_path)
 
     with busy.app_context():
@@ -113,9 +113,9 @@ def shell(busy: Flask, tmp_path: Path) -> Iterator[Shell]:
         locations.store().close()
 
 
-def said(words: list[str], folder: Path) -> str:
+def output_of(words: list[str], folder: Path) -> str:
     """The output of the command in its own site, with the machine's clock; Ctrl-C stops ``run``."""
-    output = folder / "said"
+    output = folder / "output"
     with output.open("wb") as log:
         process = subprocess.Popen([sys.executable, "-m", *words], cwd=folder, stdout=log, stderr=log)
     if words[2] == "run":
@@ -143,10 +143,10 @@ def test_each_output_on_the_page_is_what_the_command_prints(shell: Shell) -> Non
         lines = [line for line in block[1].splitlines() if line.startswith("$ ")]
         return "".join(f"{line}\n{shell(line[2:])}" for line in lines)
 
-    told = BLOCK.sub(shown, page)
+    updated = BLOCK.sub(shown, page)
     if os.environ.get("SPOOLKIT_WRITE_DOCS"):
-        PAGE.write_text(told)
-    assert told == page, "".join(difflib.unified_diff(page.splitlines(True), told.splitlines(True)))
+        PAGE.write_text(updated)
+    assert updated == page, "".join(difflib.unified_diff(page.splitlines(True), updated.splitlines(True)))
 
 
 def test_each_command_and_option_is_on_the_page() -> None:

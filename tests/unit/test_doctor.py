@@ -1,4 +1,4 @@
-"""The doctor: each ailment is found where it is, not found in a healthy directory, and its remedy mends it."""
+"""The doctor finds each problem where it is, finds nothing in a healthy directory, and its remedies work."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Site:
         return finding
 
     def job(self, *, due: float = 0.0, folder: str = "", name: str = "", data: bytes | None = None) -> Path:
-        """The file of a job that has been due for so many seconds."""
+        """Write the file of a job that has been due for ``due`` seconds."""
         place = self.spool / folder
         place.mkdir(mode=0o700, exist_ok=True)
         job = JobSpec(id=new_id(), task="tasks.some", enqueued_at=1.0)
@@ -100,19 +100,19 @@ def site(tmp_path: Path) -> Iterator[Site]:
 
 
 def apart_from_deploying(findings: list[Finding]) -> list[Finding]:
-    """Those that have nothing to do with a stop or a reload, which tests/live/test_pausing.py looks at."""
+    """The findings without those about a stop or a reload, which tests/live/test_pausing.py covers."""
     return [finding for finding in findings if finding.check not in ("stop", "reload")]
 
 
 def heal(finding: Finding) -> None:
-    """Do as the remedy says."""
+    """Run the command of the remedy."""
     done = subprocess.run(["bash", "-c", finding.remedy], capture_output=True, text=True, timeout=10)
     assert done.returncode == 0, (finding, done.stderr)
 
 
 @contextlib.contextmanager
 def child(work: Callable[[], object]) -> Iterator[int]:
-    """A process that does ``work`` and then nothing more."""
+    """A process that calls ``work`` and then waits."""
     ready, write = os.pipe()
     pid = os.fork()
     if not pid:
@@ -147,7 +147,7 @@ def stop(pid: int) -> None:
 
 
 def counts(finding: Finding, site: Site) -> list[int]:
-    """The figures in what it says, apart from those in paths."""
+    """The numbers in the problem, without those in paths."""
     plain = re.sub(re.escape(str(site.root)) + "[^:;,]*", "", finding.problem)
     return [int(digits) for digits in re.findall(r"\b\d+\b", plain)]
 
@@ -155,7 +155,7 @@ def counts(finding: Finding, site: Site) -> list[int]:
 # Health
 
 
-def test_a_healthy_directory_has_no_findings(site: Site) -> None:
+def test_examine_finds_nothing_in_a_healthy_directory(site: Site) -> None:
     store = Store(str(site.store))
     store.record_event("0" * 32, "looked at")
     store.claim(JobSpec(id="1" * 32, task="tasks.some"), file=None, still_there=lambda: True, max_attempts=1)
@@ -167,20 +167,20 @@ def test_a_healthy_directory_has_no_findings(site: Site) -> None:
     store.close()
 
 
-def test_nor_has_an_empty_one_with_jobs_of_another_library(site: Site) -> None:
+def test_examine_finds_nothing_in_a_directory_with_jobs_of_another_library(site: Site) -> None:
     assert site.examine() == []
     site.job(name="host_1_2_3_4", data=packet.dump(packet.Packet({b"ud_spool_func": b"f"})))
     assert site.examine() == []
 
 
-def test_a_link_to_it_is_the_same_directory(site: Site) -> None:
+def test_examine_follows_a_link_to_the_spool_directory(site: Site) -> None:
     (site.root / "link").symlink_to(site.spool)
     assert site.examine() == []
     found = examine(str(site.root / "link"), store=str(site.store), ini=str(site.ini_path))
     assert apart_from_deploying(found) == []
 
 
-def test_what_was_examined_is_left_as_it_was(site: Site) -> None:
+def test_examine_changes_no_file_and_leaks_no_descriptor(site: Site) -> None:
     path = site.job(due=1000, data=b"\x11\xff\xff\x00broken")
     site.job(due=1000)
     before, opened = {path: path.lstat() for path in site.root.rglob("*")}, os.listdir("/proc/self/fd")
@@ -194,7 +194,7 @@ def test_what_was_examined_is_left_as_it_was(site: Site) -> None:
     }
 
 
-# What uWSGI was told
+# The options of uWSGI
 
 OPTIONS = {
     "master is off": ({"master": "false"}, "master", "error"),
@@ -244,7 +244,7 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("case", OPTIONS)
-def test_an_option_that_keeps_jobs_from_running_is_found_and_its_remedy_mends_it(site: Site, case: str) -> None:
+def test_options_that_keep_jobs_from_running_are_found_and_the_remedy_works(site: Site, case: str) -> None:
     changes, check, severity = OPTIONS[case]
     for name, value in changes.items():
         if value is None:
@@ -281,7 +281,7 @@ HARMLESS: dict[str, dict[str, str | None]] = {
 
 
 @pytest.mark.parametrize("case", HARMLESS)
-def test_an_option_that_does_no_harm_is_left_alone(site: Site, case: str) -> None:
+def test_harmless_options_are_not_findings(site: Site, case: str) -> None:
     for name, value in HARMLESS[case].items():
         if value is None:
             site.ini.pop(name, None)
@@ -290,7 +290,7 @@ def test_an_option_that_does_no_harm_is_left_alone(site: Site, case: str) -> Non
     assert site.examine() == []
 
 
-def test_what_concerns_spoolers_is_left_to_the_instance_that_has_them(site: Site) -> None:
+def test_options_of_spoolers_are_not_expected_of_an_instance_without_spoolers(site: Site) -> None:
     for name in ("spooler", "spooler-frequency"):
         del site.ini[name]
     site.ini |= {"spooler-external": str(site.spool), "lazy-apps": "true"}
@@ -298,14 +298,14 @@ def test_what_concerns_spoolers_is_left_to_the_instance_that_has_them(site: Site
     assert site.examine() == []
 
 
-def test_a_second_count_of_processes_is_found(site: Site) -> None:
+def test_two_different_values_of_spooler_processes_are_found(site: Site) -> None:
     site.lines = ["spooler-processes = 2", "spooler-processes = 3"]
     assert site.only().check == "spooler-processes"
     site.lines = ["spooler-processes = 3", "spooler-processes = 3"]
     assert site.examine() == []
 
 
-def test_one_of_several_spoolers_is_enough(site: Site) -> None:
+def test_one_matching_spooler_among_several_is_enough(site: Site) -> None:
     site.lines = ["spooler = /var/spool/other"]
     assert site.examine() == []
 
@@ -319,9 +319,7 @@ def test_one_of_several_spoolers_is_enough(site: Site) -> None:
         (["if-moon = full", "x = y"], "moon"),
     ],
 )
-def test_an_ini_that_cannot_be_read_is_a_finding_and_the_rest_is_examined(
-    site: Site, lines: list[str], says: str
-) -> None:
+def test_an_unreadable_ini_file_is_found_and_the_rest_is_examined(site: Site, lines: list[str], says: str) -> None:
     site.lines = lines
     site.spool.chmod(0o777)
     first, second = site.examine()
@@ -329,7 +327,7 @@ def test_an_ini_that_cannot_be_read_is_a_finding_and_the_rest_is_examined(
     assert says in first.problem
 
 
-def test_an_ini_that_is_not_there_is_a_finding(site: Site) -> None:
+def test_a_missing_ini_file_is_found(site: Site) -> None:
     finding = site.only(ini=str(site.root / "nowhere.ini"))
     assert finding.check == "ini"
     assert "nowhere.ini" in finding.problem
@@ -347,7 +345,7 @@ def publish(site: Site, *, version: str = "2.0.31", **options: object) -> None:
     )
 
 
-def test_without_an_ini_the_running_uwsgi_is_examined(site: Site) -> None:
+def test_without_an_ini_file_the_running_uwsgi_is_examined(site: Site) -> None:
     publish(site)
     assert site.examine(ini=None) == []
     publish(site, spooler_frequency=b"30")
@@ -366,7 +364,7 @@ def test_without_an_ini_the_running_uwsgi_is_examined(site: Site) -> None:
         ("2.1", {}, "warning"),
     ],
 )
-def test_missing_threads_are_worse_before_2_0_27(
+def test_missing_enable_threads_is_an_error_only_before_2_0_27(
     site: Site, version: str, options: dict[str, object], severity: str
 ) -> None:
     publish(site, version=version, enable_threads=None, **options)
@@ -374,19 +372,19 @@ def test_missing_threads_are_worse_before_2_0_27(
     assert (finding.check, finding.severity) == ("threads", severity)
 
 
-def test_a_running_uwsgi_tells_only_its_last_spooler_and_its_last_hook(site: Site) -> None:
+def test_a_running_uwsgi_with_only_its_last_spooler_and_hook_known_has_no_findings(site: Site) -> None:
     publish(site, spooler=b"/var/spool/other", die_on_term=None, hook_master_start=b"unix_signal:2 stop")
     assert site.examine(ini=None) == []
 
 
-def test_where_no_uwsgi_is_known_its_options_are_not_examined(site: Site) -> None:
+def test_without_a_known_uwsgi_no_options_are_examined(site: Site) -> None:
     assert site.examine(ini=None) == []
 
 
-# Who serves the directory
+# The spoolers
 
 
-def test_no_spooler_alive_is_found(tmp_path: Path) -> None:
+def test_a_directory_without_a_living_spooler_is_found(tmp_path: Path) -> None:
     site = Site(tmp_path)
     site.spool.mkdir(mode=0o700)
     assert (site.only().check, site.only().severity) == ("spooler-alive", "error")
@@ -394,7 +392,7 @@ def test_no_spooler_alive_is_found(tmp_path: Path) -> None:
     assert "no uWSGI is known" in site.only(ini=None).problem
 
 
-def test_a_spooler_that_died_is_none_nor_is_a_process_that_has_its_pid(tmp_path: Path) -> None:
+def test_a_dead_spooler_and_another_process_with_its_pid_do_not_count_as_alive(tmp_path: Path) -> None:
     site = Site(tmp_path)
     site.spool.mkdir(mode=0o700)
     with child(lambda: spoolers.Presence(str(site.spool))) as pid:
@@ -404,7 +402,7 @@ def test_a_spooler_that_died_is_none_nor_is_a_process_that_has_its_pid(tmp_path:
     assert site.only().check == "spooler-alive"
 
 
-def test_a_stopped_spooler_is_found_and_goes_on(tmp_path: Path) -> None:
+def test_a_stopped_spooler_is_found_and_the_remedy_continues_it(tmp_path: Path) -> None:
     site = Site(tmp_path)
     site.spool.mkdir(mode=0o700)
     with child(lambda: spoolers.Presence(str(site.spool))) as pid:
@@ -415,7 +413,7 @@ def test_a_stopped_spooler_is_found_and_goes_on(tmp_path: Path) -> None:
         wait_until(lambda: site.examine() == [])
 
 
-def test_a_lock_that_a_stranger_holds_is_found(site: Site) -> None:
+def test_a_lock_held_by_another_program_is_found(site: Site) -> None:
     path = site.job(due=10)
     with child(lambda: lock(path)) as pid:
         finding = site.only()
@@ -426,7 +424,7 @@ def test_a_lock_that_a_stranger_holds_is_found(site: Site) -> None:
         wait_until(lambda: site.examine() == [])
 
 
-def test_a_lock_that_a_stopped_process_holds_is_found(site: Site) -> None:
+def test_a_lock_held_by_a_stopped_process_is_found(site: Site) -> None:
     path = site.job(due=10)
     with child(lambda: lock(path)) as pid:
         stop(pid)
@@ -434,7 +432,7 @@ def test_a_lock_that_a_stopped_process_holds_is_found(site: Site) -> None:
         assert (finding.check, finding.remedy) == ("lock", f"kill -CONT {pid}")
 
 
-def test_a_lock_of_another_container_is_found(site: Site) -> None:
+def test_a_lock_held_in_another_container_is_found(site: Site) -> None:
     path = site.job(due=10)
     # As the kernel shows what has no pid here: a lock of a descriptor instead of a process.
     fd = os.open(path, os.O_RDWR)
@@ -445,13 +443,13 @@ def test_a_lock_of_another_container_is_found(site: Site) -> None:
     assert site.examine() == []
 
 
-def test_a_lock_on_a_job_that_is_hardly_due_is_its_writers(site: Site) -> None:
+def test_a_lock_on_a_job_that_has_just_become_due_is_ignored(site: Site) -> None:
     path = site.job(due=0)
     with child(lambda: lock(path)):
         assert site.examine() == []
 
 
-def test_a_lock_of_a_spooler_is_none_unless_it_is_stopped(site: Site) -> None:
+def test_a_lock_held_by_a_spooler_is_found_only_if_it_is_stopped(site: Site) -> None:
     path = site.job(due=1000)
 
     def serve() -> object:
@@ -463,7 +461,7 @@ def test_a_lock_of_a_spooler_is_none_unless_it_is_stopped(site: Site) -> None:
         assert sorted(finding.check for finding in site.examine()) == ["lock", "spooler-alive"]
 
 
-def test_the_oldest_job_that_is_due_too_long_is_found(site: Site) -> None:
+def test_jobs_due_for_too_long_are_counted_with_the_age_of_the_oldest(site: Site) -> None:
     site.job(due=70)
     site.job(due=100)
     site.job(due=50)
@@ -477,7 +475,7 @@ def test_the_oldest_job_that_is_due_too_long_is_found(site: Site) -> None:
     assert counts(site.only(max_due_age=10), site)[0] == 3
 
 
-def test_a_late_job_where_nobody_serves_is_found_with_the_cause(tmp_path: Path) -> None:
+def test_a_late_job_without_a_spooler_has_the_remedy_of_the_missing_spooler(tmp_path: Path) -> None:
     site = Site(tmp_path)
     site.spool.mkdir(mode=0o700)
     site.job(due=100)
@@ -486,13 +484,13 @@ def test_a_late_job_where_nobody_serves_is_found_with_the_cause(tmp_path: Path) 
     assert alive.remedy == due.remedy
 
 
-# What lies there
+# The files
 
 
 @pytest.mark.parametrize(
     ("mode", "severity"), [(0o750, "warning"), (0o755, "warning"), (0o770, "error"), (0o702, "error"), (0o500, "error")]
 )
-def test_a_directory_that_is_open_to_others_is_found(site: Site, mode: int, severity: str) -> None:
+def test_a_spool_directory_that_other_users_can_open_is_found(site: Site, mode: int, severity: str) -> None:
     site.spool.chmod(mode)
     (finding,) = (found for found in site.examine() if found.check != "clock")  # for which it must write there
     assert (finding.check, finding.severity) == ("permissions", severity)
@@ -505,7 +503,9 @@ def test_a_directory_that_is_open_to_others_is_found(site: Site, mode: int, seve
     ("mode", "severity"), [(0o000, "error"), (0o400, "error"), (0o200, "error"), (0o640, "warning"), (0o602, "warning")]
 )
 @pytest.mark.parametrize("folder", ["", "7"])
-def test_a_job_that_uwsgi_cannot_open_or_others_can_is_found(site: Site, mode: int, severity: str, folder: str) -> None:
+def test_a_job_that_uwsgi_cannot_open_or_other_users_can_is_found(
+    site: Site, mode: int, severity: str, folder: str
+) -> None:
     if folder:
         site.ini["spooler-ordered"] = "true"
     site.job(folder=folder).chmod(mode)
@@ -517,7 +517,7 @@ def test_a_job_that_uwsgi_cannot_open_or_others_can_is_found(site: Site, mode: i
 
 
 @needs_root
-def test_a_directory_and_jobs_that_are_not_the_spoolers_own_are_found(site: Site) -> None:
+def test_a_directory_and_jobs_of_another_owner_are_found(site: Site) -> None:
     path = site.job()
     os.chown(path, 4242, -1)
     finding = site.only()
@@ -532,7 +532,7 @@ def test_a_directory_and_jobs_that_are_not_the_spoolers_own_are_found(site: Site
 
 
 @needs_root
-def test_the_owner_is_who_the_spooler_is(tmp_path: Path) -> None:
+def test_the_expected_owner_is_the_user_of_the_spoolers(tmp_path: Path) -> None:
     site = Site(tmp_path)
     site.spool.mkdir(mode=0o700)
     os.chown(site.spool, 4242, -1)
@@ -548,16 +548,16 @@ def test_the_owner_is_who_the_spooler_is(tmp_path: Path) -> None:
         assert site.only().remedy.endswith("-exec chown 4242 {} +")
 
 
-def test_a_priority_folder_that_nobody_looks_into_is_found(site: Site) -> None:
+def test_a_priority_folder_without_spooler_ordered_is_found(site: Site) -> None:
     site.job(folder="7", due=1000)
     finding = site.only()
     assert (finding.check, finding.remedy) == ("spooler-ordered", "spooler-ordered = true")
     assert counts(finding, site) == [1]
     site.lines = [finding.remedy]
-    assert site.only().check == "due-job", "now that it is looked into, it is late"
+    assert site.only().check == "due-job", "now that uWSGI scans it, the job is late"
 
 
-def test_a_priority_that_is_no_number_is_found(site: Site) -> None:
+def test_a_priority_folder_that_is_not_a_number_is_found(site: Site) -> None:
     site.job(folder="urgent now", due=1000)
     finding = site.only()
     assert finding.check == "priority-folder"
@@ -607,7 +607,7 @@ FOREIGN: Mapping[str, tuple[Callable[[Path], None], str, str]] = {
 
 @pytest.mark.parametrize("case", FOREIGN)
 @pytest.mark.parametrize("folder", ["", "7"])
-def test_what_is_no_sound_job_is_found_and_set_aside(
+def test_an_unsound_file_is_found_and_the_remedy_moves_it_to_dead(
     site: Site, case: str, folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make, name, severity = FOREIGN[case]
@@ -625,24 +625,24 @@ def test_what_is_no_sound_job_is_found_and_set_aside(
     assert os.listdir(site.spool / "dead") == [name]
 
 
-def test_it_is_said_what_is_damaged(site: Site) -> None:
+def test_a_damaged_file_is_found_with_the_reason(site: Site) -> None:
     site.job(data=b"\x11\xff\xff\x00broken")
     assert "the header promises 65535 bytes, the file has 6" in site.only().problem
 
 
-def test_a_sound_job_whose_name_is_not_utf8_is_found(site: Site) -> None:
+def test_a_job_whose_name_is_not_utf8_is_found(site: Site) -> None:
     os.rename(site.job(), os.fsencode(site.spool) + b"/" + PREFIX.encode() + b"\xff")
     assert "UTF-8" in site.only().problem
 
 
-def test_a_file_whose_name_is_a_number_is_found_where_it_is_taken_for_a_job(site: Site) -> None:
+def test_a_file_named_by_a_number_is_found_where_uwsgi_takes_it_for_a_job(site: Site) -> None:
     (site.spool / "12").write_bytes(b"x")
     assert site.examine() == []
     site.ini["spooler-ordered"] = "true"
     assert (site.only().check, site.only().severity) == ("foreign-file", "error")
 
 
-def test_a_file_that_is_being_written_is_not_damaged(site: Site) -> None:
+def test_a_locked_file_is_not_called_damaged(site: Site) -> None:
     path = site.job(data=b"\x11\xff\xff\x00broken")
     assert site.only().check == "foreign-file"
     with child(lambda: lock(path)):
@@ -650,7 +650,7 @@ def test_a_file_that_is_being_written_is_not_damaged(site: Site) -> None:
 
 
 @pytest.mark.parametrize("size", [0, 3])
-def test_a_file_without_a_header_is_found_once_it_can_have_no_writer(
+def test_a_file_without_a_header_is_found_when_it_is_a_minute_old(
     site: Site, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site.job(data=b"x" * size, due=1000)
@@ -661,7 +661,7 @@ def test_a_file_without_a_header_is_found_once_it_can_have_no_writer(
     assert f"has {size} bytes" in finding.problem
 
 
-def test_many_findings_of_one_kind_are_told_in_six(site: Site) -> None:
+def test_many_findings_of_one_kind_are_reported_as_six(site: Site) -> None:
     for number in range(8):
         (site.spool / f"{PREFIX}{number}").mkdir()
     found = site.examine()
@@ -670,7 +670,9 @@ def test_many_findings_of_one_kind_are_told_in_six(site: Site) -> None:
     assert found[-1].problem == "and 3 more of the same kind"
 
 
-def test_a_temporary_file_is_found_once_it_can_have_no_writer(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_temporary_file_is_found_when_it_is_too_old_to_have_a_writer(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (site.spool / "7").mkdir(mode=0o700)
     site.ini["spooler-ordered"] = "true"
     (site.spool / "dead").mkdir(mode=0o700)
@@ -691,12 +693,12 @@ def test_dead_jobs_are_found(site: Site) -> None:
     finding = site.only()
     assert (finding.check, finding.severity) == ("dead-job", "warning")
     assert counts(finding, site) == [1]
-    told = subprocess.run(["bash", "-c", finding.remedy], capture_output=True, text=True)
-    assert "no such page" in told.stdout
+    printed = subprocess.run(["bash", "-c", finding.remedy], capture_output=True, text=True)
+    assert "no such page" in printed.stdout
 
 
 @pytest.mark.parametrize(("folder", "ending"), [("", ".7"), ("", "-2"), ("", ".bak"), ("7", "")])
-def test_a_copy_of_a_job_is_found_and_removed(site: Site, folder: str, ending: str) -> None:
+def test_a_copy_of_a_job_is_found_and_the_remedy_removes_it(site: Site, folder: str, ending: str) -> None:
     site.ini["spooler-ordered"] = "true"
     job = site.job()
     (site.spool / folder).mkdir(mode=0o700, exist_ok=True)
@@ -711,7 +713,7 @@ def test_a_copy_of_a_job_is_found_and_removed(site: Site, folder: str, ending: s
     assert spoolfile.pending(str(site.spool)) == [str(job)]
 
 
-def test_jobs_where_nobody_runs_them_are_found_and_moved(site: Site) -> None:
+def test_stranded_jobs_are_found_and_the_remedy_moves_them(site: Site) -> None:
     elsewhere = Site(site.root / "else where")
     elsewhere.spool.mkdir(mode=0o700, parents=True)
     asked = [str(elsewhere.spool), str(site.spool), str(site.root / "gone")]
@@ -721,7 +723,7 @@ def test_jobs_where_nobody_runs_them_are_found_and_moved(site: Site) -> None:
     assert (finding.check, finding.severity) == ("stranded-job", "error")
     assert counts(finding, site) == [1]
     spooler = spoolers.Presence(str(elsewhere.spool))
-    assert stranded(asked, [str(site.spool)]) == [], "somebody runs them"
+    assert stranded(asked, [str(site.spool)]) == [], "a spooler runs them"
     spooler.leave()
     heal(finding)
     assert (site.spool / job.name).is_file()
@@ -729,7 +731,7 @@ def test_jobs_where_nobody_runs_them_are_found_and_moved(site: Site) -> None:
 
 
 @pytest.mark.parametrize("make", [lambda path: None, lambda path: path.write_text("x")], ids=["nothing", "a file"])
-def test_a_directory_that_cannot_be_read_is_found(tmp_path: Path, make: Callable[[Path], None]) -> None:
+def test_a_spool_directory_that_cannot_be_read_is_found(tmp_path: Path, make: Callable[[Path], None]) -> None:
     site = Site(tmp_path)
     make(site.spool)
     finding = site.examine()[0]
@@ -737,22 +739,24 @@ def test_a_directory_that_cannot_be_read_is_found(tmp_path: Path, make: Callable
     assert str(site.spool) in finding.problem
 
 
-def test_a_directory_that_is_missing_is_made_by_its_remedy(tmp_path: Path) -> None:
+def test_a_missing_spool_directory_is_created_by_the_remedy(tmp_path: Path) -> None:
     site = Site(tmp_path)
     heal(site.only())
     assert site.only().check == "spooler-alive"
 
 
-# What it lies on
+# The machine
 
 
 @pytest.mark.parametrize(("seconds", "found"), [(3, True), (-3, True), (0.3, False)])
-def test_a_clock_that_is_off_is_found(site: Site, seconds: float, found: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_clock_that_differs_from_the_file_system_is_found(
+    site: Site, seconds: float, found: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(clock, "now", lambda: time.time() + seconds)
     assert [(finding.check, finding.severity) for finding in site.examine()] == [("clock", "error")] * found
 
 
-def test_a_job_of_the_far_future_is_found(site: Site) -> None:
+def test_a_job_due_in_more_than_ten_years_is_found(site: Site) -> None:
     site.job(due=-9 * 365 * 86400)
     assert site.examine() == []
     path = site.job(due=-11 * 365.25 * 86400)
@@ -763,7 +767,7 @@ def test_a_job_of_the_far_future_is_found(site: Site) -> None:
     assert site.examine() == []
 
 
-def test_a_priority_folder_of_the_future_is_found(site: Site) -> None:
+def test_a_priority_folder_modified_in_the_future_is_found(site: Site) -> None:
     site.ini["spooler-ordered"] = "true"
     site.job(folder="7")
     os.utime(site.spool / "7", (4e9, 4e9))
@@ -790,7 +794,7 @@ MOUNT = "26 1 0:23 / {} rw,relatime shared:5 - {} source rw\n"
         ([("/", "ext4"), ("{}er", "nfs4")], None),
     ],
 )
-def test_a_file_system_of_many_machines_is_found(
+def test_a_network_file_system_is_found(
     site: Site, mounts: list[tuple[str, str]], severity: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     table = site.root / "mountinfo"
@@ -803,7 +807,7 @@ def test_a_file_system_of_many_machines_is_found(
         assert found[0].remedy.startswith("SPOOLKIT_SPOOL=")
 
 
-def test_a_store_on_such_a_file_system_is_found(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_on_a_network_file_system_is_found(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     table = site.root / "mountinfo"
     table.write_text(MOUNT.format("/", "ext4") + MOUNT.format(site.root / "db", "cifs"))
     monkeypatch.setattr(machine, "MOUNTS", str(table))
@@ -813,9 +817,7 @@ def test_a_store_on_such_a_file_system_is_found(site: Site, monkeypatch: pytest.
     assert found.remedy.startswith("SPOOLKIT_STORE=")
 
 
-def test_a_check_that_cannot_be_made_keeps_no_other_from_being_made(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failing_check_is_a_finding_and_the_others_are_made(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "MOUNTS", str(site.root / "nowhere"))
     site.store.write_bytes(b"no database" * 100)
     site.store.chmod(0o600)
@@ -856,7 +858,7 @@ def made(path: Path) -> Store:
     return store
 
 
-def test_a_store_that_others_may_read_is_found(site: Site) -> None:
+def test_a_store_that_other_users_can_read_is_found(site: Site) -> None:
     store = made(site.store)
     for path in (site.store, site.store.with_name("spoolkit.db-wal"), site.store.with_name("spoolkit.db-shm")):
         path.chmod(0o644)
@@ -889,7 +891,7 @@ def folder(path: Path) -> None:
 
 
 @pytest.mark.parametrize("make", [garbage, cut, scribbled, folder, fifo])
-def test_a_store_that_cannot_be_used_is_found_and_put_out_of_the_way(site: Site, make: Callable[[Path], None]) -> None:
+def test_an_unusable_store_is_found_and_the_remedy_moves_it_away(site: Site, make: Callable[[Path], None]) -> None:
     make(site.store)
     if site.store.is_file():
         site.store.chmod(0o600)
@@ -900,12 +902,12 @@ def test_a_store_that_cannot_be_used_is_found_and_put_out_of_the_way(site: Site,
     assert os.path.lexists(f"{site.store}.old")
 
 
-def test_a_store_that_is_there_but_empty_is_sound(site: Site) -> None:
+def test_an_empty_store_is_not_a_finding(site: Site) -> None:
     site.store.touch(mode=0o600)
     assert site.examine() == []
 
 
-def test_a_store_that_cannot_be_made_is_found(site: Site) -> None:
+def test_a_store_in_a_missing_directory_is_found(site: Site) -> None:
     store = str(site.root / "nowhere" / "spoolkit.db")
     finding = site.only(store=store)
     assert (finding.check, finding.severity) == ("store", "error")
@@ -913,15 +915,15 @@ def test_a_store_that_cannot_be_made_is_found(site: Site) -> None:
     assert site.examine(store=store) == []
 
 
-def test_a_store_of_a_later_version_is_found(site: Site) -> None:
+def test_a_store_written_by_a_later_version_is_found(site: Site) -> None:
     made(site.store).close()
     with contextlib.closing(sqlite3.connect(site.store)) as db:
         db.execute("PRAGMA user_version = 99")
     assert site.only().check == "store"
 
 
-def test_a_folder_that_cannot_be_read_hides_nothing_else(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Such as lost+found, where the spool directory is a file system of its own. Root, too, is kept out here."""
+def test_an_unreadable_folder_does_not_hide_other_findings(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as lost+found, where the spool directory is a file system of its own. Here root is refused as well."""
     (site.spool / "lost+found").mkdir(mode=0)
     scandir = os.scandir
 
@@ -941,7 +943,7 @@ def others_may_write(path: Path) -> bool:
     return subprocess.run([sys.executable, "-c", code, path], stderr=subprocess.DEVNULL).returncode == 0
 
 
-def test_to_look_at_the_store_drops_no_lock_of_this_process(site: Site) -> None:
+def test_examining_the_store_keeps_the_locks_of_this_process(site: Site) -> None:
     store = made(site.store)
     assert others_may_write(site.store)
     with store.transaction():
@@ -950,7 +952,7 @@ def test_to_look_at_the_store_drops_no_lock_of_this_process(site: Site) -> None:
     store.close()
 
 
-def test_the_store_is_examined_where_the_directory_is_gone(tmp_path: Path) -> None:
+def test_the_store_is_examined_where_the_spool_directory_is_missing(tmp_path: Path) -> None:
     site = Site(tmp_path)
     elsewhere = tmp_path / "elsewhere.db"
     garbage(elsewhere)

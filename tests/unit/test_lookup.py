@@ -1,4 +1,4 @@
-"""Where jobs stand: every state from the file and the record, what one of them tells alone, lists and their order."""
+"""The state of jobs from their files and records, from one of them alone, and lists with their order."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from spoolkit import Abort, Retry, UnknownJobError, current_job, job, spool, thr
 from spoolkit.admin import lookup
 from spoolkit.encoding import packet
 from spoolkit.job import Dead, Done, Failure, Progress, RetryAt, State, new_id
-from spoolkit.spooldir import dead as morgue
-from spoolkit.spooldir import running, spoolfile
+from spoolkit.spooldir import dead, running, spoolfile
 from spoolkit.spooling.standalone import Spooler
 from spoolkit.store import locations
 from spoolkit.store.transitions import Result
@@ -68,7 +67,7 @@ def spooler(directory: str) -> Iterator[int]:
 
 
 def state(id: str) -> State:
-    """Where the job stands, found alone and among the others alike."""
+    """The state of the job, the same from find() and from jobs()."""
     alone = lookup.find(id)
     among = [status for status in lookup.jobs() if status.id == id]
     if alone.state is not State.LOST:
@@ -93,7 +92,7 @@ def break_store(directory: str) -> None:
 
 
 @pytest.mark.parametrize("priority", [None, 7])
-def test_a_job_that_did_not_start_is_known_by_its_file(directory: str, priority: int | None) -> None:
+def test_find_reads_a_queued_job_from_its_file(directory: str, priority: int | None) -> None:
     made = ends.using(delay=1000, priority=priority)("x")
     assert state(made.id) is State.QUEUED
     found = lookup.find(made.id)
@@ -103,17 +102,17 @@ def test_a_job_that_did_not_start_is_known_by_its_file(directory: str, priority:
     assert not os.path.exists(f"{directory}/spoolkit.db"), "to look makes no store"
 
 
-def test_a_job_for_at_once_has_no_time(directory: str) -> None:
+def test_find_returns_no_run_at_for_a_job_without_a_time(directory: str) -> None:
     assert lookup.find(ends("x").id).run_at is None
 
 
-def test_its_time_is_the_files(directory: str) -> None:
+def test_find_returns_the_time_of_the_file(directory: str) -> None:
     made = ends.using(delay=1000)("x")
     os.utime(file_of(directory), (2e9, 2e9))
     assert lookup.find(made.id).run_at == 2e9
 
 
-def test_a_job_that_runs_shows_who_runs_it_and_how_far_it_is(directory: str, spooler: int) -> None:
+def test_a_running_job_has_its_pid_and_progress(directory: str, spooler: int) -> None:
     made = hangs()
     wait_until(lambda: lookup.from_store(lambda: locations.store().status(made.id)))
     wait_until(lambda: lookup.find(made.id).progress)
@@ -127,7 +126,7 @@ def test_a_job_that_runs_shows_who_runs_it_and_how_far_it_is(directory: str, spo
     assert (outcome, log) == ("running", "begun\n")
 
 
-def test_a_job_whose_process_died_is_to_be_run_again(directory: str, spooler: int) -> None:
+def test_a_job_whose_process_died_is_retrying(directory: str, spooler: int) -> None:
     made = hangs()
     wait_until(lambda: lookup.find(made.id).state is State.RUNNING and lookup.find(made.id).progress)
     os.kill(spooler, signal.SIGKILL)
@@ -138,7 +137,7 @@ def test_a_job_whose_process_died_is_to_be_run_again(directory: str, spooler: in
     assert lookup.details(made.id).attempts[0].log == "begun\n"
 
 
-def test_a_job_that_waits_for_its_next_attempt(directory: str, work: Callable[[], None]) -> None:
+def test_a_job_that_waits_for_its_next_attempt_is_retrying(directory: str, work: Callable[[], None]) -> None:
     failed, asked = ends("fails"), ends("waits")
     before = clock.now()
     work()
@@ -150,7 +149,7 @@ def test_a_job_that_waits_for_its_next_attempt(directory: str, work: Callable[[]
     assert (lookup.find(failed.id).error_type, lookup.find(failed.id).error_message) == ("ValueError", "as ever")
 
 
-def test_a_job_that_is_done(directory: str, work: Callable[[], None]) -> None:
+def test_a_job_that_succeeded_is_done_with_its_result_and_times(directory: str, work: Callable[[], None]) -> None:
     made = ends("well")
     work()
     assert state(made.id) is State.DONE
@@ -162,7 +161,9 @@ def test_a_job_that_is_done(directory: str, work: Callable[[], None]) -> None:
     assert found.enqueued_at <= found.started_at <= found.finished_at <= clock.now()
 
 
-def test_a_job_that_is_done_is_done_though_its_file_is_still_there(directory: str, work: Callable[[], None]) -> None:
+def test_a_job_recorded_as_done_is_done_although_its_file_still_exists(
+    directory: str, work: Callable[[], None]
+) -> None:
     made = ends("well")
     data = Path(file_of(directory)).read_bytes()
     work()
@@ -170,25 +171,25 @@ def test_a_job_that_is_done_is_done_though_its_file_is_still_there(directory: st
     assert state(made.id) is State.DONE
 
 
-def test_a_job_that_is_dead(directory: str, work: Callable[[], None]) -> None:
+def test_a_job_that_aborted_is_dead_with_its_reason(directory: str, work: Callable[[], None]) -> None:
     made = ends("dies")
     work()
     assert state(made.id) is State.DEAD
     assert lookup.find(made.id).error_message == "no use"
 
 
-def test_a_dead_job_without_a_record_is_known_by_its_file_and_the_report_beside_it(directory: str) -> None:
+def test_a_dead_job_without_a_record_is_read_from_its_file_and_report(directory: str) -> None:
     made = ends("x")
-    morgue.quarantine(file_of(directory), directory, reason="nobody knows", task="other.name")
+    dead.quarantine(file_of(directory), directory, reason="nobody knows", task="other.name")
     assert state(made.id) is State.DEAD
     found = lookup.find(made.id)
     assert (found.task, found.error_message) == (ends.name, "nobody knows")
     assert found.finished_at == pytest.approx(clock.now(), abs=60)
 
 
-def test_a_dead_file_that_is_no_job_goes_by_its_name(directory: str) -> None:
+def test_a_dead_file_of_another_library_has_its_name_as_id(directory: str) -> None:
     path = spoolfile.write(directory, "host_1_2_3_4", packet.dump(packet.Packet({b"ud_spool_func": b"f"})))
-    morgue.quarantine(path, directory, reason="nobody runs it", task="f")
+    dead.quarantine(path, directory, reason="nobody runs it", task="f")
     name = os.path.basename(path)
     assert state(name) is State.DEAD
     assert (lookup.find(name).task, lookup.find(name).error_message) == ("f", "nobody runs it")
@@ -196,7 +197,7 @@ def test_a_dead_file_that_is_no_job_goes_by_its_name(directory: str) -> None:
 
 def test_a_dead_file_without_a_report_is_dead(directory: str) -> None:
     made = ends("x")
-    path = morgue.quarantine(file_of(directory), directory, reason="x")
+    path = dead.quarantine(file_of(directory), directory, reason="x")
     os.unlink(f"{path}.json")
     assert state(made.id) is State.DEAD
     assert lookup.find(made.id).finished_at is None
@@ -205,7 +206,7 @@ def test_a_dead_file_without_a_report_is_dead(directory: str) -> None:
 def test_a_dead_job_that_was_moved_back_by_hand_is_queued(directory: str, work: Callable[[], None]) -> None:
     made = ends("dies")
     work()
-    (path,) = morgue.kept(directory)
+    (path,) = dead.kept(directory)
     os.rename(path, f"{directory}/{os.path.basename(path)}")
     assert lookup.find(made.id).state is State.QUEUED
     assert lookup.find(made.id).finished_at is None
@@ -216,25 +217,25 @@ def test_a_job_that_was_set_aside_but_not_recorded_is_dead(directory: str, spool
     wait_until(lambda: lookup.find(made.id).state is State.RUNNING)
     os.kill(spooler, signal.SIGKILL)
     os.waitpid(spooler, 0)
-    morgue.quarantine(file_of(directory), directory, reason="out of attempts")
+    dead.quarantine(file_of(directory), directory, reason="out of attempts")
     found = lookup.find(made.id)
     assert (found.state, found.error_message, found.attempt) == (State.DEAD, "out of attempts", 1)
 
 
-def test_a_cancelled_job(directory: str) -> None:
+def test_a_job_that_was_cancelled_is_cancelled(directory: str) -> None:
     made = ends.using(delay=1000)("x")
     made.cancel()
     assert state(made.id) is State.CANCELLED
 
 
-def test_a_job_that_should_wait_but_has_no_file_is_lost(directory: str, work: Callable[[], None]) -> None:
+def test_a_retrying_job_without_a_file_is_lost(directory: str, work: Callable[[], None]) -> None:
     made = ends("fails")
     work()
     os.unlink(file_of(directory))
     assert lookup.find(made.id).state is State.LOST
 
 
-def test_a_job_that_ran_while_the_store_could_not_be_told_is_done(directory: str) -> None:
+def test_a_job_that_finished_while_the_store_was_broken_is_done(directory: str) -> None:
     plain = job.JobSpec(id=new_id(), task=ends.name)
     locations.store().claim(plain, file="uwsgi_spoolfile_on_x", still_there=lambda: True, max_attempts=3)
     found = lookup.find(plain.id)
@@ -242,7 +243,7 @@ def test_a_job_that_ran_while_the_store_could_not_be_told_is_done(directory: str
     assert found.result_error
 
 
-def test_a_file_that_was_settled_while_the_store_could_not_be_told_waits(directory: str, spooler: int) -> None:
+def test_a_file_that_was_rescheduled_while_the_store_was_broken_is_retrying(directory: str, spooler: int) -> None:
     made = hangs()
     wait_until(lambda: lookup.find(made.id).state is State.RUNNING)
     spoolfile.reschedule(file_of(directory), 2e9)
@@ -250,7 +251,7 @@ def test_a_file_that_was_settled_while_the_store_could_not_be_told_waits(directo
     assert (found.state, found.run_at) == (State.RETRYING, 2e9)
 
 
-def test_a_job_of_a_thread_has_no_file(directory: str) -> None:
+def test_a_thread_job_is_found_without_a_file(directory: str) -> None:
     plain = job.JobSpec(id=new_id(), task="tasks.some", engine="thread")
     store = locations.store()
     store.claim(plain, file=None, still_there=lambda: True, max_attempts=1)
@@ -259,7 +260,7 @@ def test_a_job_of_a_thread_has_no_file(directory: str) -> None:
     assert lookup.find(plain.id).state is State.DONE
 
 
-def test_what_is_unknown_is_said_to_be(directory: str, work: Callable[[], None]) -> None:
+def test_find_and_details_raise_for_an_unknown_job(directory: str, work: Callable[[], None]) -> None:
     ends("x")
     for look in (lookup.find, lookup.details):
         with pytest.raises(UnknownJobError, match="never accepted, or its record was deleted") as caught:
@@ -268,7 +269,7 @@ def test_what_is_unknown_is_said_to_be(directory: str, work: Callable[[], None])
 
 
 @pytest.mark.parametrize("id", ["", ".", "..", "../dead/x", "/", "a/", "a\0", "x" * 256])
-def test_an_id_that_leads_elsewhere_is_none(directory: str, id: str) -> None:
+def test_find_refuses_a_path_as_an_id(directory: str, id: str) -> None:
     with pytest.raises(UnknownJobError, match="is not the id of a job"):
         lookup.find(id)
     assert lookup.check_id("x" * 255) == "x" * 255
@@ -277,13 +278,13 @@ def test_an_id_that_leads_elsewhere_is_none(directory: str, id: str) -> None:
 # A broken store
 
 
-def test_without_a_store_the_files_still_tell(directory: str, work: Callable[[], None]) -> None:
+def test_find_and_jobs_read_the_files_while_the_store_is_broken(directory: str, work: Callable[[], None]) -> None:
     dead, done, retrying = ends("dies"), ends("well"), ends("fails")
     work()
     queued = ends.using(delay=1000)("x")
     break_store(directory)
     assert [state(made.id) for made in (dead, queued)] == [State.DEAD, State.QUEUED]
-    assert state(retrying.id) is State.QUEUED, "that it was tried is not known any more"
+    assert state(retrying.id) is State.QUEUED, "the store alone knew of the attempt"
     with pytest.raises(UnknownJobError):
         lookup.find(done.id)
     assert [status.id for status in lookup.jobs()] == [queued.id, retrying.id, dead.id]
@@ -294,7 +295,7 @@ def test_without_a_store_the_files_still_tell(directory: str, work: Callable[[],
 # The race of file and record
 
 
-def test_a_job_that_ends_between_two_looks_is_found(directory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_find_sees_a_job_that_finishes_during_the_search(directory: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made = ends("well")
     asked = lookup.recorded
     looks: list[str] = []
@@ -310,7 +311,7 @@ def test_a_job_that_ends_between_two_looks_is_found(directory: str, monkeypatch:
     assert lookup.find(made.id).state is State.DONE
 
 
-def test_a_file_that_gets_another_name_between_two_looks_is_found(
+def test_find_sees_a_file_that_is_renamed_during_the_search(
     directory: str, work: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = ends("fails")
@@ -333,7 +334,7 @@ def test_a_file_that_gets_another_name_between_two_looks_is_found(
 # Lists
 
 
-def test_jobs_are_told_newest_first_wherever_they_are_known_from(directory: str, work: Callable[[], None]) -> None:
+def test_jobs_lists_files_and_records_newest_first(directory: str, work: Callable[[], None]) -> None:
     first, second, third = ends("well"), ends.using(delay=1000)("x"), ends("fails")
     fourth = ends("dies")
     work()
@@ -345,29 +346,29 @@ def test_jobs_are_told_newest_first_wherever_they_are_known_from(directory: str,
     assert [s.id for s in lookup.jobs(states=(State.DEAD, State.QUEUED))] == [fifth.id, fourth.id, second.id]
 
 
-def test_jobs_of_one_task_or_since_a_time(directory: str, work: Callable[[], None]) -> None:
+def test_jobs_filters_by_task_and_time(directory: str, work: Callable[[], None]) -> None:
     old, queued = ends("well"), ends.using(delay=1000)("x")
     work()
     between = clock.now()
     new, other = ends("well"), hangs.using(delay=1000)()
     work()
-    dead = ends("dies")
-    morgue.quarantine(spoolfile.pending(directory)[-1], directory, reason="x")
-    assert [s.id for s in lookup.jobs(task=ends.name)] == [dead.id, new.id, queued.id, old.id]
+    aborted = ends("dies")
+    dead.quarantine(spoolfile.pending(directory)[-1], directory, reason="x")
+    assert [s.id for s in lookup.jobs(task=ends.name)] == [aborted.id, new.id, queued.id, old.id]
     assert [s.id for s in lookup.jobs(task=hangs.name)] == [other.id]
-    assert [s.id for s in lookup.jobs(since=between)] == [dead.id, other.id, new.id]
+    assert [s.id for s in lookup.jobs(since=between)] == [aborted.id, other.id, new.id]
     assert [s.id for s in lookup.jobs(since=between, task=ends.name, states=(State.DEAD,))] == [dead.id]
     assert lookup.jobs(task="tasks.none") == []
 
 
-def test_a_limit_is_of_those_that_fit(directory: str, work: Callable[[], None]) -> None:
+def test_jobs_applies_the_limit_after_the_filters(directory: str, work: Callable[[], None]) -> None:
     wanted = [ends.using(delay=1000)("x") for _ in range(3)]
     for _ in range(3):
         hangs.using(delay=1000)()
     assert [s.id for s in lookup.jobs(task=ends.name, limit=2)] == [wanted[2].id, wanted[1].id]
 
 
-def test_what_waits_after_a_crash_counts_as_retrying_and_not_as_running(directory: str) -> None:
+def test_jobs_lists_a_crashed_job_as_retrying(directory: str) -> None:
     pid = os.fork()
     plain = job.JobSpec(id="1" * 32, task=ends.name)
     if not pid:
@@ -379,13 +380,13 @@ def test_what_waits_after_a_crash_counts_as_retrying_and_not_as_running(director
     assert lookup.jobs(states=(State.RUNNING,)) == []
 
 
-def test_files_of_other_libraries_are_no_jobs(directory: str) -> None:
+def test_jobs_leaves_out_files_of_other_libraries(directory: str) -> None:
     spoolfile.write(directory, "host_1_2_3_4", packet.dump(packet.Packet({b"ud_spool_func": b"f"})))
     spoolfile.write(directory, new_id(), b"damaged")
     assert lookup.jobs() == []
 
 
-def test_of_many_jobs_those_that_are_recorded_are_told_once(directory: str) -> None:
+def test_jobs_lists_a_recorded_job_with_a_file_once(directory: str) -> None:
     store = locations.store()
     plain = [job.JobSpec(id=f"{number:032x}", task="tasks.some") for number in range(1, 603)]
     for made in plain:
@@ -398,7 +399,9 @@ def test_of_many_jobs_those_that_are_recorded_are_told_once(directory: str) -> N
     assert [status.state for status in found].count(State.RETRYING) == 300
 
 
-def test_two_directories_are_looked_into(directory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jobs_and_find_read_all_spool_directories(
+    directory: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     here = ends.using(delay=1000)("x")
     other = tmp_path / "other"
     other.mkdir()
@@ -412,7 +415,7 @@ def test_two_directories_are_looked_into(directory: str, tmp_path: Path, monkeyp
 # Details
 
 
-def test_details_have_the_arguments_as_the_task_gets_them(directory: str, work: Callable[[], None]) -> None:
+def test_details_have_the_arguments_as_the_task_receives_them(directory: str, work: Callable[[], None]) -> None:
     made = ends.using(delay=1000)(how="well")
     assert lookup.details(made.id).arguments == ((), {"how": "well"})
     done, large, dead = ends("well"), ends("x" * 5000), ends("dies")
@@ -422,12 +425,12 @@ def test_details_have_the_arguments_as_the_task_gets_them(directory: str, work: 
     assert lookup.details(dead.id).arguments == (("dies",), {})
 
 
-def test_large_arguments_are_read_as_long_as_the_file_is_there(directory: str) -> None:
+def test_details_read_large_arguments_while_the_file_exists(directory: str) -> None:
     made = ends.using(delay=1000)("x" * 100_000)
     assert lookup.details(made.id).arguments == (("x" * 100_000,), {})
 
 
-def test_arguments_that_cannot_be_read_are_left_out(directory: str) -> None:
+def test_details_leave_out_arguments_that_cannot_be_decoded(directory: str) -> None:
     plain = job.JobSpec(id=new_id(), task="tasks.some")
     whole = packet.pack(plain, max_body=100)
     fields = {**whole.fields, packet.CALL: b'{"$of": "a later version"}'}
@@ -483,7 +486,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return paths
 
 
-def test_a_search_reads_so_many_files_and_says_that_it_stopped(directory: str, opened: list[str]) -> None:
+def test_jobs_reads_a_bounded_number_of_files_and_says_so(directory: str, opened: list[str]) -> None:
     made = [ends.using(delay=1000)("x") for _ in range(8)]
     found = lookup.jobs(task="tasks.none", max_examined=5)
     assert (list(found), found.complete, len(opened)) == ([], False, 5)
@@ -497,7 +500,7 @@ def test_a_search_reads_so_many_files_and_says_that_it_stopped(directory: str, o
     assert len(opened) == 2, "no more than are shown"
 
 
-def test_a_search_reads_so_many_records_and_says_that_it_stopped(directory: str, work: Callable[[], None]) -> None:
+def test_jobs_reads_a_bounded_number_of_records_and_says_so(directory: str, work: Callable[[], None]) -> None:
     for how in ("fails", "well"):
         made = [ends(how) for _ in range(4)]
         work()
@@ -507,16 +510,16 @@ def test_a_search_reads_so_many_records_and_says_that_it_stopped(directory: str,
             assert ([s.id for s in found], found.complete) == ([job.id for job in made[::-1]][:most], complete)
 
 
-def test_dead_files_without_records_are_bounded_too(directory: str, opened: list[str]) -> None:
+def test_jobs_reads_a_bounded_number_of_dead_files(directory: str, opened: list[str]) -> None:
     for _ in range(6):
         ends.using(delay=1000)("x")
     for path in spoolfile.pending(directory):
-        morgue.quarantine(path, directory, reason="x")
+        dead.quarantine(path, directory, reason="x")
     found = lookup.jobs(states=(State.DEAD,), max_examined=4)
     assert (len(found), found.complete, len(opened)) == (4, False, 4)
 
 
-def test_older_files_are_not_opened_for_since(directory: str, opened: list[str]) -> None:
+def test_jobs_since_a_time_opens_no_older_files(directory: str, opened: list[str]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(clock, "now", lambda: 1e9)
         for _ in range(3):
@@ -526,9 +529,7 @@ def test_older_files_are_not_opened_for_since(directory: str, opened: list[str])
     assert len(opened) == 1
 
 
-def test_what_cannot_be_a_jobs_id_costs_no_look_at_the_directory(
-    directory: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_find_reads_no_directory_for_what_cannot_be_an_id(directory: str, monkeypatch: pytest.MonkeyPatch) -> None:
     ends.using(delay=1000)("x")
 
     def no_scan(*_: object) -> None:
@@ -541,7 +542,7 @@ def test_what_cannot_be_a_jobs_id_costs_no_look_at_the_directory(
             lookup.find(id)
 
 
-def test_many_records_without_files_cost_one_more_look_at_the_directory(
+def test_jobs_lists_the_files_once_more_for_many_records_without_files(
     directory: str, monkeypatch: pytest.MonkeyPatch, work: Callable[[], None]
 ) -> None:
     made = [ends("fails") for _ in range(5)]

@@ -48,12 +48,12 @@ def due(path: str, seconds: float) -> None:
     os.utime(path, (clock.now() - seconds,) * 2)
 
 
-def test_where_nothing_was_ever_done_there_are_no_figures(directory: str) -> None:
+def test_gather_returns_empty_figures_before_the_first_job(directory: str) -> None:
     assert stats.gather() == stats.Statistics({}, None, 0, {}, {})
     assert os.listdir(directory) == []
 
 
-def test_jobs_are_counted_by_task_and_state(directory: str, work: Callable[[], None]) -> None:
+def test_gather_counts_jobs_by_task_and_state(directory: str, work: Callable[[], None]) -> None:
     for how in ("well", "well", "fails", "dies"):
         ends(how)
     other()
@@ -74,7 +74,7 @@ def test_jobs_are_counted_by_task_and_state(directory: str, work: Callable[[], N
     assert list(stats.gather().counts) == sorted(stats.gather().counts)
 
 
-def test_the_oldest_due_job_tells_how_late_it_is(directory: str, work: Callable[[], None]) -> None:
+def test_oldest_due_is_the_age_of_the_oldest_due_job(directory: str, work: Callable[[], None]) -> None:
     ends.using(delay=1000)("x")
     assert stats.gather().oldest_due is None, "none is due"
     for _ in range(2):
@@ -87,7 +87,7 @@ def test_the_oldest_due_job_tells_how_late_it_is(directory: str, work: Callable[
     assert 70 <= late < 100
 
 
-def test_a_job_that_runs_is_not_late(directory: str) -> None:
+def test_oldest_due_ignores_a_running_job(directory: str) -> None:
     plain = job.JobSpec(id=new_id(), task="tasks.some")
     path = spoolfile.write(directory, plain.id, b"x")
     due(path, 70)
@@ -96,21 +96,23 @@ def test_a_job_that_runs_is_not_late(directory: str) -> None:
     assert stats.gather().oldest_due is None
 
 
-def test_a_file_of_another_library_may_be_late_too(directory: str) -> None:
+def test_oldest_due_counts_files_of_other_libraries(directory: str) -> None:
     due(spoolfile.write(directory, "host_1_2_3_4", b"x"), 70)
     late = stats.gather().oldest_due
     assert late is not None
     assert late >= 70
 
 
-def test_what_nobody_knows_is_counted_as_such(directory: str, work: Callable[[], None]) -> None:
+def test_gather_counts_a_dead_file_of_another_library_as_an_unknown_task(
+    directory: str, work: Callable[[], None]
+) -> None:
     ends("well")
     work()
     dead.quarantine(spoolfile.write(directory, "host_1_2_3_4", b"x"), directory, reason="no job")
     assert stats.gather().counts == {("?", State.DEAD): 1, (ends.name, State.DONE): 1}
 
 
-def test_of_what_was_done_the_last_hour_counts(directory: str) -> None:
+def test_done_and_percentiles_cover_the_last_hour(directory: str) -> None:
     for seconds, ago in ((1, 10), (2, 3500), (3, 3700), (4, 100_000)):
         done(seconds, ago)
     found = stats.gather()
@@ -118,7 +120,7 @@ def test_of_what_was_done_the_last_hour_counts(directory: str) -> None:
     assert found.percentiles == {share: pytest.approx(took, abs=1e-3) for share, took in ((50, 2), (90, 2), (99, 2))}
 
 
-def test_without_a_store_the_files_are_counted(directory: str, work: Callable[[], None]) -> None:
+def test_gather_counts_the_files_while_the_store_is_broken(directory: str, work: Callable[[], None]) -> None:
     ends("well")
     work()
     ends.using(delay=1000)("x")
@@ -133,16 +135,20 @@ def test_without_a_store_the_files_are_counted(directory: str, work: Callable[[]
     assert found.oldest_due is not None
 
 
-def test_as_json_they_are_plain(directory: str, work: Callable[[], None]) -> None:
+def test_to_dict_can_be_written_as_json(directory: str, work: Callable[[], None]) -> None:
     ends("well")
     work()
-    told: dict[str, Any] = json.loads(json.dumps(stats.gather().to_dict()))
-    assert told["counts"] == [{"task": ends.name, "state": "done", "count": 1}]
-    assert (told["oldest_due"], told["done_last_hour"], set(told["run_time"])) == (None, 1, {"p50", "p90", "p99"})
+    figures: dict[str, Any] = json.loads(json.dumps(stats.gather().to_dict()))
+    assert figures["counts"] == [{"task": ends.name, "state": "done", "count": 1}]
+    assert (figures["oldest_due"], figures["done_last_hour"], set(figures["run_time"])) == (
+        None,
+        1,
+        {"p50", "p90", "p99"},
+    )
 
 
 @given(st.lists(st.floats(0, 1e6), max_size=300))
-def test_so_many_per_cent_took_no_longer(took: list[float]) -> None:
+def test_percentiles_are_run_times_that_so_many_per_cent_did_not_exceed(took: list[float]) -> None:
     took.sort()
     found = stats._percentiles(took)
     assert set(found) == (set(stats.PERCENTILES) if took else set())
@@ -153,7 +159,9 @@ def test_so_many_per_cent_took_no_longer(took: list[float]) -> None:
         assert sum(one < seconds for one in took) <= math.floor(len(took) * share / 100)
 
 
-def test_waiting_jobs_beyond_the_bound_are_counted_all_the_same(directory: str, work: Callable[[], None]) -> None:
+def test_gather_counts_waiting_jobs_beyond_the_bound_without_reading_them(
+    directory: str, work: Callable[[], None]
+) -> None:
     for _ in range(4):
         ends("dies")
         ends("fails")
