@@ -181,11 +181,11 @@ def test_the_list_of_few_files_is_complete_and_newest_first(client: FlaskClient)
 
 
 def test_a_refresh_of_watch_reads_few_names_once(many: list[str], cost: Counter[str]) -> None:
-    figures, running, over = watch._look()
-    assert (running, over, figures.complete) == ([], [], False)
+    figures, running, finished = watch._refresh()
+    assert (running, finished, figures.complete) == ([], [], False)
     assert cost["names"] <= 12
     assert cost["lstat"] <= 100
-    assert "or more" in str(watch._view(figures, running, over)[0])
+    assert "or more" in str(watch._view(figures, running, finished)[0])
 
 
 def test_gather_counts_all_files_with_one_scan(many: list[str], directory: str, cost: Counter[str]) -> None:

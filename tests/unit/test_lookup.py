@@ -357,7 +357,7 @@ def test_jobs_filters_by_task_and_time(directory: str, work: Callable[[], None])
     assert [s.id for s in lookup.jobs(task=ends.name)] == [aborted.id, new.id, queued.id, old.id]
     assert [s.id for s in lookup.jobs(task=hangs.name)] == [other.id]
     assert [s.id for s in lookup.jobs(since=between)] == [aborted.id, other.id, new.id]
-    assert [s.id for s in lookup.jobs(since=between, task=ends.name, states=(State.DEAD,))] == [dead.id]
+    assert [s.id for s in lookup.jobs(since=between, task=ends.name, states=(State.DEAD,))] == [aborted.id]
     assert lookup.jobs(task="tasks.none") == []
 
 
