@@ -71,7 +71,7 @@ def main(jobs: int) -> None:
                 "flask spool ls --task none": lambda: lookup.jobs(task="none", limit=51),
                 "flask spool ls --state dead": lambda: lookup.jobs(states=(State.DEAD,), limit=51),
                 "flask spool stats": stats.gather,
-                "flask spool watch, one look": watch._look,
+                "flask spool watch, one refresh": watch._refresh,
                 "retention, one pass": lambda: retention.delete_dead(
                     store, directory, time.time() - config.keep_dead, 200
                 ),

@@ -1,4 +1,4 @@
-"""The container's files, as far as they can be checked without a container engine."""
+"""Dockerfile and docker-compose.yml, as far as they can be checked without a container engine."""
 
 from __future__ import annotations
 
@@ -40,37 +40,39 @@ def final_stage(dockerfile: list[tuple[str, str]]) -> list[tuple[str, str]]:
     return dockerfile[last:]
 
 
-def test_the_compose_file_is_one() -> None:
+def test_the_compose_file_follows_the_specification() -> None:
     if not os.environ.get("CI"):
         pytest.importorskip("compose_spec")
     from compose_spec import PyCompose
 
-    # ${NAME:-start value} is filled in by compose before it reads the file.
+    # Compose replaces ${NAME:-default} before it reads the file.
     assert PyCompose.from_yaml(re.sub(r"\$\{\w+:-(\w*)\}", r"\1", COMPOSE)).service_names() == ["web"]
 
 
-def test_jobs_outlast_the_container(web: dict[str, Any], dockerfile: list[tuple[str, str]]) -> None:
+def test_jobs_are_in_a_volume_that_outlives_the_container(
+    web: dict[str, Any], dockerfile: list[tuple[str, str]]
+) -> None:
     volume, _, target = web["volumes"][0].partition(":")
     assert volume in yaml.safe_load(COMPOSE)["volumes"]
     assert f"SPOOLKIT_SPOOL={target}" in dict(dockerfile)["ENV"].split()
     assert ("VOLUME", target) in dockerfile
 
 
-def test_it_comes_back_and_goes_gracefully(web: dict[str, Any]) -> None:
+def test_the_container_restarts_and_a_stop_may_take_longer_than_the_grace_period(web: dict[str, Any]) -> None:
     assert web["restart"] == "unless-stopped"
     grace = int(web["environment"]["SPOOLKIT_GRACE"])
-    # uWSGI's master looks once a second, and a request that does not end is killed two seconds after the grace.
+    # uWSGI's master checks once a second, and a request that does not end is killed two seconds after the grace period.
     assert int(web["stop_grace_period"].removesuffix("s")) >= grace + 10
     assert web["healthcheck"]["test"][0] == "CMD"
 
 
-def test_it_is_not_root_and_brings_no_compiler(dockerfile: list[tuple[str, str]]) -> None:
+def test_the_image_does_not_run_as_root_and_has_no_compiler(dockerfile: list[tuple[str, str]]) -> None:
     stage = final_stage(dockerfile)
     assert [arguments for verb, arguments in stage if verb == "USER"] == ["spoolkit"]
     assert not any("gcc" in arguments for _, arguments in stage)
 
 
-def test_what_is_copied_is_there_and_not_ignored(dockerfile: list[tuple[str, str]]) -> None:
+def test_each_copied_file_exists_and_is_not_ignored(dockerfile: list[tuple[str, str]]) -> None:
     let_through = (PROJECT / ".dockerignore").read_text().split()
     for verb, arguments in dockerfile:
         if verb == "COPY" and not arguments.startswith("--from"):
@@ -79,11 +81,11 @@ def test_what_is_copied_is_there_and_not_ignored(dockerfile: list[tuple[str, str
                 assert f"!{source.removeprefix('./')}" in let_through
 
 
-def test_the_command_is_the_readmes(dockerfile: list[tuple[str, str]]) -> None:
+def test_the_image_runs_the_command_of_the_readme(dockerfile: list[tuple[str, str]]) -> None:
     assert json.loads(dict(dockerfile)["CMD"]) == ["uwsgi", "--ini", "uwsgi.ini"]
 
 
-def test_the_healthcheck_fails_where_nothing_answers(web: dict[str, Any]) -> None:
+def test_the_healthcheck_fails_if_nothing_answers(web: dict[str, Any]) -> None:
     command, code = web["healthcheck"]["test"][1:3], web["healthcheck"]["test"][3]
     assert command == ["python", "-c"]
     checked = subprocess.run([sys.executable, "-c", code.replace("5000", str(free_port()))], capture_output=True)

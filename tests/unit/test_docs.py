@@ -136,7 +136,7 @@ def plain(text: str, folder: Path) -> str:
     return re.sub(r'(?m)("/srv/shop/shop.py", line) \d+', r"\1 20", text)
 
 
-def test_each_output_on_the_page_is_what_the_command_prints(shell: Shell) -> None:
+def test_each_output_on_the_page_is_the_output_of_the_command(shell: Shell) -> None:
     page = PAGE.read_text()
 
     def shown(block: re.Match[str]) -> str:

@@ -1,4 +1,4 @@
-"""The lock: what make and the Dockerfile install is what pyproject.toml asks for, each file by its hash."""
+"""The lock files: make and the Dockerfile install what pyproject.toml asks for, each file checked by its hash."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def locked(name: str) -> dict[str, str]:
 
 
 def declared() -> dict[str, list[str]]:
-    """What pyproject.toml asks for, by the lock that has to hold it."""
+    """The requirements of pyproject.toml, by the lock file that must satisfy them."""
     project: dict[str, Any] = tomllib.loads((PROJECT / "pyproject.toml").read_text())
     extras, groups = project["project"]["optional-dependencies"], project["dependency-groups"]
     run = [*project["project"]["dependencies"], *extras["uwsgi"], *extras["app"]]
@@ -33,7 +33,7 @@ def declared() -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("name", LOCKS)
-def test_the_lock_fits_what_is_declared(name: str) -> None:
+def test_each_lock_file_satisfies_pyproject_toml(name: str) -> None:
     versions = locked(name)
     for text in declared()[name]:
         wanted = Requirement(text)
@@ -43,7 +43,7 @@ def test_the_lock_fits_what_is_declared(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LOCKS)
-def test_the_lock_has_hashes_and_no_address(name: str) -> None:
+def test_each_lock_file_has_hashes_and_no_address_of_an_index(name: str) -> None:
     text = (PROJECT / name).read_text()
     assert "://" not in text
     entries = [entry for entry in re.split(r"\n(?=[^\s#])", text) if "==" in entry]
@@ -52,14 +52,14 @@ def test_the_lock_has_hashes_and_no_address(name: str) -> None:
         assert "--hash=sha256:" in entry, entry
 
 
-def test_what_runs_the_site_is_what_was_tested() -> None:
+def test_the_site_runs_with_the_versions_that_are_tested() -> None:
     tested = locked("requirements-dev.txt")
     assert {name: tested.get(name) for name in locked("requirements.txt")} == locked("requirements.txt")
 
 
 @pytest.mark.parametrize("name", ["Makefile", "Dockerfile"])
-def test_nothing_is_installed_past_the_lock(name: str) -> None:
-    """But for the environments that are made to differ from it, and the tool that writes it."""
+def test_each_install_command_uses_a_lock_file(name: str) -> None:
+    """Except in the environments that are meant to differ from it, and for the tool that writes the lock files."""
     text = (PROJECT / name).read_text().replace("\\\n", " ").replace("$(INSTALL)", "pip install --no-build-isolation")
     text = text.replace("$(LOCKED)", "pip install --no-build-isolation --require-hashes --requirement")
     commands = re.findall(r"\S*/pip install [^&\n]*", text)
