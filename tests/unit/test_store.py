@@ -1,6 +1,6 @@
-"""The store's conformance suite: every move from every state, what a claim answers, and a file that cannot be used.
+"""The store's conformance suite: every move from every state, what a claim returns, and a file that is unusable.
 
-Long, because it is one promise looked at from all sides.
+It is long because it checks one promise from all sides.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from spoolkit.job import (
     State,
     Status,
 )
-from spoolkit.store import Store, database
+from spoolkit.store import Store, database, rows
 from spoolkit.store.claims import ARGUMENTS_LIMIT, AlreadySettled, Granted, InUse, PreviousCrashed
 from spoolkit.store.retention import prune
 from spoolkit.store.transitions import Result
@@ -67,7 +67,7 @@ def at(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
 
 LEFT = (Progress(1, 3, "parts"), "its last words")
-"""What an attempt leaves behind whose process is killed."""
+"""The progress and the log that an attempt leaves behind if its process is killed."""
 
 
 def a_job(number: int = 1, **given: Any) -> JobSpec:
@@ -157,7 +157,7 @@ MOVE: dict[str, Callable[[Store], object]] = {
     "retried": lambda store: store.requeue(ID, still_there=lambda: True),
 }
 
-# What becomes of it. Not named here: it stays where it is.
+# The state that follows. A move that is not named here changes nothing.
 NEXT: dict[str, dict[str, str]] = {
     "unknown": {
         "claim": "running",
@@ -208,30 +208,30 @@ NEXT: dict[str, dict[str, str]] = {
 }
 
 
-# Its file among the dead is what allows a job to be requeued, whatever was recorded; these have none there.
+# A job is requeued if its file is among the dead, whatever is recorded. Jobs in these states have no file there.
 NEVER = {("retried", before) for before in ("running", "done", "cancelled", "lost")}
 
 
 @pytest.mark.parametrize(
     ("before", "move"), [(before, move) for before in FROM for move in MOVE if (move, before) not in NEVER]
 )
-def test_a_move_goes_where_it_may_and_nowhere_else(store: Store, before: str, move: str) -> None:
+def test_each_move_from_each_state_leads_where_the_table_says(store: Store, before: str, move: str) -> None:
     FROM[before](store)
-    was, told = store.status(ID), events_of(store)
+    was, earlier = store.status(ID), events_of(store)
     MOVE[move](store)
     now = store.status(ID)
     expected = NEXT[before].get(move, before.partition(",")[0])
     assert (now.state.value if now else "unknown") == expected
-    # Whatever the table above says: the map of moves is the law, and what is over is left as it is.
+    # Whatever the table above says: MOVES decides, and a job that has reached its final state does not change.
     if was is not None and now is not None:
         assert now.state is was.state or now.state in MOVES[was.state] or move == "retried"
         if not MOVES[was.state]:
             assert now == was
-    assert events_of(store)[: len(told)] == told
+    assert events_of(store)[: len(earlier)] == earlier
 
 
 @pytest.mark.parametrize("before", FROM)
-def test_only_what_is_finished_has_an_end(store: Store, before: str) -> None:
+def test_only_finished_jobs_have_a_finish_time(store: Store, before: str) -> None:
     FROM[before](store)
     found = store.status(ID)
     if found is not None:
@@ -239,15 +239,15 @@ def test_only_what_is_finished_has_an_end(store: Store, before: str) -> None:
 
 
 @pytest.mark.parametrize("state", ENDS)
-def test_the_same_end_twice_is_one(store: Store, state: State) -> None:
+def test_finish_changes_nothing_the_second_time(store: Store, state: State) -> None:
     end_as(state)(store)
-    was, told = store.status(ID), events_of(store)
+    was, earlier = store.status(ID), events_of(store)
     assert store.finish(a_job(), 1, ENDS[state]) is False
     assert store.finish(a_job(), 1, Done(), result=Result(b"1")) is False
-    assert (store.status(ID), events_of(store)) == (was, told)
+    assert (store.status(ID), events_of(store)) == (was, earlier)
 
 
-def test_the_end_of_an_attempt_that_is_not_the_last_is_not_taken(store: Store) -> None:
+def test_finish_refuses_an_attempt_that_is_not_the_last(store: Store) -> None:
     end_as(State.RETRYING)(store)
     assert claim(store, file="first.1") == Granted(2, 2)
     assert store.finish(a_job(), 1, Done()) is False
@@ -255,15 +255,32 @@ def test_the_end_of_an_attempt_that_is_not_the_last_is_not_taken(store: Store) -
     assert store.finish(a_job(), 2, Done()) is True
 
 
-def test_the_end_of_what_is_not_known_is_not_taken(store: Store) -> None:
+def test_finish_refuses_an_unrecorded_job(store: Store) -> None:
     assert store.finish(a_job(), 1, Done()) is False
     assert store.status(ID) is None
 
 
-# What a claim answers.
+@pytest.mark.parametrize("after", State)
+@pytest.mark.parametrize("before", State)
+def test_move_raises_and_changes_nothing_unless_moves_allows_it(store: Store, before: State, after: State) -> None:
+    with store.transaction() as db:
+        rows.insert(db, ID, before, 1.0, {"task": "tasks.one", "engine": "spool"})
+        if after in MOVES[before]:
+            rows.move(db, ID, before, after, 2.0, {"attempt": 1})
+        else:
+            with pytest.raises(rows.ForbiddenMoveError, match=f"{ID}.*{after}.*{before}"):
+                rows.move(db, ID, before, after, 2.0, {"attempt": 1})
+    expected = after if after in MOVES[before] else before
+    found = store.status(ID)
+    assert found is not None
+    assert (found.state, found.attempt) == (expected, int(expected is not before))
+    assert (found.finished_at is not None) == (expected in FINISHED)
 
 
-def test_the_claim_writes_down_who_is_at_it(store: Store, at: Callable[[float], None]) -> None:
+# What a claim returns.
+
+
+def test_claim_records_the_job_and_its_process(store: Store, at: Callable[[float], None]) -> None:
     at(100.0)
     job = a_job(queue="/there", run_at=50.0)
     assert claim(store, job, file="uwsgi_spoolfile_on_x", max_attempts=4) == Granted(1, 1)
@@ -282,12 +299,12 @@ def test_the_claim_writes_down_who_is_at_it(store: Store, at: Callable[[float], 
     )
 
 
-def test_a_file_that_has_left_its_name_is_not_claimed(store: Store) -> None:
+def test_claim_refuses_a_file_that_has_lost_its_name(store: Store) -> None:
     assert claim(store, still_there=lambda: False) == InUse()
     assert store.status(ID) is None
 
 
-def test_the_name_is_asked_for_while_nobody_else_can_move_the_job(store: Store, tmp_path: Path) -> None:
+def test_claim_asks_for_the_name_within_its_transaction(store: Store, tmp_path: Path) -> None:
     def still_there() -> bool:
         with (
             closing(sqlite3.connect(store.path, timeout=0, isolation_level=None)) as other,
@@ -299,7 +316,7 @@ def test_the_name_is_asked_for_while_nobody_else_can_move_the_job(store: Store, 
     assert claim(store, still_there=still_there) == Granted(1, 1)
 
 
-def test_what_another_process_is_at_is_left_to_it(store: Store) -> None:
+def test_claim_leaves_a_job_to_the_process_that_runs_it(store: Store) -> None:
     start(store)
 
     def other() -> None:
@@ -309,22 +326,22 @@ def test_what_another_process_is_at_is_left_to_it(store: Store) -> None:
     assert kinds(store) == ["started"]
 
 
-def test_what_this_very_process_has_left_open_was_cut_off(store: Store, at: Callable[[float], None]) -> None:
+def test_claim_finds_a_crash_if_its_own_process_left_it_open(store: Store, at: Callable[[float], None]) -> None:
     at(100.0)
     start(store)
-    # It runs one job at a time: where it asks again, it is not at it any more.
+    # It runs one job at a time: if it claims the job again, it does not run it any more.
     assert claim(store) == PreviousCrashed(1, 1, os.getpid(), 100.0, False)
 
 
-def test_a_process_that_is_gone_has_crashed(store: Store, at: Callable[[float], None]) -> None:
+def test_claim_finds_a_crash_if_the_process_is_gone(store: Store, at: Callable[[float], None]) -> None:
     at(100.0)
     pid = start_child(lambda: start(store))
     assert wait_child(pid) == 0
     assert claim(store) == PreviousCrashed(1, 1, pid, 100.0, False)
-    assert kinds(store) == ["started"], "the claim alone ends nothing"
+    assert kinds(store) == ["started"], "a claim ends no attempt"
 
 
-def test_a_process_that_is_dead_but_not_buried_has_crashed(store: Store) -> None:
+def test_claim_finds_a_crash_if_the_process_is_a_zombie(store: Store) -> None:
     pid = start_child(lambda: start(store))
     try:
         os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
@@ -333,16 +350,16 @@ def test_a_process_that_is_dead_but_not_buried_has_crashed(store: Store) -> None
         wait_child(pid)
 
 
-def test_a_later_process_with_the_same_pid_is_another(store: Store) -> None:
+def test_claim_finds_a_crash_if_a_later_process_has_the_same_pid(store: Store) -> None:
     start(store)
-    # The parent lives on, with a pid that a process had that was started at another time.
+    # The parent process lives, but the recorded identity is that of an earlier process with the same pid.
     write(store, "UPDATE jobs SET pid = ?, identity = ?", os.getppid(), b" 1 another boot\n")
     assert isinstance(claim(store), PreviousCrashed)
     write(store, "UPDATE jobs SET identity = ?", process.identity(os.getppid()))
     assert claim(store) == InUse()
 
 
-def test_an_earlier_process_with_our_own_pid_is_another(store: Store) -> None:
+def test_an_earlier_process_with_the_pid_of_this_one_counts_as_gone(store: Store) -> None:
     start(store)
     write(store, "UPDATE jobs SET identity = ?", b" 1 another boot\n")
     found = store.status(ID)
@@ -351,7 +368,7 @@ def test_an_earlier_process_with_our_own_pid_is_another(store: Store) -> None:
     assert store.cancel_running(ID, kill=lambda pid: pytest.fail(f"{pid} was killed"), left=lambda: LEFT) is False
 
 
-def test_a_crash_says_whether_the_job_was_still_wanted(store: Store) -> None:
+def test_a_crash_says_whether_the_job_was_asked_to_stop(store: Store) -> None:
     def ask() -> None:
         start(store)
         assert store.ask_to_stop(ID)
@@ -362,7 +379,7 @@ def test_a_crash_says_whether_the_job_was_still_wanted(store: Store) -> None:
     assert crash.cancel_asked
 
 
-def test_a_settled_file_tells_that_its_end_was_not_recorded(store: Store) -> None:
+def test_claim_of_a_settled_file_records_that_the_last_end_is_unknown(store: Store) -> None:
     start(store)
     assert claim(store, file="first.1") == Granted(2, 2)
     first, second = store.history(ID)[0]
@@ -378,7 +395,7 @@ def test_a_settled_file_tells_that_its_end_was_not_recorded(store: Store) -> Non
         (State.CANCELLED, AlreadySettled(Cancelled(Failure("not wanted")))),
     ],
 )
-def test_what_was_recorded_but_not_done_to_the_file_is_said(
+def test_claim_returns_the_recorded_outcome_of_an_unsettled_file(
     store: Store, state: State, verdict: AlreadySettled
 ) -> None:
     end_as(state)(store)
@@ -387,24 +404,24 @@ def test_what_was_recorded_but_not_done_to_the_file_is_said(
 
 @pytest.mark.parametrize("state", [State.DONE, State.CANCELLED])
 @pytest.mark.parametrize("name", ["first", "first.1", "elsewhere", None])
-def test_what_is_over_is_over_under_every_name(store: Store, state: State, name: str | None) -> None:
+def test_claim_refuses_a_finished_job_under_every_file_name(store: Store, state: State, name: str | None) -> None:
     end_as(state)(store)
     assert isinstance(claim(store, file=name), AlreadySettled)
 
 
-def test_attempts_are_counted_up_to_the_limit(store: Store) -> None:
+def test_claim_counts_attempts_up_to_the_limit(store: Store) -> None:
     for number in (1, 2, 3):
         assert claim(store, file=f"f.{number}") == Granted(number, number)
         assert store.finish(a_job(), number, LATER)
     found = claim(store, file="f.4")
     assert found == AlreadySettled(Dead(Failure("no attempt is left")))
-    assert state_of(store) is State.RETRYING  # recorded once the file lies among the dead
+    assert state_of(store) is State.RETRYING  # recorded once the file is among the dead
     assert claim(store, file="f.4", max_attempts=4) == Granted(4, 4)
 
 
-def test_crashed_attempts_count_as_well(store: Store) -> None:
+def test_claim_counts_crashed_attempts(store: Store) -> None:
     for number in (1, 2):
-        # Each in a process of its own, which dies of it.
+        # Each in a process of its own, which dies in it.
         assert in_child(lambda number=number: claim(store, file=f"f.{number}")) == 0  # type: ignore[misc]
         crash = claim(store, file=f"f.{number}")
         assert (crash.attempt, crash.attempt_since_reset) == (number, number)
@@ -413,7 +430,7 @@ def test_crashed_attempts_count_as_well(store: Store) -> None:
 
 
 @pytest.mark.parametrize("noted", [True, False])
-def test_a_job_run_again_by_hand_has_all_its_attempts_again(store: Store, noted: bool) -> None:
+def test_a_requeued_job_has_all_its_attempts_again(store: Store, noted: bool) -> None:
     for number in (1, 2):
         assert claim(store, file=f"f.{number}", max_attempts=2) == Granted(number, number)
         assert store.finish(a_job(), number, LATER if number == 1 else Dead(FAILURE))
@@ -433,7 +450,7 @@ def test_a_job_run_again_by_hand_has_all_its_attempts_again(store: Store, noted:
 
 
 @pytest.mark.parametrize("noted", [True, False])
-def test_a_job_run_again_by_hand_is_wanted_again(store: Store, noted: bool) -> None:
+def test_a_requeued_job_is_no_longer_asked_to_stop(store: Store, noted: bool) -> None:
     start(store)
     assert store.ask_to_stop(ID)
     assert store.finish(a_job(), 1, Dead(Failure("gave up", ending="aborted")))
@@ -444,7 +461,7 @@ def test_a_job_run_again_by_hand_is_wanted_again(store: Store, noted: bool) -> N
     assert state_of(store) is State.RETRYING
 
 
-def test_a_new_attempt_starts_without_the_last_ones_marks(store: Store) -> None:
+def test_claim_clears_the_error_and_the_progress_of_the_last_attempt(store: Store) -> None:
     start(store)
     assert store.finish(a_job(), 1, LATER, progress=Progress(1, 2, "half"))
     was = store.status(ID)
@@ -460,7 +477,7 @@ def test_a_new_attempt_starts_without_the_last_ones_marks(store: Store) -> None:
 # What people do.
 
 
-def test_asked_to_stop_a_job_is_not_tried_again(store: Store) -> None:
+def test_a_job_that_was_asked_to_stop_is_not_retried(store: Store) -> None:
     start(store)
     assert store.ask_to_stop(ID) is True
     found = store.status(ID)
@@ -473,14 +490,14 @@ def test_asked_to_stop_a_job_is_not_tried_again(store: Store) -> None:
 
 
 @pytest.mark.parametrize("state", [State.DONE, State.DEAD])
-def test_asked_to_stop_too_late_it_ends_as_it_did(store: Store, state: State) -> None:
+def test_a_job_that_was_asked_to_stop_too_late_ends_as_it_did(store: Store, state: State) -> None:
     start(store)
     assert store.ask_to_stop(ID)
     assert store.finish(a_job(), 1, ENDS[state])
     assert state_of(store) is state
 
 
-def test_killed_is_the_process_that_is_at_it_and_no_other(store: Store) -> None:
+def test_cancel_running_kills_the_process_that_runs_the_job(store: Store) -> None:
     killed: list[int] = []
     start(store)
     assert store.cancel_running(ID, kill=killed.append, left=lambda: LEFT) is True
@@ -495,12 +512,12 @@ def test_killed_is_the_process_that_is_at_it_and_no_other(store: Store) -> None:
 
 
 @pytest.mark.parametrize("before", sorted(set(FROM) - {"running"}))
-def test_nothing_is_killed_for_a_job_that_does_not_run(store: Store, before: str) -> None:
+def test_cancel_running_kills_nothing_if_the_job_does_not_run(store: Store, before: str) -> None:
     FROM[before](store)
     assert store.cancel_running(ID, kill=lambda pid: pytest.fail(f"{pid} was killed"), left=lambda: LEFT) is False
 
 
-def test_the_job_cannot_be_settled_while_its_process_is_killed(store: Store) -> None:
+def test_cancel_running_kills_within_its_transaction(store: Store) -> None:
     start(store)
 
     def kill(pid: int) -> None:
@@ -513,7 +530,7 @@ def test_the_job_cannot_be_settled_while_its_process_is_killed(store: Store) -> 
     assert store.cancel_running(ID, kill=kill, left=lambda: LEFT)
 
 
-def test_a_job_cancelled_before_it_ran_is_known_as_it_was_accepted(store: Store, at: Callable[[float], None]) -> None:
+def test_cancel_records_an_unrecorded_job_as_it_was_accepted(store: Store, at: Callable[[float], None]) -> None:
     at(100.0)
     waiting = Status(ID, "tasks.one", State.QUEUED, queue="/there", enqueued_at=10.0, run_at=4e9)
     assert store.cancel(waiting, "not wanted", file="first") is True
@@ -524,7 +541,7 @@ def test_a_job_cancelled_before_it_ran_is_known_as_it_was_accepted(store: Store,
     assert kinds(store) == ["cancelled"]
 
 
-def test_a_job_refused_is_known_with_the_reason(store: Store, at: Callable[[float], None]) -> None:
+def test_refuse_records_the_reason(store: Store, at: Callable[[float], None]) -> None:
     at(100.0)
     store.refuse(a_job(), Failure("no such task", "UnknownTaskError"), file="first")
     found = store.status(ID)
@@ -534,29 +551,29 @@ def test_a_job_refused_is_known_with_the_reason(store: Store, at: Callable[[floa
     assert kinds(store) == ["refused"]
 
 
-def test_a_note_on_what_is_not_known_is_none(store: Store) -> None:
+def test_record_event_ignores_an_unrecorded_job(store: Store) -> None:
     store.record_event(ID, "run now")
     assert events_of(store) == []
 
 
-# What is kept.
+# What is recorded.
 
 
 @pytest.mark.parametrize("size", [0, 1, ARGUMENTS_LIMIT - 1, ARGUMENTS_LIMIT, ARGUMENTS_LIMIT + 1])
-def test_arguments_are_kept_up_to_the_limit(store: Store, size: int) -> None:
+def test_claim_keeps_arguments_up_to_the_limit(store: Store, size: int) -> None:
     given = b"a" * size
     claim(store, arguments=given)
     assert store.arguments(ID) == (given if 0 < size <= ARGUMENTS_LIMIT else None)
 
 
-def test_arguments_outlive_the_later_attempts(store: Store) -> None:
+def test_later_claims_keep_the_arguments(store: Store) -> None:
     claim(store, arguments=b"[1]")
     store.finish(a_job(), 1, LATER)
     claim(store, file="first.1")
     assert store.arguments(ID) == b"[1]"
 
 
-def test_a_result_is_kept_or_why_there_is_none(store: Store) -> None:
+def test_finish_keeps_the_result_or_why_there_is_none(store: Store) -> None:
     for number, result in enumerate([Result(b"{}"), Result(error="too large"), None], 1):
         job = a_job(number)
         claim(store, job)
@@ -566,7 +583,7 @@ def test_a_result_is_kept_or_why_there_is_none(store: Store) -> None:
         assert (found.result, found.result_error) == ((result.data, result.error) if result else (None, None))
 
 
-def test_text_that_is_no_utf8_is_kept_all_the_same(store: Store) -> None:
+def test_text_that_is_not_utf8_is_kept_with_escapes(store: Store) -> None:
     claim(store, a_job(queue="/\udcff"), file="first.\udcff")
     half = Failure("half \ud800", "Odd\udcffError", "Traceback \ud800")
     assert store.finish(a_job(), 1, Dead(half), log="printed \udcff", progress=Progress(1, 2, "\ud800"))
@@ -578,7 +595,7 @@ def test_text_that_is_no_utf8_is_kept_all_the_same(store: Store) -> None:
     assert found.error_message == "half \\ud800"
 
 
-def test_the_history_tells_attempts_and_events_in_order(store: Store, at: Callable[[float], None]) -> None:
+def test_history_returns_attempts_and_events_in_order(store: Store, at: Callable[[float], None]) -> None:
     at(100.0)
     start(store)
     at(90.0)  # the clock was set back
@@ -599,19 +616,19 @@ def test_the_history_tells_attempts_and_events_in_order(store: Store, at: Callab
 @settings(max_examples=60)
 @given(moves=st.lists(st.tuples(st.sampled_from(sorted(MOVE)), st.integers(-50, 50)), max_size=12))
 def test_events_are_only_ever_added(tmp_path_factory: pytest.TempPathFactory, moves: list[tuple[str, int]]) -> None:
-    store, now, told = Store(str(tmp_path_factory.mktemp("events") / "spoolkit.db")), 1000.0, list[Any]()
+    store, now, earlier = Store(str(tmp_path_factory.mktemp("events") / "spoolkit.db")), 1000.0, list[Any]()
     with closing(store), pytest.MonkeyPatch.context() as patch:
         for move, seconds in moves:
             now += seconds
             patch.setattr(clock, "now", lambda now=now: now)
             MOVE[move](store)
             found = events_of(store)
-            assert found[: len(told)] == told
+            assert found[: len(earlier)] == earlier
             assert [event[1] for event in found] == list(range(1, len(found) + 1))
-            told = found
+            earlier = found
 
 
-# Forgetting.
+# Deletion.
 
 
 def ended(store: Store, at: Callable[[float], None], number: int, state: State, time: float) -> str:
@@ -622,7 +639,7 @@ def ended(store: Store, at: Callable[[float], None], number: int, state: State, 
     return job.id
 
 
-def test_what_ended_long_ago_is_forgotten_with_its_events(store: Store, at: Callable[[float], None]) -> None:
+def test_prune_deletes_old_jobs_with_their_events(store: Store, at: Callable[[float], None]) -> None:
     old = ended(store, at, 1, State.DONE, 100.0)
     edge = ended(store, at, 2, State.DONE, 200.0)
     cancelled = ended(store, at, 3, State.CANCELLED, 100.0)
@@ -634,7 +651,7 @@ def test_what_ended_long_ago_is_forgotten_with_its_events(store: Store, at: Call
     assert kinds(store, edge) == ["started", "done"]
 
 
-def test_the_oldest_are_forgotten_first_and_no_more_than_asked_for(store: Store, at: Callable[[float], None]) -> None:
+def test_prune_deletes_the_oldest_first_up_to_the_limit(store: Store, at: Callable[[float], None]) -> None:
     ids = [ended(store, at, number, State.DONE, 200.0 - number) for number in range(1, 8)]
     also = ended(store, at, 9, State.CANCELLED, 1.0)
     assert prune(store, (State.DONE, State.CANCELLED), 1000.0, 3) == 3
@@ -643,29 +660,29 @@ def test_the_oldest_are_forgotten_first_and_no_more_than_asked_for(store: Store,
     assert prune(store, (State.DONE, State.CANCELLED), 1000.0, 3) == 0
 
 
-def test_what_still_has_its_file_is_not_forgotten(store: Store, at: Callable[[float], None]) -> None:
+def test_prune_keeps_a_job_whose_file_exists(store: Store, at: Callable[[float], None]) -> None:
     here, gone = (ended(store, at, number, State.DONE, 100.0) for number in (1, 2))
     assert prune(store, (State.DONE,), 200.0, 10, file_exists=lambda id, file: (id, file) == (here, "file 1")) == 1
     assert store.states([here, gone]) == {here: State.DONE}
 
 
 @pytest.mark.parametrize("before", ["queued", "running", "running, process gone", "retrying"])
-def test_what_is_not_over_is_never_forgotten(store: Store, before: str) -> None:
+def test_prune_keeps_unfinished_jobs(store: Store, before: str) -> None:
     FROM[before](store)
     assert prune(store, State, 1e12, 100) == 0
     assert state_of(store) is not None
 
 
-def test_a_job_retried_is_not_forgotten_for_its_earlier_death(store: Store) -> None:
+def test_prune_keeps_a_dead_job_that_runs_again(store: Store) -> None:
     FROM["dead"](store)
     claim(store)
     assert prune(store, (State.DEAD,), 1e12, 100) == 0
 
 
-# Questions.
+# Queries.
 
 
-def test_many_are_found_by_state_task_and_time_newest_first(store: Store, at: Callable[[float], None]) -> None:
+def test_statuses_filters_by_state_task_and_time_newest_first(store: Store, at: Callable[[float], None]) -> None:
     done = [ended(store, at, number, State.DONE, 100.0) for number in (1, 2)]
     dead = ended(store, at, 3, State.DEAD, 105.5)
     claim(store, a_job(4, task="tasks.two", enqueued_at=20.0))
@@ -683,7 +700,7 @@ def test_many_are_found_by_state_task_and_time_newest_first(store: Store, at: Ca
     assert set(store.states([f"{number:032x}" for number in range(2000)])) == {f"{n:032x}" for n in range(1, 5)}
 
 
-def test_how_long_finished_attempts_took(store: Store, at: Callable[[float], None]) -> None:
+def test_durations_returns_the_seconds_sorted(store: Store, at: Callable[[float], None]) -> None:
     for number, (begun, over) in enumerate([(10.0, 15.0), (20.0, 22.0), (1.0, 2.0)], 1):
         at(begun)
         claim(store, a_job(number))
@@ -694,14 +711,14 @@ def test_how_long_finished_attempts_took(store: Store, at: Callable[[float], Non
     assert store.done_since(5.0) == 2
 
 
-def test_to_look_makes_no_file(store: Store) -> None:
+def test_reading_creates_no_file(store: Store) -> None:
     assert store.status(ID) is None
     assert store.statuses() == []
     assert store.counts(State) == {}
     assert not os.path.exists(store.path)
 
 
-def test_the_file_is_its_owners_alone(store: Store) -> None:
+def test_only_the_owner_can_read_the_file(store: Store) -> None:
     umask = os.umask(0)
     try:
         start(store)
@@ -721,7 +738,7 @@ def version(store: Store) -> int:
     return int(store.read("PRAGMA user_version")[0][0])
 
 
-def test_an_older_file_is_brought_forward_with_what_it_holds(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_older_file_is_migrated_with_its_rows(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     start(store)
     store.close()
     was = version(store)
@@ -733,7 +750,7 @@ def test_an_older_file_is_brought_forward_with_what_it_holds(store: Store, monke
     assert kinds(store) == ["started", "done"]
 
 
-def test_a_migration_is_done_whole_or_not_at_all(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_migration_changes_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     start(store)
     was = version(store)
     store.close()
@@ -762,7 +779,7 @@ def test_a_file_of_a_later_version_is_refused_and_left_alone(store: Store, monke
     assert Path(store.path).read_bytes() == content
 
 
-def test_many_processes_may_make_the_file_at_once(store: Store, tmp_path: Path) -> None:
+def test_many_processes_can_create_the_file_at_once(store: Store, tmp_path: Path) -> None:
     gate, opened = os.pipe()
 
     def first(number: int) -> None:
@@ -777,7 +794,7 @@ def test_many_processes_may_make_the_file_at_once(store: Store, tmp_path: Path) 
     assert store.counts(State) == {("tasks.one", "running"): 6}
 
 
-# A file that cannot be used.
+# A file that is unusable.
 
 
 def garbage(path: str) -> None:
@@ -792,7 +809,7 @@ def a_link_to_itself(path: str) -> None:
     os.symlink(path, path)
 
 
-def a_table_of_a_stranger(path: str) -> None:
+def a_foreign_table(path: str) -> None:
     with closing(sqlite3.connect(path)) as db:
         db.execute("CREATE TABLE jobs (salary INTEGER)")
 
@@ -802,7 +819,7 @@ def no_folder(path: str) -> None:
 
 
 def away(path: str) -> None:
-    """Whatever lies at ``path`` and beside it is moved away."""
+    """Move everything at ``path`` and beside it away."""
     folder = os.path.dirname(path)
     os.makedirs(folder, exist_ok=True)
     for name in os.listdir(folder):
@@ -810,13 +827,13 @@ def away(path: str) -> None:
 
 
 def back(path: str) -> None:
-    """What :func:`away` moved is moved back."""
+    """Move back what :func:`away` moved."""
     folder = os.path.dirname(path)
     for moved in Path(folder).parent.glob(f"{os.path.basename(folder)}.*.away"):
         os.rename(moved, os.path.join(folder, moved.name.split(".", 1)[1].removesuffix(".away")))
 
 
-OBSTACLES = [garbage, a_directory, a_link_to_itself, a_table_of_a_stranger, no_folder]
+OBSTACLES = [garbage, a_directory, a_link_to_itself, a_foreign_table, no_folder]
 
 USES: dict[str, Callable[[Store], object]] = {
     "claim": claim,
@@ -843,7 +860,7 @@ QUESTIONS: dict[str, Callable[[Store], object]] = {
 
 @pytest.fixture
 def boxed(tmp_path: Path) -> Iterator[Store]:
-    """A store in a folder of its own, which is not made yet beyond the folder."""
+    """A store whose file does not exist yet, in a folder of its own."""
     (tmp_path / "box").mkdir()
     store = Store(str(tmp_path / "box" / "spoolkit.db"))
     yield store
@@ -852,7 +869,7 @@ def boxed(tmp_path: Path) -> Iterator[Store]:
 
 @pytest.mark.parametrize("obstacle", OBSTACLES)
 @pytest.mark.parametrize("use", USES)
-def test_every_move_says_that_the_file_cannot_be_used(boxed: Store, obstacle: Callable[[str], None], use: str) -> None:
+def test_every_move_raises_if_the_file_is_unusable(boxed: Store, obstacle: Callable[[str], None], use: str) -> None:
     obstacle(boxed.path)
     for _ in range(2):
         with pytest.raises(StoreUnavailableError) as caught:
@@ -861,9 +878,9 @@ def test_every_move_says_that_the_file_cannot_be_used(boxed: Store, obstacle: Ca
         assert boxed.path in str(caught.value)
 
 
-@pytest.mark.parametrize("obstacle", [garbage, a_directory, a_table_of_a_stranger])
+@pytest.mark.parametrize("obstacle", [garbage, a_directory, a_foreign_table])
 @pytest.mark.parametrize("question", QUESTIONS)
-def test_every_question_says_that_the_file_cannot_be_used(
+def test_every_query_raises_if_the_file_is_unusable(
     boxed: Store, obstacle: Callable[[str], None], question: str
 ) -> None:
     obstacle(boxed.path)
@@ -872,7 +889,7 @@ def test_every_question_says_that_the_file_cannot_be_used(
 
 
 @pytest.mark.parametrize("obstacle", OBSTACLES)
-def test_once_the_obstacle_is_gone_the_store_is_there_again(boxed: Store, obstacle: Callable[[str], None]) -> None:
+def test_the_store_works_again_once_the_obstacle_is_gone(boxed: Store, obstacle: Callable[[str], None]) -> None:
     obstacle(boxed.path)
     with pytest.raises(StoreUnavailableError):
         claim(boxed)
@@ -881,7 +898,7 @@ def test_once_the_obstacle_is_gone_the_store_is_there_again(boxed: Store, obstac
     assert state_of(boxed) is State.RUNNING
 
 
-def test_a_file_damaged_within_is_told_and_one_put_back_is_used(boxed: Store) -> None:
+def test_a_damaged_file_raises_and_a_restored_one_is_used(boxed: Store) -> None:
     start(boxed)
     boxed.close()  # so that all is in the one file
     whole = Path(boxed.path).read_bytes()
@@ -894,17 +911,17 @@ def test_a_file_damaged_within_is_told_and_one_put_back_is_used(boxed: Store) ->
     assert claim(boxed, a_job(2)) == Granted(1, 1)
 
 
-def test_what_is_recorded_goes_into_the_file_that_lies_there(boxed: Store) -> None:
+def test_a_move_is_recorded_in_the_file_that_is_at_the_path_now(boxed: Store) -> None:
     start(boxed)
     away(boxed.path)  # as `flask spool doctor` advises for a damaged one
     assert claim(boxed, a_job(2)) == Granted(1, 1)
-    assert os.path.exists(boxed.path), "it is recorded where nobody else looks"
+    assert os.path.exists(boxed.path), "it is recorded in a file that no other process opens"
     with closing(Store(boxed.path)) as another:
         assert set(another.states([ID, a_job(2).id])) == {a_job(2).id}
 
 
-def test_who_comes_late_to_a_new_file_leaves_its_log_alone(boxed: Store) -> None:
-    """SQLite removes the log beside a file as the last who closes it, by its name: by then that of another file."""
+def test_a_process_that_opens_a_new_file_late_leaves_its_log_alone(boxed: Store) -> None:
+    """The last process to close a file removes the log beside it by name: by then it may be another file's log."""
     start(boxed)
     away(boxed.path)
     code = (
@@ -926,7 +943,7 @@ def test_who_comes_late_to_a_new_file_leaves_its_log_alone(boxed: Store) -> None
     assert set(boxed.states([f"{number:032x}" for number in range(9)])) == {f"{number:032x}" for number in (2, 3, 4)}
 
 
-def test_garbage_in_place_of_the_open_file_is_told_and_the_file_put_back_is_used(boxed: Store) -> None:
+def test_garbage_at_the_path_raises_and_a_restored_file_is_used(boxed: Store) -> None:
     start(boxed)
     away(boxed.path)
     garbage(boxed.path)
@@ -938,19 +955,19 @@ def test_garbage_in_place_of_the_open_file_is_told_and_the_file_put_back_is_used
     assert claim(boxed, a_job(2)) == Granted(1, 1)
 
 
-def test_a_lock_that_lasts_is_told_and_costs_nothing_else(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lasting_lock_raises_and_readers_do_not_wait(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "LOCK_TIMEOUT", 0.05)
     start(store)
     with closing(sqlite3.connect(store.path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(StoreUnavailableError, match="locked"):
             store.finish(a_job(), 1, Done())
-        assert state_of(store) is State.RUNNING  # who reads waits for nobody
+        assert state_of(store) is State.RUNNING  # reading does not wait
         other.execute("ROLLBACK")
     assert store.finish(a_job(), 1, Done())
 
 
-def test_an_error_within_a_move_leaves_no_half_of_it(store: Store) -> None:
+def test_an_error_within_a_transaction_rolls_it_back(store: Store) -> None:
     start(store)
 
     def fail(pid: int) -> None:
@@ -980,7 +997,7 @@ def test_after_a_fork_each_process_has_a_connection_of_its_own(store: Store) -> 
             assert state_of(store) is State.RUNNING
 
         assert in_child(child) == 0
-        # The child's end must not take this process's lock along.
+        # The child's exit must not release this process's lock.
         with (
             closing(sqlite3.connect(store.path, timeout=0, isolation_level=None)) as other,
             pytest.raises(sqlite3.OperationalError, match="locked"),
@@ -1004,7 +1021,7 @@ def test_a_child_records_and_its_parent_sees_it(store: Store) -> None:
     assert claim(store, a_job(2)) == Granted(1, 1)
 
 
-def test_closed_the_store_opens_again(store: Store) -> None:
+def test_a_closed_store_opens_again(store: Store) -> None:
     start(store)
     store.close()
     store.close()
@@ -1015,7 +1032,7 @@ PROCESSES, JOBS = 4, 1000
 
 
 def test_many_processes_move_many_jobs_at_once(store: Store) -> None:
-    """Each claims and finishes jobs of its own, 2,000 moves, and all claim the same one meanwhile."""
+    """Each claims and finishes jobs of its own, 2,000 moves, and all claim the same job meanwhile."""
     start(store)  # the file is there
     store.finish(a_job(), 1, LATER)
     gate, opened = os.pipe()
@@ -1046,10 +1063,10 @@ def test_many_processes_move_many_jobs_at_once(store: Store) -> None:
     }
     found = store.status(ID)
     assert found is not None
-    assert found.attempt == 2, "one process alone got the job that all wanted"
-    rows = store.read("SELECT kind, count(*) AS n FROM events WHERE job != ? GROUP BY kind ORDER BY kind", (ID,))
-    assert [tuple(row) for row in rows] == [("done", half), ("failed", half), ("started", 2 * half)]
-    rows = store.read("SELECT job FROM events WHERE job != ? GROUP BY job HAVING max(seq) != 2 OR count(*) != 2", (ID,))
-    assert rows == []
+    assert found.attempt == 2, "more than one process got the job that all claimed"
+    counted = store.read("SELECT kind, count(*) AS n FROM events WHERE job != ? GROUP BY kind ORDER BY kind", (ID,))
+    assert [tuple(row) for row in counted] == [("done", half), ("failed", half), ("started", 2 * half)]
+    odd = store.read("SELECT job FROM events WHERE job != ? GROUP BY job HAVING max(seq) != 2 OR count(*) != 2", (ID,))
+    assert odd == []
     with store._connected() as db:
         assert db.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
