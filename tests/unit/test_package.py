@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 import spoolkit
+from spoolkit.settings import Settings
 
 PROJECT = Path(__file__).parents[2]
 
@@ -160,3 +164,17 @@ def test_every_setting_is_in_the_readme() -> None:
     settings_source = (PROJECT / "src/spoolkit/settings.py").read_text()
     for name in set(re.findall(r"SPOOLKIT_[A-Z_]+[A-Z]", settings_source)):
         assert f"`{name}`" in readme, name
+
+
+def test_the_readme_has_the_default_of_each_setting() -> None:
+    readme = (PROJECT / "README.md").read_text()
+    for field in fields(Settings):
+        if field.name not in ("spool", "store"):  # which depend on where the code lies
+            row = re.search(rf"^\| `SPOOLKIT_{field.name.upper()}` \| `([^`]*)`", readme, re.MULTILINE)
+            assert row is not None, field.name
+            assert json.loads(row[1]) == field.default, field.name
+
+
+@pytest.mark.parametrize("name", ["api", "errors", "guard", "job", "settings", "testing"])
+def test_a_module_that_files_of_a_site_name_keeps_its_path(name: str) -> None:
+    assert importlib.import_module(f"spoolkit.{name}").__name__ == f"spoolkit.{name}"
