@@ -40,7 +40,7 @@ from spoolkit.handle import Job
 from spoolkit.job import SPOOL_IGNORE, SPOOL_OK, SPOOL_RETRY, State
 from spoolkit.system.log import JobLogFilter
 from spoolkit.threads.background import BackgroundThread, QueueThread
-from spoolkit.times import from_text as seconds_from_text
+from spoolkit.times import seconds_from_text
 
 __version__ = "0.1.0"
 

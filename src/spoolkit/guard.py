@@ -51,7 +51,7 @@ def load() -> None:
     except BaseException:
         _give_up(name, traceback.format_exc())
     if not bridge.is_worker():
-        spoolers.say_mended(bridge.spooler_directory())
+        spoolers.clear_load_error(bridge.spooler_directory())
         return
     if any(target.file for target in wanted):
         # uWSGI executes the file after this. It prints what goes wrong there, and then takes the whole instance down.
@@ -89,7 +89,7 @@ def _give_up(name: str, why: str) -> NoReturn:
         if bridge.is_spooler():
             follows = "this spooler runs no job, and is started again until it can be"
             reason = why.rstrip().rpartition("\n")[2]
-            if not spoolers.say_broken(bridge.spooler_directory(), f"{name} cannot be loaded: {reason}"):
+            if not spoolers.publish_load_error(bridge.spooler_directory(), f"{name} cannot be loaded: {reason}"):
                 os._exit(1)  # the log has it, and all other spoolers of the directory fail alike
         else:
             going_on = "have loaded it" if is_original else "run the old version"

@@ -124,7 +124,7 @@ class Job(job.JobSpec, Generic[R]):
             Whether the job is over: done, dead, cancelled or lost.
         """
         spool_dir = locations.spool_dir_of(self.queue)
-        return waiting.until(lambda: self.state in FINISHED, spool_dir, self.id, timeout)
+        return waiting.wait(lambda: self.state in FINISHED, spool_dir, self.id, timeout)
 
     def cancel(self, *, force: bool = False) -> State:
         """Cancel the job. A waiting job never runs; a running one is asked to stop, and goes on until it checks.

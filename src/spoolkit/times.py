@@ -31,7 +31,7 @@ def run_at(at: object, delay: object, *, now: float) -> float | None:
     return None
 
 
-def from_text(text: str | bytes, *, argument: str = "at") -> float:
+def seconds_from_text(text: str | bytes, *, argument: str = "at") -> float:
     """A number of seconds that came as text, in uWSGI's packet or in a query string.
 
     uWSGI's own reading takes ``tomorrow``, ``-5`` and ``1e9`` for some time in the past and runs the job at once;

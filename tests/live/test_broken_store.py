@@ -93,7 +93,7 @@ def starts(site: Site, id: str) -> int:
 
 
 def set_aside(site: Site) -> set[str | None]:
-    return {spoolfile.id_of(os.path.basename(path)) for path in morgue.kept(str(site.spool))}
+    return {spoolfile.id_of(os.path.basename(path)) for path in morgue.paths(str(site.spool))}
 
 
 def assert_recorded(site: Site, store: Path | None = None) -> None:

@@ -50,7 +50,7 @@ def test_a_spooler_that_hears_no_signal_starts_no_job_on_the_old_code(tmp_path: 
         rewrite(site, 'VERSION = "old"', 'VERSION = "new"')
         reload(site)
         next_one = site.call("work", 0)
-        wait_until(lambda: spoolers.outdated(str(site.site.spool)) == [old] or site.result(long))
+        wait_until(lambda: spoolers.outdated_pids(str(site.site.spool)) == [old] or site.result(long))
         if not site.result(long):
             assert "old-code" in checks(site)
         assert wait_until(lambda: site.result(long)) == b'"old"'
@@ -65,7 +65,7 @@ def test_an_application_that_spoolers_cannot_load_is_told_everywhere(tmp_path: P
         rewrite(site, 'VERSION = "old"', "raise ImportError(\"half deployed\")\nVERSION = 'old'")
         os.kill(site.jobs.spooler_pids()[0], signal.SIGKILL)
         spool = str(site.site.spool)
-        assert "half deployed" in wait_until(lambda: spoolers.broken_code(spool))
+        assert "half deployed" in wait_until(lambda: spoolers.load_error(spool))
         wait_until(lambda: site.jobs.log().count("OOOPS the spooler is no more") >= 3)
         assert site.jobs.log().count("cannot be loaded; this spooler runs no job") == 1
         said = subprocess.run(

@@ -47,7 +47,7 @@ def stands_by(site: Deployed) -> None:
         return all(f"pid {pid} starts no job of {spool}" in site.jobs.log() for pid in site.jobs.spooler_pids())
 
     wait_until(all_do, message=site.jobs.log)
-    wait_until(lambda: not presence.working(spool))
+    wait_until(lambda: not presence.busy([spool]))
 
 
 @pytest.mark.parametrize("mode", ["prefork", "lazy-apps"])

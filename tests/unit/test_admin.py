@@ -146,11 +146,11 @@ def test_retry_works_while_the_store_is_broken(directory: str, work: Callable[[]
 def test_retry_refuses_a_damaged_file_and_leaves_it_in_dead(directory: str, work: Callable[[], None]) -> None:
     job = gives_up()
     work()
-    Path(dead.kept(directory)[0]).write_bytes(b"damaged")
+    Path(dead.paths(directory)[0]).write_bytes(b"damaged")
     with pytest.raises(JobStateError, match="damaged") as caught:
         actions.retry(job.id)
     assert caught.value.state == "dead"
-    assert len(dead.kept(directory)) == 1
+    assert len(dead.paths(directory)) == 1
     assert spoolfile.pending(directory) == []
 
 

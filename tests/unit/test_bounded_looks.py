@@ -131,7 +131,7 @@ def test_a_request_finds_a_file_that_was_renamed_while_the_store_was_broken(
 ) -> None:
     path = os.path.join(directory, f"{spoolfile.PREFIX}{many[0]}")
     for _ in range(3):
-        path, _ = spoolfile.count_on(path)
+        path, _ = spoolfile.count_attempt(path)
         path = spoolfile.reschedule(path, 2e9)
         assert get(client, f"/jobs/{many[0]}")["state"] == "queued"
     for _ in range(20):

@@ -56,7 +56,7 @@ def test_a_report_that_is_being_written_is_no_dead_job(spool: str, monkeypatch: 
     rename, seen = os.rename, []
 
     def looked_at(source: str, target: str) -> None:
-        seen.append((os.path.basename(source), dead.kept(spool)))
+        seen.append((os.path.basename(source), dead.paths(spool)))
         rename(source, target)
 
     monkeypatch.setattr(os, "rename", looked_at)
@@ -66,7 +66,7 @@ def test_a_report_that_is_being_written_is_no_dead_job(spool: str, monkeypatch: 
     monkeypatch.undo()
     # A kill leaves it behind.
     (Path(spool) / "dead" / written[0][0]).write_text("{")
-    assert dead.kept(spool) == [kept]
+    assert dead.paths(spool) == [kept]
     assert dead.locate(spool, "x" * 32, known=written[0][0]) is None
 
 
@@ -80,7 +80,7 @@ def test_what_was_set_aside_earlier_stays(spool: str) -> None:
     paths = [set_aside(spool, "x", reason=str(number)) for number in range(3)]
     assert len(set(paths)) == 3
     assert [dead.report(path)["reason"] for path in paths] == ["0", "1", "2"]
-    assert dead.kept(spool) == sorted(paths)
+    assert dead.paths(spool) == sorted(paths)
 
 
 def test_so_does_a_report_whose_file_is_gone(spool: str) -> None:
@@ -94,7 +94,7 @@ def test_so_does_a_file_whose_report_is_gone(spool: str) -> None:
     first = set_aside(spool, "x")
     os.unlink(f"{first}.json")
     assert set_aside(spool, "x") != first
-    assert len(dead.kept(spool)) == 2
+    assert len(dead.paths(spool)) == 2
 
 
 @settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
@@ -120,7 +120,7 @@ def test_whatever_the_reason_it_is_kept(spool: str, text: str) -> None:
 def test_where_the_file_is_gone_there_is_an_error_and_nothing_is_taken(spool: str) -> None:
     with pytest.raises(FileNotFoundError):
         dead.quarantine(f"{spool}/{PREFIX}x", spool, reason="x")
-    assert dead.kept(spool) == []
+    assert dead.paths(spool) == []
 
 
 def test_a_link_in_its_place_is_not_written_through(spool: str, tmp_path: Path) -> None:
@@ -137,9 +137,9 @@ def test_a_link_in_its_place_is_not_written_through(spool: str, tmp_path: Path) 
 
 
 def test_where_nothing_was_set_aside_there_is_nothing(spool: str) -> None:
-    assert dead.kept(spool) == []
+    assert dead.paths(spool) == []
     assert dead.locate(spool, new_id()) is None
-    assert dead.discard(spool, clock.now() + 1, 10) == 0
+    assert dead.delete_older(spool, clock.now() + 1, 10) == 0
 
 
 def test_a_job_is_found_by_its_id_whatever_its_file_is_called(spool: str) -> None:
@@ -181,7 +181,7 @@ def test_a_job_is_brought_back_due_now_and_under_its_first_name(spool: str, suff
     id = new_id()
     path = set_aside(spool, f"{id}{suffix}")
     os.utime(path, (4e9, 4e9))
-    target = dead.revive(path, spool)
+    target = dead.requeue(path, spool)
     assert target == f"{spool}/{PREFIX}{id}"
     assert spoolfile.is_due(target)
     assert Path(target).read_bytes() == b"data"
@@ -190,20 +190,20 @@ def test_a_job_is_brought_back_due_now_and_under_its_first_name(spool: str, suff
 
 def test_what_is_no_job_keeps_its_name(spool: str) -> None:
     path = set_aside(spool, "host_1_2_3_4")
-    assert dead.revive(path, spool) == f"{spool}/{PREFIX}host_1_2_3_4"
+    assert dead.requeue(path, spool) == f"{spool}/{PREFIX}host_1_2_3_4"
 
 
 def test_who_comes_second_is_told(spool: str) -> None:
     path = set_aside(spool)
-    dead.revive(path, spool)
+    dead.requeue(path, spool)
     with pytest.raises(FileNotFoundError):
-        dead.revive(path, spool)
+        dead.requeue(path, spool)
 
 
 def test_it_is_brought_back_without_its_report_too(spool: str) -> None:
     path = set_aside(spool)
     os.unlink(f"{path}.json")
-    assert os.path.exists(dead.revive(path, spool))
+    assert os.path.exists(dead.requeue(path, spool))
 
 
 # Removed
@@ -214,17 +214,17 @@ def test_what_is_old_enough_is_removed_with_its_report(spool: str, monkeypatch: 
     for path in paths:
         os.utime(path, (1, 1))  # when the job was due does not count
     os.utime(paths[0], (4e9, 4e9))
-    assert dead.discard(spool, clock.now() - 1000, 10) == 0
-    assert dead.kept(spool) == sorted(paths)
+    assert dead.delete_older(spool, clock.now() - 1000, 10) == 0
+    assert dead.paths(spool) == sorted(paths)
     age(monkeypatch, 1001)
-    assert dead.discard(spool, clock.now() - 1000, 10) == 3
+    assert dead.delete_older(spool, clock.now() - 1000, 10) == 3
     assert os.listdir(f"{spool}/dead") == []
 
 
 def test_only_so_many_are_removed_at_once(spool: str) -> None:
     for _ in range(5):
         set_aside(spool)
-    assert [dead.discard(spool, time.time() + 1, 2) for _ in range(4)] == [2, 2, 1, 0]
+    assert [dead.delete_older(spool, time.time() + 1, 2) for _ in range(4)] == [2, 2, 1, 0]
 
 
 def test_a_report_is_json_for_people(spool: str) -> None:

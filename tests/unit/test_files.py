@@ -104,15 +104,15 @@ def test_every_reader_skips_a_file_that_is_not_regular(
     assert spoolfile.peek(f"{folder}/{name}") is None
     with spoolfile.claim(f"{folder}/{name}") as fd:
         assert fd is None
-    assert morgue.kept(folder) == []
+    assert morgue.paths(folder) == []
     assert morgue.locate(folder, id) is None
     assert morgue.report(f"{folder}/dead/{name}") == {}
-    assert morgue.discard(folder, before=2e10, limit=100) == 0
-    assert running.look(folder, id) == (None, "")
-    assert not running.is_alive(folder, id)
+    assert morgue.delete_older(folder, before=2e10, limit=100) == 0
+    assert running.read(folder, id) == (None, "")
+    assert not running.is_running(folder, id)
     running.ask_to_stop(folder, id)
     assert checkpoints.Checkpoint(folder, id).value is None
-    assert spoolers.spoolers(folder) == []
+    assert spoolers.pids(folder) == []
     assert spoolers.wake(folder) is None
     assert instance.read(folder) is None
     assert not gate.is_paused(folder)
@@ -202,11 +202,11 @@ def test_check_user_accepts_the_owner_and_root_only(tmp_path: Path, folder: str)
 
 def test_only_what_holds_jobs_or_spoolers_is_a_spool_directory(folder: str) -> None:
     assert not spoolfile.is_spool_directory(folder)
-    assert spoolfile.may_become_one(folder)
+    assert spoolfile.may_become_spool_directory(folder)
     Path(folder, ".gitkeep").touch()
-    assert spoolfile.may_become_one(folder)
+    assert spoolfile.may_become_spool_directory(folder)
     Path(folder, "passwd").touch()
-    assert not spoolfile.may_become_one(folder)
+    assert not spoolfile.may_become_spool_directory(folder)
     files.make_folder(f"{folder}/spoolers")
     assert spoolfile.is_spool_directory(folder)
 
@@ -270,10 +270,10 @@ def test_what_root_enqueues_and_retries_runs_as_the_owner(of_nobody: str) -> Non
 @needs_root
 @pytest.mark.parametrize("earlier_version", [False, True])
 def test_what_root_drained_is_opened_by_the_owners_next_start(of_nobody: str, earlier_version: bool) -> None:
-    gate.drain(of_nobody)
+    gate.pause_until_start(of_nobody)
     if earlier_version:
         os.chown(os.path.join(of_nobody, "spoolers", "paused"), 0, 0)
-    as_nobody(lambda: gate.started(of_nobody))
+    as_nobody(lambda: gate.on_start(of_nobody))
     assert not gate.is_paused(of_nobody)
 
 
@@ -387,7 +387,7 @@ def test_what_no_spooler_would_read_is_refused(tmp_path: Path, monkeypatch: pyte
     app = Flask("large", root_path=str(tmp_path))
     app.config.update(SPOOLKIT_SPOOL=tmp_path / "spool", SPOOLKIT_MAX_BODY=1 << 40)
     SpoolKit(app)
-    monkeypatch.setattr(spoolfile, "LARGEST", 4 + packet.LIMIT + 100_000)
+    monkeypatch.setattr(spoolfile, "MAX_SIZE", 4 + packet.LIMIT + 100_000)
     with app.app_context():
         leaves_a_mark("x" * 90_000)
         with pytest.raises(TooLargeError):
@@ -401,10 +401,10 @@ def test_what_no_spooler_can_read_is_set_aside(tmp_path: Path, look: Callable[[s
     SpoolKit(app)
     with app.app_context():
         sound, sparse = leaves_a_mark(str(tmp_path / "mark")), leaves_a_mark(str(tmp_path / "other"))
-        os.truncate(tmp_path / "spool" / f"{spoolfile.PREFIX}{sparse.id}", spoolfile.LARGEST + 1)
+        os.truncate(tmp_path / "spool" / f"{spoolfile.PREFIX}{sparse.id}", spoolfile.MAX_SIZE + 1)
         look(directory)
-        (kept,) = morgue.kept(directory)
-        assert f"a job has at most {spoolfile.LARGEST}" in morgue.report(kept)["reason"]
+        (kept,) = morgue.paths(directory)
+        assert f"a job has at most {spoolfile.MAX_SIZE}" in morgue.report(kept)["reason"]
         assert sparse.state == "dead"
         Spooler(directory).run_due()
         assert sound.state == "done"

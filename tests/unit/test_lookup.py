@@ -206,7 +206,7 @@ def test_a_dead_file_without_a_report_is_dead(directory: str) -> None:
 def test_a_dead_job_that_was_moved_back_by_hand_is_queued(directory: str, work: Callable[[], None]) -> None:
     made = ends("dies")
     work()
-    (path,) = dead.kept(directory)
+    (path,) = dead.paths(directory)
     os.rename(path, f"{directory}/{os.path.basename(path)}")
     assert lookup.find(made.id).state is State.QUEUED
     assert lookup.find(made.id).finished_at is None

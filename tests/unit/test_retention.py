@@ -83,7 +83,7 @@ def test_a_dead_job_is_forgotten_with_its_file(
 ) -> None:
     path = dead.quarantine(spoolfile.write(spool, new_id(), b"x"), spool, reason="x")
     retention.a_little(store, spool, config)
-    assert dead.kept(spool) == [path]
+    assert dead.paths(spool) == [path]
     later(monkeypatch, 91)
     monkeypatch.setattr(retention, "_last", -retention.PAUSE)
     retention.a_little(store, spool, config)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from spoolkit.job import Progress
 from spoolkit.spooldir import running
-from spoolkit.spooldir.running import LOG_LIMIT, Recorder, ask_to_stop, forget, look
+from spoolkit.spooldir.running import LOG_LIMIT, Recorder, ask_to_stop, delete, read
 
 ID = "1" * 32
 
@@ -24,14 +24,14 @@ def folder(tmp_path: Path) -> str:
 
 def test_progress_and_log_are_seen_while_it_runs(folder: str) -> None:
     shown = Recorder(folder, ID)
-    assert look(folder, ID) == (None, "")
+    assert read(folder, ID) == (None, "")
     shown.write("one\n")
     shown.progress(Progress(1, 2, "parts"))
     shown.write("two\n")
-    assert look(folder, ID) == (Progress(1, 2, "parts"), "one\ntwo\n")
+    assert read(folder, ID) == (Progress(1, 2, "parts"), "one\ntwo\n")
     assert shown.log() == "one\ntwo\n"
     shown.progress(Progress(2))
-    assert look(folder, ID)[0] == shown.last == Progress(2)
+    assert read(folder, ID)[0] == shown.last == Progress(2)
 
 
 def test_they_are_its_owners_alone(folder: str) -> None:
@@ -48,9 +48,9 @@ def test_they_outlive_a_process_that_is_killed(folder: str) -> None:
         shown.progress(Progress(3))
         os.kill(os.getpid(), signal.SIGKILL)
     os.waitpid(pid, 0)
-    assert look(folder, ID) == (Progress(3), "last words")
-    forget(folder, ID)
-    assert look(folder, ID) == (None, "")
+    assert read(folder, ID) == (Progress(3), "last words")
+    delete(folder, ID)
+    assert read(folder, ID) == (None, "")
     assert os.listdir(f"{folder}/running") == []
 
 
@@ -59,10 +59,10 @@ def test_the_next_attempt_begins_anew(folder: str) -> None:
     earlier.write("earlier")
     earlier.progress(Progress(3))
     now = Recorder(folder, ID)
-    assert look(folder, ID) == (None, "")
+    assert read(folder, ID) == (None, "")
     assert (now.last, now.log()) == (None, "")
     now.write("now")
-    assert look(folder, ID) == (None, "now")
+    assert read(folder, ID) == (None, "now")
 
 
 def test_nothing_is_left_once_it_is_recorded(folder: str) -> None:
@@ -82,7 +82,7 @@ def test_it_may_report_and_write_when_it_is_over(folder: str) -> None:
     shown.close()
     shown.write("after")
     shown.progress(Progress(1))
-    assert look(folder, ID) == (None, "")
+    assert read(folder, ID) == (None, "")
 
 
 # The word to stop
@@ -98,7 +98,7 @@ def test_the_word_to_stop_is_heard(folder: str) -> None:
     shown.progress(Progress(2))
     shown.write("text")
     assert shown.cancelled
-    assert look(folder, ID) == (Progress(2), "text")
+    assert read(folder, ID) == (Progress(2), "text")
 
 
 def test_the_word_to_stop_may_come_first(folder: str) -> None:
@@ -120,7 +120,7 @@ def test_of_a_long_log_the_end_is_kept(folder: str) -> None:
     shown = Recorder(folder, ID)
     for number in range(60_000):
         shown.write(f"{number}\n")
-    for log in (shown.log(), look(folder, ID)[1]):
+    for log in (shown.log(), read(folder, ID)[1]):
         lines = log.split("\n")
         assert lines[-2:] == ["59999", ""]
         assert len(log) == LOG_LIMIT
@@ -141,14 +141,14 @@ def test_progress_stands_when_the_log_is_cut(folder: str) -> None:
     shown.progress(Progress(1, 2, "parts"))
     for _ in range(5):
         shown.write("x" * LOG_LIMIT)
-    assert look(folder, ID) == (Progress(1, 2, "parts"), "x" * LOG_LIMIT)
+    assert read(folder, ID) == (Progress(1, 2, "parts"), "x" * LOG_LIMIT)
 
 
 def test_what_others_write_behind_the_log_is_part_of_it(folder: str) -> None:
     shown = Recorder(folder, ID)
     shown.write("before\n")
     os.write(shown.fd, b"Fatal Python error: Segmentation fault\n")
-    assert look(folder, ID)[1] == "before\nFatal Python error: Segmentation fault\n"
+    assert read(folder, ID)[1] == "before\nFatal Python error: Segmentation fault\n"
 
 
 def test_text_that_is_no_utf8_is_kept_as_can_be(folder: str) -> None:
@@ -177,7 +177,7 @@ def test_whatever_is_reported_is_seen_and_a_long_note_is_cut(
         shown.write("log")
         shown.progress(Progress(1, 2, "y" * 900))
         shown.progress(Progress(done, total, note))
-        seen, log = look(folder, ID)
+        seen, log = read(folder, ID)
         assert log == "log"
         assert seen is not None
         assert (seen.done, seen.total) == (done, total)
@@ -191,7 +191,7 @@ def test_a_line_that_is_half_written_is_none(folder: str) -> None:
     shown = Recorder(folder, ID)
     os.pwrite(shown.fd, b"[1, 2, ", 1)
     shown.write("log")
-    assert look(folder, ID) == (None, "log")
+    assert read(folder, ID) == (None, "log")
 
 
 # Where it cannot be
@@ -205,7 +205,7 @@ def test_where_it_cannot_be_made_nothing_is_shown_and_the_job_runs(tmp_path: Pat
     shown.write("text")
     assert (shown.fd, shown.cancelled, shown.last, shown.log()) == (-1, False, Progress(1), "")
     shown.close()
-    assert look(str(where), ID) == (None, "")
+    assert read(str(where), ID) == (None, "")
 
 
 def test_a_link_is_not_followed(folder: str, tmp_path: Path) -> None:
@@ -216,23 +216,23 @@ def test_a_link_is_not_followed(folder: str, tmp_path: Path) -> None:
     shown = Recorder(folder, ID)
     shown.write("text")
     ask_to_stop(folder, ID)
-    assert look(folder, ID) == (None, "")
+    assert read(folder, ID) == (None, "")
     assert target.read_text() == "1 of great value"
 
 
 def test_to_look_at_what_is_no_file_is_no_error(folder: str) -> None:
     os.makedirs(f"{folder}/running/{ID}")
-    assert look(folder, ID) == (None, "")
+    assert read(folder, ID) == (None, "")
 
 
 def test_to_look_and_to_ask_leaves_no_descriptor(folder: str) -> None:
     Recorder(folder, ID).write("text")
     before = len(os.listdir("/proc/self/fd"))
-    look(folder, ID)
+    read(folder, ID)
     ask_to_stop(folder, ID)
     assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_the_descriptor_does_not_reach_what_the_task_starts(folder: str) -> None:
     assert not os.get_inheritable(Recorder(folder, ID).fd)
-    running.forget(folder, "nowhere")
+    running.delete(folder, "nowhere")

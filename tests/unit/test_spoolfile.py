@@ -332,9 +332,9 @@ def test_what_a_site_leaves_before_its_first_spooler_does_not_keep_a_directory_f
     tmp_path: Path, name: str
 ) -> None:
     (tmp_path / name).mkdir() if name in ("running", "5") else (tmp_path / name).write_bytes(b"")
-    assert spoolfile.may_become_one(str(tmp_path))
+    assert spoolfile.may_become_spool_directory(str(tmp_path))
 
 
 def test_a_directory_with_other_files_is_not_served(tmp_path: Path) -> None:
     (tmp_path / "passwd").write_text("root")
-    assert not spoolfile.may_become_one(str(tmp_path))
+    assert not spoolfile.may_become_spool_directory(str(tmp_path))

@@ -71,7 +71,7 @@ def test_a_delay_is_from_now(delay: float) -> None:
 @given(st.text() | st.binary())
 def test_text_is_digits_or_refused(text: str | bytes) -> None:
     try:
-        seconds = times.from_text(text)
+        seconds = times.seconds_from_text(text)
     except ScheduleError:
         return
     assert 0 <= seconds < 1e20
@@ -79,7 +79,7 @@ def test_text_is_digits_or_refused(text: str | bytes) -> None:
 
 @pytest.mark.parametrize(("text", "seconds"), [("30", 30.0), (b"1790000000", 1_790_000_000.0), ("1.5", 1.5)])
 def test_text_that_is_digits(text: str | bytes, seconds: float) -> None:
-    assert times.from_text(text) == seconds
+    assert times.seconds_from_text(text) == seconds
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_text_that_is_digits(text: str | bytes, seconds: float) -> None:
 )
 def test_text_that_is_not(text: str | bytes) -> None:
     with pytest.raises(ScheduleError, match="delay is") as refused:
-        times.from_text(text, argument="delay")
+        times.seconds_from_text(text, argument="delay")
     assert refused.value.argument == "delay"
 
 
@@ -104,4 +104,4 @@ def test_zero_has_one_sign() -> None:
 def test_milliseconds_are_refused_as_such() -> None:
     for text in ("1790000000000", "1790000000000000000"):
         with pytest.raises(ScheduleError, match="seconds, not milliseconds"):
-            times.run_at(times.from_text(text), None, now=NOW)
+            times.run_at(times.seconds_from_text(text), None, now=NOW)

@@ -68,7 +68,7 @@ def changing(spool_dir: str) -> Iterator[None]:
 
 def _requeue(id: str, path: str, folder: str) -> None:
     from_store(lambda: locations.store().requeue(id, still_there=lambda: os.path.lexists(path)))
-    dead.revive(path, folder)
+    dead.requeue(path, folder)
 
 
 def _target_folder(id: str, path: str, spool_dir: str) -> str:
@@ -134,12 +134,12 @@ def cancel(id: str, *, force: bool = False) -> State:
         elif not status.has_file or status.pid == os.getpid():
             message = f"job {id} cannot be killed: its process does other work too"
             raise JobStateError(message, job=id, state="running")
-        elif store.cancel_running(id, kill=lambda pid: _kill(pid, id), left=partial(running.look, spool_dir, id)):
+        elif store.cancel_running(id, kill=lambda pid: _kill(pid, id), left=partial(running.read, spool_dir, id)):
             with _claimed(status) as path:  # None: a spooler has claimed the file already, and removes it
                 if path is not None:
                     spoolfile.finish(path)
-            running.forget(spool_dir, id)
-            waiting.announce(spool_dir, id)
+            running.delete(spool_dir, id)
+            waiting.wake_waiters(spool_dir, id)
             return State.CANCELLED
         if time.monotonic() > deadline:
             raise _locked(status)
@@ -151,13 +151,13 @@ def _cancel_waiting(status: Status) -> bool:
     with _claimed(status) as path:
         if path is None:
             return False
-        progress, left = running.look(spool_dir, status.id)
+        progress, left = running.read(spool_dir, status.id)
         reason, file = "cancelled while it was not running", os.path.basename(path)
         if not store.cancel(status, reason, file=file, log=left, progress=progress):
             return False
         spoolfile.finish(path)
-    running.forget(spool_dir, status.id)
-    waiting.announce(spool_dir, status.id)
+    running.delete(spool_dir, status.id)
+    waiting.wake_waiters(spool_dir, status.id)
     return True
 
 
@@ -166,7 +166,7 @@ def _cancel_in_process(status: Status) -> bool:
     store = locations.store()
     if not store.cancel(status, "cancelled before it ran", file=None):
         return False
-    waiting.announce(locations.spool_dir_of(status.queue), status.id)
+    waiting.wake_waiters(locations.spool_dir_of(status.queue), status.id)
     return True
 
 
@@ -176,7 +176,7 @@ def _ask_to_stop(status: Status) -> State:
         running.ask_to_stop(spool_dir, status.id)
     after = find(status.id).state
     if after is not State.RUNNING:
-        running.forget(spool_dir, status.id)  # it finished before it could be asked
+        running.delete(spool_dir, status.id)  # it finished before it could be asked
     return after
 
 

@@ -260,7 +260,7 @@ def _with_progress(status: Status) -> Status:
     """The status with the progress of the running attempt, which only its file in ``running/`` holds."""
     if status.state is not State.RUNNING:
         return status
-    progress, _ = running.look(locations.spool_dir_of(status.queue), status.id)
+    progress, _ = running.read(locations.spool_dir_of(status.queue), status.id)
     return replace(status, progress=progress)
 
 
@@ -453,7 +453,7 @@ def waiting_files(most: int | None = None) -> Iterator[str]:
 def _dead_files(most: int | None = None) -> Iterator[str]:
     for spool_dir in locations.directories():
         with _reading(spool_dir):
-            yield from dead.kept(spool_dir, most)
+            yield from dead.paths(spool_dir, most)
 
 
 def details(id: str) -> Details:
@@ -461,7 +461,7 @@ def details(id: str) -> Details:
     status = find(id)
     attempts, events = from_store(lambda: locations.store().history(id)) or ([], [])
     if attempts and attempts[-1].finished_at is None:
-        _, log = running.look(locations.spool_dir_of(status.queue), id)
+        _, log = running.read(locations.spool_dir_of(status.queue), id)
         attempts[-1] = replace(attempts[-1], log=log)
     return Details(status, _arguments(status), attempts, events)
 

@@ -98,7 +98,7 @@ def _paused() -> dict[str, str]:
 
 
 def _broken() -> dict[str, str]:
-    reasons = {directory: spoolers.broken_code(directory) for directory in locations.directories()}
+    reasons = {directory: spoolers.load_error(directory) for directory in locations.directories()}
     return {directory: reason for directory, reason in reasons.items() if reason is not None}
 
 

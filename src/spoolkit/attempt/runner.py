@@ -91,7 +91,7 @@ def attempt(
             claim = claimed()
     except StoreUnavailableError as error:
         log.unrecorded(error)
-        if recorder.is_alive(spool_dir, job.id):
+        if recorder.is_running(spool_dir, job.id):
             return None
         number = place.count()
         if number > options.attempts:
@@ -114,7 +114,7 @@ def attempt(
 
 
 def _left(config: Settings, id: str, queue: str | None) -> tuple[Progress | None, str]:
-    return recorder.look(locations.spool_dir_of(queue, config), id)
+    return recorder.read(locations.spool_dir_of(queue, config), id)
 
 
 def _nobody(pid: int) -> None:
@@ -143,7 +143,7 @@ def refuse(job: JobSpec, outcome: Outcome, place: Place, store: Store, config: S
     """Record a job as dead that has no attempt to be recorded with. Never raises."""
     if isinstance(outcome, Dead):
         _recorded(lambda: store.refuse(job, outcome.failure, file=place.file))
-        waiting.announce(locations.spool_dir_of(job.queue, config), job.id)
+        waiting.wake_waiters(locations.spool_dir_of(job.queue, config), job.id)
 
 
 def _run(
@@ -219,7 +219,7 @@ def _decided(options: TaskOptions, attempt: int, returned: object, error: BaseEx
 
 
 def _after_crash(job: JobSpec, declared: Declared, crash: PreviousCrashed, store: Store, spool_dir: str) -> Ended:
-    progress, left = recorder.look(spool_dir, job.id)
+    progress, left = recorder.read(spool_dir, job.id)
     failure = _what_killed(crash, left, limited=declared.options.timeout is not None)
     now, jitter = clock.now(), random.random()  # noqa: S311 - as above
     if crash.cancel_asked:
@@ -229,7 +229,7 @@ def _after_crash(job: JobSpec, declared: Declared, crash: PreviousCrashed, store
 
     def record() -> None:
         _recorded(lambda: store.finish(job, crash.attempt, outcome, progress=progress, log=left))
-        recorder.forget(spool_dir, job.id)
+        recorder.delete(spool_dir, job.id)
         _announce(job, outcome, spool_dir)
 
     return _logged(job, outcome, record)
@@ -260,13 +260,13 @@ def _end(
         _recorded(lambda: store.finish(job, number, outcome, result=result, progress=show.last, log=kept))
     show.close()
     if isinstance(outcome, (Done, Cancelled)):  # a dead job may be run again, and goes on from there
-        checkpoints.forget(spool_dir, job.id)
+        checkpoints.delete(spool_dir, job.id)
     _announce(job, outcome, spool_dir)
 
 
 def _announce(job: JobSpec, outcome: Outcome, spool_dir: str) -> None:
     if not isinstance(outcome, RetryAt):
-        waiting.announce(spool_dir, job.id)
+        waiting.wake_waiters(spool_dir, job.id)
 
 
 def _result(done: Done, limit: int) -> Result:

@@ -86,7 +86,7 @@ def resume(queue: str | None, as_json: bool) -> None:
 def drain(queue: str | None, wait: bool, timeout: float | None, as_json: bool) -> None:
     """Start no more jobs until uWSGI starts again, or `flask spool resume`. For deployment scripts."""
     spool_dirs = _spool_dirs(queue)
-    _change(gate.drain, spool_dirs)
+    _change(gate.pause_until_start, spool_dirs)
     limit = application.settings().grace if timeout is None else timeout
     left = process.wait_until_gone(lambda: spoolers.busy(spool_dirs), time.monotonic() + limit) if wait else []
     _print_states(spool_dirs, as_json)

@@ -40,7 +40,7 @@ def run(processes: int, until_eof: bool, as_json: bool) -> None:
     try:
         files.make_spool_directory(spool_dir)
         files.check_readable(spool_dir)
-        if not spoolfile.may_become_one(spool_dir):
+        if not spoolfile.may_become_spool_directory(spool_dir):
             raise click.ClickException(
                 f"{spool_dir} is not a spool directory: it holds other files. Set SPOOLKIT_SPOOL"
             )

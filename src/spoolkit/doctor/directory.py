@@ -164,7 +164,7 @@ def _strangeness(entry: Entry, owners: set[int]) -> str | None:
             return "has another name elsewhere (a hard link)"
         if entry.about.st_uid not in owners:
             return f"belongs to {files.user_name(entry.about.st_uid)}"
-    elif entry.is_job and entry.about.st_size > spoolfile.LARGEST:
+    elif entry.is_job and entry.about.st_size > spoolfile.MAX_SIZE:
         return f"has {entry.about.st_size} bytes, more than a spooler can read"
     elif entry.is_job and entry.about.st_nlink > 1:
         return "has another name (a hard link)"
@@ -205,7 +205,7 @@ def _many_files(site: Site) -> Iterator[Finding]:
 
 
 def _dead_job(site: Site) -> Iterator[Finding]:
-    if paths := dead.kept(site.spool_dir):
+    if paths := dead.paths(site.spool_dir):
         reasons = f"{quoted(os.path.dirname(paths[0]))}/*.json"
         problem = f"dead jobs that nobody has retried or purged: {len(paths)}"
         yield Finding("dead-job", problem, f"cat {reasons}", "warning")

@@ -50,7 +50,7 @@ def examine(spool_dir: str, *, store: str, ini: str | None = None, max_due_age: 
     except (OSError, SpoolUnavailableError) as error:
         findings.append(directory.unreadable(spool_dir, error))
         is_readable = False
-    site = Site(spool_dir, store, max_due_age, clock.now(), living.spoolers(spool_dir), entries, uwsgi)
+    site = Site(spool_dir, store, max_due_age, clock.now(), living.pids(spool_dir), entries, uwsgi)
     for check in CHECKS if is_readable else CHECKS_WITHOUT_DIRECTORY:
         try:
             findings += check(site)

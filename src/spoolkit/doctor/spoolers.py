@@ -24,15 +24,15 @@ def _spooler_alive(site: Site) -> Iterator[Finding]:
 
 
 def _old_code(site: Site) -> Iterator[Finding]:
-    busy = spoolers.working(site.spool_dir)
-    for pid in spoolers.outdated(site.spool_dir):
+    busy = spoolers.busy([site.spool_dir])
+    for pid in spoolers.outdated_pids(site.spool_dir):
         what = "finishes its job and exits" if pid in busy else "exits before its next job"
         problem = f"the spooler with pid {pid} runs the code from before the last reload; it {what}"
         yield Finding("old-code", problem, f"kill -TERM {pid}  # not necessary: it exits by itself", "warning")
 
 
 def _broken_code(site: Site) -> Iterator[Finding]:
-    if broken := spoolers.broken_code(site.spool_dir):
+    if broken := spoolers.load_error(site.spool_dir):
         problem = f"no new spooler starts: {broken}"
         yield Finding("broken-code", problem, "fix the code; the spoolers then start by themselves")
 
@@ -40,7 +40,7 @@ def _broken_code(site: Site) -> Iterator[Finding]:
 def _lock(site: Site) -> Iterator[Finding]:
     def suspicious() -> dict[str, int]:
         held = {job.path: pid for job, pid in machine.lock_holders(site.due(MIN_LOCKED)) if pid is not None}
-        alive = spoolers.spoolers(site.spool_dir)  # one that died may have a successor by now
+        alive = spoolers.pids(site.spool_dir)  # one that died may have a successor by now
         return {path: pid for path, pid in held.items() if pid not in alive or machine.is_stopped(pid)}
 
     if first := suspicious():
@@ -96,7 +96,7 @@ def stranded(candidates: Iterable[str], spool_dirs: Sequence[str]) -> list[Findi
     findings = []
     for path in sorted({os.path.realpath(path) for path in candidates} - set(spool_dirs)):
         with contextlib.suppress(OSError):
-            if (jobs := spoolfile.pending(path)) and not spoolers.spoolers(path):
+            if (jobs := spoolfile.pending(path)) and not spoolers.pids(path):
                 problem = f"jobs that wait in {printable(path)}, which no spooler serves: {len(jobs)}"
                 remedy = f"mv -n {quoted(path)}/{spoolfile.PREFIX}* {quoted(spool_dirs[0])}"
                 findings.append(Finding("stranded-job", problem, remedy))

@@ -160,7 +160,7 @@ def magic(name: str, value: object) -> bytes:
 def at(value: object) -> float:
     """``at`` as uWSGI's spelling has it: unix time, an aware datetime, or digits as text or bytes."""
     if isinstance(value, (str, bytes)):
-        value = times.from_text(value)
+        value = times.seconds_from_text(value)
     time = times.run_at(value, None, now=clock.now())
     if time is None:
         raise ScheduleError("at is None: leave it out, or give unix time or an aware datetime", argument="at")

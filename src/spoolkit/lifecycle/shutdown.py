@@ -74,12 +74,12 @@ def interrupt_jobs(pids: Iterable[int]) -> None:
         _interrupt_unrecorded(pids)
         return
     for id, queue in jobs:
-        running.forget(locations.spool_dir_of(queue), id)
+        running.delete(locations.spool_dir_of(queue), id)
         log.warning("job %s was interrupted because the server is stopping; it will run again", id)
 
 
 def _left(id: str, queue: str | None) -> tuple[Progress | None, str]:
-    return running.look(locations.spool_dir_of(queue), id)
+    return running.read(locations.spool_dir_of(queue), id)
 
 
 def _interrupt_unrecorded(pids: Iterable[int]) -> None:
@@ -105,7 +105,7 @@ def _at_start() -> None:
     _http_process.get()
     if not bridge.respawns() and bridge.spooler_pids():
         for directory in bridge.directories():
-            gate.started(directory)
+            gate.on_start(directory)
     # Block all signals in the thread: otherwise it would run the shutdown handler concurrently with the main thread,
     # and would not wait.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
@@ -174,7 +174,7 @@ def recycle_old_spoolers() -> None:
     first = os.getpid() if bridge.is_first_worker() else bridge.first_worker_pid()
     since = process.started(first)
     for directory in bridge.directories():
-        spoolers.say_generation(directory, first)
+        spoolers.publish_generation(directory, first)
     for pid in bridge.spooler_pids():
         born = process.started(pid)
         if since is not None and born is not None and born < since:
@@ -233,7 +233,7 @@ def _at_exit() -> None:
             interrupt_jobs(bridge.spooler_pids())
         else:
             for directory in bridge.directories():
-                gate.say_not_stopping(directory)
+                gate.withdraw_stop(directory)
     elif not bridge.other_workers():
         _leave_watcher()
 
@@ -300,7 +300,7 @@ def _workers_if_none_serves() -> list[int]:
 
 def _announce_stop(grace: float) -> None:
     for directory in bridge.directories():
-        gate.say_stopping(directory, grace)
+        gate.publish_stop(directory, grace)
 
 
 def _sleeps_as_in_a_stop(pid: int) -> bool:

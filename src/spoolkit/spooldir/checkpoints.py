@@ -81,12 +81,12 @@ class Checkpoint:
             raise StoreUnavailableError(f"the checkpoint cannot be kept: {error}", path=self._path) from error
 
 
-def forget(folder: str, id: str) -> None:
+def delete(folder: str, id: str) -> None:
     """The job ``id`` is over: what it stored is of no use any more."""
     files.remove(os.path.join(folder, FOLDER, id))
 
 
-def left(folder: str) -> Iterator[tuple[str, float]]:
+def stored(folder: str) -> Iterator[tuple[str, float]]:
     """The jobs that have a checkpoint, each with when it was stored (unix time)."""
     with contextlib.suppress(OSError), os.scandir(os.path.join(folder, FOLDER)) as entries:
         for entry in entries:

@@ -51,19 +51,19 @@ def _free(path: str) -> str:
     return free
 
 
-def kept(directory: str, most: int | None = None) -> list[str]:
+def paths(directory: str, most: int | None = None) -> list[str]:
     """The paths of the files that were set aside, or of the first ``most`` found, by name. Raises ``OSError``."""
-    return sorted(islice(_kept(directory), most))
+    return sorted(islice(_entries(directory), most))
 
 
-def _kept(directory: str, entries_read: int | None = None) -> Iterator[str]:
+def _entries(directory: str, entries_read: int | None = None) -> Iterator[str]:
     with contextlib.suppress(FileNotFoundError), os.scandir(os.path.join(directory, FOLDER)) as entries:
         for entry in islice(entries, entries_read):
-            if _is_kept(entry):
+            if _is_dead_file(entry):
                 yield entry.path
 
 
-def _is_kept(entry: os.DirEntry[str]) -> bool:
+def _is_dead_file(entry: os.DirEntry[str]) -> bool:
     return not _REPORT.search(entry.name) and entry.is_file(follow_symlinks=False)
 
 
@@ -75,7 +75,7 @@ def locate(directory: str, id: str, known: str | None = None, *, most: int | Non
             return path
     if not is_id(id):
         return None
-    return next((path for path in _kept(directory, most) if id_of(os.path.basename(path)) == id), None)
+    return next((path for path in _entries(directory, most) if id_of(os.path.basename(path)) == id), None)
 
 
 def report(path: str) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def report(path: str) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def revive(path: str, folder: str) -> str:
+def requeue(path: str, folder: str) -> str:
     """Move a file that was set aside back into ``folder``, due now; returns the new path.
 
     Raises ``FileNotFoundError`` if somebody else was faster.
@@ -106,7 +106,7 @@ def sweep(root: str) -> None:
     files.sweep(os.path.join(root, FOLDER), _UNFINISHED)
 
 
-def discard(root: str, before: float, limit: int) -> int:
+def delete_older(root: str, before: float, limit: int) -> int:
     """Remove up to ``limit`` files that were set aside before ``before`` (unix time); returns how many."""
     old, newest = [], first_id(before + 2)
     with contextlib.suppress(FileNotFoundError), os.scandir(os.path.join(root, FOLDER)) as entries:
@@ -114,7 +114,7 @@ def discard(root: str, before: float, limit: int) -> int:
             # The time of change: that of content is the job's own, and may lie years ahead.
             if (id_of(entry.name) or "") > newest:
                 continue  # made since then, so it cannot have died before: there may be 100,000 of them to look at
-            if _is_kept(entry) and entry.stat(follow_symlinks=False).st_ctime < before:
+            if _is_dead_file(entry) and entry.stat(follow_symlinks=False).st_ctime < before:
                 old.append(entry.path)
                 if len(old) == limit:
                     break

@@ -27,7 +27,7 @@ def pause(directory: str) -> None:
     _write(directory, PAUSED, b"")
 
 
-def drain(directory: str) -> None:
+def pause_until_start(directory: str) -> None:
     """Start no job of ``directory`` until :func:`resume` or the next start of uWSGI. Raises ``OSError``."""
     files.check_user(directory)
     if not is_paused(directory):
@@ -43,7 +43,7 @@ def resume(directory: str) -> bool:
     return True
 
 
-def started(directory: str) -> None:
+def on_start(directory: str) -> None:
     """uWSGI has started: what was drained for that is open again. Never raises."""
     with contextlib.suppress(OSError):
         if _is_drain(_path(directory, PAUSED)):
@@ -75,7 +75,7 @@ def _is_drain(path: str) -> bool:
         return os.lstat(path).st_size == len(DRAIN)
 
 
-def say_stopping(directory: str, seconds: float) -> None:
+def publish_stop(directory: str, seconds: float) -> None:
     """Tell the spoolers of this uWSGI that it stops, within ``seconds``. Never raises."""
     pid = bridge.master_pid()
     until = b"%d" % (clock.now() + seconds + AFTER_STOP)
@@ -83,7 +83,7 @@ def say_stopping(directory: str, seconds: float) -> None:
         _write(directory, STOPPING, b"%d %s %s" % (pid, until, process.identity(pid)))
 
 
-def say_not_stopping(directory: str) -> None:
+def withdraw_stop(directory: str) -> None:
     """Take that back. Never raises."""
     with contextlib.suppress(OSError):
         os.unlink(_path(directory, STOPPING))

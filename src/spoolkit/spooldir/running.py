@@ -96,7 +96,7 @@ class Recorder:
         files.remove(self.path)
 
 
-def is_alive(folder: str, id: str) -> bool:
+def is_running(folder: str, id: str) -> bool:
     """Whether another process is at an attempt of the job ``id``, by what it has left there."""
     try:
         fd = files.open_regular(os.path.join(folder, FOLDER, id))
@@ -110,7 +110,7 @@ def is_alive(folder: str, id: str) -> bool:
     return pid.isdigit() and int(pid) != os.getpid() and process.is_alive(int(pid), space + identity)
 
 
-def look(folder: str, id: str) -> tuple[Progress | None, str]:
+def read(folder: str, id: str) -> tuple[Progress | None, str]:
     """The progress and the log of the attempt that runs, or that its process did not live to record."""
     try:
         fd = files.open_regular(os.path.join(folder, FOLDER, id))
@@ -138,12 +138,12 @@ def ask_to_stop(folder: str, id: str) -> None:
             os.close(fd)
 
 
-def forget(folder: str, id: str) -> None:
+def delete(folder: str, id: str) -> None:
     """Remove what the attempt left behind."""
     files.remove(os.path.join(folder, FOLDER, id))
 
 
-def left(folder: str) -> list[str]:
+def job_ids(folder: str) -> list[str]:
     """The jobs of which an attempt's file is there."""
     try:
         return os.listdir(os.path.join(folder, FOLDER))

@@ -79,18 +79,14 @@ class Presence:
                 os.close(self._fd)
 
 
-def working(directory: str) -> list[int]:
-    """The pids of the spoolers of ``directory`` that have a job in hand. Never raises."""
-    return [pid for pid, flags in _present(directory) if flags[_BUSY : _BUSY + 1] == b"1"]
-
-
 def busy(directories: Iterable[str], pids: Iterable[int] | None = None) -> list[int]:
     """The spoolers of these spool directories that are running a job, in order; only those of ``pids``, if given."""
-    found = {pid for directory in directories for pid in working(directory)}
+    present = (one for directory in directories for one in _present(directory))
+    found = {pid for pid, flags in present if flags[_BUSY : _BUSY + 1] == b"1"}
     return sorted(found if pids is None else found.intersection(pids))
 
 
-def spoolers(directory: str) -> list[int]:
+def pids(directory: str) -> list[int]:
     """The pids of the living spoolers of ``directory``, in order. Never raises."""
     return sorted(pid for pid, _ in _present(directory))
 
@@ -112,27 +108,27 @@ def _present(directory: str) -> Iterator[tuple[int, bytes]]:
                     yield int(name), data[:_HEAD]
 
 
-def say_generation(directory: str, pid: int) -> None:
+def publish_generation(directory: str, pid: int) -> None:
     """Publish that spoolers which started before the process ``pid`` run older code. Never raises."""
     with contextlib.suppress(OSError):
         files.write(os.path.join(directory, FOLDER, GENERATION), process.identity(pid))
 
 
-def outdated(directory: str) -> list[int]:
+def outdated_pids(directory: str) -> list[int]:
     """The living spoolers of ``directory`` that started before its uWSGI was reloaded, in order. Never raises."""
     try:
         since, boot = (files.read(os.path.join(directory, FOLDER, GENERATION)) or b"").split()
     except (OSError, ValueError):
         return []
     older = []
-    for pid in spoolers(directory):
+    for pid in pids(directory):
         words = process.identity(pid).split()
         if words[1] == boot and words[0].isdigit() and int(words[0]) < int(since):
             older.append(pid)
     return older
 
 
-def say_broken(directory: str, text: str) -> bool:
+def publish_load_error(directory: str, text: str) -> bool:
     """Publish why a spooler could not load its application; whether that must be logged again. Never raises."""
     path = os.path.join(directory, FOLDER, BROKEN)
     try:
@@ -150,13 +146,13 @@ def say_broken(directory: str, text: str) -> bool:
         return True
 
 
-def say_mended(directory: str) -> None:
+def clear_load_error(directory: str) -> None:
     """Take that back. Never raises."""
     with contextlib.suppress(OSError):
         os.unlink(os.path.join(directory, FOLDER, BROKEN))
 
 
-def broken_code(directory: str) -> str | None:
+def load_error(directory: str) -> str | None:
     """Why spoolers of ``directory`` cannot load their application, if they have just tried. Never raises."""
     try:
         fd = os.open(os.path.join(directory, FOLDER, BROKEN), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)

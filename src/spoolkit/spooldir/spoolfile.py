@@ -22,13 +22,13 @@ PREFIX = "uwsgi_spoolfile_on_"
 
 TEMPORARY = "tmp_"
 
-LARGEST = 1 << 30
+MAX_SIZE = 1 << 30
 """Bytes that a spool file may take: uWSGI reads it whole, and one without so much memory ends, again and again."""
 
-RENAMES = 6
+MAX_NAMES_AHEAD = 6
 """Names after a known one that are tried: a job gets two with each attempt while the store is broken."""
 
-COMMON = range(100)
+COMMON_PRIORITIES = range(100)
 """Priorities whose folders are tried before any is looked for."""
 
 _FOLDERS = frozenset({"checkpoints", "dead", "running", "spoolers", "threads", "waiting"})
@@ -107,15 +107,15 @@ def _is_still(fd: int, path: str) -> bool:
 
 def read(fd: int) -> bytes:
     """All bytes of a claimed file. Raises :class:`DecodeError` where they are more than any job has."""
-    if (size := os.fstat(fd).st_size) > LARGEST:
-        raise DecodeError(f"the file has {size} bytes; a job has at most {LARGEST}")
+    if (size := os.fstat(fd).st_size) > MAX_SIZE:
+        raise DecodeError(f"the file has {size} bytes; a job has at most {MAX_SIZE}")
     # closefd=False: closing even a duplicate of the descriptor would drop the lock.
     with open(fd, "rb", closefd=False) as file:
         file.seek(0)
         return file.read()
 
 
-def peek(path: str, size: int = LARGEST) -> bytes | None:
+def peek(path: str, size: int = MAX_SIZE) -> bytes | None:
     """The first ``size`` bytes of a spool file of spoolkit's, which never change; ``None`` if it is gone, or no job's.
 
     No file of another library: uWSGI writes those in place, under a lock that opening them here might drop. Raises
@@ -133,7 +133,7 @@ def peek(path: str, size: int = LARGEST) -> bytes | None:
             return None  # a stranger's file in a directory of our own: it never runs, and hides no other
         raise
     with open(fd, "rb") as file:
-        return file.read(size) if os.fstat(fd).st_size <= LARGEST else None
+        return file.read(size) if os.fstat(fd).st_size <= MAX_SIZE else None
 
 
 def find(directory: str, id: str, known: str | None) -> str | None:
@@ -175,11 +175,11 @@ def _guess(directory: str, id: str, known: str | None) -> str | None:
     """The path of the job's file, if it has one of the names that follow, or a common priority."""
     for name in {f"{PREFIX}{id}", known or f"{PREFIX}{id}"}:
         base, names, counted = _numbers(os.path.join(directory, name))
-        for step in range(1, RENAMES + 1):
+        for step in range(1, MAX_NAMES_AHEAD + 1):
             for attempts in range(step + 1):
                 if files.is_regular(path := _name(base, names + step, counted + attempts)):
                     return path
-    folders = (os.path.join(directory, str(priority)) for priority in COMMON)
+    folders = (os.path.join(directory, str(priority)) for priority in COMMON_PRIORITIES)
     return next(filter(None, (find(folder, id, known) for folder in folders)), None)
 
 
@@ -232,14 +232,14 @@ def reschedule(path: str, run_at: float) -> str:
     return new
 
 
-def count_on(path: str) -> tuple[str, int]:
+def count_attempt(path: str) -> tuple[str, int]:
     """Count an attempt in the file's name; returns the new path, and how many attempts were counted so."""
     new = _next(path, 1)
     os.rename(path, new)
     return new, _numbers(new)[2]
 
 
-def counted(path: str) -> int:
+def attempts_in_filename(path: str) -> int:
     """How many attempts were counted in the file's name."""
     return _numbers(path)[2]
 
@@ -304,7 +304,7 @@ def is_spool_directory(path: str) -> bool:
         return any(map(_is_file, entries))
 
 
-def may_become_one(path: str) -> bool:
+def may_become_spool_directory(path: str) -> bool:
     """Whether ``path`` is a spool directory, or holds nothing but hidden files and what a site puts into one.
 
     A site may have put something there before its first spooler comes: a job that is just being written, the store.

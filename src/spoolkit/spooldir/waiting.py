@@ -19,7 +19,7 @@ LOOK_AGAIN = 2.0
 """Seconds after which a waiter looks by itself: whoever was to call may have been killed before it could."""
 
 
-def until(finished: Callable[[], bool], folder: str, id: str, timeout: float | None) -> bool:
+def wait(finished: Callable[[], bool], folder: str, id: str, timeout: float | None) -> bool:
     """Wait until ``finished()``, at most ``timeout`` seconds (``None``: for ever); whether it is so."""
     deadline = None if timeout is None else time.monotonic() + min(timeout, 1e9)  # of any size: it may be no float
     while not finished():
@@ -31,11 +31,11 @@ def until(finished: Callable[[], bool], folder: str, id: str, timeout: float | N
             if left <= 0:
                 return False
             _sleep(fd, left)
-    announce(folder, id)  # the pipe may have been made after whoever settled the job was through
+    wake_waiters(folder, id)  # the pipe may have been made after whoever settled the job was through
     return True
 
 
-def announce(folder: str, id: str) -> None:
+def wake_waiters(folder: str, id: str) -> None:
     """Tell whoever waits for the job ``id`` to look."""
     path, fd = os.path.join(folder, FOLDER, id), None
     try:

@@ -67,7 +67,7 @@ class SpoolEngine:
         registry.check_not_replaced(declared)
         config = application.settings(declared.home)
         # What is larger than any spooler reads would be accepted, and set aside instead of run.
-        limit = min(config.max_body, spoolfile.LARGEST - 4 - packet.LIMIT)
+        limit = min(config.max_body, spoolfile.MAX_SIZE - 4 - packet.LIMIT)
         content = packet.dump(packet.pack(job, max_body=limit, names=declared.positional))
         directory = _directory(job, config)
         try:
@@ -413,12 +413,12 @@ class _Here:
 
     def seen(self) -> runner.Place:
         """What the runner may know of it."""
-        file, counted = os.path.basename(self.path), spoolfile.counted(self.path)
+        file, counted = os.path.basename(self.path), spoolfile.attempts_in_filename(self.path)
         still = lambda: os.path.lexists(self.path)  # noqa: E731
         return runner.Place(file, still, self._count, counted, owned=True, lies=_lies)
 
     def _count(self) -> int:
-        self.path, attempts = spoolfile.count_on(self.path)
+        self.path, attempts = spoolfile.count_attempt(self.path)
         return attempts
 
 

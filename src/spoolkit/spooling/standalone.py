@@ -205,7 +205,7 @@ class _Supervisor:
         signal.signal(signal.SIGUSR1, lambda signum, frame: None)
         for signum in STOP_SIGNALS if ignores_hangup else (*STOP_SIGNALS, signal.SIGHUP):
             signal.signal(signum, self._on_stop_signal)
-        gate.started(self._directory)
+        gate.on_start(self._directory)
         self._missing = [time.monotonic()] * processes
         while True:
             if not self._stopping:
@@ -278,7 +278,7 @@ class _Supervisor:
 
     def _cut_off(self) -> None:
         self._deadline = None
-        self._cut_off_in = self._children.intersection(spoolers.working(self._directory))
+        self._cut_off_in = self._children.intersection(spoolers.busy([self._directory]))
         shutdown.interrupt_jobs(self._children)
         for pid in self._children:
             with contextlib.suppress(ProcessLookupError):

@@ -28,8 +28,8 @@ def vet(directory: str) -> None:
             try:
                 os.path.basename(path).encode()
                 packet.load(os.pread(fd, 4 + packet.LIMIT, 0))
-                if (size := os.fstat(fd).st_size) > spoolfile.LARGEST:
-                    raise DecodeError(f"the file has {size} bytes; a job has at most {spoolfile.LARGEST}")
+                if (size := os.fstat(fd).st_size) > spoolfile.MAX_SIZE:
+                    raise DecodeError(f"the file has {size} bytes; a job has at most {spoolfile.MAX_SIZE}")
             except (DecodeError, UnicodeEncodeError) as error:
                 about = os.fstat(fd)
                 if about.st_size >= 4 or about.st_ctime < clock.now() - HEADER_TIME:
@@ -40,7 +40,11 @@ def vet(directory: str) -> None:
 def close_to_others(directory: str) -> None:
     """Whoever can write here has code run: the directory is its owner's alone. A folder for the dead is made."""
     about = os.stat(directory)
-    if about.st_uid == os.geteuid() and stat.S_IMODE(about.st_mode) & 0o077 and spoolfile.may_become_one(directory):
+    if (
+        about.st_uid == os.geteuid()
+        and stat.S_IMODE(about.st_mode) & 0o077
+        and spoolfile.may_become_spool_directory(directory)
+    ):
         os.chmod(directory, 0o700)
     # Now: on a full disk there would be no room for it, and what is dead would come up at every scan.
     files.make_folder(os.path.join(directory, dead.FOLDER))

@@ -57,7 +57,7 @@ def _lose(
     for row in lost:
         columns = {"pid": None, "identity": None, "ending": "lost", "error_type": None, "error_message": reason}
         running = row["state"] == State.RUNNING
-        progress, left = recorder.look(spool_dir, row["id"]) if running else (None, "")
+        progress, left = recorder.read(spool_dir, row["id"]) if running else (None, "")
         if progress is not None:
             columns["progress"] = rows.progress_text(progress)
         rows.move(db, row["id"], State(row["state"]), State.LOST, now, columns)
@@ -68,5 +68,5 @@ def _lose(
 
 def _tidy(spool_dir: str, id: str) -> None:
     with contextlib.suppress(OSError):
-        recorder.forget(spool_dir, id)
-        waiting.announce(spool_dir, id)
+        recorder.delete(spool_dir, id)
+        waiting.wake_waiters(spool_dir, id)

@@ -52,18 +52,18 @@ def sweep(store: Database, spool_dir: str) -> None:
     files.sweep(os.path.join(spool_dir, checkpoints.FOLDER))
     with contextlib.suppress(StoreUnavailableError):
         interruption.sweep(store, spool_dir)
-        stored = dict(checkpoints.left(spool_dir))
+        stored = dict(checkpoints.stored(spool_dir))
         for at in range(0, len(stored), 500):
             some = list(stored)[at : at + 500]
             known = queries.states(store, some)
             for id in some:
                 if known.get(id) in FINAL or (id not in known and stored[id] < clock.now() - FORGOTTEN):
-                    checkpoints.forget(spool_dir, id)
-        ids = running.left(spool_dir)
+                    checkpoints.delete(spool_dir, id)
+        ids = running.job_ids(spool_dir)
         for at in range(0, len(ids), 500):
             for id, state in queries.states(store, ids[at : at + 500]).items():
                 if state is not State.RUNNING:
-                    running.forget(spool_dir, id)
+                    running.delete(spool_dir, id)
 
 
 def delete(store: Database, roots: Iterable[str], states: Iterable[State], before: float, limit: int) -> int:
@@ -73,7 +73,7 @@ def delete(store: Database, roots: Iterable[str], states: Iterable[State], befor
 
 def delete_dead(store: Database, root: str, before: float, limit: int) -> int:
     """Forget up to ``limit`` jobs that died before ``before`` (unix time), file and record; returns how many."""
-    gone = dead.discard(root, before, limit)
+    gone = dead.delete_older(root, before, limit)
     return max(gone, delete(store, [root], (State.DEAD,), before, limit))
 
 
