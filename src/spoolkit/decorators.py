@@ -187,7 +187,7 @@ def _task_options(
     backoff, timeout = _seconds(backoff), _seconds(timeout)
     if backoff is not None and not callable(backoff) and not _is_time(backoff):
         raise ConfigurationError(
-            f"backoff is {shown(backoff)}: give seconds or a timedelta, zero or more, or a function of the attempt",
+            f"backoff is {shown(backoff)}: give seconds or a timedelta, zero or more, or a function that returns them",
             setting="backoff",
         )
     if timeout is not None and (not _is_time(timeout) or timeout == 0):
@@ -209,7 +209,7 @@ def _check_names(name: str | None, aliases: Sequence[str]) -> None:
         raise ConfigurationError(f"aliases is {shown(aliases)}: give a list of names", setting="aliases")
     for setting, given in [("name", name)] * (name is not None) + [("aliases", alias) for alias in aliases]:
         if not isinstance(given, str) or not given:
-            raise ConfigurationError(f"{setting} holds {shown(given)}: give the names of tasks", setting=setting)
+            raise ConfigurationError(f"{setting} has {shown(given)}: give the names of tasks as text", setting=setting)
 
 
 def _thread_options(concurrency: int | None, overflow: Overflow, track: bool, copy_request: bool) -> ThreadOptions:
@@ -222,12 +222,12 @@ def _thread_options(concurrency: int | None, overflow: Overflow, track: bool, co
         raise ConfigurationError(f"overflow is {shown(overflow)}: give one of {get_args(Overflow)}", setting="overflow")
     if overflow == "run" and concurrency is not None:
         raise ConfigurationError(
-            'overflow is "run", beside a concurrency: callers that wait for each other would wait for ever',
+            'overflow="run" cannot be combined with concurrency: callers would wait for each other for ever',
             setting="overflow",
         )
     if overflow == "spool" and copy_request:
         raise ConfigurationError(
-            'overflow is "spool", beside copy_request: a spooler has no request', setting="overflow"
+            'overflow="spool" cannot be combined with copy_request: a spooler has no request', setting="overflow"
         )
     return ThreadOptions(concurrency, overflow, track, copy_request)
 

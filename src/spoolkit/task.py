@@ -85,12 +85,12 @@ class Task(Generic[P, R]):
         return self._enqueue(args, kwargs)
 
     def run(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call the function here and now, and return what it returns.
+        """Call the function here and now, and return what it returns; what it raises is raised unchanged.
 
         ``current_job()`` works in it. An ``async def`` function runs to its end, in an event loop of its own.
 
         Raises:
-            SignatureError: The arguments do not fit the function. Whatever the function raises is raised as it is.
+            SignatureError: The arguments do not fit the function.
         """
         with current_job.running(current_job.CurrentJob(**vars(self._job(args, kwargs, engine="inline")))):
             if callables.is_async(self._function):
