@@ -146,8 +146,8 @@ def _watch_master() -> None:
 class _MasterSleep:
     """Finds out whether the master sleeps because it is stopping.
 
-    A stop without a signal (by uWSGI's fifo, say) shows in nothing else, and a process that is starting may have missed
-    the master's own signal.
+    A stop without a signal (by uWSGI's fifo, for example) shows in nothing else, and a process that is starting may
+    have missed the master's own signal.
     """
 
     def __init__(self, pid: int) -> None:

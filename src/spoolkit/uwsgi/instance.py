@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from spoolkit.system import files, process
 
-PATH = os.path.join("spoolers", "instance.json")
+PATH = os.path.join(files.SPOOLERS, "instance.json")
+"""The file, relative to the spool directory."""
 
 LIMIT = 1024 * 1024
 """Size in bytes above which the file is not read."""

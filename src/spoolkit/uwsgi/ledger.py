@@ -138,7 +138,7 @@ class Ledger:
 
 def path(directory: str, master_pid: int) -> str:
     """Return the path of the ledger of the uWSGI with this master, whose first spool directory is ``directory``."""
-    return os.path.join(directory, "spoolers", f"{_PREFIX}{master_pid}")
+    return os.path.join(directory, files.SPOOLERS, f"{_PREFIX}{master_pid}")
 
 
 def ineffective_targets(directory: str, master_pid: int) -> list[tuple[str, str]]:

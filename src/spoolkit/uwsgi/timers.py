@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from spoolkit.system import log, process
+from spoolkit.system.process import PerProcess
 from spoolkit.uwsgi import ledger
 from spoolkit.uwsgi.ledger import SIGNALS, Entry, Ledger
 
@@ -60,7 +61,7 @@ class Registrations:
         self._is_registered = uwsgi.signal_registered
         # A forked process inherits what the master has registered.
         self._registered_by_master = self._registered() if uwsgi.worker_id() == 0 else set()
-        self._pid = 0
+        self._begun = PerProcess[bool]()
         self._ledger: Ledger | None = None
         self._handlers: dict[int, tuple[str, Any]] = {}
         self._reported_free: set[int] = set()
@@ -68,9 +69,9 @@ class Registrations:
 
     def begin(self) -> None:
         """In a new HTTP process, clear what its predecessor has left in its part of uWSGI's table of signals."""
-        if self._uwsgi.worker_id() == 0 or self._pid == os.getpid():
+        if self._uwsgi.worker_id() == 0 or self._begun.peek():
             return
-        self._pid = os.getpid()
+        self._begun.set(True)
         self._handlers, self._reported_free, self._repeats = {}, set(), {}
         master_pid = self._uwsgi.masterpid()
         if self._directory is None or not master_pid:
