@@ -6,8 +6,7 @@ import os
 
 import click
 
-from spoolkit.cli.group import seconds
-from spoolkit.cli.running import report
+from spoolkit.cli.running import doctor_options, report
 from spoolkit.doctor.examine import examine
 from spoolkit.store.locations import STORE
 
@@ -19,16 +18,8 @@ def main() -> None:
 
 @main.command()
 @click.argument("directory", type=click.Path(exists=True, file_okay=False))
-@click.option("--ini", type=click.Path(), help="The ini file to examine, where uWSGI is not running.")
+@doctor_options
 @click.option("--store", type=click.Path(), help="The path of the store, if it is not in the spool directory.")
-@click.option(
-    "--max-due-age",
-    type=seconds,
-    default="60s",
-    show_default=True,
-    metavar="SPAN",
-    help="How long a job may wait after it is due.",
-)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(directory: str, ini: str | None, store: str | None, max_due_age: float, as_json: bool) -> None:
     """Report what keeps the jobs of the spool directory DIRECTORY from running, each with its remedy."""

@@ -88,6 +88,9 @@ def list_files(max_names: int | None = None) -> Files:
     Args:
         max_names: How many names of waiting jobs, and how many of dead ones, are read at most; ``None``: all.
 
+    Returns:
+        The files found; ``complete`` is false where there are more.
+
     Raises:
         SpoolUnavailableError: A spool directory cannot be read.
     """
@@ -111,6 +114,9 @@ def find(id: str) -> Status:
 
     Args:
         id: The full id of the job.
+
+    Returns:
+        The status of this moment, combined from the file and the record.
 
     Raises:
         UnknownJobError: There is neither a file nor a record of the job.
@@ -139,7 +145,7 @@ def find(id: str) -> Status:
 def _without_file(status: Status) -> Status:
     """The status of a job whose file is gone."""
     if status.state is State.RUNNING:
-        # The file goes only when the job is done: it was the store that could not be written.
+        # A file is removed only when its job is done: it was the store that could not be written.
         return replace(status, state=State.DONE, result_error="the job is done, but the store could not be written")
     return status if status.state in FINISHED else replace(status, state=State.LOST)
 
@@ -457,7 +463,19 @@ def _dead_files(most: int | None = None) -> Iterator[str]:
 
 
 def details(id: str) -> Details:
-    """Return everything that is known of the job ``id``; raises what :func:`find` raises."""
+    """Return everything that is known of a job.
+
+    Args:
+        id: The full id of the job.
+
+    Returns:
+        Its status, arguments, attempts and events.
+
+    Raises:
+        UnknownJobError: There is neither a file nor a record of the job.
+        SpoolUnavailableError: This process cannot read a spool directory.
+        StoreUnavailableError: This process may not read the store.
+    """
     status = find(id)
     attempts, events = from_store(lambda: locations.store().history(id)) or ([], [])
     if attempts and attempts[-1].finished_at is None:

@@ -56,10 +56,10 @@ def _print_states(spool_dirs: list[str], as_json: bool) -> None:
 @command("pause")
 @click.argument("queue", required=False)
 def pause(queue: str | None, as_json: bool) -> None:
-    """Start no more jobs until `flask spool resume`, also after a restart.
+    """Stop starting jobs until resume.
 
-    Running jobs continue, and jobs can be enqueued. QUEUE is the path of a spool directory or its last part; without
-    it, all spool directories are paused.
+    The pause outlasts a restart. Running jobs continue, and new jobs can be enqueued. QUEUE is the path of a spool
+    directory or its last part; without it, all spool directories are paused.
     """
     spool_dirs = _spool_dirs(queue)
     _change(gate.pause, spool_dirs)
@@ -84,7 +84,10 @@ def resume(queue: str | None, as_json: bool) -> None:
     "--timeout", type=seconds, metavar="SPAN", help="How long to wait at most: 90, 15m.  [default: SPOOLKIT_GRACE]"
 )
 def drain(queue: str | None, wait: bool, timeout: float | None, as_json: bool) -> None:
-    """Start no more jobs until uWSGI starts again, or `flask spool resume`. For deployment scripts."""
+    """Stop starting jobs until uWSGI starts again.
+
+    For deployment scripts. Resume ends it too.
+    """
     spool_dirs = _spool_dirs(queue)
     _change(gate.pause_until_start, spool_dirs)
     limit = application.settings().grace if timeout is None else timeout
@@ -113,9 +116,9 @@ def ini(
     socket: str | None,
     as_json: bool,
 ) -> None:
-    """Print a complete uwsgi.ini, with which neither a stop nor a reload kills running jobs.
+    """Print a complete uwsgi.ini.
 
-    The options below become fixed values in the file; uWSGI reads the others from its environment when it starts. Save
+    With it neither a stop nor a reload kills running jobs. The options below become fixed values in the file; uWSGI reads the others from its environment when it starts. Save
     the file in the current folder: its paths are relative to that folder.
     """
     spool = _in_ini(locations.directory())

@@ -62,9 +62,9 @@ def _print_incomplete(examined: int) -> None:
 @command("show")
 @click.argument("id")
 def show(id: str, as_json: bool) -> None:
-    """Show everything that is known of a job: arguments, timeline, tracebacks, logs.
+    """Show everything that is known of a job.
 
-    ID may be the beginning of an id, if no other job's id begins so.
+    That is its arguments, timeline, tracebacks and logs. ID may be the beginning of an id, if no other job's id begins so.
     """
     id = lookup.full_id(id)
     if as_json:
@@ -132,7 +132,10 @@ def _ending(attempt: Attempt) -> str:
 
 @command("stats")
 def stats(as_json: bool) -> None:
-    """Count jobs by task and state; show the oldest due job, and the run times of the last hour."""
+    """Count jobs by task and state.
+
+    Also shows how long the oldest due job has been waiting, and the run times of the last hour.
+    """
     figures = statistics.gather()
     if as_json:
         print_json(figures.to_dict())

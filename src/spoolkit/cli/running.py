@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from typing import Any, TypeVar
 
 import click
 from flask import current_app
@@ -23,6 +24,8 @@ from spoolkit.system import files, log, published
 from spoolkit.uwsgi import instance
 
 INI = "uwsgi.ini"
+
+F = TypeVar("F", bound=Callable[..., Any])
 
 
 @command("run", needs_spool_dir=False)
@@ -56,18 +59,27 @@ def run(processes: int, until_eof: bool, as_json: bool) -> None:
     sys.exit(status)
 
 
+def doctor_options(function: F) -> F:
+    """Add the options that both ``flask spool doctor`` and ``python -m spoolkit doctor`` have."""
+    ini = click.option("--ini", type=click.Path(), help="Examine this ini file instead of the running uWSGI.")
+    age = click.option(
+        "--max-due-age",
+        type=seconds,
+        default="60s",
+        show_default=True,
+        metavar="SPAN",
+        help="How long a job may wait after it is due.",
+    )
+    return ini(age(function))
+
+
 @command("doctor", needs_spool_dir=False)
-@click.option("--ini", type=click.Path(), help="The ini file to examine, where uWSGI is not running.")
-@click.option(
-    "--max-due-age",
-    type=seconds,
-    default="60s",
-    show_default=True,
-    metavar="SPAN",
-    help="How long a job may wait after it is due.",
-)
+@doctor_options
 def doctor(ini: str | None, max_due_age: float, as_json: bool) -> None:
-    """Report what keeps jobs from running, or will, each with its remedy. Exit with 1 if there is a finding."""
+    """Report what keeps jobs from running.
+
+    Each problem comes with its remedy. Exits with 1 if there is a problem.
+    """
     findings = []
     spool_dirs = locations.directories()
     for spool_dir in spool_dirs:

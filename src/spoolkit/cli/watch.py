@@ -40,7 +40,10 @@ MAX_NAMES = 10_000
 )
 @click.option("--times", type=click.IntRange(min=1), help="How many refreshes; without it, until Ctrl-C.")
 def watch(interval: float, times: int | None, as_json: bool) -> None:
-    """Watch jobs run, with their progress. With --json, each refresh prints one document on one line."""
+    """Watch jobs run, with their progress.
+
+    With --json, each refresh prints one document on one line.
+    """
     refreshes = itertools.count() if times is None else range(times)
     if as_json or not (out := console()).is_terminal:
         for number in refreshes:

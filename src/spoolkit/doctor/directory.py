@@ -29,7 +29,7 @@ _KINDS = {stat.S_IFDIR: "a directory", stat.S_IFLNK: "a symbolic link", stat.S_I
 
 
 def scan(directory: str, folder: str | None = None) -> Iterator[Entry]:
-    """What lies in ``directory`` and in its folders, at most :data:`MAX_ENTRIES` of each and one more.
+    """Read the names in ``directory`` and in its folders, at most :data:`MAX_ENTRIES` of each and one more.
 
     Raises:
         OSError: The directory cannot be read. A folder that cannot be read is left out.

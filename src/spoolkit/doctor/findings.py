@@ -54,7 +54,7 @@ class Entry(NamedTuple):
 
     @property
     def is_scanned(self) -> bool:
-        """Whether it lies where uWSGI looks for jobs: in the spool directory or in a priority folder."""
+        """Whether uWSGI scans it for jobs: it is in the spool directory or in a priority folder."""
         return self.folder is None or is_number(self.folder)
 
     @property
@@ -81,7 +81,7 @@ class Site(NamedTuple):
     now: float
     #: The process ids of the living spoolers.
     spoolers: Sequence[int]
-    #: What lies in the spool directory.
+    #: The names in the spool directory and in its folders.
     entries: Sequence[Entry] = ()
     #: The options of uWSGI; ``None`` where no uWSGI is known.
     uwsgi: Instance | None = None

@@ -87,7 +87,7 @@ def stranded(candidates: Iterable[str], spool_dirs: Sequence[str]) -> list[Findi
     """Find jobs in directories that no spooler serves, where calls with another configuration left them.
 
     Args:
-        candidates: Directories in which such jobs may lie.
+        candidates: Directories that may contain such jobs.
         spool_dirs: The real paths of the directories that jobs are written to now; the remedy moves jobs to the first.
 
     Returns:
