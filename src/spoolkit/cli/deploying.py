@@ -118,8 +118,9 @@ def ini(
 ) -> None:
     """Print a complete uwsgi.ini.
 
-    With it neither a stop nor a reload kills running jobs. The options below become fixed values in the file; uWSGI reads the others from its environment when it starts. Save
-    the file in the current folder: its paths are relative to that folder.
+    With it neither a stop nor a reload kills running jobs. The options below become fixed values in the file; uWSGI
+    reads the others from its environment when it starts. Save the file in the current folder: its paths are relative
+    to that folder.
     """
     spool = _in_ini(locations.directory())
     is_configured = bool(current_app.config.get("SPOOLKIT_SPOOL"))

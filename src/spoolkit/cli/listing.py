@@ -64,7 +64,8 @@ def _print_incomplete(examined: int) -> None:
 def show(id: str, as_json: bool) -> None:
     """Show everything that is known of a job.
 
-    That is its arguments, timeline, tracebacks and logs. ID may be the beginning of an id, if no other job's id begins so.
+    That is its arguments, timeline, tracebacks and logs. ID may be the beginning of an id, if no other job's id begins
+    so.
     """
     id = lookup.full_id(id)
     if as_json:
