@@ -20,14 +20,24 @@ WRAPPERS = 8
 """How many calls may lie between a logging handler and the stream: a site wraps streams, colorama does."""
 
 _here: ContextVar[Sink | None] = ContextVar("spoolkit.output", default=None)
-_of_main: Sink | None = None
-_others: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
-"""Threads that were there before the job of the main thread."""
-_lock = threading.Lock()
-_users = 0
-_undo = contextlib.ExitStack()
-
 _format = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s").format
+
+
+class _Capture:
+    """What of this process is captured."""
+
+    def __init__(self) -> None:
+        #: The sink of the job that the main thread runs.
+        self.of_main: Sink | None = None
+        #: Threads that ran before the job of the main thread started.
+        self.others: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+        #: How many jobs run; the first one replaces the streams, the last one puts them back.
+        self.users = 0
+        self.lock = threading.Lock()
+        self.undo = contextlib.ExitStack()
+
+
+_capture = _Capture()
 
 
 @contextlib.contextmanager
@@ -36,47 +46,44 @@ def to(sink: Sink) -> Iterator[None]:
 
     In the main thread, where one job runs at a time, so is what the threads print that the task started.
     """
-    global _of_main, _others
     token = _here.set(sink)
     main = threading.current_thread() is threading.main_thread()
     if main:
-        _of_main, _others = sink, weakref.WeakSet(threading.enumerate())
+        _capture.of_main, _capture.others = sink, weakref.WeakSet(threading.enumerate())
     _install()
     try:
         yield
     finally:
         _uninstall()
         if main:
-            _of_main = None
+            _capture.of_main = None
         _here.reset(token)
 
 
 def _install() -> None:
-    global _users
-    with _lock:
-        _users += 1
-        if _users > 1:
+    with _capture.lock:
+        _capture.users += 1
+        if _capture.users > 1:
             return
         for name in ("stdout", "stderr"):
             stream = getattr(sys, name, None)
             if stream is not None:
                 tee = _Tee(stream)
                 setattr(sys, name, tee)
-                _undo.callback(_put_back, name, tee)
+                _capture.undo.callback(_put_back, name, tee)
         # Not a handler: one at the root would keep basicConfig() and the handler of last resort from doing their work,
         # and would not see the loggers that do not propagate.
         factory = logging.getLogRecordFactory()
         noting = _noting(factory)
         logging.setLogRecordFactory(noting)
-        _undo.callback(_put_factory_back, noting, factory)
+        _capture.undo.callback(_put_factory_back, noting, factory)
 
 
 def _uninstall() -> None:
-    global _users
-    with _lock:
-        _users -= 1
-        if not _users:
-            _undo.close()
+    with _capture.lock:
+        _capture.users -= 1
+        if not _capture.users:
+            _capture.undo.close()
 
 
 def _put_back(name: str, tee: _Tee) -> None:
@@ -91,8 +98,8 @@ def _put_factory_back(noting: Callable[..., logging.LogRecord], factory: Callabl
 
 def _note(text: str) -> None:
     sink = _here.get()
-    if sink is None and threading.current_thread() not in _others:
-        sink = _of_main
+    if sink is None and threading.current_thread() not in _capture.others:
+        sink = _capture.of_main
     if sink is not None:
         sink(text)
 
