@@ -25,12 +25,15 @@ Env = Mapping[Any, bytes]
 """A spool file as uWSGI passes it: the keys of the packet are bytes, ``spooler_task_name`` and ``body`` are text."""
 
 Handler = Callable[[Env], int]
+"""Runs the job of a spool file; returns uWSGI's ``SPOOL_*`` integer."""
 
 LIBRARIES = ("uwsgidecorators", "uwsgi_tasks")
 """Modules that set ``uwsgi.spooler`` to a handler of their own when they are imported."""
 
 _spooler_started = PerProcess[bool]()
+
 _after_fork: list[Callable[[], None]] = []
+"""Called in each process that uWSGI forks."""
 
 
 def is_uwsgi() -> bool:
@@ -273,13 +276,16 @@ def _forked() -> None:
 
 
 class _ProtectedModule(types.ModuleType):
-    """The module ``uwsgi``: assignments to ``spooler``, ``post_fork_hook`` and ``atexit`` add to what is there.
+    """The module ``uwsgi``, in which no assignment takes away what spoolkit has set.
 
-    uwsgidecorators and uwsgi_tasks assign ``uwsgi.spooler`` when they are imported, and uWSGI knows only one handler:
-    the last one would fail on the files of all others, or delete them.
+    An assignment to ``post_fork_hook`` or ``atexit`` adds a function to be called. An assignment to ``spooler`` has no
+    effect in uWSGI: uwsgidecorators and uwsgi_tasks assign it when they are imported, and uWSGI knows only one handler,
+    so that the last one would fail on the files of all others, or delete them.
     """
 
+    #: spoolkit's handler; ``None`` before :func:`install`.
     handler: ClassVar[Handler | None] = None
+    #: What the application itself has assigned to ``spooler``.
     application_handler: ClassVar[Handler | None] = None
 
     def __setattr__(self, name: str, value: Any) -> None:
