@@ -157,8 +157,8 @@ def notifying(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UwsgiServer]
 @pytest.mark.parametrize(
     ("body", "why"),
     [
-        ("", "no JSON"),
-        ("{", "no JSON"),
+        ("", "not JSON"),
+        ("{", "not JSON"),
         ("[]", "give a JSON object"),
         ("null", "give a JSON object"),
         ('"text"', "give a JSON object"),

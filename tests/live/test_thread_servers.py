@@ -182,7 +182,7 @@ def test_thread_jobs_of_a_killed_server_process_are_lost_at_the_next_look(
     server.kill()
     assert State.LOST not in states(statuses(answer["jobs"]))
     store = Store(str(tmp_path / "spool" / "spoolkit.db"))
-    assert mark_lost(store) == 5
+    assert mark_lost(store, str(tmp_path / "spool")) == 5
     store.close()
     assert states(statuses(answer["jobs"])) == [State.LOST] * 5
 
@@ -293,7 +293,7 @@ def test_a_spooler_lets_thread_jobs_of_its_jobs_finish(environment: dict[str, st
 
 
 def test_uwsgi_does_not_start_the_site_where_threads_are_not_enabled(start: Start) -> None:
-    with pytest.raises(AssertionError, match="set enable-threads = true"):
+    with pytest.raises(AssertionError, match="Set enable-threads = true"):
         start("uwsgi", "pyimport = no_threads")  # as older versions were without enable-threads
 
 
