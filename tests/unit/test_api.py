@@ -1,4 +1,4 @@
-"""Jobs as JSON: what is public, and what only with ``details``."""
+"""Jobs over HTTP: what every visitor sees, and what only ``details`` shows."""
 
 from __future__ import annotations
 

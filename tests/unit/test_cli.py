@@ -1,4 +1,4 @@
-"""``flask spool``: what it does, its exit codes, its JSON. How it looks is compared in test_docs."""
+"""``flask spool``: effects, exit codes and JSON. test_docs compares the output for people."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def ends_in_a_thread() -> None: ...
 
 @pytest.fixture
 def spooler(directory: str) -> Iterator[int]:
-    """A spooler process beside."""
+    """A spooler process."""
     pid = os.fork()
     if not pid:
         try:
@@ -474,7 +474,7 @@ def test_only_a_running_job_shows_the_progress_of_its_file(directory: str, work:
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The spool files that are opened."""
+    """The paths of the spool files that lookup opens."""
     paths: list[str] = []
     peek = spoolfile.peek
 

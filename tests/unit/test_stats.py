@@ -1,4 +1,4 @@
-"""The figures: what waits, what is over, how late it is and how long it took."""
+"""The figures: jobs by task and state, the oldest due job, the run times of the last hour."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def other() -> None: ...
 
 
 def done(seconds: float, ago: float) -> None:
-    """Record a job that was done so long ago and took so many seconds."""
+    """Record a job that finished ``ago`` seconds ago and took ``seconds``."""
     finished = clock.now() - ago
     with locations.store().transaction() as db:
         db.execute(

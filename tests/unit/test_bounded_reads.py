@@ -1,4 +1,4 @@
-"""What a look costs where many jobs wait: names that are read, files that are opened or asked for their time."""
+"""Requests and commands read a bounded number of names and files, however many jobs wait."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def ends(how: str) -> None:
 
 
 class Entries:
-    """What ``os.scandir`` gives, counted."""
+    """The result of ``os.scandir``, whose entries are counted."""
 
     def __init__(self, path: str, cost: Counter[str], scandir: Callable[[str], Any]) -> None:
         self._entries, self._cost = scandir(path), cost
@@ -73,7 +73,7 @@ def cost(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 @pytest.fixture
 def client(directory: str, monkeypatch: pytest.MonkeyPatch) -> FlaskClient:
-    """Visitors of a site where ten names are read, and many jobs wait."""
+    """A client of a site where many jobs wait and a request reads ten names."""
     app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
     app.register_blueprint(jobs_blueprint(listing=True, details=True))
     monkeypatch.setattr(lookup, "MAX_NAMES", 10)

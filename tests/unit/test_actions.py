@@ -65,7 +65,7 @@ def listens(path: str) -> None:
 
 @pytest.fixture
 def spooler(directory: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """A spooler process beside, that looks only when it is woken; it may be killed."""
+    """A spooler process that scans only when it is woken; a test may kill it."""
     monkeypatch.setattr(engine, "FREQUENCY", 1000)
     pid = os.fork()
     if not pid:
@@ -83,7 +83,7 @@ def spooler(directory: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
 
 @pytest.fixture
 def started(tmp_path: Path) -> Callable[[], str]:
-    """What a task wrote once it had started."""
+    """Returns what a task wrote when it started."""
     path = tmp_path / "started"
     return lambda: path.read_text() if path.exists() else ""
 
@@ -329,7 +329,7 @@ def ends_itself() -> str:
 
 
 def test_cancel_with_force_refuses_to_kill_a_process_with_other_work(directory: str, tmp_path: Path) -> None:
-    """A thread's job, of a process that serves requests."""
+    """A thread job, whose process serves requests."""
     plain = plain_job.JobSpec(id=plain_job.new_id(), task="tasks.some", engine="thread")
     with child(lambda: locations.store().claim(plain, file=None, still_there=lambda: True, max_attempts=1)) as pid:
         assert lookup.find(plain.id).pid == pid
@@ -341,7 +341,7 @@ def test_cancel_with_force_refuses_to_kill_a_process_with_other_work(directory: 
 
 @contextlib.contextmanager
 def child(work: Callable[[], object]) -> Iterator[int]:
-    """A process that does ``work`` and lives on."""
+    """A process that calls ``work`` and then waits."""
     ready, write = os.pipe()
     pid = os.fork()
     if not pid:
@@ -381,7 +381,7 @@ def test_cancel_waits_for_a_file_that_is_locked_for_a_moment(directory: str) -> 
 
 @contextlib.contextmanager
 def held(path: str, seconds: float = 60) -> Iterator[None]:
-    """Within it another process holds the lock on the file, at most so long."""
+    """Another process holds the lock on the file, for at most ``seconds``."""
     ready, write = os.pipe()
     pid = os.fork()
     if not pid:
