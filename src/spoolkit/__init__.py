@@ -3,7 +3,7 @@
 from spoolkit.attempt.current_job import current_job
 from spoolkit.decorators import spool, thread
 from spoolkit.encoding.codec import register
-from spoolkit.encoding.uwsgi_args import prepare_spooler_args, restore_spooler_args
+from spoolkit.encoding.uwsgi_args import restore_spooler_args
 from spoolkit.errors import (
     Abort,
     AmbiguousJobError,
@@ -38,6 +38,7 @@ from spoolkit.errors import (
 from spoolkit.extension import SpoolKit
 from spoolkit.handle import Job
 from spoolkit.job import SPOOL_IGNORE, SPOOL_OK, SPOOL_RETRY, State
+from spoolkit.spooling.uwsgi_arguments import prepare_spooler_args
 from spoolkit.system.log import JobLogFilter
 from spoolkit.threads.background import BackgroundThread, QueueThread
 from spoolkit.times import seconds_from_text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -179,7 +180,7 @@ class SpoolTask(Task[P, R]):
         if priority is not None:
             where["priority"] = uwsgi_args.priority(priority)
         if queue is not None:
-            where["queue"] = uwsgi_args.spooler(queue)
+            where["queue"] = os.path.realpath(uwsgi_args.spool_dir(queue))
 
         def call(*args: P.args, **kwargs: P.kwargs) -> Job[R]:
             return self._enqueue(args, kwargs, at, delay, **where)
@@ -205,13 +206,13 @@ class SpoolTask(Task[P, R]):
         arguments: dict[str, Any] = {**self._from_packet(packet or {}), **kwargs}
         where: dict[str, Any] = {}
         if "at" in arguments:
-            where["at"] = uwsgi_args.at(arguments.pop("at"))
+            where["at"] = uwsgi_args.at(arguments.pop("at"), now=clock.now())
         if "delay" in arguments and "delay" not in self.declared.signature.parameters:
             where["delay"] = arguments.pop("delay")
         if "priority" in arguments:
             where["priority"] = uwsgi_args.priority(arguments.pop("priority"))
         if "spooler" in arguments:
-            where["queue"] = uwsgi_args.spooler(arguments.pop("spooler"))
+            where["queue"] = os.path.realpath(uwsgi_args.spool_dir(arguments.pop("spooler")))
         if "body" in arguments:
             arguments["body"] = uwsgi_args.body(arguments["body"])
         return self._enqueue((), arguments, **where)

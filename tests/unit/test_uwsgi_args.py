@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import spool_args
 from spoolkit.encoding import packet
-from spoolkit.encoding.uwsgi_args import MAGIC, RESERVED, prepare_spooler_args, restore_spooler_args
+from spoolkit.encoding.uwsgi_args import MAGIC, RESERVED, restore_spooler_args
 from spoolkit.errors import (
     ArgumentError,
     ArgumentTypeError,
@@ -22,6 +22,7 @@ from spoolkit.errors import (
     ScheduleError,
     TooLargeError,
 )
+from spoolkit.spooling.uwsgi_arguments import prepare_spooler_args
 
 LIMIT = packet.LIMIT
 

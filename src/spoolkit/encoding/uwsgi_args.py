@@ -1,14 +1,13 @@
-"""Arguments <-> the bytes-only dict that plain uWSGI spool functions take. Pure, but for resolving a path.
+"""How do arguments become the bytes-only dict of ``uwsgi.spool``, and arguments again? Pure: no input or output.
 
-This is for functions of ``uwsgidecorators`` and for ``uwsgi.spool`` itself. spoolkit's own tasks need none of it:
-their arguments cross by :mod:`spoolkit.encoding.codec`.
+This is for functions of ``uwsgidecorators`` and for ``uwsgi.spool`` itself. The arguments of spoolkit's own tasks are
+encoded by :mod:`spoolkit.encoding.codec`.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -25,13 +24,12 @@ from spoolkit.errors import (
     TooLargeError,
     shown,
 )
-from spoolkit.system import clock
 
 MAGIC = ("at", "priority", "spooler", "body")
-"""The keys that uWSGI reads for itself."""
+"""The keys whose values uWSGI itself reads."""
 
 MAX_PRIORITY = 999_999_999
-"""As long as the name of a folder of digits may be."""
+"""The greatest priority: the name of its folder has nine digits."""
 
 RESERVED = {
     "spooler_task_name": "uWSGI puts the spool file's name there",
@@ -44,27 +42,36 @@ RESERVED = {
 Types = Mapping[str, object] | Callable[..., object]
 
 
-def prepare_spooler_args(**kwargs: object) -> dict[bytes, bytes]:
-    """The bytes-only dict for ``uwsgi.spool`` and for functions of ``uwsgidecorators``.
+def encode(arguments: Mapping[str, object], *, now: float) -> dict[bytes, bytes]:
+    """Make the bytes-only dict for ``uwsgi.spool`` and for functions of ``uwsgidecorators``.
 
-    Text crosses as UTF-8, bytes as they are, other values as JSON text. ``at`` (unix time or an aware datetime),
-    ``priority`` (a number, zero or more), ``spooler`` (an absolute path) and ``body`` (bytes of any size) keep uWSGI's
-    meaning. Raises :class:`ArgumentError` of the kind that fits, naming the argument, for what uWSGI would cut,
-    misread or delete unrun.
+    Text becomes UTF-8, bytes stay as they are, other values become JSON text.
+
+    Args:
+        arguments: The arguments by name. ``at`` (unix time in seconds, or an aware datetime), ``priority`` (a whole
+            number, zero or more), ``spooler`` (the absolute real path of a spool directory) and ``body`` (bytes of any
+            size) have the meaning that uWSGI gives them.
+        now: Unix time in seconds.
+
+    Raises:
+        ArgumentError: uWSGI would cut the argument, misread it, or delete the job without running it. The subclass
+            says why, and the error names the argument.
     """
     fields: dict[bytes, bytes] = {}
-    for name, value in kwargs.items():
+    for name, value in arguments.items():
         if not name:
-            raise ReservedNameError("an argument has an empty name: uWSGI deletes such a job unrun", argument=name)
+            raise ReservedNameError(
+                "an argument has an empty name: uWSGI deletes such a job without running it", argument=name
+            )
         if name in RESERVED:
             raise ReservedNameError(f"argument {name!r} is reserved ({RESERVED[name]}): rename it", argument=name)
         key = _text(name, name)
-        encoded = magic(name, value) if name in MAGIC else _value(name, value)
+        encoded = _option(name, value, now) if name in MAGIC else _value(name, value)
         if name != "body":
             for what, data in (("name", key), ("value", encoded)):
                 if len(data) > packet.LIMIT:
                     raise TooLargeError(
-                        f"the {what} of argument {name[:80]!r} has {len(data)} bytes; uWSGI cuts it silently over "
+                        f"the {what} of argument {name[:80]!r} has {len(data)} bytes; uWSGI silently cuts more than "
                         f"{packet.LIMIT}: send it as body",
                         argument=name,
                         size=len(data),
@@ -88,12 +95,19 @@ def prepare_spooler_args(**kwargs: object) -> dict[bytes, bytes]:
 def restore_spooler_args(
     env: Mapping[bytes, bytes] | Mapping[str, object], types: Types | None = None, /
 ) -> dict[str, object]:
-    """The arguments back from what a plain spool function was given: the inverse of :func:`prepare_spooler_args`.
+    """Restore the arguments that a plain spool function was given: the inverse of :func:`prepare_spooler_args`.
 
-    ``env`` is the dict that uWSGI (bytes) or ``uwsgidecorators`` (text) hands over. ``types`` tells each argument's
-    type, as a dict or as a function whose annotations say it: ``str`` gives the text, ``bytes`` the bytes, any other
-    type the JSON value. An argument without a type comes back as text, or as bytes where it is not UTF-8. uWSGI's
-    own keys are left out, all but ``body``. Raises :class:`DecodeError`, naming the argument.
+    Args:
+        env: The dict that uWSGI (with bytes) or ``uwsgidecorators`` (with text) passes to the function.
+        types: The type of each argument: a dict, or a function whose annotations are used. ``str`` gives the text,
+            ``bytes`` the bytes, any other type the JSON value. An argument without a type comes back as text, or as
+            bytes where it is not UTF-8.
+
+    Returns:
+        The arguments by name, without uWSGI's own keys, except ``body``.
+
+    Raises:
+        DecodeError: An argument cannot be read as its type; the error names it.
     """
     wanted = hints(types) if callable(types) else dict(types or {})
     left_out = {*RESERVED, *MAGIC} - {"body"}
@@ -111,9 +125,15 @@ def restore_spooler_args(
 
 
 def convert(name: str, data: bytes, wanted: object) -> object:
-    """One value back from its bytes, by the type ``wanted`` of it; ``None``: text where it is text.
+    """Restore one value from its bytes.
 
-    Raises :class:`DecodeError`.
+    Args:
+        name: The argument, for messages.
+        data: The bytes of its value.
+        wanted: Its type; ``None``: text if the bytes are UTF-8, else the bytes.
+
+    Raises:
+        DecodeError: The bytes are not a value of that type.
     """
     kind = typing.get_origin(wanted) or wanted  # list of list[str]
     members = typing.get_args(wanted) if kind in (typing.Union, types.UnionType) else (kind,)
@@ -138,37 +158,52 @@ def convert(name: str, data: bytes, wanted: object) -> object:
 
 
 def hints(function: Callable[..., object]) -> dict[str, object]:
-    """The types that the function's annotations give its arguments; where one cannot be resolved, none."""
+    """Return the types in the annotations of ``function``; an empty dict where one of them cannot be resolved."""
     try:
         return typing.get_type_hints(function)
     except Exception:
         return {}
 
 
-def magic(name: str, value: object) -> bytes:
-    """The value of one of uWSGI's own keys, well-formed. Raises :class:`QueueOptionError` or :class:`ScheduleError`."""
+def _option(name: str, value: object, now: float) -> bytes:
     if name == "at":
-        # uWSGI cuts a fraction off, and so would run the job up to a second early.
-        return str(math.ceil(at(value))).encode()
+        # uWSGI drops the fraction, and would run the job up to a second early.
+        return str(math.ceil(at(value, now=now))).encode()
     if name == "priority":
         return str(priority(value)).encode()
     if name == "spooler":
-        return os.fsencode(spooler(value))
+        return spool_dir(value).encode("utf-8", "surrogateescape")  # a directory's name need not be UTF-8
     return body(value)
 
 
-def at(value: object) -> float:
-    """``at`` as uWSGI's spelling has it: unix time, an aware datetime, or digits as text or bytes."""
+def at(value: object, *, now: float) -> float:
+    """Return the unix time in seconds that uWSGI's key ``at`` means.
+
+    Args:
+        value: Unix time in seconds, an aware datetime, or digits as text or bytes.
+        now: Unix time in seconds.
+
+    Raises:
+        ScheduleError: The value is none of these, or more than ten years ahead.
+    """
     if isinstance(value, (str, bytes)):
         value = times.seconds_from_text(value)
-    time = times.run_at(value, None, now=clock.now())
+    time = times.run_at(value, None, now=now)
     if time is None:
         raise ScheduleError("at is None: leave it out, or give unix time or an aware datetime", argument="at")
     return time
 
 
 def priority(value: object) -> int:
-    """A priority: a number from 0 to 999,999,999; uWSGI makes a folder of that name, so nothing else may pass."""
+    """Return the priority as a number.
+
+    Args:
+        value: A whole number from 0 to 999,999,999, also as text or bytes. Nothing else may pass: uWSGI makes a folder
+            of that name.
+
+    Raises:
+        QueueOptionError: The value is not such a number.
+    """
     text = value.decode("ascii", "replace") if isinstance(value, bytes) else value
     if isinstance(text, int) and not isinstance(text, bool) and 0 <= text <= MAX_PRIORITY:
         return int(text)
@@ -177,19 +212,30 @@ def priority(value: object) -> int:
     return int(text)
 
 
-def spooler(value: object) -> str:
-    """A spool directory as uWSGI wants it: the absolute real path."""
-    if (
-        not isinstance(value, (str, bytes, os.PathLike))
-        or not os.path.isabs(path := os.fsdecode(value))
-        or "\0" in path
-    ):
+def spool_dir(value: object) -> str:
+    """Return the path that uWSGI's key ``spooler`` names. uWSGI compares it as text: the caller resolves links.
+
+    Args:
+        value: An absolute path, as str, bytes or an object with ``__fspath__``.
+
+    Raises:
+        QueueOptionError: The value is not an absolute path.
+    """
+    fspath = getattr(type(value), "__fspath__", None)
+    path = value if fspath is None else fspath(value)
+    if isinstance(path, bytes):
+        path = path.decode("utf-8", "surrogateescape")
+    if not isinstance(path, str) or not path.startswith("/") or "\0" in path:
         raise QueueOptionError(f"spooler is {shown(value)}: give a spool directory's absolute path", argument="spooler")
-    return os.path.realpath(path)
+    return path
 
 
 def body(value: object) -> bytes:
-    """A body: bytes. uWSGI takes neither text nor None, and a bytearray lands as a plain argument."""
+    """Return the body as bytes: uWSGI takes neither text nor None, and treats a bytearray as a plain argument.
+
+    Raises:
+        QueueOptionError: The value is not bytes, a bytearray or a memoryview.
+    """
     if not isinstance(value, (bytes, bytearray, memoryview)):
         raise QueueOptionError(f"body is {type(value).__name__}: uWSGI's body takes bytes", argument="body")
     return bytes(value)
