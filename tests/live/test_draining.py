@@ -40,7 +40,7 @@ def versions(site: Deployed) -> set[str]:
 
 
 @pytest.mark.matrix  # test_loading.py has one such version in each run
-def test_a_version_that_does_not_import_leaves_the_old_one_running(tmp_path: Path) -> None:
+def test_a_reload_to_code_that_does_not_import_keeps_the_old_code_running(tmp_path: Path) -> None:
     with deployed(tmp_path, "lazy-apps") as site:
         site.wait_until_up()
         spoolers = site.jobs.spooler_pids()
@@ -60,7 +60,7 @@ def test_a_version_that_does_not_import_leaves_the_old_one_running(tmp_path: Pat
         assert wait_until(lambda: site.result(id)) == b'"new"'
 
 
-def test_a_first_version_that_does_not_import_stops_uwsgi(tmp_path: Path) -> None:
+def test_a_start_with_code_that_does_not_import_stops_uwsgi(tmp_path: Path) -> None:
     with deployed(tmp_path, "lazy-apps") as site:
         rewrite(site, 'VERSION = "old"', 'raise ImportError("never worked")')
     with contextlib.suppress(AssertionError), deployed(tmp_path, "lazy-apps") as site:  # it may not even come up
@@ -69,7 +69,7 @@ def test_a_first_version_that_does_not_import_stops_uwsgi(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("mode", sampled(["lazy-apps", "threads"], "threads"))
-def test_requests_that_never_end_do_not_hold_up_a_stop_beyond_the_grace(tmp_path: Path, mode: str) -> None:
+def test_a_stop_ends_after_the_grace_period_although_requests_never_end(tmp_path: Path, mode: str) -> None:
     with deployed(tmp_path, mode, grace=2) as site:
         job = site.call("work", 60.0)
         site.site.history.wait_for("start", job)
@@ -85,7 +85,7 @@ def test_requests_that_never_end_do_not_hold_up_a_stop_beyond_the_grace(tmp_path
 
 
 @pytest.mark.parametrize("busy", sampled(["requests", "import"], "requests"))
-def test_a_stop_by_the_fifo_is_bounded_too(tmp_path: Path, busy: str) -> None:
+def test_a_stop_by_the_fifo_ends_after_the_grace_period(tmp_path: Path, busy: str) -> None:
     """No signal tells of it, and a process that starts does not hear of it at all."""
     slow = "import sys, time\nif not __import__('uwsgi').i_am_the_spooler(): time.sleep(3)\n"
     with deployed(tmp_path, "lazy-apps", grace=2):
@@ -103,7 +103,7 @@ def test_a_stop_by_the_fifo_is_bounded_too(tmp_path: Path, busy: str) -> None:
         assert site.wait_for_exit(30) < 20
 
 
-def test_a_spooler_that_is_asked_to_go_finishes_its_job_first(tmp_path: Path) -> None:
+def test_a_busy_spooler_finishes_its_job_before_it_exits_by_a_signal(tmp_path: Path) -> None:
     with deployed(tmp_path, "lazy-apps", spoolers=1) as site:
         job = site.call("work", 1.0)
         (start,) = site.site.history.wait_for("start", job)
@@ -115,7 +115,7 @@ def test_a_spooler_that_is_asked_to_go_finishes_its_job_first(tmp_path: Path) ->
         assert (first, second != start.pid) == (start.pid, True)
 
 
-def test_an_idle_spooler_that_is_asked_to_go_goes_at_once(tmp_path: Path) -> None:
+def test_an_idle_spooler_exits_by_a_signal_at_once(tmp_path: Path) -> None:
     with deployed(tmp_path, "lazy-apps", spoolers=1) as site:
         site.site.history.wait_for("start", site.call("work", 0.0))
         site.site.wait_empty()
@@ -124,7 +124,7 @@ def test_an_idle_spooler_that_is_asked_to_go_goes_at_once(tmp_path: Path) -> Non
         wait_until(lambda: site.jobs.spooler_pids() not in ([], [spooler]))
 
 
-def test_signals_mean_the_usual_to_what_a_task_forks(tmp_path: Path) -> None:
+def test_signals_have_their_default_effect_in_processes_that_a_task_forks(tmp_path: Path) -> None:
     with deployed(tmp_path, "lazy-apps", spoolers=1) as site:
         site.call("forks")
         (event,) = site.site.history.wait_for("forked", "ended", "by")
@@ -132,7 +132,7 @@ def test_signals_mean_the_usual_to_what_a_task_forks(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cut_by", sampled(["a stop", "a kill"], "a kill"))
-def test_a_long_job_goes_on_where_it_was_cut_off(tmp_path: Path, cut_by: str) -> None:
+def test_an_interrupted_job_continues_at_its_checkpoint(tmp_path: Path, cut_by: str) -> None:
     with deployed(tmp_path, "lazy-apps", grace=0.5, spoolers=1) as site:
         job = site.call("counts" if cut_by == "a stop" else "counts_through_kills", 0.3, 6)
         site.site.history.wait_for("step", job, count=3)
@@ -159,7 +159,7 @@ def check_steps(site: Deployed, job: str) -> None:
 
 
 @pytest.mark.parametrize("version", sampled(["the next", "a broken one"], "the next"))
-def test_a_stop_while_all_http_processes_are_replaced_waits_as_well(tmp_path: Path, version: str) -> None:
+def test_a_stop_while_all_http_processes_are_replaced_waits_for_jobs(tmp_path: Path, version: str) -> None:
     with deployed(tmp_path, "threads", grace=20) as site:
         site.wait_until_up()
         job = site.call("work", 6.0)
@@ -192,7 +192,7 @@ def test_a_site_without_a_spooler_stops_and_reloads_like_any_other(tmp_path: Pat
     assert "Error" not in server.log()
 
 
-def test_jobs_that_another_version_enqueued_run_or_die_with_a_reason(tmp_path: Path) -> None:
+def test_jobs_enqueued_by_another_version_run_or_die_with_a_reason(tmp_path: Path) -> None:
     with deployed(tmp_path, "lazy-apps") as site:
         site.wait_until_up()
         gate.pause(str(site.site.spool))

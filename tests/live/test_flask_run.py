@@ -53,7 +53,7 @@ def jobs_end(site: Site, job: str) -> str:
 
 
 @pytest.mark.parametrize("options", [(), ("--debug",)], ids=["plain", "reloader"])
-def test_ctrl_c_waits_for_the_job_and_names_it(start: Start, options: tuple[str, ...]) -> None:
+def test_ctrl_c_waits_for_the_running_job_and_names_it(start: Start, options: tuple[str, ...]) -> None:
     site = start("-m", "flask", "--app", "site_app", *options, "run", "--port", "{port}")
     job = site.call("work", "long", 3)["job"]
     site.history.wait_for("start", "long")
@@ -64,7 +64,7 @@ def test_ctrl_c_waits_for_the_job_and_names_it(start: Start, options: tuple[str,
 
 
 @pytest.mark.parametrize("options", [(), ("--debug",)], ids=["plain", "reloader"])
-def test_a_second_ctrl_c_ends_it(start: Start, options: tuple[str, ...]) -> None:
+def test_a_second_ctrl_c_interrupts_the_running_job(start: Start, options: tuple[str, ...]) -> None:
     site = start("-m", "flask", "--app", "site_app", *options, "run", "--port", "{port}")
     job = site.call("work", "long", 60)["job"]
     site.history.wait_for("start", "long")
@@ -78,7 +78,7 @@ def test_a_second_ctrl_c_ends_it(start: Start, options: tuple[str, ...]) -> None
     wait_until(lambda: not site.server._members())
 
 
-def test_a_signal_to_flask_run_alone_is_heard_by_the_runner(start: Start) -> None:
+def test_a_signal_to_flask_run_alone_reaches_its_spooler(start: Start) -> None:
     site = start("-m", "flask", "--app", "site_app", "run", "--port", "{port}")
     site.call("work", "long", 2)
     site.history.wait_for("start", "long")
@@ -87,7 +87,7 @@ def test_a_signal_to_flask_run_alone_is_heard_by_the_runner(start: Start) -> Non
     assert len(site.history.events("end", "long")) == 1
 
 
-def test_a_command_line_of_the_applications_own_starts_the_runner(
+def test_a_command_line_of_the_application_starts_the_spooler(
     start: Start, tmp_path: Path, environment: dict[str, str]
 ) -> None:
     (tmp_path / "shop").mkdir()

@@ -41,7 +41,7 @@ def checks(site: Deployed) -> list[str]:
     return [finding.check for finding in examine(spool, store=f"{spool}/spoolkit.db")]
 
 
-def test_a_spooler_that_hears_no_signal_starts_no_job_on_the_old_code(tmp_path: Path) -> None:
+def test_a_spooler_that_ignores_the_signal_of_a_reload_runs_no_job_with_the_old_code(tmp_path: Path) -> None:
     with deployed(tmp_path, "lazy-apps", spoolers=1) as site:
         site.wait_until_up()
         (old,) = site.jobs.spooler_pids()
@@ -59,7 +59,7 @@ def test_a_spooler_that_hears_no_signal_starts_no_job_on_the_old_code(tmp_path: 
         assert "old-code" not in checks(site)
 
 
-def test_an_application_that_spoolers_cannot_load_is_told_everywhere(tmp_path: Path) -> None:
+def test_an_application_that_spoolers_cannot_load_is_reported_by_log_doctor_and_commands(tmp_path: Path) -> None:
     with deployed(tmp_path, "lazy-apps", spoolers=1) as site:
         site.wait_until_up()
         rewrite(site, 'VERSION = "old"', "raise ImportError(\"half deployed\")\nVERSION = 'old'")
@@ -93,7 +93,7 @@ def stop_after_a_reload(site: Deployed, seconds: float) -> None:
 @pytest.mark.parametrize(
     "seconds", [0.5, *(pytest.param(n / 10, marks=pytest.mark.matrix) for n in range(20) if n != 5)]
 )
-def test_with_one_process_a_stop_within_a_reload_costs_no_attempt(tmp_path: Path, seconds: float) -> None:
+def test_a_stop_during_a_reload_of_one_http_process_costs_no_attempt(tmp_path: Path, seconds: float) -> None:
     with deployed(tmp_path, "lazy-apps", processes=1) as site:
         site.jobs.wait_for_spoolers()
         wait_until(lambda: 'unix_signal:3 worker_wakeup" (accepting)' in site.jobs.log())
@@ -113,7 +113,7 @@ def test_with_one_process_a_stop_within_a_reload_costs_no_attempt(tmp_path: Path
             )
 
 
-def test_a_locked_store_holds_up_a_stop_once_and_costs_no_attempt(tmp_path: Path) -> None:
+def test_a_locked_store_delays_a_stop_once_and_costs_no_attempt(tmp_path: Path) -> None:
     with deployed(tmp_path, "lazy-apps", grace=1, spoolers=3) as site:
         site.wait_until_up()
         for _ in range(3):

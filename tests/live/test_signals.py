@@ -64,7 +64,7 @@ def present(spool: Path) -> list[int]:
     return [int(name) for name in os.listdir(folder) if name.isdigit()] if folder.exists() else []
 
 
-def test_what_a_task_starts_ends_by_signals_as_usual(
+def test_processes_that_a_task_starts_end_by_signals_as_usual(
     runner: subprocess.Popen[bytes], environment: dict[str, str], history: History
 ) -> None:
     enqueue(environment, "signals_children()")
@@ -73,7 +73,7 @@ def test_what_a_task_starts_ends_by_signals_as_usual(
 
 
 @pytest.mark.parametrize("task", ["signals_children", "thread_signals_children"])
-def test_what_a_task_starts_under_uwsgi_ends_by_signals_as_usual(
+def test_processes_that_a_task_starts_under_uwsgi_end_by_signals_as_usual(
     start_site: StartSite, history: History, task: str
 ) -> None:
     site = start_site("hook-post-fork = unix_signal:15 worker_wakeup", "hook-accepting = unix_signal:15 worker_wakeup")
@@ -82,7 +82,7 @@ def test_what_a_task_starts_under_uwsgi_ends_by_signals_as_usual(
     assert list(event.words[1:]) == ENDED
 
 
-def test_a_job_outlives_every_signal_but_a_kill(
+def test_a_job_survives_every_signal_but_sigkill(
     runner: subprocess.Popen[bytes], environment: dict[str, str], history: History, tmp_path: Path
 ) -> None:
     enqueue(environment, "work('long', 3)")
@@ -101,14 +101,14 @@ def test_a_job_outlives_every_signal_but_a_kill(
 
 
 @pytest.mark.parametrize("signum", [signal.SIGQUIT, signal.SIGHUP])
-def test_an_idle_one_stops_at_once(runner: subprocess.Popen[bytes], tmp_path: Path, signum: int) -> None:
+def test_an_idle_standalone_spooler_stops_at_once(runner: subprocess.Popen[bytes], tmp_path: Path, signum: int) -> None:
     wait_until(lambda: present(tmp_path / "spool"))
     for _ in range(3):
         runner.send_signal(signum)
     assert runner.wait(20) == 0
 
 
-def test_a_hangup_that_nohup_has_it_ignore_is_ignored(environment: dict[str, str], tmp_path: Path) -> None:
+def test_a_standalone_spooler_under_nohup_ignores_sighup(environment: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "spool").mkdir(mode=0o700)
     process = subprocess.Popen(
         [sys.executable, "-m", "flask", "--app", "site_app", "spool", "run"],

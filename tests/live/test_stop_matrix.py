@@ -205,7 +205,7 @@ def matrix(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     chosen = [
         (item.callspec.params["row"], item.callspec.params["mode"])
         for item in request.session.items
-        if isinstance(item, pytest.Function) and item.function is test_it
+        if isinstance(item, pytest.Function) and item.function is test_a_stop_or_reload_loses_no_job
     ]
     with ThreadPoolExecutor(AT_ONCE) as pool:
         ran = list(pool.map(lambda cell: one(*cell), chosen))
@@ -216,7 +216,7 @@ Matrix = dict[tuple[str, str], Cell | BaseException]
 
 
 @pytest.mark.parametrize(("row", "mode"), sampled(CELLS, *KEPT), ids=lambda part: getattr(part, "name", part))
-def test_it(matrix: Matrix, row: Row, mode: str) -> None:
+def test_a_stop_or_reload_loses_no_job(matrix: Matrix, row: Row, mode: str) -> None:
     cell = matrix[row.name, mode]
     if isinstance(cell, BaseException):
         raise cell

@@ -96,7 +96,7 @@ def test_a_timer_fires_once_per_due_time_through_reloads(site: TimersSite) -> No
     assert site.fire_once_a_second("timer", "rbtimer")
 
 
-def test_spoolers_import_such_an_application(site: TimersSite) -> None:
+def test_spoolers_import_an_application_with_timers(site: TimersSite) -> None:
     jobs = len(site.history.events("job"))
     site.server.get("/call")
     site.history.wait_for("job", count=jobs + 1)
@@ -118,7 +118,7 @@ def test_a_file_monitor_fires_once_for_a_change(site: TimersSite) -> None:
     assert len(site.history.events("filemon")) <= before + 2
 
 
-def test_a_target_that_cannot_work_is_in_the_log_and_in_the_report(site: TimersSite) -> None:
+def test_a_target_that_cannot_work_is_reported_by_log_and_doctor(site: TimersSite) -> None:
     assert re.search(r"timers_site\.elsewhere: the target 'spooler' has no effect", site.server.log())
     spool = str(site.server.spool)
     assert ledger.ineffective_targets(spool, site.server.master_pid) == [("timers_site.elsewhere", "spooler")]
@@ -138,7 +138,7 @@ def test_a_change_of_timers_calls_no_other_function(site: TimersSite) -> None:
 
 
 @pytest.mark.matrix
-def test_a_hundred_reloads(site: TimersSite) -> None:
+def test_a_timer_fires_once_after_a_hundred_reloads(site: TimersSite) -> None:
     for _ in range(100):
         site.reload()
     assert site.fire_once_a_second("rbtimer")
