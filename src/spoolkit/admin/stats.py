@@ -93,13 +93,13 @@ def gather(*, max_examined: int = lookup.MAX_EXAMINED, files: Files | None = Non
 
 
 def _paused() -> dict[str, str]:
-    states = {directory: gate.state(directory) for directory in locations.directories()}
-    return {directory: state for directory, state in states.items() if state is not None}
+    states = {spool_dir: gate.state(spool_dir) for spool_dir in locations.directories()}
+    return {spool_dir: state for spool_dir, state in states.items() if state is not None}
 
 
 def _broken() -> dict[str, str]:
-    reasons = {directory: spoolers.load_error(directory) for directory in locations.directories()}
-    return {directory: reason for directory, reason in reasons.items() if reason is not None}
+    reasons = {spool_dir: spoolers.load_error(spool_dir) for spool_dir in locations.directories()}
+    return {spool_dir: reason for spool_dir, reason in reasons.items() if reason is not None}
 
 
 def _oldest_due(now: float, files: Files, running: set[str], most: int) -> float | None:

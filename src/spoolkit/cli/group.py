@@ -57,7 +57,7 @@ def command(name: str, *, needs_spool_dir: bool = True) -> Callable[[F], click.C
 
 
 def print_json(value: object, *, indent: int | None = 2) -> None:
-    """Print ``value`` as JSON, on one line with ``indent=None``. A value of another type is printed as text."""
+    """Print ``value`` as JSON, on one line with ``indent=None``. Other types are printed as text."""
     click.echo(json.dumps(value, indent=indent, default=str))
 
 

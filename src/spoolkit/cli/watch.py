@@ -14,7 +14,7 @@ from spoolkit.admin.as_json import brief
 from spoolkit.admin.stats import Statistics
 from spoolkit.cli.format import HEADERS, console, duration, print_lines, summary, table
 from spoolkit.cli.group import command, print_json
-from spoolkit.job import State, Status
+from spoolkit.job import FINISHED, State, Status
 from spoolkit.system import clock
 
 if TYPE_CHECKING:
@@ -65,8 +65,7 @@ def watch(interval: float, times: int | None, as_json: bool) -> None:
 def _refresh() -> tuple[Statistics, list[Status], list[Status]]:
     files = lookup.list_files(MAX_NAMES)
     running = lookup.jobs(states=(State.RUNNING,), max_examined=MAX_EXAMINED, files=files)
-    ended = (State.DONE, State.DEAD, State.CANCELLED, State.LOST)
-    finished = lookup.jobs(states=ended, limit=MAX_RECENT, max_examined=MAX_EXAMINED, files=files)
+    finished = lookup.jobs(states=FINISHED, limit=MAX_RECENT, max_examined=MAX_EXAMINED, files=files)
     return statistics.gather(max_examined=MAX_EXAMINED, files=files), running, finished
 
 
