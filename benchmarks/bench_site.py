@@ -8,8 +8,9 @@ import time
 
 from flask import Flask
 
-from spoolkit import SpoolKit, spool
-from spoolkit.attempt import runner
+from spoolkit import SpoolKit, registry, spool
+from spoolkit.attempt import in_process
+from spoolkit.spooling import execute
 
 app = Flask(__name__)
 SpoolKit(app)
@@ -28,7 +29,10 @@ def nothing(number: int) -> None:
 
 if os.environ.get("BENCH_UNTRACKED"):
 
-    def untracked(job, declared, *_):  # type: ignore[no-untyped-def]
-        return runner.Ended(runner.attempt_untracked(job, declared))
+    def untracked(job, content, file, store, config, working_directory):  # type: ignore[no-untyped-def]
+        declared = registry.find(job.task)
+        result = in_process.attempt_untracked(job, declared, config, 1)
+        execute.settle_file(file, result)
+        return result
 
-    runner.attempt = untracked
+    execute.execute_job = untracked

@@ -10,7 +10,8 @@ from spoolkit import times
 from spoolkit.errors import ConfigurationError, shown
 from spoolkit.job import Backoff, TaskOptions
 from spoolkit.lifecycle import hooks
-from spoolkit.spooling import engine as spool_engine
+from spoolkit.spooling import handler
+from spoolkit.spooling.engine import SpoolEngine
 from spoolkit.task import Delay, P, R, SpoolTask, ThreadTask
 from spoolkit.threads.engine import Overflow, ThreadEngine, ThreadOptions
 
@@ -81,8 +82,8 @@ def spool(
     _check_names(name, aliases)
 
     def declare(function: Callable[P, R]) -> SpoolTask[P, R]:
-        spool_engine.install()
-        return SpoolTask(function, spool_engine.SpoolEngine(), options, name, aliases)
+        handler.install()
+        return SpoolTask(function, SpoolEngine(), options, name, aliases)
 
     return declare if function is None else declare(function)
 
@@ -166,8 +167,8 @@ def thread(
     def declare(function: Callable[P, R]) -> ThreadTask[P, R]:
         overflow_engine = None
         if overflow == "spool":
-            spool_engine.install()
-            overflow_engine = spool_engine.SpoolEngine()
+            handler.install()
+            overflow_engine = SpoolEngine()
         return ThreadTask(function, engine, options, name, aliases, overflow_engine)
 
     return declare if function is None else declare(function)

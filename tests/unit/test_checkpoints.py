@@ -20,7 +20,7 @@ ID = "0" * 32
 
 def job(folder: Path) -> CurrentJob:
     """The job in a new attempt."""
-    return CurrentJob(id=ID, task="t", _kept=Checkpoint(str(folder), ID))
+    return CurrentJob(id=ID, task="t", _checkpoint=Checkpoint(str(folder), ID))
 
 
 def test_the_next_attempt_gets_what_was_stored_last(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from spoolkit import (
 )
 from spoolkit.errors import UnknownJobError
 from spoolkit.job import FINISHED, TaskOptions, new_id
-from spoolkit.spooling import engine as spool
+from spoolkit.spooling import handler
 from spoolkit.spooling.engine import SpoolEngine
 from spoolkit.spooling.standalone import Spooler
 from spoolkit.task import Engine
@@ -238,7 +238,7 @@ def test_where_the_applications_directory_is_gone_the_job_waits(
     app: Flask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen.clear()
-    monkeypatch.setattr(spool, "_working_directory", str(tmp_path / "gone"))
+    monkeypatch.setattr(handler.this_process, "working_directory", str(tmp_path / "gone"))
     SpoolEngine().submit(a_job(SpoolEngine(), "x"), DECLARED)
     Spooler(str(tmp_path / "spool")).run_due()
     (path,) = (tmp_path / "spool").glob("uwsgi_spoolfile_on_*.1")
@@ -252,14 +252,14 @@ def test_a_directory_that_uwsgi_does_not_serve_is_warned_of(
     app = Flask("elsewhere", root_path=str(tmp_path))
     monkeypatch.setattr(bridge, "directories", lambda: [str(tmp_path / "served")])
     SpoolKit(app)
-    assert "would lie there unseen" in caplog.text
+    assert "jobs that processes outside uWSGI enqueue would not run" in caplog.text
 
 
 def test_a_job_runs_in_the_applications_directory(app: Flask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen.clear()
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    monkeypatch.setattr(spool, "_working_directory", str(elsewhere))
+    monkeypatch.setattr(handler.this_process, "working_directory", str(elsewhere))
     monkeypatch.chdir("/")
     SpoolEngine().submit(a_job(SpoolEngine(), "x"), DECLARED)
     Spooler(str(tmp_path / "spool")).run_due()

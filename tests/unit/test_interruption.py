@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 from spoolkit import StoreUnavailableError
-from spoolkit.attempt import runner
+from spoolkit.attempt import bookkeeping, runner
 from spoolkit.job import JobSpec, TaskOptions
 from spoolkit.registry import Declared
 from spoolkit.settings import Settings
-from spoolkit.spooling import engine
+from spoolkit.spooling import handler
 from spoolkit.store import Store, interruption, retention
-from spoolkit.store.claims import PreviousCrashed
+from spoolkit.store.claims import Granted, PreviousCrashed
 from spoolkit.system import clock, files, process
 
 ID = "0" * 32
@@ -95,11 +95,21 @@ def test_a_mark_stays_until_the_store_knows_of_the_stop(
     def unavailable(*args: object, **options: object) -> None:
         raise StoreUnavailableError("locked", path=store.path)
 
-    def run() -> runner.Ended | None:
-        job, place = JobSpec(id=ID, task="t"), runner.Place(file="f", count=lambda: 2)
-        return runner.attempt(job, declared, place, store, Settings(spool_dir(store)))
+    def run() -> runner.AttemptResult:
+        try:
+            start = bookkeeping.claim(job, declared.options, store, config, path=str(path))
+        except StoreUnavailableError as error:
+            start = bookkeeping.claim_without_store(job, declared.options, config, error, lambda: 2)
+        assert isinstance(start, Granted)
+        return runner.run(job, declared, start, config, spool_dir=spool_dir(store))
 
-    declared = Declared("t", lambda: None, TaskOptions())
+    job, declared, config = (
+        JobSpec(id=ID, task="t"),
+        Declared("t", lambda: None, TaskOptions()),
+        Settings(spool_dir(store)),
+    )
+    path = Path(spool_dir(store), "f")
+    path.touch()
     with monkeypatch.context() as locked:
         locked.setattr(interruption, "interrupt", unavailable)
         run()
@@ -107,7 +117,7 @@ def test_a_mark_stays_until_the_store_knows_of_the_stop(
     assert isinstance(claim(store), PreviousCrashed)
     ended = run()
     assert ended is not None
-    ended.record()
+    bookkeeping.record(job, ended, store, config, file="f")
     assert [attempt.outcome for attempt in store.history(ID)[0]] == ["interrupted", "done"]
     assert marks(store) == []
 
@@ -132,7 +142,7 @@ def test_a_spooler_that_starts_sweeps_what_was_never_finished(directory: str, mo
         path.write_bytes(b"")
 
     def sweep() -> set[str]:
-        engine.start(directory)
+        handler.start(directory)
         return {name for name in names if Path(directory, name).exists()}
 
     assert sweep() == set(names), "their writers may be at work"

@@ -41,7 +41,7 @@ from spoolkit.job import JobSpec, State
 from spoolkit.settings import Settings
 from spoolkit.spooldir import dead, spoolfile
 from spoolkit.spooldir.spoolfile import PREFIX
-from spoolkit.spooling import engine, startup
+from spoolkit.spooling import handler, startup
 from spoolkit.spooling.engine import SpoolEngine
 from spoolkit.spooling.standalone import Spooler
 from spoolkit.store import locations
@@ -85,7 +85,7 @@ class World:
         patch.setattr(application, "settings", lambda code_folder=None: config)
         patch.setattr(application, "known", application.Applications())
         patch.setattr(locations, "_stores", {})
-        patch.setattr(engine, "_presence", None)
+        patch.setattr(handler.this_process, "presence", None)
         patch.setattr(actions, "CLAIM_TIME", 0.05)
         patch.setattr(life_tasks, "history", os.path.join(self.folder, "history"))
         self.complaints = Complaints()
@@ -398,7 +398,7 @@ class Life(RuleBasedStateMachine):
     @rule()
     def vet(self) -> None:
         """A spooler starts."""
-        startup.vet(self.world.spool)
+        startup.set_unreadable_files_aside(self.world.spool)
 
     @precondition(lambda self: not self.world.broken)
     @rule(how=st.sampled_from([garbage, os.mkdir]))

@@ -467,6 +467,7 @@ def test_only_a_running_job_shows_the_progress_of_its_file(directory: str, work:
     shown.progress(Progress(1))
     assert lookup.find(made.id).progress is None
     shown.close()
+    running.delete(directory, made.id)
 
 
 # At 100,000 jobs

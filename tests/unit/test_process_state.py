@@ -90,14 +90,14 @@ assert sys.path == ["/first", *path]
 
 def test_it_is_put_back_as_well_where_a_job_of_another_library_fails_unforeseen() -> None:
     run("""
-from spoolkit.spooling import engine as spool, other_libraries as foreign
+from spoolkit.spooling import execute, other_libraries as foreign
 def unforeseen(*args, **kwargs):
     os.umask(0o123)
     raise RuntimeError
 foreign.run = unforeseen
 os.umask(0o22)
 try:
-    spool._serve_foreign({}, "/nowhere", "/")
+    execute.execute_foreign({}, execute.SpoolFileRef("/nowhere", "/"), None)
 except RuntimeError:
     pass
 assert os.umask(0) == 0o22

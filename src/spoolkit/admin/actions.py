@@ -237,9 +237,6 @@ def _locked(status: Status) -> JobStateError:
 @contextlib.contextmanager
 def _claimed(status: Status) -> Iterator[str | None]:
     """Lock the job's file and yield its path; ``None`` where there is no file or another process has locked it."""
-    if spoolfile.held == status.id:
-        yield None
-        return
     for spool_dir in directories(status):
         path = None
         with changing(spool_dir):

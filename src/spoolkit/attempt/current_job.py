@@ -32,8 +32,8 @@ class CurrentJob(JobSpec):
     attempt: int = 1
     max_attempts: int = 1
     _recorder: Recorder | None = field(default=None, repr=False, compare=False)
-    _told: list[bool] = field(default_factory=list, repr=False, compare=False)
-    _kept: Checkpoint = field(default_factory=Checkpoint, repr=False, compare=False)
+    _saw_cancellation: list[bool] = field(default_factory=list, repr=False, compare=False)
+    _checkpoint: Checkpoint = field(default_factory=Checkpoint, repr=False, compare=False)
     _loops: Iterator[int] = field(default_factory=count, repr=False, compare=False)
 
     @property
@@ -41,7 +41,7 @@ class CurrentJob(JobSpec):
         """Whether somebody wants the job to stop. A task that then returns ends its job as cancelled."""
         if self._recorder is None or not self._recorder.cancelled:
             return False
-        self._told.append(True)
+        self._saw_cancellation.append(True)
         return True
 
     def progress(self, done: float, total: float | None = None, note: str = "") -> None:
@@ -63,14 +63,14 @@ class CurrentJob(JobSpec):
         Raises :class:`ArgumentTypeError`, :class:`TooLargeError` over 64 KiB, and :class:`StoreUnavailableError` where
         it cannot be kept; what was stored before is kept then.
         """
-        self._kept.store(data)
+        self._checkpoint.store(data)
 
     def resume(self, default: object = None) -> Any:
         """What :meth:`checkpoint` stored last, in this attempt or an earlier one; ``default`` if nothing was.
 
         Raises :class:`DecodeError` where this version of the code cannot read it.
         """
-        value = self._kept.value
+        value = self._checkpoint.value
         return default if value is None else value
 
     def steps(self, iterable: Iterable[T]) -> Iterator[T]:
@@ -80,10 +80,10 @@ class CurrentJob(JobSpec):
         come in the same order each time. Several loops are told apart by their order.
         """
         loop = next(self._loops)
-        done = self._kept.steps(loop)
+        done = self._checkpoint.steps(loop)
         for number, item in enumerate(islice(iterable, done, None), start=done + 1):
             yield item
-            self._kept.count(loop, number)
+            self._checkpoint.count(loop, number)
 
 
 def _number(name: str, value: object) -> float:

@@ -21,12 +21,12 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import lru_cache
 from operator import eq, is_
 from typing import Any, NamedTuple
 
-from spoolkit.system import process
+from spoolkit.system import log, process
 
 SPARE = 32
 """Descriptors that must be free for the next job."""
@@ -240,6 +240,15 @@ class State:
             self._kernel.actions.restore()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def spare_closed_descriptors(damage: Collection[str]) -> None:
+    """Keep the site's log handlers from writing, where ``damage`` says that the task closed what they write to.
+
+    Another file may have their numbers by now: the database of the next job, for instance.
+    """
+    if CLOSED in damage or STANDARD_ERROR in damage:
+        log.distrust_handlers(standard_error=STANDARD_ERROR not in damage)
 
 
 def _is_closed(stream: object) -> bool:

@@ -18,7 +18,8 @@ from spoolkit.doctor.examine import examine
 from spoolkit.doctor.findings import Finding
 from spoolkit.doctor.spoolers import stranded
 from spoolkit.spooldir import spoolfile
-from spoolkit.spooling.standalone import GUARDED, supervise
+from spoolkit.spooling.standalone import GUARDED
+from spoolkit.spooling.supervisor import supervise
 from spoolkit.store import locations
 from spoolkit.system import files, log, published
 from spoolkit.uwsgi import instance

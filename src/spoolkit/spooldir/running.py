@@ -89,11 +89,10 @@ class Recorder:
         return ""
 
     def close(self) -> None:
-        """The attempt is over, and recorded."""
+        """Close the file, which stays until the attempt is recorded: see :func:`delete`."""
         if self.fd >= 0 and not self.is_lost:
             os.close(self.fd)
         self.fd = -1
-        files.remove(self.path)
 
 
 def is_running(folder: str, id: str) -> bool:

@@ -33,8 +33,8 @@ COMMON_PRIORITIES = range(100)
 
 _FOLDERS = frozenset({"checkpoints", "dead", "running", "spoolers", "threads", "waiting"})
 
-held: str | None = None
-"""The job whose file uWSGI's lock of this process is on: opened and closed, it would be free for others."""
+_executing: set[str] = set()
+"""The job that this process executes, if any: closed here, its file would be free for others to lock."""
 
 _ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _NAME = re.compile(PREFIX + r"([0-9a-f]{32})(?:\.\d{1,9}(?:~\d{1,9})?)*", re.ASCII)
@@ -74,8 +74,12 @@ def claim(path: str) -> Iterator[int | None]:
     """Hold the lock that a spooler takes, and yield a descriptor of the file, or ``None`` where it cannot be had.
 
     Only within it may a process other than a spooler read, unlink, rename or touch the file. Never use it in a process
-    that is a uWSGI spooler, or twice at once on one file in one process.
+    that is a uWSGI spooler, or twice at once on one file in one process. A task that asks for the file of its own job
+    gets ``None``.
     """
+    if id_of(os.path.basename(path)) in _executing:
+        yield None
+        return
     try:
         fd = files.open_regular(path, os.O_RDWR, linked=True)
     except OSError:
@@ -105,6 +109,20 @@ def _is_still(fd: int, path: str) -> bool:
     return (opened.st_dev, opened.st_ino) == (named.st_dev, named.st_ino)
 
 
+@contextlib.contextmanager
+def executing(id: str) -> Iterator[None]:
+    """Within it, this process executes the job ``id``, whose file is locked: its task cannot open that file here.
+
+    fcntl locks belong to the process: a task that opened the file of its own job, to look at the job or to cancel it,
+    would drop the lock with the first descriptor that it closes, and another process would run the job as well.
+    """
+    _executing.add(id)
+    try:
+        yield
+    finally:
+        _executing.discard(id)
+
+
 def read(fd: int) -> bytes:
     """All bytes of a claimed file. Raises :class:`DecodeError` where they are more than any job has."""
     if (size := os.fstat(fd).st_size) > MAX_SIZE:
@@ -122,7 +140,7 @@ def peek(path: str, size: int = MAX_SIZE) -> bytes | None:
     ``OSError`` where only the directory's owner may read it.
     """
     id = id_of(os.path.basename(path))
-    if id is None or id == held:
+    if id is None or id in _executing:
         return None
     try:
         fd = files.open_regular(path, linked=True)

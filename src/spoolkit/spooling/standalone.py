@@ -1,26 +1,22 @@
-"""A spooler process in plain Python, for where uWSGI is not: the same files, the same lock, the same ``serve``."""
+"""A spooler without uWSGI: one process that runs the jobs of a spool directory, by the same files, locks and code."""
 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import select
 import signal
-import sys
 import time
-from collections.abc import Callable
 from types import FrameType
 
-from spoolkit import application
-from spoolkit.attempt.runner import Ended
+from spoolkit.attempt.runner import AttemptResult
 from spoolkit.encoding import packet
-from spoolkit.errors import DecodeError, StoreUnavailableError
-from spoolkit.job import Dead, Failure, State
-from spoolkit.lifecycle import hooks, shutdown
-from spoolkit.spooldir import gate, spoolers, spoolfile
-from spoolkit.spooling import engine
-from spoolkit.store import locations
+from spoolkit.errors import DecodeError
+from spoolkit.job import Dead, Failure
+from spoolkit.lifecycle import hooks
+from spoolkit.spooldir import gate, spoolfile
+from spoolkit.spooling import handler
+from spoolkit.spooling.execute import SpoolFileRef, settle_file
 from spoolkit.system import clock, log, task_signals
 from spoolkit.uwsgi import bridge
 
@@ -31,9 +27,6 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 GUARDED = (*STOP_SIGNALS, *task_signals.HARMLESS, signal.SIGUSR1)
 """Signals that a new process must not get before it handles them: each would end it."""
-
-RESPAWN_PAUSE = 1.0
-"""Seconds before a process that died is started again: a job that kills it must not spin."""
 
 
 class Spooler:
@@ -48,7 +41,7 @@ class Spooler:
         self.directory = os.path.realpath(directory)
         self._leash = leash
         self._stopping = False
-        self._asked = _Asked()
+        self._stop_request = StopRequest()
         self._wakeup, self._wakeup_write = os.pipe()
         os.set_blocking(self._wakeup, False)
         os.set_blocking(self._wakeup_write, False)
@@ -61,12 +54,12 @@ class Spooler:
         for signum in STOP_SIGNALS:
             signal.signal(signum, self._on_stop_signal)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, GUARDED)
-        engine.start(self.directory)
+        handler.start(self.directory)
         while not self._is_over():
             self.run_due()
             if not self._stopping:
                 self._wait()
-        engine.leave()
+        handler.leave()
 
     def stop(self) -> None:
         """Finish the running job and start no other. May be called from any thread."""
@@ -80,7 +73,7 @@ class Spooler:
             paths = spoolfile.pending(self.directory)
         except OSError as error:
             log.complain("the spool directory %s cannot be read: %s", self.directory, error)
-            engine.replace_if_used_up(error)
+            handler.replace_if_out_of_descriptors(error)
             return
         for path in paths:
             if self._is_over() or gate.is_paused(self.directory):
@@ -101,7 +94,7 @@ class Spooler:
             try:
                 content = packet.load(spoolfile.read(fd))
             except DecodeError as error:
-                engine.settle(path, self.directory, Ended(Dead(Failure(str(error)))))
+                settle_file(SpoolFileRef(path, self.directory), AttemptResult(Dead(Failure(str(error)))))
                 return
             if packet.MARKER not in content.fields:
                 return  # another library's: only uWSGI can run it
@@ -111,10 +104,10 @@ class Spooler:
                 "body": content.body,
             }
             try:
-                engine.serve(env, path, self.directory)
+                handler.serve(env, path, self.directory)
             except Exception as error:
                 log.complain("the spool file %s was not dealt with, and is tried again", path, error=error)
-                engine.replace_if_used_up(error)
+                handler.replace_if_out_of_descriptors(error)
 
     def _wait(self) -> None:
         ends = [self._wakeup] if self._leash is None else [self._wakeup, self._leash]
@@ -135,12 +128,12 @@ class Spooler:
         return soonest
 
     def _on_stop_signal(self, signum: int, frame: FrameType | None) -> None:
-        if self._asked.again():
+        if self._stop_request.again():
             os._exit(128 + signum)  # the lock goes with the process: the job runs again
         self.stop()
 
 
-class _Asked:
+class StopRequest:
     """When a signal asked this process to stop."""
 
     def __init__(self) -> None:
@@ -161,180 +154,3 @@ def serve(directory: str, leash: int) -> None:
     """Run the jobs of ``directory`` for as long as somebody holds the other end of ``leash``."""
     Spooler(directory, leash).run()
     hooks.run_end_hooks()  # the supervisor ends this process without Python's own end
-
-
-def supervise(
-    directory: str, processes: int, *, until_eof: int | None = None, run: Callable[[str, int], None] = serve
-) -> int:
-    """Keep ``processes`` children, each in ``run(directory, leash)``, and replace what dies, until a signal to stop.
-
-    SIGTERM, SIGINT, SIGQUIT or SIGHUP (unless it was ignored at the start, as by ``nohup``) is such a signal. Then, at
-    the end of what the descriptor ``until_eof`` gives, and where this process goes away, each child finishes its job
-    and ends. After ``SPOOLKIT_GRACE`` seconds, or at another signal more than a second later, they are killed, and
-    their jobs are recorded as interrupted. Returns the exit status: not zero where jobs were cut off.
-    """
-    return _Supervisor(directory, run, until_eof).keep(processes)
-
-
-class _Supervisor:
-    def __init__(self, directory: str, run: Callable[[str, int], None], until_eof: int | None) -> None:
-        self._directory = directory
-        self._run = run
-        self._until_eof = until_eof
-        self._children: set[int] = set()
-        self._missing: list[float] = []
-        """When, on the monotonic clock, those that are not there are to be started."""
-        self._stopping = False
-        self._asked = _Asked()
-        self._announced = False
-        self._cut_off_in: set[int] = set()
-        """The children that were killed with a job in hand."""
-        self._deadline: float | None = None
-        """When, on the monotonic clock, those that have not stopped are cut off."""
-        # Each child has the end to read, this process alone the other one, which closes with it even at a kill -9.
-        self._leash, self._leash_held = os.pipe()
-        self._wakeup, self._wakeup_write = os.pipe()
-        os.set_blocking(self._wakeup, False)
-        os.set_blocking(self._wakeup_write, False)
-
-    def keep(self, processes: int) -> int:
-        signal.set_wakeup_fd(self._wakeup_write, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda signum, frame: None)
-        ignores_hangup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-        task_signals.ignore_harmless()
-        signal.signal(signal.SIGUSR1, lambda signum, frame: None)
-        for signum in STOP_SIGNALS if ignores_hangup else (*STOP_SIGNALS, signal.SIGHUP):
-            signal.signal(signum, self._on_stop_signal)
-        gate.on_start(self._directory)
-        self._missing = [time.monotonic()] * processes
-        while True:
-            if not self._stopping:
-                self._start_missing()
-            elif not self._children:
-                return int(bool(self._cut_off_in))
-            elif self._deadline is not None and time.monotonic() >= self._deadline:
-                self._cut_off()
-            else:
-                self._announce()
-            self._wait()
-            self._bury()
-
-    def _wait(self) -> None:
-        ends = [self._wakeup] if self._until_eof is None else [self._wakeup, self._until_eof]
-        soonest = self._deadline if self._stopping else min(self._missing, default=None)
-        left = None if soonest is None else max(0.0, soonest - time.monotonic())
-        ready, _, _ = select.select(ends, [], [], left)
-        if self._wakeup in ready:
-            with contextlib.suppress(BlockingIOError):
-                os.read(self._wakeup, 4096)
-        if self._until_eof in ready and not os.read(self._until_eof, 4096):
-            self._until_eof = None
-            self._stop()
-
-    def _bury(self) -> None:
-        # One by one, by pid: what else this process has for children is not ours to wait for.
-        for pid in sorted(self._children):
-            try:
-                found, status = os.waitpid(pid, os.WNOHANG)
-            except ChildProcessError:  # the application waits for whatever ends
-                found, status = pid, 0
-            if not found:
-                continue
-            self._children.discard(pid)
-            if os.waitstatus_to_exitcode(status) == 0:
-                self._cut_off_in.discard(pid)  # it was faster
-            if not self._stopping:
-                how = os.waitstatus_to_exitcode(status)
-                said = f"by signal {-how}" if how < 0 else f"with status {how}"
-                log.error("spooler process %d ended %s and is started again", pid, said)
-                self._missing.append(time.monotonic() + RESPAWN_PAUSE)
-
-    def _on_stop_signal(self, signum: int, frame: FrameType | None) -> None:
-        if self._asked.again():
-            self._deadline = 0.0
-        self._stop()
-
-    def _stop(self) -> None:
-        # Not by a signal: whoever stops a whole service, as systemd does, sends one to each child as well, and the
-        # second one cuts its job off.
-        if not self._stopping:
-            self._stopping = True
-            self._deadline = time.monotonic() + application.settings().grace
-            os.close(self._leash_held)
-
-    def _announce(self) -> None:
-        """Name the jobs that a stop waits for, once."""
-        if self._announced:
-            return
-        self._announced = True
-        try:
-            running = [one for one in locations.store().statuses(states=[State.RUNNING]) if one.pid in self._children]
-        except StoreUnavailableError:
-            return
-        if running:
-            jobs = ", ".join(f"{one.id} of {one.task}" for one in running)
-            wait = application.settings().grace
-            log.warning("waiting up to %g s for job %s; another signal interrupts it, and it runs again", wait, jobs)
-
-    def _cut_off(self) -> None:
-        self._deadline = None
-        self._cut_off_in = self._children.intersection(spoolers.busy([self._directory]))
-        shutdown.interrupt_jobs(self._children)
-        for pid in self._children:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-
-    def _start_missing(self) -> None:
-        now = time.monotonic()
-        due = [at for at in self._missing if at <= now]
-        self._missing = [at for at in self._missing if at > now]
-        for _ in due:
-            # A signal between the fork and the note of it would miss this child, or be taken by it.
-            signal.pthread_sigmask(signal.SIG_BLOCK, GUARDED)
-            try:
-                if not self._stopping:
-                    self._children.add(self._spawn())
-            except OSError as error:
-                log.error("a spooler process could not be started: %s", error)
-                self._missing.append(now + RESPAWN_PAUSE)
-            finally:
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, GUARDED)
-
-    def _spawn(self) -> int:
-        _flush()  # or each child would write again what waits to be written
-        pid = os.fork()
-        if pid:
-            return pid
-        status = 1
-        try:
-            self._become_child()
-            self._run(self._directory, self._leash)
-            status = 0
-        except BaseException:
-            log.exception("spooler process %d failed", os.getpid())
-        finally:
-            # Not sys.exit(): what the parent has set up to be done at its end is not the child's to do.
-            try:
-                logging.shutdown()
-                _flush()
-            finally:
-                os._exit(status)
-
-    def _become_child(self) -> None:
-        # A group of its own: Ctrl-C in a terminal reaches the parent alone, which passes it on once.
-        os.setpgid(0, 0)
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        # The guarded signals stay blocked until the spooler handles them.
-        os.close(self._leash_held)
-        # Out of the terminal's group, a task that reads from it would be stopped for good; and until_eof is not for it.
-        nothing = os.open(os.devnull, os.O_RDONLY)
-        if nothing != 0:  # which it is where there was no standard input
-            os.dup2(nothing, 0)
-            os.close(nothing)
-
-
-def _flush() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):  # none, or closed
-            stream.flush()

@@ -1,4 +1,4 @@
-"""A spool directory is put in order before this process takes its first job there."""
+"""What must be put right in a spool directory before a spooler takes its first job there?"""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from spoolkit.spooldir import dead, spoolfile
 from spoolkit.system import clock, files, log
 
 HEADER_TIME = 60.0
-"""Seconds after which a file without a full header can have no writer any more."""
+"""Seconds after which nobody is writing a file any more that has no full header."""
 
 
-def vet(directory: str) -> None:
-    """Set aside what uWSGI would delete unrun or trip over for ever. Only before this process holds any job.
+def set_unreadable_files_aside(spool_dir: str) -> None:
+    """Move the files to the dead letters that uWSGI would delete unrun, or fail on at every scan.
 
     uWSGI's C code unlinks a file whose header promises more than there is, or whose packet breaks off, before any
     Python sees it (``spooler_manage_task`` in core/spooler.c, ``uwsgi_python_spooler`` in the Python plugin). It reads
-    a file whole, and exits where there is no memory for that.
+    a file whole, and exits if there is no memory for that.
+
+    Only for a process that runs no job: this opens the files, and closing its own job's file would drop its lock.
     """
-    for path in spoolfile.pending(directory):
+    for path in spoolfile.pending(spool_dir):
         with spoolfile.claim(path) as fd:
             if fd is None:
                 continue
@@ -33,18 +35,21 @@ def vet(directory: str) -> None:
             except (DecodeError, UnicodeEncodeError) as error:
                 about = os.fstat(fd)
                 if about.st_size >= 4 or about.st_ctime < clock.now() - HEADER_TIME:
-                    kept = dead.quarantine(path, directory, reason=str(error))
-                    log.error("a spool file that cannot be read was set aside, as %s: %s", kept, error)
+                    kept = dead.quarantine(path, spool_dir, reason=str(error))
+                    log.error("a spool file that cannot be read was moved to %s: %s", kept, error)
 
 
-def close_to_others(directory: str) -> None:
-    """Whoever can write here has code run: the directory is its owner's alone. A folder for the dead is made."""
-    about = os.stat(directory)
+def make_private(spool_dir: str) -> None:
+    """Let only its owner use the spool directory, because a file written there is code that is run.
+
+    The folder of dead letters is made as well.
+    """
+    about = os.stat(spool_dir)
     if (
         about.st_uid == os.geteuid()
         and stat.S_IMODE(about.st_mode) & 0o077
-        and spoolfile.may_become_spool_directory(directory)
+        and spoolfile.may_become_spool_directory(spool_dir)
     ):
-        os.chmod(directory, 0o700)
-    # Now: on a full disk there would be no room for it, and what is dead would come up at every scan.
-    files.make_folder(os.path.join(directory, dead.FOLDER))
+        os.chmod(spool_dir, 0o700)
+    # Now: on a full disk there would be no room for it, and a dead job's file would come up at every scan.
+    files.make_folder(os.path.join(spool_dir, dead.FOLDER))

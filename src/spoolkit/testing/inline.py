@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from spoolkit import application
-from spoolkit.attempt import runner
+from spoolkit.attempt import in_process
 from spoolkit.errors import ScheduleError
 from spoolkit.job import AnyJob, JobSpec, Outcome, RetryAt
 from spoolkit.registry import Declared
@@ -39,10 +39,6 @@ class InlineEngine:
 
 def _attempt(job: JobSpec, declared: Declared, number: int) -> Outcome | None:
     config = application.settings(declared.home)
-    place = runner.Place(count=lambda: number)
     with log.about(job.id, job.task):
-        ended = runner.attempt(job, declared, place, locations.store(config), config)
-        if ended is None:
-            return None
-        ended.record()
-        return ended.outcome
+        result = in_process.attempt(job, declared, locations.store(config), config, number)
+    return None if result is None else result.outcome

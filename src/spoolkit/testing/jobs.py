@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from contextvars import copy_context
-from dataclasses import replace
 from typing import Any
 
-from spoolkit import application, registry
+from spoolkit import application
 from spoolkit.admin import actions, lookup
-from spoolkit.attempt import runner
-from spoolkit.attempt.runner import Ended
 from spoolkit.encoding import packet
 from spoolkit.errors import (
     ConfigurationError,
     DecodeError,
     JobFailedError,
     JobStateError,
-    SignatureError,
     UnknownJobError,
-    UnknownTaskError,
 )
 from spoolkit.handle import Job
-from spoolkit.job import FINISHED, Dead, Failure, Outcome, RetryAt
+from spoolkit.job import FINISHED, Dead, Outcome, RetryAt
 from spoolkit.spooldir import spoolfile
-from spoolkit.spooling import engine
+from spoolkit.spooling.execute import SpoolFileRef, execute_job
 from spoolkit.store import locations
 from spoolkit.system import sandbox
 
@@ -124,20 +118,10 @@ def _run(job: Job[Any], path: str) -> Outcome | None:
         if fd is None:
             return None
         config = application.settings()
-        store = locations.store(config)
-        place = runner.Place(os.path.basename(path), lambda: os.path.lexists(path))
-        try:
-            declared = registry.find(job.task)
-            declared.check(job.args, job.kwargs)
-        except (UnknownTaskError, SignatureError) as error:
-            dead = Dead(Failure(str(error), type(error).__name__))
-            ended: Ended | None = Ended(dead, lambda: runner.refuse(job, dead, place, store, config))
-        else:
-            ended = copy_context().run(runner.attempt, replace(job, task=declared.name), declared, place, store, config)
-        if ended is None:
-            return None
-        engine.settle(path, directory, ended, task=job.task)
-        return ended.outcome
+        content = packet.load(spoolfile.read(fd))
+        file = SpoolFileRef(path, directory)
+        result = execute_job(job, content, file, locations.store(config), config, working_directory=None)
+        return None if result is None else result.outcome
 
 
 def _check(job: Job[Any], outcome: Outcome) -> None:

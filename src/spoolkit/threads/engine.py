@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from spoolkit import application
-from spoolkit.attempt import runner
+from spoolkit.attempt import in_process
 from spoolkit.errors import QueueFull, ScheduleError, StoreUnavailableError
 from spoolkit.job import AnyJob, Cancelled, Failure, JobSpec, Outcome, RetryAt
 from spoolkit.lifecycle import hooks
@@ -120,17 +120,15 @@ class ThreadJob:
 
     def _run_here(self) -> Outcome:
         if self.store is None:
-            return runner.attempt_untracked(self.job, self._declared, self._attempts)
-        place = runner.Place(count=lambda: self._attempts)
+            return in_process.attempt_untracked(self.job, self._declared, self._config, self._attempts).outcome
         try:
-            ended = runner.attempt(self.job, self._declared, place, self.store, self._config)
+            result = in_process.attempt(self.job, self._declared, self.store, self._config, self._attempts)
         finally:
             self.withdraw()
-        if ended is None:
+        if result is None:
             return Cancelled(Failure("another process has it"))
-        ended.record()
         retention.a_little(self.store, locations.directory(self._config), self._config)
-        return ended.outcome
+        return result.outcome
 
 
 _own_pool: PerProcess[Pool] = PerProcess()

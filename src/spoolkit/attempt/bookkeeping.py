@@ -1,0 +1,164 @@
+"""May an attempt start, and what is written down once it has ended? The same for every engine."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+
+from spoolkit.attempt import crash, job_log
+from spoolkit.attempt.runner import AttemptResult
+from spoolkit.errors import StoreUnavailableError
+from spoolkit.job import Cancelled, Dead, Done, Failure, JobSpec, RetryAt, TaskOptions
+from spoolkit.settings import Settings
+from spoolkit.spooldir import checkpoints, running, spoolfile, waiting
+from spoolkit.store import Store, interruption, locations
+from spoolkit.store.claims import AlreadySettled, Claim, Granted, InUse, PreviousCrashed
+from spoolkit.system import log
+
+
+def claim(
+    job: JobSpec,
+    options: TaskOptions,
+    store: Store,
+    config: Settings,
+    *,
+    path: str | None = None,
+    arguments: bytes | None = None,
+) -> Granted | AttemptResult | None:
+    """Count an attempt of ``job`` in the store, or say why none may start.
+
+    Args:
+        job: The job.
+        options: How the task's jobs are run.
+        store: Where the attempt is counted.
+        config: The settings in force.
+        path: The job's spool file, for an engine that has files.
+        arguments: The job's arguments in the codec's bytes, kept to be shown once the file is gone.
+
+    Returns:
+        ``Granted`` if the attempt may start; an ``AttemptResult`` if none may, with what is left to record and to do
+        with the file; ``None`` if another process runs the job, so that nothing may be touched.
+
+    Raises:
+        StoreUnavailableError: The attempt could not be counted; see :func:`claim_without_store`.
+    """
+    marks_dir = locations.directory(config)
+    found = _ask(job, options, store, path, arguments)
+    if isinstance(found, PreviousCrashed) and interruption.was_marked(marks_dir, found.pid, found.identity):
+        interruption.interrupt(
+            store,
+            [found.pid],
+            kill=_is_dead,
+            left=lambda id, queue: running.read(locations.spool_dir_of(queue, config), id),
+        )
+        # Not before: the mark is all that is known of the stop until then.
+        interruption.unmark(marks_dir, found.pid)
+        found = _ask(job, options, store, path, arguments)
+    match found:
+        case Granted():
+            return found
+        case InUse(copied):
+            if copied is not None:
+                text = "%s is left alone: it is a copy of %s, the file by which the same job is running"
+                log.complain(text, os.path.basename(path or ""), copied)
+            return None
+        case PreviousCrashed():
+            progress, text = running.read(locations.spool_dir_of(job.queue, config), job.id)
+            return crash.result_of(job, options, found, progress, text)
+        case AlreadySettled(outcome):
+            # The process that recorded the outcome died before it could do the same to the file.
+            if isinstance(outcome, Dead):
+                job_log.ended(job, outcome)
+            return AttemptResult(outcome, logged=isinstance(outcome, Dead))
+
+
+def claim_without_store(
+    job: JobSpec, options: TaskOptions, config: Settings, error: StoreUnavailableError, count: Callable[[], int]
+) -> Granted | AttemptResult | None:
+    """The same where the store cannot be written: jobs run all the same, and :func:`record` leaves the store alone.
+
+    Args:
+        job: The job.
+        options: How the task's jobs are run.
+        config: The settings in force.
+        error: Why the store cannot be written.
+        count: Counts the attempt elsewhere, and returns its number, from 1. Not called if another process runs the job.
+    """
+    log.unrecorded(error)
+    if running.is_running(locations.spool_dir_of(job.queue, config), job.id):
+        return None
+    attempt = count()
+    if attempt <= options.attempts:
+        return Granted(attempt, attempt, recorded=False)
+    outcome = Dead(Failure("no attempt is left; the last ended with its process", ending="crashed"))
+    job_log.ended(job, outcome)
+    return AttemptResult(outcome, recordable=False, logged=True)
+
+
+def record(job: JobSpec, result: AttemptResult, store: Store, config: Settings, *, file: str | None = None) -> None:
+    """Write down how the attempt ended, remove what it left in the spool directory, wake who waits. Never raises.
+
+    Args:
+        job: The job.
+        result: What :func:`claim` or the runner returned.
+        store: Where it is recorded.
+        config: The settings in force.
+        file: The name of the job's file, if it has one.
+    """
+    outcome, spool_dir = result.outcome, locations.spool_dir_of(job.queue, config)
+    if result.attempt:
+        if result.recordable:
+            with _complaining():
+                store.finish(
+                    job, result.attempt, outcome, result=result.result, progress=result.progress, log=result.log
+                )
+        running.delete(spool_dir, job.id)
+        if isinstance(outcome, (Done, Cancelled)):  # a dead job may be run again, and goes on from there
+            checkpoints.delete(spool_dir, job.id)
+    elif isinstance(outcome, Dead) and result.recordable:
+        with _complaining():
+            store.refuse(job, outcome.failure, file=file)
+    else:
+        return
+    if not isinstance(outcome, RetryAt):
+        waiting.wake_waiters(spool_dir, job.id)
+
+
+def _ask(job: JobSpec, options: TaskOptions, store: Store, path: str | None, arguments: bytes | None) -> Claim:
+    if path is None:
+        return store.claim(job, file=None, still_there=lambda: True, max_attempts=options.attempts, arguments=arguments)
+    return store.claim(
+        job,
+        file=os.path.basename(path),
+        still_there=lambda: os.path.lexists(path),
+        max_attempts=options.attempts,
+        attempts_in_filename=spoolfile.attempts_in_filename(path),
+        arguments=arguments,
+        file_exists=_is_a_spool_file,
+    )
+
+
+def _is_a_spool_file(name: str) -> bool:
+    """Whether a file called ``name`` lies in any folder where it may run."""
+    for directory in locations.directories():
+        with contextlib.suppress(OSError):
+            folders = [directory, *spoolfile.priority_folders(directory)]
+            if any(os.path.lexists(os.path.join(folder, name)) for folder in folders):
+                return True
+    return False
+
+
+def _is_dead(pid: int) -> None:
+    """There is no process left to kill."""
+
+
+@contextlib.contextmanager
+def _complaining() -> Iterator[None]:
+    """Log what keeps the store from recording. It must not raise: a job that is done but keeps its file runs again."""
+    try:
+        yield
+    except StoreUnavailableError as error:
+        log.unrecorded(error)
+    except Exception as error:
+        log.complain("the end of a job could not be recorded", error=error)

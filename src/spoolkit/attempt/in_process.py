@@ -1,0 +1,45 @@
+"""How does one attempt of a job without a file run? It is claimed, run and recorded in the process that has it."""
+
+from __future__ import annotations
+
+from spoolkit.attempt import bookkeeping, runner
+from spoolkit.attempt.runner import AttemptResult
+from spoolkit.errors import StoreUnavailableError
+from spoolkit.job import JobSpec
+from spoolkit.registry import Declared
+from spoolkit.settings import Settings
+from spoolkit.store import Store, locations
+from spoolkit.store.claims import Granted
+
+
+def attempt(job: JobSpec, declared: Declared, store: Store, config: Settings, number: int) -> AttemptResult | None:
+    """Claim, run and record one attempt of ``job``. Never raises.
+
+    Args:
+        job: The job.
+        declared: The task.
+        store: Where the attempt is recorded.
+        config: The settings in force.
+        number: Which attempt of the job it is, from 1: it counts where the store cannot be written.
+
+    Returns:
+        What became of the attempt; ``None`` if another process runs the job.
+    """
+    claim: Granted | AttemptResult | None
+    try:
+        claim = bookkeeping.claim(job, declared.options, store, config)
+    except StoreUnavailableError as error:
+        claim = bookkeeping.claim_without_store(job, declared.options, config, error, lambda: number)
+    result = (
+        runner.run(job, declared, claim, config, spool_dir=locations.spool_dir_of(job.queue, config))
+        if isinstance(claim, Granted)
+        else claim
+    )
+    if result is not None:
+        bookkeeping.record(job, result, store, config)
+    return result
+
+
+def attempt_untracked(job: JobSpec, declared: Declared, config: Settings, number: int) -> AttemptResult:
+    """Run one attempt of ``job`` without a record of it. Never raises. The arguments are those of :func:`attempt`."""
+    return runner.run(job, declared, Granted(number, number), config, spool_dir=None)

@@ -1,0 +1,264 @@
+"""What happens to one spool file: claim it, run its job, record the result, settle the file.
+
+Here alone a job's file and its record are brought together. Under uWSGI the server's C code holds the lock on the file:
+nothing here may open it, because closing any descriptor of a file drops the lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from contextvars import copy_context
+from dataclasses import dataclass, replace
+
+from spoolkit import application, registry
+from spoolkit.attempt import bookkeeping, job_log, process_state, runner
+from spoolkit.attempt.runner import AttemptResult
+from spoolkit.encoding import packet
+from spoolkit.errors import DecodeError, SignatureError, SpoolkitError, StoreUnavailableError, UnknownTaskError
+from spoolkit.job import SPOOL_RETRY, Cancelled, Dead, Done, Failure, JobSpec, Outcome, RetryAt
+from spoolkit.registry import Declared
+from spoolkit.settings import Settings
+from spoolkit.spooldir import dead, spoolers, spoolfile
+from spoolkit.spooling import other_libraries
+from spoolkit.store import Store, locations, retention
+from spoolkit.store.claims import Granted
+from spoolkit.system import clock, log
+from spoolkit.uwsgi import bridge
+
+UNKNOWN_PAUSES = 1.0, 15.0
+"""Seconds, at least and at most, between two tries to run a job that this version of the code cannot run."""
+
+
+@dataclass(frozen=True)
+class SpoolFileRef:
+    """A spool file that this process has locked."""
+
+    #: Its path.
+    path: str
+    #: The spool directory, which holds it, or the folder of its priority.
+    spool_dir: str
+
+
+def execute(content: packet.Packet, file: SpoolFileRef, working_directory: str) -> bool:
+    """Run the job of a spool file in a spooler, and settle the file.
+
+    Args:
+        content: What the file holds.
+        file: The file.
+        working_directory: Where the task runs.
+
+    Returns:
+        Whether this process can run another job.
+    """
+    config = application.settings()
+    store = locations.store(config)
+    try:
+        job = packet.unpack(content)
+    except DecodeError as error:
+        settle_file(file, AttemptResult(_dead(error)), task=other_libraries.task_name(content.fields))
+        return True
+    with log.about(job.id, job.task), spoolfile.executing(job.id):
+        result = execute_job(job, content, file, store, config, working_directory)
+        if (result is not None and result.damage) or store.is_lost:
+            return False
+        retention.a_little(store, file.spool_dir, config)
+    return True
+
+
+def execute_job(
+    job: JobSpec,
+    content: packet.Packet,
+    file: SpoolFileRef,
+    store: Store,
+    config: Settings,
+    working_directory: str | None,
+) -> AttemptResult | None:
+    """Claim the job, run it, record the result, settle the file.
+
+    Args:
+        job: The job.
+        content: What its file holds.
+        file: The file.
+        store: Where the job is recorded.
+        config: The settings in force.
+        working_directory: Where the task runs. ``None``: this process is not a spooler but runs a test. It must not be
+            ended for what a task does to it, and there is no other version of the code for which a job could wait.
+
+    Returns:
+        What became of the job; ``None`` if another process runs it, so that nothing was touched.
+    """
+    in_spooler = working_directory is not None
+    result: AttemptResult | None
+    try:
+        declared = registry.find(job.task)
+        # The arguments may come from another version of the code, as the task's name may.
+        declared.check(job.args, job.kwargs)
+        job = replace(job, task=declared.name)
+    except (UnknownTaskError, SignatureError) as error:
+        result = AttemptResult(_wait_for_other_code(job, error, store, config) if in_spooler else _dead(error))
+    else:
+        if working_directory is not None and (problem := _enter(working_directory)) is not None:
+            log.error("job %s of %s did not start: %s", job.id, job.task, problem)
+            result = AttemptResult(_retry_at(clock.now() + config.retry_delay, problem))
+        else:
+            file, claim = _claim(job, declared, file, store, config, packet.arguments(content))
+            result = _run(job, declared, claim, config, in_spooler) if isinstance(claim, Granted) else claim
+    if result is not None:
+        record_and_settle(job, result, file, store, config)
+    return result
+
+
+def _enter(directory: str) -> OSError | None:
+    # uWSGI starts in the spool directory, and an earlier task may have gone elsewhere.
+    try:
+        os.chdir(directory)
+    except OSError as error:
+        return error
+    return None
+
+
+def _claim(
+    job: JobSpec, declared: Declared, file: SpoolFileRef, store: Store, config: Settings, arguments: bytes
+) -> tuple[SpoolFileRef, Granted | AttemptResult | None]:
+    """The answer to the claim, and the file: an attempt that the store cannot count is counted in the file's name."""
+
+    def count_in_name() -> int:
+        nonlocal file
+        path, attempts = spoolfile.count_attempt(file.path)
+        file = replace(file, path=path)
+        return attempts
+
+    options = declared.options
+    try:
+        return file, bookkeeping.claim(job, options, store, config, path=file.path, arguments=arguments)
+    except StoreUnavailableError as error:
+        claim = bookkeeping.claim_without_store(job, options, config, error, count_in_name)
+        return file, claim
+
+
+def _run(job: JobSpec, declared: Declared, start: Granted, config: Settings, owns_process: bool) -> AttemptResult:
+    spool_dir = locations.spool_dir_of(job.queue, config)
+    # In a copy: a context variable that a task sets is not for the next job of this process.
+    return copy_context().run(runner.run, job, declared, start, config, spool_dir=spool_dir, owns_process=owns_process)
+
+
+def record_and_settle(job: JobSpec, result: AttemptResult, file: SpoolFileRef, store: Store, config: Settings) -> None:
+    """Record the result, and do to the file what it says, in an order that survives a kill between the two.
+
+    A dead job's file goes first: if it is not among the dead letters, it is run again. Every other result is recorded
+    first: the record tells the next claim what is left to do with the file.
+    """
+    name = os.path.basename(file.path)
+    if isinstance(result.outcome, Dead):
+        settle_file(file, result, task=job.task)
+        bookkeeping.record(job, result, store, config, file=name)
+    else:
+        bookkeeping.record(job, result, store, config, file=name)
+        settle_file(file, result, task=job.task)
+
+
+def settle_file(file: SpoolFileRef, result: AttemptResult, *, task: str | None = None) -> None:
+    """Remove the file, reschedule it, or move it to the dead letters.
+
+    By path alone: to open the file would drop uWSGI's lock. Where it is gone, another process was here, with the lock
+    that a task has dropped.
+
+    Args:
+        file: The file.
+        result: What became of its job.
+        task: The name of the task, for the report beside a dead letter.
+    """
+    match result.outcome:
+        case Dead(failure):
+            with contextlib.suppress(FileNotFoundError):
+                kept = dead.quarantine(
+                    file.path, file.spool_dir, reason=str(failure), task=task, traceback=failure.traceback
+                )
+                if not result.logged:
+                    text = "the job of the spool file %s is dead: %s; `flask spool retry` runs it again"
+                    log.error(text, kept, failure, details=failure.traceback or "")
+        case RetryAt(time):
+            with contextlib.suppress(FileNotFoundError):
+                spoolfile.reschedule(file.path, time)
+        case Done() | Cancelled():
+            spoolfile.finish(file.path)
+
+
+# A job that this version of the code cannot run
+
+
+def _wait_for_other_code(job: JobSpec, error: SpoolkitError, store: Store, config: Settings) -> RetryAt | Dead:
+    """Try the job again for a while, with no attempt counted; then it is dead."""
+    now = clock.now()
+    waited = now - _first_due(job, store)
+    if (left := config.unknown_grace - waited) <= 0:
+        return _dead(error)
+    text = "job %s is left for another version of the code, for %.0f s more (SPOOLKIT_UNKNOWN_GRACE): %s"
+    log.complain(text, job.id, left, error)
+    shortest, longest = UNKNOWN_PAUSES
+    return _retry_at(now + min(max(waited / 10, shortest), longest, left), error)
+
+
+def _first_due(job: JobSpec, store: Store) -> float:
+    """When this version could first have run the job: its enqueueing, due time, last retry, or retry by hand."""
+    times = [job.enqueued_at, job.run_at]
+    with contextlib.suppress(StoreUnavailableError):
+        if (status := store.status(job.id)) is not None:
+            times += [status.run_at, *(event.time for event in store.history(job.id)[1] if event.kind == "retried")]
+    return max(time for time in times if time is not None)
+
+
+def _retry_at(time: float, error: Exception) -> RetryAt:
+    return RetryAt(time, Failure(str(error), type(error).__name__))
+
+
+def _dead(error: SpoolkitError) -> Dead:
+    return Dead(Failure(str(error), type(error).__name__))
+
+
+# The file of another library
+
+
+def execute_foreign(env: bridge.Env, file: SpoolFileRef, presence: spoolers.Presence | None) -> tuple[int, bool]:
+    """Have another library run the job of a spool file, and settle the file.
+
+    Args:
+        env: What uWSGI read from the file.
+        file: The file.
+        presence: What this process has open as a spooler.
+
+    Returns:
+        The integer for uWSGI, and whether this process can run another job.
+    """
+    task = other_libraries.task_name(env)
+    state = process_state.State()
+    try:
+        outcome = _foreign_outcome(env, file.path)
+    finally:
+        damage = state.restore()
+    if presence is not None and presence.is_lost:
+        damage.append(process_state.CLOSED)
+    process_state.spare_closed_descriptors(damage)
+    if damage:
+        job_log.replaced(task, damage)
+    if isinstance(outcome, int):
+        return outcome, not damage
+    settle_file(file, AttemptResult(outcome), task=task)
+    return int(SPOOL_RETRY), not damage
+
+
+def _foreign_outcome(env: bridge.Env, path: str) -> Outcome | int:
+    config = application.settings()
+    try:
+        return other_libraries.run(env, retry_at=clock.now() + config.retry_delay)
+    except DecodeError as error:
+        return Dead(Failure(str(error)))
+    except UnknownTaskError as error:
+        # Its file alone tells since when it is due, and so must keep its time.
+        left = os.lstat(path).st_mtime + config.unknown_grace - clock.now()
+        if left <= 0:
+            return Dead(Failure(str(error)))
+        text = "%s is left for another version of the code, for %.0f s more (SPOOLKIT_UNKNOWN_GRACE): %s"
+        log.complain(text, path, left, error)
+        return int(SPOOL_RETRY)

@@ -1,0 +1,254 @@
+"""What does a spooler process do, from its start to its end? :func:`on_spool` is the entry from uWSGI."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import math
+import os
+import sys
+import time
+from dataclasses import dataclass
+from typing import NoReturn
+
+from spoolkit import application, registry, settings
+from spoolkit.encoding import packet
+from spoolkit.job import SPOOL_RETRY
+from spoolkit.lifecycle import shutdown, spooler_signals
+from spoolkit.spooldir import dead, gate, spoolers, spoolfile
+from spoolkit.spooling import other_libraries, startup
+from spoolkit.spooling.execute import SpoolFileRef, execute, execute_foreign
+from spoolkit.store import locations, retention
+from spoolkit.system import files, log, published, sandbox, task_signals
+from spoolkit.uwsgi import bridge, instance, served
+
+STAND_BY = 0.2
+"""Seconds between two looks of a spooler that must not start a job."""
+
+LOAD_PAUSE = 5.0
+"""Seconds before a spooler tries again to load an application that it could not load."""
+
+
+@dataclass
+class _ThisProcess:
+    """What this process knows of itself as a spooler; a spooler that uWSGI forks takes it over from the master."""
+
+    #: Where tasks run: the directory in which the first task was declared. uWSGI stands in the spool directory.
+    working_directory: str | None = None
+    #: What tells others that this process serves a spool directory, and whether it is busy.
+    presence: spoolers.Presence | None = None
+    #: When it may try to load the application, on the monotonic clock; infinite once it has.
+    next_load: float = 0.0
+
+
+this_process = _ThisProcess()
+
+
+def install() -> None:
+    """Make :func:`on_spool` the handler of this uWSGI's spool files, and have a stop of uWSGI wait for running jobs.
+
+    Outside uWSGI nothing is installed.
+    """
+    if this_process.working_directory is None:
+        this_process.working_directory = os.getcwd()
+        shutdown.install()
+    bridge.install(on_spool, start)
+
+
+def start(spool_dir: str) -> None:
+    """Put the spool directory in order and announce this process in it as a spooler. Never raises."""
+    if bridge.is_spooler():
+        spooler_signals.set_idle()
+        task_signals.ignore_harmless()
+    try:
+        startup.make_private(spool_dir)
+        spoolfile.sweep(spool_dir)
+        dead.sweep(spool_dir)
+        files.sweep(os.path.join(spool_dir, spoolers.FOLDER))
+        # uWSGI enters the directory before its first scan. If this process is in it, a job of another library is
+        # running, which is the first to import spoolkit: to look into all files would open that job's file and drop
+        # its lock.
+        if os.path.realpath(os.curdir) != os.path.realpath(spool_dir):
+            startup.set_unreadable_files_aside(spool_dir)
+        retention.sweep(locations.store(), spool_dir)
+        this_process.presence = spoolers.Presence(spool_dir)
+        if bridge.is_uwsgi():
+            options = {**bridge.options(), **served.options()}
+            instance.publish(spool_dir, options, bridge.master_pid(), bridge.version(), bridge.directories())
+        if not sandbox.is_test_run():
+            published.publish(_code_folders(), locations.directory(), settings.SPOOL_FOLDER)
+    except Exception:
+        # The jobs run all the same.
+        log.exception("the spool directory %s could not be put in order", spool_dir)
+
+
+def _code_folders() -> set[str]:
+    """The folders of the tasks' code under every path that another process may know: real paths, and links to them."""
+    app = application.current()
+    found = registry.homes() | (set() if app is None else {application.folder(app)})
+    real = {os.path.realpath(folder) for folder in found}
+    links = {os.path.abspath(path) for path in map(os.fsdecode, bridge.search_paths())}
+    return found | real | {path for path in links if os.path.realpath(path) in real}
+
+
+def leave() -> None:
+    """Remove the announcement that this process is a spooler."""
+    if this_process.presence is not None:
+        this_process.presence.leave()
+        this_process.presence = None
+
+
+def on_spool(env: bridge.Env) -> int:
+    """Run the job of one spool file, which uWSGI's C code has locked. Never raises.
+
+    Args:
+        env: What the file holds: the packet's keys and values as bytes, and ``spooler_task_name`` and ``body``.
+
+    Returns:
+        What uWSGI does with the file: always ``SPOOL_RETRY``, which leaves it alone, unless the application's own
+        handler says otherwise. A file that is finished is gone by then, so that a kill between here and uWSGI's own
+        unlink cannot run its job again.
+    """
+    answer: int | None = int(SPOOL_RETRY)
+    path = ""
+    spooler_signals.job_starts()
+    try:
+        spool_dir = bridge.spooler_directory()
+        path = _path(env, spool_dir)
+        answer = serve(env, path, spool_dir)
+    except BaseException as error:
+        name = os.fsdecode(env.get("spooler_task_name", b"?"))
+        # uWSGI takes an exception as SPOOL_RETRY too, and would log it at every scan.
+        log.complain("the spool file %s was not dealt with, and is tried again", name, error=error)
+        replace_if_out_of_descriptors(error)
+    finally:
+        spooler_signals.job_ended(leave)
+    if answer is None:
+        _stand_by(path, spool_dir)
+    elif other_libraries.is_in_use() and not os.path.lexists(path):
+        # ``uwsgi.spool`` signals no spooler that is busy, so that a job enqueued meanwhile would wait for the next
+        # scan. Only after a job that was settled: a file that stays would be run again at once, for ever.
+        bridge.rescan()
+    return int(SPOOL_RETRY) if answer is None else answer
+
+
+def _stand_by(path: str, spool_dir: str) -> None:
+    """Wait until jobs of the spool directory may start again, or, if uWSGI stops, until this process is ended."""
+    # To open and close the file drops uWSGI's lock on it, so that the waiting job can be cancelled meanwhile.
+    with contextlib.suppress(OSError):
+        os.close(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC))
+    log.warning("pid %d starts no job of %s: it is paused, or uWSGI stops", os.getpid(), spool_dir)
+    master_pid = os.getppid()
+    while gate.is_closed(spool_dir):
+        if os.getppid() != master_pid:
+            os._exit(0)  # killed: nobody else would end this process
+        time.sleep(STAND_BY)
+
+
+def serve(env: bridge.Env, path: str, spool_dir: str) -> int | None:
+    """Run the job of the locked file ``path``, if one may start now, and settle the file.
+
+    Args:
+        env: What the file holds, as uWSGI gives it to the handler.
+        path: The file.
+        spool_dir: The spool directory.
+
+    Returns:
+        The integer for uWSGI; ``None`` if no job may start now.
+    """
+    if not spoolfile.is_due(path):
+        return int(SPOOL_RETRY)
+    presence = this_process.presence
+    if presence is not None:
+        presence.busy()
+    try:
+        # Only now: a stop closes the gate first, and then relies on seeing every busy spooler.
+        if gate.is_closed(spool_dir):
+            return None
+        if bridge.is_spooler() and bridge.is_outdated():
+            # A reload asks by a signal, which a task may have ignored, blocked or taken for its own.
+            spooler_signals.request_exit()
+            return int(SPOOL_RETRY)
+        if not _has_application():
+            return int(SPOOL_RETRY)
+        file = SpoolFileRef(path, spool_dir)
+        with task_signals.job(owns_process=True):
+            if packet.MARKER in env:
+                fields = {key: value for key, value in env.items() if isinstance(key, bytes)}
+                content = packet.Packet(fields, env.get("body", b""))
+                answer = int(SPOOL_RETRY)
+                usable = execute(content, file, this_process.working_directory or os.curdir)
+            else:
+                answer, usable = execute_foreign(env, file, presence)
+        if not usable:
+            _replace()
+        return answer
+    finally:
+        if presence is not None:
+            presence.idle()
+
+
+def _has_application() -> bool:
+    """Whether the application is loaded in this spooler, where it is loaded now if nothing else has loaded it.
+
+    With ``lazy-apps`` a spooler imports what ``spooler-import`` names, which need not make the application.
+    """
+    if application.is_made() or not bridge.is_spooler() or not bridge.is_lazy() or math.isinf(this_process.next_load):
+        return True
+    if time.monotonic() < this_process.next_load:
+        return False
+    here = os.getcwd()
+    try:
+        os.chdir(this_process.working_directory or os.curdir)
+        for target in served.here():
+            served.load(target)
+    except (Exception, SystemExit) as error:  # of the application's own code, anything
+        if not this_process.next_load:
+            text = "the application cannot be loaded in this spooler: its jobs wait, it is tried again every %g s"
+            log.error(text, LOAD_PAUSE, error=error)
+        this_process.next_load = time.monotonic() + LOAD_PAUSE
+        return False
+    finally:
+        os.chdir(here)
+    this_process.next_load = math.inf
+    return True
+
+
+def replace_if_out_of_descriptors(error: BaseException) -> None:
+    """End this process if ``error`` says that it has no file descriptor left: it could never run another job."""
+    if isinstance(error, OSError) and error.errno == errno.EMFILE:
+        _replace()
+
+
+def _replace() -> NoReturn:
+    """End this process, which cannot run another job: uWSGI's master, or the supervisor, starts another one."""
+    leave()
+    if log.trusts_handlers():
+        with contextlib.suppress(BaseException):
+            logging.shutdown()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):
+                stream.flush()
+    os._exit(1)
+
+
+def _path(env: bridge.Env, spool_dir: str) -> str:
+    # uWSGI stands in the directory of the file, a priority's folder included, unless spooler-chdir says otherwise.
+    name = os.fsdecode(env["spooler_task_name"])
+    here = os.path.abspath(name)
+    folder = os.path.dirname(here)
+    if spool_dir in (folder, os.path.dirname(folder)) and os.path.lexists(here):
+        return here
+    return _opened(name) or os.path.join(spool_dir, name)
+
+
+def _opened(name: str) -> str | None:
+    """The path of the file with that name that uWSGI's C code has open in this process."""
+    with contextlib.suppress(OSError):
+        for fd in os.listdir("/proc/self/fd"):
+            with contextlib.suppress(OSError):  # the descriptor of the listing itself
+                path = os.readlink(f"/proc/self/fd/{fd}")
+                if os.path.basename(path) == name:
+                    return path
+    return None
