@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -149,3 +150,11 @@ def test_a_value_per_process_may_depend_on_its_first_caller() -> None:
     with pytest.raises(LookupError):
         value.get()
     assert (value.get(lambda: "first"), value.get(lambda: "second"), value.get()) == ("first",) * 3
+
+
+def test_wait_until_gone_ends_when_no_pid_is_left_at_the_deadline_or_when_given_up() -> None:
+    left = [[5, 7], [7], []]
+    assert process.wait_until_gone(lambda: left.pop(0), time.monotonic() + 60) == []
+    assert left == []
+    assert process.wait_until_gone(lambda: [7], time.monotonic() + 0.1) == [7]
+    assert process.wait_until_gone(lambda: [7], time.monotonic() + 60, lambda: True) == [7]

@@ -52,6 +52,10 @@ def at_start(app: Flask, start: StartHook) -> None:
 
     It is not called in processes that never serve: a server's master, a reloader's watching process, a command line.
     Under a server that spoolkit does not know it is called before each request.
+
+    Args:
+        app: The application.
+        start: The hook. Under ``flask run`` and in a process that serves already it is called before this returns.
     """
     if bridge.is_uwsgi():
         bridge.at_start(start)
