@@ -49,10 +49,10 @@ class SpoolKit:
         self._apps.add(app)
         app.extensions["spoolkit"] = self
         app.cli.add_command(commands)
-        if bridge.directories() and served.has_separate_interpreters(served.options()):
+        directories = bridge.directories()
+        if directories and served.has_separate_interpreters(served.options()):
             raise ConfigurationError(served.SEPARATE, setting="single-interpreter")
         application.add(app)
-        directories = bridge.directories()
         if directories and config.spool not in directories:
             log.warning(
                 "uWSGI serves the spool directory %s, but SPOOLKIT_SPOOL is %s: jobs that processes outside uWSGI "
