@@ -1,4 +1,4 @@
-"""``at`` and ``delay`` -> the unix time before which a job does not start. Pure."""
+"""Before which time does a job not start, and which values of ``at`` and ``delay`` are usable? Pure."""
 
 from __future__ import annotations
 
@@ -9,18 +9,26 @@ from datetime import datetime, timedelta
 from spoolkit.errors import ScheduleError, shown
 
 MAX_AHEAD = 10 * 365.25 * 86400.0
-"""Seconds ahead that can still be meant; milliseconds given for seconds are far beyond it."""
+"""The furthest time of a job, in seconds from now. A time in milliseconds, given by mistake, is far beyond it."""
 
 _NUMBER_TEXT = re.compile(r"\d{1,20}(\.\d{1,9})?", re.ASCII)
-"""Long enough for milliseconds and nanoseconds, which are refused as such."""
+"""It matches times in milliseconds and nanoseconds too: they are refused later, by an error that says so."""
 
 
 def run_at(at: object, delay: object, *, now: float) -> float | None:
-    """When a job may start.
+    """The time before which a job does not start.
 
-    ``at`` is a unix time in seconds (UTC; int or float) or an aware datetime, ``delay`` is seconds (int or float) or
-    a timedelta; at most one of the two is given. ``now`` is unix time. Returns unix time, or ``None`` for at once.
-    Raises :class:`ScheduleError` for anything that cannot be meant.
+    Args:
+        at: Unix time in seconds (UTC), an int or a float, or an aware datetime.
+        delay: Seconds from ``now`` on, an int or a float, or a timedelta. At most one of ``at`` and ``delay``.
+        now: Unix time in seconds (UTC).
+
+    Returns:
+        Unix time in seconds (UTC), or ``None`` if the job may start at once.
+
+    Raises:
+        ScheduleError: ``at`` or ``delay`` is of another type, negative, without a time zone, or more than ten years
+            ahead; or both are given.
     """
     if at is not None and delay is not None:
         raise ScheduleError("at and delay were both given: give one of them", argument="delay")
@@ -32,20 +40,30 @@ def run_at(at: object, delay: object, *, now: float) -> float | None:
 
 
 def seconds_from_text(text: str | bytes, *, argument: str = "at") -> float:
-    """A number of seconds that came as text, in uWSGI's packet or in a query string.
+    """Read a number of seconds from text, such as a value of uWSGI's packet or of a query string.
 
-    uWSGI's own reading takes ``tomorrow``, ``-5`` and ``1e9`` for some time in the past and runs the job at once;
-    here only plain digits, with or without a fraction, pass. Raises :class:`ScheduleError`.
+    uWSGI itself takes ``tomorrow``, ``-5`` and ``1e9`` for a time in the past and runs the job at once. This function
+    accepts only digits, with or without a fraction.
+
+    Args:
+        text: The text.
+        argument: The name of the argument, for the error.
+
+    Returns:
+        The seconds.
+
+    Raises:
+        ScheduleError: The text is not a number in digits.
     """
     try:
-        plain = text.decode("ascii") if isinstance(text, bytes) else text
+        digits = text.decode("ascii") if isinstance(text, bytes) else text
     except UnicodeDecodeError:
-        plain = ""
-    if not _NUMBER_TEXT.fullmatch(plain):
+        digits = ""
+    if not _NUMBER_TEXT.fullmatch(digits):
         raise ScheduleError(
             f"{argument} is {shown(text)}: give seconds as digits, such as 30 or 1790000000", argument=argument
         )
-    return float(plain)
+    return float(digits)
 
 
 def _at(at: object) -> float:
@@ -66,7 +84,7 @@ def _delay(delay: object) -> float:
 
 
 def _seconds(value: object, argument: str, wanted: str) -> float:
-    # bool is an int to Python, but at=True is a mistake.
+    # For Python a bool is an int, but at=True is a mistake.
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ScheduleError(f"{argument} is {shown(value)}: give {wanted}", argument=argument)
     try:
@@ -75,7 +93,7 @@ def _seconds(value: object, argument: str, wanted: str) -> float:
         seconds = math.inf
     if not seconds >= 0:
         raise ScheduleError(f"{argument} is {shown(value)}: give {wanted}, zero or more", argument=argument)
-    return abs(seconds)  # -0.0 is zero too
+    return abs(seconds)  # turns -0.0 into 0.0
 
 
 def _near(time: float, now: float, argument: str, given: object) -> float:

@@ -1,4 +1,4 @@
-"""When a job may start: what can be meant, and what cannot."""
+"""The time before which a job does not start: which values are read, and which are refused."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ NOW = 1_790_000_000.25
         (None, timedelta(days=2), NOW + 172_800),  # a library lost the days of a timedelta once
     ],
 )
-def test_what_is_meant(at: object, delay: object, expected: float | None) -> None:
+def test_run_at_gives_the_unix_time_of_at_or_delay(at: object, delay: object, expected: float | None) -> None:
     assert times.run_at(at, delay, now=NOW) == expected
 
 
@@ -56,7 +56,7 @@ def test_what_is_meant(at: object, delay: object, expected: float | None) -> Non
         (5, 5, "delay"),
     ],
 )
-def test_what_cannot_be_meant(at: object, delay: object, argument: str) -> None:
+def test_run_at_refuses_an_unusable_at_or_delay_by_its_name(at: object, delay: object, argument: str) -> None:
     with pytest.raises(ScheduleError) as refused:
         times.run_at(at, delay, now=NOW)
     assert refused.value.argument == argument
@@ -64,12 +64,12 @@ def test_what_cannot_be_meant(at: object, delay: object, argument: str) -> None:
 
 
 @given(st.floats(0, times.MAX_AHEAD / 2))
-def test_a_delay_is_from_now(delay: float) -> None:
+def test_run_at_counts_a_delay_from_now(delay: float) -> None:
     assert times.run_at(None, delay, now=NOW) == NOW + delay
 
 
 @given(st.text() | st.binary())
-def test_text_is_digits_or_refused(text: str | bytes) -> None:
+def test_seconds_from_text_gives_a_number_or_raises_for_any_text(text: str | bytes) -> None:
     try:
         seconds = times.seconds_from_text(text)
     except ScheduleError:
@@ -78,30 +78,30 @@ def test_text_is_digits_or_refused(text: str | bytes) -> None:
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("30", 30.0), (b"1790000000", 1_790_000_000.0), ("1.5", 1.5)])
-def test_text_that_is_digits(text: str | bytes, seconds: float) -> None:
+def test_seconds_from_text_reads_digits(text: str | bytes, seconds: float) -> None:
     assert times.seconds_from_text(text) == seconds
 
 
 @pytest.mark.parametrize(
     "text", ["", " 5", "5 ", "-5", "+5", "1e9", "nan", "٣", "5.", ".5", "1_000", b"\xff", "9" * 21]
 )
-def test_text_that_is_not(text: str | bytes) -> None:
+def test_seconds_from_text_refuses_anything_else(text: str | bytes) -> None:
     with pytest.raises(ScheduleError, match="delay is") as refused:
         times.seconds_from_text(text, argument="delay")
     assert refused.value.argument == "delay"
 
 
-def test_ten_years_ahead_is_the_end() -> None:
+def test_run_at_refuses_times_more_than_ten_years_ahead() -> None:
     assert times.run_at(None, times.MAX_AHEAD, now=0.0) == 315_576_000.0
     with pytest.raises(ScheduleError):
         times.run_at(None, math.nextafter(times.MAX_AHEAD, math.inf), now=0.0)
 
 
-def test_zero_has_one_sign() -> None:
+def test_run_at_has_no_negative_zero() -> None:
     assert str(times.run_at(-0.0, None, now=NOW)) == "0.0"
 
 
-def test_milliseconds_are_refused_as_such() -> None:
+def test_run_at_refuses_milliseconds_with_an_error_that_says_so() -> None:
     for text in ("1790000000000", "1790000000000000000"):
         with pytest.raises(ScheduleError, match="seconds, not milliseconds"):
             times.run_at(times.seconds_from_text(text), None, now=NOW)
