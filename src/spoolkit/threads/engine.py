@@ -116,19 +116,16 @@ class ThreadJob:
 
     def _run(self) -> Outcome:
         with log.about(self.job.id, self.job.task):
-            return self._run_here()
-
-    def _run_here(self) -> Outcome:
-        if self.store is None:
-            return in_process.attempt_untracked(self.job, self._declared, self._config, self._attempts).outcome
-        try:
-            result = in_process.attempt(self.job, self._declared, self.store, self._config, self._attempts)
-        finally:
-            self.withdraw()
-        if result is None:
-            return Cancelled(Failure("another process has it"))
-        retention.a_little(self.store, locations.directory(self._config), self._config)
-        return result.outcome
+            if self.store is None:
+                return in_process.attempt_untracked(self.job, self._declared, self._config, self._attempts).outcome
+            try:
+                result = in_process.attempt(self.job, self._declared, self.store, self._config, self._attempts)
+            finally:
+                self.withdraw()
+            if result is None:
+                return Cancelled(Failure("another process runs the job"))
+            retention.a_little(self.store, locations.directory(self._config), self._config)
+            return result.outcome
 
 
 _own_pool: PerProcess[Pool] = PerProcess()
