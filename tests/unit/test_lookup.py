@@ -319,8 +319,8 @@ def test_find_sees_a_file_that_is_renamed_during_the_search(
     asked = spoolfile.locate
     looks: list[str] = []
 
-    def locate(folder: str, id: str, known: str | None = None, *, most: int | None = None) -> str | None:
-        found = asked(folder, id, known, most=most)
+    def locate(folder: str, id: str, known: str | None = None, *, max_entries: int | None = None) -> str | None:
+        found = asked(folder, id, known, max_entries=max_entries)
         if found is not None and not looks:
             looks.append(found)
             spoolfile.reschedule(found, 2e9)

@@ -195,9 +195,9 @@ def _from_file_and_record(id: str, status: Status | None) -> Status | None:
     known, most = None if status is None else status.file, _max_names()
     for spool_dir in directories(status):
         with _reading(spool_dir):
-            if path := spoolfile.locate(spool_dir, id, known, most=most):
+            if path := spoolfile.locate(spool_dir, id, known, max_entries=most):
                 return _waiting(path, status)
-            if path := dead.locate(spool_dir, id, known, most=most):
+            if path := dead.locate(spool_dir, id, known, max_entries=most):
                 return _dead(path, status)
     return None
 
@@ -406,7 +406,7 @@ def _by_name(row: Status) -> Status:
         with _reading(spool_dir):
             if (path := spoolfile.find(spool_dir, row.id, row.file)) and (found := _waiting(path, row)) is not None:
                 return found
-            if path := dead.locate(spool_dir, row.id, row.file, most=0):
+            if path := dead.locate(spool_dir, row.id, row.file, max_entries=0):
                 return _dead(path, row)
     return replace(row, state=State.RETRYING) if row.state is State.RUNNING and row.pid is None else row
 
@@ -490,8 +490,8 @@ def _arguments(status: Status) -> tuple[tuple[object, ...], dict[str, object]] |
         content = None
         with _reading(spool_dir):
             known, most = status.file, _max_names()
-            path = spoolfile.locate(spool_dir, status.id, known, most=most)
-            path = path or dead.locate(spool_dir, status.id, known, most=most)
+            path = spoolfile.locate(spool_dir, status.id, known, max_entries=most)
+            path = path or dead.locate(spool_dir, status.id, known, max_entries=most)
             content = None if path is None else spoolfile.peek(path)
         if content is not None:
             with contextlib.suppress(DecodeError):

@@ -67,7 +67,7 @@ def _is_dead_file(entry: os.DirEntry[str]) -> bool:
     return not _REPORT.search(entry.name) and entry.is_file(follow_symlinks=False)
 
 
-def locate(directory: str, id: str, known: str | None = None, *, most: int | None = None) -> str | None:
+def locate(directory: str, id: str, known: str | None = None, *, max_entries: int | None = None) -> str | None:
     """The path of the job's file among the dead, if need be among the first ``most`` entries. Raises ``OSError``."""
     names = {known, f"{PREFIX}{id}", id} - {None}
     for path in (os.path.join(directory, FOLDER, str(name)) for name in names):
@@ -75,7 +75,7 @@ def locate(directory: str, id: str, known: str | None = None, *, most: int | Non
             return path
     if not is_id(id):
         return None
-    return next((path for path in _entries(directory, most) if id_of(os.path.basename(path)) == id), None)
+    return next((path for path in _entries(directory, max_entries) if id_of(os.path.basename(path)) == id), None)
 
 
 def report(path: str) -> dict[str, Any]:

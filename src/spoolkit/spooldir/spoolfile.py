@@ -1,8 +1,8 @@
-"""Spool files, without uWSGI: write, claim, list, reschedule, set aside.
+"""How are spool files written, claimed, listed, found and rescheduled? Without uWSGI.
 
-Inside a spooler process never open a spool file: closing any descriptor of it drops the lock that uWSGI's C code
-holds (fcntl locks belong to the process). What works by path alone (:func:`finish`, :func:`reschedule`)
-is safe there; :func:`claim` is for every other process.
+Never open a spool file in a spooler process: closing any of its descriptors releases the lock that uWSGI's C code holds
+(fcntl locks belong to the process). Functions that use the path alone (:func:`finish`, :func:`reschedule`) are safe
+there; :func:`claim` is for every other process.
 """
 
 from __future__ import annotations
@@ -18,50 +18,61 @@ from spoolkit.errors import DecodeError
 from spoolkit.system import clock, files
 
 PREFIX = "uwsgi_spoolfile_on_"
-"""What uWSGI looks for: any other name is invisible to it."""
+"""The names that uWSGI looks for begin like this; it ignores all others."""
 
 TEMPORARY = "tmp_"
+"""The name of a spool file begins like this while it is being written."""
 
 MAX_SIZE = 1 << 30
-"""Bytes that a spool file may take: uWSGI reads it whole, and one without so much memory ends, again and again."""
+"""The greatest size of a spool file in bytes: uWSGI reads the whole file, and would die of a larger one, repeatedly."""
 
 MAX_NAMES_AHEAD = 6
-"""Names after a known one that are tried: a job gets two with each attempt while the store is broken."""
+"""How many of the names after a known one are tried: a job gets two per attempt while the store is unavailable."""
 
 COMMON_PRIORITIES = range(100)
-"""Priorities whose folders are tried before any is looked for."""
+"""Priorities whose folders are tried before the directory is searched."""
 
 _FOLDERS = frozenset({"checkpoints", "dead", "running", "spoolers", "threads", "waiting"})
 
 _executing: set[str] = set()
-"""The job that this process executes, if any: closed here, its file would be free for others to lock."""
+"""The id of the job that this process is running. To open and close its file here would release uWSGI's lock on it."""
 
 _ID = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _NAME = re.compile(PREFIX + r"([0-9a-f]{32})(?:\.\d{1,9}(?:~\d{1,9})?)*", re.ASCII)
 _SUFFIX = re.compile(r"\.(\d{1,9})(?:~(\d{1,9}))?$", re.ASCII)
 
 
-def write(directory: str, name: str, data: bytes, *, run_at: float | None = None, fsync: bool = False) -> str:
-    """Make ``data`` a spool file, whole or not at all, and return its path.
+def write(folder: str, name: str, data: bytes, *, run_at: float | None = None, fsync: bool = False) -> str:
+    """Write a spool file, whole or not at all.
 
-    ``name`` is what follows uWSGI's prefix, ``run_at`` unix time in seconds (``None``: at once). With ``fsync`` it is
-    on the disk when this returns. Raises ``OSError``; then there is no file.
+    Args:
+        folder: The spool directory, or the folder of a priority in it.
+        name: The name of the file, without uWSGI's prefix.
+        data: The content.
+        run_at: When the job is due, in unix seconds; ``None``: now.
+        fsync: Whether the file must be on the disk when this function returns.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        OSError: The file could not be written; then there is none.
     """
-    temporary = os.path.join(directory, f"{TEMPORARY}{name}")
-    path = os.path.join(directory, f"{PREFIX}{name}")
+    temporary = os.path.join(folder, f"{TEMPORARY}{name}")
+    path = os.path.join(folder, f"{PREFIX}{name}")
     fd = files.create(temporary)
     try:
         with open(fd, "wb") as file:
             file.write(data)
             file.flush()
             if run_at is not None:
-                # Before the rename: uWSGI itself sets it after the data, and now and then runs such a job at once.
+                # Before the rename: uWSGI itself sets the time after the data, and sometimes runs such a job at once.
                 os.utime(fd, ns=ns_of(run_at))
             if fsync:
                 os.fsync(fd)
         os.rename(temporary, path)
         if fsync:
-            _fsync_directory(directory)
+            _fsync_folder(folder)
     except BaseException:
         for leftover in (temporary, path):
             files.remove(leftover)
@@ -71,11 +82,14 @@ def write(directory: str, name: str, data: bytes, *, run_at: float | None = None
 
 @contextlib.contextmanager
 def claim(path: str) -> Iterator[int | None]:
-    """Hold the lock that a spooler takes, and yield a descriptor of the file, or ``None`` where it cannot be had.
+    """Hold the lock that a spooler takes on the file.
 
-    Only within it may a process other than a spooler read, unlink, rename or touch the file. Never use it in a process
-    that is a uWSGI spooler, or twice at once on one file in one process. A task that asks for the file of its own job
-    gets ``None``.
+    A process that is not a spooler may read, unlink, rename or touch the file only within this context manager. Never
+    use it in a uWSGI spooler, nor twice at the same time on one file in one process.
+
+    Yields:
+        A descriptor of the file; ``None`` if the file is gone, another process has the lock, or the file is that of the
+        job whose task asks.
     """
     if id_of(os.path.basename(path)) in _executing:
         yield None
@@ -100,7 +114,7 @@ def _lock(fd: int) -> bool:
 
 
 def _is_still(fd: int, path: str) -> bool:
-    # Between open and lock the file may have been finished, or given another name.
+    # Between open and lock, another process may have removed or renamed the file.
     opened = os.fstat(fd)
     try:
         named = os.lstat(path)
@@ -111,10 +125,10 @@ def _is_still(fd: int, path: str) -> bool:
 
 @contextlib.contextmanager
 def executing(id: str) -> Iterator[None]:
-    """Within it, this process executes the job ``id``, whose file is locked: its task cannot open that file here.
+    """Keep this process from opening the file of the job ``id``, which is locked, while it runs the job.
 
     fcntl locks belong to the process: a task that opened the file of its own job, to look at the job or to cancel it,
-    would drop the lock with the first descriptor that it closes, and another process would run the job as well.
+    would release the lock when it closes the descriptor, and another process would run the job as well.
     """
     _executing.add(id)
     try:
@@ -124,20 +138,29 @@ def executing(id: str) -> Iterator[None]:
 
 
 def read(fd: int) -> bytes:
-    """All bytes of a claimed file. Raises :class:`DecodeError` where they are more than any job has."""
+    """Read a claimed file. Raises :class:`DecodeError` if it is larger than :data:`MAX_SIZE`."""
     if (size := os.fstat(fd).st_size) > MAX_SIZE:
         raise DecodeError(f"the file has {size} bytes; a job has at most {MAX_SIZE}")
-    # closefd=False: closing even a duplicate of the descriptor would drop the lock.
+    # closefd=False: closing even a duplicate of the descriptor would release the lock.
     with open(fd, "rb", closefd=False) as file:
         file.seek(0)
         return file.read()
 
 
 def peek(path: str, size: int = MAX_SIZE) -> bytes | None:
-    """The first ``size`` bytes of a spool file of spoolkit's, which never change; ``None`` if it is gone, or no job's.
+    """Read the beginning of a spool file without its lock: the content of spoolkit's own files never changes.
 
-    No file of another library: uWSGI writes those in place, under a lock that opening them here might drop. Raises
-    ``OSError`` where only the directory's owner may read it.
+    Files of other libraries are not read: uWSGI writes them in place, under a lock that might be released here.
+
+    Args:
+        path: The path of the file.
+        size: How many bytes are read at most.
+
+    Returns:
+        The bytes; ``None`` if the file is gone, or not a job of spoolkit.
+
+    Raises:
+        OSError: This user may not read the file, but the owner of the directory may.
     """
     id = id_of(os.path.basename(path))
     if id is None or id in _executing:
@@ -148,63 +171,73 @@ def peek(path: str, size: int = MAX_SIZE) -> bytes | None:
         return None
     except PermissionError:
         if os.geteuid() == files.owner(os.path.dirname(path))[0]:
-            return None  # a stranger's file in a directory of our own: it never runs, and hides no other
+            return None  # another user's file in a directory of our own: it never runs, and must not hide other jobs
         raise
     with open(fd, "rb") as file:
         return file.read(size) if os.fstat(fd).st_size <= MAX_SIZE else None
 
 
-def find(directory: str, id: str, known: str | None) -> str | None:
-    """The path of the job's file in this very folder, under its first name, ``known`` or the one after that.
+def find(folder: str, id: str, known: str | None) -> str | None:
+    """Find the file of a job in one folder by its likely names, without reading the folder.
 
-    Raises ``OSError`` where the folder may not be looked at.
+    Args:
+        folder: The spool directory, or the folder of a priority in it.
+        id: The id of the job.
+        known: A name that the file has had; ``None``: not known.
+
+    Returns:
+        The path of the file under its first name, under ``known`` or under the name after that; ``None`` if there is no
+        such file.
+
+    Raises:
+        OSError: This user may not look into the folder.
     """
     names = [f"{PREFIX}{id}"] if known is None else [f"{PREFIX}{id}", known, _next(known)]
-    paths = (os.path.join(directory, name) for name in names)
+    paths = (os.path.join(folder, name) for name in names)
     return next(filter(files.is_regular, paths), None)
 
 
-def locate(directory: str, id: str, known: str | None = None, *, most: int | None = None) -> str | None:
-    """The path of the job's file, waiting or running.
+def locate(spool_dir: str, id: str, known: str | None = None, *, max_entries: int | None = None) -> str | None:
+    """Find the file of a job that is waiting or running.
 
     Args:
-        directory: The spool directory.
-        id: The job's.
-        known: A name that the file has had.
-        most: How many entries are read; ``None``: all. Where there are more, a file is found by its first name, by
-            ``known`` and by the names that follow these.
+        spool_dir: The spool directory.
+        id: The id of the job.
+        known: A name that the file has had; ``None``: not known.
+        max_entries: How many entries of the directory are read at most; ``None``: all. If there are more, the file is
+            found under its first name, under ``known`` and under the names that follow these.
 
     Returns:
-        The path, or ``None`` where there is none.
+        The path of the file; ``None`` if there is none.
 
     Raises:
-        OSError: The directory may not be looked at.
+        OSError: This user may not look into the directory.
     """
-    if path := find(directory, id, known):
+    if path := find(spool_dir, id, known):
         return path
     if not is_id(id):
-        return None  # no other name leads to it, and a visitor may ask for anything: the directory may hold 100,000
-    if most is not None and (path := _guess(directory, id, known)):
+        return None  # its file can have no other name; do not read 100,000 entries for an id that a visitor made up
+    if max_entries is not None and (path := _guess(spool_dir, id, known)):
         return path
-    return _search(directory, id, known, most)
+    return _search(spool_dir, id, known, max_entries)
 
 
-def _guess(directory: str, id: str, known: str | None) -> str | None:
-    """The path of the job's file, if it has one of the names that follow, or a common priority."""
+def _guess(spool_dir: str, id: str, known: str | None) -> str | None:
+    """Return the path of the job's file if it has one of the names that follow, or a common priority."""
     for name in {f"{PREFIX}{id}", known or f"{PREFIX}{id}"}:
-        base, names, counted = _numbers(os.path.join(directory, name))
+        base, names, counted = _numbers(os.path.join(spool_dir, name))
         for step in range(1, MAX_NAMES_AHEAD + 1):
             for attempts in range(step + 1):
                 if files.is_regular(path := _name(base, names + step, counted + attempts)):
                     return path
-    folders = (os.path.join(directory, str(priority)) for priority in COMMON_PRIORITIES)
+    folders = (os.path.join(spool_dir, str(priority)) for priority in COMMON_PRIORITIES)
     return next(filter(None, (find(folder, id, known) for folder in folders)), None)
 
 
-def _search(directory: str, id: str, known: str | None, most: int | None) -> str | None:
-    """The path of the job's file under any name, in ``directory`` or a priority folder of it."""
+def _search(spool_dir: str, id: str, known: str | None, max_entries: int | None) -> str | None:
+    """Return the path of the job's file under any name, in the spool directory or a priority folder of it."""
     folders = []
-    for entry in islice(_walk(directory), most):
+    for entry in islice(_walk(spool_dir), max_entries):
         if entry.name.startswith(PREFIX):
             if entry.name.startswith(id, len(PREFIX)) and id_of(entry.name) == id and _is_file(entry):
                 return entry.path
@@ -214,7 +247,7 @@ def _search(directory: str, id: str, known: str | None, most: int | None) -> str
 
 
 def _walk(directory: str) -> Iterator[os.DirEntry[str]]:
-    """What lies in ``directory``, then what lies in its priority folders."""
+    """Yield the entries of ``directory``, then those of its priority folders."""
     folders = []
     with os.scandir(directory) as entries:
         for entry in entries:
@@ -226,7 +259,7 @@ def _walk(directory: str) -> Iterator[os.DirEntry[str]]:
 
 
 def is_due(path: str) -> bool:
-    """Whether the file is there and its time has come. uWSGI looks at the time only before it has the lock."""
+    """Return whether the file exists and is due. uWSGI itself checks the time only before it has the lock."""
     try:
         return os.lstat(path).st_mtime_ns <= ns_of(clock.now())[0]
     except FileNotFoundError:
@@ -234,15 +267,25 @@ def is_due(path: str) -> bool:
 
 
 def finish(path: str) -> None:
-    """The job is done: its file goes away."""
+    """Remove the file of a job that is finished. Raises ``OSError``, but not if the file is gone."""
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
 
 
 def reschedule(path: str, run_at: float) -> str:
-    """Let the job run again, not before ``run_at`` (unix time); returns the new path.
+    """Make the job due at another time, under another name.
 
-    The name changes with the time: a spooler that saw the old time looks, once it has the lock, only at the name.
+    The name changes with the time: a spooler that has seen the old time checks only the name once it has the lock.
+
+    Args:
+        path: The path of the file.
+        run_at: When the job is due, in unix seconds.
+
+    Returns:
+        The new path.
+
+    Raises:
+        OSError: The file is gone, or cannot be renamed.
     """
     os.utime(path, ns=ns_of(run_at))
     new = _next(path)
@@ -251,19 +294,19 @@ def reschedule(path: str, run_at: float) -> str:
 
 
 def count_attempt(path: str) -> tuple[str, int]:
-    """Count an attempt in the file's name; returns the new path, and how many attempts were counted so."""
+    """Count an attempt in the name of the file. Returns the new path and the number of attempts counted in it."""
     new = _next(path, 1)
     os.rename(path, new)
     return new, _numbers(new)[2]
 
 
 def attempts_in_filename(path: str) -> int:
-    """How many attempts were counted in the file's name."""
+    """Return the number of attempts that are counted in the name of the file."""
     return _numbers(path)[2]
 
 
 def _next(path: str, attempts: int = 0) -> str:
-    """The name after this one: with the number of the names before it, and of the attempts counted in names."""
+    """Return the name after this one. It holds how many names came before it, and the attempts counted in names."""
     base, names, counted = _numbers(path)
     return _name(base, names + 1, counted + attempts)
 
@@ -278,36 +321,44 @@ def _numbers(path: str) -> tuple[str, int, int]:
 
 
 def is_id(text: str) -> bool:
-    """Whether ``text`` has the form of a job's id: 32 hex digits."""
+    """Return whether ``text`` has the form of a job's id: 32 hex digits."""
     return _ID.fullmatch(text) is not None
 
 
 def id_of(name: str) -> str | None:
-    """The job whose file is called ``name``; ``None`` where it is not one of spoolkit's."""
+    """Return the id of the job whose file is called ``name``; ``None`` if that is not the name of a job of spoolkit."""
     found = _NAME.fullmatch(name)
     return found[1] if found else None
 
 
-def pending(directory: str, most: int | None = None) -> list[str]:
-    """The paths of the spool files in ``directory``, priorities (folders of digits) first, then by name.
+def pending(spool_dir: str, max_files: int | None = None) -> list[str]:
+    """List the spool files: by priority (folders of digits) first, then by name.
 
-    With ``most``, no more are looked at than the first so many that the system names. Raises ``OSError``.
+    Args:
+        spool_dir: The spool directory.
+        max_files: How many files are listed at most: the first that the system names; ``None``: all.
+
+    Returns:
+        The paths.
+
+    Raises:
+        OSError: The directory cannot be read.
     """
     found, folders = [], []
-    with os.scandir(directory) as entries:
+    with os.scandir(spool_dir) as entries:
         for entry in entries:
             if _is_file(entry):
                 found.append(entry.path)
             elif _is_priority(entry):
                 folders.append(entry.path)
-            if len(found) == most:
+            if len(found) == max_files:
                 break
     paths: list[str] = []
     for folder in sorted(folders, key=_priority):
-        if most is not None and len(paths) >= most:
+        if max_files is not None and len(paths) >= max_files:
             break
-        paths += pending(folder, None if most is None else most - len(paths))
-    return (paths + sorted(found))[:most]
+        paths += pending(folder, None if max_files is None else max_files - len(paths))
+    return (paths + sorted(found))[:max_files]
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
@@ -315,7 +366,7 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
 
 
 def is_spool_directory(path: str) -> bool:
-    """Whether ``path`` holds what only a spool directory does: its spoolers' folder, or jobs. Raises ``OSError``."""
+    """Return whether ``path`` holds jobs, or the folder of its spoolers. Raises ``OSError``."""
     if os.path.isdir(os.path.join(path, files.SPOOLERS)):
         return True
     with os.scandir(path) as entries:
@@ -323,9 +374,9 @@ def is_spool_directory(path: str) -> bool:
 
 
 def may_become_spool_directory(path: str) -> bool:
-    """Whether ``path`` is a spool directory, or holds nothing but hidden files and what a site puts into one.
+    """Return whether ``path`` is a spool directory, or holds only hidden files and what a site puts into one.
 
-    A site may have put something there before its first spooler comes: a job that is just being written, the store.
+    A site may write there before its first spooler starts: a job, the store.
 
     Raises:
         OSError: The directory cannot be read.
@@ -337,9 +388,9 @@ def _may_be_of_a_site(name: str) -> bool:
     return name.startswith((".", PREFIX, TEMPORARY, "spoolkit.db")) or name in _FOLDERS or name.isdigit()
 
 
-def priority_folders(directory: str) -> list[str]:
-    """The folders of jobs with a priority, the most urgent first."""
-    with os.scandir(directory) as entries:
+def priority_folders(spool_dir: str) -> list[str]:
+    """Return the folders of jobs with a priority, the most urgent first. Raises ``OSError``."""
+    with os.scandir(spool_dir) as entries:
         folders = [entry.path for entry in entries if _is_priority(entry)]
     return sorted(folders, key=_priority)
 
@@ -352,29 +403,23 @@ def _is_priority(entry: os.DirEntry[str]) -> bool:
     return entry.name.isascii() and entry.name.isdigit() and entry.is_dir(follow_symlinks=False)
 
 
-def sweep(directory: str) -> None:
-    """Remove temporary files whose writer died before the rename: nothing was accepted there."""
-    with os.scandir(directory) as entries:
-        for entry in entries:
-            if entry.name.startswith(TEMPORARY):
-                with contextlib.suppress(OSError):
-                    # The time of change, not of content: the latter may already stand at the job's run_at.
-                    if entry.stat(follow_symlinks=False).st_ctime < clock.now() - files.STRAY_AGE:
-                        os.unlink(entry.path)
-            elif _is_priority(entry):
-                sweep(entry.path)
+def sweep(spool_dir: str) -> None:
+    """Remove temporary files whose writer died before the rename: these jobs were not accepted. Raises ``OSError``."""
+    for folder in [spool_dir, *priority_folders(spool_dir)]:
+        # By the time of the last change, not of the content: that may already be the time at which the job is due.
+        files.sweep(folder, rf"^{TEMPORARY}")
 
 
 def ns_of(time: float) -> tuple[int, int]:
-    """The time as ``os.utime`` takes it twice, in nanoseconds: never before ``time``."""
-    # In whole numbers: as a float, nanoseconds of today come in steps of 256 and may fall before their time.
+    """Return the time for ``os.utime(ns=...)``: twice in nanoseconds, rounded up, so that the job never runs early."""
+    # In whole numbers: as a float, nanoseconds since 1970 come in steps of 256, and might be before the time.
     numerator, denominator = float(time).as_integer_ratio()
     whole = -(-numerator * 10**9 // denominator)
     return whole, whole
 
 
-def _fsync_directory(directory: str) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _fsync_folder(folder: str) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
     finally:
