@@ -113,8 +113,8 @@ def test_checkpoints_of_jobs_that_are_over_are_swept(tmp_path: Path) -> None:
     from spoolkit.job import Done
 
     store.finish(JobSpec(id=done, task="t"), 1, Done())
-    long_ago = time.time() - 2 * retention.FORGOTTEN
+    long_ago = time.time() - 2 * retention.CHECKPOINT_AGE
     os.utime(tmp_path / kept.FOLDER / old, (long_ago, long_ago))
-    retention.sweep(store, str(tmp_path))
+    retention.delete_leftovers(store, str(tmp_path))
     store.close()
     assert sorted(os.listdir(tmp_path / kept.FOLDER)) == sorted([waiting, unknown])

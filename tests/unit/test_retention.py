@@ -1,4 +1,4 @@
-"""What is old is forgotten, a little at a time, and whatever is wrong with it no job is hurt."""
+"""Old records are deleted, a few at a time, and no error in it harms a job."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DAY = 86400.0
 
 @pytest.fixture
 def spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(retention, "_last", -retention.PAUSE)  # as a process that has just begun
+    retention.last_deletion.discard()  # as a process that has just begun
     return str(tmp_path)
 
 
@@ -58,7 +58,7 @@ def later(monkeypatch: pytest.MonkeyPatch, days: float) -> None:
     monkeypatch.setattr(clock, "now", lambda: time.time() + days * DAY)
 
 
-def test_what_is_over_for_long_enough_is_forgotten(spool: str, store: Store, config: Settings) -> None:
+def test_delete_some_deletes_what_ended_long_enough_ago(spool: str, store: Store, config: Settings) -> None:
     over = (State.DONE, State.CANCELLED, State.LOST)
     stay = [record(store, state, 6) for state in over]
     stay += [record(store, state, None) for state in (State.RUNNING, State.RETRYING, State.QUEUED)]
@@ -66,67 +66,74 @@ def test_what_is_over_for_long_enough_is_forgotten(spool: str, store: Store, con
     for state in over:
         record(store, state, 8)
     record(store, State.DEAD, 91)
-    retention.a_little(store, spool, config)
+    retention.delete_some(store, spool, config)
     assert kept(store) == {id for ids in stay for id in ids}
     assert len(store.read("SELECT DISTINCT job FROM events")) == len(stay)
 
 
 @pytest.mark.parametrize(("name", "state"), [("keep_done", State.DONE), ("keep_dead", State.DEAD)])
-def test_how_long_is_set(spool: str, store: Store, name: str, state: State) -> None:
+def test_settings_say_how_long_jobs_are_kept(spool: str, store: Store, name: str, state: State) -> None:
     (id,) = record(store, state, 1)
-    retention.a_little(store, spool, Settings(spool, **{name: 2 * DAY}))
+    retention.delete_some(store, spool, Settings(spool, **{name: 2 * DAY}))
     assert kept(store) == {id}
 
 
-def test_a_dead_job_is_forgotten_with_its_file(
+def test_delete_some_deletes_a_dead_job_with_its_file(
     spool: str, store: Store, config: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = dead.quarantine(spoolfile.write(spool, new_id(), b"x"), spool, reason="x")
-    retention.a_little(store, spool, config)
+    retention.delete_some(store, spool, config)
     assert dead.paths(spool) == [path]
     later(monkeypatch, 91)
-    monkeypatch.setattr(retention, "_last", -retention.PAUSE)
-    retention.a_little(store, spool, config)
+    retention.last_deletion.discard()
+    retention.delete_some(store, spool, config)
     assert os.listdir(f"{spool}/dead") == []
 
 
-def test_only_so_many_are_forgotten_at_once(spool: str, store: Store, config: Settings) -> None:
-    record(store, State.DONE, 8, count=retention.AT_ONCE + 5)
-    retention.a_little(store, spool, config)
+def test_delete_some_deletes_a_limited_number_at_once(spool: str, store: Store, config: Settings) -> None:
+    record(store, State.DONE, 8, count=retention.BATCH + 5)
+    retention.delete_some(store, spool, config)
     assert len(kept(store)) == 5
 
 
-def test_the_oldest_go_first(spool: str, store: Store, config: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retention, "AT_ONCE", 1)
+def test_delete_some_deletes_the_oldest_first(
+    spool: str, store: Store, config: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retention, "BATCH", 1)
     (older,), (younger,) = record(store, State.DONE, 9), record(store, State.DONE, 8)
-    retention.a_little(store, spool, config)
+    retention.delete_some(store, spool, config)
     assert kept(store) == {younger}
     assert older < younger
 
 
-def test_it_looks_only_now_and_then(
+def test_delete_some_does_nothing_within_the_interval(
     spool: str, store: Store, config: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    retention.a_little(store, spool, config)
+    retention.delete_some(store, spool, config)
     (id,) = record(store, State.DONE, 8)
-    retention.a_little(store, spool, config)
+    retention.delete_some(store, spool, config)
     assert kept(store) == {id}
-    monkeypatch.setattr(retention, "PAUSE", 0)
-    retention.a_little(store, spool, config)
+    monkeypatch.setattr(retention, "INTERVAL", 0)
+    retention.delete_some(store, spool, config)
     assert kept(store) == set()
 
 
-def test_a_store_that_is_broken_is_somebody_elses_business(spool: str, config: Settings) -> None:
-    Path(spool, "spoolkit.db").write_bytes(b"no database" * 100)
-    retention.a_little(Store(f"{spool}/spoolkit.db"), spool, config)
+def test_delete_some_ignores_a_damaged_store(spool: str, config: Settings) -> None:
+    path = Path(spool, "spoolkit.db")
+    path.write_bytes(b"no database" * 100)
+    retention.delete_some(Store(str(path)), spool, config)
+    assert path.read_bytes() == b"no database" * 100
 
 
-def test_so_is_a_folder_of_the_dead_that_is_none(spool: str, store: Store, config: Settings) -> None:
+def test_delete_some_ignores_a_file_in_place_of_the_dead_folder(spool: str, store: Store, config: Settings) -> None:
     Path(spool, "dead").write_text("x")
-    retention.a_little(store, spool, config)
+    record(store, State.DONE, 8)
+    retention.delete_some(store, spool, config)
+    assert Path(spool, "dead").read_text() == "x"
+    assert kept(store) == set(), "records are deleted all the same"
 
 
-def test_files_and_records_of_the_dead_are_counted_as_one(
+def test_delete_dead_counts_a_file_and_its_record_once(
     spool: str, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for _ in range(3):

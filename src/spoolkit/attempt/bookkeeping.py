@@ -11,8 +11,8 @@ from spoolkit.attempt.runner import AttemptResult
 from spoolkit.errors import StoreUnavailableError
 from spoolkit.job import Cancelled, Dead, Done, Failure, JobSpec, RetryAt, TaskOptions
 from spoolkit.settings import Settings
-from spoolkit.spooldir import checkpoints, running, spoolfile, waiting
-from spoolkit.store import Store, interruption, locations
+from spoolkit.spooldir import checkpoints, running, spoolers, spoolfile, waiting
+from spoolkit.store import Store, locations, orphans
 from spoolkit.store.claims import AlreadySettled, Claim, Granted, InUse, PreviousCrashed
 from spoolkit.system import log
 
@@ -45,15 +45,15 @@ def claim(
     """
     marks_dir = locations.directory(config)
     found = _ask(job, options, store, path, arguments)
-    if isinstance(found, PreviousCrashed) and interruption.was_marked(marks_dir, found.pid, found.identity):
-        interruption.interrupt(
+    if isinstance(found, PreviousCrashed) and spoolers.was_stopped(marks_dir, found.pid, found.identity):
+        orphans.interrupt(
             store,
             [found.pid],
             kill=_is_dead,
             left=lambda id, queue: running.read(locations.spool_dir_of(queue, config), id),
         )
         # Not before: the mark is all that is known of the stop until then.
-        interruption.unmark(marks_dir, found.pid)
+        spoolers.unmark_stopped(marks_dir, found.pid)
         found = _ask(job, options, store, path, arguments)
     match found:
         case Granted():

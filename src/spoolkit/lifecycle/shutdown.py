@@ -22,7 +22,7 @@ from spoolkit.errors import StoreUnavailableError
 from spoolkit.job import Progress
 from spoolkit.lifecycle import hooks
 from spoolkit.spooldir import gate, running, spoolers
-from spoolkit.store import interruption, locations
+from spoolkit.store import locations, orphans
 from spoolkit.system import log, process
 from spoolkit.system.process import PerProcess
 from spoolkit.uwsgi import bridge, master
@@ -68,7 +68,7 @@ def interrupt_jobs(pids: Iterable[int]) -> None:
     """Kill those spoolers of ``pids`` that run a job, and record the attempts as interrupted. Never raises."""
     pids = list(pids)
     try:
-        jobs = interruption.interrupt(locations.store(), pids, kill=_kill, left=_left)
+        jobs = orphans.interrupt(locations.store(), pids, kill=_kill, left=_left)
     except StoreUnavailableError as error:
         log.unrecorded(error)
         _interrupt_unrecorded(pids)
@@ -86,7 +86,7 @@ def _interrupt_unrecorded(pids: Iterable[int]) -> None:
     for pid in spoolers.busy(locations.directories(), pids):
         with contextlib.suppress(OSError):
             # In this order: otherwise the next start might take the attempt for a crash of the task.
-            interruption.mark(locations.directory(), pid)
+            spoolers.mark_stopped(locations.directory(), pid)
             _kill(pid)
 
 
@@ -252,7 +252,7 @@ def _leave_watcher() -> None:
     # Idle spoolers are marked as well: they may start a job.
     for spooler in spooler_pids:
         with contextlib.suppress(OSError):
-            interruption.mark(spool_dir, spooler)
+            spoolers.mark_stopped(spool_dir, spooler)
     with warnings.catch_warnings():
         # Python warns of a fork beside threads: the child uses nothing that belongs to them.
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -263,7 +263,7 @@ def _leave_watcher() -> None:
         os.closerange(3, 1024)  # the listening sockets among them
         if not _stops_before_successor(pid, master_pid, spooler_pids):
             for spooler in spooler_pids:
-                interruption.unmark(spool_dir, spooler)
+                spoolers.unmark_stopped(spool_dir, spooler)
     finally:
         os._exit(0)
 

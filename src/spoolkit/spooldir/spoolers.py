@@ -22,6 +22,8 @@ GENERATION = "generation"
 
 BROKEN = "broken"
 
+_STOP_MARK = "stopped."
+
 COMPLAINT_PAUSE = 60
 """Seconds between two log lines about an application that spoolers cannot load."""
 
@@ -220,3 +222,54 @@ def _signal(pid: int) -> bool:
     except OSError:
         return False
     return True
+
+
+# Marks of processes that a stop of the server kills while the store cannot be written: so the next claim of their job
+# does not take the kill for a crash of the task.
+
+
+def mark_stopped(spool_dir: str, pid: int, identity: bytes | None = None) -> None:
+    """Leave a mark that a stop of the server kills the process ``pid``. To be called before it is killed.
+
+    Nothing happens if the process is dead, unless its identity is known: then another process that stops it was faster,
+    and the mark of that one must stay as it is.
+
+    Args:
+        spool_dir: The spool directory in which the mark is left.
+        pid: The process.
+        identity: Its :func:`~spoolkit.system.process.identity`, if that was read while it was alive.
+
+    Raises:
+        OSError: The mark cannot be written.
+    """
+    identity = process.identity(pid) if identity is None else identity
+    if identity.split()[0].isdigit():
+        files.make_folder(os.path.join(spool_dir, FOLDER))
+        files.write(_stop_mark(spool_dir, pid), identity)
+
+
+def was_stopped(spool_dir: str, pid: int, identity: bytes) -> bool:
+    """Return whether a stop of the server has killed the process, by its :func:`mark_stopped`."""
+    try:
+        return files.read(_stop_mark(spool_dir, pid)) == identity
+    except OSError:
+        return False
+
+
+def unmark_stopped(spool_dir: str, pid: int) -> None:
+    """Remove the mark of the process: the store has its interrupted job by now, or the process was not stopped."""
+    files.remove(_stop_mark(spool_dir, pid))
+
+
+def marked_stopped(spool_dir: str) -> list[int]:
+    """Return the pids of all processes that have a mark."""
+    try:
+        names = os.listdir(os.path.join(spool_dir, FOLDER))
+    except OSError:
+        return []
+    numbers = (name.removeprefix(_STOP_MARK) for name in names if name.startswith(_STOP_MARK))
+    return [int(pid) for pid in numbers if pid.isascii() and pid.isdigit()]
+
+
+def _stop_mark(spool_dir: str, pid: int) -> str:
+    return os.path.join(spool_dir, FOLDER, f"{_STOP_MARK}{pid}")

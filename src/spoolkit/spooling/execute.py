@@ -62,7 +62,7 @@ def execute(content: packet.Packet, file: SpoolFileRef, working_directory: str) 
         result = execute_job(job, content, file, store, config, working_directory)
         if (result is not None and result.damage) or store.is_lost:
             return False
-        retention.a_little(store, file.spool_dir, config)
+        retention.delete_some(store, file.spool_dir, config)
     return True
 
 

@@ -71,7 +71,7 @@ def start(spool_dir: str) -> None:
         # its lock.
         if os.path.realpath(os.curdir) != os.path.realpath(spool_dir):
             startup.set_unreadable_files_aside(spool_dir)
-        retention.sweep(locations.store(), spool_dir)
+        retention.delete_leftovers(locations.store(), spool_dir)
         this_process.presence = spoolers.Presence(spool_dir)
         if bridge.is_uwsgi():
             options = {**bridge.options(), **served.options()}

@@ -1,72 +1,158 @@
-"""Jobs that live in a process only: their rows while they wait there, and what is said once it is gone."""
+"""What becomes of jobs whose process is gone? A thread job is lost; a job that the server's stop cut off runs again."""
 
 from __future__ import annotations
 
 import contextlib
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
-from spoolkit.job import JobSpec, State
-from spoolkit.spooldir import running as recorder
-from spoolkit.spooldir import waiting
+from spoolkit.job import JobSpec, Progress, State
+from spoolkit.spooldir import running, spoolers, waiting
 from spoolkit.store import rows, transitions
 from spoolkit.store.database import Database
 from spoolkit.system import clock, log, process
 
-_OF_A_PROCESS = "engine <> 'spool' AND finished_at IS NULL"
-"""Spelled as in the index ``jobs_of_processes``, or SQLite would not use it."""
+INTERRUPTED = "the server stopped before it was done"
+"""The message of an attempt that a stop of the server cut off."""
+
+STOP_LOCK_TIMEOUT = 2.0
+"""Seconds that a stop waits for the transactions of other processes, however many processes it interrupts."""
+
+Left = Callable[[str, str | None], tuple[Progress | None, str]]
+"""Returns the progress and the log that a job left behind, given its id and its queue."""
+
+_IN_A_PROCESS = "engine <> 'spool' AND finished_at IS NULL"
+"""Jobs without a file that are not over. Spelled as in the index ``jobs_of_processes``: SQLite uses it only then."""
 
 
-def mark_own_lost(store: Database, spool_dir: str, jobs: Iterable[JobSpec], reason: str) -> None:
-    """Record these of this process as lost, as far as they are not over. Raises :class:`StoreUnavailableError`."""
-    jobs = list(jobs)
-    transitions.record_queued(store, jobs)
-    with store.transaction() as db:
-        for job in jobs:
-            _lose(spool_dir, db, "id = ?", (job.id,), reason)
-    for job in jobs:
-        _tidy(spool_dir, job.id)
+# Jobs without a file, which are lost with their process.
 
 
 def mark_lost(store: Database, spool_dir: str) -> int:
-    """Record as lost what the processes had that are gone, and say so; returns how many jobs that were.
+    """Record jobs without a file as lost whose process is gone, and log each of them.
 
-    Raises :class:`StoreUnavailableError`.
+    Args:
+        store: Where they are recorded.
+        spool_dir: The spool directory in which their progress and their log are.
+
+    Returns:
+        How many jobs were lost.
+
+    Raises:
+        StoreUnavailableError: It cannot be recorded.
     """
-    having = store.read(f"SELECT DISTINCT pid, identity FROM jobs WHERE {_OF_A_PROCESS}")  # noqa: S608 - ours
-    gone = [tuple(row) for row in having if not process.is_alive(row["pid"], row["identity"])]
+    owners = store.read(f"SELECT DISTINCT pid, identity FROM jobs WHERE {_IN_A_PROCESS}")  # noqa: S608 - ours
+    gone = [tuple(row) for row in owners if not process.is_alive(row["pid"], row["identity"])]
     if not gone:
         return 0
     lost: list[sqlite3.Row] = []
     with store.transaction() as db:
         for pid, identity in gone:
             reason = f"its process {pid} went away"
-            lost += _lose(spool_dir, db, "pid = ? AND identity = ?", (pid, identity), reason)
+            lost += _mark_lost(db, spool_dir, "pid = ? AND identity = ?", (pid, identity), reason)
     for row in lost:
         log.error("job %s of %s is lost: its process %d went away", row["id"], row["task"], row["pid"])
-        _tidy(spool_dir, row["id"])
+        _clean_up(spool_dir, row["id"])
     return len(lost)
 
 
-def _lose(
-    spool_dir: str, db: sqlite3.Connection, which: str, values: tuple[object, ...], reason: str
+def mark_own_lost(store: Database, spool_dir: str, jobs: Iterable[JobSpec], reason: str) -> None:
+    """Record those of ``jobs`` as lost that are not over: this process had them, and exits.
+
+    Args:
+        store: Where they are recorded.
+        spool_dir: The spool directory in which their progress and their log are.
+        jobs: Thread jobs of this process.
+        reason: Why they are lost, for people.
+
+    Raises:
+        StoreUnavailableError: It cannot be recorded.
+    """
+    jobs = list(jobs)
+    transitions.record_queued(store, jobs)
+    with store.transaction() as db:
+        for job in jobs:
+            _mark_lost(db, spool_dir, "id = ?", (job.id,), reason)
+    for job in jobs:
+        _clean_up(spool_dir, job.id)
+
+
+def _mark_lost(
+    db: sqlite3.Connection, spool_dir: str, condition: str, values: tuple[object, ...], reason: str
 ) -> list[sqlite3.Row]:
-    sql = f"SELECT * FROM jobs WHERE {which} AND {_OF_A_PROCESS}"  # noqa: S608 - texts of this module
+    sql = f"SELECT * FROM jobs WHERE {condition} AND {_IN_A_PROCESS}"  # noqa: S608 - texts of this module
     lost = db.execute(sql, values).fetchall()
     now = clock.now()
     for row in lost:
         columns = {"pid": None, "identity": None, "ending": "lost", "error_type": None, "error_message": reason}
-        running = row["state"] == State.RUNNING
-        progress, left = recorder.read(spool_dir, row["id"]) if running else (None, "")
+        was_running = row["state"] == State.RUNNING
+        progress, left = running.read(spool_dir, row["id"]) if was_running else (None, "")
         if progress is not None:
             columns["progress"] = rows.progress_text(progress)
         rows.move(db, row["id"], State(row["state"]), State.LOST, now, columns)
-        attempt = row["attempt"] if running else None
+        attempt = row["attempt"] if was_running else None
         rows.add_event(db, row["id"], "lost", now, attempt, detail={"message": reason}, log=left)
     return lost
 
 
-def _tidy(spool_dir: str, id: str) -> None:
+def _clean_up(spool_dir: str, id: str) -> None:
     with contextlib.suppress(OSError):
-        recorder.delete(spool_dir, id)
+        running.delete(spool_dir, id)
         waiting.wake_waiters(spool_dir, id)
+
+
+# Jobs that a stop of the server cuts off: the attempt does not count, and the job runs again.
+
+
+def interrupt(
+    store: Database, pids: Iterable[int], *, kill: Callable[[int], None], left: Left
+) -> list[tuple[str, str | None]]:
+    """Kill processes because the server stops, and record the attempts that they run as interrupted.
+
+    Args:
+        store: Where the jobs are recorded.
+        pids: The processes.
+        kill: Called with the pid of a process that runs a job and is alive. No other process can settle the job
+            meanwhile.
+        left: Returns the progress and the log that a job leaves behind. Called after ``kill``.
+
+    Returns:
+        The id and the queue of each job that was interrupted.
+
+    Raises:
+        StoreUnavailableError: It cannot be recorded; raised within :data:`STOP_LOCK_TIMEOUT` seconds.
+    """
+    now = clock.now()
+    jobs: list[tuple[str, str | None]] = []
+    with store.transaction(STOP_LOCK_TIMEOUT) as db:
+        for pid in pids:
+            found = db.execute("SELECT * FROM jobs WHERE state = 'running' AND pid = ?", (pid,)).fetchall()
+            for row in found:
+                if rows.is_running(row):
+                    kill(pid)
+                after = State.CANCELLED if row["cancel"] else State.RETRYING
+                columns: dict[str, Any] = {"pid": None, "identity": None}
+                columns.update(ending="interrupted", error_message=INTERRUPTED, run_at=now)
+                # One more before the last reset, and one more allowed: so this attempt does not count.
+                columns.update(base=row["base"] + 1, max_attempts=row["max_attempts"] + 1)
+                progress, text = left(row["id"], row["queue"])
+                if progress is not None:
+                    columns["progress"] = rows.progress_text(progress)
+                rows.move(db, row["id"], State.RUNNING, after, now, columns)
+                seconds, detail = now - row["started_at"], {"message": INTERRUPTED}
+                rows.add_event(db, row["id"], "interrupted", now, row["attempt"], seconds, detail, text)
+                jobs.append((row["id"], row["queue"]))
+    return jobs
+
+
+def delete_stale_marks(store: Database, spool_dir: str) -> None:
+    """Delete marks of stopped processes that no job is waiting for: none is recorded as running in that process.
+
+    Raises:
+        StoreUnavailableError: The store cannot be read.
+    """
+    for pid in spoolers.marked_stopped(spool_dir):
+        found = store.read("SELECT identity FROM jobs WHERE state = 'running' AND pid = ?", (pid,))
+        if not any(spoolers.was_stopped(spool_dir, pid, row["identity"]) for row in found):
+            spoolers.unmark_stopped(spool_dir, pid)

@@ -1,4 +1,4 @@
-"""Old records are forgotten by the spoolers, a few between two jobs: never in a request's way."""
+"""Which old records are deleted, and when? A few at a time, by the processes that run jobs: no request waits for it."""
 
 from __future__ import annotations
 
@@ -11,70 +11,100 @@ from spoolkit.errors import StoreUnavailableError
 from spoolkit.job import FINAL, State
 from spoolkit.settings import Settings
 from spoolkit.spooldir import checkpoints, dead, running, spoolfile
-from spoolkit.store import interruption, locations, orphans, queries
+from spoolkit.store import locations, orphans, queries
 from spoolkit.store.database import Database
 from spoolkit.system import clock, files
+from spoolkit.system.process import PerProcess
 
-PAUSE = 30.0
-"""Seconds between two looks of one process, where the last one left nothing."""
+INTERVAL = 30.0
+"""Seconds between two deletions of one process, if the earlier one left nothing to delete."""
 
-AT_ONCE = 200
-"""Jobs that are forgotten in one look."""
+BATCH = 200
+"""How many jobs are deleted at once."""
 
-FORGOTTEN = 366 * 86400.0
-"""Seconds after which a checkpoint has no job any more, where none is recorded."""
+CHECKPOINT_AGE = 366 * 86400.0
+"""Seconds after which the checkpoint of an unrecorded job is deleted."""
+
+IDS_AT_ONCE = 500
+"""For how many jobs the store is asked at once."""
 
 FileExists = Callable[[str, str | None], bool]
 """Whether the job with an id still has a file, which had a name (if any) when it was last claimed."""
 
-_last = -PAUSE
+last_deletion = PerProcess(lambda: -INTERVAL)
+"""When this process last deleted something, on the monotonic clock."""
 
 
-def a_little(store: Database, root: str, config: Settings) -> None:
-    """Forget some of what is old enough, if the last look is long ago or left something. Never raises."""
-    global _last
-    if time.monotonic() - _last < PAUSE:
+def delete_some(store: Database, spool_dir: str, config: Settings) -> None:
+    """Delete some of the jobs that ended long enough ago. Never raises.
+
+    Does nothing within :data:`INTERVAL` seconds after the last time in this process, unless that left something.
+
+    Args:
+        store: Where the jobs are recorded.
+        spool_dir: The spool directory that this process serves.
+        config: The settings, which say how long jobs are kept.
+    """
+    begun = time.monotonic()
+    if begun - last_deletion.get() < INTERVAL:
         return
-    _last = time.monotonic()
+    last_deletion.set(begun)
     now = clock.now()
     try:
         orphans.mark_lost(store, locations.directory(config))
-        forgotten = delete(store, [root], FINAL, now - config.keep_done, AT_ONCE)
-        forgotten = max(forgotten, delete_dead(store, root, now - config.keep_dead, AT_ONCE))
+        deleted = delete(store, [spool_dir], FINAL, now - config.keep_done, BATCH)
+        deleted = max(deleted, delete_dead(store, spool_dir, now - config.keep_dead, BATCH))
     except (StoreUnavailableError, OSError):
-        return  # whoever runs the next job complains
-    if forgotten >= AT_ONCE:
-        _last -= PAUSE
+        return  # the next job that is run logs it
+    if deleted >= BATCH:
+        last_deletion.set(begun - INTERVAL)
 
 
-def sweep(store: Database, spool_dir: str) -> None:
-    """Remove the files of attempts that are recorded as finished: their process was killed then. Never raises."""
+def delete_leftovers(store: Database, spool_dir: str) -> None:
+    """Delete the files that attempts left in ``spool_dir`` whose process was killed after they ended. Never raises.
+
+    These are the progress and the checkpoint of jobs that are over, and marks of stops that are recorded by now.
+    """
     files.sweep(os.path.join(spool_dir, checkpoints.FOLDER))
     with contextlib.suppress(StoreUnavailableError):
-        interruption.sweep(store, spool_dir)
+        orphans.delete_stale_marks(store, spool_dir)
         stored = dict(checkpoints.stored(spool_dir))
-        for at in range(0, len(stored), 500):
-            some = list(stored)[at : at + 500]
+        for at in range(0, len(stored), IDS_AT_ONCE):
+            some = list(stored)[at : at + IDS_AT_ONCE]
             known = queries.states(store, some)
             for id in some:
-                if known.get(id) in FINAL or (id not in known and stored[id] < clock.now() - FORGOTTEN):
+                if known.get(id) in FINAL or (id not in known and stored[id] < clock.now() - CHECKPOINT_AGE):
                     checkpoints.delete(spool_dir, id)
         ids = running.job_ids(spool_dir)
-        for at in range(0, len(ids), 500):
-            for id, state in queries.states(store, ids[at : at + 500]).items():
+        for at in range(0, len(ids), IDS_AT_ONCE):
+            for id, state in queries.states(store, ids[at : at + IDS_AT_ONCE]).items():
                 if state is not State.RUNNING:
                     running.delete(spool_dir, id)
 
 
-def delete(store: Database, roots: Iterable[str], states: Iterable[State], before: float, limit: int) -> int:
-    """Forget up to ``limit`` jobs that ended in ``states`` before ``before`` (unix time); returns how many."""
-    return prune(store, states, before, limit, file_exists=_in(roots))
+def delete(store: Database, spool_dirs: Iterable[str], states: Iterable[State], before: float, limit: int) -> int:
+    """Delete the records of jobs that ended long ago and have no file, the oldest first.
+
+    Args:
+        store: Where the jobs are recorded.
+        spool_dirs: Where their files may be.
+        states: Only jobs that ended in these states.
+        before: Only jobs that ended before then, in unix seconds (UTC).
+        limit: How many jobs at most.
+
+    Returns:
+        How many jobs were deleted.
+
+    Raises:
+        StoreUnavailableError: They cannot be deleted.
+    """
+    return prune(store, states, before, limit, file_exists=_file_exists_in(spool_dirs))
 
 
-def delete_dead(store: Database, root: str, before: float, limit: int) -> int:
-    """Forget up to ``limit`` jobs that died before ``before`` (unix time), file and record; returns how many."""
-    gone = dead.delete_older(root, before, limit)
-    return max(gone, delete(store, [root], (State.DEAD,), before, limit))
+def delete_dead(store: Database, spool_dir: str, before: float, limit: int) -> int:
+    """Delete dead jobs, their files in ``spool_dir`` and their records, as :func:`delete` does for others."""
+    deleted = dead.delete_older(spool_dir, before, limit)
+    return max(deleted, delete(store, [spool_dir], (State.DEAD,), before, limit))
 
 
 def prune(
@@ -85,17 +115,20 @@ def prune(
     *,
     file_exists: FileExists = lambda id, file: False,
 ) -> int:
-    """Delete the rows and events of jobs that ended long ago, the oldest first.
+    """Delete the rows and events of jobs that ended long ago, the oldest first, but for those that have a file.
 
     Args:
         store: Where they are recorded.
         states: Only jobs that ended in these states.
         before: Only jobs that ended before then, in unix seconds (UTC).
         limit: How many jobs at most.
-        file_exists: Whether a job still has a file: such a job is kept, because its file would be a new job.
+        file_exists: Whether a job still has a file. Without its record, the file would be a new job.
 
     Returns:
         How many jobs were deleted.
+
+    Raises:
+        StoreUnavailableError: They cannot be deleted.
     """
     ids: list[str] = []
     with store.transaction() as db:
@@ -111,11 +144,11 @@ def prune(
     return len(ids)
 
 
-def _in(roots: Iterable[str]) -> FileExists:
-    """Whether a job's file lies in one of the spool directories: killed at the wrong moment, it outlives its end."""
+def _file_exists_in(spool_dirs: Iterable[str]) -> FileExists:
+    """Look for files in ``spool_dirs``: a job's file outlives its record's end if the process is killed in between."""
     folders = []
-    for root in roots:
-        folders.append(root)
+    for spool_dir in spool_dirs:
+        folders.append(spool_dir)
         with contextlib.suppress(OSError):
-            folders += spoolfile.priority_folders(root)
+            folders += spoolfile.priority_folders(spool_dir)
     return lambda id, file: any(spoolfile.find(folder, id, file) for folder in folders)

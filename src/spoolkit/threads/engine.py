@@ -124,7 +124,7 @@ class ThreadJob:
                 self.withdraw()
             if result is None:
                 return Cancelled(Failure("another process runs the job"))
-            retention.a_little(self.store, locations.directory(self._config), self._config)
+            retention.delete_some(self.store, locations.directory(self._config), self._config)
             return result.outcome
 
 

@@ -1,4 +1,4 @@
-"""A stop that kills running jobs: the marks that it leaves beside a store that is locked, and what becomes of them."""
+"""Jobs whose process a stop kills: the marks left while the store is locked, and what removes them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from spoolkit.attempt import bookkeeping, runner
 from spoolkit.job import JobSpec, TaskOptions
 from spoolkit.registry import Declared
 from spoolkit.settings import Settings
+from spoolkit.spooldir import spoolers
 from spoolkit.spooling import handler
-from spoolkit.store import Store, interruption, retention
+from spoolkit.store import Store, orphans, retention
 from spoolkit.store.claims import Granted, PreviousCrashed
 from spoolkit.system import clock, files, process
 
@@ -69,16 +70,16 @@ def marks(store: Store) -> list[str]:
     return sorted(os.listdir(Path(spool_dir(store), files.SPOOLERS)))
 
 
-def test_who_comes_later_to_kill_a_process_leaves_its_mark_alone(store: Store, running: Running) -> None:
-    interruption.mark(spool_dir(store), running.pid)
+def test_mark_stopped_leaves_the_mark_of_a_process_that_is_dead_by_now(store: Store, running: Running) -> None:
+    spoolers.mark_stopped(spool_dir(store), running.pid)
     running.kill()
-    interruption.mark(spool_dir(store), running.pid)
-    assert interruption.was_marked(spool_dir(store), running.pid, running.identity)
+    spoolers.mark_stopped(spool_dir(store), running.pid)
+    assert spoolers.was_stopped(spool_dir(store), running.pid, running.identity)
 
 
-def test_of_a_dead_process_nothing_is_said(store: Store, running: Running) -> None:
+def test_mark_stopped_leaves_no_mark_of_a_dead_process(store: Store, running: Running) -> None:
     running.kill()
-    interruption.mark(spool_dir(store), running.pid)
+    spoolers.mark_stopped(spool_dir(store), running.pid)
     assert not os.path.exists(Path(spool_dir(store), files.SPOOLERS))
 
 
@@ -86,10 +87,10 @@ def claim(store: Store) -> object:
     return store.claim(JobSpec(id=ID, task="t"), file="f", still_there=lambda: True, max_attempts=1)
 
 
-def test_a_mark_stays_until_the_store_knows_of_the_stop(
+def test_a_mark_stays_until_the_store_has_the_interrupted_attempt(
     store: Store, running: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    interruption.mark(spool_dir(store), running.pid)
+    spoolers.mark_stopped(spool_dir(store), running.pid)
     running.kill()
 
     def unavailable(*args: object, **options: object) -> None:
@@ -111,7 +112,7 @@ def test_a_mark_stays_until_the_store_knows_of_the_stop(
     path = Path(spool_dir(store), "f")
     path.touch()
     with monkeypatch.context() as locked:
-        locked.setattr(interruption, "interrupt", unavailable)
+        locked.setattr(orphans, "interrupt", unavailable)
         run()
     assert marks(store) == [f"stopped.{running.pid}"]
     assert isinstance(claim(store), PreviousCrashed)
@@ -122,18 +123,18 @@ def test_a_mark_stays_until_the_store_knows_of_the_stop(
     assert marks(store) == []
 
 
-def test_marks_of_no_running_job_are_swept(store: Store, running: Running) -> None:
-    interruption.mark(spool_dir(store), running.pid)
-    interruption.mark(spool_dir(store), os.getpid())
+def test_delete_leftovers_removes_marks_that_no_running_job_needs(store: Store, running: Running) -> None:
+    spoolers.mark_stopped(spool_dir(store), running.pid)
+    spoolers.mark_stopped(spool_dir(store), os.getpid())
     running.kill()
-    retention.sweep(store, spool_dir(store))
+    retention.delete_leftovers(store, spool_dir(store))
     assert marks(store) == [f"stopped.{running.pid}"], "the next claim asks for it"
-    interruption.interrupt(store, [running.pid], kill=lambda pid: None, left=lambda id, queue: (None, ""))
-    retention.sweep(store, spool_dir(store))
+    orphans.interrupt(store, [running.pid], kill=lambda pid: None, left=lambda id, queue: (None, ""))
+    retention.delete_leftovers(store, spool_dir(store))
     assert marks(store) == []
 
 
-def test_a_spooler_that_starts_sweeps_what_was_never_finished(directory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_spooler_that_starts_removes_old_temporary_files(directory: str, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("dead/f", "dead/f.json", "dead/f.json.12-12.new", "dead/f.12-12.new", "spoolers/paused.12-12.new")
     names += ("spoolers/paused", f"checkpoints/{ID}", f"checkpoints/{ID}.12-12.new")
     for name in names:
