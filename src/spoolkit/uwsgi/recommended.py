@@ -126,11 +126,14 @@ def ini(
     ``PROCESSES`` (2), ``THREADS`` (4), ``SPOOLERS`` (2), ``SPOOLKIT_SPOOL``, ``HOST`` (127.0.0.1) and ``PORT`` (5000).
 
     Args:
-        module: The application in uWSGI's notation, such as ``app:app``. processes: How many processes serve HTTP.
-        threads: How many threads each of them has. spoolers: How many jobs run at once. spool: The spool directory in
-        the notation of ini files: ``%%`` is a percent sign, ``%d`` the folder of the file. spool_default: The spool
-        directory if ``SPOOLKIT_SPOOL`` is not set, in the same notation. socket: The address on which HTTP is served,
-        such as ``127.0.0.1:8000``. pythonpath: The folder from which the application is imported, in the same notation.
+        module: The application in uWSGI's notation, such as ``app:app``.
+        processes: How many processes serve HTTP.
+        threads: How many threads each of them has.
+        spoolers: How many jobs run at once.
+        spool: The spool directory in the notation of ini files: ``%%`` is a percent sign, ``%d`` the file's folder.
+        spool_default: The spool directory if ``SPOOLKIT_SPOOL`` is not set, in the same notation.
+        socket: The address on which HTTP is served, such as ``127.0.0.1:8000``.
+        pythonpath: The folder from which the application is imported, in the same notation.
     """
     variables: list[tuple[str, str, str]] = []
 
