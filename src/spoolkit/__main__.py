@@ -8,7 +8,7 @@ import click
 
 from spoolkit.cli.running import doctor_options, report
 from spoolkit.doctor.examine import examine
-from spoolkit.store.locations import STORE
+from spoolkit.store.locations import STORE_FILE
 
 
 @click.group()
@@ -23,7 +23,7 @@ def main() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(directory: str, ini: str | None, store: str | None, max_due_age: float, as_json: bool) -> None:
     """Report what keeps the jobs of the spool directory DIRECTORY from running, each with its remedy."""
-    store = store or os.path.join(directory, STORE)
+    store = store or os.path.join(directory, STORE_FILE)
     report(examine(directory, store=store, ini=ini, max_due_age=max_due_age), [directory], as_json=as_json)
 
 

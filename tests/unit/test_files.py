@@ -317,7 +317,7 @@ def test_over_http_what_may_not_be_seen_is_a_503(of_nobody: str, hidden: str) ->
         assert site.test_client().get(f"/jobs/{job.id}").status_code == 200
         locations.store().requeue(job.id, still_there=lambda: True)  # makes the store
         locations.store().close()
-    os.chown(of_nobody if hidden == "directory" else os.path.join(of_nobody, locations.STORE), 4242, 4242)
+    os.chown(of_nobody if hidden == "directory" else os.path.join(of_nobody, locations.STORE_FILE), 4242, 4242)
     shutil.rmtree(os.path.join(of_nobody, "spoolers"), ignore_errors=True)
 
     def ask() -> None:

@@ -116,14 +116,14 @@ class World:
         if os.path.isdir(self.store.path):
             os.rmdir(self.store.path)
         for name in os.listdir(self.spool):
-            if name.startswith(locations.STORE):
+            if name.startswith(locations.STORE_FILE):
                 os.unlink(os.path.join(self.spool, name))
         self._move(self.aside, self.spool)
         os.rmdir(self.aside)
 
     def _move(self, source: str, target: str) -> None:
         for name in os.listdir(source):
-            if name.startswith(locations.STORE):
+            if name.startswith(locations.STORE_FILE):
                 os.rename(os.path.join(source, name), os.path.join(target, name))
 
     def submit(self, number: int, task: str, plan: list[str], delay: float | None) -> JobSpec:

@@ -266,9 +266,9 @@ def purge(states: Iterable[State] = FINAL, before: float | None = None) -> int:
     before, total, store = clock.now() if before is None else before, 0, locations.store()
     wanted = set(states)
     if State.DEAD in wanted:
-        for spool_dir in locations.directories():
+        for spool_dir in locations.spool_dirs():
             while deleted := retention.delete_dead(store, spool_dir, before, PURGED_AT_ONCE):
                 total += deleted
-    while deleted := retention.delete(store, locations.directories(), wanted - {State.DEAD}, before, PURGED_AT_ONCE):
+    while deleted := retention.delete(store, locations.spool_dirs(), wanted - {State.DEAD}, before, PURGED_AT_ONCE):
         total += deleted
     return total

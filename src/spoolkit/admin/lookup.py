@@ -280,7 +280,7 @@ def recorded(id: str) -> Status | None:
 
 def mark_lost() -> bool:
     """Record the jobs of processes that are gone as lost. Returns whether there were any."""
-    return bool(from_store(lambda: orphans.mark_lost(locations.store(), locations.directory())))
+    return bool(from_store(lambda: orphans.mark_lost(locations.store(), locations.spool_dir())))
 
 
 def from_store(read: Callable[[], T]) -> T | None:
@@ -295,7 +295,7 @@ def from_store(read: Callable[[], T]) -> T | None:
 def directories(status: Status | None = None) -> list[str]:
     """The spool directories that may hold the job's file, the likely one first."""
     queue = [status.queue] if status is not None and status.queue is not None and os.path.isdir(status.queue) else []
-    return list(dict.fromkeys([*queue, *locations.directories()]))
+    return list(dict.fromkeys([*queue, *locations.spool_dirs()]))
 
 
 def jobs(
@@ -451,13 +451,13 @@ def id_of(path: str) -> str:
 
 def waiting_files(most: int | None = None) -> Iterator[str]:
     """The paths of waiting and running jobs in all spool directories, at most ``most`` of each."""
-    for spool_dir in locations.directories():
+    for spool_dir in locations.spool_dirs():
         with _reading(spool_dir):
             yield from spoolfile.pending(spool_dir, most)
 
 
 def _dead_files(most: int | None = None) -> Iterator[str]:
-    for spool_dir in locations.directories():
+    for spool_dir in locations.spool_dirs():
         with _reading(spool_dir):
             yield from dead.paths(spool_dir, most)
 

@@ -93,12 +93,12 @@ def gather(*, max_examined: int = lookup.MAX_EXAMINED, files: Files | None = Non
 
 
 def _paused() -> dict[str, str]:
-    states = {spool_dir: gate.state(spool_dir) for spool_dir in locations.directories()}
+    states = {spool_dir: gate.state(spool_dir) for spool_dir in locations.spool_dirs()}
     return {spool_dir: state for spool_dir, state in states.items() if state is not None}
 
 
 def _broken() -> dict[str, str]:
-    reasons = {spool_dir: spoolers.load_error(spool_dir) for spool_dir in locations.directories()}
+    reasons = {spool_dir: spoolers.load_error(spool_dir) for spool_dir in locations.spool_dirs()}
     return {spool_dir: reason for spool_dir, reason in reasons.items() if reason is not None}
 
 

@@ -43,7 +43,7 @@ def claim(
     Raises:
         StoreUnavailableError: The attempt could not be counted; see :func:`claim_without_store`.
     """
-    marks_dir = locations.directory(config)
+    marks_dir = locations.spool_dir(config)
     found = _ask(job, options, store, path, arguments)
     if isinstance(found, PreviousCrashed) and spoolers.was_stopped(marks_dir, found.pid, found.identity):
         orphans.interrupt(
@@ -141,7 +141,7 @@ def _ask(job: JobSpec, options: TaskOptions, store: Store, path: str | None, arg
 
 def _is_a_spool_file(name: str) -> bool:
     """Whether a file called ``name`` lies in any folder where it may run."""
-    for directory in locations.directories():
+    for directory in locations.spool_dirs():
         with contextlib.suppress(OSError):
             folders = [directory, *spoolfile.priority_folders(directory)]
             if any(os.path.lexists(os.path.join(folder, name)) for folder in folders):

@@ -28,7 +28,7 @@ def _change(change: Callable[[str], object], spool_dirs: list[str]) -> None:
 
 def _spool_dirs(queue: str | None) -> list[str]:
     """The spool directory with this path or name; without ``queue``, all known spool directories."""
-    known = locations.directories()
+    known = locations.spool_dirs()
     if queue is None:
         return known
     for spool_dir in known:
@@ -122,7 +122,7 @@ def ini(
     reads the others from its environment when it starts. Save the file in the current folder: its paths are relative
     to that folder.
     """
-    spool = _in_ini(locations.directory())
+    spool = _in_ini(locations.spool_dir())
     is_configured = bool(current_app.config.get("SPOOLKIT_SPOOL"))
     made_by = entry_point.of_option(module) if module else entry_point.of_command()
     text = recommended.ini(

@@ -46,7 +46,7 @@ def command(name: str, *, needs_spool_dir: bool = True) -> Callable[[F], click.C
     def decorate(function: F) -> click.Command:
         @wraps(function)
         def checked(*args: Any, **kwargs: Any) -> Any:
-            for spool_dir in locations.directories() if needs_spool_dir else ():
+            for spool_dir in locations.spool_dirs() if needs_spool_dir else ():
                 files.check_readable(spool_dir)
             return function(*args, **kwargs)
 

@@ -82,7 +82,7 @@ def doctor(ini: str | None, max_due_age: float, as_json: bool) -> None:
     Each problem comes with its remedy. Exits with 1 if there is a problem.
     """
     findings = []
-    spool_dirs = locations.directories()
+    spool_dirs = locations.spool_dirs()
     for spool_dir in spool_dirs:
         path = ini or _ini(spool_dir)
         findings += examine(spool_dir, store=locations.store().path, ini=path, max_due_age=max_due_age)

@@ -83,10 +83,10 @@ def _left(id: str, queue: str | None) -> tuple[Progress | None, str]:
 
 
 def _interrupt_unrecorded(pids: Iterable[int]) -> None:
-    for pid in spoolers.busy(locations.directories(), pids):
+    for pid in spoolers.busy(locations.spool_dirs(), pids):
         with contextlib.suppress(OSError):
             # In this order: otherwise the next start might take the attempt for a crash of the task.
-            spoolers.mark_stopped(locations.directory(), pid)
+            spoolers.mark_stopped(locations.spool_dir(), pid)
             _kill(pid)
 
 
@@ -246,7 +246,7 @@ def _leave_watcher() -> None:
     child removes the marks again. The child also speeds up the reload: the master checks for dead processes once a
     second, and a signal makes it do so at once.
     """
-    pid, master_pid, spool_dir = os.getpid(), bridge.master_pid(), locations.directory()
+    pid, master_pid, spool_dir = os.getpid(), bridge.master_pid(), locations.spool_dir()
     spooler_pids = bridge.spooler_pids()
     # Not by the child: it may be killed with the rest of this server at the very moment of the stop.
     # Idle spoolers are marked as well: they may start a job.

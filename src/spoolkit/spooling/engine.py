@@ -61,7 +61,7 @@ def _directory(job: JobSpec, config: Settings) -> str:
             f"spooler is {job.queue!r}, which this uWSGI does not serve; it serves {', '.join(served)}",
             argument="spooler",
         )
-    if not served and job.queue not in (known := locations.directories(config)) and not _is_queue(job.queue):
+    if not served and job.queue not in (known := locations.spool_dirs(config)) and not _is_queue(job.queue):
         raise QueueOptionError(
             f"spooler is {job.queue!r}, which is no spool directory: nobody would run the job. Known are "
             f"{', '.join(known)}; another one is known once `flask spool run` or uWSGI has served it",

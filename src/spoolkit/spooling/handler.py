@@ -77,7 +77,7 @@ def start(spool_dir: str) -> None:
             options = {**bridge.options(), **served.options()}
             instance.publish(spool_dir, options, bridge.master_pid(), bridge.version(), bridge.directories())
         if not sandbox.is_test_run():
-            published.publish(_code_folders(), locations.directory(), settings.SPOOL_FOLDER)
+            published.publish(_code_folders(), locations.spool_dir(), settings.SPOOL_FOLDER)
     except Exception:
         # The jobs run all the same.
         log.exception("the spool directory %s could not be put in order", spool_dir)

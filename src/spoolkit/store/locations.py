@@ -1,4 +1,4 @@
-"""Where the jobs of this process lie, and where they are recorded."""
+"""Where are the jobs of this process, and where are they recorded?"""
 
 from __future__ import annotations
 
@@ -12,53 +12,64 @@ from spoolkit.store import Store
 from spoolkit.system import files
 from spoolkit.uwsgi import bridge, instance
 
-STORE = "spoolkit.db"
+STORE_FILE = "spoolkit.db"
+"""The name of the store's file in the spool directory, if ``SPOOLKIT_STORE`` names no other path."""
 
 _stores: dict[str, Store] = {}
 
 
-def directory(config: Settings | None = None) -> str:
-    """The spool directory in use: the first that uWSGI serves, elsewhere that of the settings."""
+def spool_dir(config: Settings | None = None) -> str:
+    """Return the spool directory in use: the first one that uWSGI serves; without uWSGI, that of the settings.
+
+    Args:
+        config: The settings; ``None``: those in force.
+    """
     served = bridge.directories()
     return served[0] if served else (config or _current()).spool
 
 
 def spool_dir_of(queue: str | None, config: Settings | None = None) -> str:
-    """The spool directory that holds a job's own files: ``running/<id>``, ``waiting/<id>`` and ``checkpoints/<id>``.
+    """Return the spool directory with a job's own files: ``running/<id>``, ``waiting/<id>`` and ``checkpoints/<id>``.
 
-    Not the folder of the store, which may lie elsewhere. Processes with different spool directories and one store, as
-    ``flask spool run`` for each queue, agree on it by what the job says itself.
+    It is not the folder of the store, which may be elsewhere. Processes with different spool directories and one store,
+    as ``flask spool run`` for each queue, agree on it by what the job itself says.
 
     Args:
-        queue: The spool directory that the call named; ``None`` where it named none.
+        queue: The spool directory that the call named; ``None``: it named none.
         config: The settings; ``None``: those in force.
 
     Returns:
-        ``queue`` where it exists, else the spool directory in use.
+        ``queue`` if it exists, otherwise the spool directory in use.
     """
-    return queue if queue is not None and os.path.isdir(queue) else directory(config)
+    return queue if queue is not None and os.path.isdir(queue) else spool_dir(config)
 
 
-def directories(config: Settings | None = None) -> list[str]:
-    """All spool directories that are known here: those of the settings, and of the uWSGI that serves them."""
-    here = (config or _current()).spool
+def spool_dirs(config: Settings | None = None) -> list[str]:
+    """Return all spool directories that are known: those of the uWSGI that serves the site, and that of the settings.
+
+    Args:
+        config: The settings; ``None``: those in force.
+    """
+    configured = (config or _current()).spool
     served = bridge.directories()
     if bridge.is_uwsgi():
-        if served and not os.access(here, os.R_OK | os.X_OK):
-            return served  # the settings may name one that is not there: uWSGI's own are those that matter
-    elif running := instance.read(here):
+        if served and not os.access(configured, os.R_OK | os.X_OK):
+            return served  # the settings may name a directory that does not exist: what counts is what uWSGI serves
+    elif running := instance.read(configured):
         served = list(running.directories)
-    return list(dict.fromkeys([*served, here]))
+    return list(dict.fromkeys([*served, configured]))
 
 
 def check_readable() -> None:
-    """Raise where this process cannot see the jobs or their record: what cannot be seen must not count as nothing.
+    """Raise if this process cannot read the jobs or their records: that must not look as if there were no jobs.
 
-    :class:`SpoolUnavailableError` for a spool directory, :class:`StoreUnavailableError` for the store.
+    Raises:
+        SpoolUnavailableError: A spool directory cannot be read.
+        StoreUnavailableError: The store cannot be read.
     """
-    for directory in directories():
+    for path in spool_dirs():
         try:
-            files.check_readable(directory)
+            files.check_readable(path)
         except SpoolUnavailableError as error:
             if error.errno != errno.ENOENT:  # no job has come yet
                 raise
@@ -70,10 +81,15 @@ def check_readable() -> None:
 
 
 def store(config: Settings | None = None) -> Store:
-    """The store of the settings in force: ``SPOOLKIT_STORE``, else a file in the spool directory."""
+    """Return the store: the file that ``SPOOLKIT_STORE`` names, otherwise :data:`STORE_FILE` in the spool directory.
+
+    Args:
+        config: The settings; ``None``: those in force.
+    """
     config = config or _current()
-    path = config.store or os.path.join(directory(config), STORE)
-    # One per file: SQLite's locks are the process's, and two connections' more than one open at will can keep apart.
+    path = config.store or os.path.join(spool_dir(config), STORE_FILE)
+    # One for each file: SQLite's locks belong to the process, so that two connections to a file, opened independently,
+    # would release each other's.
     found = _stores.get(path)
     return found if found is not None else _stores.setdefault(path, Store(path))
 

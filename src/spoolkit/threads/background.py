@@ -272,7 +272,7 @@ class _Runner:
         if self._where == "each process":
             self._run()
             return
-        folder = os.path.join(locations.directory(), "threads")
+        folder = os.path.join(locations.spool_dir(), "threads")
         with only_one(os.path.join(folder, f"{self._name}.lock"), self._thread.wait):
             self._run()
 

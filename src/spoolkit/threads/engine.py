@@ -124,7 +124,7 @@ class ThreadJob:
                 self.withdraw()
             if result is None:
                 return Cancelled(Failure("another process runs the job"))
-            retention.delete_some(self.store, locations.directory(self._config), self._config)
+            retention.delete_some(self.store, locations.spool_dir(self._config), self._config)
             return result.outcome
 
 
@@ -170,7 +170,7 @@ def _lose(thread_jobs: list[object], reason: str) -> None:
         one.withdraw()
         log.error("job %s of %s is lost: %s", one.job.id, one.job.task, reason)
         if one.store is not None:
-            by_store[one.store, locations.directory(one._config)].append(one.job)
+            by_store[one.store, locations.spool_dir(one._config)].append(one.job)
     for (store, spool_dir), jobs in by_store.items():
         try:
             orphans.mark_own_lost(store, spool_dir, jobs, reason)
