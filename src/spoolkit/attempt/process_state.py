@@ -22,11 +22,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection
-from functools import lru_cache
 from operator import eq, is_
 from typing import Any, NamedTuple
 
 from spoolkit.system import log, process
+from spoolkit.system.process import PerProcess
 
 SPARE = 32
 """Descriptors that must be free for the next job."""
@@ -151,12 +151,10 @@ def _put_limits(limits: list[tuple[int, int]]) -> None:
 
 def _users() -> tuple[Any, ...] | None:
     # Only root can change them.
-    return (os.getresuid(), os.getresgid(), os.getgroups()) if _was_root(os.getpid()) else None
+    return (os.getresuid(), os.getresgid(), os.getgroups()) if _was_root.get() else None
 
 
-@lru_cache(maxsize=1)
-def _was_root(pid: int) -> bool:
-    return 0 in os.getresuid()
+_was_root = PerProcess(lambda: 0 in os.getresuid())
 
 
 def _put_users(users: tuple[Any, ...]) -> None:
@@ -191,7 +189,7 @@ class State:
         self._handlers = list(map(_signal.getsignal, _SIGNALS))
         self._objects = _objects()
         self._values = [value.get() for value in _VALUES]
-        self._kernel = _kernel(os.getpid())
+        self._kernel = _kernel.get()
         self._threads = threading.active_count()
 
     def restore(self) -> list[str]:
@@ -328,9 +326,7 @@ class _Kernel:
         return lost
 
 
-@lru_cache(maxsize=1)
-def _kernel(pid: int) -> _Kernel:
-    return _Kernel()
+_kernel = PerProcess(_Kernel)
 
 
 def _duplicate(fd: int) -> int:

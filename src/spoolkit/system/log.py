@@ -117,7 +117,7 @@ def complain(message: str, *args: object, error: BaseException | None = None) ->
 
 def unrecorded(error: Exception) -> None:
     """Log that jobs run but cannot be recorded, because of ``error``; at most once in :data:`PAUSE` seconds."""
-    complain("jobs run without being recorded, pid %d: %s (see `flask spool doctor`)", os.getpid(), error)
+    complain("jobs run, but cannot be recorded (pid %d): %s (see `flask spool doctor`)", os.getpid(), error)
 
 
 def distrust_handlers(*, standard_error: bool) -> None:
