@@ -13,16 +13,16 @@ MESSAGE = 1000
 """Characters of an error's message that a line has at most: the traceback has it whole."""
 
 
-def started(job: JobSpec, attempt: int, most: int, *, tracked: bool = True) -> float:
+def started(job: JobSpec, attempt: int, max_attempts: int, *, tracked: bool = True) -> float:
     """Log that an attempt starts; returns the time, on the monotonic clock."""
     text = "job %s of %s starts: attempt %d of %d, in process %d"
-    _usual(tracked)(text, job.id, job.task, attempt, most, os.getpid())
+    _usual(tracked)(text, job.id, job.task, attempt, max_attempts, os.getpid())
     return time.monotonic()
 
 
-def took(attempt: int, most: int, began: float) -> str:
+def took(attempt: int, max_attempts: int, began: float) -> str:
     """Which attempt it was, and how long it took since ``began`` (monotonic), for :func:`ended`."""
-    return f" (attempt {attempt} of {most}, {time.monotonic() - began:.3f} s)"
+    return f" (attempt {attempt} of {max_attempts}, {time.monotonic() - began:.3f} s)"
 
 
 def ended(

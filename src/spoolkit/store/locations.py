@@ -88,8 +88,8 @@ def store(config: Settings | None = None) -> Store:
     """
     config = config or _current()
     path = config.store or os.path.join(spool_dir(config), STORE_FILE)
-    # One for each file: SQLite's locks belong to the process, so that two connections to a file, opened independently,
-    # would release each other's.
+    # One for each file: SQLite's locks belong to the process, so that connections to one file which are opened and
+    # closed independently could release each other's.
     found = _stores.get(path)
     return found if found is not None else _stores.setdefault(path, Store(path))
 
