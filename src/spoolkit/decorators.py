@@ -18,6 +18,7 @@ from spoolkit.threads.engine import Overflow, ThreadEngine, ThreadOptions
 T = TypeVar("T")
 
 Errors = type[BaseException] | Iterable[type[BaseException]]
+"""An exception class, or several of them."""
 
 MAX_RETRIES = 10_000
 """The most ``retries`` that a task may have."""
