@@ -64,7 +64,7 @@ class SpoolKit:
         if self._threads:
             hooks.at_start(app, self._threads.start)
         if not bridge.is_uwsgi():
-            engine.may_make(config.spool)  # recorded now: the first job makes the directory, if it is missing now
+            engine.may_create(config.spool)  # recorded now: the first job makes the directory, if it is missing now
             if config.dev_runner:
                 flask_run.start_spooler()
 

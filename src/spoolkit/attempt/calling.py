@@ -1,4 +1,4 @@
-"""The call of a task's function; an ``async def`` runs to its end in an event loop of its own."""
+"""How is a task's function called? An ``async def`` runs to its end in an event loop of its own."""
 
 from __future__ import annotations
 
@@ -16,14 +16,20 @@ from spoolkit.errors import Abort, JobTimeout
 
 
 def call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], timeout: float | None) -> Any:
-    """What ``function`` returns, or, if it is a coroutine function, what its coroutine does.
+    """Call ``function``, and if it is a coroutine function, run its coroutine.
 
     Args:
-        timeout: Seconds after which a coroutine is cancelled; :func:`soft_limit` has the others.
+        function: The task's function.
+        args: Its positional arguments.
+        kwargs: Its keyword arguments.
+        timeout: Seconds after which a coroutine is cancelled; for other functions see :func:`soft_limit`.
+
+    Returns:
+        What the function or its coroutine returned.
 
     Raises:
         JobTimeout: The coroutine was cancelled because of ``timeout``.
-        Abort: What was returned would have to be awaited or iterated, so that the work is not done.
+        Abort: What was returned would have to be awaited or iterated, so the work is not done.
     """
     if callables.is_async(function):
         returned = run_coroutine(function, args, kwargs, timeout)
@@ -36,25 +42,25 @@ def call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[st
 
 
 def soft_limit(function: Callable[..., Any], timeout: float | None) -> AbstractContextManager[None]:
-    """Raise :class:`JobTimeout` in what runs within. A coroutine's limit is its loop's: see :func:`call`."""
-    # Raised from a signal handler, JobTimeout would come up within the event loop's own code as well, and break it.
+    """Raise :class:`JobTimeout` in the ``with`` block after ``timeout`` seconds. Coroutines: see :func:`call`."""
+    # Raised from a signal handler, JobTimeout could also come up in the event loop's own code, and break it.
     return nullcontext() if callables.is_async(function) else timeouts.soft(timeout)
 
 
 def run_coroutine(
     function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], timeout: float | None = None
 ) -> Any:
-    """Run the coroutine function to its end, in a loop of its own and a copy of the caller's context variables."""
+    """Run a coroutine function to its end, in a new event loop and a copy of the caller's context variables."""
     import asyncio  # only here: it is large, and most tasks need none of it
 
     def run() -> Any:
-        # Given a factory, the runner leaves alone what the application has made the thread's current loop.
+        # With a factory, the runner does not replace the loop that the application has made current in this thread.
         with asyncio.Runner(loop_factory=asyncio.new_event_loop) as runner:
             return runner.run(_main(function, args, kwargs, timeout))
 
     if not _has_loop():
         return run()
-    # The caller is a coroutine itself, and a thread has one running loop at most.
+    # The caller is itself a coroutine, and a thread can run only one loop.
     with ThreadPoolExecutor(1, thread_name_prefix="spoolkit-coroutine") as thread:
         return thread.submit(copy_context().run, run).result()
 
@@ -88,27 +94,27 @@ async def _main(
 
 
 def without_own_frames(error: BaseException) -> BaseException:
-    """``error`` with a traceback that begins in the task: the lines above it are ours or asyncio's."""
+    """Return ``error`` with a traceback that starts in the task, without the frames of spoolkit and asyncio above."""
     asyncio = sys.modules.get("asyncio")
     packages = [module for module in (sys.modules["spoolkit"], asyncio) if module is not None]
     ours = tuple(os.path.join(os.path.dirname(package.__file__ or ""), "") for package in packages)
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename.startswith(ours):
         trace = trace.tb_next
-    # Not the exception's own method, which may be the task's.
+    # Not error.with_traceback(), which the task's own class may override.
     return BaseException.with_traceback(error, trace)
 
 
 @contextmanager
 def no_child() -> Iterator[None]:
-    """End a child that the task forked and that comes back from it, with the exit status that fits."""
+    """End a child process that the task forked and that returns from the task, with a fitting exit status."""
     pid = os.getpid()
     try:
         yield
     finally:
         if os.getpid() != pid:
-            # A child that the task forked came back. It is no spooler: it would settle the job of its parent, disarm
-            # its hard limit, and scan the directory for ever. So here, before any of that.
+            # The child is no spooler, but would go on as one: settle its parent's job, disarm the parent's hard limit,
+            # and scan the directory for ever. So it ends here, before any of that.
             error = sys.exc_info()[1]
             code = error.code if isinstance(error, SystemExit) else error and 1
             os._exit(code if isinstance(code, int) else int(code is not None))

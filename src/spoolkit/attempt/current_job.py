@@ -1,4 +1,4 @@
-"""The job that is running here, as its task sees it: ``current_job()``."""
+"""What does a task know of the job that it runs for? ``current_job()`` returns it."""
 
 from __future__ import annotations
 
@@ -18,18 +18,16 @@ from spoolkit.spooldir.running import Recorder
 T = TypeVar("T")
 
 NOTE_LIMIT = 800
-"""Characters of a progress note that are kept; there is room for no more beside the numbers."""
+"""Characters of a progress note that are stored, at most: the file has no room for more beside the numbers."""
 
 
 @dataclass(frozen=True)
 class CurrentJob(JobSpec):
-    """The job that is running here, as its task sees it.
+    """The job that is running, as its task sees it."""
 
-    ``attempt``       which run of the job this is, from 1
-    ``max_attempts``  how many it may have
-    """
-
+    #: Which attempt of the job this is, from 1.
     attempt: int = 1
+    #: How many attempts the job may have.
     max_attempts: int = 1
     _recorder: Recorder | None = field(default=None, repr=False, compare=False)
     _saw_cancellation: list[bool] = field(default_factory=list, repr=False, compare=False)
@@ -38,17 +36,23 @@ class CurrentJob(JobSpec):
 
     @property
     def cancelled(self) -> bool:
-        """Whether somebody wants the job to stop. A task that then returns ends its job as cancelled."""
+        """Whether somebody has asked the job to stop. If the task then returns, the job ends as cancelled."""
         if self._recorder is None or not self._recorder.cancelled:
             return False
         self._saw_cancellation.append(True)
         return True
 
     def progress(self, done: float, total: float | None = None, note: str = "") -> None:
-        """Show that ``done`` of ``total`` is done. Cheap enough for the innermost loop.
+        """Show how far the job is. It is cheap enough for the innermost loop.
 
-        Raises :class:`JobCancelled` if somebody wants the job to stop, so that a task that reports needs not ask, and
-        :class:`ArgumentTypeError` for what is no number.
+        Args:
+            done: How much is done, in a unit of the task's own.
+            total: How much there is to do, in the same unit; ``None``: unknown.
+            note: A short text that is shown beside the numbers.
+
+        Raises:
+            JobCancelled: Somebody has asked the job to stop, so a task that reports progress need not ask.
+            ArgumentTypeError: ``done`` or ``total`` is not a finite number.
         """
         text = note if isinstance(note, str) else shown(note)
         reached = Progress(_number("done", done), None if total is None else _number("total", total), text[:NOTE_LIMIT])
@@ -58,26 +62,40 @@ class CurrentJob(JobSpec):
             raise JobCancelled(job=self.id)
 
     def checkpoint(self, data: object) -> None:
-        """Store ``data``, a small value that crosses, in place of what was stored: it outlives this attempt.
+        """Store a small value that outlives this attempt, in place of the one stored before.
 
-        Raises :class:`ArgumentTypeError`, :class:`TooLargeError` over 64 KiB, and :class:`StoreUnavailableError` where
-        it cannot be kept; what was stored before is kept then.
+        Args:
+            data: A value of the supported types.
+
+        Raises:
+            ArgumentTypeError: The value, or one within it, is of another type.
+            TooLargeError: The value takes more than 64 KiB.
+            StoreUnavailableError: The value cannot be written; the one stored before is still there.
         """
         self._checkpoint.store(data)
 
     def resume(self, default: object = None) -> Any:
-        """What :meth:`checkpoint` stored last, in this attempt or an earlier one; ``default`` if nothing was.
+        """Return what :meth:`checkpoint` stored last, in this attempt or an earlier one.
 
-        Raises :class:`DecodeError` where this version of the code cannot read it.
+        Args:
+            default: What is returned if nothing was stored.
+
+        Raises:
+            DecodeError: This version of the code cannot read the value.
+            StoreUnavailableError: The value cannot be read from the disk.
         """
         value = self._checkpoint.value
         return default if value is None else value
 
     def steps(self, iterable: Iterable[T]) -> Iterator[T]:
-        """The items of ``iterable`` but for those that earlier attempts were done with, by their number.
+        """Yield the items of ``iterable`` that earlier attempts have not finished.
 
-        An item counts as done once the next one is asked for: the one that was interrupted comes again. The items must
-        come in the same order each time. Several loops are told apart by their order.
+        An item counts as finished once the next one is requested, so an interrupted item comes again. Finished items
+        are skipped by their number: the items must come in the same order in each attempt, and several loops of one
+        task must start in the same order.
+
+        Args:
+            iterable: What to loop over.
         """
         loop = next(self._loops)
         done = self._checkpoint.steps(loop)
@@ -102,16 +120,20 @@ _current: ContextVar[CurrentJob] = ContextVar("spoolkit.current_job")
 
 
 def current_job() -> CurrentJob:
-    """The job that is running here. Raises :class:`NoCurrentJobError` outside of one."""
+    """Return the job that is running in this context.
+
+    Raises:
+        NoCurrentJobError: No job is running here.
+    """
     try:
         return _current.get()
     except LookupError:
-        raise NoCurrentJobError("current_job() is for the inside of a running task") from None
+        raise NoCurrentJobError("current_job() was called outside of a running task") from None
 
 
 @contextmanager
 def running(job: CurrentJob) -> Iterator[None]:
-    """Within it, ``job`` is the current job."""
+    """Make ``job`` the current job in the ``with`` block."""
     token = _current.set(job)
     try:
         yield

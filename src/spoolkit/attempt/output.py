@@ -1,4 +1,4 @@
-"""What a task prints and logs goes to its log as well, and still to where it went before."""
+"""How does what a task prints and logs get into its job's log, and still to where it went before?"""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from spoolkit.errors import JobTimeout
 Sink = Callable[[str], None]
 
 WRAPPERS = 8
-"""How many calls may lie between a logging handler and the stream: a site wraps streams, colorama does."""
+"""How many calls may lie between a logging handler and the stream: sites wrap streams, as colorama does."""
 
 _here: ContextVar[Sink | None] = ContextVar("spoolkit.output", default=None)
 _format = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s").format
@@ -42,9 +42,9 @@ _capture = _Capture()
 
 @contextlib.contextmanager
 def to(sink: Sink) -> Iterator[None]:
-    """Within it, what this context prints and logs is also given to ``sink``.
+    """Give ``sink`` a copy of what this context prints and logs in the ``with`` block.
 
-    In the main thread, where one job runs at a time, so is what the threads print that the task started.
+    In the main thread, where one job runs at a time, ``sink`` also gets what threads print that the task has started.
     """
     token = _here.set(sink)
     main = threading.current_thread() is threading.main_thread()
@@ -70,13 +70,13 @@ def _install() -> None:
             if stream is not None:
                 tee = _Tee(stream)
                 setattr(sys, name, tee)
-                _capture.undo.callback(_put_back, name, tee)
-        # Not a handler: one at the root would keep basicConfig() and the handler of last resort from doing their work,
-        # and would not see the loggers that do not propagate.
+                _capture.undo.callback(_restore_stream, name, tee)
+        # A record factory and not a handler: a handler at the root logger would disable basicConfig() and the handler
+        # of last resort, and would not see the records of loggers that do not propagate.
         factory = logging.getLogRecordFactory()
-        noting = _noting(factory)
-        logging.setLogRecordFactory(noting)
-        _capture.undo.callback(_put_factory_back, noting, factory)
+        copying = _copying(factory)
+        logging.setLogRecordFactory(copying)
+        _capture.undo.callback(_restore_factory, copying, factory)
 
 
 def _uninstall() -> None:
@@ -86,17 +86,17 @@ def _uninstall() -> None:
             _capture.undo.close()
 
 
-def _put_back(name: str, tee: _Tee) -> None:
-    if getattr(sys, name, None) is tee:  # the task may have set its own, for good
+def _restore_stream(name: str, tee: _Tee) -> None:
+    if getattr(sys, name, None) is tee:  # the task may have replaced it, to stay
         setattr(sys, name, tee.stream)
 
 
-def _put_factory_back(noting: Callable[..., logging.LogRecord], factory: Callable[..., logging.LogRecord]) -> None:
-    if logging.getLogRecordFactory() is noting:  # as with the streams
+def _restore_factory(copying: Callable[..., logging.LogRecord], factory: Callable[..., logging.LogRecord]) -> None:
+    if logging.getLogRecordFactory() is copying:  # as with the streams
         logging.setLogRecordFactory(factory)
 
 
-def _note(text: str) -> None:
+def _copy(text: str) -> None:
     sink = _here.get()
     if sink is None and threading.current_thread() not in _capture.others:
         sink = _capture.of_main
@@ -104,16 +104,16 @@ def _note(text: str) -> None:
         sink(text)
 
 
-def _noting(factory: Callable[..., logging.LogRecord]) -> Callable[..., logging.LogRecord]:
+def _copying(factory: Callable[..., logging.LogRecord]) -> Callable[..., logging.LogRecord]:
     def make(*args: Any, **kwargs: Any) -> logging.LogRecord:
         record = factory(*args, **kwargs)
         try:
-            _note(_format(record) + "\n")
-            # Formatted here, the traceback would be kept in the record for handlers that format it otherwise.
+            _copy(_format(record) + "\n")
+            # The formatting above has stored the traceback's text in the record. Handlers may format it differently.
             record.exc_text = None
         except JobTimeout:
-            raise  # the alarm rings once
-        except Exception:  # noqa: S110 - arguments that do not fit the message: logging itself complains
+            raise  # the alarm goes off only once
+        except Exception:  # noqa: S110 - arguments that do not fit the message: logging itself reports those
             pass
         return record
 
@@ -121,7 +121,7 @@ def _noting(factory: Callable[..., logging.LogRecord]) -> Callable[..., logging.
 
 
 def _from_logging() -> bool:
-    """Whether a handler writes: its record has been noted when it was made."""
+    """Whether a logging handler writes: then the text was copied when the record was made."""
     frame = sys._getframe(1).f_back
     for _ in range(WRAPPERS):
         if frame is None:
@@ -133,7 +133,7 @@ def _from_logging() -> bool:
 
 
 class _Writing(threading.local):
-    """Whether this thread is within the writing of a noted stream."""
+    """Whether this thread is writing to a stream that is copied."""
 
     now = False
 
@@ -142,9 +142,10 @@ _writing = _Writing()
 
 
 class _Tee:
-    """A text stream that notes what is written to it, and that only its owner can close.
+    """A text stream that copies what is written to it, and that nobody but its owner can close.
 
-    A task may wrap it, for good: what then passes two of them is noted by the first one alone.
+    A task may wrap it in a stream that stays after the job. Text that then passes two of these is copied once, by the
+    first.
     """
 
     def __init__(self, stream: TextIO) -> None:
@@ -159,7 +160,7 @@ class _Tee:
         finally:
             _writing.now = False
         if not _from_logging():
-            _note(text)
+            _copy(text)
         return written
 
     def writelines(self, lines: Any) -> None:
@@ -167,7 +168,7 @@ class _Tee:
             self.write(line)
 
     def close(self) -> None:
-        # uWSGI's standard output and error are one: closed by a task, nobody in this process could write any more.
+        # Under uWSGI standard output and error are one file: if a task closed it, nothing here could write any more.
         self.flush()
 
     def flush(self) -> None:
@@ -175,7 +176,7 @@ class _Tee:
 
     @cached_property
     def buffer(self) -> Any:
-        # What wraps it in a text stream of its own, as for another encoding, closes it when it is collected.
+        # A text stream that wraps it, as for another encoding, closes it when it is garbage-collected.
         return _Lent(self.stream.buffer)
 
     def detach(self) -> Any:
@@ -196,7 +197,7 @@ class _Tee:
 
 
 class _Lent:
-    """The bytes of a standard stream, for somebody who must not close them."""
+    """The binary buffer of a standard stream, which is copied and cannot be closed."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -204,7 +205,7 @@ class _Lent:
     def write(self, data: Any) -> Any:
         written = self._stream.write(data)
         if not _writing.now and not _from_logging():
-            _note(bytes(data).decode("utf-8", "replace"))
+            _copy(bytes(data).decode("utf-8", "replace"))
         return written
 
     def close(self) -> None:

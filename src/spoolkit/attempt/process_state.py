@@ -1,8 +1,8 @@
-"""What a task may leave behind in the process that runs it: put back after the job, or known to be beyond repair.
+"""What has a task changed in its process, and can it be restored for the next job?
 
 A process that runs one job after the other must be the same for each. Signal handlers, timers, the umask, the
-environment and the like are put back. What cannot be undone (a lowered hard limit, another user, a session of its own,
-descriptors that are used up) makes the process unfit for another job.
+environment and the like are restored. What cannot be undone (a lowered hard limit, another user, a session of its own,
+file descriptors that are used up) makes the process unfit for another job.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from spoolkit.system import log, process
 from spoolkit.system.process import PerProcess
 
 SPARE = 32
-"""Descriptors that must be free for the next job."""
+"""File descriptors that must be free for the next job."""
 
 CLOSED = "it closed descriptors that are not its own"
 STANDARD_OUTPUT = "standard output was closed"
 STANDARD_ERROR = "standard error was closed"
 
 _DUPLICATES = 100
-"""Number from which on the copies of standard output and error stand: out of the way of what a task opens."""
+"""The lowest number for the duplicates of standard output and error, so that they are not in a task's way."""
 
-# Without the real-time ones, which mean nothing to anybody unless a handler is there.
+# Without the real-time signals, which do nothing in any library unless there is a handler.
 _SIGNALS = tuple(signum for signum in range(1, 32) if signum not in (signal.SIGKILL, signal.SIGSTOP))
 _TIMERS = ((signal.SIGVTALRM, signal.ITIMER_VIRTUAL), (signal.SIGPROF, signal.ITIMER_PROF))
 _LIMITS = tuple(
@@ -58,15 +58,19 @@ _NAMES: tuple[_Name, ...] = (
     (logging, "raiseExceptions"),
     (logging, "lastResort"),
 )
-"""Names of modules that must mean the same object after the job."""
+"""Names in modules that must refer to the same object after the job."""
 
 
 class _Value(NamedTuple):
-    """``fits(now, before)`` says whether the next job may find it so."""
+    """Something that belongs to the process and can be read and set."""
 
+    #: What it is called in messages.
     name: str
+    #: Reads it.
     get: Callable[[], Any]
+    #: Sets it to what ``get`` has returned.
     put: Callable[[Any], object]
+    #: ``fits(now, before)``: whether the next job may find ``now`` in place of ``before``.
     fits: Callable[[Any, Any], bool] = eq
 
 
@@ -89,18 +93,18 @@ def _environment() -> dict[bytes, bytes]:
     return dict(os.environ._data)  # type: ignore[attr-defined]
 
 
-def _ours(now: dict[bytes, bytes], before: dict[bytes, bytes]) -> list[bytes]:
+def _reserved(now: dict[bytes, bytes], before: dict[bytes, bytes]) -> list[bytes]:
     return [name for name in now.keys() - before.keys() if name == b"TZ" or name.startswith(b"SPOOLKIT_")]
 
 
 def _environment_fits(now: dict[bytes, bytes], before: dict[bytes, bytes]) -> bool:
-    # What was added stays: a library that the job was the first to import adds its variables once per process.
-    return before.items() <= now.items() and not _ours(now, before)
+    # Added variables stay: a library that is imported for the first time by this job sets them once per process.
+    return before.items() <= now.items() and not _reserved(now, before)
 
 
 def _put_environment(variables: dict[bytes, bytes]) -> None:
     zone = os.environ.get("TZ")
-    for name in _ours(_environment(), variables):
+    for name in _reserved(_environment(), variables):
         del os.environb[name]
     for name, value in variables.items():
         if os.environb.get(name) != value:
@@ -110,7 +114,7 @@ def _put_environment(variables: dict[bytes, bytes]) -> None:
 
 
 def _path_fits(now: tuple[str, ...], before: tuple[str, ...]) -> bool:
-    # Added folders stay, for the same reason; one that each job adds again does not pile up.
+    # Added folders stay, for the same reason; a folder that each job adds again does not pile up.
     return tuple(folder for folder in now if folder in before) == before
 
 
@@ -133,7 +137,7 @@ _VALUES = (
     _Value("socket timeout", socket.getdefaulttimeout, socket.setdefaulttimeout),
     _Value("locale", lambda: locale.setlocale(locale.LC_ALL), lambda name: locale.setlocale(locale.LC_ALL, name)),
 )
-"""What belongs to Python, and may be changed between two jobs as well: looked at before and after each."""
+"""What belongs to Python and may also change between two jobs: read before and after each job."""
 
 
 def _limits() -> list[tuple[int, int]]:
@@ -145,12 +149,12 @@ def _put_limits(limits: list[tuple[int, int]]) -> None:
         if resource.getrlimit(which) != (soft, hard):
             try:
                 resource.setrlimit(which, (soft, hard))
-            except ValueError:  # not without privileges: as much of it as may be, to get the job settled
+            except ValueError:  # not without privileges: as much of it as possible, so that the job can be settled
                 resource.setrlimit(which, (resource.getrlimit(which)[1],) * 2)
 
 
 def _users() -> tuple[Any, ...] | None:
-    # Only root can change them.
+    # Only root can change its user.
     return (os.getresuid(), os.getresgid(), os.getgroups()) if _was_root.get() else None
 
 
@@ -159,7 +163,7 @@ _was_root = PerProcess(lambda: 0 in os.getresuid())
 
 def _put_users(users: tuple[Any, ...]) -> None:
     (uids, gids, groups) = users
-    os.seteuid(uids[1])  # first: whoever may become root again may do the rest
+    os.seteuid(uids[1])  # first: a process that can become root again can do the rest
     os.setgroups(groups)
     os.setresgid(*gids)
     os.setresuid(*uids)
@@ -169,12 +173,12 @@ _OF_KERNEL = (
     _Value("umask", _umask, os.umask),
     _Value("resource limits", _limits, _put_limits),
     _Value("user", _users, _put_users),
-    # With a session of its own as well, and that cannot be undone: its leader cannot join another group.
+    # A new session changes the group as well, and cannot be undone: its leader cannot join another group.
     _Value("process group or session", os.getpgrp, lambda group: os.setpgid(0, group)),
     _Value("nice", lambda: os.getpriority(os.PRIO_PROCESS, 0), lambda n: os.setpriority(os.PRIO_PROCESS, 0, n)),
 )
-"""What belongs to the kernel, and nobody but a task changes: looked at after each job, and compared with how it was
-before the first one of this process.
+"""What belongs to the kernel and is changed by tasks only: read after each job, and compared with how it was before the
+first job of this process.
 """
 
 
@@ -183,7 +187,7 @@ def _objects() -> list[object]:
 
 
 class State:
-    """This process as it was before a job. Made, and put back, in its main thread."""
+    """How this process was before a job. Made and restored in the main thread."""
 
     def __init__(self) -> None:
         self._handlers = list(map(_signal.getsignal, _SIGNALS))
@@ -193,38 +197,42 @@ class State:
         self._threads = threading.active_count()
 
     def restore(self) -> list[str]:
-        """Put back what can be; returns what cannot, in words. Never raises."""
-        for _ in range(3):  # what a handler raises that the task has set must not keep us from removing it
+        """Restore what can be restored. Never raises.
+
+        Returns:
+            What cannot be restored, in words.
+        """
+        for _ in range(3):  # a signal handler of the task's may raise here, before it is removed
             with contextlib.suppress(BaseException):
                 return self._restore()
-        return ["its state cannot be put back"]
+        return ["its state cannot be restored"]
 
     def threads_left(self) -> list[str]:
-        """The names of threads that run now, where the job has left some behind: nobody can end those."""
+        """Return the names of threads that the job has left running, which cannot be ended from outside."""
         if threading.active_count() <= self._threads:
             return []
         ours = (threading.main_thread().name, "spoolkit")
         return [thread.name for thread in threading.enumerate() if not thread.name.startswith(ours)]
 
     def _restore(self) -> list[str]:
-        # First, for with less than that the rest may fail.
+        # First: under other limits, or as another user, the rest may fail.
         lost = self._kernel.restore()
         if not all(map(is_, map(_signal.getsignal, _SIGNALS), self._handlers)):
-            self._put_handlers()
+            self._restore_handlers()
         else:
             self._kernel.actions.restore()
         if not all(map(is_, _objects(), self._objects)):
             for (module, name), before in zip(_NAMES, self._objects, strict=True):
                 setattr(module, name, before)
-        lost += _put_back(_VALUES, self._values)
+        lost += _restore(_VALUES, self._values)
         if _is_closed(sys.__stdout__) or _is_closed(sys.__stderr__):
             lost.append("standard streams are closed")
         if self._kernel.are_descriptors_used_up():
             lost.append("no descriptors are left")
         return lost
 
-    def _put_handlers(self) -> None:
-        # Blocked: for a moment a signal has the handler of Python's table, which may be the process's end.
+    def _restore_handlers(self) -> None:
+        # Blocked: for a moment a signal has the handler that Python knows, which may be the one that ends the process.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
             for signum, handler in zip(_SIGNALS, self._handlers, strict=True):
@@ -240,10 +248,10 @@ class State:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def spare_closed_descriptors(damage: Collection[str]) -> None:
-    """Keep the site's log handlers from writing, where ``damage`` says that the task closed what they write to.
+def stop_log_handlers_if_closed(damage: Collection[str]) -> None:
+    """Stop the site's log handlers in this process if ``damage`` says that the task closed file descriptors.
 
-    Another file may have their numbers by now: the database of the next job, for instance.
+    The descriptors that they write to may belong to other files by now, to the database of the next job for instance.
     """
     if CLOSED in damage or STANDARD_ERROR in damage:
         log.distrust_handlers(standard_error=STANDARD_ERROR not in damage)
@@ -254,12 +262,12 @@ def _is_closed(stream: object) -> bool:
 
 
 def stop_alarm() -> None:
-    """Stop the timer of SIGALRM."""
+    """Stop the timer that sends SIGALRM."""
     signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _put_back(values: tuple[_Value, ...], before: list[Any]) -> list[str]:
-    # Almost always nothing was changed: looked at as a whole, that takes a third of the time.
+def _restore(values: tuple[_Value, ...], before: list[Any]) -> list[str]:
+    # Almost always nothing has changed: one comparison of all takes a third of the time.
     with contextlib.suppress(Exception):
         if [value.get() for value in values] == before:
             return []
@@ -276,7 +284,7 @@ def _put_back(values: tuple[_Value, ...], before: list[Any]) -> list[str]:
 
 
 class _Actions:
-    """The signals whose handler Python does not know: uWSGI sets its own in C, after Python has begun."""
+    """The signals whose handler Python does not know: uWSGI sets its own in C, after Python has started."""
 
     def __init__(self) -> None:
         import ctypes
@@ -292,14 +300,14 @@ class _Actions:
                 self._known[signum] = action
 
     def restore(self) -> None:
-        """Set them again. Whether a task has changed one cannot be seen in Python's table."""
+        """Set these handlers again: Python's table does not show whether a task has changed one."""
         for signum, action in self._known.items():
             if not callable(_signal.getsignal(signum)):
                 self._sigaction(signum, action, None)
 
 
 class _Kernel:
-    """What the kernel has of this process before its first job, its standard streams included."""
+    """What the kernel knew of this process before its first job, including its standard streams."""
 
     def __init__(self) -> None:
         self.actions = _Actions()
@@ -309,16 +317,16 @@ class _Kernel:
         self._lowest = _lowest_free()
 
     def are_descriptors_used_up(self) -> bool:
-        """Whether too few are free for another job, and there were more before the first one."""
+        """Whether too few file descriptors are free for another job, and more were free before the first one."""
         lowest = _lowest_free()
         return lowest is None or 0 < self._last < lowest != self._lowest
 
     def restore(self) -> list[str]:
-        lost = _put_back(_OF_KERNEL, self._values)
+        lost = _restore(_OF_KERNEL, self._values)
         for fd, (identity, duplicate) in self._streams.items():
             if process.file_of(fd) == identity:
                 continue
-            # The copy may have been closed as well, and its number be another file's by now.
+            # The duplicate may be closed as well, and its number may belong to another file by now.
             if identity is not None and process.file_of(duplicate) == identity:
                 os.dup2(duplicate, fd)
             else:
@@ -337,7 +345,7 @@ def _duplicate(fd: int) -> int:
 
 
 def _lowest_free() -> int | None:
-    """The lowest free descriptor; ``None`` where there is none."""
+    """Return the lowest free file descriptor; ``None`` if there is none."""
     try:
         fd = os.dup(2)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What follows from how an attempt ended. Pure."""
+"""What follows from how an attempt ended? Pure: no input or output, and time and chance are arguments."""
 
 from __future__ import annotations
 
@@ -23,25 +23,32 @@ from spoolkit.job import (
 from spoolkit.times import MAX_AHEAD
 
 FIRST = 2.0
-"""Seconds before the second attempt; doubled for each one after it."""
+"""Seconds between the first attempt and the second, by default; doubled for each further attempt."""
 
 CEILING = 3600.0
-"""Seconds that two attempts lie apart at most, where the task says nothing else."""
+"""Seconds between two attempts, at most, by default."""
 
 TEXT_LIMIT = 64 * 1024
-"""Characters of an error's message, and of its traceback, that are kept."""
+"""Characters of an error's message, and of its traceback, that are stored at most."""
 
 SPREAD = 0.25
-"""The share of the delay that is added at random, so that what failed together does not come back together."""
+"""The share of the delay that is added at random, so that jobs that failed together do not retry together."""
 
 
 def decide(
     options: TaskOptions, attempt: int, returned: object, error: BaseException | None, *, now: float, jitter: float
 ) -> Outcome:
-    """The outcome of the ``attempt``-th attempt, which returned ``returned`` or raised ``error``.
+    """Decide the outcome of an attempt.
 
-    ``now`` is unix time, ``jitter`` a random number from 0 to 1. ``SPOOL_RETRY`` and ``SPOOL_IGNORE`` are told by
-    identity, so that a task may return the integers -1 and 0 as results.
+    ``SPOOL_RETRY`` and ``SPOOL_IGNORE`` are recognised by identity, so that a task may return -1 and 0 as results.
+
+    Args:
+        options: How the task's jobs are run.
+        attempt: The number of the attempt, from 1.
+        returned: What the task returned.
+        error: What it raised, if it did.
+        now: The time, in unix seconds (UTC).
+        jitter: A random number from 0 to 1.
     """
     if error is None:
         if returned is not SPOOL_RETRY and returned is not SPOOL_IGNORE:
@@ -64,26 +71,41 @@ def decide(
 def after_failure(
     options: TaskOptions, attempt: int, failure: Failure, *, now: float, jitter: float, delay: float | None = None
 ) -> Outcome:
-    """Another attempt after ``delay`` seconds (``None``: the task's backoff), or death where none is left."""
+    """Decide on another attempt, or, if none is left, that the job is dead.
+
+    Args:
+        options: How the task's jobs are run.
+        attempt: The number of the attempt that failed, from 1.
+        failure: Why it failed.
+        now: The time, in unix seconds (UTC).
+        jitter: A random number from 0 to 1.
+        delay: Seconds until the next attempt; ``None``: the task's backoff.
+    """
     if attempt >= options.attempts:
         return Dead(failure)
     if delay is None:
         delay, complaint = backoff(options, attempt, jitter)
         if complaint:
             failure = replace(failure, message=f"{failure.message} ({complaint})")
-    # No file system holds a time that is any number of seconds ahead.
+    # File systems cannot store a time that is arbitrarily far ahead.
     return RetryAt(now + min(delay, MAX_AHEAD), failure)
 
 
 def backoff(options: TaskOptions, attempt: int, jitter: float) -> tuple[float, str]:
-    """Seconds between the ``attempt``-th attempt and the next, and what is wrong with the task's own ``backoff``."""
+    """Return the seconds until the next attempt, and what is wrong with the task's own ``backoff``.
+
+    Args:
+        options: How the task's jobs are run.
+        attempt: The number of the attempt that failed, from 1.
+        jitter: A random number from 0 to 1.
+    """
     own, complaint = options.backoff, ""
     if callable(own):
         try:
-            given = own(attempt)
-            own = given.total_seconds() if isinstance(given, timedelta) else float(given)
+            delay = own(attempt)
+            own = delay.total_seconds() if isinstance(delay, timedelta) else float(delay)
             if not 0 <= own < float("inf"):
-                raise ValueError(f"it gave {own!r}")
+                raise ValueError(f"it returned {own!r}")
         except BaseException as error:  # it is the application's code
             own, complaint = None, f"its backoff({attempt}) failed: {type(error).__name__}: {message_of(error)}"
     if own is not None:
@@ -93,7 +115,7 @@ def backoff(options: TaskOptions, attempt: int, jitter: float) -> tuple[float, s
 
 
 def _ending(options: TaskOptions, error: BaseException) -> Ending:
-    # discard_on comes first but for what the task itself raised to steer its job.
+    # What the task raised to steer its job comes first, and discard_on before all else.
     if isinstance(error, Retry):
         return "retry"
     if isinstance(error, Abort):
@@ -106,7 +128,7 @@ def _ending(options: TaskOptions, error: BaseException) -> Ending:
 
 
 def message_of(error: BaseException) -> str:
-    """``str(error)``, which is the application's code and may itself raise, in :data:`TEXT_LIMIT` characters."""
+    """Return ``str(error)``, which runs the application's code and may raise, in :data:`TEXT_LIMIT` characters."""
     try:
         return _cut(str(error))
     except BaseException:
@@ -114,7 +136,7 @@ def message_of(error: BaseException) -> str:
 
 
 def describe(error: BaseException) -> str:
-    """The error with its traceback, as text."""
+    """Return the error with its traceback, as text."""
     try:
         return _cut("".join(traceback.format_exception(error)))
     except BaseException:  # of its own __str__() or of its notes

@@ -108,7 +108,7 @@ def run(
         outcome = Cancelled(Failure("the task stopped when it was asked to", ending="cancelled"))
     if recorder is not None and recorder.is_lost:
         damage.append(process_state.CLOSED)
-    process_state.spare_closed_descriptors(damage)
+    process_state.stop_log_handlers_if_closed(damage)
     job_log.ended(job, outcome, error, job_log.took(start.attempt, current.max_attempts, began), tracked=tracked)
     if state is not None and (names := state.threads_left()):
         job_log.threads_left(job, names)

@@ -1,4 +1,4 @@
-"""How long an attempt may take: a soft limit that is raised within the task, a hard one that ends its process."""
+"""How long may an attempt take? A soft limit raises in the task, a hard limit ends the process."""
 
 from __future__ import annotations
 
@@ -16,15 +16,18 @@ from spoolkit.errors import JobTimeout
 from spoolkit.uwsgi import bridge
 
 TIMEOUT_MARK = "Timeout ("
+"""How the text that ``faulthandler`` writes at a hard limit starts."""
+
 CRASH_MARK = "Fatal Python error: "
-"""How faulthandler begins what it writes."""
+"""How the text that ``faulthandler`` writes at a crash starts."""
 
 
 @contextlib.contextmanager
 def soft(seconds: float | None) -> Iterator[None]:
-    """Raise :class:`JobTimeout` in what runs within, ``seconds`` from now. ``None``: never.
+    """Raise :class:`JobTimeout` in the ``with`` block once it has run for ``seconds``. ``None``: never.
 
-    In the main thread that interrupts a sleep or a system call as well; in another, only between two steps of Python.
+    In the main thread this also interrupts a sleep or a system call; in other threads it is raised between two steps of
+    Python code only.
     """
     if seconds is None:
         yield
@@ -37,7 +40,7 @@ def soft(seconds: float | None) -> Iterator[None]:
 
 
 def message(seconds: float) -> str:
-    """What the :class:`JobTimeout` says of a task that ran for ``seconds``."""
+    """Return the message of the :class:`JobTimeout` for a task that has run for ``seconds``."""
     return f"the task has run for {seconds:g} seconds, its timeout"
 
 
@@ -46,7 +49,7 @@ def _by_alarm(seconds: float) -> Iterator[None]:
     inside = True
 
     def ring(signum: int, frame: FrameType | None) -> None:
-        if inside:  # the alarm may be on its way while it is taken back
+        if inside:  # the alarm may already be on its way when the timer is stopped
             raise JobTimeout(message(seconds))
 
     before = signal.signal(signal.SIGALRM, ring)
@@ -72,29 +75,34 @@ def _by_thread(seconds: float) -> Iterator[None]:
 
     timer = threading.Timer(seconds, ring)
     timer.daemon = True
-    # Python 3.12 starts no thread once the interpreter ends. The job has the time that is left then.
-    with contextlib.suppress(RuntimeError), lock:  # raised within start(), it would come out as a KeyError
+    # Python 3.12 starts no thread during the interpreter's exit. Then the job has whatever time is left.
+    with contextlib.suppress(RuntimeError), lock:  # raised within start(), it would surface as a KeyError
         timer.start()
     try:
         yield
     finally:
         with lock:
             inside = False
-            _raise_in(thread, None)  # asked for, but not raised yet
+            _raise_in(thread, None)  # takes back one that was requested and is not raised yet
         timer.cancel()
 
 
 def _raise_in(thread: int, error: type[BaseException] | None) -> None:
-    given = None if error is None else ctypes.py_object(error)
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), given)
+    value = None if error is None else ctypes.py_object(error)
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), value)
 
 
 @contextlib.contextmanager
 def hard(seconds: float | None, fd: int) -> Iterator[None]:
-    """End this process ``seconds`` from now, whatever it does then, and have its traceback in ``fd`` before.
+    """End this process if the ``with`` block runs longer than ``seconds``, whatever it does then.
 
-    Also without a limit the traceback of a crash (a segmentation fault, say) goes there. In a spooler of uWSGI's it is
-    the master that kills, up to two seconds later. For a process that runs one job at a time.
+    Only for a process that runs one job at a time. In a spooler of uWSGI, the master kills the process as well, up to
+    two seconds later.
+
+    Args:
+        seconds: The limit; ``None``: there is none.
+        fd: The file that gets the traceback before the end, and, also without a limit, the one of a crash such as a
+            segmentation fault. -1: no file.
     """
     harakiri = bridge.is_spooler()
     was_enabled = faulthandler.is_enabled()
@@ -107,11 +115,11 @@ def hard(seconds: float | None, fd: int) -> Iterator[None]:
     try:
         yield
     finally:
-        faulthandler.cancel_dump_traceback_later()  # also one that the task has left behind
+        faulthandler.cancel_dump_traceback_later()  # and one that the task may have left behind
         if seconds is not None and harakiri:
             bridge.set_harakiri(0)
         if fd >= 0:
             faulthandler.disable()
             if was_enabled:
-                with contextlib.suppress(Exception):  # no standard error, or one that is no file
+                with contextlib.suppress(Exception):  # there is no standard error, or it is not a file
                     faulthandler.enable(sys.__stderr__ or 2)

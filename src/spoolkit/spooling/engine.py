@@ -18,41 +18,45 @@ from spoolkit.uwsgi import bridge
 
 
 class SpoolEngine:
-    """Jobs that survive the process, a reload and a reboot."""
+    """Writes jobs into a spool directory, where they survive the process, a reload and a reboot."""
 
     name = "spool"
 
     def submit(self, job: AnyJob, declared: Declared) -> AnyJob:
-        """Write ``job`` into its spool directory and wake a spooler.
+        """Write ``job`` into its spool directory, wake a spooler, and return the job.
 
-        Raises :class:`ArgumentError` for what cannot cross, :class:`SpoolUnavailableError` where the directory is full,
-        read-only or gone, :class:`DuplicateTaskError` where the task was replaced since. Nothing was written then.
+        Nothing is written if this raises.
+
+        Raises:
+            ArgumentError: An argument is not of the supported types, or is too large, or an option cannot be used.
+            SpoolUnavailableError: The spool directory is full, read-only or missing.
+            DuplicateTaskError: Another function has been declared under the task's name since.
         """
         registry.check_not_replaced(declared)
         config = application.settings(declared.home)
-        # What is larger than any spooler reads would be accepted, and set aside instead of run.
+        # A file larger than a spooler reads would be accepted here, but become a dead letter instead of being run.
         limit = min(config.max_body, spoolfile.MAX_SIZE - 4 - packet.LIMIT)
         content = packet.dump(packet.pack(job, max_body=limit, names=declared.positional))
-        directory = _directory(job, config)
+        spool_dir = _spool_dir_of(job, config)
         try:
-            if directory not in bridge.directories():
-                _prepare(directory, config)
-            folder = directory if job.priority is None else _priority_folder(directory, job.priority)
+            if spool_dir not in bridge.directories():
+                _prepare(spool_dir, config)
+            folder = spool_dir if job.priority is None else _priority_folder(spool_dir, job.priority)
             spoolfile.write(folder, job.id, content, run_at=job.run_at, fsync=config.fsync)
         except OSError as error:
             raise SpoolUnavailableError(
-                f"the spool directory {directory} takes no job ({error.strerror or error}), nothing was accepted: "
-                "see that it is there, writable and not full",
-                directory=directory,
+                f"the spool directory {spool_dir} takes no job ({error.strerror or error}), nothing was accepted: "
+                "make sure that it exists, is writable and not full",
+                directory=spool_dir,
                 errno=error.errno,
             ) from error
-        log.debug("job %s of %s is accepted in %s", job.id, job.task, directory)
+        log.debug("job %s of %s is accepted in %s", job.id, job.task, spool_dir)
         if job.run_at is None or job.run_at <= clock.now():
-            spoolers.wake(directory)
+            spoolers.wake(spool_dir)
         return job
 
 
-def _directory(job: JobSpec, config: Settings) -> str:
+def _spool_dir_of(job: JobSpec, config: Settings) -> str:
     served = bridge.directories()
     if job.queue is None:
         return served[0] if served else config.spool
@@ -61,45 +65,45 @@ def _directory(job: JobSpec, config: Settings) -> str:
             f"spooler is {job.queue!r}, which this uWSGI does not serve; it serves {', '.join(served)}",
             argument="spooler",
         )
-    if not served and job.queue not in (known := locations.spool_dirs(config)) and not _is_queue(job.queue):
+    if not served and job.queue not in (known := locations.spool_dirs(config)) and not _is_spool_directory(job.queue):
         raise QueueOptionError(
-            f"spooler is {job.queue!r}, which is no spool directory: nobody would run the job. Known are "
+            f"spooler is {job.queue!r}, which is not a spool directory: the job would never run. Known are "
             f"{', '.join(known)}; another one is known once `flask spool run` or uWSGI has served it",
             argument="spooler",
         )
     return job.queue
 
 
-def _is_queue(path: str) -> bool:
+def _is_spool_directory(path: str) -> bool:
     try:
         return sandbox.is_private(path) or spoolfile.is_spool_directory(path)
     except OSError:
         return False
 
 
-def _priority_folder(directory: str, priority: int) -> str:
+def _priority_folder(spool_dir: str, priority: int) -> str:
     if bridge.has_priorities() is False:
         raise QueueOptionError(
-            f"priority is {priority}, but this uWSGI does not look into priority folders and would never run the job: "
+            f"priority is {priority}, but this uWSGI does not scan priority folders and would never run the job: "
             "set spooler-ordered = true in uwsgi.ini",
             argument="priority",
         )
-    folder = os.path.join(directory, str(priority))
+    folder = os.path.join(spool_dir, str(priority))
     files.make_folder(folder)
     return folder
 
 
 @lru_cache(maxsize=16)
-def may_make(directory: str) -> bool:
-    """Whether the first job may make the spool directory: it was not there when this process first asked.
+def may_create(spool_dir: str) -> bool:
+    """Whether the first job may create the spool directory: it was missing when this process first asked.
 
-    One that goes away later must not come back as an empty one that nobody serves.
+    A directory that disappears later must not come back as an empty one that no spooler serves.
     """
-    return not os.path.lexists(directory)
+    return not os.path.lexists(spool_dir)
 
 
-def _prepare(directory: str, config: Settings) -> None:
-    """See that a job of this process can be run by those who serve the directory. Raises ``OSError``."""
-    if directory == config.spool and may_make(directory):
-        files.make_spool_directory(directory)
-    files.check_user(directory)
+def _prepare(spool_dir: str, config: Settings) -> None:
+    """Make sure that the spoolers of the directory can run a job of this process. Raises ``OSError``."""
+    if spool_dir == config.spool and may_create(spool_dir):
+        files.make_spool_directory(spool_dir)
+    files.check_user(spool_dir)

@@ -239,7 +239,7 @@ def execute_foreign(env: bridge.Env, file: SpoolFileRef, presence: spoolers.Pres
         damage = state.restore()
     if presence is not None and presence.is_lost:
         damage.append(process_state.CLOSED)
-    process_state.spare_closed_descriptors(damage)
+    process_state.stop_log_handlers_if_closed(damage)
     if damage:
         job_log.replaced(task, damage)
     if isinstance(outcome, int):

@@ -119,7 +119,7 @@ def on_spool(env: bridge.Env) -> int:
         answer = serve(env, path, spool_dir)
     except BaseException as error:
         name = os.fsdecode(env.get("spooler_task_name", b"?"))
-        # uWSGI takes an exception as SPOOL_RETRY too, and would log it at every scan.
+        # An exception would mean SPOOL_RETRY to uWSGI as well: the file stays, and is tried again at the next scan.
         log.complain("the spool file %s was not dealt with, and is tried again", name, error=error)
         replace_if_out_of_descriptors(error)
     finally:

@@ -1,4 +1,4 @@
-"""The spool files of others: uwsgidecorators, uwsgi_tasks, and a handler that the application wrote itself."""
+"""How do the spool files of others run? Of uwsgidecorators, uwsgi_tasks, and the application's own handler."""
 
 from __future__ import annotations
 
@@ -17,11 +17,18 @@ ANSWERS = "where uWSGI expects SPOOL_OK, SPOOL_RETRY or SPOOL_IGNORE: return one
 
 
 def run(env: bridge.Env, *, retry_at: float) -> Outcome | int:
-    """Hand the file to the library that wrote it, and say what follows.
+    """Have the library that wrote the file run its job.
 
-    ``retry_at`` is the unix time at which a job that raised runs again; left to uWSGI it would run at every scan. An
-    integer is the handler's own word to uWSGI. Raises :class:`UnknownTaskError` or :class:`DecodeError` where no
-    handler knows the file.
+    Args:
+        env: What uWSGI read from the file.
+        retry_at: When a job that raised runs again, in unix seconds (UTC); left to uWSGI, it would run at every scan.
+
+    Returns:
+        What follows for the job. An integer is the handler's own answer to uWSGI.
+
+    Raises:
+        UnknownTaskError: The library has no such function in this process.
+        DecodeError: No handler can read the file.
     """
     if b"ud_spool_func" in env:
         return _uwsgidecorators(env, retry_at)
@@ -35,7 +42,7 @@ def run(env: bridge.Env, *, retry_at: float) -> Outcome | int:
 
 
 class _Watched:
-    """A function of the application's: whether it was called, whether it came back, and with what."""
+    """A function of the application, with a note of whether it was called, whether it returned, and what."""
 
     def __init__(self, function: Callable[..., object]) -> None:
         self.function = function
@@ -54,26 +61,24 @@ def _uwsgidecorators(env: bridge.Env, retry_at: float) -> Outcome | int:
     name = env[b"ud_spool_func"].decode("utf-8", "replace")
     library = sys.modules.get("uwsgidecorators")
     if library is None or name not in library.spooler_functions:
-        raise UnknownTaskError(
-            f"uwsgidecorators knows no function {name!r} in this process{_successor(name)}", task=name
-        )
+        raise UnknownTaskError(f"uwsgidecorators knows no function {name!r} in this process{_advice(name)}", task=name)
     functions: dict[str, object] = library.spooler_functions
     watched = _Watched(library.spooler_functions[name])
     functions[name] = watched
     try:
         return _call(library.manage_spool_request, env, retry_at, watched)
     finally:
-        if functions.get(name) is watched:  # it may have been declared anew meanwhile
+        if functions.get(name) is watched:  # it may have been declared again meanwhile
             functions[name] = watched.function
 
 
-def _successor(function: str) -> str:
+def _advice(function: str) -> str:
     tasks = [declared.name for declared in registry.by_function(function)]
     if not tasks:
         return ""
     return (
-        f": it is declared with spoolkit now, as {', '.join(tasks)}. Jobs that uwsgidecorators wrote need its own "
-        "declaration until they are done"
+        f": it is now declared with spoolkit, as {', '.join(tasks)}. Jobs that were written by uwsgidecorators need "
+        "its own declaration until they are done"
     )
 
 
@@ -87,7 +92,7 @@ def _call(handler: Callable[..., object], env: bridge.Env, retry_at: float, watc
         if not watched.ended:
             log.exception("%s failed and runs again: %s", name, error)
             return RetryAt(retry_at, Failure(retry.message_of(error), type(error).__name__))
-        # The library could make no integer of what was returned.
+        # The library could not convert what was returned to an integer.
         why = callables.unfinished(watched.returned)
         return Dead(Failure(why or f"{name} ran to its end and returned {_shown(watched.returned)}, {ANSWERS}"))
     if why := callables.unfinished(watched.returned):
@@ -96,14 +101,14 @@ def _call(handler: Callable[..., object], env: bridge.Env, retry_at: float, watc
     if number == SPOOL_OK:
         return Done()
     if number in (SPOOL_RETRY, SPOOL_IGNORE):
-        return number  # uWSGI's own meaning: again at the next scan
+        return number  # for uWSGI both mean: again at the next scan
     message = f"{name} returned {_shown(answer)}, {ANSWERS}"
     log.warning("%s; uWSGI takes anything else for SPOOL_RETRY, and it runs again", message)
     return RetryAt(retry_at, Failure(message, ending="retry"))
 
 
 def _number(answer: object) -> int | None:
-    """The integer that ``answer`` is, of whatever class; a truth value is none, though Python counts it among them."""
+    """Return ``answer`` if it is an integer of any class but ``bool``, else ``None``."""
     try:
         return None if isinstance(answer, bool) else operator.index(answer)  # type: ignore[arg-type]
     except Exception:
@@ -117,7 +122,7 @@ def _shown(answer: object) -> str:
 
 
 def _uwsgi_tasks(env: bridge.Env) -> Outcome:
-    # Its own handler answers SPOOL_OK to everything that goes wrong, so that the job is gone without a trace.
+    # Not by its own handler, which returns SPOOL_OK for everything that fails: the job would be lost without a trace.
     library = sys.modules.get("uwsgi_tasks.tasks")
     name = env[b"function_name"].decode("utf-8", "replace")
     if library is None:
@@ -139,12 +144,12 @@ def _uwsgi_tasks(env: bridge.Env) -> Outcome:
 
 
 def is_in_use() -> bool:
-    """Whether this process runs jobs of another library too."""
+    """Whether this process also runs jobs of other libraries."""
     return bridge.application_handler() is not None or not sys.modules.keys().isdisjoint(bridge.LIBRARIES)
 
 
 def task_name(env: bridge.Env) -> str | None:
-    """The task that the packet names, whichever library wrote it."""
+    """Return the name of the task in a packet of any library; ``None`` if there is none."""
     for key in (b"task", b"ud_spool_func", b"function_name"):
         if key in env:
             return env[key].decode("utf-8", "backslashreplace")

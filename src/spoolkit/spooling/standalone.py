@@ -1,4 +1,4 @@
-"""A spooler without uWSGI: one process that runs the jobs of a spool directory, by the same files, locks and code."""
+"""How does a process run the jobs of a spool directory without uWSGI? By the same files, locks and code."""
 
 from __future__ import annotations
 
@@ -21,20 +21,23 @@ from spoolkit.system import clock, log, task_signals
 from spoolkit.uwsgi import bridge
 
 FREQUENCY = 1.0
-"""Seconds between two looks at the directory when nobody signals."""
+"""Seconds between two scans of the spool directory if no signal arrives."""
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
 
 GUARDED = (*STOP_SIGNALS, *task_signals.HARMLESS, signal.SIGUSR1)
-"""Signals that a new process must not get before it handles them: each would end it."""
+"""Signals that are blocked in a new process until it handles them: each would end it."""
 
 
 class Spooler:
-    """Runs the jobs of one directory, one at a time, in the main thread of this process.
+    """Runs the jobs of one spool directory, one at a time, in the main thread of this process.
 
-    SIGUSR1 has it look at once. SIGTERM, SIGINT or SIGQUIT lets the running job finish; another one, more than a second
-    later, does not. ``leash`` is a pipe's end to read: once nobody holds the other end any more, the running job is the
-    last one.
+    SIGUSR1 makes it scan at once. After SIGTERM, SIGINT or SIGQUIT it exits as soon as the running job has finished; a
+    second one, more than a second later, ends it at once.
+
+    Args:
+        directory: The spool directory.
+        leash: The read end of a pipe: once no process holds the write end any more, the running job is the last one.
     """
 
     def __init__(self, directory: str, leash: int | None = None) -> None:
@@ -47,7 +50,7 @@ class Spooler:
         os.set_blocking(self._wakeup_write, False)
 
     def run(self) -> None:
-        """Serve until :meth:`stop`."""
+        """Run jobs until :meth:`stop` is called, a signal asks this process to exit, or the leash is let go."""
         signal.set_wakeup_fd(self._wakeup_write, warn_on_full_buffer=False)
         task_signals.ignore_harmless()
         signal.signal(signal.SIGUSR1, lambda signum, frame: None)
@@ -55,20 +58,20 @@ class Spooler:
             signal.signal(signum, self._on_stop_signal)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, GUARDED)
         handler.start(self.directory)
-        while not self._is_over():
+        while not self._should_exit():
             self.run_due()
             if not self._stopping:
                 self._wait()
         handler.leave()
 
     def stop(self) -> None:
-        """Finish the running job and start no other. May be called from any thread."""
+        """Let the running job finish and start no other. May be called from any thread."""
         self._stopping = True
         with contextlib.suppress(BlockingIOError):
             os.write(self._wakeup_write, b"\0")
 
     def run_due(self) -> None:
-        """Run every job that is due, oldest first within its priority."""
+        """Run all jobs that are due, by priority, and the oldest first."""
         try:
             paths = spoolfile.pending(self.directory)
         except OSError as error:
@@ -76,13 +79,13 @@ class Spooler:
             handler.replace_if_out_of_descriptors(error)
             return
         for path in paths:
-            if self._is_over() or gate.is_paused(self.directory):
+            if self._should_exit() or gate.is_paused(self.directory):
                 return
             if spoolfile.is_due(path):
                 self._serve(path)
 
-    def _is_over(self) -> bool:
-        # Looked at between two jobs: a thread to watch it would make every task that forks fork a threaded process.
+    def _should_exit(self) -> bool:
+        # Checked between two jobs and not by a thread: every task that forks would then fork a threaded process.
         if self._leash is not None and not self._stopping:
             self._stopping = bool(select.select([self._leash], [], [], 0)[0])
         return self._stopping
@@ -97,7 +100,7 @@ class Spooler:
                 settle_file(SpoolFileRef(path, self.directory), AttemptResult(Dead(Failure(str(error)))))
                 return
             if packet.MARKER not in content.fields:
-                return  # another library's: only uWSGI can run it
+                return  # it is another library's: only uWSGI can run it
             env: bridge.Env = {
                 **content.fields,
                 "spooler_task_name": os.fsencode(os.path.basename(path)),
@@ -117,7 +120,7 @@ class Spooler:
                 os.read(self._wakeup, 4096)
 
     def _until_next(self) -> float:
-        """Seconds until the next job in the future is due."""
+        """Return the seconds until the next scheduled job is due."""
         now, soonest = clock.now(), FREQUENCY
         with contextlib.suppress(OSError):
             for path in spoolfile.pending(self.directory):
@@ -134,15 +137,16 @@ class Spooler:
 
 
 class StopRequest:
-    """When a signal asked this process to stop."""
+    """Remembers when a signal asked this process to stop."""
 
     def __init__(self) -> None:
         self._at: float | None = None
 
     def again(self) -> bool:
-        """Note a signal; whether it is a second one that is meant.
+        """Note a signal, and return whether it is a second request.
 
-        A terminal signals the whole group, and the parent passes it on: within a second, two are one.
+        A terminal signals the whole process group, and the parent passes the signal on: two signals within a second are
+        one request.
         """
         now = time.monotonic()
         if self._at is None:
@@ -151,6 +155,6 @@ class StopRequest:
 
 
 def serve(directory: str, leash: int) -> None:
-    """Run the jobs of ``directory`` for as long as somebody holds the other end of ``leash``."""
+    """Run the jobs of a spool directory as long as another process holds the write end of the pipe ``leash``."""
     Spooler(directory, leash).run()
-    hooks.run_end_hooks()  # the supervisor ends this process without Python's own end
+    hooks.run_end_hooks()  # the supervisor ends this process by os._exit(), without Python's own exit

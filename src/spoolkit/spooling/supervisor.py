@@ -22,18 +22,27 @@ from spoolkit.store import locations
 from spoolkit.system import log, task_signals
 
 RESPAWN_PAUSE = 1.0
-"""Seconds before a process that died is started again: a job that kills it must not spin."""
+"""Seconds before a process that died is started again, so that a job that kills it is not run in a tight loop."""
 
 
 def supervise(
     directory: str, processes: int, *, until_eof: int | None = None, run: Callable[[str, int], None] = serve
 ) -> int:
-    """Keep ``processes`` children, each in ``run(directory, leash)``, and replace what dies, until a signal to stop.
+    """Keep spooler processes running until a signal asks to stop, and replace those that die.
 
-    SIGTERM, SIGINT, SIGQUIT or SIGHUP (unless it was ignored at the start, as by ``nohup``) is such a signal. Then, at
-    the end of what the descriptor ``until_eof`` gives, and where this process goes away, each child finishes its job
-    and ends. After ``SPOOLKIT_GRACE`` seconds, or at another signal more than a second later, they are killed, and
-    their jobs are recorded as interrupted. Returns the exit status: not zero where jobs were cut off.
+    The signals are SIGTERM, SIGINT, SIGQUIT and SIGHUP, this one unless it was ignored at the start, as by ``nohup``.
+    After a signal, and if this process dies, each spooler process finishes its job and exits. Those that have not
+    finished within ``SPOOLKIT_GRACE`` seconds, or at a second signal more than a second later, are killed, and their
+    jobs are recorded as interrupted.
+
+    Args:
+        directory: The spool directory.
+        processes: How many processes there are.
+        until_eof: A file descriptor whose end has the effect of a signal.
+        run: What each process does: it gets the directory and the read end of a pipe that this process holds open.
+
+    Returns:
+        The exit status: 1 if jobs were interrupted, else 0.
     """
     return _Supervisor(directory, run, until_eof).keep(processes)
 
@@ -45,15 +54,15 @@ class _Supervisor:
         self._until_eof = until_eof
         self._children: set[int] = set()
         self._missing: list[float] = []
-        """When, on the monotonic clock, those that are not there are to be started."""
+        """When the missing processes are started, on the monotonic clock."""
         self._stopping = False
         self._stop_request = StopRequest()
         self._announced = False
         self._cut_off_in: set[int] = set()
-        """The children that were killed with a job in hand."""
+        """The processes that were killed while they ran a job."""
         self._deadline: float | None = None
-        """When, on the monotonic clock, those that have not stopped are cut off."""
-        # Each child has the end to read, this process alone the other one, which closes with it even at a kill -9.
+        """When the processes that have not exited are killed, on the monotonic clock."""
+        # Each child has the read end, and this process alone has the write end, which closes even at its kill -9.
         self._leash, self._leash_held = os.pipe()
         self._wakeup, self._wakeup_write = os.pipe()
         os.set_blocking(self._wakeup, False)
@@ -94,21 +103,21 @@ class _Supervisor:
             self._stop()
 
     def _reap(self) -> None:
-        # One by one, by pid: what else this process has for children is not ours to wait for.
+        # One by one, by pid: the application may have other children in this process and wait for those itself.
         for pid in sorted(self._children):
             try:
                 found, status = os.waitpid(pid, os.WNOHANG)
-            except ChildProcessError:  # the application waits for whatever ends
+            except ChildProcessError:  # the application has waited for it
                 found, status = pid, 0
             if not found:
                 continue
             self._children.discard(pid)
             if os.waitstatus_to_exitcode(status) == 0:
-                self._cut_off_in.discard(pid)  # it was faster
+                self._cut_off_in.discard(pid)  # it had finished before it was killed
             if not self._stopping:
                 how = os.waitstatus_to_exitcode(status)
-                said = f"by signal {-how}" if how < 0 else f"with status {how}"
-                log.error("spooler process %d ended %s and is started again", pid, said)
+                reason = f"by signal {-how}" if how < 0 else f"with status {how}"
+                log.error("spooler process %d ended %s and is started again", pid, reason)
                 self._missing.append(time.monotonic() + RESPAWN_PAUSE)
 
     def _on_stop_signal(self, signum: int, frame: FrameType | None) -> None:
@@ -117,15 +126,15 @@ class _Supervisor:
         self._stop()
 
     def _stop(self) -> None:
-        # Not by a signal: whoever stops a whole service, as systemd does, sends one to each child as well, and the
-        # second one cuts its job off.
+        # The children are asked by the pipe and not by a signal: to stop a whole service, systemd signals each child as
+        # well, and a second signal would interrupt its job.
         if not self._stopping:
             self._stopping = True
             self._deadline = time.monotonic() + application.settings().grace
             os.close(self._leash_held)
 
     def _announce(self) -> None:
-        """Name the jobs that a stop waits for, once."""
+        """Log, once, which jobs this process waits for."""
         if self._announced:
             return
         self._announced = True
@@ -151,7 +160,7 @@ class _Supervisor:
         due = [at for at in self._missing if at <= now]
         self._missing = [at for at in self._missing if at > now]
         for _ in due:
-            # A signal between the fork and the note of it would miss this child, or be taken by it.
+            # A signal between the fork and the next statement would miss this child, or be handled by it.
             signal.pthread_sigmask(signal.SIG_BLOCK, GUARDED)
             try:
                 if not self._stopping:
@@ -163,7 +172,7 @@ class _Supervisor:
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, GUARDED)
 
     def _spawn(self) -> int:
-        _flush()  # or each child would write again what waits to be written
+        _flush()  # or the child would write the buffered text a second time
         pid = os.fork()
         if pid:
             return pid
@@ -175,7 +184,7 @@ class _Supervisor:
         except BaseException:
             log.exception("spooler process %d failed", os.getpid())
         finally:
-            # Not sys.exit(): what the parent has set up to be done at its end is not the child's to do.
+            # Not sys.exit(): the parent's exit handlers must not run in the child.
             try:
                 logging.shutdown()
                 _flush()
@@ -183,15 +192,16 @@ class _Supervisor:
                 os._exit(status)
 
     def _become_child(self) -> None:
-        # A group of its own: Ctrl-C in a terminal reaches the parent alone, which passes it on once.
+        # A process group of its own: Ctrl-C in a terminal then reaches the parent alone, which passes it on once.
         os.setpgid(0, 0)
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         # The guarded signals stay blocked until the spooler handles them.
         os.close(self._leash_held)
-        # Out of the terminal's group, a task that reads from it would be stopped for good; and until_eof is not for it.
+        # Outside the terminal's process group, a task that reads from the terminal would be stopped for ever. And the
+        # input may be until_eof, which belongs to the parent.
         nothing = os.open(os.devnull, os.O_RDONLY)
-        if nothing != 0:  # which it is where there was no standard input
+        if nothing != 0:  # it is 0 if there was no standard input
             os.dup2(nothing, 0)
             os.close(nothing)
 
