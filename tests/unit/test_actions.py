@@ -229,7 +229,7 @@ def test_cancel_keeps_the_attempts_of_a_retrying_job(directory: str, work: Calla
 
 
 def test_cancel_wakes_a_process_that_waits_for_the_job(directory: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "LOOK_AGAIN", 1000)
+    monkeypatch.setattr(waiting, "POLL_INTERVAL", 1000)
     job = note.using(delay=1000)("x")
     pid = os.fork()
     if not pid:

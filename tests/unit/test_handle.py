@@ -409,7 +409,7 @@ def waits(thread: int, path: str) -> bool:
 @pytest.fixture
 def told_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waits does not look by itself."""
-    monkeypatch.setattr(waiting, "LOOK_AGAIN", 1000)
+    monkeypatch.setattr(waiting, "POLL_INTERVAL", 1000)
 
 
 def test_wait_in_a_thread_returns_when_the_job_is_over(

@@ -23,7 +23,7 @@ def folder(tmp_path: Path) -> str:
 @pytest.fixture
 def told_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waits does not look by itself."""
-    monkeypatch.setattr(waiting, "LOOK_AGAIN", 1000)
+    monkeypatch.setattr(waiting, "POLL_INTERVAL", 1000)
 
 
 def answers(*given: bool) -> Callable[[], bool]:
@@ -104,7 +104,7 @@ def test_an_end_between_the_question_and_the_sleep_is_not_missed(folder: str, to
 
 
 def test_who_is_not_called_looks_by_himself(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "LOOK_AGAIN", 0.001)
+    monkeypatch.setattr(waiting, "POLL_INTERVAL", 0.001)
     assert waiting.wait(answers(False, False, True), folder, ID, None)
 
 
@@ -130,7 +130,7 @@ def test_who_settles_a_job_clears_the_pipe_away(folder: str) -> None:
 
 @pytest.mark.parametrize("given", [(True,), (False, True)])
 def test_who_has_waited_leaves_no_pipe(folder: str, given: tuple[bool, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waiting, "LOOK_AGAIN", 0.001)
+    monkeypatch.setattr(waiting, "POLL_INTERVAL", 0.001)
     assert waiting.wait(answers(*given), folder, ID, 10)
     assert not os.path.exists(f"{folder}/waiting") or os.listdir(f"{folder}/waiting") == []
 

@@ -1,4 +1,4 @@
-"""How far a job has come, as it says itself: one small file per job, ``checkpoints/<id>``, that outlives attempts."""
+"""What has a job stored for its next attempt? One small file per job, ``checkpoints/<id>``, which outlives attempts."""
 
 from __future__ import annotations
 
@@ -12,37 +12,52 @@ from spoolkit.system import files
 
 FOLDER = "checkpoints"
 LIMIT = 64 * 1024
-"""Bytes that a checkpoint may take."""
+"""The greatest size of a checkpoint in bytes."""
 
 
 class Checkpoint:
-    """The checkpoint of the job ``id``, kept in ``folder``; without one, for as long as this object lives."""
+    """The checkpoint of one job.
 
-    def __init__(self, folder: str | None = None, id: str = "") -> None:
-        self._path = None if folder is None else os.path.join(folder, FOLDER, id)
+    Args:
+        spool_dir: The spool directory that holds the file; ``None``: there is no file, and the checkpoint lives as long
+            as this object.
+        id: The id of the job.
+    """
+
+    def __init__(self, spool_dir: str | None = None, id: str = "") -> None:
+        self._path = None if spool_dir is None else os.path.join(spool_dir, FOLDER, id)
         self._read = False
         self._value: object = None
         self._steps: list[int] = []
 
     @property
     def value(self) -> object:
-        """What the job stored last. Raises :class:`DecodeError` where this version cannot read it."""
+        """The value that the job stored last; ``None``: none.
+
+        Raises :class:`DecodeError` if this version of the code cannot read it, :class:`StoreUnavailableError`.
+        """
         self._load()
         return self._value
 
     def steps(self, loop: int) -> int:
-        """How many steps of its ``loop``-th loop the job has done."""
+        """Return how many steps of loop number ``loop`` (from 0) are done. Raises what :attr:`value` raises."""
         self._load()
         return self._steps[loop] if loop < len(self._steps) else 0
 
     def store(self, value: object) -> None:
-        """Store ``value`` in place of what was stored."""
+        """Replace the stored value.
+
+        Raises:
+            ArgumentTypeError: The value cannot be encoded.
+            TooLargeError: The checkpoint would be larger than :data:`LIMIT`.
+            StoreUnavailableError: The file cannot be written.
+        """
         self._load()
         self._write(value, self._steps)
         self._value = value
 
     def count(self, loop: int, done: int) -> None:
-        """Store that ``done`` steps of the ``loop``-th loop are done."""
+        """Store that ``done`` steps of loop number ``loop`` are done. Raises what :meth:`store` raises."""
         self._load()
         steps = [*self._steps, *[0] * (loop + 1 - len(self._steps))]
         steps[loop] = done
@@ -78,17 +93,17 @@ class Checkpoint:
                 files.make_folder(os.path.dirname(self._path))
                 files.write(self._path, data)
         except OSError as error:
-            raise StoreUnavailableError(f"the checkpoint cannot be kept: {error}", path=self._path) from error
+            raise StoreUnavailableError(f"the checkpoint cannot be written: {error}", path=self._path) from error
 
 
-def delete(folder: str, id: str) -> None:
-    """The job ``id`` is over: what it stored is of no use any more."""
-    files.remove(os.path.join(folder, FOLDER, id))
+def delete(spool_dir: str, id: str) -> None:
+    """Delete the checkpoint of the job ``id``, if there is one. Never raises ``OSError``."""
+    files.remove(os.path.join(spool_dir, FOLDER, id))
 
 
-def stored(folder: str) -> Iterator[tuple[str, float]]:
-    """The jobs that have a checkpoint, each with when it was stored (unix time)."""
-    with contextlib.suppress(OSError), os.scandir(os.path.join(folder, FOLDER)) as entries:
+def stored(spool_dir: str) -> Iterator[tuple[str, float]]:
+    """Yield the ids of the jobs with a checkpoint, each with the unix time at which it was stored."""
+    with contextlib.suppress(OSError), os.scandir(os.path.join(spool_dir, FOLDER)) as entries:
         for entry in entries:
             with contextlib.suppress(OSError):
                 yield entry.name, entry.stat(follow_symlinks=False).st_mtime

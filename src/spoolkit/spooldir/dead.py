@@ -1,6 +1,6 @@
-"""The files that were set aside because they cannot run: ``dead/``, each with its reason beside it as JSON.
+"""Which jobs are dead letters? Their files lie in ``dead/``, each with its reason beside it as JSON.
 
-All by path alone, so that a spooler may set aside the file that it has a lock on.
+The functions use paths alone, so that a spooler may move the file that it has locked.
 """
 
 from __future__ import annotations
@@ -19,23 +19,37 @@ from spoolkit.system import clock, files
 
 FOLDER = "dead"
 REPORT_LIMIT = 4 * 1024 * 1024
-"""Bytes of a report that are read."""
+"""The greatest size of a report in bytes: a larger one is not read."""
 
 _UNFINISHED = rf"\.json{files.TEMPORARY}"
 _REPORT = re.compile(rf"\.json$|{_UNFINISHED}")
-"""How the name of a reason ends, also while it is being written, and after a kill then; see :func:`files.write`."""
+"""How the name of a report ends. While it is being written it ends like a temporary file; see :func:`files.write`."""
 
 
-def quarantine(path: str, root: str, *, reason: str, task: str | None = None, traceback: str | None = None) -> str:
-    """Set the file aside, into ``root``/dead, with its reason beside it as JSON; returns the new path."""
-    folder = os.path.join(root, FOLDER)
+def quarantine(path: str, spool_dir: str, *, reason: str, task: str | None = None, traceback: str | None = None) -> str:
+    """Move a file to ``dead/``, with a report beside it.
+
+    Args:
+        path: The path of the file.
+        spool_dir: The spool directory.
+        reason: Why the job cannot run.
+        task: The name of the task; ``None``: not known.
+        traceback: The traceback of the last attempt; ``None``: there is none.
+
+    Returns:
+        The new path of the file.
+
+    Raises:
+        OSError: The file is gone, or cannot be moved. A report that cannot be written is no error.
+    """
+    folder = os.path.join(spool_dir, FOLDER)
     files.make_folder(folder)
-    # A stranger's name may be no UTF-8, or leave no room for the ending.
+    # The name of a file that is not ours may not be UTF-8, or leave no room for the ending.
     text = os.fsencode(os.path.basename(path)).decode("utf-8", "backslashreplace").replace("\\", "_")
     target = _free(os.path.join(folder, text.encode()[:200].decode("utf-8", "ignore")))
     name = os.path.basename(target)
     report = {"file": name, "task": task, "reason": reason, "time": clock.now(), "traceback": traceback}
-    # On a full disk the report is lost; were the file left where it is for that, it would come up at every scan.
+    # On a full disk the report is lost. If the file stayed where it is, every scan would find it again.
     with contextlib.suppress(OSError):
         files.write(f"{target}.json", json.dumps(report, indent=1).encode("utf-8", "backslashreplace"))
     os.rename(path, target)
@@ -43,7 +57,7 @@ def quarantine(path: str, root: str, *, reason: str, task: str | None = None, tr
 
 
 def _free(path: str) -> str:
-    """``path``, numbered where something lies there already: what was set aside earlier stays."""
+    """Return ``path``, with a number if that name is taken: earlier dead letters are not overwritten."""
     free, count = path, 0
     while os.path.lexists(free) or os.path.lexists(f"{free}.json"):
         count += 1
@@ -51,35 +65,60 @@ def _free(path: str) -> str:
     return free
 
 
-def paths(directory: str, most: int | None = None) -> list[str]:
-    """The paths of the files that were set aside, or of the first ``most`` found, by name. Raises ``OSError``."""
-    return sorted(islice(_entries(directory), most))
+def paths(spool_dir: str, max_files: int | None = None) -> list[str]:
+    """List the files of dead jobs by name.
+
+    Args:
+        spool_dir: The spool directory.
+        max_files: How many files are listed at most: the first that the system names; ``None``: all.
+
+    Returns:
+        The paths.
+
+    Raises:
+        OSError: The folder cannot be read.
+    """
+    return sorted(islice(_paths(spool_dir), max_files))
 
 
-def _entries(directory: str, entries_read: int | None = None) -> Iterator[str]:
-    with contextlib.suppress(FileNotFoundError), os.scandir(os.path.join(directory, FOLDER)) as entries:
-        for entry in islice(entries, entries_read):
-            if _is_dead_file(entry):
+def _paths(spool_dir: str, max_entries: int | None = None) -> Iterator[str]:
+    with contextlib.suppress(FileNotFoundError), os.scandir(os.path.join(spool_dir, FOLDER)) as entries:
+        for entry in islice(entries, max_entries):
+            if _is_job_file(entry):
                 yield entry.path
 
 
-def _is_dead_file(entry: os.DirEntry[str]) -> bool:
+def _is_job_file(entry: os.DirEntry[str]) -> bool:
     return not _REPORT.search(entry.name) and entry.is_file(follow_symlinks=False)
 
 
-def locate(directory: str, id: str, known: str | None = None, *, max_entries: int | None = None) -> str | None:
-    """The path of the job's file among the dead, if need be among the first ``most`` entries. Raises ``OSError``."""
+def locate(spool_dir: str, id: str, known: str | None = None, *, max_entries: int | None = None) -> str | None:
+    """Find the file of a dead job.
+
+    Args:
+        spool_dir: The spool directory.
+        id: The id of the job.
+        known: A name that the file has had; ``None``: not known.
+        max_entries: How many entries of the folder are read at most; ``None``: all. If there are more, the file is
+            found under its first name and under ``known``.
+
+    Returns:
+        The path of the file; ``None`` if there is none.
+
+    Raises:
+        OSError: This user may not look into the folder.
+    """
     names = {known, f"{PREFIX}{id}", id} - {None}
-    for path in (os.path.join(directory, FOLDER, str(name)) for name in names):
+    for path in (os.path.join(spool_dir, FOLDER, str(name)) for name in names):
         if not _REPORT.search(path) and files.is_regular(path):
             return path
     if not is_id(id):
         return None
-    return next((path for path in _entries(directory, max_entries) if id_of(os.path.basename(path)) == id), None)
+    return next((path for path in _paths(spool_dir, max_entries) if id_of(os.path.basename(path)) == id), None)
 
 
 def report(path: str) -> dict[str, Any]:
-    """Why the file ``path`` was set aside: ``task``, ``reason``, ``time``, ``traceback``; empty where unknown."""
+    """Return the report on a dead job's file: ``task``, ``reason``, ``time``, ``traceback``; empty if there is none."""
     try:
         found = json.loads(files.read(f"{path}.json", REPORT_LIMIT) or b"{}")
     except (OSError, ValueError, RecursionError):
@@ -88,9 +127,18 @@ def report(path: str) -> dict[str, Any]:
 
 
 def requeue(path: str, folder: str) -> str:
-    """Move a file that was set aside back into ``folder``, due now; returns the new path.
+    """Move the file of a dead job back to the jobs that wait. It is due now.
 
-    Raises ``FileNotFoundError`` if somebody else was faster.
+    Args:
+        path: The path of the file.
+        folder: The spool directory, or the folder of a priority in it.
+
+    Returns:
+        The new path.
+
+    Raises:
+        FileNotFoundError: Another process has moved the file already.
+        OSError: The file cannot be moved.
     """
     name = os.path.basename(path)
     known = id_of(name)
@@ -101,27 +149,39 @@ def requeue(path: str, folder: str) -> str:
     return target
 
 
-def sweep(root: str) -> None:
-    """Remove the reasons whose writer died before they were complete. Never raises."""
-    files.sweep(os.path.join(root, FOLDER), _UNFINISHED)
+def sweep(spool_dir: str) -> None:
+    """Remove incomplete reports whose writer has died. Never raises."""
+    files.sweep(os.path.join(spool_dir, FOLDER), _UNFINISHED)
 
 
-def delete_older(root: str, before: float, limit: int) -> int:
-    """Remove up to ``limit`` files that were set aside before ``before`` (unix time); returns how many."""
+def delete_older(spool_dir: str, before: float, limit: int) -> int:
+    """Delete files of jobs that died long ago.
+
+    Args:
+        spool_dir: The spool directory.
+        before: The jobs died before this time, in unix seconds.
+        limit: How many are deleted at most.
+
+    Returns:
+        How many were deleted.
+
+    Raises:
+        OSError: The folder cannot be read, or a file cannot be deleted.
+    """
     old, newest = [], first_id(before + 2)
-    with contextlib.suppress(FileNotFoundError), os.scandir(os.path.join(root, FOLDER)) as entries:
+    with contextlib.suppress(FileNotFoundError), os.scandir(os.path.join(spool_dir, FOLDER)) as entries:
         for entry in entries:
-            # The time of change: that of content is the job's own, and may lie years ahead.
+            # The time of the last change: that of the content is when the job is due, perhaps years ahead.
             if (id_of(entry.name) or "") > newest:
-                continue  # made since then, so it cannot have died before: there may be 100,000 of them to look at
-            if _is_dead_file(entry) and entry.stat(follow_symlinks=False).st_ctime < before:
+                continue  # enqueued after that time: it cannot have died before, and there may be 100,000 such files
+            if _is_job_file(entry) and entry.stat(follow_symlinks=False).st_ctime < before:
                 old.append(entry.path)
                 if len(old) == limit:
                     break
-    gone = 0
+    deleted = 0
     for path in old:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
-            gone += 1
+            deleted += 1
         files.remove(f"{path}.json")
-    return gone
+    return deleted

@@ -1,7 +1,7 @@
-"""The gate of a spool directory: while it is closed no job of the directory starts, and those that run go on.
+"""May jobs of a spool directory start? The gate of the directory is closed by a pause, or while uWSGI stops.
 
-``spoolers/paused`` closes it until somebody opens it, across restarts; the same with the word ``drain`` in it, until
-the next start of uWSGI. ``spoolers/stopping`` is the word of an HTTP process that its uWSGI stops.
+Running jobs go on. ``spoolers/paused`` closes the gate until somebody opens it, also after restarts; if it contains
+``drain``, only until the next start of uWSGI. An HTTP process whose uWSGI stops writes ``spoolers/stopping``.
 """
 
 from __future__ import annotations
@@ -15,94 +15,98 @@ from spoolkit.uwsgi import bridge, master
 
 PAUSED = "paused"
 STOPPING = "stopping"
-DRAIN = b"drain"
+UNTIL_START = b"drain"
+"""The content of ``spoolers/paused`` if the pause ends with the next start of uWSGI."""
 
-AFTER_STOP = 5.0
-"""Seconds for which a stop is believed in after the last job may have ended: then the master would be gone."""
-
-
-def pause(directory: str) -> None:
-    """Start no job of ``directory`` until :func:`resume`. Raises ``OSError``."""
-    files.check_user(directory)
-    _write(directory, PAUSED, b"")
+STOP_MARGIN = 5.0
+"""Seconds after the grace period for which an announced stop is believed: after that, the master would have exited."""
 
 
-def pause_until_start(directory: str) -> None:
-    """Start no job of ``directory`` until :func:`resume` or the next start of uWSGI. Raises ``OSError``."""
-    files.check_user(directory)
-    if not is_paused(directory):
-        _write(directory, PAUSED, DRAIN)
+def pause(spool_dir: str) -> None:
+    """Start no job of ``spool_dir`` until :func:`resume`. Raises ``OSError``."""
+    files.check_user(spool_dir)
+    _write(spool_dir, PAUSED, b"")
 
 
-def resume(directory: str) -> bool:
-    """Let jobs start again; whether they could not. Raises ``OSError``."""
+def pause_until_start(spool_dir: str) -> None:
+    """Start no job of ``spool_dir`` until :func:`resume` or the next start of uWSGI. Raises ``OSError``."""
+    files.check_user(spool_dir)
+    if not is_paused(spool_dir):
+        _write(spool_dir, PAUSED, UNTIL_START)
+
+
+def resume(spool_dir: str) -> bool:
+    """End the pause. Returns whether there was one. Raises ``OSError``."""
     try:
-        os.unlink(_path(directory, PAUSED))
+        os.unlink(_path(spool_dir, PAUSED))
     except FileNotFoundError:
         return False
     return True
 
 
-def on_start(directory: str) -> None:
-    """uWSGI has started: what was drained for that is open again. Never raises."""
+def on_start(spool_dir: str) -> None:
+    """End a pause that lasts until the start of uWSGI, which has started now. Never raises."""
     with contextlib.suppress(OSError):
-        if _is_drain(_path(directory, PAUSED)):
-            resume(directory)
+        if _lasts_until_start(_path(spool_dir, PAUSED)):
+            resume(spool_dir)
 
 
-def is_paused(directory: str) -> bool:
-    """Whether somebody has paused or drained ``directory``."""
-    return os.path.lexists(_path(directory, PAUSED))
+def is_paused(spool_dir: str) -> bool:
+    """Return whether ``spool_dir`` is paused, until a start or not."""
+    return os.path.lexists(_path(spool_dir, PAUSED))
 
 
-def state(directory: str) -> str | None:
-    """``paused``, ``drained``, or ``None``. Raises :class:`SpoolUnavailableError` where that cannot be seen."""
-    path = _path(directory, PAUSED)
+def state(spool_dir: str) -> str | None:
+    """Return ``paused``, ``drained`` (until the next start of uWSGI) or ``None``.
+
+    Raises:
+        SpoolUnavailableError: This user cannot see whether the directory is paused.
+    """
+    path = _path(spool_dir, PAUSED)
     try:
         os.lstat(path)
-        return "drained" if _is_drain(path) else "paused"
+        return "drained" if _lasts_until_start(path) else "paused"
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise files.unavailable(directory, error) from error
+        raise files.unavailable(spool_dir, error) from error
 
 
-def _is_drain(path: str) -> bool:
+def _lasts_until_start(path: str) -> bool:
     try:
-        return files.read(path) == DRAIN
+        return files.read(path) == UNTIL_START
     except PermissionError:
-        # An earlier version left it as root's own. It belongs to whoever may look at it here, and has one of two sizes.
-        return os.lstat(path).st_size == len(DRAIN)
+        # An earlier version left the file as root's own. Only its size can be read here, and there are two sizes.
+        return os.lstat(path).st_size == len(UNTIL_START)
 
 
-def publish_stop(directory: str, seconds: float) -> None:
-    """Tell the spoolers of this uWSGI that it stops, within ``seconds``. Never raises."""
+def publish_stop(spool_dir: str, seconds: float) -> None:
+    """Tell the spoolers of this uWSGI that it stops within ``seconds``. Never raises."""
     pid = bridge.master_pid()
-    until = b"%d" % (clock.now() + seconds + AFTER_STOP)
+    until = b"%d" % (clock.now() + seconds + STOP_MARGIN)
     with contextlib.suppress(OSError):
-        _write(directory, STOPPING, b"%d %s %s" % (pid, until, process.identity(pid)))
+        _write(spool_dir, STOPPING, b"%d %s %s" % (pid, until, process.identity(pid)))
 
 
-def withdraw_stop(directory: str) -> None:
-    """Take that back. Never raises."""
-    with contextlib.suppress(OSError):
-        os.unlink(_path(directory, STOPPING))
+def withdraw_stop(spool_dir: str) -> None:
+    """Take back what :func:`publish_stop` said. Never raises."""
+    files.remove(_path(spool_dir, STOPPING))
 
 
-def is_closed(directory: str) -> bool:
-    """Whether no job may start: the directory is paused, or the uWSGI of this spooler stops."""
-    if is_paused(directory):
+def is_closed(spool_dir: str) -> bool:
+    """Return whether no job may start: the directory is paused, or the uWSGI of this spooler stops."""
+    if is_paused(spool_dir):
         return True
     if not bridge.is_spooler():
         return False
     pid = bridge.master_pid()
-    # The signal is seen at once; the word of an HTTP process comes later, but also where there was no signal.
-    return master.is_stopping(pid) or _is_said(directory, pid)
+    # The signal shows at once. What an HTTP process publishes comes later, but also where there was no signal.
+    return master.is_stopping(pid) or _is_stop_published(spool_dir, pid)
 
 
-def _is_said(directory: str, pid: int) -> bool:
+def _is_stop_published(spool_dir: str, pid: int) -> bool:
     try:
-        words = (files.read(_path(directory, STOPPING)) or b"").split(b" ", 2)
+        words = (files.read(_path(spool_dir, STOPPING)) or b"").split(b" ", 2)
     except OSError:
         return False
     if len(words) < 3 or words[0] != b"%d" % pid or words[2] != process.identity(pid):
@@ -110,11 +114,11 @@ def _is_said(directory: str, pid: int) -> bool:
     return clock.now() < int(words[1])
 
 
-def _path(directory: str, name: str) -> str:
-    return os.path.join(directory, FOLDER, name)
+def _path(spool_dir: str, name: str) -> str:
+    return os.path.join(spool_dir, FOLDER, name)
 
 
-def _write(directory: str, name: str, content: bytes) -> None:
-    path = _path(directory, name)
+def _write(spool_dir: str, name: str, content: bytes) -> None:
+    path = _path(spool_dir, name)
     files.make_folder(os.path.dirname(path))
     files.write(path, content)

@@ -1,6 +1,7 @@
-"""Waiting for the end of a job without asking again and again: a named pipe, ``waiting/<id>``.
+"""How does a process wait for the end of a job without polling? By a named pipe, ``waiting/<id>``.
 
-Who waits opens it to read; who settles the job opens it to write and closes it again, which ends every reader's wait.
+A waiting process opens the pipe for reading. The process that settles the job opens it for writing and closes it again,
+which wakes every reader.
 """
 
 from __future__ import annotations
@@ -15,44 +16,54 @@ from spoolkit.system import files
 
 FOLDER = "waiting"
 
-LOOK_AGAIN = 2.0
-"""Seconds after which a waiter looks by itself: whoever was to call may have been killed before it could."""
+POLL_INTERVAL = 2.0
+"""Seconds after which a waiting process checks by itself: the one that should wake it may have been killed before."""
 
 
-def wait(finished: Callable[[], bool], folder: str, id: str, timeout: float | None) -> bool:
-    """Wait until ``finished()``, at most ``timeout`` seconds (``None``: for ever); whether it is so."""
-    deadline = None if timeout is None else time.monotonic() + min(timeout, 1e9)  # of any size: it may be no float
+def wait(finished: Callable[[], bool], spool_dir: str, id: str, timeout: float | None) -> bool:
+    """Wait until a job is finished.
+
+    Args:
+        finished: Returns whether it is.
+        spool_dir: The spool directory that holds the pipe.
+        id: The id of the job.
+        timeout: Seconds to wait at most; ``None``: without a limit.
+
+    Returns:
+        Whether the job is finished.
+    """
+    deadline = None if timeout is None else time.monotonic() + min(timeout, 1e9)  # an int may be too large for a float
     while not finished():
-        with _pipe(folder, id) as fd:
-            # Asked with the pipe open: who settles the job after this has somebody to call.
+        with _pipe(spool_dir, id) as fd:
+            # Asked with the pipe open: a process that settles the job after this finds a reader to wake.
             if finished():
                 break
-            left = LOOK_AGAIN if deadline is None else min(LOOK_AGAIN, deadline - time.monotonic())
+            left = POLL_INTERVAL if deadline is None else min(POLL_INTERVAL, deadline - time.monotonic())
             if left <= 0:
                 return False
             _sleep(fd, left)
-    wake_waiters(folder, id)  # the pipe may have been made after whoever settled the job was through
+    wake_waiters(spool_dir, id)  # the pipe may have been made after the job was settled
     return True
 
 
-def wake_waiters(folder: str, id: str) -> None:
-    """Tell whoever waits for the job ``id`` to look."""
-    path, fd = os.path.join(folder, FOLDER, id), None
+def wake_waiters(spool_dir: str, id: str) -> None:
+    """Wake all processes that wait for the job ``id``: they check whether it is finished. Never raises ``OSError``."""
+    path, fd = os.path.join(spool_dir, FOLDER, id), None
     try:
         fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
         return
     except OSError:
-        pass  # nobody has it open yet: who opens it now looks at the job before he waits
-    # Removed before it is closed, which wakes them: whoever waits on would open this one again, and lose it.
+        pass  # no reader yet: a process that opens the pipe now checks the job before it waits
+    # Removed before it is closed, which wakes the readers: one that goes on waiting would open this pipe again.
     files.remove(path)
     if fd is not None:
         os.close(fd)
 
 
 @contextlib.contextmanager
-def _pipe(folder: str, id: str) -> Iterator[int | None]:
-    path = os.path.join(folder, FOLDER, id)
+def _pipe(spool_dir: str, id: str) -> Iterator[int | None]:
+    path = os.path.join(spool_dir, FOLDER, id)
     fd = None
     with contextlib.suppress(OSError):
         files.make_folder(os.path.dirname(path))
@@ -68,10 +79,10 @@ def _pipe(folder: str, id: str) -> Iterator[int | None]:
 
 
 def _sleep(fd: int | None, seconds: float) -> None:
-    if fd is None:  # no room for a pipe
+    if fd is None:  # the pipe could not be made or opened
         time.sleep(min(seconds, 0.1))
         return
     poll = select.poll()
-    # Nothing is ever written: the end of the last writer is the call.
+    # Nothing is ever written: readers wake when the last writer closes the pipe.
     poll.register(fd, select.POLLHUP)
     poll.poll(seconds * 1000)
