@@ -84,7 +84,7 @@ class World:
         config = Settings(self.spool, keep_done=1e12, keep_dead=1e12)
         patch.setattr(application, "settings", lambda code_folder=None: config)
         patch.setattr(application, "known", application.Applications())
-        patch.setattr(locations, "_stores", {})
+        patch.setattr(locations, "open_stores", {})
         patch.setattr(handler.this_process, "presence", None)
         patch.setattr(actions, "CLAIM_TIME", 0.05)
         patch.setattr(life_tasks, "history", os.path.join(self.folder, "history"))

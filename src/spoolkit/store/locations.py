@@ -15,7 +15,8 @@ from spoolkit.uwsgi import bridge, instance
 STORE_FILE = "spoolkit.db"
 """The name of the store's file in the spool directory, if ``SPOOLKIT_STORE`` names no other path."""
 
-_stores: dict[str, Store] = {}
+open_stores: dict[str, Store] = {}
+"""The stores that this process has used, by path."""
 
 
 def spool_dir(config: Settings | None = None) -> str:
@@ -90,8 +91,8 @@ def store(config: Settings | None = None) -> Store:
     path = config.store or os.path.join(spool_dir(config), STORE_FILE)
     # One for each file: SQLite's locks belong to the process, so that connections to one file which are opened and
     # closed independently could release each other's.
-    found = _stores.get(path)
-    return found if found is not None else _stores.setdefault(path, Store(path))
+    found = open_stores.get(path)
+    return found if found is not None else open_stores.setdefault(path, Store(path))
 
 
 def _current() -> Settings:
