@@ -151,7 +151,7 @@ def test_a_coroutine_runs_to_its_end_in_the_applications_context(run: Callable[.
     assert word.get() == "nothing"
 
 
-def test_its_timeout_cancels_it_and_says_where_it_was(run: Callable[..., Job]) -> None:
+def test_a_timeout_cancels_a_coroutine_and_its_traceback_says_where(run: Callable[..., Job]) -> None:
     job = run(hang, timeout=0.05)
     with pytest.raises(JobTimeout, match=r"has run for 0\.05 seconds, its timeout"):
         _ = job.result
@@ -163,7 +163,9 @@ def test_its_timeout_cancels_it_and_says_where_it_was(run: Callable[..., Job]) -
 
 
 @pytest.mark.parametrize(("cleanup", "ending"), [("returns", None), ("raises", "failed")])
-def test_it_may_clean_up_and_end_otherwise(run: Callable[..., Job], cleanup: str, ending: str | None) -> None:
+def test_a_cancelled_coroutine_may_clean_up_and_end_otherwise(
+    run: Callable[..., Job], cleanup: str, ending: str | None
+) -> None:
     job = run(hang, cleanup, timeout=0.05)
     assert job.status.ending == ending
     if ending is None:
@@ -171,16 +173,16 @@ def test_it_may_clean_up_and_end_otherwise(run: Callable[..., Job], cleanup: str
     assert seen == ["cancelled"]
 
 
-def test_a_group_of_tasks_is_cancelled_as_a_whole(run: Callable[..., Job]) -> None:
+def test_a_timeout_cancels_a_whole_task_group(run: Callable[..., Job]) -> None:
     assert run(group, timeout=0.05).status.ending == "timeout"
 
 
-def test_a_timeout_of_its_own_is_a_failure_like_others(run: Callable[..., Job]) -> None:
+def test_a_timeout_error_of_the_coroutines_own_is_an_ordinary_failure(run: Callable[..., Job]) -> None:
     job = run(own_timeout, timeout=60)
     assert (job.status.ending, job.status.error_type) == ("failed", "TimeoutError")
 
 
-def test_an_error_begins_in_the_task(run: Callable[..., Job]) -> None:
+def test_the_traceback_of_an_error_starts_in_the_task(run: Callable[..., Job]) -> None:
     job = run(fail, timeout=60)
     assert (job.state, job.status.error_type) == (State.DEAD, "ValueError")
     traceback = job.attempts[0].traceback
@@ -193,7 +195,7 @@ def test_an_exit_is_a_failure_of_the_task(run: Callable[..., Job]) -> None:
     assert run(exit_now).status.error_type == "SystemExit"
 
 
-def test_a_child_that_comes_back_ends(run: Callable[..., Job]) -> None:
+def test_a_forked_child_that_returns_from_the_task_is_ended(run: Callable[..., Job]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         # Python 3.12 warns of a fork beside threads.
         patch.setattr("warnings.warn", lambda *args, **kwargs: None)
@@ -201,7 +203,7 @@ def test_a_child_that_comes_back_ends(run: Callable[..., Job]) -> None:
 
 
 @pytest.mark.parametrize("engine", ["spool", "thread"])
-def test_a_cancelled_job_stops(engine: str, tmp_path: Path) -> None:
+def test_a_coroutine_of_a_cancelled_job_stops(engine: str, tmp_path: Path) -> None:
     task = declare(stop_when_asked)[engine]
     job: Job = task()
 
@@ -217,7 +219,7 @@ def test_a_cancelled_job_stops(engine: str, tmp_path: Path) -> None:
     wait_until(lambda: job.state is State.CANCELLED)
 
 
-def test_a_signal_within_the_loop_breaks_nothing(app: Flask, tmp_path: Path) -> None:
+def test_a_signal_during_the_event_loop_breaks_nothing(app: Flask, tmp_path: Path) -> None:
     rang: list[int] = []
 
     async def signalled() -> str:
@@ -236,7 +238,7 @@ def test_a_signal_within_the_loop_breaks_nothing(app: Flask, tmp_path: Path) -> 
     assert rang
 
 
-def test_run_runs_it_here_and_now_even_within_a_loop() -> None:
+def test_run_runs_a_coroutine_at_once_even_within_an_event_loop() -> None:
     tasks = declare(tell)
     assert tasks["spool"].run("x")["in_thread"] is True
 
@@ -266,7 +268,7 @@ def test_asyncio_is_not_imported_for_other_tasks() -> None:
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
 
 
-def test_with_a_copy_of_the_request(app: Flask) -> None:
+def test_a_coroutine_of_a_thread_task_can_have_a_copy_of_the_request(app: Flask) -> None:
     @thread(copy_request=True, retries=1, backoff=0)
     async def with_request() -> str:
         await asyncio.sleep(0)
@@ -297,7 +299,9 @@ def squares() -> Iterator[int]:
         (lambda: Awaits(), "Awaits"),
     ],
 )
-def test_what_is_not_done_is_dead_at_once(run: Callable[..., Job], returns: Callable[..., Any], what: str) -> None:
+def test_a_task_that_returns_unfinished_work_is_dead_at_once(
+    run: Callable[..., Job], returns: Callable[..., Any], what: str
+) -> None:
     job = run(returns, *(["x"] if what == "a coroutine" else []))
     assert job.state is State.DEAD
     with pytest.raises(JobFailedError, match=f"returned .*{what}"):
@@ -305,13 +309,13 @@ def test_what_is_not_done_is_dead_at_once(run: Callable[..., Job], returns: Call
     assert seen == []
 
 
-def test_a_proxy_that_is_returned_is_only_a_result_that_cannot_be_kept(run: Callable[..., Job]) -> None:
+def test_a_returned_proxy_is_a_result_that_cannot_be_kept(run: Callable[..., Job]) -> None:
     job = run(lambda: current_app)
     assert job.state is State.DONE
     assert job.status.result_error
 
 
-def test_a_coroutine_that_blocks_its_loop_in_a_thread_is_told_late_not_wrongly() -> None:
+def test_a_coroutine_that_blocks_its_loop_in_a_thread_is_cancelled_late_but_correctly() -> None:
     async def blocks() -> str:
         time.sleep(0.1)
         return "done"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -29,6 +30,7 @@ from spoolkit import (
 )
 from spoolkit.errors import UnknownJobError
 from spoolkit.job import FINISHED, TaskOptions, new_id
+from spoolkit.spooldir import dead
 from spoolkit.spooling import handler
 from spoolkit.spooling.engine import SpoolEngine
 from spoolkit.spooling.standalone import Spooler
@@ -128,7 +130,7 @@ def test_a_job_runs_once_in_the_application_with_itself_at_hand(
     assert "word" not in g, "the job had the caller's own context"
 
 
-def test_a_job_that_fails_hurts_nobody(
+def test_a_job_that_fails_does_not_affect_the_next_job(
     engine: Engine, work: Callable[[], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     failing = a_job(engine, "failing", kwargs={"fail": True})
@@ -140,7 +142,7 @@ def test_a_job_that_fails_hurts_nobody(
     assert failing.id in caplog.text
 
 
-def test_a_job_is_not_early(engine: Engine, work: Callable[[], None]) -> None:
+def test_a_scheduled_job_waits_or_is_refused(engine: Engine, work: Callable[[], None]) -> None:
     later = a_job(engine, "later", run_at=4e9)
     if not isinstance(engine, SpoolEngine):
         with pytest.raises(ScheduleError):
@@ -153,7 +155,7 @@ def test_a_job_is_not_early(engine: Engine, work: Callable[[], None]) -> None:
     assert [entry[0] for entry in seen] == ["now"]
 
 
-def test_the_job_is_returned_as_it_was_accepted(engine: Engine, work: Callable[[], None]) -> None:
+def test_submit_returns_the_job_as_it_was_accepted(engine: Engine, work: Callable[[], None]) -> None:
     job = a_job(engine, "hello")
     assert engine.submit(job, DECLARED) == job
 
@@ -170,7 +172,9 @@ def test_a_job_is_recorded(engine: Engine, end: Callable[[Job], Job]) -> None:
 
 
 @pytest.mark.parametrize("how", ["returns", "raises", "asks"])
-def test_what_does_not_succeed_runs_again_from_the_start(engine: Engine, end: Callable[[Job], Job], how: str) -> None:
+def test_an_attempt_that_does_not_succeed_runs_again_from_the_start(
+    engine: Engine, end: Callable[[Job], Job], how: str
+) -> None:
     job = a_job(engine, how, kwargs={"good": 3}, declared=ATTEMPTS)
     engine.submit(job, ATTEMPTS)
     end(job)
@@ -180,7 +184,7 @@ def test_what_does_not_succeed_runs_again_from_the_start(engine: Engine, end: Ca
     assert [attempt.outcome for attempt in job.attempts] == [outcome, outcome, "done"]
 
 
-def test_out_of_attempts_it_is_dead_with_its_traceback(engine: Engine, end: Callable[[Job], Job]) -> None:
+def test_a_job_without_attempts_left_is_dead_with_its_traceback(engine: Engine, end: Callable[[Job], Job]) -> None:
     job = a_job(engine, "raises", kwargs={"good": 9}, declared=ATTEMPTS)
     engine.submit(job, ATTEMPTS)
     end(job)
@@ -191,7 +195,7 @@ def test_out_of_attempts_it_is_dead_with_its_traceback(engine: Engine, end: Call
 
 
 @pytest.mark.parametrize(("how", "state"), [("gives up", State.DEAD), ("discards", State.CANCELLED)])
-def test_what_cannot_succeed_does_not_run_again(
+def test_a_job_that_cannot_succeed_does_not_run_again(
     engine: Engine, end: Callable[[Job], Job], how: str, state: State
 ) -> None:
     job = a_job(engine, how, kwargs={"good": 9}, declared=ATTEMPTS)
@@ -200,7 +204,7 @@ def test_what_cannot_succeed_does_not_run_again(
     assert (job.state, len(seen)) == (state, 1)
 
 
-def test_nothing_is_left_once_the_jobs_are_over(engine: Engine, end: Callable[[Job], Job], tmp_path: Path) -> None:
+def test_finished_jobs_leave_no_file_behind(engine: Engine, end: Callable[[Job], Job], tmp_path: Path) -> None:
     for how, good in (("raises", 3), ("raises", 9), ("returns", 1)):
         job = a_job(engine, how, kwargs={"good": good}, declared=ATTEMPTS)
         engine.submit(job, ATTEMPTS)
@@ -213,7 +217,7 @@ def test_nothing_is_left_once_the_jobs_are_over(engine: Engine, end: Callable[[J
     "given", [lambda: request, lambda: session, lambda: g, lambda: current_app, lambda: request._get_current_object()]
 )
 @pytest.mark.parametrize("by", ["position", "name"])
-def test_what_belongs_to_the_request_is_refused(
+def test_an_argument_that_belongs_to_the_request_is_refused(
     engine: Engine, work: Callable[[], None], app: Flask, given: Callable[[], object], by: str
 ) -> None:
     with app.test_request_context("/"):
@@ -227,14 +231,14 @@ def test_what_belongs_to_the_request_is_refused(
         _ = job.state
 
 
-def test_a_thread_is_not_the_callers(app: Flask) -> None:
+def test_a_thread_job_does_not_run_in_the_callers_thread(app: Flask) -> None:
     seen.clear()
     ThreadEngine().submit(a_job(ThreadEngine(), "x"), DECLARED)
     wait_until(lambda: seen)
     assert seen[0][-1] != threading.get_ident()
 
 
-def test_where_the_applications_directory_is_gone_the_job_waits(
+def test_a_job_waits_if_the_directory_of_the_application_is_missing(
     app: Flask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen.clear()
@@ -246,7 +250,7 @@ def test_where_the_applications_directory_is_gone_the_job_waits(
     assert seen == []
 
 
-def test_a_directory_that_uwsgi_does_not_serve_is_warned_of(
+def test_the_extension_warns_of_a_spool_directory_that_uwsgi_does_not_serve(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = Flask("elsewhere", root_path=str(tmp_path))
@@ -264,3 +268,21 @@ def test_a_job_runs_in_the_applications_directory(app: Flask, tmp_path: Path, mo
     SpoolEngine().submit(a_job(SpoolEngine(), "x"), DECLARED)
     Spooler(str(tmp_path / "spool")).run_due()
     assert os.getcwd() == str(elsewhere)
+
+
+def test_a_dead_job_whose_file_cannot_be_moved_leaves_no_descriptor_open(
+    app: Flask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object, **options: object) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    seen.clear()
+    monkeypatch.setattr(dead, "quarantine", refuse)
+    spooler = Spooler(str(tmp_path / "spool"))
+    counts = []
+    for _ in range(4):
+        SpoolEngine().submit(a_job(SpoolEngine(), "gives up", kwargs={"good": 9}, declared=ATTEMPTS), ATTEMPTS)
+        spooler.run_due()
+        counts.append(len(os.listdir("/proc/self/fd")))
+    assert len(seen) >= 4
+    assert counts == counts[:1] * 4

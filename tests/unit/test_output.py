@@ -36,7 +36,7 @@ def text(log: list[str]) -> str:
     return "".join(log)
 
 
-def test_what_is_printed_is_noted_and_goes_on(log: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_printed_text_is_captured_and_still_printed(log: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     print("before")
     with output.to(log.append):
         print("hello", 1)
@@ -49,7 +49,7 @@ def test_what_is_printed_is_noted_and_goes_on(log: list[str], capsys: pytest.Cap
     assert (seen.out, seen.err) == ("before\nhello 1\na\nb\nfourafter\n", "oh")
 
 
-def test_what_is_logged_is_noted_without_a_handler(log: list[str], logger: logging.Logger) -> None:
+def test_logged_records_are_captured_without_a_handler(log: list[str], logger: logging.Logger) -> None:
     with output.to(log.append):
         logger.info("%s of %s", 1, 2)
         logger.debug("not that much")
@@ -57,7 +57,7 @@ def test_what_is_logged_is_noted_without_a_handler(log: list[str], logger: loggi
     assert text(log).count("\n") == 1
 
 
-def test_it_is_noted_once_whatever_handlers_there_are(
+def test_a_record_is_captured_once_however_many_handlers_there_are(
     log: list[str], logger: logging.Logger, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with output.to(log.append):
@@ -92,7 +92,7 @@ def test_a_logged_exception_has_its_traceback_and_handlers_format_it_themselves(
     assert stream.getvalue() == "failed\nin its own way\n"
 
 
-def test_arguments_that_do_not_fit_are_loggings_own_affair(log: list[str], logger: logging.Logger) -> None:
+def test_a_record_whose_arguments_do_not_fit_is_left_to_logging(log: list[str], logger: logging.Logger) -> None:
     with output.to(log.append):
         logger.info("%d", "text")
         logger.info("fits")
@@ -100,7 +100,7 @@ def test_arguments_that_do_not_fit_are_loggings_own_affair(log: list[str], logge
     assert text(log).count("\n") == 1
 
 
-def test_basic_config_does_its_work_within_a_task() -> None:
+def test_basic_config_works_within_a_task() -> None:
     code = (
         "import logging; from spoolkit.attempt import output as capture; log = []\n"
         "with capture.to(log.append):\n"
@@ -111,7 +111,7 @@ def test_basic_config_does_its_work_within_a_task() -> None:
     assert (done.returncode, done.stderr) == (0, "hello\n")
 
 
-def test_without_any_handler_the_one_of_last_resort_speaks() -> None:
+def test_without_a_handler_the_handler_of_last_resort_writes() -> None:
     code = (
         "import logging; from spoolkit.attempt import output as capture; log = []\n"
         "with capture.to(log.append):\n    logging.warning('hello')\nassert len(log) == 1\n"
@@ -120,7 +120,7 @@ def test_without_any_handler_the_one_of_last_resort_speaks() -> None:
     assert (done.returncode, done.stderr) == (0, "WARNING:root:hello\n")
 
 
-def test_threads_that_a_task_starts_are_noted(log: list[str]) -> None:
+def test_output_of_threads_that_a_task_starts_is_captured(log: list[str]) -> None:
     with output.to(log.append):
         thread = threading.Thread(target=print, args=("from a thread",))
         thread.start()
@@ -128,7 +128,7 @@ def test_threads_that_a_task_starts_are_noted(log: list[str]) -> None:
     assert text(log) == "from a thread\n"
 
 
-def test_jobs_in_threads_are_kept_apart() -> None:
+def test_the_output_of_jobs_in_threads_is_kept_apart() -> None:
     logs: dict[str, list[str]] = {name: [] for name in "abc"}
     together = threading.Barrier(len(logs))
 
@@ -149,7 +149,7 @@ def test_jobs_in_threads_are_kept_apart() -> None:
     assert sys.stdout is before
 
 
-def test_who_is_no_job_is_not_noted_beside_one_in_a_thread(log: list[str]) -> None:
+def test_output_outside_a_job_is_not_captured_beside_a_thread_job(log: list[str]) -> None:
     begun, go = threading.Event(), threading.Event()
 
     def job() -> None:
@@ -167,7 +167,7 @@ def test_who_is_no_job_is_not_noted_beside_one_in_a_thread(log: list[str]) -> No
     assert text(log) == "of the job\n"
 
 
-def test_a_context_of_its_own_goes_along(log: list[str]) -> None:
+def test_output_of_a_thread_that_runs_in_a_copied_context_is_captured(log: list[str]) -> None:
     other: list[str] = []
 
     def within() -> None:
@@ -183,7 +183,7 @@ def test_a_context_of_its_own_goes_along(log: list[str]) -> None:
     assert (text(log), text(other)) == ("copied\nouter\n", "inner\n")
 
 
-def test_an_error_ends_it_as_well(log: list[str]) -> None:
+def test_an_error_ends_the_capture(log: list[str]) -> None:
     def interrupted() -> None:
         print("so far")
         raise KeyboardInterrupt
@@ -193,7 +193,7 @@ def test_an_error_ends_it_as_well(log: list[str]) -> None:
     assert text(log) == "so far\n"
 
 
-def test_a_stream_that_the_task_sets_for_good_stays(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_stream_that_the_task_installs_stays_after_the_job(capsys: pytest.CaptureFixture[str]) -> None:
     before = sys.stdout
     mine = io.StringIO()
     log: list[str] = []
@@ -208,7 +208,7 @@ def test_a_stream_that_the_task_sets_for_good_stays(capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize("name", ["stdout", "stderr"])
-def test_without_a_stream_there_is_nothing_to_note(log: list[str], name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_standard_stream_is_not_captured(log: list[str], name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, name, None)
     with output.to(log.append):
         assert getattr(sys, name) is None
@@ -217,7 +217,7 @@ def test_without_a_stream_there_is_nothing_to_note(log: list[str], name: str, mo
     monkeypatch.undo()
 
 
-def test_all_else_is_asked_of_the_stream_itself(log: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_attributes_come_from_the_stream_itself(log: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.TextIOWrapper(io.BytesIO(b"one\ntwo\n"), encoding="latin-1")
     monkeypatch.setattr(sys, "stdout", stream)
     with output.to(log.append):
@@ -229,7 +229,9 @@ def test_all_else_is_asked_of_the_stream_itself(log: list[str], monkeypatch: pyt
     monkeypatch.undo()
 
 
-def test_what_the_stream_refuses_is_an_error_and_not_noted(log: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_text_that_the_stream_refuses_raises_and_is_not_captured(
+    log: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding="ascii"))
     with output.to(log.append), pytest.raises(UnicodeEncodeError):
         sys.stdout.write("\u00e9")
@@ -286,7 +288,7 @@ class Wrapper:
         self.stream.flush()
 
 
-def test_streams_that_are_wrapped_in_each_job_note_each_line_once(logger: logging.Logger) -> None:
+def test_streams_that_are_wrapped_again_in_each_job_capture_each_line_once(logger: logging.Logger) -> None:
     with standard_output() as out:
         for number in range(4):
             log: list[str] = []

@@ -21,7 +21,7 @@ def run(code: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_changed_and_removed_variables_are_put_back_and_added_ones_stay() -> None:
+def test_restore_puts_back_changed_and_removed_environment_variables_and_keeps_added_ones() -> None:
     run("""
 os.environ.update({"CHANGED": "after", "MPLCONFIGDIR": "/tmp/of-a-library"})
 del os.environ["REMOVED"]
@@ -37,7 +37,7 @@ assert os.environ["MPLCONFIGDIR"] == "/tmp/of-a-library"
 """)
 
 
-def test_added_variables_that_change_what_spoolkit_does_do_not_stay() -> None:
+def test_restore_removes_added_variables_that_configure_spoolkit() -> None:
     run("""
 os.environ["SPOOLKIT_SPOOL"] = "/elsewhere"
 assert state.restore() == []
@@ -45,7 +45,7 @@ assert "SPOOLKIT_SPOOL" not in os.environ
 """)
 
 
-def test_an_added_time_zone_does_not_stay() -> None:
+def test_restore_removes_an_added_time_zone() -> None:
     run("""
 del os.environ["TZ"]
 time.tzset()
@@ -58,7 +58,7 @@ assert time.tzname[0] != "JST"
 """)
 
 
-def test_added_folders_stay_in_the_path_where_they_were_added() -> None:
+def test_restore_keeps_added_folders_in_sys_path_where_they_were_added() -> None:
     run("""
 sys.path.insert(0, "/first")
 sys.path = [*sys.path, "/last"]
@@ -67,7 +67,7 @@ assert sys.path == ["/first", *path, "/last"]
 """)
 
 
-def test_a_path_that_was_cleared_or_shuffled_is_put_back() -> None:
+def test_restore_puts_back_a_sys_path_that_was_cleared_or_shuffled() -> None:
     run("""
 sys.path[:] = ["/first", *reversed(path)]
 assert state.restore() == []
@@ -78,7 +78,7 @@ assert sys.path == path
 """)
 
 
-def test_a_folder_that_each_job_adds_again_is_there_once() -> None:
+def test_a_folder_that_each_job_adds_to_sys_path_is_there_once() -> None:
     run("""
 for _ in range(3):
     before = State()
@@ -88,7 +88,7 @@ assert sys.path == ["/first", *path]
 """)
 
 
-def test_it_is_put_back_as_well_where_a_job_of_another_library_fails_unforeseen() -> None:
+def test_the_state_is_restored_after_an_unexpected_failure_of_another_librarys_job() -> None:
     run("""
 from spoolkit.spooling import execute, other_libraries as foreign
 def unforeseen(*args, **kwargs):

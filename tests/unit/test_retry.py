@@ -25,13 +25,13 @@ def decide(
 
 
 @pytest.mark.parametrize("returned", [None, {"a": 1}, -2, -1, 0, False])
-def test_what_is_returned_is_the_result(returned: object) -> None:
+def test_decide_takes_any_other_return_value_as_the_result(returned: object) -> None:
     outcome = decide(returned)
     assert isinstance(outcome, Done)
     assert outcome.result is returned  # the integers told from uWSGI's words by identity
 
 
-def test_uwsgis_ok_is_no_result() -> None:
+def test_decide_takes_spool_ok_as_done_without_a_result() -> None:
     assert decide(SPOOL_OK) == Done(None)
 
 
@@ -51,14 +51,16 @@ def test_uwsgis_ok_is_no_result() -> None:
         (None, Retry(delay=30.5), 1030.5, "retry", "Retry: the task asked to run again"),
     ],
 )
-def test_it_runs_again(returned: object, error: BaseException | None, time: float, ending: str, says: str) -> None:
+def test_decide_runs_a_job_again_after_a_failure_or_a_request(
+    returned: object, error: BaseException | None, time: float, ending: str, says: str
+) -> None:
     outcome = decide(returned, error)
     assert isinstance(outcome, RetryAt)
     assert (outcome.time, outcome.failure.ending, str(outcome.failure)) == (time, ending, says)
 
 
 @pytest.mark.parametrize("error", [None, ValueError(), Retry(delay=1), JobTimeout()])
-def test_the_last_attempt_is_the_last(error: BaseException | None) -> None:
+def test_decide_ends_a_job_as_dead_after_its_last_attempt(error: BaseException | None) -> None:
     for attempt in range(1, 6):
         assert isinstance(decide(SPOOL_RETRY, error, attempt=attempt), RetryAt)
     for attempt in (6, 7, 100):
@@ -79,13 +81,15 @@ def test_the_last_attempt_is_the_last(error: BaseException | None) -> None:
         (JobTimeout(), RetryAt, "timeout"),
     ],
 )
-def test_some_errors_are_not_tried_again(error: BaseException, kind: type[Outcome], ending: str) -> None:
+def test_decide_does_not_retry_errors_that_the_task_excludes(
+    error: BaseException, kind: type[Outcome], ending: str
+) -> None:
     outcome = decide(None, error, PICKY)
     assert isinstance(outcome, kind)
     assert outcome.failure.ending == ending
 
 
-def test_an_abort_ends_a_job_that_would_be_tried_again() -> None:
+def test_an_abort_ends_a_job_that_has_attempts_left() -> None:
     outcome = decide(None, Abort("no use"))
     assert isinstance(outcome, Dead)
     assert "no use" in outcome.failure.message
@@ -96,46 +100,46 @@ class Broken(Exception):
         raise ValueError("no text")
 
 
-def test_an_error_that_cannot_be_told_is_tried_again_all_the_same() -> None:
+def test_an_error_whose_text_cannot_be_read_is_still_retried() -> None:
     outcome = decide(None, Broken())
     assert isinstance(outcome, RetryAt)
     assert str(outcome.failure) == "Broken: (its message cannot be read)"
 
 
 @pytest.mark.parametrize("delay", [-1, float("nan"), float("inf"), timedelta(seconds=-1), "5", True])
-def test_a_delay_that_cannot_be(delay: Any) -> None:
+def test_retry_refuses_an_impossible_delay(delay: Any) -> None:
     with pytest.raises(ScheduleError, match="delay of Retry is"):
         Retry(delay=delay)
 
 
 @pytest.mark.parametrize("backoff", [1e300, lambda attempt: 1e300])
-def test_no_delay_is_more_than_a_file_can_hold(backoff: float | Callable[[int], float]) -> None:
+def test_a_delay_is_at_most_what_a_file_system_can_store(backoff: float | Callable[[int], float]) -> None:
     for returned, error in ((SPOOL_RETRY, None), (None, ValueError()), (None, Retry(delay=1e300)), (None, Retry())):
         outcome = decide(returned, error, TaskOptions(backoff=backoff))
         assert isinstance(outcome, RetryAt)
         assert outcome.time == 1000.0 + times.MAX_AHEAD
 
 
-def test_without_a_backoff_the_delay_doubles_from_two_seconds_to_an_hour() -> None:
+def test_the_default_backoff_doubles_from_two_seconds_to_an_hour() -> None:
     delays = [retry.backoff(TaskOptions(), attempt, 0.0)[0] for attempt in range(1, 14)]
     assert delays == [2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 3600, 3600]
 
 
 @given(attempt=st.integers(1, 10**6), jitter=st.floats(0, 1))
-def test_jitter_only_ever_adds_a_quarter_at_most(attempt: int, jitter: float) -> None:
+def test_jitter_adds_at_most_a_quarter_to_the_delay(attempt: int, jitter: float) -> None:
     plain, _ = retry.backoff(TaskOptions(), attempt, 0.0)
     delay, complaint = retry.backoff(TaskOptions(), attempt, jitter)
     assert plain <= delay <= min(plain * 1.25, 3600)
     assert not complaint
 
 
-def test_an_own_backoff_is_given_the_number_of_the_attempt_that_failed() -> None:
+def test_a_backoff_function_gets_the_number_of_the_failed_attempt() -> None:
     assert retry.backoff(TaskOptions(backoff=lambda attempt: attempt * 10), 3, 0.9) == (30, "")
     assert retry.backoff(TaskOptions(backoff=lambda attempt: timedelta(minutes=attempt)), 3, 0.9) == (180, "")
 
 
 @pytest.mark.parametrize("result", [-1, float("nan"), float("inf"), "soon", None, 1j])
-def test_a_backoff_that_is_wrong_costs_neither_the_job_nor_the_reason(result: object) -> None:
+def test_a_broken_backoff_function_falls_back_to_the_default_and_is_reported(result: object) -> None:
     outcome = decide(None, ValueError("x"), TaskOptions(backoff=lambda attempt: result))  # type: ignore[arg-type,return-value]
     assert isinstance(outcome, RetryAt)
     assert outcome.time == 1002.25

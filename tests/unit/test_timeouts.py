@@ -56,13 +56,13 @@ def in_a_thread(work: Callable[[], object]) -> list[object]:
 
 
 @pytest.mark.parametrize("work", [endless, asleep, reading, busy])
-def test_whatever_it_does_it_is_interrupted(work: Callable[[], None]) -> None:
+def test_the_soft_limit_interrupts_the_main_thread_whatever_it_does(work: Callable[[], None]) -> None:
     with pytest.raises(JobTimeout, match=r"^the task has run for 0.02 seconds, its timeout$"), timeouts.soft(0.02):
         work()
 
 
 @pytest.mark.parametrize("work", [endless, busy])
-def test_in_a_thread_as_well_between_two_steps(work: Callable[[], None]) -> None:
+def test_the_soft_limit_interrupts_a_thread_between_two_steps_of_python(work: Callable[[], None]) -> None:
     def limited() -> None:
         with timeouts.soft(0.02):
             work()
@@ -72,16 +72,20 @@ def test_in_a_thread_as_well_between_two_steps(work: Callable[[], None]) -> None
     assert str(error) == "the task has run for 0.02 seconds, its timeout"
 
 
-def test_the_task_may_catch_it_and_clean_up() -> None:
+def test_a_task_may_catch_the_soft_limit_and_clean_up() -> None:
+    steps = []
     with timeouts.soft(0.02):
         try:
             asleep()
         except JobTimeout:
             time.sleep(0.05)
+            steps.append("cleaned up")
+    assert steps == ["cleaned up"]
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
 
 
 @pytest.mark.parametrize("seconds", [None, 60])
-def test_what_is_in_time_is_left_alone(seconds: float | None) -> None:
+def test_the_soft_limit_leaves_no_trace_of_a_task_that_is_in_time(seconds: float | None) -> None:
     def handler(signum: int, frame: object) -> None: ...
 
     before = signal.signal(signal.SIGALRM, handler)
@@ -102,12 +106,12 @@ def test_what_is_in_time_is_left_alone(seconds: float | None) -> None:
     assert threading.active_count() - threads <= 1, "its timer is on its way out at most"
 
 
-def test_without_a_limit_no_alarm_is_set() -> None:
+def test_without_a_soft_limit_no_alarm_is_set() -> None:
     with timeouts.soft(None):
         assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
 
 
-def test_an_error_of_the_task_is_its_own() -> None:
+def test_the_soft_limit_passes_on_errors_of_the_task() -> None:
     with pytest.raises(ValueError, match="own"), timeouts.soft(60):
         raise ValueError("own")
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
@@ -133,12 +137,12 @@ def hits() -> int:
     return hit
 
 
-def test_it_is_not_raised_outside_however_late_it_comes() -> None:
+def test_the_soft_limit_is_never_raised_after_its_block() -> None:
     hits()
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
 
 
-def test_nor_in_a_thread() -> None:
+def test_the_soft_limit_is_never_raised_after_its_block_in_a_thread() -> None:
     (hit,) = in_a_thread(hits)
     assert isinstance(hit, int), hit
 
@@ -147,7 +151,7 @@ def test_nor_in_a_thread() -> None:
 
 HARD = """
 import ctypes, faulthandler, os, signal, sys, time
-from spoolkit.attempt import timeouts as limits
+from spoolkit.attempt import timeouts
 
 def deaf():
     while True:
@@ -164,7 +168,7 @@ def fine():
 
 what, seconds, path = sys.argv[1:]
 fd = os.open(path, os.O_RDWR | os.O_CREAT) if path else -1
-with limits.hard(float(seconds) if seconds else None, fd):
+with timeouts.hard(float(seconds) if seconds else None, fd):
     {"deaf": deaf, "crash": crash, "fine": fine}[what]()
 print("through", faulthandler.is_enabled())
 if what == "fine" and seconds:
@@ -178,7 +182,7 @@ def hard(what: str, seconds: str, path: str, *options: str) -> subprocess.Comple
     return subprocess.run(command, capture_output=True, text=True, timeout=30)
 
 
-def test_what_is_deaf_is_ended_and_tells_where_it_was(tmp_path: Path) -> None:
+def test_the_hard_limit_ends_a_task_that_ignores_exceptions_and_logs_where_it_was(tmp_path: Path) -> None:
     done = hard("deaf", "0.1", str(tmp_path / "log"))
     assert done.returncode == 1
     left = (tmp_path / "log").read_text()
@@ -187,14 +191,14 @@ def test_what_is_deaf_is_ended_and_tells_where_it_was(tmp_path: Path) -> None:
     assert done.stdout == ""
 
 
-def test_without_a_log_it_tells_standard_error() -> None:
+def test_the_hard_limit_writes_to_standard_error_if_there_is_no_log() -> None:
     done = hard("deaf", "0.1", "")
     assert done.returncode == 1
     assert done.stderr.startswith(timeouts.TIMEOUT_MARK)
 
 
 @pytest.mark.parametrize("seconds", ["", "60"])
-def test_a_crash_tells_where_it_was(tmp_path: Path, seconds: str) -> None:
+def test_a_crash_logs_where_it_was(tmp_path: Path, seconds: str) -> None:
     done = hard("crash", seconds, str(tmp_path / "log"))
     assert done.returncode == -signal.SIGSEGV
     left = (tmp_path / "log").read_text()
@@ -202,19 +206,19 @@ def test_a_crash_tells_where_it_was(tmp_path: Path, seconds: str) -> None:
     assert "in crash" in left
 
 
-def test_what_is_in_time_lives_on(tmp_path: Path) -> None:
+def test_the_hard_limit_does_not_end_a_task_that_is_in_time(tmp_path: Path) -> None:
     done = hard("fine", "0.1", str(tmp_path / "log"))
     assert (done.returncode, done.stdout) == (0, "through False\nalive\n")
     assert (tmp_path / "log").read_text() == ""
 
 
 @pytest.mark.parametrize(("options", "enabled"), [((), False), (("-X", "faulthandler"), True)])
-def test_who_had_faulthandler_on_has_it_on_again(tmp_path: Path, options: tuple[str, ...], enabled: bool) -> None:
+def test_the_hard_limit_restores_faulthandler(tmp_path: Path, options: tuple[str, ...], enabled: bool) -> None:
     assert hard("fine", "", str(tmp_path / "log"), *options).stdout == f"through {enabled}\n"
     assert hard("fine", "", "", *options).stdout == f"through {enabled}\n"
 
 
-def test_it_never_touches_the_faulthandler_of_this_process() -> None:
+def test_the_hard_limit_without_a_file_leaves_faulthandler_alone() -> None:
     before = faulthandler.is_enabled()
     with timeouts.hard(None, -1):
         assert faulthandler.is_enabled() == before

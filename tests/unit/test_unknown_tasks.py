@@ -73,7 +73,7 @@ def passes(directory: str, time_passes: Callable[[float], None], seconds: float)
     return len(names)
 
 
-def test_it_waits_and_is_dead_after_the_grace(
+def test_a_job_of_an_unknown_task_waits_and_is_dead_after_the_grace(
     directory: str, enqueue: Callable[..., Job], time_passes: Callable[[float], None]
 ) -> None:
     job = enqueue()
@@ -85,7 +85,7 @@ def test_it_waits_and_is_dead_after_the_grace(
     assert job.attempts == []
 
 
-def test_a_version_that_knows_it_runs_it_with_every_attempt(
+def test_a_version_that_knows_the_task_runs_the_job_with_all_attempts(
     directory: str, enqueue: Callable[..., Job], time_passes: Callable[[float], None]
 ) -> None:
     job = enqueue()
@@ -97,7 +97,7 @@ def test_a_version_that_knows_it_runs_it_with_every_attempt(
     assert len(job.attempts) == 1
 
 
-def test_a_delayed_job_has_the_grace_from_its_own_time(
+def test_the_grace_of_a_delayed_job_starts_when_it_is_due(
     directory: str, enqueue: Callable[..., Job], time_passes: Callable[[float], None]
 ) -> None:
     job = enqueue(delay=5000.0)
@@ -106,7 +106,7 @@ def test_a_delayed_job_has_the_grace_from_its_own_time(
     assert job.state is State.QUEUED
 
 
-def test_one_that_somebody_retries_has_the_grace_anew(
+def test_a_retried_job_of_an_unknown_task_has_the_whole_grace_again(
     directory: str, enqueue: Callable[..., Job], time_passes: Callable[[float], None]
 ) -> None:
     job = enqueue()
@@ -117,7 +117,7 @@ def test_one_that_somebody_retries_has_the_grace_anew(
     assert job.state is State.QUEUED
 
 
-def test_arguments_of_another_version_are_left_for_it_as_well(
+def test_a_job_with_arguments_of_another_version_waits_for_that_version(
     directory: str, enqueue: Callable[..., Job], time_passes: Callable[[float], None]
 ) -> None:
     job = enqueue()
@@ -128,7 +128,7 @@ def test_arguments_of_another_version_are_left_for_it_as_well(
     assert job.state is State.DEAD
 
 
-def test_other_jobs_do_not_wait_for_it_and_the_log_does_not_fill(
+def test_other_jobs_run_beside_one_of_an_unknown_task_and_the_log_has_one_line(
     directory: str,
     enqueue: Callable[..., Job],
     time_passes: Callable[[float], None],

@@ -1,0 +1,1 @@
+"""One attempt of one job: how it is claimed, called, limited, watched, decided and recorded."""

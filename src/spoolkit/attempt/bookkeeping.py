@@ -52,7 +52,7 @@ def claim(
             kill=_is_dead,
             left=lambda id, queue: running.read(locations.spool_dir_of(queue, config), id),
         )
-        # Not before: the mark is all that is known of the stop until then.
+        # Not earlier: until the store has recorded the stop, the mark is all that is known of it.
         spoolers.unmark_stopped(marks_dir, found.pid)
         found = _ask(job, options, store, path, arguments)
     match found:
@@ -76,7 +76,7 @@ def claim(
 def claim_without_store(
     job: JobSpec, options: TaskOptions, config: Settings, error: StoreUnavailableError, count: Callable[[], int]
 ) -> Granted | AttemptResult | None:
-    """The same where the store cannot be written: jobs run all the same, and :func:`record` leaves the store alone.
+    """Let the job run although the store cannot be written; :func:`record` leaves the store alone then.
 
     Args:
         job: The job.
@@ -84,6 +84,9 @@ def claim_without_store(
         config: The settings in force.
         error: Why the store cannot be written.
         count: Counts the attempt elsewhere, and returns its number, from 1. Not called if another process runs the job.
+
+    Returns:
+        As :func:`claim`.
     """
     log.unrecorded(error)
     if running.is_running(locations.spool_dir_of(job.queue, config), job.id):
@@ -97,7 +100,7 @@ def claim_without_store(
 
 
 def record(job: JobSpec, result: AttemptResult, store: Store, config: Settings, *, file: str | None = None) -> None:
-    """Write down how the attempt ended, remove what it left in the spool directory, wake who waits. Never raises.
+    """Record how the attempt ended, remove its files from the spool directory, wake processes that wait. Never raises.
 
     Args:
         job: The job.
@@ -140,7 +143,7 @@ def _ask(job: JobSpec, options: TaskOptions, store: Store, path: str | None, arg
 
 
 def _is_a_spool_file(name: str) -> bool:
-    """Whether a file called ``name`` lies in any folder where it may run."""
+    """Whether a file called ``name`` is in a folder from which it can run."""
     for directory in locations.spool_dirs():
         with contextlib.suppress(OSError):
             folders = [directory, *spoolfile.priority_folders(directory)]
@@ -155,7 +158,7 @@ def _is_dead(pid: int) -> None:
 
 @contextlib.contextmanager
 def _complaining() -> Iterator[None]:
-    """Log what keeps the store from recording. It must not raise: a job that is done but keeps its file runs again."""
+    """Log errors and raise none: the file of a job that is done must be removed, or the job runs again."""
     try:
         yield
     except StoreUnavailableError as error:

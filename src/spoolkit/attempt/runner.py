@@ -1,6 +1,6 @@
 """How does one attempt of a job run? It takes values and returns a value: an :class:`AttemptResult`.
 
-It knows neither the store nor the job's file: who calls it claims the job before, and records and settles it after.
+It knows neither the store nor the job's file: its caller claims the job before, and records and settles it after.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def run(
     )
     returned: object = None
     error: BaseException | None = None
-    # Only the main thread can put back signal handlers.
+    # Only the main thread can restore signal handlers.
     state = process_state.State() if owns_process and threading.current_thread() is threading.main_thread() else None
     began = job_log.started(job, start.attempt, current.max_attempts, tracked=tracked)
     try:
@@ -93,12 +93,12 @@ def run(
             within.enter_context(application.context(job.app))
             within.enter_context(running(current))
             if state is not None:
-                within.callback(process_state.stop_alarm)  # of the task's own, which would ring in what follows
+                within.callback(process_state.stop_alarm)  # the task's own alarm, which would go off in what follows
             within.enter_context(task_signals.job())
             returned = calling.call(declared.function, job.args, job.kwargs, options.timeout)
     except BaseException as raised:  # sys.exit() in a task is a failure of the task
         error = calling.without_own_frames(raised)
-    # Before anything is logged or recorded: that must not meet the environment, the streams and the limits of the task.
+    # Before anything is logged or recorded, which must not see the environment, the streams and the limits of the task.
     damage = [] if state is None else state.restore()
     outcome = _decide(options, start.attempt_since_reset, returned, error)
     # A task that stopped because it was asked to is not done, and a job that somebody cancelled is not tried again.

@@ -1,4 +1,4 @@
-"""What happens to one spool file: claim it, run its job, record the result, settle the file.
+"""What happens to one spool file? Its job is claimed and run, the result is recorded, the file is settled.
 
 Here alone a job's file and its record are brought together. Under uWSGI the server's C code holds the lock on the file:
 nothing here may open it, because closing any descriptor of a file drops the lock.
@@ -110,7 +110,7 @@ def execute_job(
 
 
 def _enter(directory: str) -> OSError | None:
-    # uWSGI starts in the spool directory, and an earlier task may have gone elsewhere.
+    # uWSGI is in the spool directory at first, and an earlier task may have gone elsewhere.
     try:
         os.chdir(directory)
     except OSError as error:

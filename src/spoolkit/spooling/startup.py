@@ -11,7 +11,7 @@ from spoolkit.spooldir import dead, spoolfile
 from spoolkit.system import clock, files, log
 
 HEADER_TIME = 60.0
-"""Seconds after which nobody is writing a file any more that has no full header."""
+"""Seconds after which a file without a full header is no longer being written."""
 
 
 def set_unreadable_files_aside(spool_dir: str) -> None:
