@@ -94,7 +94,7 @@ class Site:
 def site(tmp_path: Path) -> Iterator[Site]:
     site = Site(tmp_path)
     site.spool.mkdir(mode=0o700)
-    me = spoolers.Presence(str(site.spool))
+    me = spoolers.SpoolerFile(str(site.spool))
     yield site
     me.leave()
 
@@ -395,7 +395,7 @@ def test_a_directory_without_a_living_spooler_is_found(tmp_path: Path) -> None:
 def test_a_dead_spooler_and_another_process_with_its_pid_do_not_count_as_alive(tmp_path: Path) -> None:
     site = Site(tmp_path)
     site.spool.mkdir(mode=0o700)
-    with child(lambda: spoolers.Presence(str(site.spool))) as pid:
+    with child(lambda: spoolers.SpoolerFile(str(site.spool))) as pid:
         assert site.examine() == []
     assert site.only().check == "spooler-alive"
     (site.spool / "spoolers" / str(os.getpid())).write_bytes((site.spool / "spoolers" / str(pid)).read_bytes())
@@ -405,7 +405,7 @@ def test_a_dead_spooler_and_another_process_with_its_pid_do_not_count_as_alive(t
 def test_a_stopped_spooler_is_found_and_the_remedy_continues_it(tmp_path: Path) -> None:
     site = Site(tmp_path)
     site.spool.mkdir(mode=0o700)
-    with child(lambda: spoolers.Presence(str(site.spool))) as pid:
+    with child(lambda: spoolers.SpoolerFile(str(site.spool))) as pid:
         stop(pid)
         finding = site.only()
         assert (finding.check, finding.remedy) == ("spooler-alive", f"kill -CONT {pid}")
@@ -453,7 +453,7 @@ def test_a_lock_held_by_a_spooler_is_found_only_if_it_is_stopped(site: Site) -> 
     path = site.job(due=1000)
 
     def serve() -> object:
-        return spoolers.Presence(str(site.spool)), lock(path)
+        return spoolers.SpoolerFile(str(site.spool)), lock(path)
 
     with child(serve) as pid:
         assert site.examine() == [], "a job that runs is not late either"
@@ -538,7 +538,7 @@ def test_the_expected_owner_is_the_user_of_the_spoolers(tmp_path: Path) -> None:
     os.chown(site.spool, 4242, -1)
 
     def serve() -> object:
-        me = spoolers.Presence(str(site.spool))  # as root: another user cannot reach pytest's directories
+        me = spoolers.SpoolerFile(str(site.spool))  # as root: another user cannot reach pytest's directories
         os.setuid(4242)
         return me
 
@@ -722,7 +722,7 @@ def test_stranded_jobs_are_found_and_the_remedy_moves_them(site: Site) -> None:
     (finding,) = stranded(asked, [str(site.spool)])
     assert (finding.check, finding.severity) == ("stranded-job", "error")
     assert counts(finding, site) == [1]
-    spooler = spoolers.Presence(str(elsewhere.spool))
+    spooler = spoolers.SpoolerFile(str(elsewhere.spool))
     assert stranded(asked, [str(site.spool)]) == [], "a spooler runs them"
     spooler.leave()
     heal(finding)
@@ -837,7 +837,7 @@ def test_a_disk_that_is_nearly_full_is_found(site: Site, options: str, says: str
         if done.returncode:
             pytest.skip(f"only root may mount: {done.stderr}")
         mounted.callback(subprocess.run, ["umount", "--lazy", site.spool], check=True)
-        me = spoolers.Presence(str(site.spool))
+        me = spoolers.SpoolerFile(str(site.spool))
         mounted.callback(me.leave)
         if says == "inodes left":
             for number in range(2):

@@ -155,13 +155,13 @@ def test_files_that_root_creates_belong_to_the_owner_of_the_directory(folder: st
     gate.pause(folder)
     files.make_folder(f"{folder}/3")
     id = new_id()
-    running.Recorder(folder, id).close()
-    running.Recorder(folder, new_id())
+    running.AttemptFile(folder, id).close()
+    running.AttemptFile(folder, new_id())
     checkpoints.Checkpoint(folder, id).store(1)
     dead = spoolfile.write(folder, new_id(), b"x")
     morgue.quarantine(dead, folder, reason="x")
     spoolfile.write(f"{folder}/3", new_id(), b"x")
-    spoolers.Presence(folder)
+    spoolers.SpoolerFile(folder)
     made = [os.path.join(at, name) for at, folders, names in os.walk(folder) for name in folders + names]
     assert len(made) > 10
     assert {os.stat(path).st_uid for path in made} == {NOBODY}

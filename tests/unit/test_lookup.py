@@ -463,7 +463,7 @@ def test_the_state_of_a_dead_record_without_a_file_is_dead(directory: str) -> No
 def test_only_a_running_job_shows_the_progress_of_its_file(directory: str, work: Callable[[], None]) -> None:
     made = ends("well")
     work()
-    shown = running.Recorder(directory, made.id)
+    shown = running.AttemptFile(directory, made.id)
     shown.progress(Progress(1))
     assert lookup.find(made.id).progress is None
     shown.close()

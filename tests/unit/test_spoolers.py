@@ -13,18 +13,18 @@ from pathlib import Path
 
 import pytest
 
-from spoolkit.spooldir import spoolers as presence
+from spoolkit.spooldir import spoolers as spooler_files
 from spoolkit.system import process
 
 SPOOLER = """
 import signal, sys
-from spoolkit.spooldir.spoolers import Presence
+from spoolkit.spooldir.spoolers import SpoolerFile
 woken = 0
 def wake(signum, frame):
     global woken
     woken += 1
 signal.signal(signal.SIGUSR1, wake)
-me = Presence(sys.argv[1])
+me = SpoolerFile(sys.argv[1])
 print("up", flush=True)
 for command in sys.stdin:
     if command.strip() == "woken":
@@ -70,19 +70,19 @@ def spoolers(tmp_path: Path) -> Iterator[list[Spooler]]:
 
 
 def test_one_idle_spooler_is_woken(spoolers: list[Spooler], tmp_path: Path) -> None:
-    pid = presence.wake(str(tmp_path))
+    pid = spooler_files.wake(str(tmp_path))
     assert [spooler.woken() for spooler in spoolers] == [int(spooler.process.pid == pid) for spooler in spoolers]
 
 
 def test_in_a_burst_no_idle_one_is_left_asleep(spoolers: list[Spooler], tmp_path: Path) -> None:
-    assert {presence.wake(str(tmp_path)) for _ in range(100)} == {spooler.process.pid for spooler in spoolers}
+    assert {spooler_files.wake(str(tmp_path)) for _ in range(100)} == {spooler.process.pid for spooler in spoolers}
 
 
 def test_a_busy_one_is_left_alone_while_another_is_idle(spoolers: list[Spooler], tmp_path: Path) -> None:
     for spooler in spoolers[:2]:
         spooler.tell("busy")
     for _ in range(5):
-        assert presence.wake(str(tmp_path)) == spoolers[2].process.pid
+        assert spooler_files.wake(str(tmp_path)) == spoolers[2].process.pid
     assert [spooler.woken() for spooler in spoolers[:2]] == [0, 0]
 
 
@@ -90,20 +90,20 @@ def test_where_all_are_busy_each_is_woken_once_a_job(spoolers: list[Spooler], tm
     for spooler in spoolers:
         spooler.tell("busy")
     for _ in range(5):
-        assert presence.wake(str(tmp_path)) is None
+        assert spooler_files.wake(str(tmp_path)) is None
     assert [spooler.woken() for spooler in spoolers] == [1, 1, 1]
     spoolers[0].tell("busy")  # its next job
-    presence.wake(str(tmp_path))
+    spooler_files.wake(str(tmp_path))
     assert [spooler.woken() for spooler in spoolers] == [2, 1, 1]
     spoolers[0].tell("idle")
-    assert presence.wake(str(tmp_path)) == spoolers[0].process.pid
+    assert spooler_files.wake(str(tmp_path)) == spoolers[0].process.pid
 
 
 def test_the_dead_are_forgotten(spoolers: list[Spooler], tmp_path: Path) -> None:
     for spooler in spoolers[:2]:
         spooler.end()
     for _ in range(3):
-        assert presence.wake(str(tmp_path)) == spoolers[2].process.pid
+        assert spooler_files.wake(str(tmp_path)) == spoolers[2].process.pid
     assert os.listdir(tmp_path / "spoolers") == [str(spoolers[2].process.pid)]
 
 
@@ -111,13 +111,13 @@ def test_a_stranger_who_got_the_pid_is_not_signalled(spoolers: list[Spooler], tm
     for spooler in spoolers:
         path = tmp_path / "spoolers" / str(spooler.process.pid)
         path.write_bytes(path.read_bytes().replace(b" ", b" 1", 1))  # another start time
-    assert presence.wake(str(tmp_path)) is None
+    assert spooler_files.wake(str(tmp_path)) is None
     assert [spooler.woken() for spooler in spoolers] == [0, 0, 0]
 
 
 WAKER = """
 import os, resource, sys
-from spoolkit.spooldir import spoolers as presence; from spoolkit.system import process
+from spoolkit.spooldir import spoolers; from spoolkit.system import process
 process._boot()
 """
 NO_DESCRIPTORS = (
@@ -148,7 +148,7 @@ def test_who_is_short_of_something_wakes_whom_it_can_and_forgets_nobody(
         spooler.tell("busy")
     known = set(os.listdir(tmp_path / "spoolers"))
     done = subprocess.run(
-        [sys.executable, "-c", f"{trouble}\npresence.wake(sys.argv[1])", tmp_path], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", f"{trouble}\nspoolers.wake(sys.argv[1])", tmp_path], stderr=subprocess.PIPE, text=True
     )
     assert done.stderr == "", "the job is accepted already: wake() never raises"
     assert set(os.listdir(tmp_path / "spoolers")) == known
@@ -161,12 +161,12 @@ def test_who_leaves_is_gone(spoolers: list[Spooler], tmp_path: Path) -> None:
 
 
 def test_nobody_there(tmp_path: Path) -> None:
-    assert presence.wake(str(tmp_path / "nowhere")) is None
+    assert spooler_files.wake(str(tmp_path / "nowhere")) is None
     (tmp_path / "spoolers").mkdir()
     (tmp_path / "spoolers" / "12345678").write_bytes(b"00")
     for name in ("no-pid", "²", "0"):
         (tmp_path / "spoolers" / name).write_bytes(b"00")
-    assert presence.wake(str(tmp_path)) is None
+    assert spooler_files.wake(str(tmp_path)) is None
 
 
 def test_a_process_is_told_by_what_never_changes_in_it() -> None:
@@ -182,17 +182,17 @@ def test_a_process_is_told_by_what_never_changes_in_it() -> None:
 
 def test_it_is_private_and_leaves_no_descriptor_open(tmp_path: Path) -> None:
     before = os.listdir("/proc/self/fd")
-    me = presence.Presence(str(tmp_path))
+    me = spooler_files.SpoolerFile(str(tmp_path))
     file = tmp_path / "spoolers" / str(me.pid)
     assert [stat.S_IMODE(path.stat().st_mode) for path in (file.parent, file)] == [0o700, 0o600]
     file.write_bytes(file.read_bytes() + b"of another")  # or SIGUSR1 would end the tests
-    presence.wake(str(tmp_path))
+    spooler_files.wake(str(tmp_path))
     me.leave()
     assert os.listdir("/proc/self/fd") == before
 
 
 def test_a_task_that_closes_everything_hurts_only_itself(tmp_path: Path) -> None:
-    me = presence.Presence(str(tmp_path))
+    me = spooler_files.SpoolerFile(str(tmp_path))
     os.close(me._fd)
     me.busy()
     me.idle()
@@ -201,7 +201,7 @@ def test_a_task_that_closes_everything_hurts_only_itself(tmp_path: Path) -> None
 
 
 def test_its_descriptor_is_out_of_uwsgis_way(tmp_path: Path) -> None:
-    me = presence.Presence(str(tmp_path))
+    me = spooler_files.SpoolerFile(str(tmp_path))
     try:
         assert me._fd > 3, "uWSGI puts /dev/null over descriptor 0 after the fork"
     finally:
@@ -217,5 +217,5 @@ def test_no_descriptor_is_left_open_where_the_file_cannot_be_written(
     before = os.listdir("/proc/self/fd")
     monkeypatch.setattr(os, "rename", full)
     with pytest.raises(OSError, match="full"):
-        presence.Presence(str(tmp_path))
+        spooler_files.SpoolerFile(str(tmp_path))
     assert len(os.listdir("/proc/self/fd")) == len(before)

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from spoolkit.errors import ArgumentTypeError, JobCancelled, NoCurrentJobError, shown
 from spoolkit.job import JobSpec, Progress
 from spoolkit.spooldir.checkpoints import Checkpoint
-from spoolkit.spooldir.running import Recorder
+from spoolkit.spooldir.running import AttemptFile
 
 T = TypeVar("T")
 
@@ -29,7 +29,7 @@ class CurrentJob(JobSpec):
     attempt: int = 1
     #: How many attempts the job may have.
     max_attempts: int = 1
-    _recorder: Recorder | None = field(default=None, repr=False, compare=False)
+    _attempt_file: AttemptFile | None = field(default=None, repr=False, compare=False)
     _saw_cancellation: list[bool] = field(default_factory=list, repr=False, compare=False)
     _checkpoint: Checkpoint = field(default_factory=Checkpoint, repr=False, compare=False)
     _loops: Iterator[int] = field(default_factory=count, repr=False, compare=False)
@@ -37,7 +37,7 @@ class CurrentJob(JobSpec):
     @property
     def cancelled(self) -> bool:
         """Whether somebody has asked the job to stop. If the task then returns, the job ends as cancelled."""
-        if self._recorder is None or not self._recorder.cancelled:
+        if self._attempt_file is None or not self._attempt_file.cancel_asked:
             return False
         self._saw_cancellation.append(True)
         return True
@@ -56,8 +56,8 @@ class CurrentJob(JobSpec):
         """
         text = note if isinstance(note, str) else shown(note)
         reached = Progress(_number("done", done), None if total is None else _number("total", total), text[:NOTE_LIMIT])
-        if self._recorder is not None:
-            self._recorder.progress(reached)
+        if self._attempt_file is not None:
+            self._attempt_file.progress(reached)
         if self.cancelled:
             raise JobCancelled(job=self.id)
 

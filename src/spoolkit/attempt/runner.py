@@ -19,7 +19,7 @@ from spoolkit.job import Cancelled, Done, Failure, JobSpec, Outcome, Progress, R
 from spoolkit.registry import Declared
 from spoolkit.settings import Settings
 from spoolkit.spooldir.checkpoints import Checkpoint
-from spoolkit.spooldir.running import Recorder
+from spoolkit.spooldir.running import AttemptFile
 from spoolkit.store.claims import Granted
 from spoolkit.store.transitions import Result
 from spoolkit.system import clock, task_signals
@@ -69,12 +69,12 @@ def run(
         owns_process: Whether this process runs one job at a time and may be ended for it.
     """
     options, tracked = declared.options, spool_dir is not None
-    recorder = None if spool_dir is None else Recorder(spool_dir, job.id)
+    attempt_file = None if spool_dir is None else AttemptFile(spool_dir, job.id)
     current = CurrentJob(
         **vars(job),
         attempt=start.attempt,
         max_attempts=start.attempt - start.attempt_since_reset + options.attempts,
-        _recorder=recorder,
+        _attempt_file=attempt_file,
         _checkpoint=Checkpoint(spool_dir, job.id),
     )
     returned: object = None
@@ -86,9 +86,9 @@ def run(
         with ExitStack() as within:
             if owns_process:
                 limit = None if options.timeout is None else options.timeout + config.timeout_grace
-                within.enter_context(timeouts.hard(limit, -1 if recorder is None else recorder.fd))
-            if recorder is not None:
-                within.enter_context(output.to(recorder.write))
+                within.enter_context(timeouts.hard(limit, -1 if attempt_file is None else attempt_file.fd))
+            if attempt_file is not None:
+                within.enter_context(output.to(attempt_file.write))
             within.enter_context(calling.soft_limit(declared.function, options.timeout))
             within.enter_context(application.context(job.app))
             within.enter_context(running(current))
@@ -102,11 +102,11 @@ def run(
     damage = [] if state is None else state.restore()
     outcome = _decide(options, start.attempt_since_reset, returned, error)
     # A task that stopped because it was asked to is not done, and a job that somebody cancelled is not tried again.
-    if isinstance(outcome, RetryAt) and recorder is not None and recorder.cancelled:
+    if isinstance(outcome, RetryAt) and attempt_file is not None and attempt_file.cancel_asked:
         outcome = Cancelled(outcome.failure)
     elif isinstance(outcome, Done) and current._saw_cancellation:
         outcome = Cancelled(Failure("the task stopped when it was asked to", ending="cancelled"))
-    if recorder is not None and recorder.is_lost:
+    if attempt_file is not None and attempt_file.is_lost:
         damage.append(process_state.CLOSED)
     process_state.stop_log_handlers_if_closed(damage)
     job_log.ended(job, outcome, error, job_log.took(start.attempt, current.max_attempts, began), tracked=tracked)
@@ -117,12 +117,12 @@ def run(
     elif damage:
         job_log.damaged(job, damage)
     ended = AttemptResult(outcome, start.attempt, recordable=start.recorded, damage=tuple(damage), logged=True)
-    if recorder is None:
+    if attempt_file is None:
         return ended
-    text = recorder.log()
-    recorder.close()
+    text = attempt_file.log()
+    attempt_file.close()
     value = _encode(outcome.result, config.max_result) if isinstance(outcome, Done) else None
-    return replace(ended, result=value, progress=recorder.last, log=text)
+    return replace(ended, result=value, progress=attempt_file.last_progress, log=text)
 
 
 def _decide(options: TaskOptions, attempt: int, returned: object, error: BaseException | None) -> Outcome:

@@ -1,7 +1,7 @@
-"""What a running attempt shows of itself: progress, log, and whether it shall stop. One small file, ``running/<id>``.
+"""What does a running attempt show, and was it asked to stop? The file ``running/<id>`` holds progress, log and a flag.
 
-It lies in the page cache and not in the store, so that a task may report ten thousand times a second; it outlives the
-process, so that what a crash leaves behind can be read; and who wants the job to stop leaves the word there.
+It is in the page cache, not in the store, so that a task may report ten thousand times a second. It outlives the
+process, so that the log of a crash can be read. A process that wants the job to stop sets the flag.
 """
 
 from __future__ import annotations
@@ -15,27 +15,32 @@ from spoolkit.system import files, process
 
 FOLDER = "running"
 LOG_LIMIT = 64 * 1024
-"""Bytes of a log that are kept: its end."""
+"""How many bytes of a log are kept: its end."""
 
 _HEADER = 1024
 _OWNER = 896
-"""Where in the header the process stands that runs the attempt; before it, the progress."""
+"""The offset in the header of the process that runs the attempt. The stop flag and the progress are before it."""
 
 _STOP = b"1"
 
 
-class Recorder:
-    """The file of one attempt of the job ``id``, made in ``folder``. Where it cannot be made, nothing is shown."""
+class AttemptFile:
+    """The file of one attempt. If it cannot be made, nothing is shown and nothing is raised.
 
-    def __init__(self, folder: str, id: str) -> None:
-        self.path = os.path.join(folder, FOLDER, id)
+    Args:
+        spool_dir: The spool directory that holds the file.
+        id: The id of the job.
+    """
+
+    def __init__(self, spool_dir: str, id: str) -> None:
+        self.path = os.path.join(spool_dir, FOLDER, id)
         self.fd = -1
-        self.last: Progress | None = None
+        self.last_progress: Progress | None = None
         self._size = 0
         self._file: tuple[int, int] | None = None
         with contextlib.suppress(OSError):
-            self.fd = _opened(self.path)
-            # The word to stop is kept: it may have been left before this attempt came so far.
+            self.fd = _open(self.path)
+            # The stop flag is kept: it may have been set before this attempt came so far.
             os.truncate(self.fd, min(1, os.fstat(self.fd).st_size))
             os.lseek(self.fd, _HEADER, os.SEEK_SET)
             self._file = process.file_of(self.fd)
@@ -43,32 +48,32 @@ class Recorder:
 
     @property
     def is_lost(self) -> bool:
-        """Whether the task has closed descriptors that were not its own."""
+        """Whether the task has closed this file, which is not its own."""
         return self._file is not None and process.file_of(self.fd) != self._file
 
     @property
     def _own(self) -> int:
-        """The descriptor; -1, which every call refuses, where its number is not ours any more."""
-        # Asked before each use: a task that closed all descriptors may have another file under this number.
+        """The descriptor; -1, which every system call refuses, if its number now means another file."""
+        # Checked before each use: a task that closed all descriptors may have opened another file under this number.
         return -1 if self.is_lost else self.fd
 
     @property
-    def cancelled(self) -> bool:
-        """Whether somebody asked the job to stop."""
+    def cancel_asked(self) -> bool:
+        """Whether the job was asked to stop."""
         try:
             return os.pread(self._own, 1, 0) == _STOP
         except OSError:
             return False
 
     def progress(self, progress: Progress) -> None:
-        """Show how far the job is."""
-        line = _line(progress)  # before it is kept: what cannot be written here cannot be recorded either
-        self.last = progress
+        """Show the progress of the job. Raises ``ValueError`` or ``TypeError`` if it cannot be written as JSON."""
+        line = _line(progress)  # first: progress that cannot be written here cannot be recorded either
+        self.last_progress = progress
         with contextlib.suppress(OSError):
             os.pwrite(self._own, line, 1)
 
     def write(self, text: str) -> None:
-        """Add to the log."""
+        """Add ``text`` to the log."""
         data = text.encode("utf-8", "backslashreplace")[-LOG_LIMIT:]
         with contextlib.suppress(OSError):
             self._size += os.write(self._own, data)
@@ -77,14 +82,14 @@ class Recorder:
 
     def _cut(self) -> None:
         end = os.lseek(self.fd, 0, os.SEEK_END)
-        kept = os.pread(self.fd, LOG_LIMIT, end - LOG_LIMIT)
-        os.pwrite(self.fd, kept, _HEADER)
-        os.ftruncate(self.fd, _HEADER + len(kept))
+        data = os.pread(self.fd, LOG_LIMIT, end - LOG_LIMIT)
+        os.pwrite(self.fd, data, _HEADER)
+        os.ftruncate(self.fd, _HEADER + len(data))
         self._size = os.lseek(self.fd, 0, os.SEEK_END) - _HEADER
 
     def log(self) -> str:
-        """The end of the log."""
-        with contextlib.suppress(OSError):  # the task closed what is not its own
+        """Return the end of the log, at most :data:`LOG_LIMIT` bytes of it."""
+        with contextlib.suppress(OSError):  # the task has closed this file
             return _log(self._own) if self._size else ""
         return ""
 
@@ -95,10 +100,10 @@ class Recorder:
         self.fd = -1
 
 
-def is_running(folder: str, id: str) -> bool:
-    """Whether another process is at an attempt of the job ``id``, by what it has left there."""
+def is_running(spool_dir: str, id: str) -> bool:
+    """Return whether another process is running an attempt of the job ``id``, by the file of that attempt."""
     try:
-        fd = files.open_regular(os.path.join(folder, FOLDER, id))
+        fd = files.open_regular(os.path.join(spool_dir, FOLDER, id))
     except OSError:
         return False
     try:
@@ -109,10 +114,18 @@ def is_running(folder: str, id: str) -> bool:
     return pid.isdigit() and int(pid) != os.getpid() and process.is_alive(int(pid), space + identity)
 
 
-def read(folder: str, id: str) -> tuple[Progress | None, str]:
-    """The progress and the log of the attempt that runs, or that its process did not live to record."""
+def read(spool_dir: str, id: str) -> tuple[Progress | None, str]:
+    """Read the file of an attempt that is running, or whose process died before it recorded its end.
+
+    Args:
+        spool_dir: The spool directory that holds the file.
+        id: The id of the job.
+
+    Returns:
+        The progress, ``None`` if the task reported none, and the end of the log. ``(None, "")`` if there is no file.
+    """
     try:
-        fd = files.open_regular(os.path.join(folder, FOLDER, id))
+        fd = files.open_regular(os.path.join(spool_dir, FOLDER, id))
     except OSError:
         return None, ""
     try:
@@ -123,44 +136,36 @@ def read(folder: str, id: str) -> tuple[Progress | None, str]:
         os.close(fd)
 
 
-def ask_to_stop(folder: str, id: str) -> None:
-    """Leave word for the running job ``id``."""
+def ask_to_stop(spool_dir: str, id: str) -> None:
+    """Set the stop flag of the running job ``id``. Never raises ``OSError``."""
     with contextlib.suppress(OSError):
-        path = os.path.join(folder, FOLDER, id)
-        try:
-            fd = files.create(path)
-        except FileExistsError:
-            fd = files.open_regular(path, os.O_RDWR)
+        fd = files.open_or_create(os.path.join(spool_dir, FOLDER, id))
         try:
             os.pwrite(fd, _STOP, 0)
         finally:
             os.close(fd)
 
 
-def delete(folder: str, id: str) -> None:
-    """Remove what the attempt left behind."""
-    files.remove(os.path.join(folder, FOLDER, id))
+def delete(spool_dir: str, id: str) -> None:
+    """Delete the file of the job's attempt, if there is one. Never raises ``OSError``."""
+    files.remove(os.path.join(spool_dir, FOLDER, id))
 
 
-def job_ids(folder: str) -> list[str]:
-    """The jobs of which an attempt's file is there."""
+def job_ids(spool_dir: str) -> list[str]:
+    """Return the ids of the jobs for which there is a file of an attempt."""
     try:
-        return os.listdir(os.path.join(folder, FOLDER))
+        return os.listdir(os.path.join(spool_dir, FOLDER))
     except OSError:
         return []
 
 
-def _opened(path: str) -> int:
-    """A descriptor of the file, which is made, with its folder, where it is missing."""
+def _open(path: str) -> int:
+    """Open the file of an attempt. It is created if it is missing, and so is its folder."""
     try:
-        return files.create(path)
+        return files.open_or_create(path)
     except FileNotFoundError:
         files.make_folder(os.path.dirname(path))
-        with contextlib.suppress(FileExistsError):
-            return files.create(path)
-    except FileExistsError:
-        pass
-    return files.open_regular(path, os.O_RDWR)
+        return files.open_or_create(path)
 
 
 def _line(progress: Progress) -> bytes:
@@ -173,7 +178,7 @@ def _line(progress: Progress) -> bytes:
 
 
 def _progress(fd: int) -> Progress | None:
-    for _ in range(3):  # a line that is being written may be read half
+    for _ in range(3):  # another process may be writing the line at this moment
         line = os.pread(fd, _OWNER - 1, 1).strip(b" \0")
         if not line:
             return None

@@ -1,8 +1,9 @@
-"""Which spooler processes serve a directory, and which of them to wake for a new job.
+"""Which spoolers serve a spool directory, and which of them must be woken for a new job?
 
-Each spooler keeps a small file, ``DIRECTORY/spoolers/<pid>``: two flag bytes (busy, woken) and its identity. So whoever
-enqueues, within uWSGI or not, wakes one idle spooler instead of all, and also a busy one, which uWSGI itself never
-does: a job enqueued while every spooler is busy would wait for ``spooler-frequency`` after they are free.
+Each spooler has a small file, ``spoolers/<pid>``: two flag bytes (busy, woken) and the identity of the process. So the
+process that enqueues a job, under uWSGI or not, wakes one idle spooler instead of all. It also wakes busy ones, which
+uWSGI itself never does: a job enqueued while all spoolers are busy would wait for up to ``spooler-frequency`` seconds
+after they are idle again.
 """
 
 from __future__ import annotations
@@ -19,36 +20,50 @@ from spoolkit.system import clock, files, process
 FOLDER = files.SPOOLERS
 
 GENERATION = "generation"
+"""The file that says since when the HTTP processes run the present code."""
 
-BROKEN = "broken"
+LOAD_ERROR = "broken"
+"""The file that says why spoolers cannot load the application."""
 
 _STOP_MARK = "stopped."
 
-COMPLAINT_PAUSE = 60
-"""Seconds between two log lines about an application that spoolers cannot load."""
+LOG_INTERVAL = 60
+"""Seconds between two log lines about the same application that spoolers cannot load."""
 
-FRESH = 15.0
-"""Seconds for which spoolers are taken to be trying still."""
+RECENT = 15.0
+"""Seconds after a load error for which spoolers are taken to be trying again."""
 
 _BUSY, _WOKEN = 0, 1
-_HEAD = 2
+"""The offsets of the flags."""
+
+_FLAGS = 2
+"""How many bytes of flags precede the identity."""
 
 
-class Presence:
-    """This process, as a spooler of ``directory``. Make it only once SIGUSR1 is handled: by default it kills."""
+class SpoolerFile:
+    """The file of this process as a spooler.
 
-    def __init__(self, directory: str) -> None:
-        folder = os.path.join(directory, FOLDER)
+    Make it only once SIGUSR1 is handled: from then on, other processes send it, and by default it kills.
+
+    Args:
+        spool_dir: The spool directory.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+
+    def __init__(self, spool_dir: str) -> None:
+        folder = os.path.join(spool_dir, FOLDER)
         files.make_folder(folder)
         self.pid = os.getpid()
         self._path = os.path.join(folder, str(self.pid))
         temporary = f"{self._path}.new"
-        files.remove(temporary)  # of a process of the same number
+        files.remove(temporary)  # left by a killed process with the same pid
         fd = files.create(temporary)
         try:
             os.write(fd, b"00" + process.own())
             os.rename(temporary, self._path)
-            # uWSGI puts /dev/null over descriptor 0 after the fork, which may be the one that open() just gave.
+            # uWSGI opens /dev/null as descriptor 0 after the fork, which may be the one that was just opened here.
             self._fd = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10)
             self._file = process.file_of(self._fd)
         finally:
@@ -56,90 +71,103 @@ class Presence:
 
     @property
     def is_lost(self) -> bool:
-        """Whether a task has closed the file, and its descriptor may be another file's."""
+        """Whether a task has closed this file, so that its descriptor may mean another file."""
         return process.file_of(self._fd) != self._file
 
     def busy(self) -> None:
-        """A job starts here; who enqueues from now on may ask for another look at the directory."""
+        """Say that this process runs a job. Processes that enqueue jobs from now on may ask it for another scan."""
         self._flag(b"10")
 
     def idle(self) -> None:
-        """The job is over."""
+        """Say that this process runs no job."""
         self._flag(b"00")
 
     def _flag(self, flags: bytes) -> None:
-        # A full disk, or a task that closed what is not its own, costs promptness; it must not cost the job.
+        # If the disk is full or a task has closed the file, jobs may start later. The present one must not fail for it.
         with contextlib.suppress(OSError):
             if not self.is_lost:
                 os.pwrite(self._fd, flags, 0)
 
     def leave(self) -> None:
-        """This process serves the directory no more."""
+        """Remove the file: this process no longer serves the directory. Never raises ``OSError``."""
         files.remove(self._path)
         with contextlib.suppress(OSError):
             if not self.is_lost:
                 os.close(self._fd)
 
 
-def busy(directories: Iterable[str], pids: Iterable[int] | None = None) -> list[int]:
-    """The spoolers of these spool directories that are running a job, in order; only those of ``pids``, if given."""
-    present = (one for directory in directories for one in _present(directory))
+def busy(spool_dirs: Iterable[str], pids: Iterable[int] | None = None) -> list[int]:
+    """Return the pids of the living spoolers that are running a job, in order. Never raises ``OSError``.
+
+    Args:
+        spool_dirs: The spool directories that they serve.
+        pids: Only spoolers with these pids; ``None``: all.
+    """
+    present = (one for spool_dir in spool_dirs for one in _present(spool_dir))
     found = {pid for pid, flags in present if flags[_BUSY : _BUSY + 1] == b"1"}
     return sorted(found if pids is None else found.intersection(pids))
 
 
-def pids(directory: str) -> list[int]:
-    """The pids of the living spoolers of ``directory``, in order. Never raises."""
-    return sorted(pid for pid, _ in _present(directory))
+def pids(spool_dir: str) -> list[int]:
+    """Return the pids of the living spoolers of ``spool_dir``, in order. Never raises ``OSError``."""
+    return sorted(pid for pid, _ in _present(spool_dir))
 
 
-def _present(directory: str) -> Iterator[tuple[int, bytes]]:
-    """The living spoolers of ``directory``, each with its flags."""
-    folder = os.path.join(directory, FOLDER)
-    with contextlib.suppress(OSError):
-        for name in os.listdir(folder):
-            if not (name.isascii() and name.isdigit()):
-                continue
-            with contextlib.suppress(OSError):
-                fd = files.open_regular(os.path.join(folder, name))
-                try:
-                    data = os.read(fd, 256)
-                finally:
-                    os.close(fd)
-                if process.is_alive(int(name), data[_HEAD:]):
-                    yield int(name), data[:_HEAD]
+def _present(spool_dir: str) -> Iterator[tuple[int, bytes]]:
+    """Yield the pid and the flags of each living spooler."""
+    folder = os.path.join(spool_dir, FOLDER)
+    for name in _pid_names(folder):
+        with contextlib.suppress(OSError):
+            data = files.read(os.path.join(folder, name)) or b""
+            if data and process.is_alive(int(name), data[_FLAGS:]):
+                yield int(name), data[:_FLAGS]
 
 
-def publish_generation(directory: str, pid: int) -> None:
-    """Publish that spoolers which started before the process ``pid`` run older code. Never raises."""
-    with contextlib.suppress(OSError):
-        files.write(os.path.join(directory, FOLDER, GENERATION), process.identity(pid))
-
-
-def outdated_pids(directory: str) -> list[int]:
-    """The living spoolers of ``directory`` that started before its uWSGI was reloaded, in order. Never raises."""
+def _pid_names(folder: str) -> list[str]:
     try:
-        since, boot = (files.read(os.path.join(directory, FOLDER, GENERATION)) or b"").split()
+        return [name for name in os.listdir(folder) if name.isascii() and name.isdigit()]
+    except OSError:
+        return []
+
+
+def publish_generation(spool_dir: str, pid: int) -> None:
+    """Say that spoolers that started before the process ``pid`` run older code. Never raises ``OSError``."""
+    with contextlib.suppress(OSError):
+        files.write(os.path.join(spool_dir, FOLDER, GENERATION), process.identity(pid))
+
+
+def outdated_pids(spool_dir: str) -> list[int]:
+    """Return the pids of the living spoolers that run code from before the last reload, in order. Never raises."""
+    try:
+        since, boot = (files.read(os.path.join(spool_dir, FOLDER, GENERATION)) or b"").split()
     except (OSError, ValueError):
         return []
     older = []
-    for pid in pids(directory):
+    for pid in pids(spool_dir):
         words = process.identity(pid).split()
         if words[1] == boot and words[0].isdigit() and int(words[0]) < int(since):
             older.append(pid)
     return older
 
 
-def publish_load_error(directory: str, text: str) -> bool:
-    """Publish why a spooler could not load its application; whether that must be logged again. Never raises."""
-    path = os.path.join(directory, FOLDER, BROKEN)
+def publish_load_error(spool_dir: str, text: str) -> bool:
+    """Say why a spooler could not load the application.
+
+    Args:
+        spool_dir: The spool directory.
+        text: The reason.
+
+    Returns:
+        Whether the caller must log it: not if one of the spoolers has done so within :data:`LOG_INTERVAL`.
+    """
+    path = os.path.join(spool_dir, FOLDER, LOAD_ERROR)
     try:
         files.make_folder(os.path.dirname(path))
-        with open(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600), "r+b") as file:
+        with open(files.open_or_create(path), "r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             logged = file.readline()
             now = clock.now()
-            due = not logged.strip().isdigit() or not 0 <= now - int(logged) < COMPLAINT_PAUSE
+            due = not logged.strip().isdigit() or not 0 <= now - int(logged) < LOG_INTERVAL
             file.seek(0)
             file.truncate()
             file.write(b"%d\n%s" % (now if due else int(logged), text.encode("utf-8", "backslashreplace")[:1000]))
@@ -148,46 +176,45 @@ def publish_load_error(directory: str, text: str) -> bool:
         return True
 
 
-def clear_load_error(directory: str) -> None:
-    """Take that back. Never raises."""
-    with contextlib.suppress(OSError):
-        os.unlink(os.path.join(directory, FOLDER, BROKEN))
+def clear_load_error(spool_dir: str) -> None:
+    """Take back what :func:`publish_load_error` said. Never raises ``OSError``."""
+    files.remove(os.path.join(spool_dir, FOLDER, LOAD_ERROR))
 
 
-def load_error(directory: str) -> str | None:
-    """Why spoolers of ``directory`` cannot load their application, if they have just tried. Never raises."""
+def load_error(spool_dir: str) -> str | None:
+    """Return why spoolers cannot load the application; ``None`` if none has failed recently. Never raises."""
     try:
-        fd = os.open(os.path.join(directory, FOLDER, BROKEN), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        with open(fd, "rb") as file:
-            # Each try writes it again: uWSGI starts a spooler every second or so.
-            if not abs(clock.now() - os.fstat(fd).st_mtime) < FRESH:
+        with open(files.open_regular(os.path.join(spool_dir, FOLDER, LOAD_ERROR)), "rb") as file:
+            # Each attempt writes the file again: uWSGI starts a spooler every second or so.
+            if not abs(clock.now() - os.fstat(file.fileno()).st_mtime) < RECENT:
                 return None
             return file.read(2000).partition(b"\n")[2].decode("utf-8", "replace") or None
     except OSError:
         return None
 
 
-def wake_all(directory: str) -> None:
-    """Have every spooler of ``directory`` look at once. Never raises."""
-    for pid, _ in _present(directory):
+def wake_all(spool_dir: str) -> None:
+    """Have all spoolers of ``spool_dir`` scan it now. Never raises ``OSError``."""
+    for pid, _ in _present(spool_dir):
         _signal(pid)
 
 
-def wake(directory: str) -> int | None:
-    """Have a new job looked at: signal one idle spooler, or, where all are busy, each of them once.
+def wake(spool_dir: str) -> int | None:
+    """Have a new job found: wake one idle spooler, or, if all are busy, each of them once.
 
-    Returns the pid of the idle one, if any. Never raises: the job is accepted already, and
-    uWSGI looks by itself every ``spooler-frequency``.
+    Never raises ``OSError``: the job is accepted already, and uWSGI scans every ``spooler-frequency`` seconds anyway.
+
+    Args:
+        spool_dir: The spool directory.
+
+    Returns:
+        The pid of the idle spooler; ``None`` if there is none.
     """
     idle: list[int] = []
     busy: list[tuple[int, int]] = []
-    folder = os.path.join(directory, FOLDER)
-    try:
-        names = [name for name in os.listdir(folder) if name.isascii() and name.isdigit()]
-    except OSError:
-        return None
+    folder = os.path.join(spool_dir, FOLDER)
     with contextlib.ExitStack() as opened:
-        for name in names:
+        for name in _pid_names(folder):
             path, pid = os.path.join(folder, name), int(name)
             try:
                 fd = files.open_regular(path, os.O_RDWR)
@@ -196,20 +223,20 @@ def wake(directory: str) -> int | None:
                 identity = process.identity(pid)
             except OSError:
                 continue
-            if data[_HEAD:] != identity:
-                # Dead, and its pid may be another process by now, which SIGUSR1 would kill.
+            if data[_FLAGS:] != identity:
+                # Dead, and its pid may by now be that of another process, which SIGUSR1 would kill.
                 files.remove(path)
             elif data[_BUSY : _BUSY + 1] == b"0":
                 idle.append(pid)
             elif data[_WOKEN : _WOKEN + 1] == b"0":
                 busy.append((pid, fd))
-        # At random: in a burst, everybody picking the first would leave the others asleep.
+        # In random order: if all callers in a burst woke the first spooler, the others would stay idle.
         random.shuffle(idle)
         for pid in idle:
             if _signal(pid):
                 return pid
         for pid, fd in busy:
-            # Once per job: each further signal would cost one more scan of the directory afterwards.
+            # Once per running job: each further signal would cost one more scan of the directory afterwards.
             with contextlib.suppress(OSError):
                 os.pwrite(fd, b"1", _WOKEN)
             _signal(pid)

@@ -220,7 +220,7 @@ def _dead(error: SpoolkitError) -> Dead:
 # The file of another library
 
 
-def execute_foreign(env: bridge.Env, file: SpoolFileRef, presence: spoolers.Presence | None) -> tuple[int, bool]:
+def execute_foreign(env: bridge.Env, file: SpoolFileRef, presence: spoolers.SpoolerFile | None) -> tuple[int, bool]:
     """Have another library run the job of a spool file, and settle the file.
 
     Args:

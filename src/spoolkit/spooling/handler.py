@@ -37,7 +37,7 @@ class _ThisProcess:
     #: Where tasks run: the directory in which the first task was declared. uWSGI stands in the spool directory.
     working_directory: str | None = None
     #: What tells others that this process serves a spool directory, and whether it is busy.
-    presence: spoolers.Presence | None = None
+    presence: spoolers.SpoolerFile | None = None
     #: When it may try to load the application, on the monotonic clock; infinite once it has.
     next_load: float = 0.0
 
@@ -72,7 +72,7 @@ def start(spool_dir: str) -> None:
         if os.path.realpath(os.curdir) != os.path.realpath(spool_dir):
             startup.set_unreadable_files_aside(spool_dir)
         retention.delete_leftovers(locations.store(), spool_dir)
-        this_process.presence = spoolers.Presence(spool_dir)
+        this_process.presence = spoolers.SpoolerFile(spool_dir)
         if bridge.is_uwsgi():
             options = {**bridge.options(), **served.options()}
             instance.publish(spool_dir, options, bridge.master_pid(), bridge.version(), bridge.directories())

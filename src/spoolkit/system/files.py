@@ -120,6 +120,17 @@ def create(path: str) -> int:
     return fd
 
 
+def open_or_create(path: str) -> int:
+    """Open a file for reading and writing, created as by :func:`create` if it is missing, and return its descriptor.
+
+    Raises ``OSError``, and :class:`NotOursError` if ``path`` is not a regular file of the right owner.
+    """
+    try:
+        return create(path)
+    except FileExistsError:
+        return open_regular(path, os.O_RDWR)
+
+
 def write(path: str, data: bytes) -> None:
     """Write ``data`` to a small file, whole or not at all. Raises ``OSError``."""
     temporary = f"{path}.{os.getpid()}-{threading.get_native_id()}.new"
