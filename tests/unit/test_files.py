@@ -378,7 +378,7 @@ def test_another_directory_is_not_paused_nor_a_queue(tmp_path: Path) -> None:
     SpoolKit(app)
     for words in (["pause"], ["drain"], ["resume"]):
         assert app.test_cli_runner().invoke(commands, [*words, str(other)]).exit_code == 2
-    with app.app_context(), pytest.raises(QueueOptionError, match="no spool directory"):
+    with app.app_context(), pytest.raises(QueueOptionError, match="not a spool directory"):
         leaves_a_mark.using(queue=str(other))("x")
     assert list(other.iterdir()) == []
 
