@@ -60,7 +60,7 @@ def test_the_next_attempt_begins_anew(folder: str) -> None:
     earlier.progress(Progress(3))
     now = AttemptFile(folder, ID)
     assert read(folder, ID) == (None, "")
-    assert (now.last, now.log()) == (None, "")
+    assert (now.last_progress, now.log()) == (None, "")
     now.write("now")
     assert read(folder, ID) == (None, "now")
 
