@@ -366,7 +366,7 @@ def test_get_finds_a_job_by_its_id_in_another_process(work: Callable[[], None]) 
 def test_a_handle_of_a_deleted_record_raises_unknown_job_error(work: Callable[[], None]) -> None:
     job = gives_back(1)
     work()
-    retention.prune(locations.store(), [State.DONE], time.time() + 1, 10)
+    retention.delete_rows(locations.store(), [State.DONE], time.time() + 1, 10)
     for ask in ("status", "state", "attempt", "attempts", "progress", "result"):
         with pytest.raises(UnknownJobError):
             getattr(job, ask)

@@ -38,7 +38,7 @@ from spoolkit.job import (
 )
 from spoolkit.store import Store, database, rows
 from spoolkit.store.claims import ARGUMENTS_LIMIT, AlreadySettled, Granted, InUse, PreviousCrashed
-from spoolkit.store.retention import prune
+from spoolkit.store.retention import delete_rows
 from spoolkit.store.transitions import Result
 from spoolkit.system import clock, process
 
@@ -639,44 +639,46 @@ def ended(store: Store, at: Callable[[float], None], number: int, state: State, 
     return job.id
 
 
-def test_prune_deletes_old_jobs_with_their_events(store: Store, at: Callable[[float], None]) -> None:
+def test_delete_rows_deletes_old_jobs_with_their_events(store: Store, at: Callable[[float], None]) -> None:
     old = ended(store, at, 1, State.DONE, 100.0)
     edge = ended(store, at, 2, State.DONE, 200.0)
     cancelled = ended(store, at, 3, State.CANCELLED, 100.0)
     dead = ended(store, at, 4, State.DEAD, 100.0)
     retrying = ended(store, at, 5, State.RETRYING, 100.0)
-    assert prune(store, (State.DONE, State.CANCELLED), 200.0, 100) == 2
+    assert delete_rows(store, (State.DONE, State.CANCELLED), 200.0, 100) == 2
     assert set(store.states([old, edge, cancelled, dead, retrying])) == {edge, dead, retrying}
     assert events_of(store, old) == []
     assert kinds(store, edge) == ["started", "done"]
 
 
-def test_prune_deletes_the_oldest_first_up_to_the_limit(store: Store, at: Callable[[float], None]) -> None:
+def test_delete_rows_deletes_the_oldest_first_up_to_the_limit(store: Store, at: Callable[[float], None]) -> None:
     ids = [ended(store, at, number, State.DONE, 200.0 - number) for number in range(1, 8)]
     also = ended(store, at, 9, State.CANCELLED, 1.0)
-    assert prune(store, (State.DONE, State.CANCELLED), 1000.0, 3) == 3
+    assert delete_rows(store, (State.DONE, State.CANCELLED), 1000.0, 3) == 3
     assert set(store.states([*ids, also])) == {*ids[:4], also}
-    assert prune(store, (State.DONE, State.CANCELLED), 1000.0, 5) == 5
-    assert prune(store, (State.DONE, State.CANCELLED), 1000.0, 3) == 0
+    assert delete_rows(store, (State.DONE, State.CANCELLED), 1000.0, 5) == 5
+    assert delete_rows(store, (State.DONE, State.CANCELLED), 1000.0, 3) == 0
 
 
-def test_prune_keeps_a_job_whose_file_exists(store: Store, at: Callable[[float], None]) -> None:
+def test_delete_rows_keeps_a_job_whose_file_exists(store: Store, at: Callable[[float], None]) -> None:
     here, gone = (ended(store, at, number, State.DONE, 100.0) for number in (1, 2))
-    assert prune(store, (State.DONE,), 200.0, 10, file_exists=lambda id, file: (id, file) == (here, "file 1")) == 1
+    assert (
+        delete_rows(store, (State.DONE,), 200.0, 10, file_exists=lambda id, file: (id, file) == (here, "file 1")) == 1
+    )
     assert store.states([here, gone]) == {here: State.DONE}
 
 
 @pytest.mark.parametrize("before", ["queued", "running", "running, process gone", "retrying"])
-def test_prune_keeps_unfinished_jobs(store: Store, before: str) -> None:
+def test_delete_rows_keeps_unfinished_jobs(store: Store, before: str) -> None:
     FROM[before](store)
-    assert prune(store, State, 1e12, 100) == 0
+    assert delete_rows(store, State, 1e12, 100) == 0
     assert state_of(store) is not None
 
 
-def test_prune_keeps_a_dead_job_that_runs_again(store: Store) -> None:
+def test_delete_rows_keeps_a_dead_job_that_runs_again(store: Store) -> None:
     FROM["dead"](store)
     claim(store)
-    assert prune(store, (State.DEAD,), 1e12, 100) == 0
+    assert delete_rows(store, (State.DEAD,), 1e12, 100) == 0
 
 
 # Queries.
@@ -772,7 +774,7 @@ def test_a_file_of_a_later_version_is_refused_and_left_alone(store: Store, monke
         later = version(store)
         store.close()
     content = Path(store.path).read_bytes()
-    for use in (lambda: store.status(ID), lambda: claim(store), lambda: prune(store, FINISHED, 1e12, 10)):
+    for use in (lambda: store.status(ID), lambda: claim(store), lambda: delete_rows(store, FINISHED, 1e12, 10)):
         with pytest.raises(StoreUnavailableError, match=f"version {later}.*update spoolkit") as caught:
             use()
         assert caught.value.path == store.path
@@ -843,7 +845,7 @@ USES: dict[str, Callable[[Store], object]] = {
     "ask to stop": lambda store: store.ask_to_stop(ID),
     "record_event": lambda store: store.record_event(ID, "run now"),
     "requeue": lambda store: store.requeue(ID, still_there=lambda: True),
-    "prune": lambda store: prune(store, FINISHED, 1e12, 10),
+    "delete_rows": lambda store: delete_rows(store, FINISHED, 1e12, 10),
 }
 
 QUESTIONS: dict[str, Callable[[Store], object]] = {

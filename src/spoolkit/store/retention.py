@@ -98,7 +98,7 @@ def delete(store: Database, spool_dirs: Iterable[str], states: Iterable[State], 
     Raises:
         StoreUnavailableError: They cannot be deleted.
     """
-    return prune(store, states, before, limit, file_exists=_file_exists_in(spool_dirs))
+    return delete_rows(store, states, before, limit, file_exists=_file_exists_in(spool_dirs))
 
 
 def delete_dead(store: Database, spool_dir: str, before: float, limit: int) -> int:
@@ -107,7 +107,7 @@ def delete_dead(store: Database, spool_dir: str, before: float, limit: int) -> i
     return max(deleted, delete(store, [spool_dir], (State.DEAD,), before, limit))
 
 
-def prune(
+def delete_rows(
     store: Database,
     states: Iterable[State],
     before: float,
