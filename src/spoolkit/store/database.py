@@ -25,7 +25,7 @@ MIGRATIONS = (
         id            TEXT PRIMARY KEY,
         task          TEXT NOT NULL,
         engine        TEXT NOT NULL,
-        queue         TEXT,             -- the spool directory, where the call named one
+        queue         TEXT,             -- the spool directory, if the call named one
         state         TEXT NOT NULL,    -- as in job.State
         attempt       INTEGER NOT NULL, -- how many attempts were started
         base          INTEGER NOT NULL, -- how many of them before the count was last reset
@@ -98,7 +98,7 @@ class Database:
 
     @contextlib.contextmanager
     def transaction(self, lock_timeout: float | None = None) -> Iterator[sqlite3.Connection]:
-        """Within it, no other process writes, and what is written takes effect as a whole or not at all.
+        """Open a transaction: within it no other process writes, and all of its changes take effect or none.
 
         Args:
             lock_timeout: Seconds to wait for the transactions of other processes; ``None``: :data:`LOCK_TIMEOUT`.
