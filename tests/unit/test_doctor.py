@@ -627,7 +627,7 @@ def test_an_unsound_file_is_found_and_the_remedy_moves_it_to_dead(
 
 def test_a_damaged_file_is_found_with_the_reason(site: Site) -> None:
     site.job(data=b"\x11\xff\xff\x00broken")
-    assert "the header promises 65535 bytes, the file has 6" in site.only().problem
+    assert "the header announces 65535 bytes, but the file has 6" in site.only().problem
 
 
 def test_a_job_whose_name_is_not_utf8_is_found(site: Site) -> None:

@@ -172,7 +172,7 @@ def test_decoding_refuses_a_set_whose_members_have_one_hash(kind: str, members: 
 
 
 def test_encoding_refuses_a_set_whose_members_have_one_hash() -> None:
-    with pytest.raises(ArgumentTypeError, match=r"'numbers\[0\]' is of type set: would be slow to read"):
+    with pytest.raises(ArgumentTypeError, match=r"'numbers\[0\]' is of type set: would be slow to decode"):
         codec.encode([set(colliding(100))], argument="numbers")
 
 

@@ -142,7 +142,7 @@ def test_the_bytes_are_uwsgis(content: Packet, data: bytes) -> None:
     [
         (b"", "header"),
         (b"\x11\x00\x00", "header"),
-        (b"\x11\x05\x00\x00abcd", "promises 5"),
+        (b"\x11\x05\x00\x00abcd", "announces 5"),
         (b"\x11\x01\x00\x00a", "within a length"),
         (b"\x11\x04\x00\x00\x09\x00ab", "within a key"),
         (b"\x11\x03\x00\x00\x01\x00k", "within a length"),  # a key without its value

@@ -1,7 +1,7 @@
-"""Values that belong to a request or to its database session, and what to give a job in their place. Pure.
+"""Does an argument belong to the request or to its database session, and what should a job get instead? Pure.
 
-They are recognised by the names of their classes, so that nothing of Flask or SQLAlchemy need be imported: an argument
-that is a proxy must not even be asked what it stands for.
+Such values are recognised by the names of their classes, so that Flask and SQLAlchemy need not be imported. An argument
+that is a proxy must not even be asked for its target.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from typing import Any, NamedTuple
 
 MAX_DEPTH = 10
 MAX_VALUES = 1000
-"""How far into an argument :func:`find` looks: what is deeper or beyond costs the caller more than it is worth."""
+"""How far :func:`find` searches an argument: to go deeper or further would cost the caller more than it is worth."""
 
 
 class Advice(NamedTuple):
-    """What a value is, and what to give a job in its place."""
+    """What a value is, and what to pass to a job instead."""
 
+    #: For a message: "it is ...: pass ...".
     text: str
-    #: Whether ``@thread(copy_request=True)`` gives the task one of its own.
+    #: Whether ``@thread(copy_request=True)`` gives the task a copy of its own.
     with_request: bool = False
 
 
@@ -45,7 +46,7 @@ _ADVICE = {
         "these are the values of the request: pass those that the task needs, or request.values.to_dict()", True
     ),
     ("werkzeug", "LocalProxy"): Advice(
-        "it is a proxy (request, session, g, current_user or the like), which stands for nothing or for something else "
+        "it is a proxy (request, session, g, current_user or the like), which has no target or another one "
         "in a job: pass the values that the task needs",
         True,
     ),
@@ -65,14 +66,14 @@ _ADVICE = {
 }
 
 _OF_SESSION = Advice(
-    "it is held by the caller's database session, which neither loads nor saves it in a job: commit, pass its id, and "
+    "it belongs to the caller's database session, which neither loads nor saves it in a job: commit, pass its id, and "
     "load it in the task"
 )
 
 
 def advice(value: object) -> Advice | None:
-    """What ``value`` is and what to pass instead, if it belongs to a request or a session; ``None`` if it does not."""
-    # By type(), never isinstance(): a LocalProxy answers that for what it stands for.
+    """Return the advice for a value that belongs to a request or a session; ``None`` for any other value."""
+    # By type(), never isinstance(): a LocalProxy answers isinstance() for its target.
     for base in type(value).__mro__:
         package = base.__module__.partition(".")[0]
         if found := _ADVICE.get((package, base.__name__)):
@@ -81,18 +82,26 @@ def advice(value: object) -> Advice | None:
 
 
 def _of_session(value: object) -> Advice | None:
-    # SQLAlchemy's own mark on an instance; one that no session holds may go where it likes.
+    # SQLAlchemy's own attribute of an instance. An instance that no session holds may be passed to a job.
     state = _attributes(value).get("_sa_instance_state")
     return None if getattr(state, "session_id", None) is None else _OF_SESSION
 
 
 def is_mapped(value: object) -> bool:
-    """Whether ``value`` is an instance of a class that SQLAlchemy maps, held by a session or not."""
+    """Return whether ``value`` is an instance of a class that SQLAlchemy maps, in a session or not."""
     return "_sa_instance_state" in _attributes(value)
 
 
 def find(name: str, value: object) -> tuple[str, object, Advice] | None:
-    """Where in the argument ``name`` something borrowed stands, what it is, and the advice; ``None``: nowhere."""
+    """Find a value in an argument that belongs to a request or a session.
+
+    Args:
+        name: The argument, for the first part of the result.
+        value: Its value.
+
+    Returns:
+        Where the value is, such as ``items[3].owner``, the value itself, and the advice; ``None`` if there is none.
+    """
     for where, inner in islice(_values(name, value, 0), MAX_VALUES):
         if found := advice(inner):
             return where, inner, found
@@ -108,7 +117,7 @@ def _values(where: str, value: object, depth: int) -> Iterator[tuple[str, object
 
 def _members(where: str, value: Any) -> Iterator[tuple[str, object]]:
     kind = type(value)
-    # Through the built-in type's own methods: those of a subclass may load from a database, or raise.
+    # By the methods of the built-in type: those of a subclass may load from a database, or raise.
     if issubclass(kind, (list, tuple)):
         base: Any = list if issubclass(kind, list) else tuple
         for number, member in enumerate(islice(base.__iter__(value), MAX_VALUES)):

@@ -1,10 +1,11 @@
-"""Python values <-> tagged JSON bytes: a closed set of types, the rest refused by name. Pure; no pickle.
+"""How do Python values become tagged JSON bytes, and values again? Pure: no input or output, no pickle.
 
-What JSON has crosses as itself. Everything else is an object with one key, its tag: ``{"$tuple": [1, 2]}``; a dict
-that could be taken for one goes as ``{"$dict": {...}}``. Enums and dataclasses are named, and found again only among
-the modules that are imported already: a name that came from a file never imports or calls anything.
+The set of supported types is closed; values of other types are refused, and the error names them. JSON's own types are
+encoded as themselves. Everything else is an object with one key, its tag: ``{"$tuple": [1, 2]}``; a dict that could be
+mistaken for such an object becomes ``{"$dict": {...}}``. Enums and dataclasses are encoded by name, and found again
+only in modules that are already imported: a name that came from a file never imports or calls anything.
 
-It is over 300 lines long so that the two directions of one format can be read side by side.
+Both directions of the format are in this one module, so that they can be read side by side.
 """
 
 from __future__ import annotations
@@ -36,10 +37,11 @@ T = TypeVar("T")
 Json = Any
 
 MAX_DEPTH = 100
-"""Levels of nesting: what is deeper, or contains itself, is refused with its name instead of a RecursionError."""
+"""The greatest depth of nesting. Deeper values, and values that contain themselves, are refused by name; otherwise they
+would raise a RecursionError."""
 
 MAX_COLLIDING = 64
-"""Members of one set that may have the same hash."""
+"""How many members of one set may have the same hash."""
 
 _TAG = re.compile(r"[A-Za-z0-9_.:-]+")
 _FLOATS = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
@@ -58,61 +60,79 @@ _by_tag: dict[str, _Registered] = {}
 
 
 def register(cls: type[T], *, tag: str, encode: Callable[[T], object], decode: Callable[[Any], T]) -> None:
-    """Let values of exactly the class ``cls`` cross.
+    """Add a type to those that a job's arguments may have.
 
-    ``tag`` names the type in the bytes and must stay the same for as long as jobs wait; ``encode`` makes of a value
-    something that crosses already, ``decode`` makes the value of that again. Raises :class:`ConfigurationError` for a
-    tag or a class that is taken; the same class from a module executed again replaces itself.
+    Args:
+        cls: The class. Values of its subclasses are not included.
+        tag: The name of the type in the bytes. It must stay the same for as long as jobs wait.
+        encode: Makes of a value something of a type that is already supported.
+        decode: Makes the value again.
+
+    Raises:
+        ConfigurationError: The class is supported already, the tag belongs to another class, or one of the two is not
+            valid. The same class from a module that is executed again replaces itself.
     """
     if not isinstance(cls, type):
-        raise ConfigurationError(
-            f"{shown(cls)} is no class: give the class whose values shall cross", setting=shown(tag)
-        )
+        raise ConfigurationError(f"{shown(cls)} is not a class: give the class of the values", setting=shown(tag))
     if not isinstance(tag, str) or not _TAG.fullmatch(tag):
         raise ConfigurationError(
             f"the tag {shown(tag)} of {_name(cls)}: give letters, digits and _.:-", setting=str(tag)
         )
     if cls in _ENCODERS or issubclass(cls, Enum):
-        raise ConfigurationError(f"{_name(cls)} crosses by itself: there is nothing to register", setting=tag)
+        raise ConfigurationError(f"{_name(cls)} is a supported type already: there is nothing to register", setting=tag)
     known, earlier = _by_tag.get(tag), _by_type.get(cls)
     if known is not None and _name(known.cls) != _name(cls):
         raise ConfigurationError(f"the tag {tag!r} belongs to {_name(known.cls)}: choose another", setting=tag)
     if earlier is not None and earlier.tag != tag:
         raise ConfigurationError(f"{_name(cls)} is registered as {earlier.tag!r} already", setting=tag)
-    # The class of the module's first execution stays as well: values of it may still be about.
+    # The class of the module's first execution stays as well: there may still be values of it.
     _by_type[cls] = _by_tag[tag] = _Registered(cls, tag, encode, decode)
 
 
 def encode(value: object, *, argument: str = "value") -> bytes:
-    """The bytes of ``value``. Raises :class:`ArgumentTypeError`, naming where in ``argument`` the culprit stands."""
+    """Encode one value.
+
+    Args:
+        value: The value.
+        argument: What the error calls it.
+
+    Raises:
+        ArgumentTypeError: The value, or a value within it, has no supported type. The error says where it is.
+    """
     return _dump(_encode(value, argument, 0))
 
 
 def encode_call(args: tuple[object, ...], kwargs: dict[str, object], names: Sequence[str] = ()) -> bytes:
-    """The bytes of a call's arguments; ``names`` are those of the positional ones, for messages.
+    """Encode the arguments of a call.
 
-    Raises :class:`ArgumentTypeError`, naming where in which argument the culprit stands.
+    Args:
+        args: The positional arguments.
+        kwargs: The keyword arguments.
+        names: The names of the positional arguments, for messages.
+
+    Raises:
+        ArgumentTypeError: A value has no supported type. The error says in which argument it is, and where.
     """
     positional = [_encode(v, names[i] if i < len(names) else f"args[{i}]", 0) for i, v in enumerate(args)]
     return _dump([positional, {_text(name, name): _encode(value, name, 0) for name, value in kwargs.items()}])
 
 
 def decode(data: bytes) -> object:
-    """The value again. Raises :class:`DecodeError`, and nothing else, whatever the bytes."""
+    """Decode one value. Raises :class:`DecodeError`, and nothing else, for any other bytes."""
     with _reading("the data"):
         return _decode(_parse(data), 0)
 
 
 def decode_call(data: bytes) -> tuple[tuple[object, ...], dict[str, object]]:
-    """A call's arguments again. Raises :class:`DecodeError`, and nothing else, whatever the bytes."""
+    """Decode the arguments of a call. Raises :class:`DecodeError`, and nothing else, for any other bytes."""
     with _reading("the data"):
         match _parse(data):
             case [list(args), dict(kwargs)]:
                 return tuple(_decode(v, 0) for v in args), {name: _decode(v, 0) for name, v in kwargs.items()}
-    raise DecodeError("the arguments are no pair of a list and an object")
+    raise DecodeError("the arguments are not a pair of a list and an object")
 
 
-# -- there -------------------------------------------------------------------------------------------------------------
+# -- encode ------------------------------------------------------------------------------------------------------------
 
 
 def _dump(tree: Json) -> bytes:
@@ -120,7 +140,7 @@ def _dump(tree: Json) -> bytes:
 
 
 def _encode(value: Any, where: str, depth: int) -> Json:
-    # By type(), never isinstance(): a LocalProxy answers that for what it stands for, and raises outside a request.
+    # By type(), never isinstance(): a LocalProxy answers isinstance() for its target, and raises outside a request.
     cls = type(value)
     if depth > MAX_DEPTH:
         raise _refusal(cls, where, f"nests deeper than {MAX_DEPTH} levels, or contains itself")
@@ -133,7 +153,7 @@ def _encode(value: Any, where: str, depth: int) -> Json:
     if advice := borrowed.advice(value):
         raise _refusal(cls, where, advice.text)
     if borrowed.is_mapped(value):
-        raise _refusal(cls, where, "it is a row of a database: commit, send its id, and load it in the task")
+        raise _refusal(cls, where, "it is a row of a database: commit, pass its id, and load it in the task")
     if dataclasses.is_dataclass(cls):
         return _encode_dataclass(value, where, depth)
     plain = next((f"{base.__name__}(value)" for base in cls.__mro__ if base in _BUILTINS), "its id or a plain value")
@@ -145,7 +165,7 @@ def _text(value: Any, where: str, depth: int = 0) -> str:
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        why = f"holds a lone surrogate and is not valid Unicode text ({error})"
+        why = f"contains a lone surrogate and is not valid Unicode text ({error})"
         raise _refusal(type(value), where, why) from error
     return str(value)
 
@@ -155,10 +175,10 @@ def _items(values: Any, where: str, depth: int) -> list[Json]:
 
 
 def _distinct(members: Collection[Any]) -> Collection[Any]:
-    """``members``, unless a set of them would be slow: each is compared with all others of the same hash.
+    """Return ``members``. Raises ``ValueError`` if to make a set of them would be slow.
 
-    Only the hashes of text are random. Numbers that are equal modulo 2**61 - 1 have the same one, and 20,000 of those
-    took 7 seconds. Raises ``ValueError``.
+    A member is compared with all others of the same hash, and only the hashes of text are random. Numbers that are
+    equal modulo 2**61 - 1 have the same hash: a set of 20,000 of them took 7 seconds.
     """
     if len(members) > MAX_COLLIDING and max(Counter(map(hash, members)).values()) > MAX_COLLIDING:
         raise ValueError(f"more than {MAX_COLLIDING} members have the same hash")
@@ -169,8 +189,8 @@ def _encode_set(values: Any, where: str, depth: int) -> Json:
     try:
         _distinct(values)
     except ValueError as error:
-        raise _refusal(type(values), where, f"would be slow to read ({error}): send a list") from error
-    # In an order of their own, so that equal sets have equal bytes.
+        raise _refusal(type(values), where, f"would be slow to decode ({error}): send a list") from error
+    # Sorted by their bytes, so that equal sets have equal bytes.
     return {f"${type(values).__name__}": sorted((_encode(v, f"{where}{{}}", depth + 1) for v in values), key=_dump)}
 
 
@@ -196,17 +216,22 @@ def _encode_zone(zone: tzinfo | None, where: str) -> Json:
         return ["offset", offset.days, offset.seconds, offset.microseconds, *(_text(part, where) for part in name)]
     if type(zone) is ZoneInfo:
         try:
-            zone.__reduce__()  # Refuses what from_file() made, though that may have a key: of no zone, or of another.
+            # Refuses a zone made by from_file(), even with a key: that may belong to no zone, or to another one.
+            zone.__reduce__()
             return ["key", zone.key]
         except Exception as error:
             raise _refusal(ZoneInfo, where, "was read from a file and has no key: use ZoneInfo(key)") from error
-    raise _refusal(type(zone), where, "is no zone that crosses: use datetime.timezone, or zoneinfo.ZoneInfo by its key")
+    raise _refusal(
+        type(zone), where, "is not a supported time zone: use datetime.timezone, or zoneinfo.ZoneInfo by its key"
+    )
 
 
 def _encode_path(value: Any, where: str, depth: int) -> Json:
     cls, text = type(value), _text(str(value), where)
-    if cls(text).parts != value.parts:  # Before Python 3.12 PureWindowsPath("./c:x") writes itself as another path.
-        raise _refusal(cls, where, f"is another path once written as {text!r:.80}: send its parts")
+    if (
+        cls(text).parts != value.parts
+    ):  # Before Python 3.12, the text of PureWindowsPath("./c:x") is that of another path.
+        raise _refusal(cls, where, f"would become another path when it is written as {text!r:.80}: send its parts")
     return {"$path": [cls.__name__, text]}
 
 
@@ -216,7 +241,7 @@ def _encode_enum(value: Enum, where: str, depth: int) -> Json:
     # A combination of flags has no name of its own. Underscored, since an Enum may define `name` and `value` anew.
     member = value._value_ if issubclass(cls, Flag) else value._name_
     found = _member(cls, member)
-    # Python 3.11.2 makes a flag of unnamed bits anew at each call: equal, and never the same.
+    # Python 3.11.2 makes a new object for a flag of unnamed bits at each call: equal, but never identical.
     if found is not value and not (issubclass(cls, Flag) and found == value):
         raise _refusal(cls, where, "is a member that its Enum does not list: send its value")
     return {"$enum": [reference, _encode(member, where, depth + 1)]}
@@ -225,15 +250,17 @@ def _encode_enum(value: Enum, where: str, depth: int) -> Json:
 def _encode_dataclass(value: Any, where: str, depth: int) -> Json:
     cls = type(value)
     names = [field.name for field in dataclasses.fields(cls)]
-    # What a dict, an exception or another type written in C holds is in no field, and would be lost without a word.
+    # The content of a dict, an exception or another type written in C is in no field, and would be lost silently.
     for base in cls.__mro__[:-1]:
         if type(vars(base).get("__new__")) is BuiltinFunctionType:
-            raise _refusal(cls, where, f"derives from {base.__name__}, whose content is no field: register the type")
+            raise _refusal(
+                cls, where, f"derives from {base.__name__}, whose content is not in a field: register the type"
+            )
     slots = [name for base in cls.__mro__ for name, slot in vars(base).items() if type(slot) is MemberDescriptorType]
     for name in [*(name for name in slots if hasattr(value, name)), *getattr(value, "__dict__", ())]:
         known = name in names or isinstance(getattr(cls, name, None), functools.cached_property)
-        if not known and name != "__orig_class__":  # which typing leaves on what Box[int](1) makes
-            raise _refusal(cls, where, f"has the attribute {name!r}, which is no field: register the type")
+        if not known and name != "__orig_class__":  # which typing sets on the result of Box[int](1)
+            raise _refusal(cls, where, f"has the attribute {name!r}, which is not a field: register the type")
     for name in names:
         if not hasattr(value, name):
             raise _refusal(cls, where, f"has no value for its field {name!r}")
@@ -284,15 +311,15 @@ _HINTS: dict[type, str] = {
     **dict.fromkeys((bytearray, memoryview), "send bytes(value)"),
     **dict.fromkeys(
         (io.TextIOWrapper, io.BufferedReader, io.BufferedWriter, io.BufferedRandom, io.FileIO, io.BytesIO, io.StringIO),
-        "an open file does not cross: send its path or its content",
+        "an open file cannot be stored: send its path or its content",
     ),
     **dict.fromkeys((range, GeneratorType, map, filter, zip), "send list(value)"),
     **dict.fromkeys(
-        (FunctionType, BuiltinFunctionType, MethodType, functools.partial, type), "code does not cross: send its name"
+        (FunctionType, BuiltinFunctionType, MethodType, functools.partial, type), "code cannot be stored: send its name"
     ),
 }
 
-# -- and back ----------------------------------------------------------------------------------------------------------
+# -- decode ------------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -301,23 +328,23 @@ def _reading(what: str) -> Iterator[None]:
         yield
     except DecodeError:
         raise
-    except Exception as error:  # of a registered type's decode(), anything
+    except Exception as error:  # the decode() of a registered type may raise anything
         raise DecodeError(f"{what} cannot be read: {type(error).__name__}: {error}"[:500]) from error
 
 
 def _parse(data: bytes) -> Json:
     tree = json.loads(data.decode(), parse_constant=_no_constant)
     if b"\\ud" in data.lower():
-        _dump(tree)  # UTF-8 has no lone surrogates, but an escape can bring one in.
+        _dump(tree)  # UTF-8 has no lone surrogates, but JSON's escapes have.
     return tree
 
 
 def _no_constant(text: str) -> Json:
-    raise DecodeError(f"{text} is no JSON")
+    raise DecodeError(f"{text} is not JSON")
 
 
 def _decode(tree: Json, depth: int) -> Any:
-    if depth > MAX_DEPTH + 1:  # one more than a value may have: the number of a flag
+    if depth > MAX_DEPTH + 1:  # one more than in a value: for the number of a flag
         raise DecodeError(f"the data nests deeper than {MAX_DEPTH} levels")
     if type(tree) is list:
         return [_decode(member, depth + 1) for member in tree]
@@ -326,7 +353,7 @@ def _decode(tree: Json, depth: int) -> Any:
     if not any(key.startswith("$") for key in tree):
         return {key: _decode(member, depth + 1) for key, member in tree.items()}
     if len(tree) != 1:
-        raise DecodeError(f"a tag stands beside other keys: {sorted(tree)[:5]!r:.200}")
+        raise DecodeError(f"there are other keys beside a tag: {sorted(tree)[:5]!r:.200}")
     [(tag, inside)] = tree.items()
     with _reading(f"the tag {tag!r:.80}"):
         return _decode_tagged(tag, inside, depth + 1)
@@ -370,7 +397,7 @@ def _decode_tagged(tag: str, tree: Json, depth: int) -> Any:
         return registered.decode(_decode(tree, depth))
     raise DecodeError(
         f"the tag {tag!r:.80} with {type(tree).__name__} inside is not known in this process: "
-        "a type of the application's own has to be registered in this process too, with spoolkit.register()"
+        "a type of the application must be registered in this process too, with spoolkit.register()"
     )
 
 
@@ -382,22 +409,22 @@ def _decode_zone(tree: Json) -> tzinfo | None:
             return ZoneInfo(key)
         case ["offset", int(days), int(seconds), int(microseconds), *name]:
             return timezone(timedelta(days, seconds, microseconds), *name)
-    raise DecodeError(f"{shown(tree)} is no time zone")
+    raise DecodeError(f"{shown(tree)} is not a time zone")
 
 
 def _decode_enum(reference: str, member: object) -> Enum:
     cls = _class(reference)
     if not issubclass(cls, Enum):
-        raise DecodeError(f"{reference!r:.200} is no Enum")
+        raise DecodeError(f"{reference!r:.200} is not an Enum")
     found = _member(cls, member)
-    # The same Python drops the bits that a flag does not have, instead of refusing them.
+    # Python 3.11.2 also drops the bits that a flag does not have, instead of refusing them.
     if type(found) is not cls or (issubclass(cls, Flag) and found._value_ != member):
         raise DecodeError(f"{reference!r:.200} has no member {shown(member)}")
     return found
 
 
 def _member(cls: type[Enum], member: Any) -> Enum | None:
-    """A flag by its number, any other member by its name."""
+    """Find a flag by its number, any other member by its name."""
     if issubclass(cls, Flag):
         return cls(member) if isinstance(member, int) else None
     return cls.__members__.get(member)
@@ -406,8 +433,8 @@ def _member(cls: type[Enum], member: Any) -> Enum | None:
 def _decode_dataclass(reference: str, state: dict[str, object]) -> object:
     cls = _class(reference)
     if not dataclasses.is_dataclass(cls):
-        raise DecodeError(f"{reference!r:.200} is no dataclass")
-    # Not by calling it: __init__ and __post_init__ ran where the value was made, and may change it again.
+        raise DecodeError(f"{reference!r:.200} is not a dataclass")
+    # Not by calling the class: __init__ and __post_init__ ran when the value was made, and might change it again.
     value = object.__new__(cls)
     for field in dataclasses.fields(cls):
         if field.name in state:
@@ -417,8 +444,8 @@ def _decode_dataclass(reference: str, state: dict[str, object]) -> object:
         elif field.default_factory is not dataclasses.MISSING:
             member = field.default_factory()
         else:
-            raise DecodeError(f"{reference!r:.200} has a field {field.name!r}, for which the data has no value")
-        object.__setattr__(value, field.name, member)  # past the __setattr__ of a frozen one
+            raise DecodeError(f"{reference!r:.200} has a field {field.name!r}, for which there is no value in the data")
+        object.__setattr__(value, field.name, member)  # bypasses the __setattr__ of a frozen dataclass
     if state:
         raise DecodeError(f"{reference!r:.200} has no field {next(iter(state))!r:.80}")
     return value
@@ -441,6 +468,6 @@ def _lookup(module: str, qualname: str) -> object:
     for part in qualname.split("."):
         if not issubclass(type(found), (ModuleType, type)):
             return None
-        # Not getattr() or vars(): they run a module's __getattr__, and a LazyLoader's module is imported by a look.
+        # Not getattr() or vars(): they run the __getattr__ of a module, which imports a module of a LazyLoader.
         found = object.__getattribute__(found, "__dict__").get(part)
     return found

@@ -1,7 +1,7 @@
-"""A job <-> uWSGI's packet <-> the bytes of a spool file. Pure.
+"""How does a job become uWSGI's packet and the bytes of a spool file, and a job again? Pure: no input or output.
 
-A spool file is a header (``17``, the packet's length as uint16, ``0``), the packet (keys and values, each behind its
-length as uint16) and a body, whatever follows (core/spooler.c, core/protocol.c of uWSGI 2.0.31).
+A spool file is a header (``17``, the length of the packet as uint16, ``0``), the packet (keys and values, each after
+its length as uint16) and the body, which is the rest (core/spooler.c, core/protocol.c of uWSGI 2.0.31).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ FORMAT = b"1"
 MARKER: bytes = b"spoolkit"
 CALL = b"call"
 LIMIT = 0xFFFF
-"""Bytes that a key, a value, and the whole packet may take: each length is a uint16, and uWSGI cuts silently."""
+"""The greatest size in bytes of a key, a value and the whole packet: lengths are uint16, and uWSGI cuts silently."""
 
 _HEADER = struct.Struct("<BHB")
 _LENGTH = struct.Struct("<H")
@@ -31,22 +31,30 @@ _TIME = re.compile(r"\d{1,12}(\.\d+)?", re.ASCII)
 
 
 class Packet(NamedTuple):
-    """What a spool file holds: the bytes-only dict, and the body."""
+    """The content of a spool file."""
 
+    #: The bytes-only dict.
     fields: Mapping[bytes, bytes]
+    #: The bytes after the packet.
     body: bytes = b""
 
 
 def size(fields: Mapping[bytes, bytes]) -> int:
-    """The bytes that ``fields`` take in a packet."""
+    """Return the size of ``fields`` in a packet, in bytes."""
     return sum(len(key) + len(value) + 2 * _LENGTH.size for key, value in fields.items())
 
 
 def pack(job: JobSpec, *, max_body: int, names: Sequence[str] = ()) -> Packet:
-    """The packet of ``job``. Arguments that do not fit into 64 KiB travel in the body.
+    """Make the packet of a job. Arguments that do not fit into the packet become the body.
 
-    ``max_body`` is the ceiling in bytes, ``names`` the names of the positional arguments, for messages. Raises
-    :class:`ArgumentTypeError` or :class:`TooLargeError`, naming the argument.
+    Args:
+        job: The job.
+        max_body: The greatest size of the encoded arguments in bytes.
+        names: The names of the positional arguments, for messages.
+
+    Raises:
+        ArgumentTypeError: An argument has no supported type; the error names it.
+        TooLargeError: The arguments are too large; the error names the largest.
     """
     call = codec.encode_call(job.args, dict(job.kwargs), names)
     if len(call) > max_body:
@@ -60,7 +68,7 @@ def pack(job: JobSpec, *, max_body: int, names: Sequence[str] = ()) -> Packet:
     if job.run_at is not None:
         fields[b"run_at"] = _time(job.run_at)
     if job.queue is not None:
-        # A directory's name need not be UTF-8.
+        # The name of a directory need not be UTF-8.
         fields[b"queue"] = job.queue.encode("utf-8", "surrogateescape")
     if job.priority is not None:
         fields[b"priority"] = str(job.priority).encode()
@@ -78,14 +86,14 @@ def pack(job: JobSpec, *, max_body: int, names: Sequence[str] = ()) -> Packet:
 
 
 def arguments(packet: Packet) -> bytes:
-    """The job's arguments as they crossed, in the codec's bytes."""
+    """Return the encoded arguments of the job in ``packet``."""
     return packet.fields.get(CALL, packet.body)
 
 
 def unpack(packet: Packet) -> JobSpec:
-    """The job that ``packet`` holds; fields of a newer version that this one does not know are passed over.
+    """Read the job in ``packet``. Fields that only a newer version knows are ignored.
 
-    Raises :class:`DecodeError`, and nothing else, whatever the bytes.
+    Raises :class:`DecodeError`, and nothing else, for any other packet.
     """
     job = head(packet)
     args, kwargs = codec.decode_call(arguments(packet))
@@ -93,7 +101,7 @@ def unpack(packet: Packet) -> JobSpec:
 
 
 def head(packet: Packet) -> JobSpec:
-    """The same job without its arguments: their end may be missing. Raises :class:`DecodeError`."""
+    """Read the job without its arguments, which may be incomplete. Raises :class:`DecodeError`, and nothing else."""
     fields = packet.fields
     if fields.get(MARKER) != FORMAT:
         raise DecodeError(f"not a packet of format {FORMAT.decode()}: {MARKER.decode()}={fields.get(MARKER)!r}")
@@ -117,7 +125,7 @@ def head(packet: Packet) -> JobSpec:
 
 
 def dump(packet: Packet) -> bytes:
-    """The bytes of the spool file."""
+    """Return the bytes of the spool file with the content ``packet``."""
     parts = [_HEADER.pack(MODIFIER, size(packet.fields), 0)]
     for key, value in packet.fields.items():
         parts += [_LENGTH.pack(len(key)), key, _LENGTH.pack(len(value)), value]
@@ -125,13 +133,13 @@ def dump(packet: Packet) -> bytes:
 
 
 def load(data: bytes) -> Packet:
-    """The packet in the bytes of a spool file, read just as uWSGI reads it. Raises :class:`DecodeError`."""
+    """Read the bytes of a spool file just as uWSGI reads them. Raises :class:`DecodeError`, and nothing else."""
     if len(data) < _HEADER.size:
-        raise DecodeError(f"the file has {len(data)} bytes, less than a header")
+        raise DecodeError(f"the file has {len(data)} bytes, fewer than a header has")
     _, length, _ = _HEADER.unpack_from(data)
     end = _HEADER.size + length
     if len(data) < end:
-        raise DecodeError(f"the header promises {length} bytes, the file has {len(data) - _HEADER.size}")
+        raise DecodeError(f"the header announces {length} bytes, but the file has {len(data) - _HEADER.size}")
     fields: dict[bytes, bytes] = {}
     at = _HEADER.size
     while at < end:
@@ -145,23 +153,23 @@ def load(data: bytes) -> Packet:
 def _read_field(data: bytes, at: int, end: int) -> tuple[bytes, int]:
     start = at + _LENGTH.size
     if start > end:
-        raise DecodeError(f"the packet breaks off at byte {at}, within a length")
+        raise DecodeError(f"the packet ends at byte {at}, within a length")
     stop = start + int(_LENGTH.unpack_from(data, at)[0])
     if stop > end:
-        raise DecodeError(f"the packet breaks off at byte {at}, within a key or a value")
+        raise DecodeError(f"the packet ends at byte {at}, within a key or a value")
     return data[start:stop], stop
 
 
 def _time(seconds: float) -> bytes:
-    # repr() of a float is exact, but tiny ones carry an exponent, which no reader of a time should meet.
+    # repr() of a float is exact, but that of a tiny one has an exponent, which readers of a time do not expect.
     return format(Decimal(repr(float(seconds))), "f").encode()
 
 
 def _read_time(text: bytes) -> float:
-    plain = text.decode()
-    if not _TIME.fullmatch(plain):
-        raise DecodeError(f"a time is {plain[:80]!r}, not digits")
-    return float(plain)
+    digits = text.decode()
+    if not _TIME.fullmatch(digits):
+        raise DecodeError(f"a time is {digits[:80]!r}, not digits")
+    return float(digits)
 
 
 def _read_priority(text: bytes) -> int:

@@ -263,9 +263,11 @@ def _text(name: str, text: str) -> bytes:
         return text.encode()
     except UnicodeEncodeError as error:
         raise ArgumentTypeError(
-            f"argument {name!r} holds a lone surrogate and is not valid text: {error}", argument=name, type_name="str"
+            f"argument {name!r} contains a lone surrogate and is not valid text: {error}",
+            argument=name,
+            type_name="str",
         ) from error
 
 
 def _no_constant(text: str) -> object:
-    raise ValueError(f"{text} is no JSON value")
+    raise ValueError(f"{text} is not a JSON value")
