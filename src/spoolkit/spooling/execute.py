@@ -88,34 +88,39 @@ def execute_job(
     Returns:
         What became of the job; ``None`` if another process runs it, so that nothing was touched.
     """
-    in_spooler = working_directory is not None
+    prepared = _prepare(job, store, config, working_directory)
     result: AttemptResult | None
-    try:
-        declared = registry.find(job.task)
-        # The arguments may come from another version of the code, as the task's name may.
-        declared.check(job.args, job.kwargs)
-        job = replace(job, task=declared.name)
-    except (UnknownTaskError, SignatureError) as error:
-        result = AttemptResult(_wait_for_other_code(job, error, store, config) if in_spooler else _dead(error))
+    if isinstance(prepared, AttemptResult):
+        result = prepared
     else:
-        if working_directory is not None and (problem := _enter(working_directory)) is not None:
-            log.error("job %s of %s did not start: %s", job.id, job.task, problem)
-            result = AttemptResult(_retry_at(clock.now() + config.retry_delay, problem))
+        job = replace(job, task=prepared.name)
+        file, claim = _claim(job, prepared, file, store, config, packet.arguments(content))
+        if isinstance(claim, Granted):
+            result = _run(job, prepared, claim, config, owns_process=working_directory is not None)
         else:
-            file, claim = _claim(job, declared, file, store, config, packet.arguments(content))
-            result = _run(job, declared, claim, config, in_spooler) if isinstance(claim, Granted) else claim
+            result = claim
     if result is not None:
         record_and_settle(job, result, file, store, config)
     return result
 
 
-def _enter(directory: str) -> OSError | None:
-    # uWSGI is in the spool directory at first, and an earlier task may have gone elsewhere.
+def _prepare(job: JobSpec, store: Store, config: Settings, working_directory: str | None) -> Declared | AttemptResult:
+    """The job's task, with this process in its working directory; or what follows if the job cannot run here now."""
     try:
-        os.chdir(directory)
-    except OSError as error:
-        return error
-    return None
+        declared = registry.find(job.task)
+        # The arguments may come from another version of the code, as the task's name may.
+        declared.check(job.args, job.kwargs)
+    except (UnknownTaskError, SignatureError) as error:
+        in_spooler = working_directory is not None
+        return AttemptResult(_wait_for_other_code(job, error, store, config) if in_spooler else _dead(error))
+    if working_directory is not None:
+        try:
+            # uWSGI is in the spool directory at first, and an earlier task may have gone elsewhere.
+            os.chdir(working_directory)
+        except OSError as error:
+            log.error("job %s of %s did not start: %s", job.id, declared.name, error)
+            return AttemptResult(_retry_at(clock.now() + config.retry_delay, error))
+    return declared
 
 
 def _claim(
@@ -137,7 +142,7 @@ def _claim(
         return file, claim
 
 
-def _run(job: JobSpec, declared: Declared, start: Granted, config: Settings, owns_process: bool) -> AttemptResult:
+def _run(job: JobSpec, declared: Declared, start: Granted, config: Settings, *, owns_process: bool) -> AttemptResult:
     spool_dir = locations.spool_dir_of(job.queue, config)
     # In a copy: a context variable that a task sets is not for the next job of this process.
     return copy_context().run(runner.run, job, declared, start, config, spool_dir=spool_dir, owns_process=owns_process)

@@ -24,7 +24,7 @@ from spoolkit.system import files, log, published, sandbox, task_signals
 from spoolkit.uwsgi import bridge, instance, served
 
 STAND_BY = 0.2
-"""Seconds between two looks of a spooler that must not start a job."""
+"""Seconds after which a spooler that must not start a job asks again whether it may."""
 
 LOAD_PAUSE = 5.0
 """Seconds before a spooler tries again to load an application that it could not load."""
@@ -34,7 +34,7 @@ LOAD_PAUSE = 5.0
 class _ThisProcess:
     """What this process knows of itself as a spooler; a spooler that uWSGI forks takes it over from the master."""
 
-    #: Where tasks run: the directory in which the first task was declared. uWSGI stands in the spool directory.
+    #: Where tasks run: the current directory when the first task was declared. uWSGI changes to the spool directory.
     working_directory: str | None = None
     #: What tells others that this process serves a spool directory, and whether it is busy.
     presence: spoolers.SpoolerFile | None = None

@@ -36,12 +36,12 @@ class Spooler:
     second one, more than a second later, ends it at once.
 
     Args:
-        directory: The spool directory.
+        spool_dir: The spool directory.
         leash: The read end of a pipe: once no process holds the write end any more, the running job is the last one.
     """
 
-    def __init__(self, directory: str, leash: int | None = None) -> None:
-        self.directory = os.path.realpath(directory)
+    def __init__(self, spool_dir: str, leash: int | None = None) -> None:
+        self.spool_dir = os.path.realpath(spool_dir)
         self._leash = leash
         self._stopping = False
         self._stop_request = StopRequest()
@@ -57,7 +57,7 @@ class Spooler:
         for signum in STOP_SIGNALS:
             signal.signal(signum, self._on_stop_signal)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, GUARDED)
-        handler.start(self.directory)
+        handler.start(self.spool_dir)
         while not self._should_exit():
             self.run_due()
             if not self._stopping:
@@ -73,13 +73,13 @@ class Spooler:
     def run_due(self) -> None:
         """Run all jobs that are due, by priority, and the oldest first."""
         try:
-            paths = spoolfile.pending(self.directory)
+            paths = spoolfile.pending(self.spool_dir)
         except OSError as error:
-            log.complain("the spool directory %s cannot be read: %s", self.directory, error)
+            log.complain("the spool directory %s cannot be read: %s", self.spool_dir, error)
             handler.replace_if_out_of_descriptors(error)
             return
         for path in paths:
-            if self._should_exit() or gate.is_paused(self.directory):
+            if self._should_exit() or gate.is_paused(self.spool_dir):
                 return
             if spoolfile.is_due(path):
                 self._serve(path)
@@ -97,7 +97,7 @@ class Spooler:
             try:
                 content = packet.load(spoolfile.read(fd))
             except DecodeError as error:
-                settle_file(SpoolFileRef(path, self.directory), AttemptResult(Dead(Failure(str(error)))))
+                settle_file(SpoolFileRef(path, self.spool_dir), AttemptResult(Dead(Failure(str(error)))))
                 return
             if packet.MARKER not in content.fields:
                 return  # it is another library's: only uWSGI can run it
@@ -107,7 +107,7 @@ class Spooler:
                 "body": content.body,
             }
             try:
-                handler.serve(env, path, self.directory)
+                handler.serve(env, path, self.spool_dir)
             except Exception as error:
                 log.complain("the spool file %s was not dealt with, and is tried again", path, error=error)
                 handler.replace_if_out_of_descriptors(error)
@@ -123,7 +123,7 @@ class Spooler:
         """Return the seconds until the next scheduled job is due."""
         now, soonest = clock.now(), FREQUENCY
         with contextlib.suppress(OSError):
-            for path in spoolfile.pending(self.directory):
+            for path in spoolfile.pending(self.spool_dir):
                 with contextlib.suppress(OSError):
                     ahead = os.lstat(path).st_mtime - now
                     if 0 < ahead < soonest:
@@ -154,7 +154,7 @@ class StopRequest:
         return now - self._at > clock.SAME_SIGNAL
 
 
-def serve(directory: str, leash: int) -> None:
+def run_spooler(spool_dir: str, leash: int) -> None:
     """Run the jobs of a spool directory as long as another process holds the write end of the pipe ``leash``."""
-    Spooler(directory, leash).run()
+    Spooler(spool_dir, leash).run()
     hooks.run_end_hooks()  # the supervisor ends this process by os._exit(), without Python's own exit

@@ -17,7 +17,7 @@ from spoolkit.errors import StoreUnavailableError
 from spoolkit.job import State
 from spoolkit.lifecycle import shutdown
 from spoolkit.spooldir import gate, spoolers
-from spoolkit.spooling.standalone import GUARDED, STOP_SIGNALS, StopRequest, serve
+from spoolkit.spooling.standalone import GUARDED, STOP_SIGNALS, StopRequest, run_spooler
 from spoolkit.store import locations
 from spoolkit.system import log, task_signals
 
@@ -26,7 +26,7 @@ RESPAWN_PAUSE = 1.0
 
 
 def supervise(
-    directory: str, processes: int, *, until_eof: int | None = None, run: Callable[[str, int], None] = serve
+    spool_dir: str, processes: int, *, until_eof: int | None = None, run: Callable[[str, int], None] = run_spooler
 ) -> int:
     """Keep spooler processes running until a signal asks to stop, and replace those that die.
 
@@ -36,7 +36,7 @@ def supervise(
     jobs are recorded as interrupted.
 
     Args:
-        directory: The spool directory.
+        spool_dir: The spool directory.
         processes: How many processes there are.
         until_eof: A file descriptor whose end has the effect of a signal.
         run: What each process does: it gets the directory and the read end of a pipe that this process holds open.
@@ -44,12 +44,12 @@ def supervise(
     Returns:
         The exit status: 1 if jobs were interrupted, else 0.
     """
-    return _Supervisor(directory, run, until_eof).keep(processes)
+    return _Supervisor(spool_dir, run, until_eof).keep(processes)
 
 
 class _Supervisor:
-    def __init__(self, directory: str, run: Callable[[str, int], None], until_eof: int | None) -> None:
-        self._directory = directory
+    def __init__(self, spool_dir: str, run: Callable[[str, int], None], until_eof: int | None) -> None:
+        self._spool_dir = spool_dir
         self._run = run
         self._until_eof = until_eof
         self._children: set[int] = set()
@@ -58,7 +58,7 @@ class _Supervisor:
         self._stopping = False
         self._stop_request = StopRequest()
         self._announced = False
-        self._cut_off_in: set[int] = set()
+        self._interrupted: set[int] = set()
         """The processes that were killed while they ran a job."""
         self._deadline: float | None = None
         """When the processes that have not exited are killed, on the monotonic clock."""
@@ -76,15 +76,15 @@ class _Supervisor:
         signal.signal(signal.SIGUSR1, lambda signum, frame: None)
         for signum in STOP_SIGNALS if ignores_hangup else (*STOP_SIGNALS, signal.SIGHUP):
             signal.signal(signum, self._on_stop_signal)
-        gate.on_start(self._directory)
+        gate.on_start(self._spool_dir)
         self._missing = [time.monotonic()] * processes
         while True:
             if not self._stopping:
                 self._start_missing()
             elif not self._children:
-                return int(bool(self._cut_off_in))
+                return int(bool(self._interrupted))
             elif self._deadline is not None and time.monotonic() >= self._deadline:
-                self._cut_off()
+                self._interrupt()
             else:
                 self._announce()
             self._wait()
@@ -113,7 +113,7 @@ class _Supervisor:
                 continue
             self._children.discard(pid)
             if os.waitstatus_to_exitcode(status) == 0:
-                self._cut_off_in.discard(pid)  # it had finished before it was killed
+                self._interrupted.discard(pid)  # it had finished before it was killed
             if not self._stopping:
                 how = os.waitstatus_to_exitcode(status)
                 reason = f"by signal {-how}" if how < 0 else f"with status {how}"
@@ -147,9 +147,9 @@ class _Supervisor:
             wait = application.settings().grace
             log.warning("waiting up to %g s for job %s; another signal interrupts it, and it runs again", wait, jobs)
 
-    def _cut_off(self) -> None:
+    def _interrupt(self) -> None:
         self._deadline = None
-        self._cut_off_in = self._children.intersection(spoolers.busy([self._directory]))
+        self._interrupted = self._children.intersection(spoolers.busy([self._spool_dir]))
         shutdown.interrupt_jobs(self._children)
         for pid in self._children:
             with contextlib.suppress(ProcessLookupError):
@@ -179,7 +179,7 @@ class _Supervisor:
         status = 1
         try:
             self._become_child()
-            self._run(self._directory, self._leash)
+            self._run(self._spool_dir, self._leash)
             status = 0
         except BaseException:
             log.exception("spooler process %d failed", os.getpid())
