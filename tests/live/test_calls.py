@@ -103,7 +103,7 @@ def test_of_decorated_functions_the_true_reason_is_kept(site: Site) -> None:
     )
     assert "a coroutine, whose body did not run" in dead_of(site, "raw_async")
     assert dead_of(site, "unreadable").startswith("the arguments could not be read: UnpicklingError")
-    assert "declared with spoolkit now, as foreign_app.in_spool" in dead_of(site, "in_spool")
+    assert "now declared with spoolkit, as foreign_app.in_spool" in dead_of(site, "in_spool")
     site.wait_empty()
     assert [len(site.history.events("ran", name)) for name in ("raw_none", "raw_ours", "raw_async", "unreadable")] == [
         *(1, 1, 0, 0)
