@@ -245,7 +245,7 @@ def test_a_spool_directory_that_turns_read_only_in_mid_job(start_site: StartSite
         if then == "kill":
             wait_until(lambda: site.server.spooler_pids() not in ([], [start.pid]))
         else:
-            site.server.wait_for_log("was not dealt with")
+            site.server.wait_for_log("could not be processed")
         wait_for_looks(site)
         assert starts(site, job) == 1
         assert spoolfile.id_of(*site.files()) == job

@@ -155,5 +155,5 @@ def test_each_job_has_a_line_at_its_start_and_one_at_its_end(site: Site) -> None
 def test_why_a_process_is_replaced_is_in_the_log(site: Site) -> None:
     before = site.pid()
     id = site.run("leave", "session")["id"]
-    why = f"for job {id} of leftovers_app.leave left it unfit for another job: process group or session changed"
-    site.server.wait_for_log(f"process {before} is replaced, {why}")
+    why = f"because job {id} of leftovers_app.leave left it unfit for another job: process group or session changed"
+    site.server.wait_for_log(f"process {before} is replaced {why}")

@@ -200,7 +200,7 @@ def test_the_next_process_marks_the_thread_jobs_of_a_killed_one_as_lost(
     any_server.wait_for_others(server, [answer["pid"]])
     for id in answer["jobs"]:
         assert server.get(f"/jobs/{id}").json["state"] == "lost"
-    assert any_server.occurrences(server, rf"is lost: its process {answer['pid']} went away") == 3
+    assert any_server.occurrences(server, rf"is lost: its process {answer['pid']} has ended") == 3
 
 
 MANY = [(kind, 10_000) for kind in ALL] + [("uwsgi-threads", 1_500)]

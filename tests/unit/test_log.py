@@ -310,7 +310,7 @@ def test_the_handler_for_uwsgi_never_raises_and_logs_once_a_minute() -> None:
     )
     lines = [line for line in said(code).splitlines() if not line.startswith(" ")]
     assert len(lines) == 1, lines
-    assert "the spool file a file was not dealt with, and is tried again" in lines[0]
+    assert "the spool file a file could not be processed and is tried again" in lines[0]
 
 
 @pytest.mark.parametrize("engine", ["spool", "thread"])

@@ -44,5 +44,5 @@ def _failure(crash: PreviousCrashed, text: str, *, has_limit: bool) -> Failure:
                 message = f"{process}, was killed at its hard limit (after {what.rstrip(')')})"
                 return Failure(message, "JobTimeout", text[at:], "timeout")
             return Failure(f"{process}, died: {what}", what, text[at:], "crashed")
-    message = f"{process}, died without a word: kill -9, out of memory, os._exit(), or a stop of the server"
+    message = f"{process}, died without leaving a reason: kill -9, out of memory, os._exit(), or a stop of the server"
     return Failure(message, None, None, "crashed")

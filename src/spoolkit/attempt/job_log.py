@@ -81,5 +81,5 @@ def damaged(job: JobSpec, reasons: Iterable[str]) -> None:
 
 def replaced(job: str | None, reasons: Iterable[str]) -> None:
     """Log that this process ends because of what ``job`` has broken in it."""
-    text = "process %d is replaced, for %s left it unfit for another job: %s"
+    text = "process %d is replaced because %s left it unfit for another job: %s"
     log.error(text, os.getpid(), job or "a job", "; ".join(reasons))

@@ -120,7 +120,7 @@ def on_spool(env: bridge.Env) -> int:
     except BaseException as error:
         name = os.fsdecode(env.get("spooler_task_name", b"?"))
         # An exception would mean SPOOL_RETRY to uWSGI as well: the file stays, and is tried again at the next scan.
-        log.complain("the spool file %s was not dealt with, and is tried again", name, error=error)
+        log.complain("the spool file %s could not be processed and is tried again", name, error=error)
         replace_if_out_of_descriptors(error)
     finally:
         spooler_signals.job_ended(leave)

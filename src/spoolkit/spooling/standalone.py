@@ -109,7 +109,7 @@ class Spooler:
             try:
                 handler.serve(env, path, self.spool_dir)
             except Exception as error:
-                log.complain("the spool file %s was not dealt with, and is tried again", path, error=error)
+                log.complain("the spool file %s could not be processed and is tried again", path, error=error)
                 handler.replace_if_out_of_descriptors(error)
 
     def _wait(self) -> None:

@@ -49,10 +49,10 @@ def mark_lost(store: Database, spool_dir: str) -> int:
     lost: list[sqlite3.Row] = []
     with store.transaction() as db:
         for pid, identity in gone:
-            reason = f"its process {pid} went away"
+            reason = f"its process {pid} has ended"
             lost += _mark_lost(db, spool_dir, "pid = ? AND identity = ?", (pid, identity), reason)
     for row in lost:
-        log.error("job %s of %s is lost: its process %d went away", row["id"], row["task"], row["pid"])
+        log.error("job %s of %s is lost: its process %d has ended", row["id"], row["task"], row["pid"])
         _clean_up(spool_dir, row["id"])
     return len(lost)
 
