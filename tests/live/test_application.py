@@ -51,14 +51,14 @@ def test_each_route_starts_its_work(site: UwsgiServer, verb: str, path: str, key
 
 
 @pytest.mark.parametrize("path", ["/", "/uwsgi_thread/", "/uwsgi_spool/", "/uwsgi_tasks/"])
-def test_the_number_that_is_also_the_start_value_starts_it_too(site: UwsgiServer, path: str) -> None:
+def test_a_duration_equal_to_the_default_is_accepted(site: UwsgiServer, path: str) -> None:
     answer = site.get(f"{path}5")
     assert answer.status == 200, "Flask redirects from there, where the value stands in defaults="
     assert answer.json["started"] is True
 
 
 @pytest.mark.parametrize("path", ["/", "/uwsgi_thread", "/uwsgi_spool", "/uwsgi_tasks"])
-def test_without_a_duration_it_is_five(site: UwsgiServer, path: str) -> None:
+def test_the_default_duration_is_five_seconds(site: UwsgiServer, path: str) -> None:
     counts = {"/": "Working", "/uwsgi_thread": "Working in uwsgi thread"}
     printed = f"{counts.get(path, 'Working in uwsgi ' + path.removeprefix('/uwsgi_'))}... 1/5"
     before = site.log().count(printed)
@@ -66,7 +66,7 @@ def test_without_a_duration_it_is_five(site: UwsgiServer, path: str) -> None:
     wait_until(lambda: site.log().count(printed) > before, message=lambda: site.log()[-2000:], timeout=30)
 
 
-def test_the_answer_names_job_and_time(site: UwsgiServer) -> None:
+def test_the_answer_contains_job_and_run_at(site: UwsgiServer) -> None:
     now = time.time()
     assert site.get("/uwsgi_spool/1").json["run_at"] is None
     delayed = site.get("/uwsgi_spool/1?delay=2").json
@@ -110,7 +110,7 @@ def test_bad_input_is_a_400_that_names_the_argument(site: UwsgiServer, path: str
     assert {name for name in set(os.listdir(site.spool)) - files if name.startswith("uwsgi_")} == set()
 
 
-def test_the_readmes_example_of_an_error_is_what_it_answers(site: UwsgiServer) -> None:
+def test_the_example_of_an_error_in_the_readme_is_the_answer(site: UwsgiServer) -> None:
     readme = (PROJECT / "README.md").read_text()
     asked, answered = re.search(r"\$ curl 'http://127.0.0.1:5000(.*)'\n(.*)\n", readme).groups()  # type: ignore[union-attr]
     assert site.get(asked).text.strip() == answered
@@ -133,11 +133,11 @@ def test_head_answers_as_get_and_starts_nothing(site: UwsgiServer, path: str) ->
     ("path", "status"),
     [("/3601", 400), ("/uwsgi_spool/1?at=x", 400), ("/nowhere", 404), ("/jobs/" + "0" * 32, 404), ("/jobs", 404)],
 )
-def test_head_is_refused_as_get_is(site: UwsgiServer, path: str, status: int) -> None:
+def test_head_is_refused_in_the_same_cases_as_get(site: UwsgiServer, path: str, status: int) -> None:
     assert site.request("HEAD", path).status == site.get(path).status == status
 
 
-def test_a_method_that_is_not_allowed_names_those_that_are(site: UwsgiServer) -> None:
+def test_a_405_names_the_allowed_methods(site: UwsgiServer) -> None:
     for path in ("/1", "/uwsgi_spool", f"/jobs/{'0' * 32}"):
         answer = site.request("DELETE", path)
         assert answer.status == 405
@@ -181,7 +181,7 @@ def test_options_may_come_in_the_body(site: UwsgiServer, body: str, kind: str) -
         ("/1", "delay=600", FORM, 400, "delay"),
     ],
 )
-def test_no_option_is_passed_over(
+def test_an_unknown_option_is_refused(
     site: UwsgiServer, path: str, body: str, kind: str, status: int, names: str | None
 ) -> None:
     files = jobs_of(site)
@@ -190,20 +190,20 @@ def test_no_option_is_passed_over(
     assert jobs_of(site) - files == set()
 
 
-def test_milliseconds_are_called_by_their_name(site: UwsgiServer) -> None:
+def test_the_error_for_a_time_in_milliseconds_says_so(site: UwsgiServer) -> None:
     assert "not milliseconds" in site.get("/uwsgi_spool/1?at=1790000000000").json["error"]["message"]
 
 
 @pytest.mark.parametrize(
     "path", ["/nowhere", "/-1", "/uwsgi_spool/x", "/uwsgi_spool/1.5", "/uwsgi_spool/%D9%A3", "/" + "9" * 500]
 )
-def test_unknown_paths_are_json_too(site: UwsgiServer, path: str) -> None:
+def test_a_404_is_json(site: UwsgiServer, path: str) -> None:
     answer = site.get(path)
     assert answer.status == 404
     assert answer.json["error"]["type"] == "NotFound"
 
 
-def test_a_spool_directory_that_is_gone_is_a_503(tmp_path: Path) -> None:
+def test_a_missing_spool_directory_is_a_503(tmp_path: Path) -> None:
     with UwsgiServer(tmp_path, ini=INI) as server:
         server.wait_for_spoolers()
         shutil.rmtree(server.spool)
@@ -216,7 +216,7 @@ def test_a_spool_directory_that_is_gone_is_a_503(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("trouble", ["full", "read-only"])
-def test_a_spool_directory_that_takes_nothing_is_a_503(tmp_path: Path, trouble: str) -> None:
+def test_a_spool_directory_that_accepts_no_file_is_a_503(tmp_path: Path, trouble: str) -> None:
     """On a small file system of its own, because root may write into any directory."""
     spool = tmp_path / "spool"
     spool.mkdir(mode=0o700)
@@ -251,7 +251,7 @@ def fill(path: Path) -> None:
             file.write(b"x" * 4096)
 
 
-def test_it_starts_from_any_directory_and_where_uwsgi_is_strict(tmp_path: Path) -> None:
+def test_the_ini_starts_from_any_directory_and_with_strict(tmp_path: Path) -> None:
     site = tmp_path / "site"
     site.mkdir()
     for name in ("app.py", "tasks.py", "spool_args.py"):
@@ -276,7 +276,7 @@ def test_the_containers_healthcheck_passes(site: UwsgiServer) -> None:
     site.wait_for_log(r"GET /healthy/not-there .*HTTP/1.1 404")  # a path that does not exist, so that it starts nothing
 
 
-def test_sigterm_stops_it(tmp_path: Path) -> None:
+def test_sigterm_stops_the_site(tmp_path: Path) -> None:
     with UwsgiServer(tmp_path, ini=INI) as server:
         os.kill(server.master_pid, 15)
         wait_until(lambda: not Path(f"/proc/{server.master_pid}").exists() or server.exited, timeout=15)

@@ -147,7 +147,7 @@ WAYS = [(breaking, spoolers) for breaking in (garbage, directory) for spoolers i
 
 
 @pytest.mark.parametrize(("breaking", "spoolers"), sampled(WAYS, (garbage, 4)))
-def test_jobs_run_and_stop_without_a_store(
+def test_without_a_store_jobs_run_and_their_attempts_are_bounded(
     start_site: StartSite, tmp_path: Path, breaking: Break, spoolers: int
 ) -> None:
     store = tmp_path / "spool" / "spoolkit.db"
@@ -171,7 +171,7 @@ def replace_by_a_directory(path: Path) -> None:
 
 
 @pytest.mark.parametrize("breaking", sampled([garbage, replace, replace_by_a_directory, remove], replace))
-def test_a_store_that_breaks_in_mid_job(start_site: StartSite, tmp_path: Path, breaking: Break) -> None:
+def test_a_store_that_breaks_during_a_job_loses_no_job(start_site: StartSite, tmp_path: Path, breaking: Break) -> None:
     site = start_site(module="kill_tasks")
     job = site.call("waits_for_its_release", "raise")["job"]
     site.history.wait_for("start", job)
@@ -185,7 +185,7 @@ def test_a_store_that_breaks_in_mid_job(start_site: StartSite, tmp_path: Path, b
 
 
 @pytest.mark.parametrize("when", sampled(["before it is made", "in mid-job"], "in mid-job"))
-def test_a_store_without_room(start_site: StartSite, tmp_path: Path, when: str) -> None:
+def test_a_store_on_a_full_disk_loses_no_job(start_site: StartSite, tmp_path: Path, when: str) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     with mounted("-t", "tmpfs", "-o", "size=256k,mode=0700", "none", disk):
@@ -205,7 +205,9 @@ def test_a_store_without_room(start_site: StartSite, tmp_path: Path, when: str) 
 
 
 @pytest.mark.parametrize("then", sampled(["return", "raise", "kill"], "raise"))
-def test_a_spool_directory_that_fills_in_mid_job(start_site: StartSite, tmp_path: Path, then: str) -> None:
+def test_a_spool_directory_that_fills_up_during_a_job_loses_no_job(
+    start_site: StartSite, tmp_path: Path, then: str
+) -> None:
     """And the store in it."""
     spool = tmp_path / "spool"
     spool.mkdir(mode=0o700)
@@ -231,7 +233,9 @@ def test_a_spool_directory_that_fills_in_mid_job(start_site: StartSite, tmp_path
 
 
 @pytest.mark.parametrize("then", sampled(["return", "raise", "kill"], "raise"))
-def test_a_spool_directory_that_turns_read_only_in_mid_job(start_site: StartSite, tmp_path: Path, then: str) -> None:
+def test_a_spool_directory_that_becomes_read_only_during_a_job_loses_no_job(
+    start_site: StartSite, tmp_path: Path, then: str
+) -> None:
     """uWSGI ignores files that it cannot write to, so nothing runs; afterwards all jobs run."""
     spool = tmp_path / "spool"
     spool.mkdir(mode=0o700)

@@ -47,7 +47,7 @@ def dead_of(site: Site, task: str) -> str:
     return reason
 
 
-def test_any_integer_that_means_done_is_done(site: Site) -> None:
+def test_a_handler_that_returns_any_integer_equal_to_spool_ok_is_done(site: Site) -> None:
     names = ("ours", "enum", "index", "plain")
     for name in names:
         site.server.post(f"/handler/{name}")
@@ -55,7 +55,7 @@ def test_any_integer_that_means_done_is_done(site: Site) -> None:
     assert [len(site.history.events("ran", name)) for name in names] == [1, 1, 1, 1]
 
 
-def test_what_uwsgi_knows_is_left_to_it(site: Site) -> None:
+def test_spool_retry_and_spool_ignore_are_passed_to_uwsgi(site: Site) -> None:
     names = ("retry", "ignore")
     for name in names:
         site.server.post(f"/handler/{name}")
@@ -74,7 +74,7 @@ SHOWN = {
 }
 
 
-def test_any_other_answer_runs_again_after_a_while_and_the_log_says_why(site: Site) -> None:
+def test_after_any_other_answer_the_job_runs_again_later_and_the_log_says_why(site: Site) -> None:
     for name in SHOWN:
         site.server.post(f"/handler/{name}")
     for name, shown in SHOWN.items():
@@ -85,7 +85,7 @@ def test_any_other_answer_runs_again_after_a_while_and_the_log_says_why(site: Si
     assert all(len(site.history.events("ran", name)) == 2 for name in SHOWN)
 
 
-def test_a_coroutine_that_nobody_awaits_is_not_done(site: Site) -> None:
+def test_a_job_that_returns_a_coroutine_is_dead(site: Site) -> None:
     site.server.post("/handler/coroutine")
 
     def reasons() -> list[str]:
@@ -124,7 +124,7 @@ def test_a_coroutine_is_cancelled_at_its_timeout(site: Site) -> None:
     site.history.wait_for("async", "cancelled")
 
 
-def test_one_that_blocks_its_loop_is_ended_by_the_hard_limit(site: Site) -> None:
+def test_a_coroutine_that_blocks_its_loop_is_ended_by_the_hard_limit(site: Site) -> None:
     found = ended(site, site.server.post("/job/blocks").json["job"], timeout=40)
     assert (found["state"], found["error"]["type"]) == ("dead", "JobTimeout")
     assert "hard limit" in found["error"]["message"]

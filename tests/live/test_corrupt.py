@@ -62,7 +62,9 @@ def put(spool: Path, files: dict[str, bytes]) -> None:
         spoolfile.write(str(spool), name, data)
 
 
-def test_twenty_kinds_of_bad_files_before_the_start(start_site: StartSite, tmp_path: Path) -> None:
+def test_bad_files_that_exist_before_the_start_do_not_stop_good_jobs_and_stay_visible(
+    start_site: StartSite, tmp_path: Path
+) -> None:
     spool = tmp_path / "spool"
     spool.mkdir(mode=0o700)
     put(spool, UNREADABLE | UNDECODABLE)
@@ -93,7 +95,7 @@ def test_twenty_kinds_of_bad_files_before_the_start(start_site: StartSite, tmp_p
     assert site.history.events("note", "bad") == []
 
 
-def test_undecodable_files_that_come_while_it_runs(start_site: StartSite) -> None:
+def test_undecodable_files_that_come_while_uwsgi_runs_become_dead(start_site: StartSite) -> None:
     site = start_site(spoolers=2)
     put(site.spool, UNDECODABLE)
     site.call("note", "good")
@@ -105,7 +107,7 @@ def test_undecodable_files_that_come_while_it_runs(start_site: StartSite) -> Non
     assert "site_tasks.nobody" in report["reason"]
 
 
-def test_a_job_set_aside_runs_when_it_is_moved_back(start_site: StartSite) -> None:
+def test_a_dead_job_runs_when_its_file_is_moved_back(start_site: StartSite) -> None:
     site = start_site()
     job = JobSpec(id=new_id(), task="site_tasks.note", args=("back",), enqueued_at=1.0)
     data = packet.dump(packet.pack(job, max_body=1000))

@@ -39,7 +39,7 @@ def job(site: UwsgiServer, id: str) -> dict[str, Any]:
     return answer.json
 
 
-def test_a_job_is_followed_from_its_file_to_its_end(site: UwsgiServer) -> None:
+def test_get_jobs_shows_a_job_from_its_file_to_its_end(site: UwsgiServer) -> None:
     id = site.get("/uwsgi_spool/2?delay=1").json["job"]
     first = job(site, id)
     assert set(first) == KEYS
@@ -61,7 +61,7 @@ def test_a_job_is_followed_from_its_file_to_its_end(site: UwsgiServer) -> None:
     assert last["finished_at"] >= last["started_at"] + 2
 
 
-def test_jobs_are_not_listed_and_not_guessed(site: UwsgiServer) -> None:
+def test_get_jobs_lists_nothing_and_accepts_full_ids_only(site: UwsgiServer) -> None:
     id = site.get("/uwsgi_spool/1?delay=100").json["job"]
     for path in ("/jobs", "/jobs?state=queued", "/jobs?limit=x", f"/jobs/{id[:31]}", f"/jobs/{id[:8]}", "/jobs/"):
         answer = site.get(path)
@@ -80,14 +80,16 @@ def test_jobs_are_not_listed_and_not_guessed(site: UwsgiServer) -> None:
         ("/jobs/" + "x" * 600, 404, None),
     ],
 )
-def test_a_question_that_has_no_answer(site: UwsgiServer, path: str, status: int, argument: str | None) -> None:
+def test_get_jobs_answers_404_for_an_unknown_job(
+    site: UwsgiServer, path: str, status: int, argument: str | None
+) -> None:
     answer = site.get(path.replace("²", "%C2%B2"))
     assert answer.status == status
     assert answer.json["error"]["argument"] == argument
     assert answer.json["error"]["message"]
 
 
-def test_nothing_is_changed_by_others_than_get(site: UwsgiServer) -> None:
+def test_methods_other_than_get_are_refused(site: UwsgiServer) -> None:
     id = site.get("/uwsgi_spool/1?delay=100").json["job"]
     for path in ("/jobs", f"/jobs/{id}"):
         assert site.post(path).status == 405

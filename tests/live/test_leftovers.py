@@ -88,7 +88,7 @@ def fresh(site: Site) -> Any:
 
 
 @pytest.mark.parametrize("what", leftovers_app.PUT_BACK)
-def test_the_next_job_finds_its_process_as_the_first_one_did(site: Site, fresh: Any, what: str) -> None:
+def test_the_next_job_finds_its_process_in_the_state_before_the_first_one(site: Site, fresh: Any, what: str) -> None:
     before = site.pid()
     assert site.run("leave", what)["state"] == "done"
     assert site.look("slowly" if "alarm" in what or what == "faulthandler" else "-") == fresh
@@ -98,7 +98,7 @@ def test_the_next_job_finds_its_process_as_the_first_one_did(site: Site, fresh: 
 
 
 @pytest.mark.parametrize("what", leftovers_app.REPLACED)
-def test_a_process_that_cannot_be_put_back_is_replaced_after_the_job(site: Site, fresh: Any, what: str) -> None:
+def test_a_process_that_cannot_be_restored_is_replaced_after_the_job(site: Site, fresh: Any, what: str) -> None:
     before = site.pid()
     assert site.run("leave", what)["state"] == "done"
     wait_until(lambda: site.pid() != before)
@@ -107,7 +107,7 @@ def test_a_process_that_cannot_be_put_back_is_replaced_after_the_job(site: Site,
 
 
 @pytest.mark.parametrize("what", ["handlers", "environment", "umask", "no descriptors"])
-def test_what_the_job_of_another_library_leaves_is_put_back_as_well(site: Site, fresh: Any, what: str) -> None:
+def test_the_process_is_restored_after_a_job_of_another_library(site: Site, fresh: Any, what: str) -> None:
     before = site.pid()
     assert site.server.get(f"/stock/{quote(what)}").status == 200
     site.server.wait_for_log(f"the stock job left {what}")
@@ -118,7 +118,7 @@ def test_what_the_job_of_another_library_leaves_is_put_back_as_well(site: Site, 
 @pytest.mark.parametrize(
     "what", ["deadly alarm", "handlers", "signal mask", "environment", "standard descriptors", "wakeup descriptor"]
 )
-def test_without_uwsgi_it_is_put_back_as_well(flask_site: Site, what: str) -> None:
+def test_flask_spool_run_restores_the_process_after_a_job(flask_site: Site, what: str) -> None:
     before, fresh = flask_site.pid(), flask_site.look()
     assert flask_site.run("leave", what)["state"] == "done"
     assert flask_site.look("slowly" if "alarm" in what else "-") == fresh
@@ -128,7 +128,7 @@ def test_without_uwsgi_it_is_put_back_as_well(flask_site: Site, what: str) -> No
 
 
 @pytest.mark.parametrize("what", ["own files", "dead streams"])
-def test_without_uwsgi_the_process_is_replaced_as_well(flask_site: Site, what: str) -> None:
+def test_flask_spool_run_replaces_a_process_that_cannot_be_restored(flask_site: Site, what: str) -> None:
     before, fresh = flask_site.pid(), flask_site.look()
     assert flask_site.run("leave", what)["state"] == "done"
     assert flask_site.pid() != before
@@ -152,7 +152,7 @@ def test_each_job_has_a_line_at_its_start_and_one_at_its_end(site: Site) -> None
         assert end in last
 
 
-def test_why_a_process_is_replaced_is_in_the_log(site: Site) -> None:
+def test_the_log_says_why_a_process_is_replaced(site: Site) -> None:
     before = site.pid()
     id = site.run("leave", "session")["id"]
     why = f"because job {id} of leftovers_app.leave left it unfit for another job: process group or session changed"

@@ -26,7 +26,7 @@ MODULES = ("with_spoolkit", "with_uwsgidecorators", "with_uwsgi_tasks")
         for number, order in enumerate(permutations(MODULES))
     ],
 )
-def test_each_library_runs_its_own(start_site: StartSite, order: tuple[str, ...]) -> None:
+def test_jobs_of_each_library_run_in_every_order_of_imports(start_site: StartSite, order: tuple[str, ...]) -> None:
     site = start_site(module="three_libraries", env={"ORDER": ",".join(order), "SPOOLKIT_RETRY_DELAY": "1.5"})
     assert site.server.post("/all").status == 200
     for word in ("own", "decorated", "arguments", "library"):
@@ -62,7 +62,7 @@ def test_a_job_that_imports_spoolkit_first_keeps_its_lock(start_site: StartSite)
     assert len(site.history.events("importing", "starts")) == 1
 
 
-def test_what_another_library_enqueues_to_a_busy_spooler_runs_next(start_site: StartSite) -> None:
+def test_a_job_that_another_library_enqueues_to_a_busy_spooler_runs_next(start_site: StartSite) -> None:
     site = start_site(module="three_libraries", env={"ORDER": ",".join(MODULES)}, frequency=60)
     for count in range(1, 4):
         site.server.post("/stock/slow")
@@ -73,13 +73,13 @@ def test_what_another_library_enqueues_to_a_busy_spooler_runs_next(start_site: S
         assert ran.time - ended.time < 5, "it waited for the next scan"
 
 
-def test_a_delayed_job_is_little_late_where_the_ini_sets_no_frequency(start_site: StartSite) -> None:
+def test_a_delayed_job_is_only_a_little_late_without_spooler_frequency(start_site: StartSite) -> None:
     site = start_site(module="three_libraries", env={"ORDER": ",".join(MODULES)}, frequency=None)
     site.server.post("/own")
     site.history.wait_for("ran", "own", timeout=10)
 
 
-def test_a_handler_of_the_applications_own_serves_the_rest(start_site: StartSite) -> None:
+def test_the_applications_own_handler_gets_the_files_that_no_library_knows(start_site: StartSite) -> None:
     site = start_site(module="plain_handler")
     assert site.server.post("/both").status == 200
     site.history.wait_for("ran", "own")
@@ -87,7 +87,7 @@ def test_a_handler_of_the_applications_own_serves_the_rest(start_site: StartSite
     site.wait_empty()
 
 
-def test_what_the_libraries_cannot_run_is_set_aside_with_its_reason(start_site: StartSite, tmp_path: Path) -> None:
+def test_a_job_that_its_library_cannot_run_is_dead_with_the_reason(start_site: StartSite, tmp_path: Path) -> None:
     env = {"ORDER": ",".join(MODULES), "SPOOLKIT_UNKNOWN_GRACE": "0"}
     site = start_site(module="three_libraries", env=env)
     nobody = pickle.dumps({})
@@ -113,7 +113,7 @@ def test_what_the_libraries_cannot_run_is_set_aside_with_its_reason(start_site: 
     assert set(os.listdir(site.spool / "dead")) >= {f"{spoolfile.PREFIX}{name}" for name in files}
 
 
-def test_a_function_that_only_another_version_knows_is_left_for_it(start_site: StartSite) -> None:
+def test_a_job_of_a_function_that_only_another_version_knows_waits_for_that_version(start_site: StartSite) -> None:
     site = start_site(module="three_libraries", env={"ORDER": ",".join(MODULES), "SPOOLKIT_UNKNOWN_GRACE": "4"})
     fields = {b"ud_spool_func": b"nobody"}
     path = spoolfile.write(str(site.spool), "unknown-function", packet.dump(packet.Packet(fields)))

@@ -132,7 +132,7 @@ def test_a_process_that_fails_at_the_first_start_while_another_serves_is_started
 
 
 @pytest.mark.parametrize("way", sampled(["factory", "file", "mount"], "factory"))
-def test_a_broken_version_leaves_the_old_one_running_until_it_is_mended(
+def test_a_broken_version_leaves_the_old_one_running_until_it_is_fixed(
     start: StartLoading, code: Path, way: str
 ) -> None:
     site = start(*WAYS[way])
@@ -174,7 +174,7 @@ def test_without_the_guard_a_spooler_loads_the_application_before_its_first_job(
     assert greeted(site, "bob") == ("hello", "shop", "old")
 
 
-def test_without_the_guard_a_job_waits_for_an_application_that_can_be_loaded(start: StartLoading, code: Path) -> None:
+def test_without_the_guard_jobs_wait_until_the_application_can_be_loaded(start: StartLoading, code: Path) -> None:
     file = code / "shop" / "__init__.py"
     healthy = file.read_text()
     only_there = "    import uwsgi\n    assert not uwsgi.i_am_the_spooler(), 'not here'\n    record("
@@ -189,7 +189,7 @@ def test_without_the_guard_a_job_waits_for_an_application_that_can_be_loaded(sta
     assert not site.dead()
 
 
-def test_jobs_of_two_mounted_applications_run_each_in_its_own(start: StartLoading) -> None:
+def test_each_job_of_two_mounted_applications_runs_in_its_own_one(start: StartLoading) -> None:
     site = start(
         "mount = /shop=shop:create_app()",
         "mount = /single=single:app",

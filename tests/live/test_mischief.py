@@ -13,7 +13,7 @@ from .conftest import StartSite
 
 
 @pytest.mark.parametrize("how", ["return", "exit", "raise"])
-def test_a_child_that_a_task_forked_is_no_second_spooler(start_site: StartSite, how: str) -> None:
+def test_a_child_that_a_task_forked_does_not_become_a_second_spooler(start_site: StartSite, how: str) -> None:
     site = start_site()
     spoolers = site.server.spooler_pids()
     job = site.call("forks", how)["job"]

@@ -98,7 +98,7 @@ def test_a_cron_script_without_settings_finds_the_directory_that_is_served(
     site.history.wait_for("note", "alone", timeout=20)
 
 
-def test_a_shell_enqueues_too(start_site: StartSite, flask: Start, history: History) -> None:
+def test_flask_shell_enqueues_jobs(start_site: StartSite, flask: Start, history: History) -> None:
     start_site(frequency=60)
     shell = subprocess.run(
         [sys.executable, "-m", "flask", "--app", "site_app", "shell"],
@@ -112,7 +112,7 @@ def test_a_shell_enqueues_too(start_site: StartSite, flask: Start, history: Hist
     history.wait_for("note", "shell", timeout=20)
 
 
-def test_enqueued_while_uwsgi_is_down_it_runs_when_uwsgi_comes_up(
+def test_a_job_enqueued_while_uwsgi_is_down_runs_when_uwsgi_starts(
     start_site: StartSite, environment: dict[str, str], spool: Path
 ) -> None:
     script(environment, ENQUEUE.format(word="before"))
@@ -122,7 +122,9 @@ def test_enqueued_while_uwsgi_is_down_it_runs_when_uwsgi_comes_up(
     site.wait_empty()
 
 
-def test_without_an_application_the_spool_lies_beside_the_tasks(environment: dict[str, str], tmp_path: Path) -> None:
+def test_without_an_application_the_spool_directory_is_beside_the_tasks(
+    environment: dict[str, str], tmp_path: Path
+) -> None:
     site = tmp_path / "elsewhere"
     (site / "my_spools").mkdir(parents=True)
     (site / "far_tasks.py").write_text("from spoolkit import spool\n@spool\ndef far(): ...\n")
@@ -161,7 +163,7 @@ def test_flask_spool_run_finishes_the_running_job_when_stopped(
 
 
 @pytest.mark.parametrize("cut_by", ["grace", "signal"])
-def test_what_the_grace_of_flask_spool_run_does_not_suffice_for_is_interrupted(
+def test_flask_spool_run_interrupts_jobs_that_outlast_the_grace_period(
     flask: Start, environment: dict[str, str], history: History, spool: Path, cut_by: str
 ) -> None:
     environment["SPOOLKIT_GRACE"] = "0.5" if cut_by == "grace" else "60"
@@ -185,7 +187,7 @@ def test_what_the_grace_of_flask_spool_run_does_not_suffice_for_is_interrupted(
     assert history.events("end") == []
 
 
-def test_several_processes_share_the_jobs_and_are_replaced(
+def test_several_processes_of_flask_spool_run_share_the_jobs_and_are_replaced_when_they_die(
     flask: Start, environment: dict[str, str], history: History, spool: Path
 ) -> None:
     runner = flask("spool", "run", "--processes", "3")
@@ -204,7 +206,7 @@ def test_several_processes_share_the_jobs_and_are_replaced(
     assert runner.wait(20) == 0
 
 
-def test_beside_uwsgi_it_takes_no_job_twice(
+def test_flask_spool_run_beside_uwsgi_runs_no_job_twice(
     start_site: StartSite, flask: Start, environment: dict[str, str], history: History
 ) -> None:
     site = start_site(spoolers=2)
@@ -217,7 +219,7 @@ def test_beside_uwsgi_it_takes_no_job_twice(
     assert len({event.pid for event in ran}) > 2, "one of the two did nothing"
 
 
-def test_it_sets_aside_what_is_no_job_and_leaves_what_is_another_librarys(
+def test_flask_spool_run_moves_damaged_files_to_dead_and_leaves_jobs_of_other_libraries(
     flask: Start, environment: dict[str, str], spool: Path
 ) -> None:
     from spoolkit.encoding import packet
@@ -232,7 +234,7 @@ def test_it_sets_aside_what_is_no_job_and_leaves_what_is_another_librarys(
 
 
 @pytest.mark.parametrize("options", [[], ["--debug"], ["--debug", "--no-reload"]], ids=["plain", "reloader", "debug"])
-def test_flask_run_brings_one_runner_along(
+def test_flask_run_starts_one_spooler(
     flask: Start, history: History, spool: Path, tmp_path: Path, options: list[str]
 ) -> None:
     port = free_port()
@@ -253,7 +255,7 @@ def parent_of(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
-def test_a_task_that_kills_its_process_does_not_end_the_runner(
+def test_a_task_that_kills_its_process_does_not_end_flask_spool_run(
     flask: Start, environment: dict[str, str], history: History, spool: Path, tmp_path: Path
 ) -> None:
     runner = flask("spool", "run")
@@ -265,7 +267,7 @@ def test_a_task_that_kills_its_process_does_not_end_the_runner(
     assert "ended by signal 9 and is started again" in (tmp_path / "flask.log").read_text()
 
 
-def test_killed_itself_it_lets_the_running_job_finish_and_starts_no_other(
+def test_after_a_kill_of_flask_spool_run_the_running_job_finishes_and_no_other_starts(
     flask: Start, environment: dict[str, str], history: History, spool: Path
 ) -> None:
     runner = flask("spool", "run")

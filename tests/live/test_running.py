@@ -16,7 +16,7 @@ from uwsgi_server import wait_until
 from .conftest import SITE, Site, StartSite
 
 
-def test_arguments_come_back_as_what_they_were(site: Site) -> None:
+def test_arguments_keep_their_types(site: Site) -> None:
     odd = {"at": 1.5, "body": "b", "id": 7, "args": [1, 2], "self": "me", "priority": "p", "spooler": "s"}
     site.call("named", kwargs=odd)
     (event,) = site.history.wait_for("named")
@@ -24,27 +24,27 @@ def test_arguments_come_back_as_what_they_were(site: Site) -> None:
     site.wait_empty()
 
 
-def test_a_job_runs_in_the_application_and_in_no_request(site: Site) -> None:
+def test_a_spool_job_runs_in_an_application_context_without_a_request(site: Site) -> None:
     job = site.call("circumstances")["job"]
     (event,) = site.history.wait_for("circumstances")
     assert event.words[1:] == ("site_app", "False", str(SITE), job)
     assert event.pid != site.server.master_pid
 
 
-def test_a_thread_runs_in_the_application_and_in_no_request(site: Site) -> None:
+def test_a_thread_job_runs_in_an_application_context_without_a_request(site: Site) -> None:
     answer = site.call("in_thread", "hello")
     (event,) = site.history.wait_for("thread")
     assert event.words[1:] == ("hello", "site_app", "False", answer["job"])
     assert event.pid == answer["pid"]
 
 
-def test_a_thread_that_raises_is_in_the_log(site: Site) -> None:
+def test_an_exception_of_a_thread_job_is_in_the_log(site: Site) -> None:
     site.call("thread_fails")
     site.server.wait_for_log("ValueError: the thread's own trouble")
 
 
 @pytest.mark.parametrize("option", ["at", "delay"])
-def test_a_delayed_job_is_never_early_and_little_late(site: Site, option: str) -> None:
+def test_a_delayed_job_runs_never_early_and_only_a_little_late(site: Site, option: str) -> None:
     for moment in (1.2, 1.7, 2.4):
         run_at = time.time() + moment
         using = {"at": run_at} if option == "at" else {"delay": moment}
@@ -55,7 +55,7 @@ def test_a_delayed_job_is_never_early_and_little_late(site: Site, option: str) -
         assert 0 <= event.time - run_at <= 2.5
 
 
-def test_an_at_in_the_past_runs_at_once(start_site: StartSite) -> None:
+def test_a_job_with_at_in_the_past_runs_at_once(start_site: StartSite) -> None:
     site = start_site(frequency=30)
     site.call("note", "past", using={"at": time.time() - 1000})
     site.history.wait_for("note", "past", timeout=15)
@@ -82,21 +82,21 @@ def test_a_job_that_did_not_finish_runs_again(site: Site, how: str, reason: str)
     wait_until(lambda: reason in site.server.log()[said_before:], message=site.server.log)
 
 
-def test_a_job_that_asks_for_a_delay_gets_it(site: Site) -> None:
+def test_a_job_that_raises_retry_with_a_delay_runs_again_after_it(site: Site) -> None:
     site.call("flaky", "asked", 1)
     first, second = site.history.wait_for("flaky", "asked", count=2)
     assert second.time - first.time >= 1.5
     site.wait_empty()
 
 
-def test_plain_integers_are_results(site: Site) -> None:
+def test_integers_equal_to_spool_constants_are_results(site: Site) -> None:
     for value in (0, -1, -2, 5):
         site.call("returns", value)
     site.wait_empty()
     assert sorted(event.words[1] for event in site.history.events("returned")) == ["-1", "-2", "0", "5"]
 
 
-def test_a_job_enqueued_while_all_spoolers_are_busy_follows_at_once(start_site: StartSite) -> None:
+def test_a_job_enqueued_while_all_spoolers_are_busy_starts_as_soon_as_one_is_idle(start_site: StartSite) -> None:
     # Without a signal it would wait for the next scan: 60 s here, more than any deadline below.
     site = start_site(frequency=60)
     site.call("work", "long", 1.5)
@@ -105,7 +105,7 @@ def test_a_job_enqueued_while_all_spoolers_are_busy_follows_at_once(start_site: 
     site.history.wait_for("note", "after", timeout=20)
 
 
-def test_killed_in_mid_job_the_job_runs_again(start_site: StartSite) -> None:
+def test_a_job_whose_spooler_is_killed_runs_again(start_site: StartSite) -> None:
     site = start_site(spoolers=2)
     site.call("work", "victim", 1.0)
     (start,) = site.history.wait_for("start", "victim")
@@ -116,7 +116,7 @@ def test_killed_in_mid_job_the_job_runs_again(start_site: StartSite) -> None:
     site.wait_empty()
 
 
-def test_accepted_while_uwsgi_is_killed_the_jobs_run_when_it_is_back(start_site: StartSite) -> None:
+def test_jobs_accepted_while_uwsgi_is_killed_run_after_the_next_start(start_site: StartSite) -> None:
     site = start_site()
     site.call("work", "cut", 30)
     site.history.wait_for("start", "cut")
@@ -141,7 +141,7 @@ def test_two_hundred_jobs_from_many_threads_run_once_each(start_site: StartSite)
     assert len({answer["pid"] for answer in answers}) == 2, "only one HTTP process took part"
 
 
-def test_ten_megabytes_cross(site: Site) -> None:
+def test_ten_megabytes_of_arguments_arrive(site: Site) -> None:
     size = 10_000_000
     answer = site.server.post(f"/weigh/{size}")
     assert answer.status == 200, answer.text
@@ -149,7 +149,7 @@ def test_ten_megabytes_cross(site: Site) -> None:
     assert event.words[1] == str(size)
 
 
-def test_over_the_ceiling_is_refused_and_nothing_written(start_site: StartSite) -> None:
+def test_arguments_over_the_limit_are_refused_and_nothing_is_written(start_site: StartSite) -> None:
     site = start_site(env={"SPOOLKIT_MAX_BODY": "100000"})
     answer = site.server.post("/weigh/200000")
     assert answer.status == 400
@@ -157,7 +157,7 @@ def test_over_the_ceiling_is_refused_and_nothing_written(start_site: StartSite) 
     assert site.files() == []
 
 
-def test_uwsgi_spelling(site: Site) -> None:
+def test_a_call_in_uwsgis_own_spelling_converts_by_annotation(site: Site) -> None:
     packet = {"duration": "NQ==", "body": "Ynl0ZXM=", "untyped": "NQ==", "at": "MTAwMA=="}  # 5, bytes, 5, 1000
     site.call("uwsgi_style", packet=packet)
     (event,) = site.history.wait_for("uwsgi_style")
@@ -167,7 +167,7 @@ def test_uwsgi_spelling(site: Site) -> None:
     assert 0 <= event.time - run_at <= 2.5
 
 
-def test_priority_needs_ordered_spoolers(start_site: StartSite) -> None:
+def test_a_priority_without_spooler_ordered_is_refused(start_site: StartSite) -> None:
     site = start_site()
     answer = site.call("note", "urgent", using={"priority": 1}, expect=400)
     assert answer["error"]["argument"] == "priority"
@@ -177,7 +177,7 @@ def test_priority_needs_ordered_spoolers(start_site: StartSite) -> None:
     site.history.wait_for("note", "urgent")
 
 
-def test_a_priority_works_where_spoolers_stand_elsewhere(start_site: StartSite, tmp_path: Path) -> None:
+def test_a_job_with_a_priority_runs_with_spooler_chdir(start_site: StartSite, tmp_path: Path) -> None:
     site = start_site("spooler-ordered = true", f"spooler-chdir = {tmp_path}")
     # Where the spooler stands lies a file of the same name, which is no job of it.
     job = site.call("note", "urgent", using={"priority": 1, "delay": 1})["job"]
@@ -202,7 +202,7 @@ def test_with_lazy_apps_the_spooler_imports_the_application_itself(start_site: S
     assert event.words[1:] == ("site_app", "False", str(SITE), job)
 
 
-def test_the_directory_is_closed_to_others(start_site: StartSite, tmp_path) -> None:
+def test_the_spool_directory_is_closed_to_other_users(start_site: StartSite, tmp_path) -> None:
     spool = tmp_path / "spool"
     spool.mkdir(mode=0o755)
     site = start_site()

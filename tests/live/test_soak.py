@@ -40,7 +40,7 @@ class Soak:
 
 
 @pytest.mark.parametrize("seconds", SECONDS)
-def test_soak(tmp_path: Path, seconds: float) -> None:
+def test_each_job_is_done_once_while_the_site_reloads_and_spoolers_are_killed(tmp_path: Path, seconds: float) -> None:
     soak = Soak()
     # With a single thread, uWSGI drops a connection that it has just accepted when it is asked to exit.
     with deployed(tmp_path, "threads", spoolers=SPOOLERS) as site:

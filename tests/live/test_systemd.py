@@ -71,7 +71,7 @@ def can_be_another_user() -> bool:
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
 @pytest.mark.parametrize("description", NAMES)
-def test_systemd_takes_the_unit(machine: Path, description: str) -> None:
+def test_systemd_accepts_the_unit_files(machine: Path, description: str) -> None:
     path = machine / "site.service"
     path.write_text(placed(unit(description), machine).replace("User=site", "User=daemon"))
     done = subprocess.run(["systemd-analyze", "verify", path], capture_output=True, text=True)
@@ -131,7 +131,7 @@ def test_the_unit_starts_runs_a_job_and_stops(machine: Path, description: str) -
 
 
 @pytest.mark.parametrize("description", NAMES)
-def test_it_waits_longer_than_the_grace_and_signals_one_process_only(description: str) -> None:
+def test_the_units_wait_longer_than_the_grace_period_and_signal_one_process_only(description: str) -> None:
     options = service(unit(description))
     grace = int(options["Environment"].partition("SPOOLKIT_GRACE=")[2])
     assert int(options["TimeoutStopSec"]) >= grace + 10
