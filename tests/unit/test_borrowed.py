@@ -1,4 +1,4 @@
-"""What belongs to a request or its database session is refused at the door, with advice that fits."""
+"""Values that belong to a request or its database session are refused in the caller, with fitting advice."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from spoolkit.encoding import borrowed
 
 
 class Row:
-    """An instance that SQLAlchemy maps, as far as anybody can see from outside."""
+    """Looks like an instance that SQLAlchemy maps."""
 
     def __init__(self, session_id: int | None) -> None:
         self._sa_instance_state = SimpleNamespace(session_id=session_id)
@@ -42,7 +42,7 @@ Pair = namedtuple("Pair", "first second")
 
 
 class LoadsOnIteration(list[object]):
-    """A collection that would go to the database."""
+    """A collection that would read from the database."""
 
     def __iter__(self) -> Iterator[object]:
         raise AssertionError("it was asked for its members")
@@ -87,7 +87,7 @@ BORROWED: dict[str, tuple[Callable[[], object], str]] = {
 
 @pytest.mark.parametrize("task", [in_spool, in_thread], ids=["spool", "thread"])
 @pytest.mark.parametrize("what", BORROWED)
-def test_it_is_refused_with_advice_that_fits(task: Any, what: str) -> None:
+def test_a_task_refuses_a_value_of_the_request_with_fitting_advice(task: Any, what: str) -> None:
     make, advice = BORROWED[what]
     with pytest.raises(ArgumentTypeError, match=advice) as refused:
         task(make())
@@ -113,14 +113,16 @@ NESTED: dict[str, tuple[Callable[[object], object], str]] = {
 
 @pytest.mark.parametrize("how", NESTED)
 @pytest.mark.parametrize("make", [lambda: request, lambda: Row(1), lambda: request.files["file"]])
-def test_a_thread_is_not_given_it_within_something_else(how: str, make: Callable[[], object]) -> None:
+def test_a_thread_task_refuses_a_value_of_the_request_within_another_value(
+    how: str, make: Callable[[], object]
+) -> None:
     nest, where = NESTED[how]
     with pytest.raises(ArgumentTypeError) as refused:
         in_thread(nest(make()))
     assert refused.value.argument == where
 
 
-def test_in_a_set() -> None:
+def test_a_thread_task_refuses_a_value_of_the_request_in_a_set() -> None:
     with pytest.raises(ArgumentTypeError) as refused:
         in_thread({Row(1)})
     assert refused.value.argument == "value{}"
@@ -141,11 +143,11 @@ def test_in_a_set() -> None:
         lambda: Order(1, [2]),
     ],
 )
-def test_what_lives_on_is_given_to_a_thread(make: Callable[[], object]) -> None:
+def test_a_thread_task_accepts_values_that_outlive_the_request(make: Callable[[], object]) -> None:
     assert in_thread(make()).wait(15)
 
 
-def test_what_contains_itself_and_what_is_large_costs_little() -> None:
+def test_find_reads_only_a_part_of_large_and_cyclic_values() -> None:
     ring: list[object] = []
     ring.append(ring)
     assert borrowed.find("value", ring) is None
@@ -153,7 +155,7 @@ def test_what_contains_itself_and_what_is_large_costs_little() -> None:
     assert borrowed.find("value", beyond) is None
 
 
-def test_other_types_that_do_not_cross_get_advice_as_well(tmp_path: Path) -> None:
+def test_other_types_that_are_not_supported_get_advice_too(tmp_path: Path) -> None:
     with (tmp_path / "file").open("w") as file, pytest.raises(ArgumentTypeError, match="its path or its content"):
         in_spool(file)
     with pytest.raises(ArgumentTypeError, match=r"register the type with spoolkit\.register\(\)"):
@@ -167,5 +169,5 @@ def test_other_types_that_do_not_cross_get_advice_as_well(tmp_path: Path) -> Non
         st.none() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)
     )
 )
-def test_plain_values_hold_nothing_borrowed(value: object) -> None:
+def test_find_gives_none_for_plain_values(value: object) -> None:
     assert borrowed.find("value", value) is None

@@ -1,4 +1,4 @@
-"""What a job stores of itself, for the attempt after this one."""
+"""What a job stores for its next attempt."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def job(folder: Path) -> CurrentJob:
     return CurrentJob(id=ID, task="t", _checkpoint=Checkpoint(str(folder), ID))
 
 
-def test_the_next_attempt_gets_what_was_stored_last(tmp_path: Path) -> None:
+def test_resume_gives_what_an_earlier_attempt_stored_last(tmp_path: Path) -> None:
     first = job(tmp_path)
     assert first.resume() is None
     assert first.resume("nothing") == "nothing"
@@ -34,7 +34,7 @@ def test_the_next_attempt_gets_what_was_stored_last(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / kept.FOLDER) == [ID]
 
 
-def test_steps_that_are_done_are_skipped_and_the_interrupted_one_comes_again(tmp_path: Path) -> None:
+def test_steps_skips_what_is_done_and_repeats_the_interrupted_step(tmp_path: Path) -> None:
     def attempt(until: str) -> list[str]:
         came = []
         for item in job(tmp_path).steps("abcde"):
@@ -49,7 +49,7 @@ def test_steps_that_are_done_are_skipped_and_the_interrupted_one_comes_again(tmp
     assert attempt("") == []
 
 
-def test_several_loops_each_go_on_where_they_were(tmp_path: Path) -> None:
+def test_steps_counts_several_loops_apart(tmp_path: Path) -> None:
     first = job(tmp_path)
     assert list(first.steps([1, 2])) == [1, 2]
     second = first.steps([3, 4])
@@ -69,7 +69,7 @@ def test_steps_and_checkpoint_do_not_overwrite_each_other(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(("data", "error"), [(object(), ArgumentTypeError), ("x" * kept.LIMIT, TooLargeError)])
-def test_what_cannot_be_kept_is_refused_and_the_one_before_stays(
+def test_checkpoint_refuses_a_value_that_cannot_be_stored_and_keeps_the_earlier_one(
     tmp_path: Path, data: object, error: type[Exception]
 ) -> None:
     first = job(tmp_path)
@@ -79,20 +79,20 @@ def test_what_cannot_be_kept_is_refused_and_the_one_before_stays(
     assert first.resume() == job(tmp_path).resume() == "kept"
 
 
-def test_where_it_cannot_be_written_the_task_is_told(tmp_path: Path) -> None:
+def test_checkpoint_raises_if_the_file_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / kept.FOLDER).write_text("in the way")
     with pytest.raises(StoreUnavailableError):
         job(tmp_path).checkpoint(1)
 
 
-def test_what_this_version_cannot_read_is_said(tmp_path: Path) -> None:
+def test_resume_raises_for_a_value_that_this_version_cannot_read(tmp_path: Path) -> None:
     job(tmp_path).checkpoint(1)
     (tmp_path / kept.FOLDER / ID).write_bytes(b'[{"$of a later version": 1}, []]')
     with pytest.raises(DecodeError):
         job(tmp_path).resume()
 
 
-def test_outside_of_a_spooler_a_task_runs_as_well() -> None:
+def test_checkpoint_and_steps_work_outside_a_spooler() -> None:
     @spool
     def walks() -> tuple[object, list[int]]:
         current_job().checkpoint("here")
@@ -100,10 +100,10 @@ def test_outside_of_a_spooler_a_task_runs_as_well() -> None:
 
     assert walks.run() == ("here", [1, 2])
     with running(CurrentJob(id=ID, task="t")):
-        assert current_job().resume() is None, "what one run stored is another one's"
+        assert current_job().resume() is None, "another run has stored it"
 
 
-def test_checkpoints_of_jobs_that_are_over_are_swept(tmp_path: Path) -> None:
+def test_sweep_removes_the_checkpoints_of_finished_jobs(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "spoolkit.db"))
     done, waiting, unknown, old = (f"{n:032x}" for n in range(4))
     for id in (done, waiting, unknown, old):

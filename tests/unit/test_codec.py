@@ -1,4 +1,4 @@
-"""Values cross exactly, or are refused by name; bytes from a file give a value or a DecodeError."""
+"""Values are decoded exactly as they were, or refused by name; other bytes raise a DecodeError."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Bits(enum.IntFlag):
 
 
 class Odd(Enum):
-    """It defines for itself what every Enum has, and makes members that it does not list."""
+    """An Enum that overrides what every Enum has, and makes members that it does not list."""
 
     FIRST = 1
 
@@ -161,7 +161,7 @@ values = st.recursive(hashable | st.sets(hashable, max_size=4), nested, max_leav
 
 
 def same(a: Any, b: Any) -> bool:
-    """Equal, and of the same types all the way down; times to the zone, the offset and the fold."""
+    """Return whether both are equal and of the same types at all levels; times with zone, offset and fold."""
     if type(a) is not type(b):
         return False
     if isinstance(a, (list, tuple)):
@@ -180,37 +180,37 @@ def same(a: Any, b: Any) -> bool:
 
 @given(values)
 @steady
-def test_what_crosses_comes_back(value: object) -> None:
+def test_values_of_supported_types_are_decoded_as_they_were(value: object) -> None:
     assert same(codec.decode(codec.encode(value)), value)
 
 
 @pytest.mark.parametrize(
     "value", [1 << 66_000, -1 << 66_000, 2**64, -(2**64), 2**64 - 1, 2**63], ids=lambda value: str(value.bit_length())
 )
-def test_integers_of_any_size_cross(value: int) -> None:
-    assert codec.decode(codec.encode(value)) == value  # Python itself reads and writes no more than 4,300 digits
+def test_integers_of_any_size_are_decoded_as_they_were(value: int) -> None:
+    assert codec.decode(codec.encode(value)) == value  # Python itself reads and writes at most 4,300 digits
 
 
 @given(st.lists(values, max_size=3).map(tuple), st.dictionaries(text, values, max_size=3))
 @steady
-def test_a_call_comes_back(args: tuple[object, ...], kwargs: dict[str, object]) -> None:
+def test_decode_call_gives_the_arguments_of_encode_call(args: tuple[object, ...], kwargs: dict[str, object]) -> None:
     assert same(codec.decode_call(codec.encode_call(args, kwargs)), (args, kwargs))
 
 
-def test_an_argument_may_have_any_name() -> None:
+def test_encode_call_accepts_any_name_of_an_argument() -> None:
     kwargs = dict.fromkeys(["at", "body", "id", "args", "self", "names", "$tuple", "class", "ü"], 1)
     assert codec.decode_call(codec.encode_call((), kwargs, [])) == ((), kwargs)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, -0.0, 5e-324])
-def test_the_odd_floats_cross(value: float) -> None:
+def test_floats_without_a_json_form_are_decoded_as_they_were(value: float) -> None:
     assert repr(codec.decode(codec.encode(value))) == repr(value)
 
 
 @pytest.mark.parametrize(
     "value", ["NaN", "-NaN", "sNaN", "-Infinity", "NaN123", "-0E-7", "1" * 5000], ids=lambda value: value[:9]
 )
-def test_the_odd_decimals_cross(value: str) -> None:
+def test_unusual_decimals_are_decoded_as_they_were(value: str) -> None:
     assert str(codec.decode(codec.encode(Decimal(value)))) == value
 
 
@@ -220,9 +220,9 @@ def test_equal_sets_have_equal_bytes() -> None:
 
 @given(st.text("ab:./\\ ?", max_size=6))
 @steady
-def test_a_windows_path_comes_back_or_is_refused(text: str) -> None:
+def test_a_windows_path_is_decoded_as_it_was_or_refused(text: str) -> None:
     path = PureWindowsPath(text)
-    with contextlib.suppress(ArgumentTypeError):  # before Python 3.12 "./a:b" writes itself as a path on drive a:
+    with contextlib.suppress(ArgumentTypeError):  # before Python 3.12 "./a:b" becomes the text of a path on drive a:
         back = codec.decode(codec.encode(path))
         assert isinstance(back, PureWindowsPath)
         assert (str(back), back.parts) == (str(path), path.parts)
@@ -253,7 +253,7 @@ def test_a_windows_path_comes_back_or_is_refused(text: str) -> None:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_the_bytes_stay_as_they_are(value: object, data: str) -> None:
+def test_the_encoding_does_not_change_between_versions(value: object, data: str) -> None:
     """Jobs wait across deploys: what an earlier version wrote must be read by a later one."""
     assert codec.encode(value) == data.encode()
     assert same(codec.decode(data.encode()), value)
@@ -286,7 +286,7 @@ class Money(int):
 
 
 class Late:
-    """Stands for something else that is not there, as a LocalProxy does outside a request."""
+    """A proxy without a target, as a LocalProxy is outside a request."""
 
     @property
     def __class__(self) -> Any:
@@ -351,7 +351,7 @@ def zone_of_a_file() -> ZoneInfo:
         (make_dataclass("Made", ["a"])(1), "it", "cannot find"),
     ],
 )
-def test_the_rest_is_refused_by_name(value: object, where: str, says: str) -> None:
+def test_encode_refuses_other_types_and_says_where_they_are(value: object, where: str, says: str) -> None:
     with pytest.raises(ArgumentTypeError) as refused:
         codec.encode(value, argument="it")
     assert where is None or refused.value.argument == where
@@ -363,12 +363,12 @@ def test_the_rest_is_refused_by_name(value: object, where: str, says: str) -> No
     assert isinstance(refused.value, TypeError)
 
 
-def test_what_stands_for_something_else_is_asked_nothing() -> None:
+def test_encode_does_not_ask_a_proxy_for_its_target() -> None:
     with pytest.raises(ArgumentTypeError, match=r"Late: send its id"):
         codec.encode(Late())
 
 
-def test_what_contains_itself_is_refused() -> None:
+def test_encode_refuses_a_value_that_contains_itself() -> None:
     with pytest.raises(ArgumentTypeError, match="contains itself") as refused:
         codec.encode({"a": circular()}, argument="it")
     assert str(refused.value.argument).startswith("it['a'][0][0]")
@@ -379,7 +379,7 @@ def test_what_contains_itself_is_refused() -> None:
     [lambda v: [v], lambda v: (v,), lambda v: {"$": v}, lambda v: frozenset([v]), crossing.Point],
     ids=["list", "tuple", "dict", "frozenset", "dataclass"],
 )
-def test_nesting_has_a_limit_that_both_sides_keep(wrap: Callable[[object], object]) -> None:
+def test_encode_and_decode_have_the_same_limit_of_nesting(wrap: Callable[[object], object]) -> None:
     value: object = Bits.ONE if wrap is crossing.Point else None
     for _ in range(codec.MAX_DEPTH - (value is not None)):  # the number of a flag is a level of its own
         value = wrap(value)
@@ -388,14 +388,14 @@ def test_nesting_has_a_limit_that_both_sides_keep(wrap: Callable[[object], objec
         codec.encode(wrap(value))
 
 
-def test_a_main_modules_class_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_encode_refuses_a_class_of_the_main_module(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(crossing.Slotted, "__module__", "__main__")
     monkeypatch.setattr(sys.modules["__main__"], "Slotted", crossing.Slotted, raising=False)
     with pytest.raises(ArgumentTypeError, match="cannot find"):
         codec.encode(crossing.Slotted(1, "b"))
 
 
-def test_positional_arguments_are_named() -> None:
+def test_encode_call_names_positional_arguments_in_errors() -> None:
     for args, kwargs, argument in [
         ((1, object()), {}, "second"),
         ((1, 2, [object()]), {}, "args[2][0]"),  # one of *args has no name of its own
@@ -407,7 +407,7 @@ def test_positional_arguments_are_named() -> None:
         assert refused.value.argument == argument
 
 
-def test_a_cached_property_does_not_hinder() -> None:
+def test_encode_accepts_a_dataclass_with_a_cached_property() -> None:
     point = crossing.Point(1)
     assert point.seen == "cached"
     back = codec.decode(codec.encode(point))
@@ -415,11 +415,11 @@ def test_a_cached_property_does_not_hinder() -> None:
     assert vars(back) == {"x": 1, "y": None}
 
 
-def test_what_typing_leaves_on_a_value_does_not_hinder() -> None:
+def test_encode_accepts_a_generic_dataclass() -> None:
     assert codec.decode(codec.encode(Box[int](1))) == Box(1)
 
 
-def test_a_field_that_is_new_takes_its_default() -> None:
+def test_decode_gives_a_new_field_its_default() -> None:
     assert codec.decode(b'{"$dataclass":["crossing:Point",{"x":1}]}') == crossing.Point(1)
 
 
@@ -447,7 +447,7 @@ trees = st.recursive(
 
 
 def replaced(tree: Any, at: int, by: object) -> Any:
-    """``tree`` with the node replaced at which a walk arrives that turns where ``at`` says."""
+    """Return ``tree`` with one node replaced: the one to which the numbers in ``at`` lead."""
     if not isinstance(tree, (list, dict)) or not tree or at < 2:
         return by
     keys: list[Any] = list(tree) if isinstance(tree, dict) else list(range(len(tree)))
@@ -458,7 +458,7 @@ def replaced(tree: Any, at: int, by: object) -> Any:
 
 @given(st.binary() | trees.map(lambda tree: json.dumps(tree).encode()))
 @steady
-def test_any_bytes_give_a_value_or_our_error(data: bytes) -> None:
+def test_decode_gives_a_value_or_a_decode_error_for_any_bytes(data: bytes) -> None:
     for read in (codec.decode, codec.decode_call):
         with contextlib.suppress(DecodeError):
             read(data)
@@ -466,15 +466,15 @@ def test_any_bytes_give_a_value_or_our_error(data: bytes) -> None:
 
 @given(values, st.integers(0, 2**16), trees)
 @steady
-def test_a_valid_tree_with_something_else_in_it_gives_a_value_or_our_error(value: object, at: int, by: object) -> None:
+def test_decode_gives_a_value_or_a_decode_error_for_a_changed_tree(value: object, at: int, by: object) -> None:
     data = json.dumps(replaced(json.loads(codec.encode(value)), at, by)).encode()
     with contextlib.suppress(DecodeError):
-        codec.encode(codec.decode(data))  # what came in by a damaged file is still something that crosses
+        codec.encode(codec.decode(data))  # a value from a damaged file still has a supported type
 
 
 @given(values, st.data())
 @steady
-def test_damaged_bytes_give_a_value_or_our_error(value: object, draw: st.DataObject) -> None:
+def test_decode_gives_a_value_or_a_decode_error_for_damaged_bytes(value: object, draw: st.DataObject) -> None:
     data = bytearray(codec.encode(value))
     data[draw.draw(st.integers(0, len(data) - 1))] = draw.draw(st.integers(0, 255))
     with contextlib.suppress(DecodeError):
@@ -528,7 +528,7 @@ def test_damaged_bytes_give_a_value_or_our_error(value: object, draw: st.DataObj
     ],
     ids=lambda value: value[:40].decode("utf-8", "replace") if isinstance(value, bytes) else None,
 )
-def test_bad_bytes(data: bytes, says: str) -> None:
+def test_decode_says_what_is_wrong_with_the_bytes(data: bytes, says: str) -> None:
     with pytest.raises(DecodeError) as refused:
         codec.decode(data)
     if "4300" not in says or hasattr(sys, "set_int_max_str_digits"):
@@ -539,12 +539,12 @@ def test_bad_bytes(data: bytes, says: str) -> None:
 
 
 @pytest.mark.parametrize("data", [b"{}", b"[]", b"[[],[]]", b"[{},{}]", b"[[],{},1]", b'{"$tuple":[[],{}]}', b"null"])
-def test_what_is_no_call(data: bytes) -> None:
+def test_decode_call_refuses_anything_but_a_call(data: bytes) -> None:
     with pytest.raises(DecodeError, match="a list and an object"):
         codec.decode_call(data)
 
 
-def test_the_cause_is_kept() -> None:
+def test_a_decode_error_keeps_its_cause() -> None:
     with pytest.raises(DecodeError) as refused:
         codec.decode(b'{"$date":"x"}')
     assert isinstance(refused.value.__cause__, ValueError)
@@ -554,15 +554,17 @@ REFERENCES = ["this:d", "this:c", "this:s.join"]
 
 
 @pytest.mark.parametrize("tag", ["$dataclass", "$enum"])
-def test_a_name_from_a_file_imports_nothing(monkeypatch: pytest.MonkeyPatch, tag: str) -> None:
-    monkeypatch.delitem(sys.modules, "this", raising=False)  # prints a poem when it is imported, and nobody does
+def test_decode_imports_no_module_for_a_name_in_the_data(monkeypatch: pytest.MonkeyPatch, tag: str) -> None:
+    monkeypatch.delitem(
+        sys.modules, "this", raising=False
+    )  # it prints a poem when it is imported, which must not happen
     for reference in REFERENCES:
         with pytest.raises(DecodeError, match="'this' is not imported in this process"):
             codec.decode(json.dumps({tag: [reference, {}]}).encode())
     assert "this" not in sys.modules
 
 
-def test_a_name_from_a_file_does_not_wake_a_lazy_module(
+def test_decode_does_not_load_a_lazy_module_for_a_name_in_the_data(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spec = importlib.util.find_spec("this")
@@ -578,7 +580,7 @@ def test_a_name_from_a_file_does_not_wake_a_lazy_module(
     assert capsys.readouterr().out == ""
 
 
-def test_a_name_from_a_file_calls_nothing() -> None:
+def test_decode_calls_nothing_for_a_name_in_the_data() -> None:
     strangers = ["os:system", "subprocess:Popen", "builtins:eval", "builtins:int", "threading:Thread", ":", "", "os"]
     for reference in [*strangers, "crossing:Point.__init__", "crossing:Point.seen", "crossing:Point.__class__"]:
         for tag, inside in [("$dataclass", {}), ("$enum", "x"), ("$enum", 1)]:
@@ -586,7 +588,7 @@ def test_a_name_from_a_file_calls_nothing() -> None:
                 codec.decode(json.dumps({tag: [reference, inside]}).encode())
 
 
-# -- types of the application's own --------------------------------------------------------------------------------
+# -- types of the application --------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -597,13 +599,13 @@ def celsius(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("celsius")
-def test_a_registered_type_crosses() -> None:
+def test_values_of_a_registered_type_are_decoded_as_they_were() -> None:
     assert codec.decode(codec.encode([crossing.Celsius(21.5)])) == [crossing.Celsius(21.5)]
     assert codec.encode(crossing.Celsius(21.5)) == b'{"$celsius:":21.5}'
 
 
 @pytest.mark.usefixtures("celsius")
-def test_a_module_executed_again_registers_again() -> None:
+def test_register_accepts_the_same_class_of_a_module_executed_again() -> None:
     again = type("Celsius", (crossing.Celsius,), {"__module__": "crossing"})
     codec.register(again, tag="celsius", encode=lambda v: v.degrees, decode=again)
     assert type(codec.decode(codec.encode(again(1.0)))) is again
@@ -616,26 +618,26 @@ def test_a_module_executed_again_registers_again() -> None:
      (threading.Thread, ""), (threading.Thread, "a b"), (threading.Thread, "a\n"), (crossing.Celsius, "other"),
      (PosixPath, "p"), (type(None), "n"), (threading.current_thread(), "instance")],
 )  # fmt: skip
-def test_a_registration_that_cannot_be(cls: type, tag: str) -> None:
+def test_register_refuses_a_class_or_a_tag_that_is_taken_or_not_valid(cls: type, tag: str) -> None:
     with pytest.raises(ConfigurationError):
         codec.register(cls, tag=tag, encode=str, decode=str)
 
 
 @pytest.mark.usefixtures("celsius")
-def test_a_decoder_that_fails_is_our_error() -> None:
+def test_decode_turns_an_error_of_a_registered_decoder_into_a_decode_error() -> None:
     codec.register(threading.Thread, tag="thread", encode=lambda v: v.name, decode=lambda v: 1 / 0)
     with pytest.raises(DecodeError, match="ZeroDivisionError"):
         codec.decode(codec.encode(threading.Thread(name="t")))
 
 
 @pytest.mark.usefixtures("celsius")
-def test_only_the_class_itself_is_registered() -> None:
+def test_register_does_not_include_subclasses() -> None:
     with pytest.raises(ArgumentTypeError, match="Warm"):
         codec.encode(type("Warm", (crossing.Celsius,), {})(1.0))
 
 
 @pytest.mark.usefixtures("celsius")
-def test_what_an_encoder_gives_is_looked_at_as_well() -> None:
+def test_encode_checks_what_a_registered_encoder_returns() -> None:
     codec.register(threading.Thread, tag="thread", encode=lambda v: v, decode=lambda v: v)
     with pytest.raises(ArgumentTypeError, match="contains itself") as refused:
         codec.encode([threading.Thread()], argument="it")
@@ -646,7 +648,7 @@ def test_what_an_encoder_gives_is_looked_at_as_well() -> None:
 
 
 @pytest.mark.usefixtures("celsius")
-def test_a_dataclass_that_would_be_refused_can_be_registered() -> None:
+def test_register_accepts_a_dataclass_that_would_be_refused() -> None:
     codec.register(Failure, tag="failure", encode=lambda v: v.a, decode=Failure)
     back = codec.decode(codec.encode({"$": Failure(3)}))
     assert isinstance(back, dict)

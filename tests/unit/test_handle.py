@@ -407,13 +407,13 @@ def waits(thread: int, path: str) -> bool:
 
 
 @pytest.fixture
-def told_only(monkeypatch: pytest.MonkeyPatch) -> None:
+def woken_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who waits does not look by itself."""
     monkeypatch.setattr(waiting, "POLL_INTERVAL", 1000)
 
 
 def test_wait_in_a_thread_returns_when_the_job_is_over(
-    work: Callable[[], None], told_only: None, directory: str
+    work: Callable[[], None], woken_only: None, directory: str
 ) -> None:
     job = gives_back(1)
     woken: list[bool] = []
@@ -427,7 +427,7 @@ def test_wait_in_a_thread_returns_when_the_job_is_over(
 
 @pytest.mark.parametrize("task", [gives_back, fails, gives_up, is_discarded], ids=lambda task: task.name)
 def test_wait_in_a_process_returns_however_the_job_ends(
-    work: Callable[[], None], told_only: None, directory: str, task: Any
+    work: Callable[[], None], woken_only: None, directory: str, task: Any
 ) -> None:
     job = task("x") if task in (gives_back, fails) else task()
     pid = os.fork()
@@ -455,7 +455,7 @@ def test_wait_returns_false_after_its_timeout(work: Callable[[], None]) -> None:
 
 
 @pytest.fixture
-def store_elsewhere(tmp_path: Path, told_only: None) -> Iterator[None]:
+def store_elsewhere(tmp_path: Path, woken_only: None) -> Iterator[None]:
     """An application whose store lies outside its spool directory, and a second spool directory."""
     app = Flask("elsewhere")
     app.config.update(SPOOLKIT_SPOOL=tmp_path / "spool", SPOOLKIT_STORE=tmp_path / "records" / "jobs.db")

@@ -1,4 +1,4 @@
-"""A job crosses as bytes and comes back; whatever bytes are read give a job or a DecodeError."""
+"""A job becomes the bytes of a spool file and a job again; any other bytes raise a DecodeError."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ def a_job(**given: Any) -> JobSpec:
 
 
 @given(jobs)
-def test_a_job_comes_back(job: JobSpec) -> None:
+def test_unpack_gives_the_job_that_was_packed(job: JobSpec) -> None:
     assert there_and_back(job) == job
 
 
 @given(jobs, st.sampled_from(["task", "queue"]), st.integers(LIMIT - 400, LIMIT + 400))
-def test_no_name_or_path_takes_the_packet_over_the_limit(job: JobSpec, field: str, length: int) -> None:
+def test_pack_never_exceeds_the_limit_for_a_long_name_or_path(job: JobSpec, field: str, length: int) -> None:
     job = replace(job, **{field: "n" * length})
     with contextlib.suppress(TooLargeError):
         packed = packet.pack(job, max_body=10**7)
@@ -62,7 +62,7 @@ def test_no_name_or_path_takes_the_packet_over_the_limit(job: JobSpec, field: st
 
 
 @given(st.integers(LIMIT - 400, LIMIT + 400))
-def test_no_packet_is_over_the_limit(length: int) -> None:
+def test_pack_makes_no_packet_over_the_limit(length: int) -> None:
     job = a_job(args=("x" * length,))
     packed = packet.pack(job, max_body=10**7)
     assert packet.size(packed.fields) <= LIMIT
@@ -70,11 +70,11 @@ def test_no_packet_is_over_the_limit(length: int) -> None:
     assert packet.unpack(packed) == job
 
 
-def test_a_packet_holds_what_a_uint16_counts() -> None:
+def test_the_limit_is_what_a_uint16_can_count() -> None:
     assert LIMIT == 65_535
 
 
-def test_the_body_is_used_only_where_it_must() -> None:
+def test_pack_uses_the_body_only_if_the_packet_is_full() -> None:
     room = LIMIT - packet.size(packet.pack(a_job(args=("",)), max_body=10**7).fields)
     full = packet.pack(a_job(args=("x" * room,)), max_body=10**7)
     assert (packet.size(full.fields), full.body) == (LIMIT, b"")
@@ -91,7 +91,7 @@ def test_the_body_is_used_only_where_it_must() -> None:
         (("x", "y", "z" * 2000), {}, "args[2]"),  # one of *args has no name of its own
     ],
 )
-def test_over_the_ceiling_the_largest_argument_is_named(
+def test_pack_names_the_largest_argument_over_max_body(
     args: tuple[str, ...], kwargs: dict[str, str], argument: str
 ) -> None:
     with pytest.raises(TooLargeError, match=rf"{re.escape(repr(argument))}.* 1000 bytes") as refused:
@@ -100,19 +100,19 @@ def test_over_the_ceiling_the_largest_argument_is_named(
     assert 2000 < refused.value.size < 2200
 
 
-def test_the_ceiling_itself_may_be_reached() -> None:
+def test_pack_accepts_arguments_of_exactly_max_body() -> None:
     length = len(packet.pack(a_job(args=("x" * 100,)), max_body=1000).fields[b"call"])
     assert packet.pack(a_job(args=("x" * 100,)), max_body=length)
     with pytest.raises(TooLargeError):
         packet.pack(a_job(args=("x" * 100,)), max_body=length - 1)
 
 
-def test_a_directory_whose_name_is_no_utf8_comes_back() -> None:
+def test_unpack_gives_a_queue_whose_name_is_not_utf8() -> None:
     job = a_job(queue=os.fsdecode(b"/spools/\xff"))
     assert there_and_back(job) == job
 
 
-def test_a_name_that_fills_the_packet_is_refused() -> None:
+def test_pack_refuses_a_task_name_that_fills_the_packet() -> None:
     with pytest.raises(TooLargeError) as refused:
         packet.pack(a_job(task="t" * LIMIT), max_body=10**7)
     assert refused.value.size > refused.value.limit == LIMIT
@@ -132,7 +132,7 @@ def test_a_name_that_fills_the_packet_is_refused() -> None:
         (Packet({b"k": b"v" * 258}), b"\x11\x07\x01\x00\x01\x00k\x02\x01" + b"v" * 258),  # low byte first
     ],
 )
-def test_the_bytes_are_uwsgis(content: Packet, data: bytes) -> None:
+def test_dump_writes_the_bytes_that_uwsgi_writes(content: Packet, data: bytes) -> None:
     assert packet.dump(content) == data
     assert packet.load(data) == content
 
@@ -149,24 +149,24 @@ def test_the_bytes_are_uwsgis(content: Packet, data: bytes) -> None:
         (b"\x11\x04\x00\x00\x00\x00\x00\x00", "empty key"),
     ],
 )
-def test_bytes_that_are_no_packet(data: bytes, why: str) -> None:
+def test_load_says_what_is_wrong_with_the_bytes(data: bytes, why: str) -> None:
     with pytest.raises(DecodeError, match=why):
         packet.load(data)
 
 
-def test_fields_of_a_newer_version_are_passed_over() -> None:
+def test_unpack_ignores_fields_of_a_newer_version() -> None:
     packed = packet.pack(a_job(), max_body=1000)
     assert packet.unpack(Packet({**packed.fields, b"deadline": b"\xff"}, b"")) == packet.unpack(packed)
 
 
 @given(st.binary(max_size=200) | st.binary(max_size=100).map(lambda data: b"\x11" + bytes([len(data), 0, 0]) + data))
-def test_any_bytes_give_a_packet_or_our_error(data: bytes) -> None:
+def test_load_gives_a_packet_or_a_decode_error_for_any_bytes(data: bytes) -> None:
     with contextlib.suppress(DecodeError):
         packet.unpack(packet.load(data))
 
 
 @given(jobs, st.data())
-def test_damaged_bytes_give_a_job_or_our_error(job: JobSpec, draw: st.DataObject) -> None:
+def test_unpack_gives_a_job_or_a_decode_error_for_damaged_bytes(job: JobSpec, draw: st.DataObject) -> None:
     data = bytearray(packet.dump(packet.pack(job, max_body=10**7)))
     for _ in range(draw.draw(st.integers(1, 3))):
         data[draw.draw(st.integers(0, len(data) - 1))] = draw.draw(st.integers(0, 255))
@@ -179,7 +179,7 @@ VALUES = st.binary() | st.sampled_from([b"1", b"[[],{}]", b"0" * 32, b"1.5", b"\
 
 
 @given(st.dictionaries(KEYS | st.binary(), VALUES), st.binary())
-def test_any_fields_give_a_job_or_our_error(fields: dict[bytes, bytes], body: bytes) -> None:
+def test_unpack_gives_a_job_or_a_decode_error_for_any_fields(fields: dict[bytes, bytes], body: bytes) -> None:
     with contextlib.suppress(DecodeError):
         packet.unpack(Packet({**fields, b"spoolkit": b"1"}, body))
 
@@ -203,26 +203,26 @@ def test_any_fields_give_a_job_or_our_error(fields: dict[bytes, bytes], body: by
         (b"spoolkit", b"2"),
     ],
 )
-def test_a_field_that_cannot_be(field: bytes, value: bytes) -> None:
+def test_unpack_refuses_a_field_with_an_impossible_value(field: bytes, value: bytes) -> None:
     packed = packet.pack(a_job(), max_body=1000)
     with pytest.raises(DecodeError):
         packet.unpack(Packet({**packed.fields, field: value}))
 
 
 @pytest.mark.parametrize("field", [b"id", b"task", b"enqueued_at", b"call"])
-def test_a_field_that_is_missing(field: bytes) -> None:
+def test_unpack_names_a_missing_field(field: bytes) -> None:
     packed = packet.pack(a_job(), max_body=1000)
     with pytest.raises(DecodeError):
         packet.unpack(Packet({key: value for key, value in packed.fields.items() if key != field}))
 
 
 @pytest.mark.parametrize(("value", "is_one"), [(b"0", True), (b"9" * 9, True), (b"9" * 10, False), (b"", False)])
-def test_a_priority_has_one_to_nine_digits(value: bytes, is_one: bool) -> None:
+def test_unpack_reads_a_priority_of_one_to_nine_digits(value: bytes, is_one: bool) -> None:
     content = Packet({**packet.pack(a_job(), max_body=1000).fields, b"priority": value})
     with contextlib.nullcontext() if is_one else pytest.raises(DecodeError, match="priority"):
         assert packet.unpack(content).priority == int(value)
 
 
-def test_times_are_exact() -> None:
+def test_times_in_a_packet_are_exact() -> None:
     for seconds in (1790000000.123456, math.nextafter(1790000000.5, 2e9), 0.1 + 0.2):
         assert there_and_back(a_job(run_at=seconds)).run_at == seconds

@@ -1,4 +1,4 @@
-"""What a running attempt shows of itself: seen while it runs, left behind when it dies, gone when it is over."""
+"""The file of a running attempt: readable while it runs, kept when its process dies, gone when it is recorded."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def folder(tmp_path: Path) -> str:
     return str(tmp_path)
 
 
-def test_progress_and_log_are_seen_while_it_runs(folder: str) -> None:
+def test_read_gives_progress_and_log_of_a_running_attempt(folder: str) -> None:
     shown = AttemptFile(folder, ID)
     assert read(folder, ID) == (None, "")
     shown.write("one\n")
@@ -34,13 +34,13 @@ def test_progress_and_log_are_seen_while_it_runs(folder: str) -> None:
     assert read(folder, ID)[0] == shown.last_progress == Progress(2)
 
 
-def test_they_are_its_owners_alone(folder: str) -> None:
+def test_an_attempt_file_and_its_folder_are_private(folder: str) -> None:
     AttemptFile(folder, ID)
     assert os.stat(f"{folder}/running").st_mode & 0o777 == 0o700
     assert os.stat(f"{folder}/running/{ID}").st_mode & 0o777 == 0o600
 
 
-def test_they_outlive_a_process_that_is_killed(folder: str) -> None:
+def test_an_attempt_file_outlives_a_killed_process(folder: str) -> None:
     pid = os.fork()
     if not pid:
         shown = AttemptFile(folder, ID)
@@ -54,7 +54,7 @@ def test_they_outlive_a_process_that_is_killed(folder: str) -> None:
     assert os.listdir(f"{folder}/running") == []
 
 
-def test_the_next_attempt_begins_anew(folder: str) -> None:
+def test_the_next_attempt_starts_without_progress_and_log(folder: str) -> None:
     earlier = AttemptFile(folder, ID)
     earlier.write("earlier")
     earlier.progress(Progress(3))
@@ -65,7 +65,7 @@ def test_the_next_attempt_begins_anew(folder: str) -> None:
     assert read(folder, ID) == (None, "now")
 
 
-def test_nothing_is_left_once_it_is_recorded(folder: str) -> None:
+def test_nothing_is_left_after_the_attempt_is_recorded(folder: str) -> None:
     shown = AttemptFile(folder, ID)
     fd = shown.fd
     shown.close()
@@ -77,7 +77,7 @@ def test_nothing_is_left_once_it_is_recorded(folder: str) -> None:
     assert shown.cancel_asked is False
 
 
-def test_it_may_report_and_write_when_it_is_over(folder: str) -> None:
+def test_a_closed_attempt_file_ignores_progress_and_log(folder: str) -> None:
     shown = AttemptFile(folder, ID)
     shown.write("before")
     shown.close()
@@ -87,10 +87,10 @@ def test_it_may_report_and_write_when_it_is_over(folder: str) -> None:
     assert read(folder, ID) == (None, "")
 
 
-# The word to stop
+# The stop flag
 
 
-def test_the_word_to_stop_is_heard(folder: str) -> None:
+def test_ask_to_stop_sets_the_flag_of_a_running_attempt(folder: str) -> None:
     shown = AttemptFile(folder, ID)
     assert not shown.cancel_asked
     shown.progress(Progress(1))
@@ -103,14 +103,14 @@ def test_the_word_to_stop_is_heard(folder: str) -> None:
     assert read(folder, ID) == (Progress(2), "text")
 
 
-def test_the_word_to_stop_may_come_first(folder: str) -> None:
+def test_ask_to_stop_also_works_before_the_attempt_starts(folder: str) -> None:
     os.mkdir(f"{folder}/running")
     ask_to_stop(folder, ID)
     assert os.stat(f"{folder}/running/{ID}").st_mode & 0o777 == 0o600
     assert AttemptFile(folder, ID).cancel_asked
 
 
-def test_where_nothing_runs_the_word_to_stop_is_lost(folder: str) -> None:
+def test_ask_to_stop_does_nothing_without_the_folder(folder: str) -> None:
     ask_to_stop(folder, ID)
     assert os.listdir(folder) == []
 
@@ -118,7 +118,7 @@ def test_where_nothing_runs_the_word_to_stop_is_lost(folder: str) -> None:
 # The log
 
 
-def test_of_a_long_log_the_end_is_kept(folder: str) -> None:
+def test_a_long_log_is_cut_to_its_end(folder: str) -> None:
     shown = AttemptFile(folder, ID)
     for number in range(60_000):
         shown.write(f"{number}\n")
@@ -130,7 +130,7 @@ def test_of_a_long_log_the_end_is_kept(folder: str) -> None:
     assert os.stat(shown.path).st_size < 1024 + 3 * LOG_LIMIT
 
 
-def test_of_one_long_text_the_end_is_kept(folder: str) -> None:
+def test_one_long_text_is_cut_to_its_end(folder: str) -> None:
     shown = AttemptFile(folder, ID)
     shown.write("x" * LOG_LIMIT + "y" * LOG_LIMIT)
     assert shown.log() == "y" * LOG_LIMIT
@@ -138,7 +138,7 @@ def test_of_one_long_text_the_end_is_kept(folder: str) -> None:
     assert shown.log() == "y" * (LOG_LIMIT - 1) + "z"
 
 
-def test_progress_stands_when_the_log_is_cut(folder: str) -> None:
+def test_progress_stays_when_the_log_is_cut(folder: str) -> None:
     shown = AttemptFile(folder, ID)
     shown.progress(Progress(1, 2, "parts"))
     for _ in range(5):
@@ -146,14 +146,14 @@ def test_progress_stands_when_the_log_is_cut(folder: str) -> None:
     assert read(folder, ID) == (Progress(1, 2, "parts"), "x" * LOG_LIMIT)
 
 
-def test_what_others_write_behind_the_log_is_part_of_it(folder: str) -> None:
+def test_read_includes_what_faulthandler_appends_to_the_log(folder: str) -> None:
     shown = AttemptFile(folder, ID)
     shown.write("before\n")
     os.write(shown.fd, b"Fatal Python error: Segmentation fault\n")
     assert read(folder, ID)[1] == "before\nFatal Python error: Segmentation fault\n"
 
 
-def test_text_that_is_no_utf8_is_kept_as_can_be(folder: str) -> None:
+def test_text_that_is_not_utf8_is_escaped(folder: str) -> None:
     shown = AttemptFile(folder, ID)
     shown.write("\udcff \u00e9")
     assert shown.log() == r"\udcff" + " \u00e9"
@@ -171,7 +171,7 @@ numbers = st.integers() | st.floats(allow_nan=False)
 @example(0, None, "x" * 5000)
 @example(1, 2, "\u20ac" * 400)
 @example(1, 2, '"\\' * 300)
-def test_whatever_is_reported_is_seen_and_a_long_note_is_cut(
+def test_progress_is_read_as_reported_and_a_long_note_is_cut(
     folder: str, done: float, total: float | None, note: str
 ) -> None:
     shown = AttemptFile(folder, ID)
@@ -189,17 +189,17 @@ def test_whatever_is_reported_is_seen_and_a_long_note_is_cut(
         shown.close()
 
 
-def test_a_line_that_is_half_written_is_none(folder: str) -> None:
+def test_read_ignores_a_progress_line_that_is_half_written(folder: str) -> None:
     shown = AttemptFile(folder, ID)
     os.pwrite(shown.fd, b"[1, 2, ", 1)
     shown.write("log")
     assert read(folder, ID) == (None, "log")
 
 
-# Where it cannot be
+# Where the file cannot be made
 
 
-def test_where_it_cannot_be_made_nothing_is_shown_and_the_job_runs(tmp_path: Path) -> None:
+def test_an_attempt_file_that_cannot_be_made_shows_nothing_and_raises_nothing(tmp_path: Path) -> None:
     where = tmp_path / "file"
     where.write_text("x")
     shown = AttemptFile(str(where), ID)
@@ -210,7 +210,7 @@ def test_where_it_cannot_be_made_nothing_is_shown_and_the_job_runs(tmp_path: Pat
     assert read(str(where), ID) == (None, "")
 
 
-def test_a_link_is_not_followed(folder: str, tmp_path: Path) -> None:
+def test_an_attempt_file_does_not_follow_a_link(folder: str, tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.write_text("1 of great value")
     os.mkdir(f"{folder}/running")
@@ -222,12 +222,12 @@ def test_a_link_is_not_followed(folder: str, tmp_path: Path) -> None:
     assert target.read_text() == "1 of great value"
 
 
-def test_to_look_at_what_is_no_file_is_no_error(folder: str) -> None:
+def test_read_gives_nothing_for_anything_but_a_file(folder: str) -> None:
     os.makedirs(f"{folder}/running/{ID}")
     assert read(folder, ID) == (None, "")
 
 
-def test_to_look_and_to_ask_leaves_no_descriptor(folder: str) -> None:
+def test_read_and_ask_to_stop_leave_no_descriptor_open(folder: str) -> None:
     AttemptFile(folder, ID).write("text")
     before = len(os.listdir("/proc/self/fd"))
     read(folder, ID)
@@ -235,6 +235,6 @@ def test_to_look_and_to_ask_leaves_no_descriptor(folder: str) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_the_descriptor_does_not_reach_what_the_task_starts(folder: str) -> None:
+def test_child_processes_do_not_inherit_the_descriptor(folder: str) -> None:
     assert not os.get_inheritable(AttemptFile(folder, ID).fd)
     running.delete(folder, "nowhere")

@@ -1,4 +1,4 @@
-"""Who is woken: one idle spooler, or each busy one once; never a stranger."""
+"""Which spooler is woken: an idle one, or each busy one once; never another process."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ for command in sys.stdin:
 
 
 class Spooler:
-    """A process that is present in the directory and counts its signals."""
+    """A process with a file in the directory. It counts its signals."""
 
     def __init__(self, directory: str) -> None:
         self.process = subprocess.Popen(
@@ -69,16 +69,16 @@ def spoolers(tmp_path: Path) -> Iterator[list[Spooler]]:
         yield started
 
 
-def test_one_idle_spooler_is_woken(spoolers: list[Spooler], tmp_path: Path) -> None:
+def test_wake_signals_one_idle_spooler(spoolers: list[Spooler], tmp_path: Path) -> None:
     pid = spooler_files.wake(str(tmp_path))
     assert [spooler.woken() for spooler in spoolers] == [int(spooler.process.pid == pid) for spooler in spoolers]
 
 
-def test_in_a_burst_no_idle_one_is_left_asleep(spoolers: list[Spooler], tmp_path: Path) -> None:
+def test_wake_reaches_every_idle_spooler_in_a_burst(spoolers: list[Spooler], tmp_path: Path) -> None:
     assert {spooler_files.wake(str(tmp_path)) for _ in range(100)} == {spooler.process.pid for spooler in spoolers}
 
 
-def test_a_busy_one_is_left_alone_while_another_is_idle(spoolers: list[Spooler], tmp_path: Path) -> None:
+def test_wake_leaves_a_busy_spooler_alone_while_another_is_idle(spoolers: list[Spooler], tmp_path: Path) -> None:
     for spooler in spoolers[:2]:
         spooler.tell("busy")
     for _ in range(5):
@@ -86,7 +86,7 @@ def test_a_busy_one_is_left_alone_while_another_is_idle(spoolers: list[Spooler],
     assert [spooler.woken() for spooler in spoolers[:2]] == [0, 0]
 
 
-def test_where_all_are_busy_each_is_woken_once_a_job(spoolers: list[Spooler], tmp_path: Path) -> None:
+def test_wake_signals_each_busy_spooler_once_per_job_if_all_are_busy(spoolers: list[Spooler], tmp_path: Path) -> None:
     for spooler in spoolers:
         spooler.tell("busy")
     for _ in range(5):
@@ -99,7 +99,7 @@ def test_where_all_are_busy_each_is_woken_once_a_job(spoolers: list[Spooler], tm
     assert spooler_files.wake(str(tmp_path)) == spoolers[0].process.pid
 
 
-def test_the_dead_are_forgotten(spoolers: list[Spooler], tmp_path: Path) -> None:
+def test_wake_removes_the_files_of_dead_spoolers(spoolers: list[Spooler], tmp_path: Path) -> None:
     for spooler in spoolers[:2]:
         spooler.end()
     for _ in range(3):
@@ -107,7 +107,7 @@ def test_the_dead_are_forgotten(spoolers: list[Spooler], tmp_path: Path) -> None
     assert os.listdir(tmp_path / "spoolers") == [str(spoolers[2].process.pid)]
 
 
-def test_a_stranger_who_got_the_pid_is_not_signalled(spoolers: list[Spooler], tmp_path: Path) -> None:
+def test_wake_does_not_signal_another_process_with_the_same_pid(spoolers: list[Spooler], tmp_path: Path) -> None:
     for spooler in spoolers:
         path = tmp_path / "spoolers" / str(spooler.process.pid)
         path.write_bytes(path.read_bytes().replace(b" ", b" 1", 1))  # another start time
@@ -141,7 +141,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
 
 
 @pytest.mark.parametrize("trouble", [NO_DESCRIPTORS, NO_ROOM], ids=["no descriptors", "no room"])
-def test_who_is_short_of_something_wakes_whom_it_can_and_forgets_nobody(
+def test_wake_without_descriptors_or_disk_space_removes_no_file_and_signals_those_it_can(
     trouble: str, spoolers: list[Spooler], tmp_path: Path
 ) -> None:
     for spooler in spoolers:
@@ -155,12 +155,12 @@ def test_who_is_short_of_something_wakes_whom_it_can_and_forgets_nobody(
     assert [spooler.woken() for spooler in spoolers] == [int(trouble is NO_ROOM)] * 3
 
 
-def test_who_leaves_is_gone(spoolers: list[Spooler], tmp_path: Path) -> None:
+def test_leave_removes_the_file(spoolers: list[Spooler], tmp_path: Path) -> None:
     spoolers[0].tell("leave")
     assert str(spoolers[0].process.pid) not in os.listdir(tmp_path / "spoolers")
 
 
-def test_nobody_there(tmp_path: Path) -> None:
+def test_wake_gives_none_without_living_spoolers(tmp_path: Path) -> None:
     assert spooler_files.wake(str(tmp_path / "nowhere")) is None
     (tmp_path / "spoolers").mkdir()
     (tmp_path / "spoolers" / "12345678").write_bytes(b"00")
@@ -169,7 +169,7 @@ def test_nobody_there(tmp_path: Path) -> None:
     assert spooler_files.wake(str(tmp_path)) is None
 
 
-def test_a_process_is_told_by_what_never_changes_in_it() -> None:
+def test_identity_of_a_process_does_not_change_with_its_name_or_memory() -> None:
     name = Path("/proc/self/comm").read_bytes()
     before = process.identity(os.getpid())
     try:
@@ -180,18 +180,18 @@ def test_a_process_is_told_by_what_never_changes_in_it() -> None:
         Path("/proc/self/comm").write_bytes(name)
 
 
-def test_it_is_private_and_leaves_no_descriptor_open(tmp_path: Path) -> None:
+def test_a_spooler_file_is_private_and_leaves_no_descriptor_open(tmp_path: Path) -> None:
     before = os.listdir("/proc/self/fd")
     me = spooler_files.SpoolerFile(str(tmp_path))
     file = tmp_path / "spoolers" / str(me.pid)
     assert [stat.S_IMODE(path.stat().st_mode) for path in (file.parent, file)] == [0o700, 0o600]
-    file.write_bytes(file.read_bytes() + b"of another")  # or SIGUSR1 would end the tests
+    file.write_bytes(file.read_bytes() + b"of another")  # otherwise SIGUSR1 would end the tests
     spooler_files.wake(str(tmp_path))
     me.leave()
     assert os.listdir("/proc/self/fd") == before
 
 
-def test_a_task_that_closes_everything_hurts_only_itself(tmp_path: Path) -> None:
+def test_a_spooler_file_survives_a_task_that_closes_all_descriptors(tmp_path: Path) -> None:
     me = spooler_files.SpoolerFile(str(tmp_path))
     os.close(me._fd)
     me.busy()
@@ -200,7 +200,7 @@ def test_a_task_that_closes_everything_hurts_only_itself(tmp_path: Path) -> None
     assert os.listdir(tmp_path / "spoolers") == []
 
 
-def test_its_descriptor_is_out_of_uwsgis_way(tmp_path: Path) -> None:
+def test_a_spooler_file_does_not_use_a_descriptor_that_uwsgi_replaces(tmp_path: Path) -> None:
     me = spooler_files.SpoolerFile(str(tmp_path))
     try:
         assert me._fd > 3, "uWSGI puts /dev/null over descriptor 0 after the fork"
@@ -208,7 +208,7 @@ def test_its_descriptor_is_out_of_uwsgis_way(tmp_path: Path) -> None:
         me.leave()
 
 
-def test_no_descriptor_is_left_open_where_the_file_cannot_be_written(
+def test_a_spooler_file_that_cannot_be_written_leaves_no_descriptor_open(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*args: object) -> None:

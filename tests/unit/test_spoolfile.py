@@ -1,4 +1,4 @@
-"""Spool files: whole or not at all, claimed by one, set aside with a reason."""
+"""Spool files: written whole or not at all, claimed by one process at a time, found, rescheduled."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def spool(tmp_path: Path) -> str:
 
 
 def others_may_lock(path: str) -> bool:
-    """Whether another process gets the lock on the file."""
+    """Return whether another process gets the lock on the file."""
     code = "import fcntl, os, sys; fcntl.lockf(os.open(sys.argv[1], os.O_RDWR), fcntl.LOCK_EX | fcntl.LOCK_NB)"
     return subprocess.run([sys.executable, "-c", code, path], stderr=subprocess.DEVNULL).returncode == 0
 
 
-def test_a_file_is_written_whole_and_private(spool: str) -> None:
+def test_write_makes_a_private_file_with_all_the_data(spool: str) -> None:
     path = spoolfile.write(spool, "one", b"data", fsync=True)
     assert path == f"{spool}/{PREFIX}one"
     assert Path(path).read_bytes() == b"data"
@@ -41,9 +41,9 @@ def test_a_file_is_written_whole_and_private(spool: str) -> None:
     assert os.listdir(spool) == [f"{PREFIX}one"]
 
 
-# 1790000000.123456 lies between two nanoseconds: the later one is meant.
+# 1790000000.123456 lies between two nanoseconds: the later one is used.
 @pytest.mark.parametrize("run_at", [1, 1790000000, 1790000000.25, 1790000000.123456, 4e9 + 0.123456])
-def test_it_shows_itself_whole_and_with_its_time_set(
+def test_write_shows_the_file_complete_and_with_its_time(
     spool: str, run_at: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
@@ -61,12 +61,12 @@ def test_it_shows_itself_whole_and_with_its_time_set(
 
 
 @given(st.floats(0, 4e9))
-def test_the_files_time_is_never_before_the_jobs(run_at: float) -> None:
+def test_ns_of_is_never_before_the_time_of_the_job(run_at: float) -> None:
     nanoseconds, _ = spoolfile.ns_of(run_at)
     assert 0 <= Fraction(nanoseconds, 10**9) - Fraction(run_at) < Fraction(1, 10**9)
 
 
-def test_with_fsync_the_file_and_then_its_name_are_on_the_disk(spool: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_write_with_fsync_syncs_the_file_and_then_its_folder(spool: str, monkeypatch: pytest.MonkeyPatch) -> None:
     synced = []
     monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.path.basename(os.readlink(f"/proc/self/fd/{fd}"))))
     before = os.listdir("/proc/self/fd")
@@ -88,7 +88,7 @@ spoolfile.write(sys.argv[1], "one", b"data")
 """
 
 
-def test_a_writer_that_is_killed_leaves_nothing_that_runs(spool: str) -> None:
+def test_write_that_is_killed_leaves_no_file_that_runs(spool: str) -> None:
     command = [sys.executable, "-c", WRITER, spool]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
         assert writer.stdout is not None
@@ -98,7 +98,7 @@ def test_a_writer_that_is_killed_leaves_nothing_that_runs(spool: str) -> None:
     assert spoolfile.pending(spool) == []
 
 
-def test_when_the_disk_refuses_nothing_is_left(spool: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_write_leaves_nothing_if_the_disk_refuses(spool: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(FileNotFoundError):
         spoolfile.write(f"{spool}/gone", "one", b"data")
     with pytest.raises(OSError, match="long"):
@@ -115,16 +115,16 @@ def test_when_the_disk_refuses_nothing_is_left(spool: str, monkeypatch: pytest.M
     assert os.listdir(spool) == []
 
 
-def test_one_process_holds_a_claim(spool: str) -> None:
+def test_claim_gives_the_file_to_one_process_at_a_time(spool: str) -> None:
     path = spoolfile.write(spool, "one", b"data")
     with spoolfile.claim(path) as fd:
         assert fd is not None
         assert [spoolfile.read(fd), spoolfile.read(fd)] == [b"data", b"data"]
-        assert not others_may_lock(path), "reading dropped the lock"
+        assert not others_may_lock(path), "reading released the lock"
     assert others_may_lock(path)
 
 
-def test_what_another_process_holds_cannot_be_claimed(spool: str) -> None:
+def test_claim_gives_none_if_another_process_has_the_lock(spool: str) -> None:
     path = spoolfile.write(spool, "one", b"data")
     code = (
         "import fcntl, os, sys; fcntl.lockf(os.open(sys.argv[1], os.O_RDWR), fcntl.LOCK_EX); print(1, flush=True);"
@@ -140,7 +140,7 @@ def test_what_another_process_holds_cannot_be_claimed(spool: str) -> None:
         holder.stdin.close()
 
 
-def test_a_name_that_changed_hands_cannot_be_claimed(spool: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_claim_gives_none_if_the_name_now_means_another_file(spool: str, monkeypatch: pytest.MonkeyPatch) -> None:
     lock = fcntl.lockf
     for change in (os.unlink, lambda path: os.rename(path, path + "x"), lambda path: os.replace(path + "-other", path)):
         path = spoolfile.write(spool, "one", b"data")
@@ -157,7 +157,7 @@ def test_a_name_that_changed_hands_cannot_be_claimed(spool: str, monkeypatch: py
 
 
 @pytest.mark.parametrize("kind", ["folder", "link", "pipe", "nothing"])
-def test_what_is_no_file_cannot_be_claimed(spool: str, kind: str) -> None:
+def test_claim_gives_none_for_anything_but_a_file(spool: str, kind: str) -> None:
     path = f"{spool}/{PREFIX}{kind}"
     match kind:
         case "folder":
@@ -170,14 +170,14 @@ def test_what_is_no_file_cannot_be_claimed(spool: str, kind: str) -> None:
         assert fd is None
 
 
-def test_a_claim_ends_with_an_error_in_it(spool: str) -> None:
+def test_claim_releases_the_lock_after_an_error(spool: str) -> None:
     path = spoolfile.write(spool, "one", b"data")
     with pytest.raises(ZeroDivisionError), spoolfile.claim(path):
         _ = 1 / 0
     assert others_may_lock(path)
 
 
-def test_a_later_run_takes_a_new_name_and_a_new_time(spool: str) -> None:
+def test_reschedule_changes_the_name_with_the_time(spool: str) -> None:
     first = spoolfile.write(spool, "one", b"data")
     second = spoolfile.reschedule(first, clock.now() + 100)
     third = spoolfile.reschedule(second, clock.now() - 100)
@@ -191,7 +191,7 @@ def test_a_later_run_takes_a_new_name_and_a_new_time(spool: str) -> None:
     ("name", "then"),
     [("one", "one.1"), ("one.9", "one.10"), ("host.example_7", "host.example_7.1"), ("one.1.2", "one.1.3")],
 )
-def test_the_suffix_counts_up(spool: str, name: str, then: str) -> None:
+def test_reschedule_counts_up_the_suffix(spool: str, name: str, then: str) -> None:
     path = spoolfile.reschedule(spoolfile.write(spool, name, b"data"), 1790000000.123456)
     assert os.listdir(spool) == [f"{PREFIX}{then}"]
     assert Path(path).read_bytes() == b"data"
@@ -202,7 +202,7 @@ def test_the_suffix_counts_up(spool: str, name: str, then: str) -> None:
     ("now", "due"),
     [(999.0, False), (math.nextafter(1790000000.123456, 0), False), (1790000000.123456, True), (2e9, True)],
 )
-def test_a_file_is_due_at_its_time_and_no_sooner(
+def test_is_due_is_true_from_the_time_of_the_file_on(
     spool: str, now: float, due: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = spoolfile.write(spool, "one", b"data", run_at=1790000000.123456)
@@ -210,7 +210,7 @@ def test_a_file_is_due_at_its_time_and_no_sooner(
     assert spoolfile.is_due(path) is due
 
 
-def test_what_is_gone_is_not_due_and_finished_already(spool: str) -> None:
+def test_is_due_and_finish_accept_a_file_that_is_gone(spool: str) -> None:
     assert not spoolfile.is_due(f"{spool}/nothing")
     spoolfile.finish(f"{spool}/nothing")
 
@@ -227,7 +227,7 @@ def test_what_is_gone_is_not_due_and_finished_already(spool: str) -> None:
         b"new\nline",
     ],
 )
-def test_a_file_set_aside_has_its_reason_beside_it(spool: str, name: bytes) -> None:
+def test_quarantine_writes_the_reason_beside_any_spool_file(spool: str, name: bytes) -> None:
     path = os.fsdecode(os.fsencode(f"{spool}/{PREFIX}") + name)
     Path(path).write_bytes(b"bad")
     kept = dead.quarantine(path, spool, reason="it is bad", task="a.b", traceback="Trace")
@@ -240,7 +240,7 @@ def test_a_file_set_aside_has_its_reason_beside_it(spool: str, name: bytes) -> N
     assert os.stat(f"{kept}.json").st_mode & 0o777 == 0o600
 
 
-def test_what_was_set_aside_earlier_stays(spool: str) -> None:
+def test_quarantine_keeps_earlier_spool_files_of_the_same_name(spool: str) -> None:
     # The same name in two priority folders, names that differ only past the cut, and one like another's reason.
     names = ["one", "one", "one.json", "one", "x" * 230 + "a", "x" * 230 + "b"]
     kept = []
@@ -253,7 +253,7 @@ def test_what_was_set_aside_earlier_stays(spool: str) -> None:
     assert [report["file"] for report in reports] == [os.path.basename(path) for path in kept]
 
 
-def test_without_room_for_the_reason_the_file_is_set_aside_all_the_same(
+def test_quarantine_moves_the_file_if_there_is_no_room_for_the_reason(
     spool: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = spoolfile.write(spool, "one", b"bad")
@@ -266,7 +266,7 @@ def test_without_room_for_the_reason_the_file_is_set_aside_all_the_same(
     assert not os.path.exists(path)
 
 
-def test_priorities_come_first_in_the_order_of_numbers(spool: str) -> None:
+def test_pending_lists_priorities_first_in_the_order_of_numbers(spool: str) -> None:
     for folder in ("10", "9", "dead", "x1", "²"):
         os.mkdir(f"{spool}/{folder}")
         spoolfile.write(f"{spool}/{folder}", f"in-{folder}", b"")
@@ -277,17 +277,17 @@ def test_priorities_come_first_in_the_order_of_numbers(spool: str) -> None:
     assert names == ["9/in-9", "10/in-10", "a", "b"]
 
 
-def test_only_old_temporary_files_are_swept(spool: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sweep_removes_only_old_temporary_files(spool: str, monkeypatch: pytest.MonkeyPatch) -> None:
     os.mkdir(f"{spool}/7")
     past, future, urgent = (Path(spool, name) for name in ("tmp_past", "tmp_future", "7/tmp_urgent"))
     for stray in (past, future, urgent):
         stray.write_bytes(b"")
-    # The job's own time is on the file already: it says nothing about the writer.
+    # The file's time is already that of the job: it says nothing about the writer.
     os.utime(past, (0, 0))
     os.utime(future, (4e9, 4e9))
     kept = {spoolfile.write(spool, "two", b""), spoolfile.write(f"{spool}/7", "three", b"", run_at=1)}
     spoolfile.sweep(spool)
-    assert all(stray.exists() for stray in (past, future, urgent)), "their writers may be at work"
+    assert all(stray.exists() for stray in (past, future, urgent)), "their writers may be alive"
     later = clock.now() + files.STRAY_AGE + 1
     monkeypatch.setattr(clock, "now", lambda: later)
     spoolfile.sweep(spool)
@@ -295,7 +295,7 @@ def test_only_old_temporary_files_are_swept(spool: str, monkeypatch: pytest.Monk
     assert set(spoolfile.pending(spool)) == kept
 
 
-def test_four_processes_finish_each_file_once(spool: str) -> None:
+def test_claim_lets_four_processes_finish_each_file_once(spool: str) -> None:
     names = [f"{i:03}" for i in range(200)]
     for name in names:
         spoolfile.write(spool, name, b"data")
@@ -328,13 +328,13 @@ def test_four_processes_finish_each_file_once(spool: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["tmp_0", "uwsgi_spoolfile_on_0", "spoolkit.db", "spoolkit.db-wal", "running", "5"])
-def test_what_a_site_leaves_before_its_first_spooler_does_not_keep_a_directory_from_being_served(
+def test_may_become_spool_directory_allows_what_a_site_leaves_before_its_first_spooler(
     tmp_path: Path, name: str
 ) -> None:
     (tmp_path / name).mkdir() if name in ("running", "5") else (tmp_path / name).write_bytes(b"")
     assert spoolfile.may_become_spool_directory(str(tmp_path))
 
 
-def test_a_directory_with_other_files_is_not_served(tmp_path: Path) -> None:
+def test_may_become_spool_directory_refuses_a_directory_with_other_files(tmp_path: Path) -> None:
     (tmp_path / "passwd").write_text("root")
     assert not spoolfile.may_become_spool_directory(str(tmp_path))

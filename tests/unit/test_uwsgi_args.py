@@ -1,4 +1,4 @@
-"""What plain uWSGI spool functions take, and the way back."""
+"""Arguments of plain uWSGI spool functions: prepared for uwsgi.spool, and restored."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from spoolkit.spooling.uwsgi_arguments import prepare_spooler_args
 LIMIT = packet.LIMIT
 
 
-def test_the_application_offers_them() -> None:
+def test_the_application_offers_both_functions() -> None:
     assert spool_args.prepare_spooler_args(duration=5) == {b"duration": b"5"}
     assert spool_args.restore_spooler_args({b"duration": b"5"}, {"duration": int}) == {"duration": 5}
 
@@ -37,7 +37,7 @@ def test_the_application_offers_them() -> None:
     [("é", "é".encode()), (b"\xff\x00", b"\xff\x00"), (5, b"5"), (1.5, b"1.5"), (True, b"true"), (None, b"null"),
      ([1, "ü"], '[1, "ü"]'.encode()), ({"a": 1}, b'{"a": 1}'), ("", b"")],
 )  # fmt: skip
-def test_how_values_cross(value: object, crosses: bytes) -> None:
+def test_prepare_encodes_each_type(value: object, crosses: bytes) -> None:
     assert prepare_spooler_args(value=value) == {b"value": crosses}
 
 
@@ -59,7 +59,7 @@ def test_how_values_cross(value: object, crosses: bytes) -> None:
         ({"\ud800": 1}, ArgumentTypeError, "\ud800"),
     ],
 )
-def test_what_uwsgi_would_cut_misread_or_delete_is_refused(
+def test_prepare_refuses_what_uwsgi_would_cut_misread_or_delete(
     given: dict[str, object], error: type[ArgumentError], argument: str
 ) -> None:
     with pytest.raises(error) as refused:
@@ -68,13 +68,13 @@ def test_what_uwsgi_would_cut_misread_or_delete_is_refused(
 
 
 @pytest.mark.parametrize(("size", "given"), [(LIMIT + 1, {"k": "x" * (LIMIT + 1)}), (LIMIT + 5, {"k": b"x" * LIMIT})])
-def test_a_refusal_for_size_tells_size_and_limit(size: int, given: dict[str, object]) -> None:
+def test_prepare_names_size_and_limit_of_what_is_too_large(size: int, given: dict[str, object]) -> None:
     with pytest.raises(TooLargeError, match=rf"'k'.*{LIMIT}") as refused:
         prepare_spooler_args(**given)
     assert (refused.value.size, refused.value.limit) == (size, LIMIT)
 
 
-def test_the_packet_may_be_full_to_the_byte() -> None:
+def test_prepare_fills_the_packet_to_the_last_byte() -> None:
     room = LIMIT - packet.size({b"a": b"", b"b": b""})
     fields = prepare_spooler_args(a="x" * 1000, b="y" * (room - 1000))
     assert packet.size(fields) == LIMIT
@@ -82,7 +82,7 @@ def test_the_packet_may_be_full_to_the_byte() -> None:
         prepare_spooler_args(a="x" * 1000, b="y" * (room - 999))
 
 
-def test_the_body_has_no_limit_of_its_own() -> None:
+def test_prepare_accepts_a_body_of_any_size() -> None:
     assert prepare_spooler_args(body=b"x" * 1_000_000)[b"body"] == b"x" * 1_000_000
 
 
@@ -90,7 +90,7 @@ def test_the_body_has_no_limit_of_its_own() -> None:
     ("name", "value", "crosses"),
     [
         ("at", 1790000000, b"1790000000"),
-        ("at", 1790000000.2, b"1790000001"),  # uWSGI cuts the fraction off: rounded up, never early
+        ("at", 1790000000.2, b"1790000001"),  # uWSGI drops the fraction: rounded up, never early
         ("at", datetime(2026, 1, 1, tzinfo=UTC), b"1767225600"),
         ("at", b"1790000000", b"1790000000"),
         ("at", "1790000000.5", b"1790000001"),
@@ -103,7 +103,7 @@ def test_the_body_has_no_limit_of_its_own() -> None:
         ("body", memoryview(b"x"), b"x"),
     ],
 )
-def test_magic_keys_that_are_meant(name: str, value: object, crosses: bytes) -> None:
+def test_prepare_encodes_the_keys_that_uwsgi_reads(name: str, value: object, crosses: bytes) -> None:
     assert prepare_spooler_args(**{name: value}) == {name.encode(): crosses}
 
 
@@ -118,13 +118,13 @@ def test_magic_keys_that_are_meant(name: str, value: object, crosses: bytes) -> 
         *(("body", value) for value in ("text", None, 5, [1])),
     ],
 )
-def test_magic_keys_used_by_mistake_are_refused(name: str, value: object) -> None:
+def test_prepare_refuses_wrong_values_of_the_keys_that_uwsgi_reads(name: str, value: object) -> None:
     with pytest.raises((QueueOptionError, ScheduleError)) as refused:
         prepare_spooler_args(**{name: value})
     assert refused.value.argument == name
 
 
-def test_a_spooler_is_named_by_its_real_path(tmp_path: Path) -> None:
+def test_prepare_resolves_the_path_of_the_spool_directory(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     for spelled in (tmp_path / "link", f"{tmp_path}/real/", os.fsencode(tmp_path / "real")):
@@ -145,7 +145,7 @@ plain_values = st.one_of(
 
 
 @given(st.dictionaries(names, plain_values))
-def test_the_inverse_gives_back_what_was_sent(kwargs: dict[str, object]) -> None:
+def test_restore_is_the_inverse_of_prepare(kwargs: dict[str, object]) -> None:
     types = {name: type(value) for name, value in kwargs.items()}
     assert restore_spooler_args(prepare_spooler_args(**kwargs), types) == kwargs
 
@@ -155,7 +155,7 @@ def declared(
 ) -> None: ...  # type: ignore[no-untyped-def]
 
 
-def test_a_functions_annotations_say_the_types() -> None:
+def test_restore_takes_the_types_from_a_functions_annotations() -> None:
     sent = {
         "number": 5,
         "text": "5",
@@ -171,7 +171,7 @@ def test_a_functions_annotations_say_the_types() -> None:
     assert type(back["ratio"]) is float
 
 
-def test_uwsgidecorators_hands_over_text() -> None:
+def test_restore_accepts_the_text_of_uwsgidecorators() -> None:
     env = {
         "ud_spool_func": "f",
         "ud_spool_ret": "-2",
@@ -200,18 +200,18 @@ def test_uwsgidecorators_hands_over_text() -> None:
         (b"9" * 5000, int),
     ],
 )
-def test_what_is_not_of_the_type_is_an_error(data: bytes, wanted: object) -> None:
+def test_restore_raises_for_a_value_of_another_type(data: bytes, wanted: object) -> None:
     with pytest.raises(DecodeError) as refused:
         restore_spooler_args({b"it": data}, {"it": wanted})
     assert refused.value.argument == "it"
 
 
-def test_what_is_neither_bytes_nor_text_never_crossed() -> None:
+def test_restore_raises_for_a_value_that_is_neither_bytes_nor_text() -> None:
     with pytest.raises(DecodeError) as refused:
         restore_spooler_args({"it": 5})
     assert refused.value.argument == "it"
 
 
-def test_far_ahead_is_refused() -> None:
+def test_prepare_refuses_a_time_more_than_ten_years_ahead() -> None:
     with pytest.raises(ScheduleError):
         prepare_spooler_args(at=datetime.now(UTC) + timedelta(days=4000))
