@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 from spoolkit.system import files, log
 
@@ -41,9 +41,7 @@ def only_one(path: str, wait: Callable[[float], bool]) -> Iterator[None]:
 def _open(path: str) -> int | None:
     try:
         files.make_spool_directory(os.path.dirname(path))
-        with suppress(FileExistsError):
-            return files.create(path)
-        return files.open_regular(path, os.O_RDWR)
+        return files.open_or_create(path)
     except OSError as error:
         log.complain("the lock file %s cannot be created, so the thread that needs it does not start: %s", path, error)
         return None
