@@ -93,7 +93,7 @@ class Task(Generic[P, R]):
         Raises:
             SignatureError: The arguments do not fit the function.
         """
-        with current_job.running(current_job.CurrentJob(**vars(self._job(args, kwargs, engine="inline")))):
+        with current_job.as_current_job(current_job.CurrentJob(**vars(self._job(args, kwargs, engine="inline")))):
             if callables.is_async(self._function):
                 return calling.run_coroutine(self._function, args, kwargs)  # type: ignore[no-any-return]
             return self._function(*args, **kwargs)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from spoolkit import ArgumentTypeError, DecodeError, StoreUnavailableError, TooLargeError, current_job, spool
-from spoolkit.attempt.current_job import CurrentJob, running
+from spoolkit.attempt.current_job import CurrentJob, as_current_job
 from spoolkit.job import JobSpec
 from spoolkit.spooldir import checkpoints as kept
 from spoolkit.spooldir.checkpoints import Checkpoint
@@ -99,7 +99,7 @@ def test_checkpoint_and_steps_work_outside_a_spooler() -> None:
         return current_job().resume(), list(current_job().steps([1, 2]))
 
     assert walks.run() == ("here", [1, 2])
-    with running(CurrentJob(id=ID, task="t")):
+    with as_current_job(CurrentJob(id=ID, task="t")):
         assert current_job().resume() is None, "another run has stored it"
 
 

@@ -338,3 +338,18 @@ def test_may_become_spool_directory_allows_what_a_site_leaves_before_its_first_s
 def test_may_become_spool_directory_refuses_a_directory_with_other_files(tmp_path: Path) -> None:
     (tmp_path / "passwd").write_text("root")
     assert not spoolfile.may_become_spool_directory(str(tmp_path))
+
+
+def test_a_task_cannot_open_the_file_of_its_own_job_and_so_drop_its_lock(spool: str) -> None:
+    id = "1" * 32
+    path, other = spoolfile.write(spool, id, b"data"), spoolfile.write(spool, "2" * 32, b"data")
+    with spoolfile.claim(path) as fd:
+        assert fd is not None
+        with spoolfile.executing(id):
+            assert spoolfile.peek(path) is None
+            with spoolfile.claim(path) as again:
+                assert again is None
+            assert not others_may_lock(path)
+            assert spoolfile.peek(other) == b"data"
+    assert spoolfile.peek(path) == b"data"
+    assert others_may_lock(path)

@@ -132,7 +132,7 @@ def current_job() -> CurrentJob:
 
 
 @contextmanager
-def running(job: CurrentJob) -> Iterator[None]:
+def as_current_job(job: CurrentJob) -> Iterator[None]:
     """Make ``job`` the current job in the ``with`` block."""
     token = _current.set(job)
     try:

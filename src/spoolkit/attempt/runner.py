@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from spoolkit import application
 from spoolkit.attempt import calling, job_log, output, process_state, retry, timeouts
-from spoolkit.attempt.current_job import CurrentJob, running
+from spoolkit.attempt.current_job import CurrentJob, as_current_job
 from spoolkit.encoding import codec
 from spoolkit.errors import ArgumentError
 from spoolkit.job import Cancelled, Done, Failure, JobSpec, Outcome, Progress, RetryAt, TaskOptions
@@ -91,7 +91,7 @@ def run(
                 within.enter_context(output.to(attempt_file.write))
             within.enter_context(calling.soft_limit(declared.function, options.timeout))
             within.enter_context(application.context(job.app))
-            within.enter_context(running(current))
+            within.enter_context(as_current_job(current))
             if state is not None:
                 within.callback(process_state.stop_alarm)  # the task's own alarm, which would go off in what follows
             within.enter_context(task_signals.job())
