@@ -86,6 +86,25 @@ def test_a_file_that_is_not_regular_or_not_ours_is_read_as_missing(
         files.open_regular(path)
 
 
+def test_open_or_create_makes_a_private_file_and_then_opens_it(folder: str) -> None:
+    path = f"{folder}/x"
+    for content in (b"", b"once"):
+        fd = files.open_or_create(path)
+        assert os.read(fd, 10) == content
+        os.write(fd, b"once")
+        os.close(fd)
+    assert os.stat(path).st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("strange", STRANGE)
+def test_open_or_create_raises_for_a_file_that_is_not_regular_or_not_ours(
+    folder: str, strange: Callable[[str], None], no_descriptor_is_lost: None
+) -> None:
+    strange(f"{folder}/x")
+    with pytest.raises(files.NotOursError):
+        files.open_or_create(f"{folder}/x")
+
+
 @pytest.mark.parametrize("strange", [os.mkdir, os.mkfifo, a_link, a_socket])
 def test_every_reader_skips_a_file_that_is_not_regular(
     folder: str, strange: Callable[[str], None], no_descriptor_is_lost: None
