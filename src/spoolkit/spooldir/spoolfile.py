@@ -24,7 +24,7 @@ TEMPORARY = "tmp_"
 """The name of a spool file begins like this while it is being written."""
 
 MAX_SIZE = 1 << 30
-"""The greatest size of a spool file in bytes: uWSGI reads the whole file, and would die of a larger one, repeatedly."""
+"""The greatest size of a spool file in bytes: uWSGI reads it whole, and a spooler without the memory dies each time."""
 
 MAX_NAMES_AHEAD = 6
 """How many of the names after a known one are tried: a job gets two per attempt while the store is unavailable."""
@@ -225,10 +225,10 @@ def locate(spool_dir: str, id: str, known: str | None = None, *, max_entries: in
 def _guess(spool_dir: str, id: str, known: str | None) -> str | None:
     """Return the path of the job's file if it has one of the names that follow, or a common priority."""
     for name in {f"{PREFIX}{id}", known or f"{PREFIX}{id}"}:
-        base, names, counted = _numbers(os.path.join(spool_dir, name))
-        for step in range(1, MAX_NAMES_AHEAD + 1):
-            for attempts in range(step + 1):
-                if files.is_regular(path := _name(base, names + step, counted + attempts)):
+        stem, earlier_names, attempts = _split(os.path.join(spool_dir, name))
+        for new_names in range(1, MAX_NAMES_AHEAD + 1):
+            for new_attempts in range(new_names + 1):
+                if files.is_regular(path := _join(stem, earlier_names + new_names, attempts + new_attempts)):
                     return path
     folders = (os.path.join(spool_dir, str(priority)) for priority in COMMON_PRIORITIES)
     return next(filter(None, (find(folder, id, known) for folder in folders)), None)
@@ -297,25 +297,25 @@ def count_attempt(path: str) -> tuple[str, int]:
     """Count an attempt in the name of the file. Returns the new path and the number of attempts counted in it."""
     new = _next(path, 1)
     os.rename(path, new)
-    return new, _numbers(new)[2]
+    return new, _split(new)[2]
 
 
 def attempts_in_filename(path: str) -> int:
     """Return the number of attempts that are counted in the name of the file."""
-    return _numbers(path)[2]
+    return _split(path)[2]
 
 
-def _next(path: str, attempts: int = 0) -> str:
+def _next(path: str, new_attempts: int = 0) -> str:
     """Return the name after this one. It holds how many names came before it, and the attempts counted in names."""
-    base, names, counted = _numbers(path)
-    return _name(base, names + 1, counted + attempts)
+    stem, earlier_names, attempts = _split(path)
+    return _join(stem, earlier_names + 1, attempts + new_attempts)
 
 
-def _name(base: str, names: int, counted: int) -> str:
-    return f"{base}.{names}" + (f"~{counted}" if counted else "")
+def _join(stem: str, earlier_names: int, attempts: int) -> str:
+    return f"{stem}.{earlier_names}" + (f"~{attempts}" if attempts else "")
 
 
-def _numbers(path: str) -> tuple[str, int, int]:
+def _split(path: str) -> tuple[str, int, int]:
     found = _SUFFIX.search(path)
     return (path[: found.start()], int(found[1]), int(found[2] or 0)) if found else (path, 0, 0)
 
