@@ -111,6 +111,8 @@ def test_the_process_is_restored_after_a_job_of_another_library(site: Site, fres
     before = site.pid()
     assert site.server.get(f"/stock/{quote(what)}").status == 200
     site.server.wait_for_log(f"the stock job left {what}")
+    # Until the process is restored: a call before that wakes the spooler by SIGUSR1, which "handlers" made deadly.
+    wait_until(lambda: not list(site.server.spool.glob("uwsgi_spoolfile_on_*")))
     assert site.look() == fresh
     assert (site.pid() == before) == (what in leftovers_app.PUT_BACK)
 
