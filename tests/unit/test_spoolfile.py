@@ -7,6 +7,7 @@ import fcntl
 import json
 import math
 import os
+import pkgutil
 import random
 import subprocess
 import sys
@@ -17,7 +18,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spoolkit.spooldir import dead, spoolfile
+import spoolkit
+from spoolkit import spooldir
+from spoolkit.spooldir import checkpoints, dead, running, spoolers, spoolfile, waiting
 from spoolkit.spooldir.spoolfile import PREFIX
 from spoolkit.system import clock, files
 
@@ -353,3 +356,11 @@ def test_a_task_cannot_open_the_file_of_its_own_job_and_so_drop_its_lock(spool: 
             assert spoolfile.peek(other) == b"data"
     assert spoolfile.peek(path) == b"data"
     assert others_may_lock(path)
+
+
+def test_each_folder_of_a_spool_directory_has_a_module_or_a_package_of_its_name() -> None:
+    wings = {module.name for module in pkgutil.iter_modules(spoolkit.__path__) if module.ispkg}
+    modules = {module.name for module in pkgutil.iter_modules(spooldir.__path__)}
+    assert modules | wings >= spoolfile.FOLDERS
+    folders = {module.FOLDER for module in (checkpoints, dead, running, spoolers, waiting)}
+    assert folders | {"threads"} == spoolfile.FOLDERS

@@ -32,7 +32,8 @@ MAX_NAMES_AHEAD = 6
 COMMON_PRIORITIES = range(100)
 """Priorities whose folders are tried before the directory is searched."""
 
-_FOLDERS = frozenset({"checkpoints", "dead", "running", "spoolers", "threads", "waiting"})
+FOLDERS = frozenset({"checkpoints", "dead", "running", "spoolers", "threads", "waiting"})
+"""The folders that spoolkit makes in a spool directory. Each has a module or a package of its name."""
 
 _executing: set[str] = set()
 """The id of the job that this process is running. To open and close its file here would release uWSGI's lock on it."""
@@ -385,7 +386,7 @@ def may_become_spool_directory(path: str) -> bool:
 
 
 def _may_be_of_a_site(name: str) -> bool:
-    return name.startswith((".", PREFIX, TEMPORARY, "spoolkit.db")) or name in _FOLDERS or name.isdigit()
+    return name.startswith((".", PREFIX, TEMPORARY, "spoolkit.db")) or name in FOLDERS or name.isdigit()
 
 
 def priority_folders(spool_dir: str) -> list[str]:
