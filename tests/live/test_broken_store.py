@@ -16,7 +16,7 @@ import pytest
 from sampling import sampled
 from uwsgi_server import wait_until
 
-from spoolkit.spooldir import dead as morgue
+from spoolkit.spooldir import dead as dead_letters
 from spoolkit.spooldir import spoolfile
 
 from .conftest import Site, StartSite
@@ -93,7 +93,7 @@ def starts(site: Site, id: str) -> int:
 
 
 def set_aside(site: Site) -> set[str | None]:
-    return {spoolfile.id_of(os.path.basename(path)) for path in morgue.paths(str(site.spool))}
+    return {spoolfile.id_of(os.path.basename(path)) for path in dead_letters.paths(str(site.spool))}
 
 
 def assert_recorded(site: Site, store: Path | None = None) -> None:

@@ -141,8 +141,8 @@ def test_the_doctor_names_the_lines_that_are_missing(tmp_path: Path) -> None:
     with deployed(tmp_path, "prefork") as site:
         site.wait_until_up()
         ini = str(site.jobs.directory / "uwsgi.ini")
-        for told in (None, ini):
-            found = {one.check: one for one in examine(str(site.site.spool), store="", ini=told)}
+        for given in (None, ini):
+            found = {one.check: one for one in examine(str(site.site.spool), store="", ini=given)}
             assert "stop" not in found
             assert "lazy = true\n" in found["reload"].remedy
     text = Path(ini).read_text().replace("hook-accepting = unix_signal:2 worker_wakeup\n", "")

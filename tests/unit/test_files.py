@@ -24,7 +24,7 @@ from spoolkit.encoding import packet
 from spoolkit.errors import QueueOptionError, SpoolUnavailableError, TooLargeError
 from spoolkit.job import new_id
 from spoolkit.spooldir import checkpoints, gate, running, spoolers, spoolfile
-from spoolkit.spooldir import dead as morgue
+from spoolkit.spooldir import dead as dead_letters
 from spoolkit.spooling import startup
 from spoolkit.spooling.standalone import Spooler
 from spoolkit.store import locations
@@ -123,10 +123,10 @@ def test_every_reader_skips_a_file_that_is_not_regular(
     assert spoolfile.peek(f"{folder}/{name}") is None
     with spoolfile.claim(f"{folder}/{name}") as fd:
         assert fd is None
-    assert morgue.paths(folder) == []
-    assert morgue.locate(folder, id) is None
-    assert morgue.report(f"{folder}/dead/{name}") == {}
-    assert morgue.delete_older(folder, before=2e10, limit=100) == 0
+    assert dead_letters.paths(folder) == []
+    assert dead_letters.locate(folder, id) is None
+    assert dead_letters.report(f"{folder}/dead/{name}") == {}
+    assert dead_letters.delete_older(folder, before=2e10, limit=100) == 0
     assert running.read(folder, id) == (None, "")
     assert not running.is_running(folder, id)
     running.ask_to_stop(folder, id)
@@ -178,7 +178,7 @@ def test_files_that_root_creates_belong_to_the_owner_of_the_directory(folder: st
     running.AttemptFile(folder, new_id())
     checkpoints.Checkpoint(folder, id).store(1)
     dead = spoolfile.write(folder, new_id(), b"x")
-    morgue.quarantine(dead, folder, reason="x")
+    dead_letters.quarantine(dead, folder, reason="x")
     spoolfile.write(f"{folder}/3", new_id(), b"x")
     spoolers.SpoolerFile(folder)
     made = [os.path.join(at, name) for at, folders, names in os.walk(folder) for name in folders + names]
@@ -274,7 +274,7 @@ def test_what_root_enqueues_and_retries_runs_as_the_owner(of_nobody: str) -> Non
     job = leaves_a_mark(mark)
     dead = leaves_a_mark.using(priority=3)(mark)
     (path,) = Path(of_nobody, "3").iterdir()
-    morgue.quarantine(str(path), of_nobody, reason="x")
+    dead_letters.quarantine(str(path), of_nobody, reason="x")
     assert locations.store().requeue(dead.id, still_there=lambda: True) is None  # root makes the store
 
     as_nobody(lambda: Spooler(of_nobody).run_due())
@@ -424,8 +424,8 @@ def test_what_no_spooler_can_read_is_set_aside(tmp_path: Path, look: Callable[[s
         sound, sparse = leaves_a_mark(str(tmp_path / "mark")), leaves_a_mark(str(tmp_path / "other"))
         os.truncate(tmp_path / "spool" / f"{spoolfile.PREFIX}{sparse.id}", spoolfile.MAX_SIZE + 1)
         look(directory)
-        (kept,) = morgue.paths(directory)
-        assert f"a job has at most {spoolfile.MAX_SIZE}" in morgue.report(kept)["reason"]
+        (kept,) = dead_letters.paths(directory)
+        assert f"a job has at most {spoolfile.MAX_SIZE}" in dead_letters.report(kept)["reason"]
         assert sparse.state == "dead"
         Spooler(directory).run_due()
         assert sound.state == "done"

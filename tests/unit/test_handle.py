@@ -384,14 +384,14 @@ def test_attempts_hold_their_numbers_and_outcomes(work: Callable[[], None]) -> N
     assert [(attempt.number, attempt.outcome) for attempt in job.attempts] == [(1, "failed"), (2, "failed")]
 
 
-@pytest.mark.parametrize("told", [(1, 2, "parts"), (0.5, None, "")])
+@pytest.mark.parametrize("reported", [(1, 2, "parts"), (0.5, None, "")])
 def test_progress_is_what_the_job_last_reported(
-    work: Callable[[], None], told: tuple[float, float | None, str]
+    work: Callable[[], None], reported: tuple[float, float | None, str]
 ) -> None:
-    job = reports(*told)
+    job = reports(*reported)
     assert job.progress is None
     work()
-    assert job.progress == Progress(*told)
+    assert job.progress == Progress(*reported)
 
 
 # The wait

@@ -177,7 +177,7 @@ class Known:
     blind: bool = False
     """Whether the store may have missed something since the last fresh count."""
     stopped: bool = False
-    """Whether whoever cancelled it was told that it is."""
+    """Whether the caller of cancel learned that it is cancelled."""
     lost: bool = False
     """Whether the store may have missed its end."""
 
@@ -456,7 +456,7 @@ class Life(RuleBasedStateMachine):
     def _fresh(self, id: str) -> None:
         job = self.known[id]
         job.fresh, job.over = self.world.starts(id), None
-        # Where the store cannot be told, it will know that from the file.
+        # If the store cannot be written, it learns that from the file later.
         job.disturbed = job.blind = False
 
     def _due_now(self, id: str) -> None:

@@ -155,8 +155,8 @@ def test_errors_have_one_root_and_become_json() -> None:
     errors = [value for value in vars(spoolkit).values() if isinstance(value, type) and issubclass(value, Exception)]
     assert len(errors) >= 13
     assert all(issubclass(error, spoolkit.SpoolkitError) for error in errors)
-    told = spoolkit.ArgumentError("it is wrong", argument="it").to_dict()
-    assert told == {"type": "ArgumentError", "message": "it is wrong", "argument": "it"}
+    error = spoolkit.ArgumentError("it is wrong", argument="it").to_dict()
+    assert error == {"type": "ArgumentError", "message": "it is wrong", "argument": "it"}
 
 
 def test_every_setting_is_in_the_readme() -> None:

@@ -28,7 +28,7 @@ def decide(
 def test_decide_takes_any_other_return_value_as_the_result(returned: object) -> None:
     outcome = decide(returned)
     assert isinstance(outcome, Done)
-    assert outcome.result is returned  # the integers told from uWSGI's words by identity
+    assert outcome.result is returned  # the integers are told apart from uWSGI's constants by identity
 
 
 def test_decide_takes_spool_ok_as_done_without_a_result() -> None:
