@@ -131,6 +131,22 @@ def test_a_value_per_process_is_made_once_in_each_process_and_not_inherited_by_a
     assert value.get() == "value 1"
 
 
+@pytest.mark.parametrize("is_set", [False, True], ids=["made", "set"])
+def test_a_process_with_the_pid_of_a_dead_ancestor_makes_its_own_value(
+    monkeypatch: pytest.MonkeyPatch, is_set: bool
+) -> None:
+    made = iter(["the ancestor's", "the child's", "the grandchild's"])
+    value = process.PerProcess(lambda: next(made))
+    found = []
+    for pid in (100, 200, 100):
+        monkeypatch.setattr(process.os, "getpid", lambda pid=pid: pid)
+        found.append(value.peek())
+        if is_set:
+            value.set(next(made))
+        found.append(value.get())
+    assert found == [None, "the ancestor's", None, "the child's", None, "the grandchild's"]
+
+
 def test_a_value_per_process_can_be_replaced_and_discarded_in_one_process_alone() -> None:
     value = process.PerProcess(lambda: "made")
     value.set("given")

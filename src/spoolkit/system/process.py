@@ -19,7 +19,8 @@ class PerProcess(Generic[T]):
 
     The value is found by pid and not reset by a hook after the fork, because uWSGI forks without telling Python.
     A parent's value stays referenced in the child: closing a database connection there, for example, would release
-    the locks of the parent.
+    the locks of the parent. But it is no longer found by pid once the child has a value: a descendant may get the pid
+    of an ancestor that is dead.
 
     Args:
         make: Makes the value at its first use in a process. If two threads race for it, both may call ``make()``, and
@@ -29,6 +30,7 @@ class PerProcess(Generic[T]):
     def __init__(self, make: Callable[[], T] | None = None) -> None:
         self._make = make
         self._by_pid: dict[int, T] = {}
+        self._inherited: list[T | None] = []
 
     def get(self, make: Callable[[], T] | None = None) -> T:
         """Return the value of this process; make it first if there is none.
@@ -46,7 +48,9 @@ class PerProcess(Generic[T]):
             pass
         if (make := make or self._make) is None:
             raise LookupError("this process has no value yet")
-        return self._by_pid.setdefault(pid, make())
+        value = make()
+        self._set_inherited_aside(pid)
+        return self._by_pid.setdefault(pid, value)
 
     def peek(self) -> T | None:
         """Return the value of this process, or ``None`` if there is none yet."""
@@ -54,11 +58,17 @@ class PerProcess(Generic[T]):
 
     def set(self, value: T) -> None:
         """Replace the value of this process."""
-        self._by_pid[os.getpid()] = value
+        pid = os.getpid()
+        self._set_inherited_aside(pid)
+        self._by_pid[pid] = value
 
     def discard(self) -> None:
         """Forget the value of this process: the next :meth:`get` makes another one."""
         self._by_pid.pop(os.getpid(), None)
+
+    def _set_inherited_aside(self, pid: int) -> None:
+        for other in self._by_pid.keys() - {pid}:
+            self._inherited.append(self._by_pid.pop(other, None))  # None: another thread was faster
 
 
 def identity(pid: int) -> bytes:
