@@ -177,12 +177,12 @@ def settle_file(file: SpoolFileRef, result: AttemptResult, *, task: str | None =
     match result.outcome:
         case Dead(failure):
             with contextlib.suppress(FileNotFoundError):
-                kept = dead.quarantine(
+                moved_to = dead.quarantine(
                     file.path, file.spool_dir, reason=str(failure), task=task, traceback=failure.traceback
                 )
                 if not result.logged:
                     text = "the job of the spool file %s is dead: %s; `flask spool retry` runs it again"
-                    log.error(text, kept, failure, details=failure.traceback or "")
+                    log.error(text, moved_to, failure, details=failure.traceback or "")
         case RetryAt(time):
             with contextlib.suppress(FileNotFoundError):
                 spoolfile.reschedule(file.path, time)

@@ -138,11 +138,11 @@ def _stand_by(path: str, spool_dir: str) -> None:
     # To open and close the file drops uWSGI's lock on it, so that the waiting job can be cancelled meanwhile.
     with contextlib.suppress(OSError):
         os.close(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC))
-    log.warning("pid %d starts no job of %s: it is paused, or uWSGI stops", os.getpid(), spool_dir)
+    log.warning("pid %d starts no job of %s: the queue is paused, or uWSGI is stopping", os.getpid(), spool_dir)
     master_pid = os.getppid()
     while gate.is_closed(spool_dir):
         if os.getppid() != master_pid:
-            os._exit(0)  # killed: nobody else would end this process
+            os._exit(0)  # the master was killed: nothing else would end this process
         time.sleep(STAND_BY)
 
 
@@ -234,7 +234,7 @@ def _replace() -> NoReturn:
 
 
 def _path(env: bridge.Env, spool_dir: str) -> str:
-    # uWSGI stands in the directory of the file, a priority's folder included, unless spooler-chdir says otherwise.
+    # uWSGI is in the folder of the file, which may be that of a priority, unless spooler-chdir says otherwise.
     name = os.fsdecode(env["spooler_task_name"])
     here = os.path.abspath(name)
     folder = os.path.dirname(here)

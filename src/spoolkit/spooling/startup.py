@@ -35,8 +35,8 @@ def set_unreadable_files_aside(spool_dir: str) -> None:
             except (DecodeError, UnicodeEncodeError) as error:
                 about = os.fstat(fd)
                 if about.st_size >= 4 or about.st_ctime < clock.now() - HEADER_TIME:
-                    kept = dead.quarantine(path, spool_dir, reason=str(error))
-                    log.error("a spool file that cannot be read was moved to %s: %s", kept, error)
+                    moved_to = dead.quarantine(path, spool_dir, reason=str(error))
+                    log.error("a spool file that cannot be read was moved to %s: %s", moved_to, error)
 
 
 def make_private(spool_dir: str) -> None:
