@@ -192,7 +192,7 @@ EACH = each(MATRIX)
 
 
 @pytest.mark.parametrize(("spoolers", "row"), EACH)
-def test_it_ends_as_promised_after_the_attempts_it_may_have(matrix: Matrix, spoolers: int, row: Row) -> None:
+def test_each_job_ends_as_promised_after_its_number_of_attempts(matrix: Matrix, spoolers: int, row: Row) -> None:
     job = matrix[spoolers].jobs[row.task]
     assert job.outcomes == row.endings, job
     status = job.details.status
@@ -202,7 +202,7 @@ def test_it_ends_as_promised_after_the_attempts_it_may_have(matrix: Matrix, spoo
 
 
 @pytest.mark.parametrize(("spoolers", "row"), EACH)
-def test_its_task_ran_as_often_as_is_recorded_and_once_at_a_time(matrix: Matrix, spoolers: int, row: Row) -> None:
+def test_each_task_ran_as_often_as_recorded_and_never_twice_at_once(matrix: Matrix, spoolers: int, row: Row) -> None:
     job = matrix[spoolers].jobs[row.task]
     numbers = [str(number) for number in range(1, len(row.endings) + 1)]
     assert [start.words[2] for start in job.said("start")] == numbers
@@ -211,7 +211,7 @@ def test_its_task_ran_as_often_as_is_recorded_and_once_at_a_time(matrix: Matrix,
 
 
 @pytest.mark.parametrize(("spoolers", "row"), EACH)
-def test_what_it_printed_is_in_the_log_of_its_attempt(matrix: Matrix, spoolers: int, row: Row) -> None:
+def test_the_output_of_each_attempt_is_in_its_log(matrix: Matrix, spoolers: int, row: Row) -> None:
     attempts = matrix[spoolers].jobs[row.task].details.attempts
     said = [[line for line in attempt.log.splitlines() if line.startswith("this is attempt")] for attempt in attempts]
     assert said == [[f"this is attempt {attempt.number}"] for attempt in attempts]
@@ -221,14 +221,14 @@ TRACED = each([row for row in MATRIX if row.error])
 
 
 @pytest.mark.parametrize(("spoolers", "row"), TRACED)
-def test_where_it_failed_is_in_the_traceback_of_each_attempt(matrix: Matrix, spoolers: int, row: Row) -> None:
+def test_the_traceback_of_each_failed_attempt_names_the_place(matrix: Matrix, spoolers: int, row: Row) -> None:
     for attempt in matrix[spoolers].jobs[row.task].details.attempts:
         assert attempt.traceback is not None
         assert f"in {row.task}" in attempt.traceback
 
 
 @pytest.mark.parametrize("spoolers", sampled(SPOOLERS, 4))
-def test_nothing_is_lost_and_nothing_is_left(matrix: Matrix, spoolers: int) -> None:
+def test_no_job_is_lost_and_no_file_is_left(matrix: Matrix, spoolers: int) -> None:
     site, jobs, innocent = matrix[spoolers]
     for job in [*jobs.values(), *innocent]:
         assert not job.waits
@@ -246,7 +246,7 @@ def test_nothing_is_lost_and_nothing_is_left(matrix: Matrix, spoolers: int) -> N
 
 
 @pytest.mark.parametrize("spoolers", sampled(SPOOLERS, 4))
-def test_innocent_jobs_beside_them_run_once(matrix: Matrix, spoolers: int) -> None:
+def test_innocent_jobs_beside_the_matrix_run_once(matrix: Matrix, spoolers: int) -> None:
     for job in matrix[spoolers].innocent:
         assert [event.words[0] for event in job.events] == ["start", "end"]
         assert job.outcomes == ("done",)
@@ -254,7 +254,7 @@ def test_innocent_jobs_beside_them_run_once(matrix: Matrix, spoolers: int) -> No
 
 
 @pytest.mark.parametrize("spoolers", sampled(SPOOLERS, 4))
-def test_a_job_outlives_the_master_and_the_next_uwsgi_leaves_it_alone(tmp_path: Path, spoolers: int) -> None:
+def test_a_job_that_outlives_the_master_is_not_started_by_the_next_uwsgi(tmp_path: Path, spoolers: int) -> None:
     """Even without uWSGI's lock."""
     with serving(tmp_path, spoolers) as before:
         job = before.call("waits_for_its_release", "return", True)["job"]
@@ -301,7 +301,7 @@ def run_some(site: Site) -> list[str]:
 
 
 @pytest.mark.parametrize("task", sampled(["goes_on_after_its_timeout", "counts_in_c"], "counts_in_c"))
-def test_the_hard_limit_holds_without_the_master(tmp_path: Path, task: str) -> None:
+def test_the_hard_limit_kills_a_job_also_without_the_master(tmp_path: Path, task: str) -> None:
     """Otherwise the job would never end: no other process starts it while its process lives."""
     with serving(tmp_path, 1, SPOOLKIT_TIMEOUT_GRACE="2") as before:
         job = before.call(task)["job"]

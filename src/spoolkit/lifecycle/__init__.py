@@ -1,0 +1,1 @@
+"""When a process serves, stops and reloads; one server per module."""

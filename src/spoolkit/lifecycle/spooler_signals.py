@@ -1,5 +1,4 @@
-"""What does a signal to exit do to a spooler process? It finishes its job, starts no other and exits; the master starts
-a new spooler.
+"""What does a signal to exit do to a spooler? It finishes its job and exits; the master starts a new spooler.
 
 While a job runs, the signals are only recorded. Between two jobs nothing is half done: there they end the process at
 once, also within uWSGI's C code, where no Python would run.

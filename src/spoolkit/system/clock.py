@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-LOOK = 0.1
+DEADLINE_CHECK = 0.1
 """Seconds between two checks, while waiting for a :class:`Deadline`, of whether it was brought forward."""
 
 SAME_SIGNAL = 1.0

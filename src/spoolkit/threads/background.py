@@ -256,7 +256,7 @@ class _Runner:
     def join(self, deadline: clock.Deadline) -> None:
         # A thread that waits for its lock among the processes has not begun, and is not waited for.
         # Not Thread.join(): if a signal interrupts it, it takes the thread for ended from then on (Python 3.11).
-        while self._active and not self._ended.wait(min(deadline.left, clock.LOOK)):
+        while self._active and not self._ended.wait(min(deadline.left, clock.DEADLINE_CHECK)):
             if not deadline.left:
                 log.error("background thread %s did not stop within the grace period", self._name)
                 break

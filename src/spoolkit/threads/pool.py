@@ -109,7 +109,7 @@ class Pool:
         """
         with self._work_ended:
             while self._is_busy(deadline.at) and (left := deadline.left):
-                self._work_ended.wait(min(left, clock.LOOK))
+                self._work_ended.wait(min(left, clock.DEADLINE_CHECK))
             self._closed = True
             self._work_came.notify_all()  # idle threads exit
             blocked = itertools.chain.from_iterable(self._blocked.values())
