@@ -16,7 +16,7 @@ from uwsgi_server import UwsgiServer, wait_until
 from spoolkit import SpoolKit
 from spoolkit.admin import actions
 from spoolkit.doctor.examine import examine
-from spoolkit.spooldir import spoolers as presence
+from spoolkit.spooldir import spoolers
 from spoolkit.store import locations
 
 from .conftest import History, Site
@@ -43,11 +43,11 @@ def stands_by(site: Deployed) -> None:
     spool = str(site.site.spool)
 
     def all_do() -> bool:
-        presence.wake_all(spool)
+        spoolers.wake_all(spool)
         return all(f"pid {pid} starts no job of {spool}" in site.jobs.log() for pid in site.jobs.spooler_pids())
 
     wait_until(all_do, message=site.jobs.log)
-    wait_until(lambda: not presence.busy([spool]))
+    wait_until(lambda: not spoolers.busy([spool]))
 
 
 @pytest.mark.parametrize("mode", ["prefork", "lazy-apps"])
@@ -185,13 +185,13 @@ def test_two_instances_wake_and_outlive_each_other(tmp_path: Path) -> None:
         site.site.history.wait_for("end", site.call("work", 0.0))
         running = site.call("work", 3.0)
         site.site.history.wait_for("start", running)
-        spoolers = site.jobs.spooler_pids()
+        before = site.jobs.spooler_pids()
         os.kill(site.web.master_pid, signal.SIGTERM)
         wait_until(lambda: site.web.exited, message=site.web.log)
         assert not site.site.history.events("end", running), "web stops without waiting for jobs of others"
         site.site.history.wait_for("end", running)
         assert site.starts(running) == 1
-        assert site.jobs.spooler_pids() == spoolers
+        assert site.jobs.spooler_pids() == before
 
 
 def test_the_web_instance_goes_on_while_the_other_restarts(tmp_path: Path) -> None:

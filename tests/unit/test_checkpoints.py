@@ -11,7 +11,7 @@ import pytest
 from spoolkit import ArgumentTypeError, DecodeError, StoreUnavailableError, TooLargeError, current_job, spool
 from spoolkit.attempt.current_job import CurrentJob, as_current_job
 from spoolkit.job import JobSpec
-from spoolkit.spooldir import checkpoints as kept
+from spoolkit.spooldir import checkpoints
 from spoolkit.spooldir.checkpoints import Checkpoint
 from spoolkit.store import Store, retention
 
@@ -31,7 +31,7 @@ def test_resume_gives_what_an_earlier_attempt_stored_last(tmp_path: Path) -> Non
     first.checkpoint({"page": 4, "seen": {1, 2}})
     assert first.resume() == {"page": 4, "seen": {1, 2}}
     assert job(tmp_path).resume() == {"page": 4, "seen": {1, 2}}
-    assert os.listdir(tmp_path / kept.FOLDER) == [ID]
+    assert os.listdir(tmp_path / checkpoints.FOLDER) == [ID]
 
 
 def test_steps_skips_what_is_done_and_repeats_the_interrupted_step(tmp_path: Path) -> None:
@@ -68,7 +68,7 @@ def test_steps_and_checkpoint_do_not_overwrite_each_other(tmp_path: Path) -> Non
     assert list(again.steps(range(4))) == [3]
 
 
-@pytest.mark.parametrize(("data", "error"), [(object(), ArgumentTypeError), ("x" * kept.LIMIT, TooLargeError)])
+@pytest.mark.parametrize(("data", "error"), [(object(), ArgumentTypeError), ("x" * checkpoints.LIMIT, TooLargeError)])
 def test_checkpoint_refuses_a_value_that_cannot_be_stored_and_keeps_the_earlier_one(
     tmp_path: Path, data: object, error: type[Exception]
 ) -> None:
@@ -80,14 +80,14 @@ def test_checkpoint_refuses_a_value_that_cannot_be_stored_and_keeps_the_earlier_
 
 
 def test_checkpoint_raises_if_the_file_cannot_be_written(tmp_path: Path) -> None:
-    (tmp_path / kept.FOLDER).write_text("in the way")
+    (tmp_path / checkpoints.FOLDER).write_text("in the way")
     with pytest.raises(StoreUnavailableError):
         job(tmp_path).checkpoint(1)
 
 
 def test_resume_raises_for_a_value_that_this_version_cannot_read(tmp_path: Path) -> None:
     job(tmp_path).checkpoint(1)
-    (tmp_path / kept.FOLDER / ID).write_bytes(b'[{"$of a later version": 1}, []]')
+    (tmp_path / checkpoints.FOLDER / ID).write_bytes(b'[{"$of a later version": 1}, []]')
     with pytest.raises(DecodeError):
         job(tmp_path).resume()
 
@@ -114,7 +114,7 @@ def test_sweep_removes_the_checkpoints_of_finished_jobs(tmp_path: Path) -> None:
 
     store.finish(JobSpec(id=done, task="t"), 1, Done())
     long_ago = time.time() - 2 * retention.CHECKPOINT_AGE
-    os.utime(tmp_path / kept.FOLDER / old, (long_ago, long_ago))
+    os.utime(tmp_path / checkpoints.FOLDER / old, (long_ago, long_ago))
     retention.delete_leftovers(store, str(tmp_path))
     store.close()
-    assert sorted(os.listdir(tmp_path / kept.FOLDER)) == sorted([waiting, unknown])
+    assert sorted(os.listdir(tmp_path / checkpoints.FOLDER)) == sorted([waiting, unknown])
