@@ -14,9 +14,9 @@ from spoolkit.system import clock, files
 from spoolkit.uwsgi import inifile, instance
 from spoolkit.uwsgi.instance import Instance
 
-CHECKS: tuple[Check, ...] = (*(*options.CHECKS, *spoolers.CHECKS, *directory.CHECKS, *machine.CHECKS, *store.CHECKS),)
+CHECKS: tuple[Check, ...] = options.CHECKS + spoolers.CHECKS + directory.CHECKS + machine.CHECKS + store.CHECKS
 
-CHECKS_WITHOUT_DIRECTORY: tuple[Check, ...] = (*options.CHECKS, *store.CHECKS)
+CHECKS_WITHOUT_DIRECTORY: tuple[Check, ...] = options.CHECKS + store.CHECKS
 """Those that can be made where the spool directory cannot be read."""
 
 
