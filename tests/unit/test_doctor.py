@@ -315,7 +315,7 @@ def test_one_matching_spooler_among_several_is_enough(site: Site) -> None:
     [
         (["ini = %p"], "includes itself"),
         (["include = %dnowhere.ini"], "nowhere.ini"),
-        (["include = %dmore.yml"], "no ini file"),
+        (["include = %dmore.yml"], "not an ini file"),
         (["if-moon = full", "x = y"], "moon"),
     ],
 )

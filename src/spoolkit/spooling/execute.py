@@ -36,7 +36,7 @@ class SpoolFileRef:
 
     #: Its path.
     path: str
-    #: The spool directory, which holds it, or the folder of its priority.
+    #: The spool directory that holds the file, perhaps in the folder of a priority.
     spool_dir: str
 
 

@@ -145,7 +145,7 @@ def delete_rows(
 
 
 def _file_exists_in(spool_dirs: Iterable[str]) -> FileExists:
-    """Look for files in ``spool_dirs``: a job's file outlives its record's end if the process is killed in between."""
+    """Look for files in ``spool_dirs``: a killed process may leave the file of a job whose end it has recorded."""
     folders = []
     for spool_dir in spool_dirs:
         folders.append(spool_dir)

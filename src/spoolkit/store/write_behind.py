@@ -61,7 +61,7 @@ class Writer:
                     self.discard(job)
 
     def _run(self) -> None:
-        # A signal that ends the process is for the main thread.
+        # Otherwise this thread might run the handler of a stop signal concurrently with the main thread.
         task_signals.block_in_thread()
         while True:
             self._added.wait()

@@ -128,7 +128,7 @@ class _Reader:
                 key, _, text = value.partition("=")
                 self.options.append((key, text))
         elif name != "ini" and not value.endswith(".ini") and ".ini:" not in value:
-            raise ConfigurationError(f"it includes {value}, which is no ini file")
+            raise ConfigurationError(f"it includes {value}, which is not an ini file")
         elif name == "inherit":
             self.inherited.append(value)  # uWSGI reads it after the rest
             if len(self.inherited) > _DEPTH:

@@ -95,7 +95,7 @@ def load(target: Target) -> object:
         The application; if ``target`` names a factory, what the factory returns.
 
     Raises:
-        ConfigurationError: The module has no such attribute, or the attribute is no application.
+        ConfigurationError: The module has no such attribute, or the attribute is not an application.
         Exception: What the code of the module or of the factory raises.
     """
     module = _executed(target.file) if target.file else importlib.import_module(target.module)
