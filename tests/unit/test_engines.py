@@ -9,10 +9,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 from flask import Flask, current_app, g, has_request_context, request, session
+from life_faults import no_store_after
 from uwsgi_server import wait_until
 
 from spoolkit import (
@@ -30,7 +32,8 @@ from spoolkit import (
 )
 from spoolkit.errors import UnknownJobError
 from spoolkit.job import FINISHED, TaskOptions, new_id
-from spoolkit.spooldir import dead
+from spoolkit.spooldir import checkpoints, dead, running, spoolfile
+from spoolkit.spooldir.running import AttemptFile
 from spoolkit.spooling import handler
 from spoolkit.spooling.engine import SpoolEngine
 from spoolkit.spooling.standalone import Spooler
@@ -286,3 +289,31 @@ def test_a_dead_job_whose_file_cannot_be_moved_leaves_no_descriptor_open(
         counts.append(len(os.listdir("/proc/self/fd")))
     assert len(seen) >= 4
     assert counts == counts[:1] * 4
+
+
+def out_of_memory(*args: object) -> None:
+    raise MemoryError
+
+
+@pytest.mark.parametrize("step", ["log", "close"])
+def test_a_job_that_is_done_stays_done_if_the_file_of_its_attempt_cannot_be_read_or_closed(
+    engine: Engine, end: Callable[[Job], Job], monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    monkeypatch.setattr(AttemptFile, step, out_of_memory)
+    job = end(engine.submit(a_job(engine, "returns", kwargs={"good": 1}, declared=ATTEMPTS), ATTEMPTS))
+    assert (job.state, job.result, len(seen)) == (State.DONE, {"attempt": 1}, 1)
+
+
+@pytest.mark.parametrize("module", [running, checkpoints], ids=["running", "checkpoints"])
+def test_a_job_that_is_done_runs_once_if_it_cannot_be_recorded_and_its_files_cannot_be_deleted(
+    app: Flask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType
+) -> None:
+    seen.clear()
+    monkeypatch.setattr(module, "delete", out_of_memory)
+    SpoolEngine().submit(a_job(SpoolEngine(), "returns", kwargs={"good": 1}, declared=ATTEMPTS), ATTEMPTS)
+    spooler = Spooler(str(tmp_path / "spool"))
+    with no_store_after(0):
+        spooler.run_due()
+        spooler.run_due()
+    assert len(seen) == 1
+    assert spoolfile.pending(str(tmp_path / "spool")) == []

@@ -109,7 +109,12 @@ def record(job: JobSpec, result: AttemptResult, store: Store, config: Settings, 
         config: The settings in force.
         file: The name of the job's file, if it has one.
     """
-    outcome, spool_dir = result.outcome, locations.spool_dir_of(job.queue, config)
+    with _complaining():
+        _record(job, result, store, locations.spool_dir_of(job.queue, config), file)
+
+
+def _record(job: JobSpec, result: AttemptResult, store: Store, spool_dir: str, file: str | None) -> None:
+    outcome = result.outcome
     if result.attempt:
         if result.recordable:
             with _complaining():

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 
 from spoolkit import application
@@ -22,7 +22,7 @@ from spoolkit.spooldir.checkpoints import Checkpoint
 from spoolkit.spooldir.running import AttemptFile
 from spoolkit.store.claims import Granted
 from spoolkit.store.transitions import Result
-from spoolkit.system import clock, task_signals
+from spoolkit.system import clock, log, task_signals
 
 
 @dataclass(frozen=True)
@@ -117,12 +117,7 @@ def run(
     elif damage:
         job_log.damaged(job, damage)
     ended = AttemptResult(outcome, start.attempt, recordable=start.recorded, damage=tuple(damage), logged=True)
-    if attempt_file is None:
-        return ended
-    text = attempt_file.log()
-    attempt_file.close()
-    value = _encode(outcome.result, config.max_result) if isinstance(outcome, Done) else None
-    return replace(ended, result=value, progress=attempt_file.last_progress, log=text)
+    return ended if attempt_file is None else _with_details(ended, attempt_file, config.max_result)
 
 
 def _decide(options: TaskOptions, attempt: int, returned: object, error: BaseException | None) -> Outcome:
@@ -132,6 +127,19 @@ def _decide(options: TaskOptions, attempt: int, returned: object, error: BaseExc
     except BaseException as unreadable:  # the exception is an object of the task's own making
         failure = Failure("the task raised an exception that cannot be read", type(unreadable).__name__)
         return retry.after_failure(options, attempt, failure, now=now, jitter=jitter)
+
+
+def _with_details(ended: AttemptResult, attempt_file: AttemptFile, max_result: int) -> AttemptResult:
+    """Add what the task returned, reported and printed, and close the attempt's file. Never raises."""
+    try:
+        with closing(attempt_file):
+            value = _encode(ended.outcome.result, max_result) if isinstance(ended.outcome, Done) else None
+            ended = replace(ended, result=value, progress=attempt_file.last_progress)
+            ended = replace(ended, log=attempt_file.log())
+    except Exception as error:
+        # The outcome stands without them. If it were lost, a job that is done would run again.
+        log.complain("what an attempt has left behind could not be read", error=error)
+    return ended
 
 
 def _encode(value: object, limit: int) -> Result:
