@@ -51,7 +51,7 @@ class SpoolKit:
         app.cli.add_command(commands)
         directories = bridge.directories()
         if directories and served.has_separate_interpreters(served.options()):
-            raise ConfigurationError(served.SEPARATE, setting="single-interpreter")
+            raise ConfigurationError(served.SEPARATE_INTERPRETERS, setting="single-interpreter")
         application.add(app)
         if directories and config.spool not in directories:
             log.warning(

@@ -36,14 +36,14 @@ ExceptHook = Callable[[type[BaseException], BaseException, TracebackType | None]
 
 def load() -> None:
     """Load the applications that uWSGI serves, or exit this process."""
-    wanted = served.here()
+    wanted = served.own_targets()
     if not wanted:
         _log("spoolkit.guard: uwsgi.ini names no application, so none is loaded (example: module = shop:create_app())")
         return
     name = ", ".join(map(str, wanted))
     try:
         if served.has_separate_interpreters(served.options()):
-            raise ConfigurationError(served.SEPARATE, setting="single-interpreter")
+            raise ConfigurationError(served.SEPARATE_INTERPRETERS, setting="single-interpreter")
         if bridge.is_worker():
             served.load_once(wanted)
         else:
@@ -73,8 +73,9 @@ def _exiting_hook(name: str, print_exception: ExceptHook) -> ExceptHook:
     return hook
 
 
-def _give_up(name: str, why: str) -> NoReturn:
+def _give_up(name: str, details: str) -> NoReturn:
     """Exit this process, which has no application, and log the reason and the consequence."""
+    # An HTTP process that uWSGI forked at its start, and not the successor of another one.
     is_original = bridge.is_worker() and not bridge.respawns()
     # If another process serves, the code has changed since uWSGI started: a serving instance must not be stopped.
     is_first_start = is_original and not bridge.has_any_application()
@@ -90,14 +91,14 @@ def _give_up(name: str, why: str) -> NoReturn:
         shutdown.wait_for_shutdown(PAUSE)
         if bridge.is_spooler():
             consequence = "this spooler runs no job; uWSGI starts it again until the application loads"
-            reason = why.rstrip().rpartition("\n")[2]
+            reason = details.rstrip().rpartition("\n")[2]
             if not spoolers.publish_load_error(bridge.spooler_directory(), f"{name} cannot be loaded: {reason}"):
                 os._exit(1)  # it was logged a moment ago: all spoolers of the directory fail alike
         else:
             others = "have loaded it" if is_original else "run the old version"
-            serving = f"the processes that {others} go on"
+            serving = f"the processes that {others} continue"
             consequence = serving if bridge.has_any_application() else "no process serves it"
-    _log(f"{why}spoolkit: {name} cannot be loaded; {consequence}")
+    _log(f"{details}spoolkit: {name} cannot be loaded; {consequence}")
     os._exit(FAILED_APP if is_first_start else 1)
 
 

@@ -125,7 +125,7 @@ def test_a_process_that_fails_at_the_first_start_while_another_serves_is_started
     file.write_text(file.read_text() + FAILS_ONCE.format(flag=str(flag)))
     site = start(*WAYS["factory"])
     wait_until(flag.exists, message=site.server.log)
-    site.server.wait_for_log("the processes that have loaded it go on", timeout=RELOADED)
+    site.server.wait_for_log("the processes that have loaded it continue", timeout=RELOADED)
     wait_until(lambda: len(site.server.worker_pids()) == 2, timeout=RELOADED, message=site.server.log)
     assert greeted(site, "again")[-1] == "old"
     assert "destroying the instance" not in site.server.log()
@@ -144,7 +144,8 @@ def test_a_broken_version_leaves_the_old_one_running_until_it_is_fixed(
     broken = healthy.replace('record("made"', 'raise RuntimeError("half deployed")\n{}record("made"')
     file.write_text(broken.format("" if way == "file" else "    "))
     os.kill(site.server.master_pid, signal.SIGHUP)
-    wait_until(lambda: site.server.log().count("the processes that run the old version go on") >= 2, timeout=RELOADED)
+    consequence = "the processes that run the old version continue"
+    wait_until(lambda: site.server.log().count(consequence) >= 2, timeout=RELOADED)
     assert "RuntimeError: half deployed" in site.server.log()
     assert "destroying the instance" not in site.server.log()
     assert site.server.get(f"{prefix}/version").text == "old"

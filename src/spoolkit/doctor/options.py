@@ -103,7 +103,7 @@ def _imports(uwsgi: Instance, site: Site) -> Iterator[Finding]:
         return
     wanted, imported = served.targets(uwsgi.options), uwsgi.of(*instance.IMPORTS)
     if served.has_separate_interpreters(uwsgi.options):
-        yield Finding("interpreters", served.SEPARATE, "single-interpreter = true")
+        yield Finding("interpreters", served.SEPARATE_INTERPRETERS, "single-interpreter = true")
     for path in imported:
         if "/" in path or path.endswith(".py"):
             problem = f"spooler-import = {printable(path)} executes the file again if its module is imported as well"

@@ -201,7 +201,7 @@ def _has_application() -> bool:
     here = os.getcwd()
     try:
         os.chdir(this_process.working_directory or os.curdir)
-        for target in served.here():
+        for target in served.own_targets():
             served.load(target)
     except (Exception, SystemExit) as error:  # of the application's own code, anything
         if not this_process.next_load:

@@ -75,7 +75,7 @@ def rescan() -> None:
 
 
 def set_harakiri(seconds: int) -> None:
-    """Have the master kill this spooler after so many seconds; 0: never."""
+    """Have the master kill this spooler ``seconds`` seconds from now; 0: never."""
     uwsgi.set_user_harakiri(seconds)
 
 
@@ -91,7 +91,7 @@ def is_first_worker() -> bool:
 
 def is_last_worker() -> bool:
     """Whether this is the last one among the HTTP processes that uWSGI runs now."""
-    return uwsgi is not None and uwsgi.worker_id() == max(one["id"] for one in uwsgi.workers() if one["pid"])
+    return uwsgi is not None and uwsgi.worker_id() == max(worker["id"] for worker in uwsgi.workers() if worker["pid"])
 
 
 def first_worker_pid() -> int:
@@ -114,20 +114,24 @@ def is_outdated() -> bool:
 @lru_cache(maxsize=1)
 def _is_older(own: int, other: int, respawns: int) -> bool:
     # Cached: reading /proc takes ten times as long as uWSGI's own table, and this is asked before each job.
-    since, born = process.started(other), process.started(own)
-    return since is not None and born is not None and born < since
+    own_start, other_start = process.started(own), process.started(other)
+    return own_start is not None and other_start is not None and own_start < other_start
 
 
 def other_workers() -> list[tuple[int, bool]]:
     """The other HTTP processes of uWSGI: the pid of each, and whether it has loaded its application."""
     own = uwsgi.worker_id()
-    return [(int(one["pid"]), bool(one["apps"])) for one in uwsgi.workers() if one["id"] != own and one["pid"]]
+    return [
+        (int(worker["pid"]), bool(worker["apps"]))
+        for worker in uwsgi.workers()
+        if worker["id"] != own and worker["pid"]
+    ]
 
 
 def is_ending_idle_workers() -> bool:
     """Whether uWSGI is ending HTTP processes that had no request for ``idle`` seconds."""
     # The master marks each of them before it ends it. Meanwhile it sleeps, as it does when it stops.
-    return "idle" in uwsgi.opt and any(one["status"] == b"cheap" for one in uwsgi.workers())
+    return "idle" in uwsgi.opt and any(worker["status"] == b"cheap" for worker in uwsgi.workers())
 
 
 def respawns() -> int:
@@ -142,7 +146,7 @@ def respawns_of_all() -> int:
 
 def has_any_application() -> bool:
     """Whether any HTTP process of this uWSGI has loaded its application."""
-    return any(one["apps"] for one in uwsgi.workers())
+    return any(worker["apps"] for worker in uwsgi.workers())
 
 
 def has_application() -> bool:
@@ -153,7 +157,7 @@ def has_application() -> bool:
 def spooler_pids() -> list[int]:
     """The pids of the spoolers of this uWSGI; not those of another uWSGI, which ``spooler-external`` may name."""
     # A uWSGI without spoolers lacks this function. For an external spooler it returns 0: a signal to pid 0 would reach
-    # the own process group.
+    # every process of this process group.
     return [int(pid) for pid in getattr(uwsgi, "spooler_pids", list)() if pid > 0]
 
 
@@ -167,7 +171,8 @@ def search_paths() -> list[bytes]:
     found: list[bytes] = []
     for name in ("chdir", "chdir2", "pythonpath", "python-path", "pp"):
         value = () if uwsgi is None else uwsgi.opt.get(name, ())
-        found += [one for one in (value if isinstance(value, (list, tuple)) else [value]) if isinstance(one, bytes)]
+        values = value if isinstance(value, (list, tuple)) else [value]
+        found += [path for path in values if isinstance(path, bytes)]
     return found
 
 
@@ -188,7 +193,7 @@ def has_threads() -> bool:
 
 
 def at_start(start: Callable[[], None]) -> None:
-    """Call ``start()`` once in each HTTP process: now if this is one, else after the fork. Only under uWSGI."""
+    """Call ``start()`` once in each HTTP process: now if this is one, otherwise after its fork. Only under uWSGI."""
     _protect()
     is_done = PerProcess[bool]()
 

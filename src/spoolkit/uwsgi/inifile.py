@@ -1,4 +1,4 @@
-"""Which options does an ini file set? Read as core/ini.c, core/config.c and core/uwsgi.c of uWSGI 2.0.31 read it."""
+"""Which options does an ini file set, by the rules of core/ini.c, core/config.c and core/uwsgi.c of uWSGI 2.0.31?"""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ _PLACEHOLDERS = frozenset({"set", "set-ph", "set-placeholder"})
 _BLANK = " \t\r"
 _ENDS = frozenset({"end", "endfor", "endif", "end-if", "end-for"})
 _DEPTH = 20
+"""How deep files may include each other, and placeholders may contain placeholders."""
+
 _LONGEST = 65536
+"""Characters of a value above which no more placeholders in it are resolved."""
 
 _TESTS: Mapping[str, Callable[[str], bool]] = {
     "exists": os.path.exists,
@@ -46,7 +49,7 @@ def read(path: str, environment: Mapping[str, str] = os.environ) -> Mapping[str,
     """
     reader = _Reader(environment)
     reader.load(path)
-    for address in reader.inherited:  # it grows meanwhile
+    for address in reader.inherited:  # an inherited file may add further ones while this loop runs
         reader.load(address)
     reader.fill(r"\$", environment.get)
     reader.fill("%", reader.first)
@@ -57,6 +60,8 @@ def read(path: str, environment: Mapping[str, str] = os.environ) -> Mapping[str,
 
 
 class _Reader:
+    """Reads one ini file and those that it includes."""
+
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.options: list[tuple[str, str]] = []
         self.inherited: list[str] = []

@@ -107,7 +107,7 @@ def read(directory: str) -> Instance | None:
 
 
 def _texts(name: str, value: object) -> list[str]:
-    texts = [_text(one) for one in (value if isinstance(value, (list, tuple)) else [value])]
+    texts = [_text(item) for item in (value if isinstance(value, (list, tuple)) else [value])]
     # A hook may be a whole command line, with a secret among its arguments.
     return [text for text in texts if not name.startswith("hook-") or text.startswith("unix_signal:")]
 

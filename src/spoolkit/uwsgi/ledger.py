@@ -23,6 +23,7 @@ SIGNALS = range(256)
 _PREFIX = "timers."
 
 Key = tuple[Any, ...]
+"""What identifies an entry across processes and reloads: the table, the schedule and the function, for example."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class Ledger:
             yield Entry(number, is_new=True)
             _append(file, {"number": number, "key": text})
 
-    def note(self, function: str, target: str) -> None:
+    def record_ineffective_target(self, function: str, target: str) -> None:
         """Record for the doctor that this process registered ``function`` with a target that cannot work."""
         about = {"function": function, "target": target}
         with self._locked(set()) as file:

@@ -1,4 +1,4 @@
-"""What is uWSGI's master doing? Read from /proc: while it stops, it calls no Python that could tell."""
+"""What is uWSGI's master doing? Read from /proc: while it stops, it runs no Python code that could say so."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import signal
 from spoolkit.system import process
 
 STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
+"""The signals that stop uWSGI, with the hooks of ``recommended.py``."""
 
 _STOP_MASK = sum(1 << (signum - 1) for signum in STOP_SIGNALS)
 

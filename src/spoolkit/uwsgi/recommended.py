@@ -1,4 +1,4 @@
-"""Which lines does uwsgi.ini need for jobs? Also prints a complete uwsgi.ini."""
+"""Which lines does uwsgi.ini need for jobs, and what does a complete uwsgi.ini contain?"""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _has(uwsgi: Instance, name: str, value: str, wanted: tuple[tuple[str, str], 
     if name.endswith("import"):
         return bool(uwsgi.of(name))  # it may be the application's own module instead
     values = uwsgi.of(name)
-    if uwsgi.master_pid and any(name == other and one in values for other, one in (*STOP, *RELOAD)):
+    if uwsgi.master_pid and any(name == option and hook in values for option, hook in (*STOP, *RELOAD)):
         return True  # a running uWSGI reports only the last of several hooks
     return value in values
 

@@ -26,8 +26,9 @@ from spoolkit.system import modules
 from spoolkit.uwsgi import bridge, inifile, instance
 
 DEFAULT_CALLABLE = "application"
+"""The attribute that uWSGI serves if no option names another one."""
 
-SEPARATE = (
+SEPARATE_INTERPRETERS = (
     "uWSGI mounts several applications, each in an interpreter of its own, and its spoolers know the tasks of only "
     "one: set single-interpreter = true in uwsgi.ini"
 )
@@ -58,11 +59,11 @@ def targets(options: Mapping[str, Sequence[str]]) -> list[Target]:
     if file := _last(options, *instance.FILES):
         found.append(Target("", file, attribute))
     for mount in options.get("mount", ()):
-        what = mount.partition("=")[2]
-        if what.endswith((".py", ".wsgi")):
-            found.append(Target("", what, attribute))
-        elif ":" in what and "://" not in what and not what.endswith(".ini"):
-            found.append(_target(what, attribute))
+        mounted = mount.partition("=")[2]
+        if mounted.endswith((".py", ".wsgi")):
+            found.append(Target("", mounted, attribute))
+        elif ":" in mounted and "://" not in mounted and not mounted.endswith(".ini"):
+            found.append(_target(mounted, attribute))
     return found
 
 
@@ -72,7 +73,7 @@ def has_separate_interpreters(options: Mapping[str, Sequence[str]]) -> bool:
     return len(targets(options)) > 1 and bool(options.get("mount")) and value in (None, "false", "off", "no", "0")
 
 
-def here() -> list[Target]:
+def own_targets() -> list[Target]:
     """Return the applications of the uWSGI to which this process belongs."""
     return targets(options())
 
@@ -81,7 +82,7 @@ def options() -> Mapping[str, Sequence[str]]:
     """Return those options of the uWSGI to which this process belongs that say what it serves."""
     known = {name: value for name, value in bridge.options().items() if name in instance.APPLICATION}
     found = {
-        name: [_text(one) for one in (value if isinstance(value, list) else [value])] for name, value in known.items()
+        name: [_text(item) for item in (value if isinstance(value, list) else [value])] for name, value in known.items()
     }
     if "mount" in found:
         found["mount"] = list(_mounts(*found["mount"]))
@@ -91,17 +92,21 @@ def options() -> Mapping[str, Sequence[str]]:
 def load(target: Target) -> object:
     """Import the module or execute the file of ``target``.
 
+    Args:
+        target: The application to load.
+
     Returns:
-        The application; if ``target`` names a factory, what the factory returns.
+        The application; if ``target`` names a factory, what the factory returns. A module may have a dict
+        ``applications``, which uWSGI serves instead of one application: then that dict.
 
     Raises:
         ConfigurationError: The module has no such attribute, or the attribute is not an application.
         Exception: What the code of the module or of the factory raises.
     """
-    module = _executed(target.file) if target.file else importlib.import_module(target.module)
+    module = _execute(target.file) if target.file else importlib.import_module(target.module)
     names = vars(module)  # like uWSGI, which ignores a __getattr__ of the module
-    if not target.file and isinstance(several := names.get("applications"), dict):
-        return several
+    if not target.file and isinstance(applications := names.get("applications"), dict):
+        return applications
     name = target.callable.removesuffix("()")
     if name not in names:
         raise ConfigurationError(
@@ -139,6 +144,7 @@ def load_once(wanted: Iterable[Target]) -> None:
 
 
 def _handing_over(names: dict[str, Any], name: str, made: list[object]) -> Callable[[], object]:
+    """A replacement for the factory ``name``: it returns the applications in ``made`` first, then calls the factory."""
     factory = names[name]
 
     @functools.wraps(factory)
@@ -158,7 +164,7 @@ def _target(text: str, attribute: str) -> Target:
     return Target(module, "", name if colon else attribute)
 
 
-def _executed(path: str) -> ModuleType:
+def _execute(path: str) -> ModuleType:
     path = _real_file(path)
     name = modules.from_file(path)
     spec = importlib.util.find_spec(name)
@@ -209,7 +215,7 @@ def _mounts(*known: str) -> tuple[str, ...]:
     with contextlib.suppress(OSError), open(f"/proc/{bridge.master_pid()}/cmdline", "rb") as file:
         words = os.fsdecode(file.read()).split("\0")
     ini = bridge.options().get("ini", b"")
-    paths = [os.fsdecode(one) for one in (ini if isinstance(ini, list) else [ini]) if isinstance(one, bytes)]
+    paths = [os.fsdecode(item) for item in (ini if isinstance(ini, list) else [ini]) if isinstance(item, bytes)]
     paths += [word.removeprefix("--ini=") for word in words if re.search(r"\.ini(:|\Z)", word)]
     for path, folder in itertools.product(dict.fromkeys(paths), (os.environ.get("PWD", ""), os.curdir)):
         with contextlib.suppress(OSError, ValueError, ConfigurationError):

@@ -139,7 +139,7 @@ class Registrations:
             )
             if self._ledger is not None:
                 with _errors_logged():
-                    self._ledger.note(name, target)
+                    self._ledger.record_ineffective_target(name, target)
         return result
 
     def _add(self, table: str, number: int, *schedule: Any) -> Any:
@@ -149,11 +149,11 @@ class Registrations:
         # The application chose the number itself: one number may have several schedules, and get its handler later.
         is_fixed = handler is None or number not in self._reported_free
         name = f"signal {number}" if is_fixed else _name(handler)
-        what = (table, *map(str, schedule), name)
-        repeated = self._repeats[repr(what)] = self._repeats.get(repr(what), 0) + 1
+        key = (table, *map(str, schedule), name)
+        repeated = self._repeats[repr(key)] = self._repeats.get(repr(key), 0) + 1
         entry: Entry | None = None
         taken = set(self._handlers)
-        with _errors_logged(), self._ledger.entry((*what, repeated), number, fixed=is_fixed, taken=taken) as found:
+        with _errors_logged(), self._ledger.entry((*key, repeated), number, fixed=is_fixed, taken=taken) as found:
             entry = found
             if entry.is_new:
                 self._call(table, entry.number, schedule, name)
@@ -162,7 +162,7 @@ class Registrations:
         elif entry.number != number:
             self._real["register_signal"](entry.number, target, handler)
             self._handlers[entry.number] = self._handlers.pop(number)
-            self._real["register_signal"](number, "", _ignore)  # free for the next
+            self._real["register_signal"](number, "", _ignore)  # this number is free for the next entry
         return None
 
     def _call(self, table: str, number: int, schedule: tuple[Any, ...], name: str) -> None:
