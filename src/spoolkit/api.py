@@ -10,6 +10,7 @@ from spoolkit.job import State
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 1000
+"""Jobs that one list shows: by default, and at most."""
 
 MAX_EXAMINED = 1000
 """Files and records that one request may read: a visitor must not block the site, however many jobs wait."""
@@ -38,11 +39,11 @@ def jobs_blueprint(*, details: bool = False, listing: bool = False, url_prefix: 
     blueprint = Blueprint("spoolkit_jobs", __name__, url_prefix=url_prefix)
 
     @blueprint.get("/<id>")
-    def one(id: str) -> Response:
+    def show(id: str) -> Response:
         return jsonify(as_json.detailed(lookup.details(id)) if details else as_json.public(lookup.find(id)))
 
     @blueprint.get("")
-    def several() -> Response | tuple[Response, int]:
+    def ls() -> Response | tuple[Response, int]:
         if not listing:
             message = "this site does not list jobs: ask for one by its id"
             return jsonify(error={"type": "NotFound", "message": message, "argument": None}), 404

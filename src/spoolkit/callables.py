@@ -31,7 +31,7 @@ def check(function: Any) -> None:
 
 
 def refusal(function: Any, problem: str) -> TaskFunctionError:
-    """The error that says why ``function`` cannot be a task."""
+    """The error that says why ``function`` cannot be a task: ``problem`` follows the function's name."""
     shown = getattr(function, "__qualname__", None) or f"{function!r:.100}"
     return TaskFunctionError(f"{shown} cannot be a task: {problem}", function=str(shown))
 

@@ -209,7 +209,8 @@ def _check_names(name: str | None, aliases: Sequence[str]) -> None:
     """Check the names of a task."""
     if isinstance(aliases, str):
         raise ConfigurationError(f"aliases is {shown(aliases)}: give a list of names", setting="aliases")
-    for setting, given in [("name", name)] * (name is not None) + [("aliases", alias) for alias in aliases]:
+    names = [] if name is None else [("name", name)]
+    for setting, given in [*names, *(("aliases", alias) for alias in aliases)]:
         if not isinstance(given, str) or not given:
             raise ConfigurationError(f"{setting} has {shown(given)}: give the names of tasks as text", setting=setting)
 
@@ -245,12 +246,12 @@ def _seconds(value: T | timedelta) -> T | float:
 def _errors(name: str, given: Errors) -> tuple[type[BaseException], ...]:
     advice = f"{name} is {shown(given)}: give an exception class, or a list of them"
     if isinstance(given, type):
-        several: tuple[object, ...] = (given,)
+        members: tuple[object, ...] = (given,)
     elif isinstance(given, Iterable) and not isinstance(given, (str, bytes)):
-        several = tuple(given)
+        members = tuple(given)
     else:
         raise ConfigurationError(advice, setting=name)
-    errors = tuple(one for one in several if isinstance(one, type) and issubclass(one, BaseException))
-    if len(errors) != len(several):
+    errors = tuple(member for member in members if isinstance(member, type) and issubclass(member, BaseException))
+    if len(errors) != len(members):
         raise ConfigurationError(advice, setting=name)
     return errors

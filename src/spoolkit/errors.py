@@ -8,8 +8,8 @@ from datetime import timedelta
 def shown(value: object, limit: int = 80) -> str:
     """The ``repr()`` of ``value``, cut at ``limit`` characters, for a message.
 
-    It never raises, although ``repr()`` does so for a number of more than 4,300 digits, also within a list, and the
-    ``__repr__()`` of an application's class may.
+    It never raises. ``repr()`` itself may: for a number of more than 4,300 digits, also within a list, and for an
+    object of the application with a faulty ``__repr__()``.
     """
     try:
         text = hex(value) if type(value) is int and value.bit_length() > 256 else repr(value)
@@ -88,7 +88,7 @@ class SpoolUnavailableError(SpoolkitError):
 
 
 class QueueFull(SpoolkitError):  # noqa: N818 - the field's own word
-    """The thread pool of this process is full, or the process exits; the job was not accepted. Over HTTP a 503."""
+    """The thread pool of this process is full, or the process is exiting; the job was not accepted. Over HTTP a 503."""
 
     def __init__(self, message: str, *, limit: int) -> None:
         super().__init__(message)
@@ -127,7 +127,7 @@ class TaskFunctionError(ConfigurationError, TypeError):
 
     def __init__(self, message: str, *, function: str) -> None:
         super().__init__(message, setting="function")
-        #: The name of the function, or what stands in its place.
+        #: The name of the function, or the ``repr()`` of the object that was declared instead of one.
         self.function = function
 
 
@@ -200,7 +200,7 @@ class JobCrashedError(JobFailedError):
 
 
 class JobTimeout(JobFailedError):  # noqa: N818 - the field's own word; a task catches it on purpose
-    """Raised in a task that runs longer than its ``timeout``, and by ``job.result`` of a job that is dead for that."""
+    """Raised in a task that runs longer than its ``timeout``, and by ``job.result`` if that made the job dead."""
 
     def __init__(self, message: str = "", *, job: str = "", error_type: str | None = None) -> None:
         super().__init__(message, job=job, error_type=error_type)

@@ -63,9 +63,9 @@ class Job(job.JobSpec, Generic[R]):
         )
 
     @classmethod
-    def of(cls, made: job.JobSpec) -> Job[R]:
+    def of(cls, spec: job.JobSpec) -> Job[R]:
         """The handle of a job that is known in full, such as one that was read from its file."""
-        return cls(**{field.name: getattr(made, field.name) for field in fields(made)})
+        return cls(**{field.name: getattr(spec, field.name) for field in fields(spec)})
 
     @property
     def status(self) -> Status:
@@ -97,7 +97,7 @@ class Job(job.JobSpec, Generic[R]):
         """What the task returned.
 
         Raises:
-            JobStateError: The job is not over.
+            JobStateError: The job is not finished.
             JobFailedError: The job is dead; the notes of the error hold the task's traceback. :class:`JobTimeout` and
                 :class:`JobCrashedError` are kinds of it.
             JobCancelled: The job was cancelled.
@@ -115,19 +115,19 @@ class Job(job.JobSpec, Generic[R]):
         raise _error(status)
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until the job is over.
+        """Wait until the job is finished.
 
         Args:
             timeout: The longest time to wait, in seconds. ``None``: no limit.
 
         Returns:
-            Whether the job is over: done, dead, cancelled or lost.
+            Whether the job is finished: done, dead, cancelled or lost.
         """
         spool_dir = locations.spool_dir_of(self.queue)
         return waiting.wait(lambda: self.state in FINISHED, spool_dir, self.id, timeout)
 
     def cancel(self, *, force: bool = False) -> State:
-        """Cancel the job. A waiting job never runs; a running one is asked to stop, and goes on until it checks.
+        """Cancel the job. A waiting job never runs; a running one is asked to stop, which its task must check for.
 
         Args:
             force: Kill the process of a running job and record the job as cancelled.
@@ -136,7 +136,8 @@ class Job(job.JobSpec, Generic[R]):
             The state of the job afterwards: cancelled, or running where it was asked to stop.
 
         Raises:
-            JobStateError: The job is over, its file is locked by another process, or its process must not be killed.
+            JobStateError: The job is finished, its file is locked by another process, or its process must not be
+                killed.
             StoreUnavailableError: The cancellation cannot be recorded; nothing was changed.
             SpoolUnavailableError: This process may not change the spool directory.
         """
@@ -152,8 +153,8 @@ def _error(status: Status) -> JobError:
     kind: type[JobFailedError] = {"timeout": JobTimeout, "crashed": JobCrashedError}.get(
         status.ending or "", JobFailedError
     )
-    what = ": ".join(filter(None, (status.error_type, status.error_message)))
-    error = kind(f"{message} is dead: {what}", job=status.id, error_type=status.error_type)
+    reason = ": ".join(filter(None, (status.error_type, status.error_message)))
+    error = kind(f"{message} is dead: {reason}", job=status.id, error_type=status.error_type)
     for attempt in reversed(lookup.details(status.id).attempts):
         if attempt.traceback:
             error.add_note(f"attempt {attempt.number}, in process {attempt.pid}:\n{attempt.traceback}")

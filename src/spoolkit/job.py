@@ -32,7 +32,7 @@ class State(StrEnum):
     """The state of a job. :data:`MOVES` says which states may follow."""
 
     QUEUED = "queued"
-    """Accepted, and never started so far; perhaps not due yet."""
+    """Accepted, and not started yet; perhaps not due yet."""
     RUNNING = "running"
     """A process runs an attempt of it."""
     RETRYING = "retrying"
@@ -59,7 +59,7 @@ MOVES: Mapping[State, frozenset[State]] = {
 """The states that may follow each state."""
 
 FINISHED = frozenset({State.DONE, State.DEAD, State.CANCELLED, State.LOST})
-"""The states of a job of which no attempt runs or is due."""
+"""The states of a job that is neither running nor going to run by itself."""
 
 FINAL = FINISHED - {State.DEAD}
 """The states of a job of which nothing is left to run: a dead job still has its file, and can be retried."""
@@ -67,7 +67,7 @@ FINAL = FINISHED - {State.DEAD}
 
 def new_id() -> str:
     """A new job id: 32 hex digits that sort by time, and are unique across hosts and processes."""
-    # In nanoseconds: jobs of one process run in the order of its calls, where one spooler serves them.
+    # In nanoseconds, so that the ids of one process are in the order of its calls: a single spooler runs them in it.
     return f"{int(clock.now() * 1e9):016x}{secrets.token_hex(8)}"
 
 
@@ -232,7 +232,7 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened to a job beside its attempts."""
+    """Something that happened to a job apart from its attempts."""
 
     #: Unix time in seconds (UTC).
     time: float

@@ -99,13 +99,13 @@ class Registry:
     """The tasks of one process."""
 
     def __init__(self) -> None:
-        #: By name, in the order of their declaration.
+        #: The declared tasks by name, in the order of their declaration.
         self.tasks: dict[str, Declared] = {}
-        #: By the names that they had before.
+        #: The same by the names that they had in earlier versions of the code.
         self.aliases: dict[str, Declared] = {}
 
     def get(self, name: str) -> Declared | None:
-        """The task that is called ``name``, or was before."""
+        """The task with this name, or with this name as an alias; ``None`` if there is none."""
         return self.tasks.get(name) or self.aliases.get(name)
 
 
@@ -151,11 +151,11 @@ def declare(
         TaskFunctionError: ``function`` cannot be a task.
         DuplicateTaskError: Another function has this name, or one of the aliases.
     """
-    before = getattr(function, "declared", None)
-    if isinstance(before, Declared):
+    wrapped = getattr(function, "declared", None)
+    if isinstance(wrapped, Declared):
         raise callables.refusal(
             function,
-            f"it is declared as the task {before.name} already: declare the function itself, with another name=",
+            f"it is declared as the task {wrapped.name} already: declare the function itself, with another name=",
         )
     callables.check(function)
     declared = Declared(
@@ -225,21 +225,22 @@ def _check_same_task(earlier: Declared, later: Declared) -> None:
 
 def _is_executed_again(earlier: Declared, later: Declared) -> bool:
     """Whether a module was executed again with its lines moved, as in a reload after an edit."""
-    was, now = earlier.function, later.function
-    if was.__module__ != now.__module__:
+    before, after = earlier.function, later.function
+    if before.__module__ != after.__module__:
         return False
-    if was.__module__ == "__main__" and not os.path.exists(later.place.rpartition(":")[0]):
+    if before.__module__ == "__main__" and not os.path.exists(later.place.rpartition(":")[0]):
         return True  # typed in a shell or a notebook, where each input is a file of its own
     if earlier.place.rpartition(":")[0] != later.place.rpartition(":")[0]:
         return False
-    return earlier.module_spec is not later.module_spec or _globals(was) is not _globals(now)
+    return earlier.module_spec is not later.module_spec or _globals(before) is not _globals(after)
 
 
 def _is_same_file_under_two_names(earlier: Declared, later: Declared) -> bool:
     # __main__ and the module's own name, or the one that uWSGI's wsgi-file makes of it: both are in use, and equal. A
     # function within a function may have captured values that the other one has not.
-    was, now = earlier.function, later.function
-    return was.__module__ != now.__module__ and earlier.place == later.place and "<locals>" not in now.__qualname__
+    before, after = earlier.function, later.function
+    is_renamed = before.__module__ != after.__module__ and earlier.place == later.place
+    return is_renamed and "<locals>" not in after.__qualname__
 
 
 def _place(function: Callable[..., Any]) -> str:
@@ -258,7 +259,7 @@ def _duplicate(message: str, earlier: Declared, later: Declared) -> DuplicateTas
 
 
 def find(name: str) -> Declared:
-    """The task that is called ``name``, or was before.
+    """The task with this name, or with this name as an alias.
 
     Raises:
         UnknownTaskError: No task of this process has or had this name.
@@ -266,7 +267,7 @@ def find(name: str) -> Declared:
     found = known.get(name)
     if found is None:
         raise UnknownTaskError(
-            f"no task {name!r} is declared in this process, {_instead(name)}. If it was renamed, give the new one "
+            f"no task {name!r} is declared in this process, {_known_tasks(name)}. If it was renamed, give the new one "
             f"aliases=[{name!r}]; else import its module where the application is made, or name it in uwsgi.ini "
             "(import =, and spooler-import = with lazy-apps)",
             task=name,
@@ -280,7 +281,7 @@ def by_function(name: str) -> list[Declared]:
     return sorted(found, key=lambda declared: declared.name)
 
 
-def _instead(name: str) -> str:
+def _known_tasks(name: str) -> str:
     near = difflib.get_close_matches(name, known.tasks, n=3, cutoff=0.4) or sorted(known.tasks)[:3]
     return f"which declares {', '.join(near)}" if near else "nor is any other"
 

@@ -69,7 +69,7 @@ class Settings:
         Raises:
             ConfigurationError: A setting has a value that cannot be used.
         """
-        # An empty variable counts as not given: compose files and shells set those that they do not know to nothing.
+        # An empty variable counts as not set: a compose file or a shell script may pass on one that has no value.
         given = tuple(
             config[name] if config.get(name) is not None else os.environ.get(name) or None for name in _READERS
         )

@@ -1,4 +1,4 @@
-"""What does a call of a declared function do? The tasks that ``@spool`` and ``@thread`` make of functions."""
+"""What does calling a task do? The classes of the tasks that ``@spool`` and ``@thread`` make of functions."""
 
 from __future__ import annotations
 
@@ -99,9 +99,9 @@ class Task(Generic[P, R]):
             return self._function(*args, **kwargs)
 
     def _enqueue(
-        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], at: object = None, delay: object = None, **where: Any
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], at: object = None, delay: object = None, **target: Any
     ) -> Job[R]:
-        return self._submit(self._job(args, kwargs, self._engine.name, at, delay, **where))
+        return self._submit(self._job(args, kwargs, self._engine.name, at, delay, **target))
 
     def _submit(self, job: Job[R]) -> Job[R]:
         return self._engine.submit(job, self.declared)
@@ -176,14 +176,14 @@ class SpoolTask(Task[P, R]):
         Raises:
             QueueOptionError: ``priority`` or ``queue`` cannot be used.
         """
-        where: dict[str, Any] = {}
+        target: dict[str, Any] = {}
         if priority is not None:
-            where["priority"] = uwsgi_args.priority(priority)
+            target["priority"] = uwsgi_args.priority(priority)
         if queue is not None:
-            where["queue"] = os.path.realpath(uwsgi_args.spool_dir(queue))
+            target["queue"] = os.path.realpath(uwsgi_args.spool_dir(queue))
 
         def call(*args: P.args, **kwargs: P.kwargs) -> Job[R]:
-            return self._enqueue(args, kwargs, at, delay, **where)
+            return self._enqueue(args, kwargs, at, delay, **target)
 
         return call
 
@@ -204,18 +204,18 @@ class SpoolTask(Task[P, R]):
             SpoolUnavailableError: The spool directory takes no job now.
         """
         arguments: dict[str, Any] = {**self._from_packet(packet or {}), **kwargs}
-        where: dict[str, Any] = {}
+        options: dict[str, Any] = {}
         if "at" in arguments:
-            where["at"] = uwsgi_args.at(arguments.pop("at"), now=clock.now())
+            options["at"] = uwsgi_args.at(arguments.pop("at"), now=clock.now())
         if "delay" in arguments and "delay" not in self.declared.signature.parameters:
-            where["delay"] = arguments.pop("delay")
+            options["delay"] = arguments.pop("delay")
         if "priority" in arguments:
-            where["priority"] = uwsgi_args.priority(arguments.pop("priority"))
+            options["priority"] = uwsgi_args.priority(arguments.pop("priority"))
         if "spooler" in arguments:
-            where["queue"] = os.path.realpath(uwsgi_args.spool_dir(arguments.pop("spooler")))
+            options["queue"] = os.path.realpath(uwsgi_args.spool_dir(arguments.pop("spooler")))
         if "body" in arguments:
             arguments["body"] = uwsgi_args.body(arguments["body"])
-        return self._enqueue((), arguments, **where)
+        return self._enqueue((), arguments, **options)
 
     def _from_packet(self, packet: Mapping[bytes, bytes]) -> dict[str, object]:
         types = uwsgi_args.hints(self.declared.function)

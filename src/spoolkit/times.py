@@ -1,4 +1,4 @@
-"""Before which time does a job not start, and which values of ``at`` and ``delay`` are usable? Pure."""
+"""When may a job start at the earliest, and which values of ``at`` and ``delay`` are usable? Pure."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ def run_at(at: object, delay: object, *, now: float) -> float | None:
     if at is not None and delay is not None:
         raise ScheduleError("at and delay were both given: give one of them", argument="delay")
     if at is not None:
-        return _near(_at(at), now, "at", at)
+        return _checked(_at(at), now, "at", at)
     if delay is not None:
-        return _near(now + _delay(delay), now, "delay", delay)
+        return _checked(now + _delay(delay), now, "delay", delay)
     return None
 
 
@@ -96,7 +96,8 @@ def _seconds(value: object, argument: str, wanted: str) -> float:
     return abs(seconds)  # turns -0.0 into 0.0
 
 
-def _near(time: float, now: float, argument: str, given: object) -> float:
+def _checked(time: float, now: float, argument: str, given: object) -> float:
+    """Return ``time``, unless it is too far ahead."""
     if time - now > MAX_AHEAD:
         raise ScheduleError(
             f"{argument} is {shown(given)}, more than ten years ahead: give seconds, not milliseconds",
