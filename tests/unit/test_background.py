@@ -17,7 +17,7 @@ from uwsgi_server import wait_until
 
 from spoolkit import BackgroundThread, ConfigurationError, QueueFull, QueueThread, SpoolKit, registry, spool, thread
 from spoolkit.threads import background
-from spoolkit.threads.filelock import only_one
+from spoolkit.threads.filelock import exclusive_lock
 from spoolkit.uwsgi import bridge
 
 seen: list[Any] = []
@@ -338,8 +338,8 @@ def test_background_threads_do_not_start_with_a_request_of_a_test(app: Flask) ->
 
 HOLDER = """
 import sys
-from spoolkit.threads.filelock import only_one
-with only_one(sys.argv[1], lambda seconds: True):
+from spoolkit.threads.filelock import exclusive_lock
+with exclusive_lock(sys.argv[1], lambda seconds: True):
     print("has it", flush=True)
     sys.stdin.read()
 """
@@ -377,7 +377,7 @@ def test_drain_does_not_wait_for_a_thread_that_waits_for_its_lock(kit: SpoolKit,
     assert seen == []
 
 
-def test_only_one_tries_again_if_the_lock_file_cannot_be_created(
+def test_exclusive_lock_tries_again_if_the_lock_file_cannot_be_created(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "folder").write_text("a file in its place")
@@ -386,7 +386,7 @@ def test_only_one_tries_again_if_the_lock_file_cannot_be_created(
         (tmp_path / "folder").unlink()
         return False
 
-    with only_one(str(tmp_path / "folder" / "lock"), repair):
+    with exclusive_lock(str(tmp_path / "folder" / "lock"), repair):
         assert (tmp_path / "folder" / "lock").exists()
     assert "cannot be created" in caplog.text
 

@@ -129,7 +129,7 @@ def test_delete_leftovers_removes_marks_that_no_running_job_needs(store: Store, 
     running.kill()
     retention.delete_leftovers(store, spool_dir(store))
     assert marks(store) == [f"stopped.{running.pid}"], "the next claim asks for it"
-    orphans.interrupt(store, [running.pid], kill=lambda pid: None, left=lambda id, queue: (None, ""))
+    orphans.interrupt(store, [running.pid], kill=lambda pid: None, read_leftovers=lambda id, queue: (None, ""))
     retention.delete_leftovers(store, spool_dir(store))
     assert marks(store) == []
 

@@ -365,7 +365,10 @@ def test_an_earlier_process_with_the_pid_of_this_one_counts_as_gone(store: Store
     found = store.status(ID)
     assert found is not None
     assert found.pid is None
-    assert store.cancel_running(ID, kill=lambda pid: pytest.fail(f"{pid} was killed"), left=lambda: LEFT) is False
+    assert (
+        store.cancel_running(ID, kill=lambda pid: pytest.fail(f"{pid} was killed"), read_leftovers=lambda: LEFT)
+        is False
+    )
 
 
 def test_a_crash_says_whether_the_job_was_asked_to_stop(store: Store) -> None:
@@ -500,7 +503,7 @@ def test_a_job_that_was_asked_to_stop_too_late_ends_as_it_did(store: Store, stat
 def test_cancel_running_kills_the_process_that_runs_the_job(store: Store) -> None:
     killed: list[int] = []
     start(store)
-    assert store.cancel_running(ID, kill=killed.append, left=lambda: LEFT) is True
+    assert store.cancel_running(ID, kill=killed.append, read_leftovers=lambda: LEFT) is True
     assert killed == [os.getpid()]
     assert kinds(store) == ["started", "killed", "cancelled"]
     found = store.status(ID)
@@ -514,7 +517,10 @@ def test_cancel_running_kills_the_process_that_runs_the_job(store: Store) -> Non
 @pytest.mark.parametrize("before", sorted(set(FROM) - {"running"}))
 def test_cancel_running_kills_nothing_if_the_job_does_not_run(store: Store, before: str) -> None:
     FROM[before](store)
-    assert store.cancel_running(ID, kill=lambda pid: pytest.fail(f"{pid} was killed"), left=lambda: LEFT) is False
+    assert (
+        store.cancel_running(ID, kill=lambda pid: pytest.fail(f"{pid} was killed"), read_leftovers=lambda: LEFT)
+        is False
+    )
 
 
 def test_cancel_running_kills_within_its_transaction(store: Store) -> None:
@@ -527,7 +533,7 @@ def test_cancel_running_kills_within_its_transaction(store: Store) -> None:
         ):
             other.execute("BEGIN IMMEDIATE")
 
-    assert store.cancel_running(ID, kill=kill, left=lambda: LEFT)
+    assert store.cancel_running(ID, kill=kill, read_leftovers=lambda: LEFT)
 
 
 def test_cancel_records_an_unrecorded_job_as_it_was_accepted(store: Store, at: Callable[[float], None]) -> None:
@@ -976,7 +982,7 @@ def test_an_error_within_a_transaction_rolls_it_back(store: Store) -> None:
         raise PermissionError(pid)
 
     with pytest.raises(PermissionError):
-        store.cancel_running(ID, kill=fail, left=lambda: LEFT)
+        store.cancel_running(ID, kill=fail, read_leftovers=lambda: LEFT)
     assert kinds(store) == ["started"]
     with contextlib.suppress(ZeroDivisionError), store.transaction() as db:
         db.execute("DELETE FROM jobs")

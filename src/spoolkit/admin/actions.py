@@ -134,7 +134,9 @@ def cancel(id: str, *, force: bool = False) -> State:
         elif not status.has_file or status.pid == os.getpid():
             message = f"job {id} cannot be killed: its process does other work too"
             raise JobStateError(message, job=id, state="running")
-        elif store.cancel_running(id, kill=lambda pid: _kill(pid, id), left=partial(running.read, spool_dir, id)):
+        elif store.cancel_running(
+            id, kill=lambda pid: _kill(pid, id), read_leftovers=partial(running.read, spool_dir, id)
+        ):
             with _claimed(status) as path:  # None: a spooler has claimed the file already, and removes it
                 if path is not None:
                     spoolfile.finish(path)
@@ -151,9 +153,9 @@ def _cancel_waiting(status: Status) -> bool:
     with _claimed(status) as path:
         if path is None:
             return False
-        progress, left = running.read(spool_dir, status.id)
+        progress, text = running.read(spool_dir, status.id)
         reason, file = "cancelled while it was not running", os.path.basename(path)
-        if not store.cancel(status, reason, file=file, log=left, progress=progress):
+        if not store.cancel(status, reason, file=file, log=text, progress=progress):
             return False
         spoolfile.finish(path)
     running.delete(spool_dir, status.id)

@@ -50,7 +50,7 @@ def claim(
             store,
             [found.pid],
             kill=_is_dead,
-            left=lambda id, queue: running.read(locations.spool_dir_of(queue, config), id),
+            read_leftovers=lambda id, queue: running.read(locations.spool_dir_of(queue, config), id),
         )
         # Not earlier: until the store has recorded the stop, the mark is all that is known of it.
         spoolers.unmark_stopped(marks_dir, found.pid)

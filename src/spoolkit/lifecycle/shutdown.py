@@ -68,7 +68,7 @@ def interrupt_jobs(pids: Iterable[int]) -> None:
     """Kill those spoolers of ``pids`` that run a job, and record the attempts as interrupted. Never raises."""
     pids = list(pids)
     try:
-        jobs = orphans.interrupt(locations.store(), pids, kill=_kill, left=_left)
+        jobs = orphans.interrupt(locations.store(), pids, kill=_kill, read_leftovers=_leftovers)
     except StoreUnavailableError as error:
         log.unrecorded(error)
         _interrupt_unrecorded(pids)
@@ -78,7 +78,7 @@ def interrupt_jobs(pids: Iterable[int]) -> None:
         log.warning("job %s was interrupted because the server is stopping; it will run again", id)
 
 
-def _left(id: str, queue: str | None) -> tuple[Progress | None, str]:
+def _leftovers(id: str, queue: str | None) -> tuple[Progress | None, str]:
     return running.read(locations.spool_dir_of(queue), id)
 
 

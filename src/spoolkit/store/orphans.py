@@ -19,11 +19,11 @@ INTERRUPTED = "the server stopped before it was done"
 STOP_LOCK_TIMEOUT = 2.0
 """Seconds that a stop waits for the transactions of other processes, however many processes it interrupts."""
 
-Left = Callable[[str, str | None], tuple[Progress | None, str]]
+ReadLeftovers = Callable[[str, str | None], tuple[Progress | None, str]]
 """Returns the progress and the log that a job left behind, given its id and its queue."""
 
 _IN_A_PROCESS = "engine <> 'spool' AND finished_at IS NULL"
-"""Jobs without a file that are not over. Spelled as in the index ``jobs_of_processes``: SQLite uses it only then."""
+"""Unfinished jobs without a file. Spelled as in the index ``jobs_of_processes``: SQLite uses it only then."""
 
 
 # Jobs without a file, which are lost with their process.
@@ -58,7 +58,7 @@ def mark_lost(store: Database, spool_dir: str) -> int:
 
 
 def mark_own_lost(store: Database, spool_dir: str, jobs: Iterable[JobSpec], reason: str) -> None:
-    """Record those of ``jobs`` as lost that are not over: this process had them, and exits.
+    """Record those of ``jobs`` as lost that are not finished: they belong to this process, which is exiting.
 
     Args:
         store: Where they are recorded.
@@ -87,12 +87,12 @@ def _mark_lost(
     for row in lost:
         columns = {"pid": None, "identity": None, "ending": "lost", "error_type": None, "error_message": reason}
         was_running = row["state"] == State.RUNNING
-        progress, left = running.read(spool_dir, row["id"]) if was_running else (None, "")
+        progress, text = running.read(spool_dir, row["id"]) if was_running else (None, "")
         if progress is not None:
             columns["progress"] = rows.progress_text(progress)
         rows.move(db, row["id"], State(row["state"]), State.LOST, now, columns)
         attempt = row["attempt"] if was_running else None
-        rows.add_event(db, row["id"], "lost", now, attempt, detail={"message": reason}, log=left)
+        rows.add_event(db, row["id"], "lost", now, attempt, detail={"message": reason}, log=text)
     return lost
 
 
@@ -106,7 +106,7 @@ def _clean_up(spool_dir: str, id: str) -> None:
 
 
 def interrupt(
-    store: Database, pids: Iterable[int], *, kill: Callable[[int], None], left: Left
+    store: Database, pids: Iterable[int], *, kill: Callable[[int], None], read_leftovers: ReadLeftovers
 ) -> list[tuple[str, str | None]]:
     """Kill processes because the server stops, and record the attempts that they run as interrupted.
 
@@ -115,7 +115,7 @@ def interrupt(
         pids: The processes.
         kill: Called with the pid of a process that runs a job and is alive. No other process can settle the job
             meanwhile.
-        left: Returns the progress and the log that a job leaves behind. Called after ``kill``.
+        read_leftovers: Returns the progress and the log that a job leaves behind. Called after ``kill``.
 
     Returns:
         The id and the queue of each job that was interrupted.
@@ -136,7 +136,7 @@ def interrupt(
                 columns.update(ending="interrupted", error_message=INTERRUPTED, run_at=now)
                 # One more before the last reset, and one more allowed: so this attempt does not count.
                 columns.update(base=row["base"] + 1, max_attempts=row["max_attempts"] + 1)
-                progress, text = left(row["id"], row["queue"])
+                progress, text = read_leftovers(row["id"], row["queue"])
                 if progress is not None:
                     columns["progress"] = rows.progress_text(progress)
                 rows.move(db, row["id"], State.RUNNING, after, now, columns)

@@ -17,7 +17,7 @@ from spoolkit.system import clock, files
 from spoolkit.system.process import PerProcess
 
 INTERVAL = 30.0
-"""Seconds between two deletions of one process, if the earlier one left nothing to delete."""
+"""Seconds between two deletions of one process, if the earlier one deleted all that was old enough."""
 
 BATCH = 200
 """How many jobs are deleted at once."""
@@ -38,7 +38,8 @@ last_deletion = PerProcess(lambda: -INTERVAL)
 def delete_some(store: Database, spool_dir: str, config: Settings) -> None:
     """Delete some of the jobs that ended long enough ago. Never raises.
 
-    Does nothing within :data:`INTERVAL` seconds after the last time in this process, unless that left something.
+    Does nothing within :data:`INTERVAL` seconds after the last deletion of this process, unless there was more to
+    delete than one batch.
 
     Args:
         store: Where the jobs are recorded.
@@ -63,21 +64,21 @@ def delete_some(store: Database, spool_dir: str, config: Settings) -> None:
 def delete_leftovers(store: Database, spool_dir: str) -> None:
     """Delete the files that attempts left in ``spool_dir`` whose process was killed after they ended. Never raises.
 
-    These are the progress and the checkpoint of jobs that are over, and marks of stops that are recorded by now.
+    These are the progress and the checkpoint of jobs that are finished, and marks of stops that are recorded by now.
     """
     files.sweep(os.path.join(spool_dir, checkpoints.FOLDER))
     with contextlib.suppress(StoreUnavailableError):
         orphans.delete_stale_marks(store, spool_dir)
         stored = dict(checkpoints.stored(spool_dir))
-        for at in range(0, len(stored), IDS_AT_ONCE):
-            some = list(stored)[at : at + IDS_AT_ONCE]
-            known = queries.states(store, some)
-            for id in some:
+        for start in range(0, len(stored), IDS_AT_ONCE):
+            batch = list(stored)[start : start + IDS_AT_ONCE]
+            known = queries.states(store, batch)
+            for id in batch:
                 if known.get(id) in FINAL or (id not in known and stored[id] < clock.now() - CHECKPOINT_AGE):
                     checkpoints.delete(spool_dir, id)
         ids = running.job_ids(spool_dir)
-        for at in range(0, len(ids), IDS_AT_ONCE):
-            for id, state in queries.states(store, ids[at : at + IDS_AT_ONCE]).items():
+        for start in range(0, len(ids), IDS_AT_ONCE):
+            for id, state in queries.states(store, ids[start : start + IDS_AT_ONCE]).items():
                 if state is not State.RUNNING:
                     running.delete(spool_dir, id)
 

@@ -65,6 +65,8 @@ def add_event(
     """Add an event to the history of the job ``id``.
 
     Args:
+        db: The connection, within a transaction.
+        id: The job.
         kind: What happened: ``started``, one of :data:`~spoolkit.store.queries.ENDINGS`, or what a person did.
         time: When, in unix seconds (UTC).
         attempt: The attempt that the event belongs to.

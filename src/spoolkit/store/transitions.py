@@ -72,7 +72,8 @@ def finish(
         log: What the attempt printed and logged.
 
     Returns:
-        Whether the attempt was going on until now. If not, nothing is recorded: to settle a job twice is harmless.
+        Whether the attempt was recorded as running until now. If not, nothing is recorded: to settle a job twice is
+        harmless.
     """
     now = clock.now()
     after, failure = _state_of(outcome)
@@ -84,7 +85,7 @@ def finish(
             after = State.CANCELLED
         columns: dict[str, Any] = {}
         if after in FINISHED or job.has_file:
-            # A job without a file belongs to its process until it is over, also while it waits for its next attempt.
+            # A job without a file belongs to its process until it is finished, also between two attempts.
             columns.update(pid=None, identity=None)
         if isinstance(outcome, RetryAt):
             columns["run_at"] = outcome.time
@@ -141,7 +142,7 @@ def cancel(
         progress: The progress that this attempt reported last.
 
     Returns:
-        Whether it was recorded: not if the job runs, or is over.
+        Whether it was recorded: not if the job runs, or is finished.
     """
     now = clock.now()
     with store.transaction() as db:
@@ -176,7 +177,7 @@ def ask_to_stop(store: Database, id: str) -> bool:
 
 
 def cancel_running(
-    store: Database, id: str, *, kill: Callable[[int], None], left: Callable[[], tuple[Progress | None, str]]
+    store: Database, id: str, *, kill: Callable[[int], None], read_leftovers: Callable[[], tuple[Progress | None, str]]
 ) -> bool:
     """Kill the process that runs the job ``id``, and record the job as cancelled.
 
@@ -187,7 +188,7 @@ def cancel_running(
         store: Where it is recorded.
         id: The job.
         kill: Called with the pid; returns once the process is dead.
-        left: Returns the progress and the log that the attempt leaves behind. Called after ``kill``.
+        read_leftovers: Returns the progress and the log that the attempt leaves behind. Called after ``kill``.
 
     Returns:
         Whether the job ran.
@@ -199,7 +200,7 @@ def cancel_running(
         kill(row["pid"])
         now, attempt = clock.now(), row["attempt"]
         reason = f"its process {row['pid']} was killed in attempt {attempt}, to cancel it"
-        progress, log = left()
+        progress, log = read_leftovers()
         columns: dict[str, Any] = {"cancel": 1, "pid": None, "identity": None}
         columns.update(ending="cancelled", error_type=None, error_message=reason)
         if progress is not None:

@@ -92,9 +92,9 @@ def clear_jobs() -> None:
     actions.purge(FINISHED)
 
 
-def _require_test_run(what: str) -> None:
+def _require_test_run(function: str) -> None:
     if not sandbox.is_test_run():
-        raise ConfigurationError(f"{what}() is for tests only, and pytest is not imported in this process")
+        raise ConfigurationError(f"{function}() is for tests only, and pytest is not imported in this process")
 
 
 def _waiting() -> list[str]:
@@ -113,13 +113,13 @@ def _read(path: str) -> Job[Any] | None:
 
 def _run(job: Job[Any], path: str) -> Outcome | None:
     """Run one attempt of the job in the file ``path`` and settle it; ``None`` if another thread has the file."""
-    directory = next(one for one in lookup.directories() if path.startswith(one + os.sep))
+    spool_dir = next(spool_dir for spool_dir in lookup.directories() if path.startswith(spool_dir + os.sep))
     with spoolfile.claim(path) as fd:
         if fd is None:
             return None
         config = application.settings()
         content = packet.load(spoolfile.read(fd))
-        file = SpoolFileRef(path, directory)
+        file = SpoolFileRef(path, spool_dir)
         result = execute_job(job, content, file, locations.store(config), config, working_directory=None)
         return None if result is None else result.outcome
 

@@ -15,16 +15,17 @@ from spoolkit.lifecycle import hooks
 from spoolkit.store import locations
 from spoolkit.system import clock, log
 from spoolkit.system.process import PerProcess
-from spoolkit.threads.filelock import only_one
+from spoolkit.threads.filelock import exclusive_lock
 
 T = TypeVar("T")
 Where = Literal["each process", "one process"]
+"""The processes in which a background thread runs: see :meth:`SpoolKit.add_thread`."""
 
 FIRST_PAUSE = 1.0
 """Seconds before ``startup`` or ``handle`` is called again after it raised; doubled after each failure in a row."""
 
 MAX_PAUSE = 60.0
-"""Seconds that this pause is at most."""
+"""The greatest length of this pause, in seconds."""
 
 
 class BackgroundThread:
@@ -254,7 +255,7 @@ class _Runner:
             self._thread.stop()
 
     def join(self, deadline: clock.Deadline) -> None:
-        # A thread that waits for its lock among the processes has not begun, and is not waited for.
+        # A thread that still waits for its lock file, which another process holds, has not begun: do not wait for it.
         # Not Thread.join(): if a signal interrupts it, it takes the thread for ended from then on (Python 3.11).
         while self._active and not self._ended.wait(min(deadline.left, clock.DEADLINE_CHECK)):
             if not deadline.left:
@@ -273,7 +274,7 @@ class _Runner:
             self._run()
             return
         folder = os.path.join(locations.spool_dir(), "threads")
-        with only_one(os.path.join(folder, f"{self._name}.lock"), self._thread.wait):
+        with exclusive_lock(os.path.join(folder, f"{self._name}.lock"), self._thread.wait):
             self._run()
 
     def _run(self) -> None:

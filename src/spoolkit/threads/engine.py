@@ -24,6 +24,7 @@ from spoolkit.threads.pool import Call, Pool
 from spoolkit.uwsgi import bridge
 
 Overflow = Literal["raise", "spool", "run"]
+"""What happens to a call if the thread pool is full: see :attr:`ThreadOptions.overflow`."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +73,10 @@ class ThreadEngine:
         if self._options.overflow == "run":
             thread_job.attempt()
             return job
-        why = "its process is exiting" if pool.closed else f"{pool.max_waiting} calls already wait for a thread"
+        reason = "its process is exiting" if pool.closed else f"{pool.max_waiting} calls already wait for a thread"
         raise QueueFull(
-            f"a call of {declared.name} was refused because {why}: increase SPOOLKIT_THREAD_QUEUE or SPOOLKIT_THREADS, "
-            'or declare the task with @thread(overflow="spool")',
+            f"a call of {declared.name} was refused because {reason}: increase SPOOLKIT_THREAD_QUEUE or "
+            'SPOOLKIT_THREADS, or declare the task with @thread(overflow="spool")',
             limit=pool.max_waiting,
         )
 
@@ -98,12 +99,12 @@ class ThreadJob:
         self._attempts = 0
 
     def announce(self) -> None:
-        """Have the row of the waiting job written, unless it starts first."""
+        """Have the background writer write a row for this waiting job, unless the job starts first."""
         if self.store is not None:
             write_behind.writer().add(self.store, self.job)
 
     def withdraw(self) -> None:
-        """The row of this job need no longer be written by the writer of waiting jobs."""
+        """Keep the background writer from writing a row for this job, which does not wait any more."""
         write_behind.writer().discard(self.job)
 
     def attempt(self) -> None:
@@ -165,12 +166,12 @@ def close_pool(deadline: clock.Deadline) -> None:
 def _lose(thread_jobs: list[object], reason: str) -> None:
     """Log the jobs as lost and record it."""
     by_store: dict[tuple[Store, str], list[JobSpec]] = defaultdict(list)
-    for one in thread_jobs:
-        assert isinstance(one, ThreadJob)
-        one.withdraw()
-        log.error("job %s of %s is lost: %s", one.job.id, one.job.task, reason)
-        if one.store is not None:
-            by_store[one.store, locations.spool_dir(one._config)].append(one.job)
+    for thread_job in thread_jobs:
+        assert isinstance(thread_job, ThreadJob)
+        thread_job.withdraw()
+        log.error("job %s of %s is lost: %s", thread_job.job.id, thread_job.job.task, reason)
+        if thread_job.store is not None:
+            by_store[thread_job.store, locations.spool_dir(thread_job._config)].append(thread_job.job)
     for (store, spool_dir), jobs in by_store.items():
         try:
             orphans.mark_own_lost(store, spool_dir, jobs, reason)

@@ -14,7 +14,7 @@ RETRY_PAUSE = 5.0
 
 
 @contextmanager
-def only_one(path: str, wait: Callable[[float], bool]) -> Iterator[None]:
+def exclusive_lock(path: str, wait: Callable[[float], bool]) -> Iterator[None]:
     """Hold an exclusive lock on a file for the ``with`` block; wait for the lock before.
 
     The kernel releases the lock when the process ends, however it ends.
