@@ -51,6 +51,7 @@ from spoolkit.job import Progress, State, new_id
 from spoolkit.spooldir import spoolfile, waiting
 from spoolkit.spooling.standalone import Spooler
 from spoolkit.store import Store, locations, retention
+from spoolkit.uwsgi import bridge
 
 
 @spool(retries=0)
@@ -501,6 +502,28 @@ def test_an_attempt_keeps_its_files_in_the_spool_directory_where_the_store_lies_
     Spooler(spool_dir).run_due()
     assert job.result == [f"{spool_dir}/running", f"{spool_dir}/checkpoints"]
     assert {path.name.partition("-")[0] for path in (tmp_path / "records").iterdir()} == {"jobs.db"}
+
+
+@spool(retries=0)
+def is_cancelled_from_outside() -> bool:
+    job = current_job()
+    job.progress(1, 2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bridge, "directories", list)
+        handle = Job.get(job.id)
+        assert handle.progress == Progress(1, 2)
+        handle.cancel()
+    return job.cancelled
+
+
+def test_a_process_outside_uwsgi_sees_and_cancels_a_running_job_of_any_directory_that_uwsgi_serves(
+    tmp_path: Path, store_elsewhere: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool_dir = str(tmp_path / "spool")
+    job = is_cancelled_from_outside()
+    monkeypatch.setattr(bridge, "directories", lambda: [str(tmp_path / "exports"), spool_dir])
+    Spooler(spool_dir).run_due()
+    assert job.state is State.CANCELLED
 
 
 # One of many

@@ -280,7 +280,7 @@ def recorded(id: str) -> Status | None:
 
 def mark_lost() -> bool:
     """Record the jobs of processes that are gone as lost. Returns whether there were any."""
-    return bool(from_store(lambda: orphans.mark_lost(locations.store(), locations.spool_dir())))
+    return bool(from_store(lambda: orphans.mark_lost(locations.store(), locations.spool_dir_of(None))))
 
 
 def from_store(read: Callable[[], T]) -> T | None:

@@ -33,16 +33,21 @@ def spool_dir_of(queue: str | None, config: Settings | None = None) -> str:
     """Return the spool directory with a job's own files: ``running/<id>``, ``waiting/<id>`` and ``checkpoints/<id>``.
 
     It is not the folder of the store, which may be elsewhere. Processes with different spool directories and one store,
-    as ``flask spool run`` for each queue, agree on it by what the job itself says.
+    as ``flask spool run`` for each queue, agree on it by what the job itself says. For a job that names no queue they
+    agree on the directory of the settings, which processes outside uWSGI know as well, if uWSGI serves it.
 
     Args:
         queue: The spool directory that the call named; ``None``: it named none.
         config: The settings; ``None``: those in force.
 
     Returns:
-        ``queue`` if it exists, otherwise the spool directory in use.
+        ``queue`` if it exists, otherwise the spool directory of the settings if uWSGI serves it, otherwise the one in
+        use.
     """
-    return queue if queue is not None and os.path.isdir(queue) else spool_dir(config)
+    if queue is not None and os.path.isdir(queue):
+        return queue
+    config = config or _current()
+    return config.spool if config.spool in bridge.directories() else spool_dir(config)
 
 
 def spool_dirs(config: Settings | None = None) -> list[str]:

@@ -52,7 +52,7 @@ def delete_some(store: Database, spool_dir: str, config: Settings) -> None:
     last_deletion.set(begun)
     now = clock.now()
     try:
-        orphans.mark_lost(store, locations.spool_dir(config))
+        orphans.mark_lost(store, locations.spool_dir_of(None, config))
         deleted = delete(store, [spool_dir], FINAL, now - config.keep_done, BATCH)
         deleted = max(deleted, delete_dead(store, spool_dir, now - config.keep_dead, BATCH))
     except (StoreUnavailableError, OSError):

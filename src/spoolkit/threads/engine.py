@@ -171,7 +171,8 @@ def _lose(thread_jobs: list[object], reason: str) -> None:
         thread_job.withdraw()
         log.error("job %s of %s is lost: %s", thread_job.job.id, thread_job.job.task, reason)
         if thread_job.store is not None:
-            by_store[thread_job.store, locations.spool_dir(thread_job._config)].append(thread_job.job)
+            spool_dir = locations.spool_dir_of(thread_job.job.queue, thread_job._config)
+            by_store[thread_job.store, spool_dir].append(thread_job.job)
     for (store, spool_dir), jobs in by_store.items():
         try:
             orphans.mark_own_lost(store, spool_dir, jobs, reason)
