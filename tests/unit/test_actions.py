@@ -244,7 +244,7 @@ def test_cancel_asks_a_running_job_which_stops_at_its_next_check(
 ) -> None:
     job = listens(str(tmp_path / "started"))
     wait_until(started)
-    assert actions.cancel(job.id) is State.RUNNING
+    assert actions.cancel(job.id) in (State.RUNNING, State.CANCELLED)  # it may stop before cancel returns
     assert job.wait(10)
     assert job.state is State.CANCELLED
     assert [attempt.outcome for attempt in job.attempts] == ["cancelled"]
