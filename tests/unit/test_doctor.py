@@ -655,7 +655,7 @@ def test_a_file_without_a_header_is_found_when_it_is_a_minute_old(
 ) -> None:
     site.job(data=b"x" * size, due=1000)
     assert site.examine() == []
-    monkeypatch.setattr(clock, "now", lambda: time.time() + directory_checks.WRITTEN + 1)
+    monkeypatch.setattr(clock, "now", lambda: time.time() + directory_checks.HEADER_TIME + 1)
     finding, skew = site.examine()
     assert (finding.check, finding.severity, skew.check) == ("foreign-file", "warning", "clock")
     assert f"has {size} bytes" in finding.problem

@@ -54,7 +54,7 @@ def brief(status: Status) -> dict[str, Any]:
 
 
 def detailed(details: Details) -> dict[str, Any]:
-    """Everything that is known of a job: :func:`public` and its arguments, attempts and events."""
+    """Everything that is known of a job: :func:`public`, and the job's arguments, attempts and events."""
     arguments = None
     if details.arguments is not None:
         args, kwargs = json.loads(codec.encode_call(*details.arguments))

@@ -1,7 +1,7 @@
 """In which state is a job? The answer combines its file in the spool directory and its record in the store.
 
-A job that has not started has a file and no record; a finished job has a record and no file. What only a broken store
-could tell is left out.
+A job that has not started has a file and no record; a finished job has a record and no file. If the store cannot be
+read, the answer is what the files alone say.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from spoolkit.system import files, log
 T = TypeVar("T")
 
 UNFINISHED = frozenset(State) - FINISHED
+"""The states of a job that is running, or is going to run."""
 
 BATCH_SIZE = 500
 """Jobs that one query to the store asks for."""
@@ -94,23 +95,24 @@ def list_files(max_names: int | None = None) -> Files:
     Raises:
         SpoolUnavailableError: A spool directory cannot be read.
     """
-    most = None if max_names is None else max_names + 1
-    waiting, set_aside = (list(islice(paths, most)) for paths in (waiting_files(most), _dead_files(most)))
-    cut = (len(waiting), len(set_aside)) if max_names is None else (max_names, max_names)
+    # One more than asked for: it shows that there are more.
+    max_files = None if max_names is None else max_names + 1
+    waiting_paths = list(islice(waiting_files(max_files), max_files))
+    dead_paths = list(islice(_dead_files(max_files), max_files))
     return Files(
-        waiting=_by_id(waiting[: cut[0]]),
-        dead=_by_id(set_aside[: cut[1]]),
-        all_waiting=len(waiting) <= cut[0],
-        all_dead=len(set_aside) <= cut[1],
+        waiting=_by_id(waiting_paths[:max_names]),
+        dead=_by_id(dead_paths[:max_names]),
+        all_waiting=max_names is None or len(waiting_paths) <= max_names,
+        all_dead=max_names is None or len(dead_paths) <= max_names,
     )
 
 
 def find(id: str) -> Status:
     """Return the state of a job, and what else is known of it.
 
-    Within an HTTP request, the job's file is searched under its likely names, and among the first 1,000 files only.
-    Where more files wait, only commands find a job whose file was renamed many times while the store was broken, or a
-    job with a priority over 99.
+    Within an HTTP request, the job's file is searched under its likely names, and among the first 1,000 files only. If
+    more files wait, a request does not find a job with a priority over 99, nor a job whose file was renamed many times
+    while the store could not be written; the commands of ``flask spool`` find both.
 
     Args:
         id: The full id of the job.
@@ -183,21 +185,21 @@ def full_id(prefix: str) -> str:
     if prefix in ids or not ids:
         return prefix
     if len(ids) > 1:
-        some = tuple(sorted(ids, reverse=True)[:MAX_CANDIDATES])
+        candidates = tuple(sorted(ids, reverse=True)[:MAX_CANDIDATES])
         more = ", ..." if len(ids) > MAX_CANDIDATES else ""
-        message = f"{len(ids)} job ids begin with {prefix!r}: give more characters of {', '.join(some)}{more}"
-        raise AmbiguousJobError(message, job=prefix, candidates=some)
+        message = f"{len(ids)} job ids begin with {prefix!r}: give more characters of {', '.join(candidates)}{more}"
+        raise AmbiguousJobError(message, job=prefix, candidates=candidates)
     return ids.pop()
 
 
 def _from_file_and_record(id: str, status: Status | None) -> Status | None:
     """The recorded status, corrected by the job's file; ``None`` where there is no file."""
-    known, most = None if status is None else status.file, _max_names()
+    known_name, max_entries = None if status is None else status.file, _max_names()
     for spool_dir in directories(status):
         with _reading(spool_dir):
-            if path := spoolfile.locate(spool_dir, id, known, max_entries=most):
+            if path := spoolfile.locate(spool_dir, id, known_name, max_entries=max_entries):
                 return _waiting(path, status)
-            if path := dead.locate(spool_dir, id, known, max_entries=most):
+            if path := dead.locate(spool_dir, id, known_name, max_entries=max_entries):
                 return _dead(path, status)
     return None
 
@@ -335,13 +337,16 @@ def jobs(
         old = since is not None and (status.enqueued_at or 0.0) < since
         return status.state in wanted and not old and task in (None, status.task)
 
-    found, horizon = Listing(), ""
+    found = Listing()
+    # The id of the oldest job up to which everything was read; "": everything was read.
+    horizon = ""
     files = files or list_files()
     recorded_ids: set[str] = set()
     # The record alone does not tell the state of an unfinished job, so the limit cannot apply to these records.
-    for among, most in ((UNFINISHED, None), (wanted & FINISHED, limit)):
-        if among:
-            rows = _rows(among, task, since, max_examined + 1 if most is None else min(most, max_examined + 1))
+    for row_states, max_rows in ((UNFINISHED, None), (wanted & FINISHED, limit)):
+        if row_states:
+            max_rows = max_examined + 1 if max_rows is None else min(max_rows, max_examined + 1)
+            rows = _rows(row_states, task, since, max_rows)
             if len(rows) > max_examined:
                 horizon = max(horizon, rows[max_examined - 1].id)
                 del rows[max_examined:]
@@ -432,10 +437,10 @@ def _with_path(status: Status, files: Files) -> Status | None:
 
 def _unrecorded(state: State, ids: Sequence[str], paths: Mapping[str, str]) -> Iterator[Status | None]:
     """The status of each job that has a file, but no record of the same state; ``None`` for the others."""
-    for at in range(0, len(ids), BATCH_SIZE):
-        some = ids[at : at + BATCH_SIZE]
-        known = from_store(lambda ids=some: locations.store().states(ids)) or {}  # type: ignore[misc]
-        for id in some:
+    for start in range(0, len(ids), BATCH_SIZE):
+        batch = ids[start : start + BATCH_SIZE]
+        known = from_store(lambda ids=batch: locations.store().states(ids)) or {}  # type: ignore[misc]
+        for id in batch:
             status = None
             if id not in known:
                 status = _dead(paths[id], None) if state is State.DEAD else _from_file(paths[id], state)
@@ -449,17 +454,17 @@ def id_of(path: str) -> str:
     return spoolfile.id_of(os.path.basename(path)) or os.path.basename(path)
 
 
-def waiting_files(most: int | None = None) -> Iterator[str]:
-    """The paths of waiting and running jobs in all spool directories, at most ``most`` of each."""
+def waiting_files(max_files: int | None = None) -> Iterator[str]:
+    """The paths of waiting and running jobs in all spool directories, at most ``max_files`` of each."""
     for spool_dir in locations.spool_dirs():
         with _reading(spool_dir):
-            yield from spoolfile.pending(spool_dir, most)
+            yield from spoolfile.pending(spool_dir, max_files)
 
 
-def _dead_files(most: int | None = None) -> Iterator[str]:
+def _dead_files(max_files: int | None = None) -> Iterator[str]:
     for spool_dir in locations.spool_dirs():
         with _reading(spool_dir):
-            yield from dead.paths(spool_dir, most)
+            yield from dead.paths(spool_dir, max_files)
 
 
 def details(id: str) -> Details:
@@ -489,9 +494,9 @@ def _arguments(status: Status) -> tuple[tuple[object, ...], dict[str, object]] |
     for spool_dir in directories(status):
         content = None
         with _reading(spool_dir):
-            known, most = status.file, _max_names()
-            path = spoolfile.locate(spool_dir, status.id, known, max_entries=most)
-            path = path or dead.locate(spool_dir, status.id, known, max_entries=most)
+            known_name, max_entries = status.file, _max_names()
+            path = spoolfile.locate(spool_dir, status.id, known_name, max_entries=max_entries)
+            path = path or dead.locate(spool_dir, status.id, known_name, max_entries=max_entries)
             content = None if path is None else spoolfile.peek(path)
         if content is not None:
             with contextlib.suppress(DecodeError):

@@ -17,11 +17,13 @@ from spoolkit.store import locations
 from spoolkit.system import clock
 
 HOUR = 3600.0
+"""Seconds."""
 
 PERCENTILES = (50, 90, 99)
+"""Per cent of the jobs whose longest run time is reported."""
 
 MAX_DURATIONS = 10_000
-"""Jobs, done in the last hour, whose run times are read."""
+"""How many of the jobs that were done in the last hour are read for their run times, at most."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +88,9 @@ def gather(*, max_examined: int = lookup.MAX_EXAMINED, files: Files | None = Non
     running = {status.id for status in others if status.state is State.RUNNING}
     done = lookup.from_store(lambda: locations.store().done_since(now - HOUR)) or 0
     took = lookup.from_store(lambda: locations.store().durations(now - HOUR, MAX_DURATIONS)) or []
-    late = _oldest_due(now, files, running, max_examined)
+    oldest_due = _oldest_due(now, files, running, max_examined)
     return Statistics(
-        dict(sorted(counts.items())), late, done, _percentiles(took), _paused(), _broken(), others.complete
+        dict(sorted(counts.items())), oldest_due, done, _percentiles(took), _paused(), _broken(), others.complete
     )
 
 
@@ -102,9 +104,9 @@ def _broken() -> dict[str, str]:
     return {spool_dir: reason for spool_dir, reason in reasons.items() if reason is not None}
 
 
-def _oldest_due(now: float, files: Files, running: set[str], most: int) -> float | None:
+def _oldest_due(now: float, files: Files, running: set[str], max_files: int) -> float | None:
     due = []
-    for id in heapq.nsmallest(most, files.waiting.keys() - running):
+    for id in heapq.nsmallest(max_files, files.waiting.keys() - running):
         with contextlib.suppress(FileNotFoundError):
             due.append(os.lstat(files.waiting[id]).st_mtime)
     oldest = min(due, default=now)

@@ -15,8 +15,10 @@ from flask.cli import ScriptInfo
 from spoolkit.system import modules
 
 NAMES = ("app", "application")
+"""Names that Flask's own command tries for an application, in this order."""
+
 FACTORIES = ("create_app", "make_app")
-"""Names that Flask's own command tries, in this order."""
+"""Names that Flask's own command tries for a factory, in this order."""
 
 
 def of_command() -> str:
@@ -40,8 +42,8 @@ def of_command() -> str:
             continue
         if attribute and (found := _called(module, attribute)):
             return found
-        if (held := _attribute_of(module, app)) or (not attribute and (held := _factory_of(module))):
-            return f"{module.__name__}:{held}"
+        if (callable_name := _attribute_of(module, app)) or (not attribute and (callable_name := _factory_of(module))):
+            return f"{module.__name__}:{callable_name}"
     raise click.UsageError(
         "uWSGI cannot load this application, because it calls a factory without arguments: write a module that "
         "creates the application, such as wsgi.py with app = create_app('production'), and give --module wsgi:app"
@@ -70,10 +72,10 @@ def of_option(given: str) -> str:
         return f"{name}:{attribute}{'()' if module and _is_factory(vars(module).get(attribute)) else ''}"
     if module is None:
         raise click.BadParameter(f"{given!r} cannot be imported here: give the attribute too, such as {given}:app")
-    held = next((one for one in NAMES if callable(vars(module).get(one))), None) or _factory_of(module)
-    if held is None:
+    usual_name = next((name for name in NAMES if callable(vars(module).get(name))), None) or _factory_of(module)
+    if usual_name is None:
         raise click.BadParameter(f"{given!r} has no attribute app: give the name of its application, {given}:NAME")
-    return f"{name}:{held}"
+    return f"{name}:{usual_name}"
 
 
 def folder(entry_point: str) -> str | None:

@@ -21,11 +21,13 @@ WIDE = 1000
 """Columns of output that goes to a file or a pipe: lines for scripts must not be cut."""
 
 BAR_WIDTH = 20
+"""Characters of a progress bar."""
 
 GAP = 2
 """Spaces between two columns."""
 
 TASK = "TASK"
+"""The title of the column of tasks."""
 
 MIN_WIDTH = 4
 """Characters that are left of a text that is cut."""
@@ -61,22 +63,23 @@ def table(headers: Sequence[str], rows: Iterable[Sequence[object]], *, wrap: boo
     widths = [
         max(cell_len(text) for text in (header, *(row[at].plain for row in texts))) for at, header in enumerate(headers)
     ]
+    # The columns that a narrow terminal cuts.
     flexible = [at for at, header in enumerate(headers) if header == TASK or at == len(headers) - 1]
     room = console().width - sum(width + GAP for at, width in enumerate(widths) if at not in flexible)
     for at, header in enumerate(headers):
         numbers = bool(rows) and all(isinstance(row[at], (int, float)) for row in rows)
-        most = None
+        max_width = None
         if at in flexible:
             after = sum(min(widths[later], MIN_WIDTH) + GAP for later in flexible if later > at and widths[later])
-            most = max(MIN_WIDTH, min(widths[at], room - after))
-            room -= most + GAP
+            max_width = max(MIN_WIDTH, min(widths[at], room - after))
+            room -= max_width + GAP
         made.add_column(
             header,
             justify="right" if numbers else "left",
             no_wrap=not (wrap and at == len(headers) - 1),
             overflow="fold" if wrap else "ellipsis",
-            min_width=widths[at] if most is None else None,
-            max_width=most,
+            min_width=widths[at] if max_width is None else None,
+            max_width=max_width,
         )
     for row in texts:
         made.add_row(*row)
@@ -156,8 +159,8 @@ def duration(seconds: float) -> str:
     """Seconds in a unit that people read easily, such as ``400 ms`` or ``2.0 h``."""
     if seconds < 1:
         return f"{seconds * 1000:.0f} ms"
-    for most, unit, name in ((120, 1, "s"), (7200, 60, "min"), (172800, 3600, "h")):
-        if seconds < most:
+    for limit, unit, name in ((120, 1, "s"), (7200, 60, "min"), (172800, 3600, "h")):
+        if seconds < limit:
             return f"{seconds / unit:.{1 if seconds < 10 * unit else 0}f} {name}"
     return f"{seconds / 86400:.0f} d"
 

@@ -37,9 +37,13 @@ MAX_LIMIT = 100_000
 )
 def ls(states: frozenset[State] | None, task: str | None, since: float | None, limit: int, as_json: bool) -> None:
     """List jobs, newest first."""
-    most = max(lookup.MAX_EXAMINED, limit) if limit else MAX_LIMIT
+    max_examined = max(lookup.MAX_EXAMINED, limit) if limit else MAX_LIMIT
     found = lookup.jobs(
-        states=states or (), task=task, since=since, limit=limit + 1 if limit else None, max_examined=most
+        states=states or (),
+        task=task,
+        since=since,
+        limit=limit + 1 if limit else None,
+        max_examined=max_examined,
     )
     shown = found[:limit] if limit else found
     if as_json:
@@ -49,7 +53,7 @@ def ls(states: frozenset[State] | None, task: str | None, since: float | None, l
     else:
         click.echo("no jobs" if found.complete else "no such jobs among those that were examined", err=True)
     if not found.complete:
-        _print_incomplete(most)
+        _print_incomplete(max_examined)
     elif len(found) > len(shown):
         click.echo(f"… and older jobs: use --limit {2 * limit}, or --limit 0 for all", err=True)
 
@@ -75,9 +79,10 @@ def show(id: str, as_json: bool) -> None:
     print_lines(table(("", ""), _facts(found), wrap=True))
     print_lines("", *_timeline(found))
     for attempt in found.attempts:
-        for what, text in (("traceback", attempt.traceback), ("log", attempt.log)):
+        for title, text in (("traceback", attempt.traceback), ("log", attempt.log)):
             if text:
-                print_lines("", f"attempt {attempt.number}, {what}:", *(f"  {line(one)}" for one in text.splitlines()))
+                print_lines("", f"attempt {attempt.number}, {title}:")
+                print_lines(*(f"  {line(text_line)}" for text_line in text.splitlines()))
 
 
 def _facts(found: Details) -> list[tuple[str, object]]:
@@ -127,8 +132,8 @@ def _timeline(found: Details) -> list[object]:
 
 def _ending(attempt: Attempt) -> str:
     took = duration((attempt.finished_at or 0.0) - attempt.started_at)
-    why = ": ".join(filter(None, (attempt.error_type, attempt.message)))
-    return f"{attempt.outcome} after {took}" + (f": {why}" if why else "")
+    reason = ": ".join(filter(None, (attempt.error_type, attempt.message)))
+    return f"{attempt.outcome} after {took}" + (f": {reason}" if reason else "")
 
 
 @command("stats")
@@ -141,7 +146,7 @@ def stats(as_json: bool) -> None:
     if as_json:
         print_json(figures.to_dict())
         return
-    states = [state for state in State if any(of is state for _, of in figures.counts)]
+    states = [state for state in State if any(counted is state for _, counted in figures.counts)]
     tasks = sorted({task for task, _ in figures.counts})
     if tasks:
         rows = [[task, *(figures.counts.get((task, state), 0) for state in states)] for task in tasks]

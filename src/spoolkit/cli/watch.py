@@ -77,7 +77,7 @@ def _as_json(figures: Statistics, running: list[Status], finished: list[Status])
 
 
 def _view(figures: Statistics, running: list[Status], finished: list[Status]) -> list[RenderableType]:
-    totals = {state: sum(n for (_, of), n in figures.counts.items() if of is state) for state in State}
+    totals = {state: sum(n for (_, counted), n in figures.counts.items() if counted is state) for state in State}
     counts = "  ".join(f"{state} {n}" for state, n in totals.items() if n) or "no jobs"
     if not figures.complete:
         counts += (

@@ -17,13 +17,14 @@ from spoolkit.errors import DecodeError
 from spoolkit.spooldir import checkpoints, dead, running, spoolers, spoolfile, waiting
 from spoolkit.system import files
 
-WRITTEN = 60.0
-"""Seconds after which a file has its header: uWSGI writes it in place, under its final name."""
+HEADER_TIME = 60.0
+"""Seconds within which a new file gets its header: uWSGI writes it in place, under its final name."""
 
 MAX_ENTRIES = 10_000
 """Entries of a folder that are examined: each costs a system call, a due job several."""
 
 OUR_FOLDERS = frozenset({dead.FOLDER, running.FOLDER, checkpoints.FOLDER, waiting.FOLDER, spoolers.FOLDER})
+"""The folders of a spool directory in which spoolkit alone writes."""
 
 _KINDS = {stat.S_IFDIR: "a directory", stat.S_IFLNK: "a symbolic link", stat.S_IFIFO: "a fifo"}
 
@@ -78,10 +79,10 @@ def _permissions(site: Site) -> Iterator[Finding]:
         (closed, "uWSGI cannot open and never runs", "chmod 600", "error"),
         (opened, "other users can open", "chmod 600", "warning"),
     )
-    for found, what, command, severity in remedies:
+    for found, defect, command, severity in remedies:
         if found:
             find = f"find {quoted(site.spool_dir)} -maxdepth 2 -name '{spoolfile.PREFIX}*'"
-            problem = f"jobs that {what}: {len(found)}, such as {printable(found[0].path)}"
+            problem = f"jobs that {defect}: {len(found)}, such as {printable(found[0].path)}"
             yield Finding("permissions", problem, f"{find} -exec {command} {{}} +", severity)
 
 
@@ -119,7 +120,7 @@ def _harm(entry: Entry, site: Site) -> tuple[str, Severity] | None:
     if any("\ud800" <= letter <= "\udfff" for letter in entry.name):
         return "has a name that is not UTF-8: uWSGI fails on it at every scan", "error"
     if entry.about.st_size < 4:
-        if entry.about.st_ctime >= site.now - WRITTEN:
+        if entry.about.st_ctime >= site.now - HEADER_TIME:
             return None
         return f"has {entry.about.st_size} bytes, less than a header, and never runs", "warning"
     with machine.open_regular(entry.path) as fd:
@@ -146,9 +147,9 @@ def _strange_entry(site: Site) -> Iterator[Finding]:
     found = []
     owners = {0, files.owner(site.spool_dir)[0], os.stat(site.spool_dir).st_uid}
     for entry in site.entries:
-        if (what := _strangeness(entry, owners)) is not None:
+        if (strangeness := _strangeness(entry, owners)) is not None:
             aside = quoted(os.path.join(os.path.dirname(site.spool_dir), f"strange-{entry.name}"))
-            problem = f"{printable(entry.path)} {what}: spoolkit ignores it"
+            problem = f"{printable(entry.path)} {strangeness}: spoolkit ignores it"
             found.append(Finding("foreign-file", problem, f"mv -n {quoted(entry.path)} {aside}", "warning"))
     yield from limit_findings(found)
 

@@ -20,8 +20,10 @@ from spoolkit.spooldir import spoolfile
 from spoolkit.system import clock
 
 MIN_FREE_BYTES = 50 * 1024 * 1024
+"""Free bytes below which a disk is reported."""
+
 MIN_FREE_SHARE = 0.01
-"""Of the bytes and of the inodes of a disk."""
+"""The share of a disk's bytes, or of its inodes, below which it is reported."""
 
 # On these, locks, renames and the clock belong to another machine.
 # fmt: off
@@ -109,9 +111,12 @@ def open_regular(path: str) -> Iterator[int | None]:
 
 
 def lock_holder(fd: int) -> int | None:
-    """The process that holds uWSGI's lock on the file; 0 or -1 where the kernel knows no pid of it here."""
-    asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-    kind, *_, pid = struct.unpack(_FLOCK, fcntl.fcntl(fd, fcntl.F_GETLK, asked))
+    """The pid of the process that holds uWSGI's lock on the file; ``None`` if the file is not locked.
+
+    0 or -1: the process is in another container or on another host, and has no pid here.
+    """
+    query = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    kind, *_, pid = struct.unpack(_FLOCK, fcntl.fcntl(fd, fcntl.F_GETLK, query))
     return None if kind == fcntl.F_UNLCK else int(pid)
 
 

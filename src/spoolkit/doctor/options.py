@@ -80,13 +80,13 @@ def _frequency(uwsgi: Instance, site: Site) -> Iterator[Finding]:
     given = uwsgi.of("spooler-frequency", "spooler-freq")[-1:]
     digits = re.match(r"\d*", given[0] if given else "1")  # uWSGI's default is 30, but see bridge.py
     seconds = int(digits[0] or 0) if digits else 0
-    what, remedy = f"spooler-frequency is {seconds}", "spooler-frequency = 1"
+    setting, remedy = f"spooler-frequency is {seconds}", "spooler-frequency = 1"
     if not uwsgi.of("spooler"):
         return
     if seconds == 0:
-        yield Finding("spooler-frequency", f"{what}: each spooler uses a whole CPU", remedy)
+        yield Finding("spooler-frequency", f"{setting}: each spooler uses a whole CPU", remedy)
     elif seconds > MAX_FREQUENCY:
-        yield Finding("spooler-frequency", f"{what}: a delayed job may start {seconds} s late", remedy, "warning")
+        yield Finding("spooler-frequency", f"{setting}: a delayed job may start {seconds} s late", remedy, "warning")
 
 
 def _ordered(uwsgi: Instance, site: Site) -> Iterator[Finding]:
@@ -163,8 +163,8 @@ def _sockets(uwsgi: Instance, site: Site) -> Iterator[Finding]:
     found = [f"{name} = {value}" for name in names for value in uwsgi.of(name)]
     allowed = uwsgi.of("allowed-modifiers")[-1:]
     if found and (not allowed or str(packet.MODIFIER) in re.split(r"[\s,]+", allowed[0])):
-        what = "the socket behind it" if found[0].startswith("http") else "it"
-        problem = f"{found[0]}: any process that can connect to {what} can enqueue jobs, of any library"
+        socket = "the socket behind it" if found[0].startswith("http") else "it"
+        problem = f"{found[0]}: any process that can connect to {socket} can enqueue jobs, of any library"
         yield Finding("socket", problem, "allowed-modifiers = 0", "warning")
 
 
@@ -173,8 +173,8 @@ def _buffer_size(uwsgi: Instance, site: Site) -> Iterator[Finding]:
     digits = re.match(r"\d*", given[0] if given else "4096")
     size = int(digits[0] or 0) if digits else 0
     if uwsgi.of("spooler") and size < MIN_BUFFER:
-        what = f"buffer-size is {size}{'' if given else ', the default'}"
-        problem = f"{what}: a request with longer headers, such as a full session cookie, gets no response"
+        setting = f"buffer-size is {size}{'' if given else ', the default'}"
+        problem = f"{setting}: a request with longer headers, such as a full session cookie, gets no response"
         yield Finding("buffer-size", problem, "buffer-size = 32768", "warning")
 
 

@@ -1,4 +1,4 @@
-"""Does anybody run the jobs of the spool directory, with the current code, and is no job stuck?"""
+"""Does a spooler run the jobs of the spool directory, with the current code, and is no job stuck?"""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def _spooler_alive(site: Site) -> Iterator[Finding]:
 def _old_code(site: Site) -> Iterator[Finding]:
     busy = spoolers.busy([site.spool_dir])
     for pid in spoolers.outdated_pids(site.spool_dir):
-        what = "finishes its job and exits" if pid in busy else "exits before its next job"
-        problem = f"the spooler with pid {pid} runs the code from before the last reload; it {what}"
+        next_step = "finishes its job and exits" if pid in busy else "exits before its next job"
+        problem = f"the spooler with pid {pid} runs the code from before the last reload; it {next_step}"
         yield Finding("old-code", problem, f"kill -TERM {pid}  # not necessary: it exits by itself", "warning")
 
 
@@ -40,7 +40,7 @@ def _broken_code(site: Site) -> Iterator[Finding]:
 def _lock(site: Site) -> Iterator[Finding]:
     def suspicious() -> dict[str, int]:
         held = {job.path: pid for job, pid in machine.lock_holders(site.due(MIN_LOCKED)) if pid is not None}
-        alive = spoolers.pids(site.spool_dir)  # one that died may have a successor by now
+        alive = spoolers.pids(site.spool_dir)  # asked again: a spooler that died may have a successor by now
         return {path: pid for path, pid in held.items() if pid not in alive or machine.is_stopped(pid)}
 
     if first := suspicious():

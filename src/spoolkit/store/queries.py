@@ -1,4 +1,4 @@
-"""What is recorded of jobs? Questions only: nothing here writes.
+"""What is recorded of jobs? This module only reads.
 
 Each raises :class:`StoreUnavailableError` if the store cannot be read.
 """
