@@ -56,7 +56,7 @@ class SpoolKit:
         if directories and config.spool not in directories:
             log.warning(
                 "uWSGI serves the spool directory %s, but SPOOLKIT_SPOOL is %s: jobs that processes outside uWSGI "
-                "enqueue would not run",
+                "enqueue would not run. Set both to the same directory",
                 ", ".join(directories),
                 config.spool,
             )

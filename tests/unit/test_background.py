@@ -388,7 +388,7 @@ def test_exclusive_lock_tries_again_if_the_lock_file_cannot_be_created(
 
     with exclusive_lock(str(tmp_path / "folder" / "lock"), repair):
         assert (tmp_path / "folder" / "lock").exists()
-    assert "cannot be created" in caplog.text
+    assert "cannot create the lock file" in caplog.text
 
 
 # Tasks as attributes of the extension.

@@ -235,4 +235,4 @@ def test_timers_are_added_and_logged_if_the_ledger_cannot_be_used(
     (tmp_path / "spoolers").write_text("in the way")
     load(start(tables, tmp_path, 1), [("a", 1)])
     assert tables.fire(1) == ["a"]
-    assert "timers of this process may fire more than once" in caplog.text
+    assert "may fire more than once, because the file that lists the registered timers" in caplog.text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import os
 import signal
 import threading
 import time
@@ -158,5 +159,7 @@ def _run_all(done: list[EndHook], deadline: clock.Deadline) -> None:
         try:
             end(deadline)
         except Exception:
-            log.exception("a background thread or the thread pool of this process failed while the process exits")
+            log.exception(
+                "process %d is exiting; its background threads or its thread pool failed to stop", os.getpid()
+            )
         done.append(end)

@@ -6,6 +6,7 @@ A job that starts at once, as most do, writes its row itself and never comes her
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Iterable
@@ -70,7 +71,8 @@ class Writer:
             try:
                 self.flush()
             except Exception as error:  # otherwise the thread would end, and no row would be written any more
-                log.complain("the rows of jobs that wait in threads could not be written", error=error)
+                text = "process %d could not record its thread jobs that are waiting; they run anyway"
+                log.complain(text, os.getpid(), error=error)
 
 
 def _by_store(waiting: Iterable[tuple[Store, JobSpec]]) -> list[tuple[Store, list[JobSpec]]]:

@@ -259,7 +259,8 @@ class _Runner:
         # Not Thread.join(): if a signal interrupts it, it takes the thread for ended from then on (Python 3.11).
         while self._active and not self._ended.wait(min(deadline.left, clock.DEADLINE_CHECK)):
             if not deadline.left:
-                log.error("background thread %s did not stop within the grace period", self._name)
+                text = "background thread %s did not stop within the grace period; it ends with process %d"
+                log.error(text, self._name, os.getpid())
                 break
         thread = self._thread
         thread._runs_here.set(False)

@@ -43,5 +43,6 @@ def _open(path: str) -> int | None:
         files.make_spool_directory(os.path.dirname(path))
         return files.open_or_create(path)
     except OSError as error:
-        log.complain("the lock file %s cannot be created, so the thread that needs it does not start: %s", path, error)
+        text = "process %d cannot create the lock file %s; its background thread waits, and tries again every %g s: %s"
+        log.complain(text, os.getpid(), path, RETRY_PAUSE, error)
         return None

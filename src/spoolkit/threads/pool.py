@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import os
 import threading
 import time
 from collections import Counter, defaultdict, deque
@@ -179,7 +180,9 @@ class Pool:
             try:
                 call.run()
             except BaseException:
-                log.exception("a function in the thread pool raised an exception; the thread goes on with the next one")
+                log.exception(
+                    "a call in the thread pool of process %d raised an exception; the next call follows", os.getpid()
+                )
             task_signals.block_in_thread()
             with self._work_ended:
                 del self._running[threading.get_ident()]

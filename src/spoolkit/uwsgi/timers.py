@@ -194,6 +194,8 @@ def _errors_logged() -> Iterator[None]:
 
 def _complain(error: OSError) -> None:
     log.complain(
-        "timers of this process may fire more than once, because the list of timers cannot be read or written: %s",
+        "uWSGI timers that process %d registers may fire more than once, because the file that lists the registered "
+        "timers cannot be read or written: %s",
+        os.getpid(),
         error,
     )
