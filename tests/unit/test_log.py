@@ -264,7 +264,7 @@ def test_complain_logs_the_same_message_once_a_minute(seen: Records, monkeypatch
         log.complain("the file %s stays", number)
     log.complain("another one")
     assert seen.lines == ["ERROR the file 0 stays", "ERROR another one"]
-    now += log.PAUSE
+    now += log.COMPLAINT_INTERVAL
     log.complain("the file %s stays", "x")
     assert seen.lines[2:] == ["ERROR the file x stays (and 499 times more since this was last logged)"]
 

@@ -1,4 +1,4 @@
-"""Under ``flask run``: which process serves, how it exits, and the spooler process that runs the jobs beside it."""
+"""Under ``flask run``: which process serves, how does it exit, and which process runs the jobs beside it?"""
 
 from __future__ import annotations
 

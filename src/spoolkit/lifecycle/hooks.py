@@ -1,4 +1,4 @@
-"""What runs when a process starts to serve and before it exits, whichever server it belongs to."""
+"""What runs when a process starts to serve, and before it exits? The same for every server."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ from spoolkit.system import clock, log
 from spoolkit.uwsgi import bridge
 
 StartHook = Callable[[], None]
+"""Starts background work of this process."""
+
 EndHook = Callable[[clock.Deadline], None]
-"""Ends something; gets the deadline by which that has to be done."""
+"""Stops background work of this process by the deadline that it is given."""
 
 _end_hooks: list[EndHook] = []
 

@@ -228,18 +228,18 @@ def check_readable(directory: str) -> None:
 def unavailable(directory: str, error: OSError) -> SpoolUnavailableError:
     """Return an error that explains to people why the spool directory cannot be read, and what to do."""
     if isinstance(error, FileNotFoundError):
-        what = "is not there: set SPOOLKIT_SPOOL to the one in use; the first job, or `flask spool run`, creates it"
+        problem = "is not there: set SPOOLKIT_SPOOL to the one in use; the first job, or `flask spool run`, creates it"
     elif isinstance(error, PermissionError):
-        what = f"may not be read by {user_name(os.geteuid())}"
+        problem = f"may not be read by {user_name(os.geteuid())}"
         try:
             uid = owner(directory)[0]
         except OSError:
-            what += ", nor may the folder above it: run this as the user who runs uWSGI"
+            problem += ", nor may the folder above it: run this as the user who runs uWSGI"
         else:
-            what += f"; it belongs to {user_name(uid)}: {as_user(uid)}"
+            problem += f"; it belongs to {user_name(uid)}: {as_user(uid)}"
     else:
-        what = f"cannot be read: {error.strerror or error}"
-    return SpoolUnavailableError(f"the spool directory {directory} {what}", directory=directory, errno=error.errno)
+        problem = f"cannot be read: {error.strerror or error}"
+    return SpoolUnavailableError(f"the spool directory {directory} {problem}", directory=directory, errno=error.errno)
 
 
 def user_name(uid: int) -> str:
@@ -251,7 +251,7 @@ def user_name(uid: int) -> str:
 
 
 def as_user(uid: int) -> str:
-    """Return the advice how to run a command as that user."""
+    """Return advice for people: how to run a command as the user ``uid``."""
     try:
         name = pwd.getpwuid(uid).pw_name
     except KeyError:

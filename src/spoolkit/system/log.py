@@ -21,7 +21,7 @@ from spoolkit.system.process import PerProcess
 LOGGER = "spoolkit"
 """The name of spoolkit's logger."""
 
-PAUSE = 60.0
+COMPLAINT_INTERVAL = 60.0
 """Seconds for which :func:`complain` suppresses a line that it has written."""
 
 _logger = logging.getLogger(LOGGER)
@@ -56,7 +56,7 @@ def _escape_but_tab(found: re.Match[str]) -> str:
 
 @contextlib.contextmanager
 def about(job: str, task: str) -> Iterator[None]:
-    """Within this context, log lines belong to the job ``job`` of the task ``task``."""
+    """In the ``with`` block, log lines belong to the job with the id ``job``, of the task named ``task``."""
     token = _job.set((job, task))
     try:
         yield
@@ -78,7 +78,7 @@ class JobLogFilter(logging.Filter):
 
 
 def debug(message: str, *args: object) -> None:
-    """Log ``message % args`` for debugging. As in all functions here, the arguments are put on one line."""
+    """Log ``message % args`` for debugging. As in all functions here, line breaks in the arguments are escaped."""
     _say(logging.DEBUG, message, args)
 
 
@@ -103,10 +103,10 @@ def exception(message: str, *args: object) -> None:
 
 
 def complain(message: str, *args: object, error: BaseException | None = None) -> None:
-    """Log an error that may occur again and again: the same ``message`` at most once in :data:`PAUSE` seconds."""
+    """Log an error that may occur again and again: the same ``message`` at most once in :data:`COMPLAINT_INTERVAL` seconds."""
     now, complaints = time.monotonic(), _complaints.get()
-    last, suppressed = complaints.get(message, (now - PAUSE, 0))
-    if now - last < PAUSE:
+    last, suppressed = complaints.get(message, (now - COMPLAINT_INTERVAL, 0))
+    if now - last < COMPLAINT_INTERVAL:
         complaints[message] = last, suppressed + 1
         return
     complaints[message] = now, 0
@@ -116,7 +116,7 @@ def complain(message: str, *args: object, error: BaseException | None = None) ->
 
 
 def unrecorded(error: Exception) -> None:
-    """Log that jobs run but cannot be recorded, because of ``error``; at most once in :data:`PAUSE` seconds."""
+    """Log that jobs run but cannot be recorded, because of ``error``; at most once in :data:`COMPLAINT_INTERVAL` seconds."""
     complain("jobs run, but cannot be recorded (pid %d): %s (see `flask spool doctor`)", os.getpid(), error)
 
 

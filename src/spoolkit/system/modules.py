@@ -90,6 +90,7 @@ def _from_file(path: str) -> list[str]:
 
 
 def _fits(name: str, file: str) -> bool:
+    """Whether ``file`` has the path that a module imported as ``name`` has."""
     folder, base = os.path.split(file)
     path = os.path.join(os.sep, folder, base.partition(".")[0])
     tail = f"{os.sep}{name.replace('.', os.sep)}"

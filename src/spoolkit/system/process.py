@@ -1,4 +1,4 @@
-"""Which process a pid means, whether that process is alive, and which values belong to this process alone."""
+"""Which process does a pid mean, is it alive, and which values belong to this process alone?"""
 
 from __future__ import annotations
 
@@ -111,7 +111,9 @@ def is_alive(pid: int, known: bytes) -> bool:
     try:
         return known == identity(pid)
     except OSError:
-        return True  # out of descriptors, for example: a process that cannot look must not declare another one dead
+        return (
+            True  # out of descriptors, for example: a process that cannot read /proc must not declare another one dead
+        )
 
 
 def wait_until_gone(

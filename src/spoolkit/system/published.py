@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from spoolkit.system import files
 
 MAX_CHECKED = 1000
-"""How many files are checked, at most, to remove those of folders that no longer exist."""
+"""How many published files are read, at most, to remove those whose folders no longer exist."""
 
 
 def publish(folders: Iterable[str], spool: str, default: str) -> None:

@@ -57,7 +57,7 @@ def _set_thread_mask(blocked: Iterable[int]) -> None:
 def job(*, owns_process: bool = False) -> Iterator[None]:
     """Within this context, processes that the job forks handle signals by default, and not like this process.
 
-    Otherwise a forked child would keep the server's handlers: on SIGTERM it would record the signal and go on, and a
+    Otherwise a forked child would keep the server's handlers: on SIGTERM it would record the signal and continue, and a
     ``multiprocessing.Pool`` would wait for its processes for ever.
 
     Args:
@@ -74,23 +74,23 @@ def job(*, owns_process: bool = False) -> Iterator[None]:
             _job_owns_process.clear()
 
 
-def _forked() -> None:
+def _use_defaults_in_child() -> None:
     if not (_job_owns_process.is_set() or _in_job.get()):
         return
     signal.set_wakeup_fd(-1)  # its reader is in the parent
     for signum in signal.valid_signals():
         handler = signal.getsignal(signum)
-        if handler is None or _is_servers(signum, handler):
+        if handler is None or _belongs_to_server(signum, handler):
             handler = signal.default_int_handler if signum == signal.SIGINT else signal.SIG_DFL
         with suppress(OSError):  # SIGKILL and SIGSTOP
             # Also where Python knows no handler: uWSGI installs its own in C, unknown to Python.
             signal.signal(signum, handler)
 
 
-def _is_servers(signum: int, handler: object) -> bool:
+def _belongs_to_server(signum: int, handler: object) -> bool:
     if handler is signal.SIG_IGN:
         return signum in _IGNORED_BY_SERVER
     return str(getattr(handler, "__module__", "")).partition(".")[0] in _SERVERS
 
 
-os.register_at_fork(after_in_child=_forked)
+os.register_at_fork(after_in_child=_use_defaults_in_child)
