@@ -103,7 +103,7 @@ def exception(message: str, *args: object) -> None:
 
 
 def complain(message: str, *args: object, error: BaseException | None = None) -> None:
-    """Log an error that may occur again and again: the same ``message`` at most once in :data:`COMPLAINT_INTERVAL` seconds."""
+    """Log an error that may occur again and again: each ``message`` once per :data:`COMPLAINT_INTERVAL` at most."""
     now, complaints = time.monotonic(), _complaints.get()
     last, suppressed = complaints.get(message, (now - COMPLAINT_INTERVAL, 0))
     if now - last < COMPLAINT_INTERVAL:
@@ -116,7 +116,7 @@ def complain(message: str, *args: object, error: BaseException | None = None) ->
 
 
 def unrecorded(error: Exception) -> None:
-    """Log that jobs run but cannot be recorded, because of ``error``; at most once in :data:`COMPLAINT_INTERVAL` seconds."""
+    """Log that jobs run but cannot be recorded, because of ``error``; once per :data:`COMPLAINT_INTERVAL` at most."""
     complain("jobs run, but cannot be recorded (pid %d): %s (see `flask spool doctor`)", os.getpid(), error)
 
 
