@@ -34,9 +34,10 @@ from spoolkit import (
 )
 from spoolkit.admin import actions, lookup
 from spoolkit.lifecycle import hooks
+from spoolkit.spooldir import waiting
 from spoolkit.spooldir.spoolfile import PREFIX
 from spoolkit.spooling.standalone import Spooler
-from spoolkit.store import locations, write_behind
+from spoolkit.store import Store, locations, write_behind
 from spoolkit.system import clock, log
 from spoolkit.threads import context
 from spoolkit.threads.pool import Pool
@@ -200,6 +201,28 @@ def test_a_refused_call_never_gets_a_row(full: list[Job], monkeypatch: pytest.Mo
     with pytest.raises(QueueFull):
         note()
     assert [job.task for job in lookup.jobs() if job.task.endswith("note")] == []
+
+
+class QueriesOnly(write_behind.Writer):
+    """Writes rows when a query asks for them, and never by itself."""
+
+    def _run(self) -> None:
+        pass
+
+
+def test_a_query_at_the_end_of_a_job_writes_no_row_for_it(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer, written, ended = QueriesOnly(), [], threading.Event()
+
+    def ask(spool_dir: str, id: str) -> None:
+        writer.flush(id)
+        ended.set()
+
+    monkeypatch.setattr(write_behind, "writer", lambda: writer)
+    monkeypatch.setattr(Store, "record_queued", lambda store, jobs: written.extend(jobs))
+    monkeypatch.setattr(waiting, "wake_waiters", ask)
+    note()
+    assert ended.wait(15)
+    assert written == []
 
 
 def test_overflow_spool_passes_the_call_to_the_spool_engine(full: list[Job], tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from spoolkit.errors import StoreUnavailableError
 from spoolkit.job import JobSpec
 from spoolkit.registry import Declared
 from spoolkit.settings import Settings
-from spoolkit.store import Store, locations
+from spoolkit.store import Store, locations, write_behind
 from spoolkit.store.claims import Granted
 
 
@@ -25,19 +25,27 @@ def attempt(job: JobSpec, declared: Declared, store: Store, config: Settings, nu
     Returns:
         What became of the attempt; ``None`` if another process runs the job.
     """
+    try:
+        result = _claim_and_run(job, declared, store, config, number)
+    finally:
+        # Before it is recorded, which wakes processes that wait: their query would write a row for a job that is over.
+        write_behind.writer().discard(job)
+    if result is not None:
+        bookkeeping.record(job, result, store, config)
+    return result
+
+
+def _claim_and_run(
+    job: JobSpec, declared: Declared, store: Store, config: Settings, number: int
+) -> AttemptResult | None:
     claim: Granted | AttemptResult | None
     try:
         claim = bookkeeping.claim(job, declared.options, store, config)
     except StoreUnavailableError as error:
         claim = bookkeeping.claim_without_store(job, declared.options, config, error, lambda: number)
-    result = (
-        runner.run(job, declared, claim, config, spool_dir=locations.spool_dir_of(job.queue, config))
-        if isinstance(claim, Granted)
-        else claim
-    )
-    if result is not None:
-        bookkeeping.record(job, result, store, config)
-    return result
+    if not isinstance(claim, Granted):
+        return claim
+    return runner.run(job, declared, claim, config, spool_dir=locations.spool_dir_of(job.queue, config))
 
 
 def attempt_untracked(job: JobSpec, declared: Declared, config: Settings, number: int) -> AttemptResult:

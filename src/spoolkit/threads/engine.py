@@ -119,10 +119,7 @@ class ThreadJob:
         with log.about(self.job.id, self.job.task):
             if self.store is None:
                 return in_process.attempt_untracked(self.job, self._declared, self._config, self._attempts).outcome
-            try:
-                result = in_process.attempt(self.job, self._declared, self.store, self._config, self._attempts)
-            finally:
-                self.withdraw()
+            result = in_process.attempt(self.job, self._declared, self.store, self._config, self._attempts)
             if result is None:
                 return Cancelled(Failure("another process runs the job"))
             retention.delete_some(self.store, locations.spool_dir(self._config), self._config)
