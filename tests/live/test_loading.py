@@ -182,7 +182,7 @@ def test_without_the_guard_jobs_wait_until_the_application_can_be_loaded(start: 
     file.write_text(healthy.replace("    record(", only_there))
     site = start("module = shop:create_app()", "spooler-import = shop.tasks", guard=False)
     assert site.server.get("/greet/bob").status == 200
-    site.server.wait_for_log("the application cannot be loaded in this spooler", timeout=RELOADED)
+    site.server.wait_for_log("cannot load the application: its jobs wait", timeout=RELOADED)
     assert len(site.files()) == 1
     file.write_text(healthy.replace("    record(", "    record('mended')\n    record("))
     os.kill(site.server.spooler_pids()[0], signal.SIGTERM)  # an imported factory is not imported again

@@ -65,8 +65,8 @@ def register(cls: type[T], *, tag: str, encode: Callable[[T], object], decode: C
     Args:
         cls: The class. Values of its subclasses are not included.
         tag: The name of the type in the bytes. It must stay the same for as long as jobs wait.
-        encode: Makes of a value something of a type that is already supported.
-        decode: Makes the value again.
+        encode: Converts a value to one of a supported type.
+        decode: Converts the result of ``encode`` back to the value.
 
     Raises:
         ConfigurationError: The class is supported already, the tag belongs to another class, or one of the two is not
@@ -96,6 +96,9 @@ def encode(value: object, *, argument: str = "value") -> bytes:
         value: The value.
         argument: What the error calls it.
 
+    Returns:
+        Tagged JSON, in UTF-8.
+
     Raises:
         ArgumentTypeError: The value, or a value within it, has no supported type. The error says where it is.
     """
@@ -109,6 +112,9 @@ def encode_call(args: tuple[object, ...], kwargs: dict[str, object], names: Sequ
         args: The positional arguments.
         kwargs: The keyword arguments.
         names: The names of the positional arguments, for messages.
+
+    Returns:
+        Tagged JSON, in UTF-8: a pair of a list and an object.
 
     Raises:
         ArgumentTypeError: A value has no supported type. The error says in which argument it is, and where.
@@ -324,6 +330,7 @@ _HINTS: dict[type, str] = {
 
 @contextmanager
 def _reading(what: str) -> Iterator[None]:
+    """In the ``with`` block, any exception becomes a :class:`DecodeError` that says that ``what`` cannot be read."""
     try:
         yield
     except DecodeError:
@@ -335,7 +342,7 @@ def _reading(what: str) -> Iterator[None]:
 def _parse(data: bytes) -> Json:
     tree = json.loads(data.decode(), parse_constant=_no_constant)
     if b"\\ud" in data.lower():
-        _dump(tree)  # UTF-8 has no lone surrogates, but JSON's escapes have.
+        _dump(tree)  # UTF-8 cannot contain lone surrogates, but the escapes of JSON can
     return tree
 
 

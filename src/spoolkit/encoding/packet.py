@@ -18,9 +18,17 @@ from spoolkit.errors import DecodeError, TooLargeError
 from spoolkit.job import JobSpec
 
 MODIFIER = 17
-FORMAT = b"1"
+"""The first byte of a spool file: uWSGI's number for requests to the spooler."""
+
 MARKER: bytes = b"spoolkit"
+"""The key that marks a packet as a job of spoolkit; its value is :data:`FORMAT`."""
+
+FORMAT = b"1"
+"""The version of the packet's format."""
+
 CALL = b"call"
+"""The key of the encoded arguments, if they fit into the packet."""
+
 LIMIT = 0xFFFF
 """The greatest size in bytes of a key, a value and the whole packet: lengths are uint16, and uWSGI cuts silently."""
 
@@ -52,6 +60,9 @@ def pack(job: JobSpec, *, max_body: int, names: Sequence[str] = ()) -> Packet:
         max_body: The greatest size of the encoded arguments in bytes.
         names: The names of the positional arguments, for messages.
 
+    Returns:
+        The packet.
+
     Raises:
         ArgumentTypeError: An argument has no supported type; the error names it.
         TooLargeError: The arguments are too large; the error names the largest.
@@ -81,8 +92,8 @@ def pack(job: JobSpec, *, max_body: int, names: Sequence[str] = ()) -> Packet:
             size=size(fields),
             limit=LIMIT,
         )
-    inside = {**fields, CALL: call}
-    return Packet(inside) if size(inside) <= LIMIT else Packet(fields, call)
+    with_call = {**fields, CALL: call}
+    return Packet(with_call) if size(with_call) <= LIMIT else Packet(fields, call)
 
 
 def arguments(packet: Packet) -> bytes:

@@ -40,6 +40,7 @@ RESERVED = {
 }
 
 Types = Mapping[str, object] | Callable[..., object]
+"""The type of each argument by name, or a function whose annotations say it."""
 
 
 def encode(arguments: Mapping[str, object], *, now: float) -> dict[bytes, bytes]:
@@ -52,6 +53,9 @@ def encode(arguments: Mapping[str, object], *, now: float) -> dict[bytes, bytes]
             number, zero or more), ``spooler`` (the absolute real path of a spool directory) and ``body`` (bytes of any
             size) have the meaning that uWSGI gives them.
         now: Unix time in seconds.
+
+    Returns:
+        The dict.
 
     Raises:
         ArgumentError: uWSGI would cut the argument, misread it, or delete the job without running it. The subclass
@@ -68,20 +72,20 @@ def encode(arguments: Mapping[str, object], *, now: float) -> dict[bytes, bytes]
         key = _text(name, name)
         encoded = _option(name, value, now) if name in MAGIC else _value(name, value)
         if name != "body":
-            for what, data in (("name", key), ("value", encoded)):
+            for part, data in (("name", key), ("value", encoded)):
                 if len(data) > packet.LIMIT:
                     raise TooLargeError(
-                        f"the {what} of argument {name[:80]!r} has {len(data)} bytes; uWSGI silently cuts more than "
+                        f"the {part} of argument {name[:80]!r} has {len(data)} bytes; uWSGI silently cuts more than "
                         f"{packet.LIMIT}: send it as body",
                         argument=name,
                         size=len(data),
                         limit=packet.LIMIT,
                     )
         fields[key] = encoded
-    inside = {key: value for key, value in fields.items() if key != b"body"}
-    total = packet.size(inside)
+    in_packet = {key: value for key, value in fields.items() if key != b"body"}
+    total = packet.size(in_packet)
     if total > packet.LIMIT:
-        largest = max(inside, key=lambda key: len(key) + len(inside[key])).decode()
+        largest = max(in_packet, key=lambda key: len(key) + len(in_packet[key])).decode()
         raise TooLargeError(
             f"the arguments take {total} bytes, the largest is {largest[:80]!r}; uWSGI's packet holds {packet.LIMIT}: "
             "send the large one as body",

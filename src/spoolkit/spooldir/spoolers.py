@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import os
 import random
 import signal
@@ -103,7 +104,7 @@ def busy(spool_dirs: Iterable[str], pids: Iterable[int] | None = None) -> list[i
         spool_dirs: The spool directories that they serve.
         pids: Only spoolers with these pids; ``None``: all.
     """
-    present = (one for spool_dir in spool_dirs for one in _present(spool_dir))
+    present = itertools.chain.from_iterable(map(_present, spool_dirs))
     found = {pid for pid, flags in present if flags[_BUSY : _BUSY + 1] == b"1"}
     return sorted(found if pids is None else found.intersection(pids))
 

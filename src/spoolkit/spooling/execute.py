@@ -264,6 +264,6 @@ def _foreign_outcome(env: bridge.Env, path: str) -> Outcome | int:
         left = os.lstat(path).st_mtime + config.unknown_grace - clock.now()
         if left <= 0:
             return Dead(Failure(str(error)))
-        text = "%s is left for another version of the code, for %.0f s more (SPOOLKIT_UNKNOWN_GRACE): %s"
+        text = "the spool file %s is left for another version of the code, for %.0f s more (SPOOLKIT_UNKNOWN_GRACE): %s"
         log.complain(text, path, left, error)
         return int(SPOOL_RETRY)

@@ -80,7 +80,8 @@ def start(spool_dir: str) -> None:
             published.publish(_code_folders(), locations.spool_dir(), settings.SPOOL_FOLDER)
     except Exception:
         # The jobs run all the same.
-        log.exception("the spool directory %s could not be put in order", spool_dir)
+        text = "spooler %d could not check and tidy the spool directory %s at its start; it runs jobs anyway"
+        log.exception(text, os.getpid(), spool_dir)
 
 
 def _code_folders() -> set[str]:
@@ -205,8 +206,8 @@ def _has_application() -> bool:
             served.load(target)
     except (Exception, SystemExit) as error:  # of the application's own code, anything
         if not this_process.next_load:
-            text = "the application cannot be loaded in this spooler: its jobs wait, it is tried again every %g s"
-            log.error(text, LOAD_PAUSE, error=error)
+            text = "spooler %d cannot load the application: its jobs wait, and it tries again every %g s"
+            log.error(text, os.getpid(), LOAD_PAUSE, error=error)
         this_process.next_load = time.monotonic() + LOAD_PAUSE
         return False
     finally:

@@ -14,6 +14,7 @@ from spoolkit.system import log
 from spoolkit.uwsgi import bridge
 
 ANSWERS = "where uWSGI expects SPOOL_OK, SPOOL_RETRY or SPOOL_IGNORE: return one of them"
+"""The end of messages about a function that returned something else."""
 
 
 def run(env: bridge.Env, *, retry_at: float) -> Outcome | int:
@@ -90,7 +91,7 @@ def _call(handler: Callable[..., object], env: bridge.Env, retry_at: float, watc
         if not watched.began:
             raise DecodeError(f"the arguments could not be read: {type(error).__name__}: {error}") from error
         if not watched.ended:
-            log.exception("%s failed and runs again: %s", name, error)
+            log.exception("the job of %s failed and runs again: %s", name, error)
             return RetryAt(retry_at, Failure(retry.message_of(error), type(error).__name__))
         # The library could not convert what was returned to an integer.
         why = callables.unfinished(watched.returned)
@@ -103,7 +104,7 @@ def _call(handler: Callable[..., object], env: bridge.Env, retry_at: float, watc
     if number in (SPOOL_RETRY, SPOOL_IGNORE):
         return number  # for uWSGI both mean: again at the next scan
     message = f"{name} returned {_shown(answer)}, {ANSWERS}"
-    log.warning("%s; uWSGI takes anything else for SPOOL_RETRY, and it runs again", message)
+    log.warning("%s; uWSGI treats any other value as SPOOL_RETRY, so its job runs again", message)
     return RetryAt(retry_at, Failure(message, ending="retry"))
 
 

@@ -24,6 +24,7 @@ FREQUENCY = 1.0
 """Seconds between two scans of the spool directory if no signal arrives."""
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+"""Signals that ask for a graceful shutdown."""
 
 GUARDED = (*STOP_SIGNALS, *task_signals.HARMLESS, signal.SIGUSR1)
 """Signals that are blocked in a new process until it handles them: each would end it."""
@@ -75,7 +76,8 @@ class Spooler:
         try:
             paths = spoolfile.pending(self.spool_dir)
         except OSError as error:
-            log.complain("the spool directory %s cannot be read: %s", self.spool_dir, error)
+            text = "spooler process %d cannot read the spool directory %s, and tries again in %g s: %s"
+            log.complain(text, os.getpid(), self.spool_dir, FREQUENCY, error)
             handler.replace_if_out_of_descriptors(error)
             return
         for path in paths:

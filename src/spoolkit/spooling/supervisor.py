@@ -48,6 +48,8 @@ def supervise(
 
 
 class _Supervisor:
+    """Starts the spooler processes, replaces those that die, and stops them."""
+
     def __init__(self, spool_dir: str, run: Callable[[str, int], None], until_eof: int | None) -> None:
         self._spool_dir = spool_dir
         self._run = run
@@ -115,8 +117,8 @@ class _Supervisor:
             if os.waitstatus_to_exitcode(status) == 0:
                 self._interrupted.discard(pid)  # it had finished before it was killed
             if not self._stopping:
-                how = os.waitstatus_to_exitcode(status)
-                reason = f"by signal {-how}" if how < 0 else f"with status {how}"
+                exit_code = os.waitstatus_to_exitcode(status)
+                reason = f"by signal {-exit_code}" if exit_code < 0 else f"with status {exit_code}"
                 log.error("spooler process %d ended %s and is started again", pid, reason)
                 self._missing.append(time.monotonic() + RESPAWN_PAUSE)
 
@@ -139,11 +141,12 @@ class _Supervisor:
             return
         self._announced = True
         try:
-            running = [one for one in locations.store().statuses(states=[State.RUNNING]) if one.pid in self._children]
+            recorded = locations.store().statuses(states=[State.RUNNING])
         except StoreUnavailableError:
             return
+        running = [status for status in recorded if status.pid in self._children]
         if running:
-            jobs = ", ".join(f"{one.id} of {one.task}" for one in running)
+            jobs = ", ".join(f"{status.id} of {status.task}" for status in running)
             wait = application.settings().grace
             log.warning("waiting up to %g s for job %s; another signal interrupts it, and it runs again", wait, jobs)
 
@@ -166,7 +169,9 @@ class _Supervisor:
                 if not self._stopping:
                     self._children.add(self._spawn())
             except OSError as error:
-                log.error("a spooler process could not be started: %s", error)
+                log.error(
+                    "a spooler process could not be started, and is tried again in %g s: %s", RESPAWN_PAUSE, error
+                )
                 self._missing.append(now + RESPAWN_PAUSE)
             finally:
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, GUARDED)
@@ -182,7 +187,7 @@ class _Supervisor:
             self._run(self._spool_dir, self._leash)
             status = 0
         except BaseException:
-            log.exception("spooler process %d failed", os.getpid())
+            log.exception("spooler process %d exits because of an error", os.getpid())
         finally:
             # Not sys.exit(): the parent's exit handlers must not run in the child.
             try:
@@ -200,10 +205,10 @@ class _Supervisor:
         os.close(self._leash_held)
         # Outside the terminal's process group, a task that reads from the terminal would be stopped for ever. And the
         # input may be until_eof, which belongs to the parent.
-        nothing = os.open(os.devnull, os.O_RDONLY)
-        if nothing != 0:  # it is 0 if there was no standard input
-            os.dup2(nothing, 0)
-            os.close(nothing)
+        devnull = os.open(os.devnull, os.O_RDONLY)
+        if devnull != 0:  # it is 0 if there was no standard input
+            os.dup2(devnull, 0)
+            os.close(devnull)
 
 
 def _flush() -> None:
