@@ -58,10 +58,10 @@ def claim(
     match found:
         case Granted():
             return found
-        case InUse(copied):
-            if copied is not None:
-                text = "%s is left alone: it is a copy of %s, the file by which the same job is running"
-                log.complain(text, os.path.basename(path or ""), copied)
+        case InUse(original):
+            if original is not None:
+                text = "the spool file %s is left alone: it is a copy of %s, the file by which the same job is running"
+                log.complain(text, os.path.basename(path or ""), original)
             return None
         case PreviousCrashed():
             progress, text = running.read(locations.spool_dir_of(job.queue, config), job.id)
@@ -109,7 +109,7 @@ def record(job: JobSpec, result: AttemptResult, store: Store, config: Settings, 
         config: The settings in force.
         file: The name of the job's file, if it has one.
     """
-    with _complaining():
+    with _errors_logged(job):
         _record(job, result, store, locations.spool_dir_of(job.queue, config), file)
 
 
@@ -117,7 +117,7 @@ def _record(job: JobSpec, result: AttemptResult, store: Store, spool_dir: str, f
     outcome = result.outcome
     if result.attempt:
         if result.recordable:
-            with _complaining():
+            with _errors_logged(job):
                 store.finish(
                     job, result.attempt, outcome, result=result.result, progress=result.progress, log=result.log
                 )
@@ -125,7 +125,7 @@ def _record(job: JobSpec, result: AttemptResult, store: Store, spool_dir: str, f
         if isinstance(outcome, (Done, Cancelled)):  # a dead job may be run again, and goes on from there
             checkpoints.delete(spool_dir, job.id)
     elif isinstance(outcome, Dead) and result.recordable:
-        with _complaining():
+        with _errors_logged(job):
             store.refuse(job, outcome.failure, file=file)
     else:
         return
@@ -162,11 +162,11 @@ def _is_dead(pid: int) -> None:
 
 
 @contextlib.contextmanager
-def _complaining() -> Iterator[None]:
+def _errors_logged(job: JobSpec) -> Iterator[None]:
     """Log errors and raise none: the file of a job that is done must be removed, or the job runs again."""
     try:
         yield
     except StoreUnavailableError as error:
         log.unrecorded(error)
     except Exception as error:
-        log.complain("the end of a job could not be recorded", error=error)
+        log.complain("the end of job %s could not be recorded; its outcome stands", job.id, error=error)

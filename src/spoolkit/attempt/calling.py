@@ -36,8 +36,8 @@ def call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[st
     else:
         with no_child():
             returned = function(*args, **kwargs)
-    if why := callables.unfinished(returned):
-        raise Abort(why)
+    if reason := callables.unfinished(returned):
+        raise Abort(reason)
     return returned
 
 
@@ -50,7 +50,10 @@ def soft_limit(function: Callable[..., Any], timeout: float | None) -> AbstractC
 def run_coroutine(
     function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], timeout: float | None = None
 ) -> Any:
-    """Run a coroutine function to its end, in a new event loop and a copy of the caller's context variables."""
+    """Run a coroutine function to its end, in a new event loop and a copy of the caller's context variables.
+
+    The arguments are those of :func:`call`. Raises :class:`JobTimeout` after ``timeout`` seconds.
+    """
     import asyncio  # only here: it is large, and most tasks need none of it
 
     def run() -> Any:
@@ -107,7 +110,7 @@ def without_own_frames(error: BaseException) -> BaseException:
 
 @contextmanager
 def no_child() -> Iterator[None]:
-    """End a child process that the task forked and that returns from the task, with a fitting exit status."""
+    """End a child process that the task forked as soon as it leaves the ``with`` block, with a fitting exit status."""
     pid = os.getpid()
     try:
         yield

@@ -22,6 +22,9 @@ def result_of(
         crash: What the store knows of the attempt.
         progress: The progress that the attempt reported last.
         text: The log that the attempt left behind, with the traceback that ``faulthandler`` wrote, if it did.
+
+    Returns:
+        The result of the attempt, to be recorded.
     """
     failure = _failure(crash, text, has_limit=options.timeout is not None)
     outcome: Outcome
@@ -37,12 +40,12 @@ def result_of(
 def _failure(crash: PreviousCrashed, text: str, *, has_limit: bool) -> Failure:
     process = f"process {crash.pid}, in attempt {crash.attempt}"
     for mark, ending in ((timeouts.CRASH_MARK, "crashed"), (timeouts.TIMEOUT_MARK, "timeout")):
-        at = text.rfind(f"\n{mark}") + 1 if not text.startswith(mark) else 0
-        if (at or text.startswith(mark)) and (has_limit or ending == "crashed"):
-            what = text[at:].splitlines()[0].removeprefix(mark).rstrip("!")
+        start = text.rfind(f"\n{mark}") + 1 if not text.startswith(mark) else 0
+        if (start or text.startswith(mark)) and (has_limit or ending == "crashed"):
+            reason = text[start:].splitlines()[0].removeprefix(mark).rstrip("!")
             if ending == "timeout":
-                message = f"{process}, was killed at its hard limit (after {what.rstrip(')')})"
-                return Failure(message, "JobTimeout", text[at:], "timeout")
-            return Failure(f"{process}, died: {what}", what, text[at:], "crashed")
+                message = f"{process}, was killed at its hard limit (after {reason.rstrip(')')})"
+                return Failure(message, "JobTimeout", text[start:], "timeout")
+            return Failure(f"{process}, died: {reason}", reason, text[start:], "crashed")
     message = f"{process}, died without leaving a reason: kill -9, out of memory, os._exit(), or a stop of the server"
     return Failure(message, None, None, "crashed")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from spoolkit.job import Cancelled, Dead, Done, JobSpec, Outcome, RetryAt
 from spoolkit.system import clock, log
 
-MESSAGE = 1000
+MESSAGE_LIMIT = 1000
 """Characters of an error's message that a line holds, at most: the traceback has all of it."""
 
 
@@ -31,7 +31,13 @@ def started(job: JobSpec, attempt: int, max_attempts: int, *, tracked: bool = Tr
 
 
 def took(attempt: int, max_attempts: int, began: float) -> str:
-    """Say which attempt it was and how long it took since ``began``, as :func:`started` returned it."""
+    """Return a text that says which attempt it was, and how long it took.
+
+    Args:
+        attempt: The number of the attempt, from 1.
+        max_attempts: How many attempts the job may have.
+        began: What :func:`started` returned.
+    """
     return f" (attempt {attempt} of {max_attempts}, {time.monotonic() - began:.3f} s)"
 
 
@@ -52,14 +58,18 @@ def ended(
             _level(tracked)("job %s of %s is done%s", job.id, job.task, attempt)
         case RetryAt(at, failure):
             text, wait = "job %s of %s runs again in %.1f s: %s%s", max(0.0, at - clock.now())
-            why, details = str(failure)[:MESSAGE], failure.traceback or ""
-            log.warning(text, job.id, job.task, wait, why, attempt, error=error, details=details)
+            reason, details = str(failure)[:MESSAGE_LIMIT], failure.traceback or ""
+            log.warning(text, job.id, job.task, wait, reason, attempt, error=error, details=details)
         case Dead(failure):
             hint = "; `flask spool retry` runs it again" if job.has_file else ""
-            text, why, details = f"job %s of %s is dead: %s%s{hint}", str(failure)[:MESSAGE], failure.traceback or ""
-            log.error(text, job.id, job.task, why, attempt, error=error, details=details)
+            text, reason, details = (
+                f"job %s of %s is dead: %s%s{hint}",
+                str(failure)[:MESSAGE_LIMIT],
+                failure.traceback or "",
+            )
+            log.error(text, job.id, job.task, reason, attempt, error=error, details=details)
         case Cancelled(failure):
-            log.warning("job %s of %s is cancelled: %s%s", job.id, job.task, str(failure)[:MESSAGE], attempt)
+            log.warning("job %s of %s is cancelled: %s%s", job.id, job.task, str(failure)[:MESSAGE_LIMIT], attempt)
 
 
 def _level(tracked: bool) -> Callable[..., None]:

@@ -1,4 +1,4 @@
-"""How does what a task prints and logs get into its job's log, and still to where it went before?"""
+"""How does the output of a task get into the log of its job, and still to where it went before?"""
 
 from __future__ import annotations
 
@@ -15,25 +15,28 @@ from typing import Any, TextIO
 from spoolkit.errors import JobTimeout
 
 Sink = Callable[[str], None]
+"""Takes a piece of text for the log of a job."""
 
 WRAPPERS = 8
 """How many calls may lie between a logging handler and the stream: sites wrap streams, as colorama does."""
 
-_here: ContextVar[Sink | None] = ContextVar("spoolkit.output", default=None)
+_context_sink: ContextVar[Sink | None] = ContextVar("spoolkit.output", default=None)
 _format = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s").format
 
 
 class _Capture:
-    """What of this process is captured."""
+    """Whose output is captured in this process."""
 
     def __init__(self) -> None:
         #: The sink of the job that the main thread runs.
-        self.of_main: Sink | None = None
-        #: Threads that ran before the job of the main thread started.
-        self.others: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+        self.main_sink: Sink | None = None
+        #: Threads that ran before the job of the main thread started: their output does not belong to it.
+        self.other_threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
         #: How many jobs run; the first one replaces the streams, the last one puts them back.
         self.users = 0
+        #: Held while ``users`` changes.
         self.lock = threading.Lock()
+        #: Puts the streams and the record factory back.
         self.undo = contextlib.ExitStack()
 
 
@@ -46,18 +49,18 @@ def to(sink: Sink) -> Iterator[None]:
 
     In the main thread, where one job runs at a time, ``sink`` also gets what threads print that the task has started.
     """
-    token = _here.set(sink)
+    token = _context_sink.set(sink)
     main = threading.current_thread() is threading.main_thread()
     if main:
-        _capture.of_main, _capture.others = sink, weakref.WeakSet(threading.enumerate())
+        _capture.main_sink, _capture.other_threads = sink, weakref.WeakSet(threading.enumerate())
     _install()
     try:
         yield
     finally:
         _uninstall()
         if main:
-            _capture.of_main = None
-        _here.reset(token)
+            _capture.main_sink = None
+        _context_sink.reset(token)
 
 
 def _install() -> None:
@@ -87,7 +90,7 @@ def _uninstall() -> None:
 
 
 def _restore_stream(name: str, tee: _Tee) -> None:
-    if getattr(sys, name, None) is tee:  # the task may have replaced it, to stay
+    if getattr(sys, name, None) is tee:  # a task may have replaced it for good
         setattr(sys, name, tee.stream)
 
 
@@ -97,9 +100,9 @@ def _restore_factory(copying: Callable[..., logging.LogRecord], factory: Callabl
 
 
 def _copy(text: str) -> None:
-    sink = _here.get()
-    if sink is None and threading.current_thread() not in _capture.others:
-        sink = _capture.of_main
+    sink = _context_sink.get()
+    if sink is None and threading.current_thread() not in _capture.other_threads:
+        sink = _capture.main_sink
     if sink is not None:
         sink(text)
 
@@ -177,7 +180,7 @@ class _Tee:
     @cached_property
     def buffer(self) -> Any:
         # A text stream that wraps it, as for another encoding, closes it when it is garbage-collected.
-        return _Lent(self.stream.buffer)
+        return _UnclosableBuffer(self.stream.buffer)
 
     def detach(self) -> Any:
         self.flush()
@@ -196,7 +199,7 @@ class _Tee:
         self.close()
 
 
-class _Lent:
+class _UnclosableBuffer:
     """The binary buffer of a standard stream, which is copied and cannot be closed."""
 
     def __init__(self, stream: Any) -> None:

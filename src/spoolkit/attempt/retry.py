@@ -49,6 +49,9 @@ def decide(
         error: What it raised, if it did.
         now: The time, in unix seconds (UTC).
         jitter: A random number from 0 to 1.
+
+    Returns:
+        What follows for the job.
     """
     if error is None:
         if returned is not SPOOL_RETRY and returned is not SPOOL_IGNORE:
@@ -80,6 +83,9 @@ def after_failure(
         now: The time, in unix seconds (UTC).
         jitter: A random number from 0 to 1.
         delay: Seconds until the next attempt; ``None``: the task's backoff.
+
+    Returns:
+        A ``RetryAt`` or a ``Dead``.
     """
     if attempt >= options.attempts:
         return Dead(failure)

@@ -67,6 +67,9 @@ def run(
             ``running/<id>``: the file stays until the result is recorded. ``None``: the job is not tracked, and neither
             its output nor its result is kept.
         owns_process: Whether this process runs one job at a time and may be ended for it.
+
+    Returns:
+        The outcome of the attempt, and what the task left behind.
     """
     options, tracked = declared.options, spool_dir is not None
     attempt_file = None if spool_dir is None else AttemptFile(spool_dir, job.id)
@@ -117,7 +120,7 @@ def run(
     elif damage:
         job_log.damaged(job, damage)
     ended = AttemptResult(outcome, start.attempt, recordable=start.recorded, damage=tuple(damage), logged=True)
-    return ended if attempt_file is None else _with_details(ended, attempt_file, config.max_result)
+    return ended if attempt_file is None else _with_details(job, ended, attempt_file, config.max_result)
 
 
 def _decide(options: TaskOptions, attempt: int, returned: object, error: BaseException | None) -> Outcome:
@@ -129,7 +132,7 @@ def _decide(options: TaskOptions, attempt: int, returned: object, error: BaseExc
         return retry.after_failure(options, attempt, failure, now=now, jitter=jitter)
 
 
-def _with_details(ended: AttemptResult, attempt_file: AttemptFile, max_result: int) -> AttemptResult:
+def _with_details(job: JobSpec, ended: AttemptResult, attempt_file: AttemptFile, max_result: int) -> AttemptResult:
     """Add what the task returned, reported and printed, and close the attempt's file. Never raises."""
     try:
         with closing(attempt_file):
@@ -138,7 +141,7 @@ def _with_details(ended: AttemptResult, attempt_file: AttemptFile, max_result: i
             ended = replace(ended, log=attempt_file.log())
     except Exception as error:
         # The outcome stands without them. If it were lost, a job that is done would run again.
-        log.complain("what an attempt has left behind could not be read", error=error)
+        log.complain("the result or the log of job %s could not be read; its outcome stands", job.id, error=error)
     return ended
 
 
