@@ -1,4 +1,4 @@
-"""What can people do to a job: retry it, cancel it, run it now, purge it. No HTTP and no click here."""
+"""What can people do to a job? Retry it, cancel it, run it now, purge it. No HTTP and no click here."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def dead_jobs(task: str | None = None) -> Listing:
 def cancel(id: str, *, force: bool = False) -> State:
     """Cancel a job.
 
-    A waiting job is cancelled for good. A running job is asked to stop: it goes on until the task checks for that.
+    A waiting job is cancelled for good. A running job is asked to stop: it continues until the task checks for that.
 
     Args:
         id: The full id of the job.

@@ -1,4 +1,4 @@
-"""How a job looks as JSON: to any visitor, in a list, and to people who may see everything."""
+"""How does a job look as JSON: for any visitor, in a list, and for people who may see everything?"""
 
 from __future__ import annotations
 

@@ -122,7 +122,7 @@ def _record(job: JobSpec, result: AttemptResult, store: Store, spool_dir: str, f
                     job, result.attempt, outcome, result=result.result, progress=result.progress, log=result.log
                 )
         running.delete(spool_dir, job.id)
-        if isinstance(outcome, (Done, Cancelled)):  # a dead job may be run again, and goes on from there
+        if isinstance(outcome, (Done, Cancelled)):  # a dead job may be run again, and continues from there
             checkpoints.delete(spool_dir, job.id)
     elif isinstance(outcome, Dead) and result.recordable:
         with _errors_logged(job):

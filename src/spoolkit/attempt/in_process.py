@@ -28,7 +28,7 @@ def attempt(job: JobSpec, declared: Declared, store: Store, config: Settings, nu
     try:
         result = _claim_and_run(job, declared, store, config, number)
     finally:
-        # Before it is recorded, which wakes processes that wait: their query would write a row for a job that is over.
+        # Before it is recorded, which wakes processes that wait: their query would write a row for a finished job.
         write_behind.writer().discard(job)
     if result is not None:
         bookkeeping.record(job, result, store, config)

@@ -43,7 +43,7 @@ def retry(ids: tuple[str, ...], all_dead: bool, task: str | None, as_json: bool)
 def cancel(ids: tuple[str, ...], force: bool, as_json: bool) -> None:
     """Cancel jobs.
 
-    A waiting job is cancelled for good. A running job is asked to stop, and goes on until the task checks for that;
+    A waiting job is cancelled for good. A running job is asked to stop, and continues until the task checks for that;
     with --force its process is killed, and the job does not run again.
     """
     _each(ids, lambda id: actions.cancel(id, force=force), as_json)

@@ -1,4 +1,4 @@
-"""What keeps jobs from running, or will: every check on one spool directory, each problem with its remedy."""
+"""What keeps jobs from running, or will? All checks of one spool directory, each problem with its remedy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a check is given (:class:`Site`) and what it reports (:class:`Finding`)."""
+"""What does a check get (:class:`Site`), and what does it report (:class:`Finding`)?"""
 
 from __future__ import annotations
 

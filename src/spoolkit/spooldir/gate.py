@@ -89,7 +89,7 @@ def publish_stop(spool_dir: str, seconds: float) -> None:
 
 
 def withdraw_stop(spool_dir: str) -> None:
-    """Take back what :func:`publish_stop` said. Never raises."""
+    """Remove what :func:`publish_stop` wrote. Never raises."""
     files.remove(_path(spool_dir, STOPPING))
 
 

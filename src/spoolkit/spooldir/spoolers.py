@@ -178,7 +178,7 @@ def publish_load_error(spool_dir: str, text: str) -> bool:
 
 
 def clear_load_error(spool_dir: str) -> None:
-    """Take back what :func:`publish_load_error` said. Never raises ``OSError``."""
+    """Remove what :func:`publish_load_error` wrote. Never raises ``OSError``."""
     files.remove(os.path.join(spool_dir, FOLDER, LOAD_ERROR))
 
 

@@ -90,7 +90,7 @@ def claim(path: str) -> Iterator[int | None]:
 
     Yields:
         A descriptor of the file; ``None`` if the file is gone, another process has the lock, or the file is that of the
-        job whose task asks.
+        job that this process is running.
     """
     if id_of(os.path.basename(path)) in _executing:
         yield None

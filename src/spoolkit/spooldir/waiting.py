@@ -55,7 +55,7 @@ def wake_waiters(spool_dir: str, id: str) -> None:
         return
     except OSError:
         pass  # no reader yet: a process that opens the pipe now checks the job before it waits
-    # Removed before it is closed, which wakes the readers: one that goes on waiting would open this pipe again.
+    # Removed before it is closed, which wakes the readers: one that continues to wait would open this pipe again.
     files.remove(path)
     if fd is not None:
         os.close(fd)

@@ -79,7 +79,7 @@ def start(spool_dir: str) -> None:
         if not sandbox.is_test_run():
             published.publish(_code_folders(), locations.spool_dir(), settings.SPOOL_FOLDER)
     except Exception:
-        # The jobs run all the same.
+        # The jobs run anyway.
         text = "spooler %d could not check and tidy the spool directory %s at its start; it runs jobs anyway"
         log.exception(text, os.getpid(), spool_dir)
 

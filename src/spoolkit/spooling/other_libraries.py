@@ -94,10 +94,10 @@ def _call(handler: Callable[..., object], env: bridge.Env, retry_at: float, watc
             log.exception("the job of %s failed and runs again: %s", name, error)
             return RetryAt(retry_at, Failure(retry.message_of(error), type(error).__name__))
         # The library could not convert what was returned to an integer.
-        why = callables.unfinished(watched.returned)
-        return Dead(Failure(why or f"{name} ran to its end and returned {_shown(watched.returned)}, {ANSWERS}"))
-    if why := callables.unfinished(watched.returned):
-        return Dead(Failure(why))
+        reason = callables.unfinished(watched.returned)
+        return Dead(Failure(reason or f"{name} ran to its end and returned {_shown(watched.returned)}, {ANSWERS}"))
+    if reason := callables.unfinished(watched.returned):
+        return Dead(Failure(reason))
     number = _number(answer)
     if number == SPOOL_OK:
         return Done()
@@ -139,8 +139,8 @@ def _uwsgi_tasks(env: bridge.Env) -> Outcome:
     except BaseException as error:
         message = f"{name}: {retry.message_of(error)}"
         return Dead(Failure(message, type(error).__name__, retry.describe(error)))
-    if why := callables.unfinished(result):
-        return Dead(Failure(why))
+    if reason := callables.unfinished(result):
+        return Dead(Failure(reason))
     return Done(result)
 
 

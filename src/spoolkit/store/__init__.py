@@ -1,7 +1,7 @@
 """The record of jobs: all SQL is in this package, and no other package knows a table.
 
 The file says whether a job will run, the store says what happened to it. So accepting a job writes nothing here, and
-while the store is unavailable (:class:`~spoolkit.errors.StoreUnavailableError`) jobs run all the same: their attempts
+while the store is unavailable (:class:`~spoolkit.errors.StoreUnavailableError`) jobs run anyway: their attempts
 are counted in the names of their files.
 """
 

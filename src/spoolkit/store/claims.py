@@ -32,7 +32,7 @@ class Granted:
 class InUse:
     """Another process runs the job, or has just settled its file."""
 
-    #: The other file by which the job runs, if the file in hand is a copy of that one.
+    #: The other file by which the job runs, if the file of this claim is a copy of that one.
     other_file: str | None = None
 
 
@@ -163,7 +163,7 @@ def _refusal(row: sqlite3.Row, file: str | None, file_exists: Callable[[str], bo
         and None not in (file, row["file"])
         and file_exists(row["file"])
     ):
-        # A settled file would have lost that name, even if the store could not be written: the file in hand is a copy.
+        # A settled file would have lost that name, even if the store could not be written: this file is a copy of it.
         return InUse(row["file"])
     failure = Failure(row["error_message"] or "", row["error_type"])
     if state is State.RETRYING and same and row["ending"] != "interrupted":

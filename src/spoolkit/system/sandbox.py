@@ -31,7 +31,7 @@ def private(path: str) -> str:
         path: An absolute path without symbolic links.
 
     Returns:
-        In a test run the mirror of ``path``, unless it lies in the temporary folder; else ``path`` itself.
+        In a test run the mirror of ``path``, unless it is in the temporary folder; else ``path`` itself.
     """
     if not is_test_run() or _is_within(path, os.path.realpath(tempfile.gettempdir())):
         return path
@@ -50,7 +50,7 @@ def private_directory(path: str) -> str:
 
 
 def is_private(path: str) -> bool:
-    """Whether ``path`` lies in the private folder of this test run."""
+    """Whether ``path`` is in the private folder of this test run."""
     return _is_within(path, _ROOT)
 
 

@@ -1,4 +1,4 @@
-"""How the tests of a site look at the jobs that it has enqueued, and run them in their own process.
+"""How do the tests of a site inspect the jobs that it has enqueued, and run them in their own process?
 
 In a test run no job reaches a spool directory of the site, so these functions see only the jobs of this test run.
 """

@@ -1,4 +1,4 @@
-"""How a test runs a job with neither spooler nor thread: the caller runs all attempts before the call returns."""
+"""How does a test run a job with neither spooler nor thread? The caller runs all attempts before the call returns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which jobs of a test run wait, and how a test runs or clears them in its own process."""
+"""Which jobs of a test run are waiting, and how does a test run or clear them in its own process?"""
 
 from __future__ import annotations
 

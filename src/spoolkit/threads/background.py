@@ -1,4 +1,4 @@
-"""Which work goes on in a serving process for as long as it lives, and how it starts, repeats and stops."""
+"""Which work runs in a serving process as long as the process lives, and how does it start, repeat and stop?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a job in a thread gets from its caller: context variables, checked arguments, maybe a copy of the request."""
+"""What does a thread job get from its caller? Context variables, checked arguments, maybe a copy of the request."""
 
 from __future__ import annotations
 

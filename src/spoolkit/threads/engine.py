@@ -1,4 +1,4 @@
-"""How a job of a ``@thread`` task gets into the thread pool of its process, runs, and is recorded as done or lost."""
+"""How does a job of a ``@thread`` task get into the thread pool of its process, run, and how is its end recorded?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which process of this machine may do something that only one may do at a time: the one that locks a file."""
+"""Which process of this machine may do what only one process may do at a time? The one that has locked a file."""
 
 from __future__ import annotations
 

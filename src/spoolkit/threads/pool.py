@@ -1,4 +1,4 @@
-"""Which thread of this process runs a call, and when: a bounded pool of daemon threads. It knows calls, not jobs."""
+"""Which thread of this process runs a call, and when? A bounded pool of daemon threads, which knows calls, not jobs."""
 
 from __future__ import annotations
 
