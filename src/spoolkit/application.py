@@ -26,7 +26,7 @@ class Applications:
         self.served: dict[str, Flask] = {}
 
 
-known = Applications()
+this_process = Applications()
 """The applications of this process."""
 
 _chosen: ContextVar[Flask | None] = ContextVar("spoolkit.application", default=None)
@@ -35,16 +35,16 @@ _chosen: ContextVar[Flask | None] = ContextVar("spoolkit.application", default=N
 def add(app: Flask) -> None:
     """Make ``app`` the latest application of this process."""
     name = name_of(app)
-    known.alive.pop(name, None)
-    known.alive[name] = app
-    known.latest = ref(app)
+    this_process.alive.pop(name, None)
+    this_process.alive[name] = app
+    this_process.latest = ref(app)
     if bridge.is_uwsgi():
-        known.served[name] = app
+        this_process.served[name] = app
 
 
 def is_made() -> bool:
     """Whether an application was made in this process."""
-    return known.latest is not None
+    return this_process.latest is not None
 
 
 def name_of(app: Flask) -> str:
@@ -64,12 +64,12 @@ def current() -> Flask | None:
     """The application in force: that of the active context, else the latest one that is alive, else ``None``."""
     if has_app_context() and "spoolkit" in current_app.extensions:
         return current_app._get_current_object()  # type: ignore[attr-defined,no-any-return]
-    return _chosen.get() or (None if known.latest is None else known.latest())
+    return _chosen.get() or (None if this_process.latest is None else this_process.latest())
 
 
 def current_name() -> str | None:
     """The name of the application in force; ``None`` where this process has only one or none."""
-    if len(known.alive) < 2 or (app := current()) is None:
+    if len(this_process.alive) < 2 or (app := current()) is None:
         return None
     return name_of(app)
 
@@ -79,7 +79,7 @@ def context(name: str | None = None) -> AbstractContextManager[object]:
 
     Where there is no application, a context manager that does nothing.
     """
-    app = (known.alive.get(name) if name else None) or current()
+    app = (this_process.alive.get(name) if name else None) or current()
     return nullcontext() if app is None else app.app_context()
 
 

@@ -64,7 +64,8 @@ class SpoolKit:
         if self._threads:
             hooks.at_start(app, self._threads.start)
         if not bridge.is_uwsgi():
-            engine.may_create(config.spool)  # recorded now: the first job makes the directory, if it is missing now
+            # The answer of this moment is cached: the first job creates the directory if it is missing now.
+            engine.was_missing(config.spool)
             if config.dev_runner:
                 flask_run.start_spooler()
 

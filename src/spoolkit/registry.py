@@ -90,7 +90,7 @@ class Declared:
         )
 
     @cached_property
-    def home(self) -> str | None:
+    def code_folder(self) -> str | None:
         """The folder from which the function's module, or its top package, was imported."""
         return modules.folder(self.function.__module__)
 
@@ -109,18 +109,18 @@ class Registry:
         return self.tasks.get(name) or self.aliases.get(name)
 
 
-known = Registry()
+this_process = Registry()
 """The tasks of this process."""
 
 
-def home() -> str | None:
+def code_folder() -> str | None:
     """The folder of the modules with the first task; ``None`` where no task is declared."""
-    return next((declared.home for declared in known.tasks.values()), None)
+    return next((declared.code_folder for declared in this_process.tasks.values()), None)
 
 
-def homes() -> set[str]:
+def code_folders() -> set[str]:
     """The folders of all modules with tasks."""
-    return {declared.home for declared in known.tasks.values() if declared.home is not None}
+    return {declared.code_folder for declared in this_process.tasks.values() if declared.code_folder is not None}
 
 
 def declare(
@@ -168,11 +168,11 @@ def declare(
         getattr(sys.modules.get(function.__module__), "__spec__", None),
         task,
     )
-    earlier = known.tasks.get(declared.name)
+    earlier = this_process.tasks.get(declared.name)
     if earlier is not None:
         _check_same_task(earlier, declared)
     for alias in (declared.name, *declared.aliases):
-        other = known.aliases.get(alias) or known.tasks.get(alias)
+        other = this_process.aliases.get(alias) or this_process.tasks.get(alias)
         if other is not None and other.name != declared.name:
             whose = "the name" if alias == other.name else "an alias"
             raise _duplicate(
@@ -182,9 +182,9 @@ def declare(
                 declared,
             )
     for alias in earlier.aliases if earlier is not None else ():
-        known.aliases.pop(alias, None)
-    known.tasks[declared.name] = declared
-    known.aliases.update(dict.fromkeys(declared.aliases, declared))
+        this_process.aliases.pop(alias, None)
+    this_process.tasks[declared.name] = declared
+    this_process.aliases.update(dict.fromkeys(declared.aliases, declared))
     return declared
 
 
@@ -194,7 +194,7 @@ def check_not_replaced(declared: Declared) -> None:
     Raises:
         DuplicateTaskError: The task was replaced.
     """
-    later = known.tasks.get(declared.name)
+    later = this_process.tasks.get(declared.name)
     if later is None or later.function is declared.function or _is_same_file_under_two_names(declared, later):
         return
     raise _duplicate(
@@ -264,7 +264,7 @@ def find(name: str) -> Declared:
     Raises:
         UnknownTaskError: No task of this process has or had this name.
     """
-    found = known.get(name)
+    found = this_process.get(name)
     if found is None:
         raise UnknownTaskError(
             f"no task {name!r} is declared in this process, {_known_tasks(name)}. If it was renamed, give the new one "
@@ -277,12 +277,12 @@ def find(name: str) -> Declared:
 
 def by_function(name: str) -> list[Declared]:
     """The tasks whose function is called ``name``, sorted by the task's name."""
-    found = [declared for declared in known.tasks.values() if declared.function.__name__ == name]
+    found = [declared for declared in this_process.tasks.values() if declared.function.__name__ == name]
     return sorted(found, key=lambda declared: declared.name)
 
 
 def _known_tasks(name: str) -> str:
-    near = difflib.get_close_matches(name, known.tasks, n=3, cutoff=0.4) or sorted(known.tasks)[:3]
+    near = difflib.get_close_matches(name, this_process.tasks, n=3, cutoff=0.4) or sorted(this_process.tasks)[:3]
     return f"which declares {', '.join(near)}" if near else "nor is any other"
 
 

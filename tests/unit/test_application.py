@@ -32,7 +32,7 @@ def where_threaded() -> str:
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """No application of another test is known, and none of these afterwards."""
     gc.collect()
-    monkeypatch.setattr(application, "known", application.Applications())
+    monkeypatch.setattr(application, "this_process", application.Applications())
     ran_in.clear()
 
 

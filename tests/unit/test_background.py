@@ -417,7 +417,7 @@ def test_tasks_are_attributes_of_the_extension(app: Flask) -> None:
 def test_an_attribute_that_names_no_task_or_several_raises_attribute_error(
     app: Flask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(registry.known, "tasks", dict(registry.known.tasks))
+    monkeypatch.setattr(registry.this_process, "tasks", dict(registry.this_process.tasks))
     kit = SpoolKit(app)
     with pytest.raises(AttributeError, match="no task 'record_visits' is declared"):
         _ = kit.record_visits

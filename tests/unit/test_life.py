@@ -83,7 +83,7 @@ class World:
         patch.setattr(clock, "now", lambda: self.now)
         config = Settings(self.spool, keep_done=1e12, keep_dead=1e12)
         patch.setattr(application, "settings", lambda code_folder=None: config)
-        patch.setattr(application, "known", application.Applications())
+        patch.setattr(application, "this_process", application.Applications())
         patch.setattr(locations, "open_stores", {})
         patch.setattr(handler.this_process, "presence", None)
         patch.setattr(actions, "CLAIM_TIME", 0.05)

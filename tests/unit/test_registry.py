@@ -19,7 +19,7 @@ from spoolkit.job import TaskOptions
 @pytest.fixture(autouse=True)
 def no_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     """No task of another test is known, and none of these afterwards."""
-    monkeypatch.setattr(registry, "known", registry.Registry())
+    monkeypatch.setattr(registry, "this_process", registry.Registry())
 
 
 def test_a_declared_task_is_found_by_its_module_and_qualified_name() -> None:
@@ -51,7 +51,7 @@ def test_the_error_for_an_unknown_task_says_where_to_import_its_module() -> None
     assert unknown.value.task == "tasks.nobody"
 
 
-CLEAN = "from spoolkit import spool\n@spool\ndef clean(): ...\nprint(clean.name, clean.declared.home)"
+CLEAN = "from spoolkit import spool\n@spool\ndef clean(): ...\nprint(clean.name, clean.declared.code_folder)"
 
 
 def names_itself(*command: str, cwd: str | Path) -> list[str]:
@@ -86,7 +86,7 @@ def test_home_is_the_folder_of_the_top_package(tmp_path: Path, monkeypatch: pyte
     from a_site.jobs import mail  # type: ignore[import-not-found]
 
     for function in (a_site.top, mail.send):
-        assert registry.declare(function, TaskOptions()).home == str(tmp_path)
+        assert registry.declare(function, TaskOptions()).code_folder == str(tmp_path)
 
 
 def test_a_renamed_task_is_found_by_its_aliases() -> None:

@@ -19,7 +19,7 @@ def nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in list(os.environ):
         if name.startswith("SPOOLKIT_"):
             monkeypatch.delenv(name)
-    monkeypatch.setattr(application, "known", application.Applications())
+    monkeypatch.setattr(application, "this_process", application.Applications())
 
 
 def test_settings_that_are_not_given_have_their_defaults(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def enqueue(directory: str, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Jo
 
     def enqueue(**options: float) -> Job:
         job = task.using(**options)() if options else task()
-        monkeypatch.delitem(registry.known.tasks, "newer.task")
+        monkeypatch.delitem(registry.this_process.tasks, "newer.task")
         return job
 
     return enqueue

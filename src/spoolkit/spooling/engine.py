@@ -33,7 +33,7 @@ class SpoolEngine:
             DuplicateTaskError: Another function has been declared under the task's name since.
         """
         registry.check_not_replaced(declared)
-        config = application.settings(declared.home)
+        config = application.settings(declared.code_folder)
         # A file larger than a spooler reads would be accepted here, but become a dead letter instead of being run.
         limit = min(config.max_body, spoolfile.MAX_SIZE - 4 - packet.LIMIT)
         content = packet.dump(packet.pack(job, max_body=limit, names=declared.positional))
@@ -94,8 +94,8 @@ def _priority_folder(spool_dir: str, priority: int) -> str:
 
 
 @lru_cache(maxsize=16)
-def may_create(spool_dir: str) -> bool:
-    """Whether the first job may create the spool directory: it was missing when this process first asked.
+def was_missing(spool_dir: str) -> bool:
+    """Whether the spool directory was missing when this process first asked: only then does a job create it.
 
     A directory that disappears later must not come back as an empty one that no spooler serves.
     """
@@ -104,6 +104,6 @@ def may_create(spool_dir: str) -> bool:
 
 def _prepare(spool_dir: str, config: Settings) -> None:
     """Make sure that the spoolers of the directory can run a job of this process. Raises ``OSError``."""
-    if spool_dir == config.spool and may_create(spool_dir):
+    if spool_dir == config.spool and was_missing(spool_dir):
         files.make_spool_directory(spool_dir)
     files.check_user(spool_dir)

@@ -87,7 +87,7 @@ def start(spool_dir: str) -> None:
 def _code_folders() -> set[str]:
     """The folders of the tasks' code under every path that another process may know: real paths, and links to them."""
     app = application.current()
-    found = registry.homes() | (set() if app is None else {application.folder(app)})
+    found = registry.code_folders() | (set() if app is None else {application.folder(app)})
     real = {os.path.realpath(folder) for folder in found}
     links = {os.path.abspath(path) for path in map(os.fsdecode, bridge.search_paths())}
     return found | real | {path for path in links if os.path.realpath(path) in real}

@@ -101,4 +101,4 @@ def store(config: Settings | None = None) -> Store:
 
 
 def _current() -> Settings:
-    return application.settings(registry.home())
+    return application.settings(registry.code_folder())

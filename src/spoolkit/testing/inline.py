@@ -38,7 +38,7 @@ class InlineEngine:
 
 
 def _attempt(job: JobSpec, declared: Declared, number: int) -> Outcome | None:
-    config = application.settings(declared.home)
+    config = application.settings(declared.code_folder)
     with log.about(job.id, job.task):
         result = in_process.attempt(job, declared, locations.store(config), config, number)
     return None if result is None else result.outcome

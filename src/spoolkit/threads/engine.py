@@ -63,7 +63,7 @@ class ThreadEngine:
         if job.run_at is not None:
             raise ScheduleError("a @thread task runs at once: declare it with @spool to use at or delay", argument="at")
         context.check_arguments(job, declared.positional)
-        config = application.settings(declared.home)
+        config = application.settings(declared.code_folder)
         pool = _pool(config)
         thread_job = ThreadJob(job, declared, self._options, config, pool)
         # The pool calls announce(), once it has accepted the job: the thread that writes the rows of waiting jobs must
