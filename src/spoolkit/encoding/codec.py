@@ -124,13 +124,20 @@ def encode_call(args: tuple[object, ...], kwargs: dict[str, object], names: Sequ
 
 
 def decode(data: bytes) -> object:
-    """Decode one value. Raises :class:`DecodeError`, and nothing else, for any other bytes."""
+    """Decode one value from what :func:`encode` returned. Raises :class:`DecodeError` alone, for any other bytes."""
     with _reading("the data"):
         return _decode(_parse(data), 0)
 
 
 def decode_call(data: bytes) -> tuple[tuple[object, ...], dict[str, object]]:
-    """Decode the arguments of a call. Raises :class:`DecodeError`, and nothing else, for any other bytes."""
+    """Decode the arguments of a call: the positional ones, and those by name.
+
+    Args:
+        data: What :func:`encode_call` returned.
+
+    Raises:
+        DecodeError: The bytes are something else. Nothing else is raised.
+    """
     with _reading("the data"):
         match _parse(data):
             case [list(args), dict(kwargs)]:

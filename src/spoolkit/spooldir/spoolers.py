@@ -277,7 +277,13 @@ def mark_stopped(spool_dir: str, pid: int, identity: bytes | None = None) -> Non
 
 
 def was_stopped(spool_dir: str, pid: int, identity: bytes) -> bool:
-    """Return whether a stop of the server has killed the process, by its :func:`mark_stopped`."""
+    """Return whether a stop of the server has killed a process, by the mark that :func:`mark_stopped` left.
+
+    Args:
+        spool_dir: The spool directory in which the mark may be.
+        pid: The process.
+        identity: Its :func:`~spoolkit.system.process.identity`.
+    """
     try:
         return files.read(_stop_mark(spool_dir, pid)) == identity
     except OSError:

@@ -153,6 +153,13 @@ def record_and_settle(job: JobSpec, result: AttemptResult, file: SpoolFileRef, s
 
     A dead job's file goes first: if it is not among the dead letters, it is run again. Every other result is recorded
     first: the record tells the next claim what is left to do with the file.
+
+    Args:
+        job: The job.
+        result: What became of it.
+        file: Its file.
+        store: Where it is recorded.
+        config: The settings in force.
     """
     name = os.path.basename(file.path)
     if isinstance(result.outcome, Dead):

@@ -84,7 +84,7 @@ class Database:
         self._connection = PerProcess(_Connection)
 
     def read(self, sql: str, values: tuple[object, ...] = ()) -> list[sqlite3.Row]:
-        """Return the rows of one query; none if there is no file yet."""
+        """Return the rows of the query ``sql`` with its ``values``; none if there is no file yet."""
         if not self._exists():
             return []  # a reader must not create the file
         with self._connected() as db:

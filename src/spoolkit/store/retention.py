@@ -103,7 +103,21 @@ def delete(store: Database, spool_dirs: Iterable[str], states: Iterable[State], 
 
 
 def delete_dead(store: Database, spool_dir: str, before: float, limit: int) -> int:
-    """Delete dead jobs, their files in ``spool_dir`` and their records, as :func:`delete` does for others."""
+    """Delete dead jobs: their files in ``spool_dir`` and their records.
+
+    Args:
+        store: Where the jobs are recorded.
+        spool_dir: The spool directory.
+        before: Only jobs that died before then, in unix seconds (UTC).
+        limit: How many jobs at most.
+
+    Returns:
+        How many jobs were deleted.
+
+    Raises:
+        OSError: Their folder cannot be read, or a file cannot be deleted.
+        StoreUnavailableError: Their records cannot be deleted.
+    """
     deleted = dead.delete_older(spool_dir, before, limit)
     return max(deleted, delete(store, [spool_dir], (State.DEAD,), before, limit))
 

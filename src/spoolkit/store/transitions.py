@@ -105,7 +105,14 @@ def finish(
 
 
 def refuse(store: Database, job: JobSpec, failure: Failure, *, file: str | None) -> None:
-    """Record ``job`` as dead without an attempt: no task can run it. Its file is called ``file``, if it has one."""
+    """Record a job as dead without an attempt, because no task can run it.
+
+    Args:
+        store: Where it is recorded.
+        job: The job.
+        failure: Why it cannot run.
+        file: The name of its file; ``None``: it has none.
+    """
     now = clock.now()
     with store.transaction() as db:
         row = rows.find(db, job.id)

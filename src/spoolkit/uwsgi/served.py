@@ -129,6 +129,13 @@ def load_once(wanted: Iterable[Target]) -> None:
     When uWSGI calls a factory, it gets the application that the factory has made here. A file is not executed here,
     because uWSGI would execute it a second time; but it is known by its own module name already, so that a module which
     imports it does not execute it either.
+
+    Args:
+        wanted: The applications that uWSGI serves, in the order in which it loads them.
+
+    Raises:
+        ConfigurationError: A module has no such attribute, or the attribute is no application.
+        Exception: What the code of a module or of a factory raises.
     """
     made: dict[tuple[str, str], list[object]] = {}
     for target in wanted:
