@@ -7,6 +7,8 @@ import signal
 import threading
 from collections.abc import Callable
 
+import pytest
+
 from spoolkit.system import task_signals
 
 
@@ -38,6 +40,28 @@ def test_block_in_thread_blocks_signals_until_unblock_in_thread() -> None:
     thread.join()
     assert signal.SIGTERM in found[0]
     assert found[1] == set()
+
+
+def test_unblock_in_thread_leaves_a_pending_signal_to_the_main_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(task_signals, "PENDING_TIME", 0.05)
+    seen: list[set[int]] = []
+    before = signal.signal(signal.SIGUSR2, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
+
+    def work() -> None:
+        task_signals.block_in_thread()
+        os.kill(os.getpid(), signal.SIGUSR2)
+        task_signals.unblock_in_thread()
+        seen.append(set(signal.sigpending()))
+
+    try:
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR2])
+        signal.signal(signal.SIGUSR2, before)
+    assert seen == [{signal.SIGUSR2}]
 
 
 def test_block_in_thread_does_nothing_in_the_main_thread() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -12,6 +13,9 @@ from types import FrameType
 
 HARMLESS = (signal.SIGHUP, signal.SIGUSR2, signal.SIGALRM)
 """Signals that end a process by default, but mean nothing to a process that runs jobs."""
+
+PENDING_TIME = 1.0
+"""Seconds for which a thread waits until the main thread handles a pending signal."""
 
 _SERVERS = frozenset({"spoolkit", "gunicorn"})
 """Packages whose signal handlers belong to the server process, never to a task."""
@@ -43,14 +47,25 @@ def block_in_thread() -> None:
 
 
 def unblock_in_thread() -> None:
-    """Undo :func:`block_in_thread`."""
+    """Undo :func:`block_in_thread`, unless the main thread leaves a signal pending for :data:`PENDING_TIME`."""
+    # A pending signal is the main thread's, which may still wait for a processor. A thread that unblocks it handles it
+    # instead: uWSGI's handler would end the process from here, and wait for this very thread.
+    deadline = time.monotonic() + PENDING_TIME
+    while not _in_main_thread() and signal.sigpending():
+        if time.monotonic() > deadline:
+            return  # the main thread is exiting, and has blocked it
+        time.sleep(0.001)
     _set_thread_mask(())
 
 
 def _set_thread_mask(blocked: Iterable[int]) -> None:
-    # A greenlet (gevent) runs in the main thread, which must not become deaf to signals.
-    if threading.get_native_id() != os.getpid():
+    if not _in_main_thread():
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+def _in_main_thread() -> bool:
+    # Not by threading: a greenlet (gevent) runs in the main thread, which must not become deaf to signals.
+    return threading.get_native_id() == os.getpid()
 
 
 @contextmanager
