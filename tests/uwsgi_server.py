@@ -142,7 +142,7 @@ class UwsgiServer:
         return self._request("POST", path, json)
 
     def request(self, method: str, path: str, body: str | None = None, headers: Mapping[str, str] = {}) -> Response:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=180)
         try:
             connection.request(method, path, body, dict(headers))
             answer = connection.getresponse()

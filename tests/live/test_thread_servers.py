@@ -212,8 +212,9 @@ def test_thousands_of_jobs_leave_nothing_behind(kind: str, jobs: int, start: Sta
     server = start(kind, *patient, processes=1, SPOOLKIT_THREAD_QUEUE="500")
     before = server.post(f"/quick/{jobs // 5}").json
     after = server.post(f"/quick/{jobs}").json
-    for what in ("threads", "all_threads"):
-        assert after[what] == before[what], (before, after)
+    assert after["threads"] == before["threads"]
+    # gunicorn starts its own threads one by one.
+    assert 0 <= after["all_threads"] - before["all_threads"] <= (kind == "gunicorn-gthread"), (before, after)
     # The server may have a connection or two of its own.
     assert after["files"] <= before["files"] + 2
     assert after["peak_kib"] <= before["peak_kib"] + 8192
