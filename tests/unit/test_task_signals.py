@@ -48,11 +48,11 @@ def test_unblock_in_thread_leaves_a_pending_signal_to_the_main_thread() -> None:
 import os, signal, threading
 from spoolkit.system import task_signals
 task_signals.PENDING_TIME = 0.05
-signal.signal(signal.SIGUSR2, lambda *_: None)
-signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
+signal.signal(signal.SIGTERM, lambda *_: None)
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
 def work():
     task_signals.block_in_thread()
-    os.kill(os.getpid(), signal.SIGUSR2)
+    os.kill(os.getpid(), signal.SIGTERM)
     task_signals.unblock_in_thread()
     print(*map(int, signal.sigpending()))
 thread = threading.Thread(target=work)
@@ -60,7 +60,7 @@ thread.start()
 thread.join()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == [str(int(signal.SIGUSR2))]
+    assert done.stdout.split() == [str(int(signal.SIGTERM))]
 
 
 def test_block_in_thread_does_nothing_in_the_main_thread() -> None:

@@ -19,7 +19,7 @@ from spoolkit import application
 from spoolkit.errors import ConfigurationError
 from spoolkit.lifecycle import flask_run, gunicorn
 from spoolkit.settings import Settings
-from spoolkit.system import clock, log
+from spoolkit.system import clock, log, task_signals
 from spoolkit.uwsgi import bridge
 
 StartHook = Callable[[], None]
@@ -130,7 +130,7 @@ def _interruptions_handled_by(hurry: Callable[[], None]) -> Iterator[None]:
         # uWSGI's handlers belong to its C code: Python does not know them.
         yield
         return
-    current = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)}
+    current = {signum: signal.getsignal(signum) for signum in task_signals.STOP_SIGNALS}
     before = {signum: handler for signum, handler in current.items() if callable(handler)}
 
     def handle(signum: int, frame: FrameType | None) -> None:

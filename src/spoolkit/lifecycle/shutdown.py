@@ -23,7 +23,7 @@ from spoolkit.job import Progress
 from spoolkit.lifecycle import hooks
 from spoolkit.spooldir import gate, running, spoolers
 from spoolkit.store import locations, orphans
-from spoolkit.system import log, process
+from spoolkit.system import log, process, task_signals
 from spoolkit.system.process import PerProcess
 from spoolkit.uwsgi import bridge, master
 
@@ -203,7 +203,7 @@ def _at_exit() -> None:
         return  # uWSGI calls this in the master and the spoolers as well, and in processes that a request has forked
     http_process.is_exiting = True
     # A second signal would call this function again, and cut the first call short.
-    signal.pthread_sigmask(signal.SIG_BLOCK, (*master.STOP_SIGNALS, signal.SIGHUP))
+    signal.pthread_sigmask(signal.SIG_BLOCK, (*task_signals.STOP_SIGNALS, signal.SIGHUP))
     grace = application.settings().grace
     deadline = time.monotonic() + grace
     stops = _is_server_stopping()
@@ -270,7 +270,7 @@ def _leave_watcher() -> None:
 
 def _stops_before_successor(pid: int, master_pid: int, spooler_pids: list[int]) -> bool:
     """Whether uWSGI stops before the HTTP process ``pid`` has a successor."""
-    until, waits = time.monotonic() + SUCCESSOR_TIME, True
+    until, parent_is_alive = time.monotonic() + SUCCESSOR_TIME, True
     while time.monotonic() < until:
         if master.is_stopping(master_pid):
             return True
@@ -280,8 +280,8 @@ def _stops_before_successor(pid: int, master_pid: int, spooler_pids: list[int]) 
             return not process.wait_until_gone(
                 lambda: [pid for pid in spooler_pids if not master.is_dying(pid)], time.monotonic() + DEATH_SHOWS
             )
-        if waits and os.getppid() != pid:
-            waits = False
+        if parent_is_alive and os.getppid() != pid:
+            parent_is_alive = False
             with contextlib.suppress(ProcessLookupError):
                 os.kill(master_pid, signal.SIGUSR1)  # interrupts its sleep; it also logs statistics
         if bridge.first_worker_pid() not in (0, pid):

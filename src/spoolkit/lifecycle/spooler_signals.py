@@ -14,8 +14,7 @@ from collections.abc import Callable
 from types import FrameType
 
 from spoolkit.system.process import PerProcess
-
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+from spoolkit.system.task_signals import STOP_SIGNALS
 
 
 class _Spooler:
@@ -40,7 +39,7 @@ def set_idle() -> None:
 def job_starts() -> None:
     """Record the signals from here on: a job is about to run in this process."""
     _spooler.get()
-    for signum in SIGNALS:
+    for signum in STOP_SIGNALS:
         signal.signal(signum, _record)
 
 
@@ -56,11 +55,11 @@ def job_ended(last: Callable[[], None]) -> None:
         last: Called before this process exits.
     """
     # Blocked: a signal between the two lines would find neither the handler nor the default action, and be lost.
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     set_idle()
     if _spooler.get().exit_requested:
         _exit(last)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
 def _record(signum: int, frame: FrameType | None) -> None:

@@ -256,21 +256,20 @@ def _signal(pid: int) -> bool:
 # does not take the kill for a crash of the task.
 
 
-def mark_stopped(spool_dir: str, pid: int, identity: bytes | None = None) -> None:
+def mark_stopped(spool_dir: str, pid: int) -> None:
     """Leave a mark that a stop of the server kills the process ``pid``. To be called before it is killed.
 
-    Nothing happens if the process is dead, unless its identity is known: then another process that stops it was faster,
-    and the mark of that one must stay as it is.
+    Nothing happens if the process is dead: then another process that stops it was faster, and the mark of that one must
+    stay as it is.
 
     Args:
         spool_dir: The spool directory in which the mark is left.
         pid: The process.
-        identity: Its :func:`~spoolkit.system.process.identity`, if that was read while it was alive.
 
     Raises:
         OSError: The mark cannot be written.
     """
-    identity = process.identity(pid) if identity is None else identity
+    identity = process.identity(pid)
     if identity.split()[0].isdigit():
         files.make_folder(os.path.join(spool_dir, FOLDER))
         files.write(_stop_mark(spool_dir, pid), identity)

@@ -23,10 +23,7 @@ from spoolkit.uwsgi import bridge
 FREQUENCY = 1.0
 """Seconds between two scans of the spool directory if no signal arrives."""
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
-"""Signals that ask for a graceful shutdown."""
-
-GUARDED = (*STOP_SIGNALS, *task_signals.HARMLESS, signal.SIGUSR1)
+GUARDED = (*task_signals.STOP_SIGNALS, *task_signals.HARMLESS, signal.SIGUSR1)
 """Signals that are blocked in a new process until it handles them: each would end it."""
 
 
@@ -55,7 +52,7 @@ class Spooler:
         signal.set_wakeup_fd(self._wakeup_write, warn_on_full_buffer=False)
         task_signals.ignore_harmless()
         signal.signal(signal.SIGUSR1, lambda signum, frame: None)
-        for signum in STOP_SIGNALS:
+        for signum in task_signals.STOP_SIGNALS:
             signal.signal(signum, self._on_stop_signal)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, GUARDED)
         handler.start(self.spool_dir)

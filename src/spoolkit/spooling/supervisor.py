@@ -17,9 +17,10 @@ from spoolkit.errors import StoreUnavailableError
 from spoolkit.job import State
 from spoolkit.lifecycle import shutdown
 from spoolkit.spooldir import gate, spoolers
-from spoolkit.spooling.standalone import GUARDED, STOP_SIGNALS, StopRequest, run_spooler
+from spoolkit.spooling.standalone import GUARDED, StopRequest, run_spooler
 from spoolkit.store import locations
 from spoolkit.system import log, task_signals
+from spoolkit.system.task_signals import STOP_SIGNALS
 
 RESPAWN_PAUSE = 1.0
 """Seconds before a process that died is started again, so that a job that kills it is not run in a tight loop."""

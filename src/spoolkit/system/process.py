@@ -111,9 +111,8 @@ def is_alive(pid: int, known: bytes) -> bool:
     try:
         return known == identity(pid)
     except OSError:
-        return (
-            True  # out of descriptors, for example: a process that cannot read /proc must not declare another one dead
-        )
+        # Out of descriptors, for example: a process that cannot read /proc must not declare another one dead.
+        return True
 
 
 def wait_until_gone(

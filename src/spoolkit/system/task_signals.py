@@ -11,6 +11,9 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from types import FrameType
 
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+"""Signals that ask for a graceful shutdown."""
+
 HARMLESS = (signal.SIGHUP, signal.SIGUSR2, signal.SIGALRM)
 """Signals that end a process by default, but mean nothing to a process that runs jobs."""
 
@@ -47,11 +50,11 @@ def block_in_thread() -> None:
 
 
 def unblock_in_thread() -> None:
-    """Undo :func:`block_in_thread`, unless the main thread leaves a signal pending for :data:`PENDING_TIME`."""
-    # A pending signal is the main thread's, which may still wait for a processor. A thread that unblocks it handles it
+    """Undo :func:`block_in_thread`, unless a signal that stops the server is pending for :data:`PENDING_TIME`."""
+    # A pending one is the main thread's, which may still wait for a processor. A thread that unblocks it handles it
     # instead: uWSGI's handler would end the process from here, and wait for this very thread.
     deadline = time.monotonic() + PENDING_TIME
-    while not _in_main_thread() and signal.sigpending():
+    while not _in_main_thread() and not signal.sigpending().isdisjoint((*STOP_SIGNALS, signal.SIGHUP)):
         if time.monotonic() > deadline:
             return  # the main thread is exiting, and has blocked it
         time.sleep(0.001)

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import signal
 
-from spoolkit.system import process
+from spoolkit.system import process, task_signals
 
-STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
-"""The signals that stop uWSGI, with the hooks of ``recommended.py``."""
-
-_STOP_MASK = sum(1 << (signum - 1) for signum in STOP_SIGNALS)
+_STOP_MASK = sum(1 << (signum - 1) for signum in task_signals.STOP_SIGNALS)
 
 
 def is_stopping(pid: int) -> bool:
