@@ -211,4 +211,4 @@ def test_jobs_enqueued_by_another_version_run_or_die_with_a_reason(tmp_path: Pat
         assert "'drain_site.forks'" in reasons[gone]
         assert "drain_site.forked" in reasons[gone]
         assert site.starts(changed) == 0
-        assert site.site.files() == []
+        site.site.wait_empty()
