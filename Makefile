@@ -10,7 +10,7 @@ PYTEST = python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 INSTALL = pip install --quiet --disable-pip-version-check --no-build-isolation
 LOCKED = $(INSTALL) --require-hashes --requirement
 
-.PHONY: help run test matrix soak check format clean update test-latest test-lowest
+.PHONY: help run test matrix soak bench check format clean update test-latest test-lowest
 
 help: # Show this list.
 	@grep -E '^[a-z-]+:.* # ' Makefile | sed -E 's/:[^#]*# /\t/' | expand -t 14
@@ -27,6 +27,10 @@ matrix: $(VENV)/.dev # All tests; SAMPLE=3/8: only the third eighth of the long 
 
 soak: $(VENV)/.dev # Five minutes of jobs, with reloads and kills; SOAK_SECONDS=3600 for an hour.
 	SOAK_SECONDS=$${SOAK_SECONDS:-300} $(BIN)/python -m pytest tests/live/test_soak.py -m '' -s
+
+# BENCH_JOBS, BENCH_ROUNDS; BENCH_BASE=../other: also the spoolkit of another checkout. FIGURES="drain http": only these.
+bench: $(VENV)/.dev # Benchmarks against the stock spooler and uwsgi-tasks, into build/bench.
+	$(BIN)/python -m benchmarks $(FIGURES) --output build/bench
 
 check: $(VENV)/.dev # Lint, format, types, import layers.
 	$(BIN)/ruff check

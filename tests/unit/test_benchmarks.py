@@ -1,0 +1,136 @@
+"""The pure parts of the benchmark suite: percentiles, ratios, tables, and the count of runs."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks import calling, figures, measures, records
+from benchmarks.figures import Figure, Spread
+
+VALUES = st.lists(st.floats(min_value=0.001, max_value=1e9), min_size=1, max_size=50)
+
+
+@given(VALUES, st.floats(min_value=0, max_value=100))
+def test_a_percentile_is_a_value_that_enough_of_the_values_do_not_exceed(values: list[float], percent: float) -> None:
+    found = figures.percentile(values, percent)
+    assert found in values
+    assert sum(value <= found for value in values) >= math.floor(len(values) * percent / 100)
+    assert sum(value < found for value in values) <= math.ceil(len(values) * percent / 100)
+
+
+def test_known_percentiles() -> None:
+    hundred = [float(number) for number in range(100, 0, -1)]
+    assert [figures.percentile(hundred, percent) for percent in (0, 50, 95, 99, 100)] == [1, 50, 95, 99, 100]
+    assert figures.percentile([7.0], 99) == 7.0
+
+
+@pytest.mark.parametrize(("values", "percent"), [([], 50), ([1.0], 101), ([1.0], -1)])
+def test_a_percentile_of_nothing_or_beyond_all_is_refused(values: list[float], percent: float) -> None:
+    with pytest.raises(ValueError, match="no percentile"):
+        figures.percentile(values, percent)
+
+
+@given(VALUES)
+def test_a_spread_has_the_median_between_its_ends(values: list[float]) -> None:
+    found = figures.spread(values)
+    assert found.least == min(values)
+    assert found.most == max(values)
+    assert found.least <= found.median <= found.most
+
+
+@given(st.lists(st.tuples(st.floats(1, 1e6), st.floats(1, 1e6)), min_size=1, max_size=9))
+def test_a_ratio_compares_the_values_of_one_round(pairs: list[tuple[float, float]]) -> None:
+    ours = [{"x": a} for a, _ in pairs]
+    theirs = [{"x": b} for _, b in pairs]
+    found = figures.ratios(ours, theirs, "x")
+    assert found is not None
+    assert found.least == min(a / b for a, b in pairs)
+    assert found.most == max(a / b for a, b in pairs)
+
+
+def test_a_ratio_needs_the_figure_of_both() -> None:
+    assert figures.ratios([{"x": 1.0}], [{"y": 1.0}], "x") is None
+    assert figures.ratios([{"x": 1.0}], [], "x") is None
+    assert figures.ratios([{"x": 1.0}], [{"x": 0.0}], "x") is None
+    assert figures.ratios([{}, {"x": 6.0}], [{"x": 1.0}, {"x": 2.0}], "x") == Spread(3.0, 3.0, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0, "0"), (1234.5, "1,230"), (0.01234, "0.0123"), (9.999, "10.0"), (123456, "123,000"), (-12.34, "-12.3")],
+)
+def test_a_number_has_three_significant_digits(value: float, shown: str) -> None:
+    assert figures.number(value) == shown
+
+
+def test_the_tables_hold_each_value_and_each_ratio() -> None:
+    rate = Figure("rate", "Rate", "jobs/s", more_is_better=True)
+    unmeasured = Figure("other", "Other", "s")
+    results = {"ours": [{"rate": 10.0}, {"rate": 30.0}], "theirs": [{"rate": 5.0}, {"rate": 10.0}], "none": [{}, {}]}
+    assert figures.tables([rate, unmeasured], results, "ours").splitlines() == [
+        "|  | ours | theirs | none |",
+        "|---|---|---|---|",
+        "| Rate, jobs/s | 20.0 (10.0 to 30.0) | 7.50 (5.00 to 10.0) | - |",
+        "",
+        "ours ÷ the rival, in the same round:",
+        "",
+        "|  | theirs | none |",
+        "|---|---|---|",
+        "| Rate (more is better) | 2.50 (2.00 to 3.00) | - |",
+    ]
+
+
+def test_a_table_of_one_contender_has_no_ratios() -> None:
+    rate = Figure("rate", "Rate", "jobs/s")
+    assert "÷" not in figures.tables([rate], {"ours": [{"rate": 1.0}]}, "ours")
+
+
+@pytest.mark.parametrize(
+    ("numbers", "wrong"),
+    [
+        ([2, 0, 1], ""),
+        ([0, 2], "1 did not run"),
+        ([0, 1, 1, 1, 2], "1 ran more than once"),
+        ([0, 1, 1, 9], "1 did not run, 1 ran more than once, 1 unknown"),
+    ],
+)
+def test_each_job_must_run_exactly_once(numbers: list[int], wrong: str) -> None:
+    assert records.verdict(numbers, range(3)) == wrong
+
+
+def test_each_run_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(records.VARIABLE, str(tmp_path / "records"))
+    assert records.count(tmp_path / "records") == 0
+    for number in range(3):
+        records.ran(number, number + 0.5)
+    assert records.count(tmp_path / "records") == 3
+    assert [(run.number, run.stamp) for run in records.read(tmp_path / "records", 1)] == [(1, 1.5), (2, 2.5)]
+
+
+def test_an_order_is_carried_out_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(records.VARIABLE, str(tmp_path / "records"))
+    given: list[tuple[int, float, float | None]] = []
+    answer = calling.carry_out(lambda *call: given.append(call), {"first": 5, "count": 3, "delay": [10, 40]})
+    assert [number for number, _, _ in given] == [5, 6, 7]
+    assert all(due == stamp for _, stamp, due in given)
+    assert [round(stamp - answer["began"]) for _, stamp, _ in given] == [10, 20, 30]
+    assert answer["number"] == len(answer["took"]) == 3
+    json.dumps(answer)
+
+
+def test_a_caller_that_waits_goes_on_when_the_job_has_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(records.VARIABLE, str(tmp_path / "records"))
+    order = {"first": 0, "count": 3, "wait": 60, "ran": 0}
+    answer = calling.carry_out(lambda number, stamp, due: records.ran(number, stamp), order)
+    assert answer["number"] == 3
+
+
+def test_every_figure_has_a_name_of_its_own() -> None:
+    names = [figure.name for measure in measures.MEASURES.values() for figure in measure.figures]
+    assert len(names) == len(set(names))
