@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmarks import machine, records
+from spoolkit.uwsgi import recommended
 
 PROJECT = Path(__file__).parents[1]
 sys.path.append(str(PROJECT / "tests"))
@@ -19,6 +21,9 @@ sys.path.append(str(PROJECT / "tests"))
 from uwsgi_server import UwsgiServer, wait_until  # noqa: E402
 
 CONSUMERS = 4
+
+NOT_DUE = 1_000_000_000
+"""From this number on, jobs are due in a day."""
 
 Order = Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -46,6 +51,12 @@ class Running:
         self.enqueued += answer["number"]
         return answer
 
+    def pend(self, count: int) -> None:
+        """Let the caller enqueue ``count`` jobs that are due in a day, and so do not run."""
+        for first in range(0, count, 1000):
+            number = min(1000, count - first)
+            self.order({"first": NOT_DUE + first, "count": number, "delay": [86400.0, 90000.0]})
+
     def wait(self, timeout: float = 300) -> None:
         """Wait until as many jobs ran as were enqueued."""
 
@@ -53,6 +64,15 @@ class Running:
             return f"{records.count(self.file)} of {self.enqueued} jobs ran"
 
         wait_until(lambda: records.count(self.file) >= self.enqueued, timeout=timeout, message=short)
+
+    def verdict(self, timeout: float = 10) -> str:
+        """What is wrong with the number of runs: empty if each job ran exactly once. Missing runs get some time."""
+        until = time.monotonic() + timeout
+        while True:
+            wrong = records.verdict((run.number for run in records.read(self.file)), range(self.enqueued))
+            if "did not run" not in wrong or time.monotonic() > until:
+                return wrong
+            time.sleep(0.05)
 
     def cpu(self) -> float:
         """The processor time of the consumers and the broker until now, in seconds."""
@@ -66,7 +86,9 @@ class Contender:
     #: The name in the report.
     name: str
     #: Starts it with its files in a directory.
-    start: Callable[[Path], Any]
+    start: Callable[[Path], AbstractContextManager[Running]]
+    #: The measures that it takes part in; empty: in all.
+    measures: tuple[str, ...] = ()
 
 
 def environment(directory: Path, **more: str) -> dict[str, str]:
@@ -75,7 +97,7 @@ def environment(directory: Path, **more: str) -> dict[str, str]:
     return {records.VARIABLE: str(directory / "records"), "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", **more}
 
 
-def uwsgi(site: str, *options: str, **variables: str) -> Callable[[Path], Any]:
+def uwsgi(site: str, *options: str, **variables: str) -> Callable[[Path], AbstractContextManager[Running]]:
     """A site on uWSGI with its spoolers; the caller is its HTTP process."""
 
     @contextmanager
@@ -102,7 +124,8 @@ def uwsgi(site: str, *options: str, **variables: str) -> Callable[[Path], Any]:
                 answer = server.request("POST", "/order", json.dumps(given), {"Content-Type": "application/json"})
                 if answer.status != 200:
                     raise RuntimeError(f"{site}: {answer.status}\n{server.log()[-4000:]}")
-                return answer.json
+                carried_out: dict[str, Any] = answer.json
+                return carried_out
 
             wait_until(lambda: len(server.spooler_pids()) == CONSUMERS, message=server.log)
             yield Running(directory / "records", order, server.spooler_pids(), server=server)
@@ -111,6 +134,9 @@ def uwsgi(site: str, *options: str, **variables: str) -> Callable[[Path], Any]:
 
 
 SPOOLKIT = "spoolkit"
+
+LAZY = [f"{name} = {value}" for name, value in recommended.RELOAD]
+"""What ``flask spool ini`` prints: each process imports the application for itself."""
 
 
 def contenders(base: str = "") -> list[Contender]:
@@ -121,6 +147,7 @@ def contenders(base: str = "") -> list[Contender]:
     """
     chosen = [
         Contender(SPOOLKIT, uwsgi("spoolkit_site")),
+        Contender("spoolkit, printed ini", uwsgi("spoolkit_site", *LAZY), ("memory",)),
         Contender("uwsgidecorators", uwsgi("uwsgidecorators_site")),
         Contender("uwsgi-tasks", uwsgi("uwsgi_tasks_site")),
     ]

@@ -63,7 +63,7 @@ def ratios(rounds: Rounds, rival: Rounds, figure: str) -> Spread | None:
     A ratio of the two in one round, because the load of the machine differs between rounds.
     """
     pairs = [(a[figure], b[figure]) for a, b in zip(rounds, rival, strict=False) if figure in a and figure in b]
-    values = [ours / theirs for ours, theirs in pairs if theirs]
+    values = [ours / theirs for ours, theirs in pairs if ours >= 0 and theirs > 0]
     return spread(values) if values else None
 
 

@@ -60,5 +60,6 @@ def description() -> dict[str, str]:
         "date": time.strftime("%Y-%m-%d %H:%M %Z"),
         "cpu": f"{os.cpu_count()} x {model[1] if model else platform.machine()}",
         "system": f"Linux {platform.release()}, Python {platform.python_version()}",
+        "niceness": str(os.nice(0)),
         "load": " ".join(f"{load:.1f}" for load in os.getloadavg()),
     }

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from benchmarks import machine, records
-from benchmarks.contenders import Running
+from benchmarks.contenders import PROJECT, Running
 from benchmarks.figures import Figure, percentile
+
+LOAD = 200
+"""Jobs per second, for the latency under load."""
 
 
 @dataclass(frozen=True)
@@ -18,6 +23,16 @@ class Size:
 
     #: Jobs of a figure that is a rate.
     jobs: int = 2000
+
+    @property
+    def few(self) -> int:
+        """Jobs of a figure that is a latency."""
+        return min(self.jobs, 200)
+
+
+def memory(running: Running, size: Size) -> dict[str, float]:
+    """The memory of the consumers and the broker, which have run some jobs and are idle."""
+    return {"memory": machine.pss_bytes(running.consumers + running.broker) / 1024**2}
 
 
 def steady(running: Running, size: Size) -> dict[str, float]:
@@ -55,6 +70,73 @@ def drain(running: Running, size: Size) -> dict[str, float]:
     }
 
 
+def idle(running: Running, size: Size) -> dict[str, float]:
+    """Enqueue one job at a time, each some time after the job before has run."""
+    first = records.count(running.file)
+    running.call(size.few, gap=0.02, wait=40)
+    running.wait()
+    return _percentiles("idle", _delays(running, first))
+
+
+def load(running: Running, size: Size) -> dict[str, float]:
+    """Enqueue jobs at a fixed rate, whether or not the jobs before have run."""
+    first = records.count(running.file)
+    running.call(size.jobs // 2, gap=1 / LOAD)
+    running.wait()
+    return _percentiles("load", _delays(running, first))
+
+
+def late(running: Running, size: Size) -> dict[str, float]:
+    """Enqueue jobs that are due within some seconds, at times that are not whole seconds."""
+    first = records.count(running.file)
+    running.call(min(size.jobs, 100), delay=[1.0, 5.0])
+    running.wait()
+    delays = _delays(running, first)
+    return {**_percentiles("late", delays), "early": sum(delay < 0 for delay in delays)}
+
+
+def http(running: Running, size: Size) -> dict[str, float]:
+    """Visit a route that enqueues a job and one that does not, in turn."""
+    if running.server is None:
+        return {}
+    seconds = min(2.0, size.jobs / 1000)
+    bare, dispatching = [], []
+    for _ in range(3):
+        bare.append(_visit(running, "/bare", seconds)[1])
+        running.order({"numbers_from": running.enqueued})
+        answered, rate = _visit(running, "/dispatch", seconds)
+        dispatching.append(rate)
+        running.enqueued += int(answered)
+        running.wait()  # else the jobs would slow down the bare route
+    return {
+        "http_bare": statistics.median(bare),
+        "http": statistics.median(dispatching),
+        "http_share": statistics.median(dispatching) / statistics.median(bare) * 100,
+    }
+
+
+def _visit(running: Running, path: str, seconds: float) -> tuple[float, float]:
+    """How many requests were answered, and how many in a second."""
+    assert running.server is not None
+    command = [sys.executable, "-m", "benchmarks.visitors", str(running.server.port), path, str(seconds)]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True, cwd=PROJECT).stdout
+    answered, rate = map(float, answer.split())
+    return answered, rate
+
+
+def _delays(running: Running, first: int) -> list[float]:
+    """The milliseconds from the stamp of each job to its run."""
+    return [(run.at - run.stamp) * 1000 for run in records.read(running.file, first)]
+
+
+def _percentiles(name: str, values: Sequence[float]) -> dict[str, float]:
+    return {f"{name}_p{percent}": percentile(values, percent) for percent in (50, 95, 99)}
+
+
+def _latencies(name: str, title: str) -> tuple[Figure, ...]:
+    return tuple(Figure(f"{name}_p{percent}", f"{title}, p{percent}", "ms") for percent in (50, 95, 99))
+
+
 @dataclass(frozen=True)
 class Measure:
     """A function that measures, and what it measures."""
@@ -64,6 +146,8 @@ class Measure:
 
 
 MEASURES = {
+    # First, while the processes are still fresh.
+    "memory": Measure(memory, (Figure("memory", "Memory of idle consumers and broker", "MB PSS"),)),
     "enqueue": Measure(
         steady,
         (
@@ -80,6 +164,20 @@ MEASURES = {
             Figure("enqueue_paused", "Enqueue, consumers paused, p50", "µs"),
             Figure("drain", "Drain", "jobs/s", more_is_better=True),
             Figure("cpu", "CPU of consumers and broker for a job, drain", "µs"),
+        ),
+    ),
+    "idle": Measure(idle, _latencies("idle", "Latency, idle")),
+    "load": Measure(load, _latencies("load", f"Latency at {LOAD} jobs/s")),
+    "late": Measure(
+        late,
+        (*_latencies("late", "Lateness of delayed jobs"), Figure("early", "Delayed jobs that ran early", "jobs")),
+    ),
+    "http": Measure(
+        http,
+        (
+            Figure("http_bare", "Bare route", "requests/s", more_is_better=True),
+            Figure("http", "Dispatching route", "requests/s", more_is_better=True),
+            Figure("http_share", "Dispatching route relative to the bare one", "%", more_is_better=True),
         ),
     ),
 }

@@ -54,6 +54,6 @@ def verdict(numbers: Iterable[int], expected: Iterable[int]) -> str:
     wrong = {
         "did not run": len(wanted - runs.keys()),
         "ran more than once": sum(times > 1 for times in runs.values()),
-        "unknown": len(runs.keys() - wanted),
+        "ran but were not due": len(runs.keys() - wanted),
     }
     return ", ".join(f"{jobs} {what}" for what, jobs in wrong.items() if jobs)

@@ -58,6 +58,7 @@ def test_a_ratio_needs_the_figure_of_both() -> None:
     assert figures.ratios([{"x": 1.0}], [{"y": 1.0}], "x") is None
     assert figures.ratios([{"x": 1.0}], [], "x") is None
     assert figures.ratios([{"x": 1.0}], [{"x": 0.0}], "x") is None
+    assert figures.ratios([{"x": 1.0}], [{"x": -2.0}], "x") is None, "early on average"
     assert figures.ratios([{}, {"x": 6.0}], [{"x": 1.0}, {"x": 2.0}], "x") == Spread(3.0, 3.0, 3.0)
 
 
@@ -97,7 +98,7 @@ def test_a_table_of_one_contender_has_no_ratios() -> None:
         ([2, 0, 1], ""),
         ([0, 2], "1 did not run"),
         ([0, 1, 1, 1, 2], "1 ran more than once"),
-        ([0, 1, 1, 9], "1 did not run, 1 ran more than once, 1 unknown"),
+        ([0, 1, 1, 9], "1 did not run, 1 ran more than once, 1 ran but were not due"),
     ],
 )
 def test_each_job_must_run_exactly_once(numbers: list[int], wrong: str) -> None:
