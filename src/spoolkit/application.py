@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import AbstractContextManager, nullcontext
 from contextvars import ContextVar
-from weakref import WeakValueDictionary, ref
+from weakref import WeakKeyDictionary, WeakValueDictionary, ref
 
 from flask import Flask, current_app, has_app_context
 
@@ -24,6 +24,8 @@ class Applications:
         self.latest: ref[Flask] | None = None
         #: Under uWSGI, strong references: nothing else may refer to the application that a spooler loaded for its jobs.
         self.served: dict[str, Flask] = {}
+        #: The folder of each, as :func:`folder` found it.
+        self.folders: WeakKeyDictionary[Flask, str] = WeakKeyDictionary()
 
 
 this_process = Applications()
@@ -54,10 +56,13 @@ def name_of(app: Flask) -> str:
 
 def folder(app: Flask) -> str:
     """The folder that contains the application's module, or its top package."""
-    found = modules.folder(app.import_name)
-    if found is not None and os.path.commonpath([found, app.root_path]) == found:
-        return found
-    return app.root_path  # given to Flask() by hand
+    known_folder = known.folders.get(app)
+    if known_folder is None:
+        found = modules.folder(app.import_name)
+        is_above = found is not None and os.path.commonpath([found, app.root_path]) == found
+        # Otherwise root_path was given to Flask() by hand.
+        known_folder = known.folders[app] = found if found is not None and is_above else app.root_path
+    return known_folder
 
 
 def current() -> Flask | None:

@@ -6,7 +6,8 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from operator import is_
+from typing import Any, NamedTuple
 
 from spoolkit.errors import ConfigurationError, shown
 from spoolkit.system import published, sandbox
@@ -69,18 +70,53 @@ class Settings:
         Raises:
             ConfigurationError: A setting has a value that cannot be used.
         """
-        # An empty variable counts as not set: a compose file or a shell script may pass on one that has no value.
-        given = tuple(
-            config[name] if config.get(name) is not None else os.environ.get(name) or None for name in _READERS
-        )
-        try:
-            parsed = _parsed(given, root)
-        except TypeError:  # a value that cannot be hashed cannot be used either: _parse() raises an error that names it
-            parsed = _parse(given, root)
+        values = (*map(config.get, _READERS), *_variables())
+        latest = _latest.get(root)
+        # By identity: 1 and True are equal, but only one of them is a number of threads.
+        if latest is None or not all(map(is_, latest.values, values)):
+            latest = _Latest(values, _read(values, root))
+            if len(_latest) >= _ROOTS:
+                _latest.clear()
+            _latest[root] = latest
+        parsed = latest.settings
         if not sandbox.is_test_run():
             return parsed
         store = parsed.store and sandbox.private(parsed.store)
         return replace(parsed, spool=sandbox.private_directory(parsed.spool), store=store)
+
+
+class _Latest(NamedTuple):
+    """The settings of an application as they were read last. They are asked for several times per job."""
+
+    #: What the configuration and the environment held.
+    values: tuple[object, ...]
+    #: What was made of it.
+    settings: Settings
+
+
+_ROOTS = 16
+"""For how many folders the latest settings are kept."""
+
+_latest: dict[str, _Latest] = {}
+"""The latest settings by the folder that relative paths refer to."""
+
+
+def _variables() -> tuple[object, ...]:
+    """The values of our variables in the environment, encoded: only compared, unless one of them has changed."""
+    # os.environ itself encodes each name at each look-up, which took a sixth of a job's time.
+    encoded = getattr(os.environ, "_data", None)
+    return tuple(map(os.environ.get, _READERS) if encoded is None else map(encoded.get, _VARIABLES))
+
+
+def _read(values: tuple[object, ...], root: str) -> Settings:
+    # An empty variable counts as not set: a compose file or a shell script may pass on one that has no value.
+    given = tuple(
+        os.environ.get(name) or None if value is None else value for name, value in zip(_READERS, values, strict=False)
+    )
+    try:
+        return _parsed(given, root)
+    except TypeError:  # a value that cannot be hashed cannot be used either: _parse() raises an error that names it
+        return _parse(given, root)
 
 
 def _parse(given: tuple[object, ...], root: str) -> Settings:
@@ -95,7 +131,6 @@ def _parse(given: tuple[object, ...], root: str) -> Settings:
     return Settings(**values)
 
 
-# Read at every job, and seldom changed.
 _parsed = lru_cache(maxsize=16)(_parse)
 
 
@@ -152,3 +187,6 @@ _READERS: dict[str, Callable[[str, object], object]] = {
     "SPOOLKIT_THREAD_QUEUE": _whole,
     "SPOOLKIT_THREAD_GRACE": _number,
 }
+
+_VARIABLES = tuple(map(os.fsencode, _READERS))
+"""The names of the settings as the environment has them."""

@@ -18,8 +18,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Sequence
 from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from enum import Enum, Flag
@@ -125,8 +124,12 @@ def encode_call(args: tuple[object, ...], kwargs: dict[str, object], names: Sequ
 
 def decode(data: bytes) -> object:
     """Decode one value from what :func:`encode` returned. Raises :class:`DecodeError` alone, for any other bytes."""
-    with _reading("the data"):
+    try:
         return _decode(_parse(data), 0)
+    except DecodeError:
+        raise
+    except Exception as error:
+        raise _unreadable("the data", error) from error
 
 
 def decode_call(data: bytes) -> tuple[tuple[object, ...], dict[str, object]]:
@@ -138,18 +141,25 @@ def decode_call(data: bytes) -> tuple[tuple[object, ...], dict[str, object]]:
     Raises:
         DecodeError: The bytes are something else. Nothing else is raised.
     """
-    with _reading("the data"):
+    try:
         match _parse(data):
             case [list(args), dict(kwargs)]:
-                return tuple(_decode(v, 0) for v in args), {name: _decode(v, 0) for name, v in kwargs.items()}
+                return tuple([_decode(v, 0) for v in args]), {name: _decode(v, 0) for name, v in kwargs.items()}
+    except DecodeError:
+        raise
+    except Exception as error:
+        raise _unreadable("the data", error) from error
     raise DecodeError("the arguments are not a pair of a list and an object")
 
 
 # -- encode ------------------------------------------------------------------------------------------------------------
 
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
 def _dump(tree: Json) -> bytes:
-    return json.dumps(tree, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    return _ENCODER.encode(tree).encode()
 
 
 def _encode(value: Any, where: str, depth: int) -> Json:
@@ -335,19 +345,13 @@ _HINTS: dict[type, str] = {
 # -- decode ------------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _reading(what: str) -> Iterator[None]:
-    """In the ``with`` block, any exception becomes a :class:`DecodeError` that says that ``what`` cannot be read."""
-    try:
-        yield
-    except DecodeError:
-        raise
-    except Exception as error:  # the decode() of a registered type may raise anything
-        raise DecodeError(f"{what} cannot be read: {type(error).__name__}: {error}"[:500]) from error
+def _unreadable(what: str, error: Exception) -> DecodeError:
+    """Make a :class:`DecodeError` of ``error``: the ``decode()`` of a registered type may raise anything."""
+    return DecodeError(f"{what} cannot be read: {type(error).__name__}: {error}"[:500])
 
 
 def _parse(data: bytes) -> Json:
-    tree = json.loads(data.decode(), parse_constant=_no_constant)
+    tree = _DECODER.decode(data.decode())
     if b"\\ud" in data.lower():
         _dump(tree)  # UTF-8 cannot contain lone surrogates, but the escapes of JSON can
     return tree
@@ -355,6 +359,9 @@ def _parse(data: bytes) -> Json:
 
 def _no_constant(text: str) -> Json:
     raise DecodeError(f"{text} is not JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_constant)
 
 
 def _decode(tree: Json, depth: int) -> Any:
@@ -369,8 +376,12 @@ def _decode(tree: Json, depth: int) -> Any:
     if len(tree) != 1:
         raise DecodeError(f"there are other keys beside a tag: {sorted(tree)[:5]!r:.200}")
     [(tag, inside)] = tree.items()
-    with _reading(f"the tag {tag!r:.80}"):
+    try:
         return _decode_tagged(tag, inside, depth + 1)
+    except DecodeError:
+        raise
+    except Exception as error:
+        raise _unreadable(f"the tag {tag!r:.80}", error) from error
 
 
 def _decode_tagged(tag: str, tree: Json, depth: int) -> Any:

@@ -9,9 +9,8 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from decimal import Decimal
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from spoolkit.encoding import codec
 from spoolkit.errors import DecodeError, TooLargeError
@@ -106,29 +105,32 @@ def unpack(packet: Packet) -> JobSpec:
 
     Raises :class:`DecodeError`, and nothing else, for any other packet.
     """
-    job = head(packet)
+    fields = _head(packet.fields)
     args, kwargs = codec.decode_call(arguments(packet))
-    return replace(job, args=args, kwargs=kwargs)
+    return JobSpec(**fields, args=args, kwargs=kwargs)
 
 
 def head(packet: Packet) -> JobSpec:
     """Read the job without its arguments, which may be incomplete. Raises :class:`DecodeError`, and nothing else."""
-    fields = packet.fields
+    return JobSpec(**_head(packet.fields))
+
+
+def _head(fields: Mapping[bytes, bytes]) -> dict[str, Any]:
     if fields.get(MARKER) != FORMAT:
         raise DecodeError(f"not a packet of format {FORMAT.decode()}: {MARKER.decode()}={fields.get(MARKER)!r}")
     try:
         id, priority = fields[b"id"].decode(), fields.get(b"priority")
         if not _ID.fullmatch(id):
             raise DecodeError(f"the id is {id[:80]!r}, not 32 hex digits")
-        return JobSpec(
-            id=id,
-            task=fields[b"task"].decode(),
-            enqueued_at=_read_time(fields[b"enqueued_at"]),
-            run_at=_read_time(fields[b"run_at"]) if b"run_at" in fields else None,
-            queue=fields[b"queue"].decode("utf-8", "surrogateescape") if b"queue" in fields else None,
-            priority=None if priority is None else _read_priority(priority),
-            app=fields[b"app"].decode() if b"app" in fields else None,
-        )
+        return {
+            "id": id,
+            "task": fields[b"task"].decode(),
+            "enqueued_at": _read_time(fields[b"enqueued_at"]),
+            "run_at": _read_time(fields[b"run_at"]) if b"run_at" in fields else None,
+            "queue": fields[b"queue"].decode("utf-8", "surrogateescape") if b"queue" in fields else None,
+            "priority": None if priority is None else _read_priority(priority),
+            "app": fields[b"app"].decode() if b"app" in fields else None,
+        }
     except KeyError as error:
         raise DecodeError(f"the packet has no {error.args[0].decode()!r}") from error
     except UnicodeDecodeError as error:
@@ -137,10 +139,11 @@ def head(packet: Packet) -> JobSpec:
 
 def dump(packet: Packet) -> bytes:
     """Return the bytes of the spool file with the content ``packet``."""
-    parts = [_HEADER.pack(MODIFIER, size(packet.fields), 0)]
+    parts = []
     for key, value in packet.fields.items():
         parts += [_LENGTH.pack(len(key)), key, _LENGTH.pack(len(value)), value]
-    return b"".join([*parts, packet.body])
+    inside = b"".join(parts)
+    return b"".join((_HEADER.pack(MODIFIER, len(inside), 0), inside, packet.body))
 
 
 def load(data: bytes) -> Packet:
@@ -172,8 +175,9 @@ def _read_field(data: bytes, at: int, end: int) -> tuple[bytes, int]:
 
 
 def _time(seconds: float) -> bytes:
-    # repr() of a float is exact, but that of a tiny one has an exponent, which readers of a time do not expect.
-    return format(Decimal(repr(float(seconds))), "f").encode()
+    text = repr(float(seconds))  # exact
+    # That of a tiny one has an exponent, which readers of a time do not expect.
+    return (format(Decimal(text), "f") if "e" in text else text).encode()
 
 
 def _read_time(text: bytes) -> float:

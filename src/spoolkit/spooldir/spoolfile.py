@@ -63,14 +63,15 @@ def write(folder: str, name: str, data: bytes, *, run_at: float | None = None, f
     path = os.path.join(folder, f"{PREFIX}{name}")
     fd = files.create(temporary)
     try:
-        with open(fd, "wb") as file:
-            file.write(data)
-            file.flush()
+        try:
+            files.write_all(fd, data)
             if run_at is not None:
                 # Before the rename: uWSGI itself sets the time after the data, and sometimes runs such a job at once.
                 os.utime(fd, ns=ns_of(run_at))
             if fsync:
                 os.fsync(fd)
+        finally:
+            os.close(fd)
         os.rename(temporary, path)
         if fsync:
             _fsync_folder(folder)
@@ -142,10 +143,13 @@ def read(fd: int) -> bytes:
     """Read a claimed file. Raises :class:`DecodeError` if it is larger than :data:`MAX_SIZE`."""
     if (size := os.fstat(fd).st_size) > MAX_SIZE:
         raise DecodeError(f"the file has {size} bytes; a job has at most {MAX_SIZE}")
-    # closefd=False: closing even a duplicate of the descriptor would release the lock.
-    with open(fd, "rb", closefd=False) as file:
-        file.seek(0)
-        return file.read()
+    data, at = b"", 0
+    while at < size:
+        part = os.pread(fd, size - at, at)
+        if not part:
+            break
+        data, at = data + part, at + len(part)
+    return data
 
 
 def peek(path: str, size: int = MAX_SIZE) -> bytes | None:

@@ -131,6 +131,15 @@ def open_or_create(path: str) -> int:
         return open_regular(path, os.O_RDWR)
 
 
+def write_all(fd: int, data: bytes) -> None:
+    """Write all of ``data`` to the descriptor. Raises ``OSError``."""
+    # A file object would ask the kernel three more questions.
+    if (written := os.write(fd, data)) < len(data):
+        rest = memoryview(data)
+        while rest := rest[written:]:
+            written = os.write(fd, rest)
+
+
 def write(path: str, data: bytes) -> None:
     """Write ``data`` to a small file, whole or not at all. Raises ``OSError``."""
     temporary = f"{path}.{os.getpid()}-{threading.get_native_id()}.new"
