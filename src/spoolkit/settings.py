@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from operator import is_
 from typing import Any, NamedTuple
 
@@ -113,10 +112,7 @@ def _read(values: tuple[object, ...], root: str) -> Settings:
     given = tuple(
         os.environ.get(name) or None if value is None else value for name, value in zip(_READERS, values, strict=False)
     )
-    try:
-        return _parsed(given, root)
-    except TypeError:  # a value that cannot be hashed cannot be used either: _parse() raises an error that names it
-        return _parse(given, root)
+    return _parse(given, root)
 
 
 def _parse(given: tuple[object, ...], root: str) -> Settings:
@@ -129,9 +125,6 @@ def _parse(given: tuple[object, ...], root: str) -> Settings:
             found = published.find(root) if unset and name == "SPOOLKIT_SPOOL" else None
             values[field] = found or os.path.realpath(os.path.join(root, values[field]))
     return Settings(**values)
-
-
-_parsed = lru_cache(maxsize=16)(_parse)
 
 
 def _path(name: str, value: object) -> str:

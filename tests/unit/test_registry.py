@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from spoolkit import ConfigurationError, DuplicateTaskError, SignatureError, UnknownTaskError, registry, spool, thread
 from spoolkit.job import TaskOptions
+from spoolkit.registry import Declared
 
 
 @pytest.fixture(autouse=True)
@@ -262,3 +265,31 @@ def test_the_error_for_arguments_of_another_version_shows_them_and_the_signature
     resize.declared.check(("a.png",), {"width": 5})
     with pytest.raises(SignatureError, match=r"1 by position, size, but .* versions\.resize\(image: .*'width'"):
         resize.declared.check(("a.png",), {"size": 5})
+
+
+# Arguments that fit
+
+
+def _named(a: Any, b: Any = 1, *, c: Any = 2) -> None: ...
+def _positional(a: Any, /, b: Any, *, c: Any) -> None: ...
+def _any_number(a: Any, *b: Any, **c: Any) -> None: ...
+def _same_name(a: Any, b: Any = 1, /, **c: Any) -> None: ...
+def _none() -> None: ...
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.sampled_from([_named, _positional, _any_number, _same_name, _none]),
+    st.lists(st.none(), max_size=3),
+    st.dictionaries(st.sampled_from("abcd"), st.none()),
+)
+def test_arguments_fit_exactly_if_the_signature_can_be_bound(
+    function: Callable[..., None], args: list[None], kwargs: dict[str, None]
+) -> None:
+    declared = Declared("task", function, TaskOptions())
+    try:
+        declared.signature.bind(*args, **kwargs)
+    except TypeError:
+        assert declared.mismatch(args, kwargs) is not None
+    else:
+        assert declared.mismatch(args, kwargs) is None

@@ -113,3 +113,29 @@ def test_without_a_code_folder_it_lies_in_the_current_directory(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert application.settings().spool == str(tmp_path / "my_spools")
+
+
+def test_settings_are_made_once_until_a_value_changes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    app = Flask("the_application", root_path=str(tmp_path))
+    before = application.settings_of(app)
+    app.config["OTHER"] = "value"
+    monkeypatch.setenv("OTHER", "value")
+    assert application.settings_of(app) == before
+    app.config["SPOOLKIT_THREADS"] = 3
+    assert application.settings_of(app).threads == 3
+    del app.config["SPOOLKIT_THREADS"]
+    monkeypatch.setenv("SPOOLKIT_THREADS", "4")
+    assert application.settings_of(app).threads == 4
+    monkeypatch.setenv("SPOOLKIT_THREADS", "")
+    assert application.settings_of(app).threads == before.threads
+    monkeypatch.setattr(os, "environ", {"SPOOLKIT_THREADS": "5"})  # a task may do that
+    assert application.settings_of(app).threads == 5
+
+
+def test_a_value_that_only_equals_the_one_before_is_read_anew(tmp_path: Path) -> None:
+    app = Flask("the_application", root_path=str(tmp_path))
+    app.config["SPOOLKIT_THREADS"] = 1
+    assert application.settings_of(app).threads == 1
+    app.config["SPOOLKIT_THREADS"] = True
+    with pytest.raises(ConfigurationError, match="SPOOLKIT_THREADS"):
+        application.settings_of(app)

@@ -999,9 +999,9 @@ def test_after_a_fork_each_process_has_a_connection_of_its_own(store: Store) -> 
     with store.transaction() as db:
 
         def child() -> None:
-            with store._connected() as own:
-                assert own is not db
-                assert not own.in_transaction, "it is in its parent's transaction"
+            own = store._opened(store._connection.get())
+            assert own is not db
+            assert not own.in_transaction, "it is in its parent's transaction"
             assert state_of(store) is State.RUNNING
 
         assert in_child(child) == 0
@@ -1076,5 +1076,51 @@ def test_many_processes_move_many_jobs_at_once(store: Store) -> None:
     assert [tuple(row) for row in counted] == [("done", half), ("failed", half), ("started", 2 * half)]
     odd = store.read("SELECT job FROM events WHERE job != ? GROUP BY job HAVING max(seq) != 2 OR count(*) != 2", (ID,))
     assert odd == []
-    with store._connected() as db:
-        assert db.execute("PRAGMA integrity_check").fetchone()[0] == "ok"
+    assert store.read("PRAGMA integrity_check")[0][0] == "ok"
+
+
+# What an attempt costs
+
+
+def statements_of(store: Store, use: Callable[[], object]) -> list[str]:
+    """The statements that ``use`` executes, but for the frame of a transaction."""
+    seen: list[str] = []
+    db = store._opened(store._connection.get())
+    db.set_trace_callback(seen.append)
+    try:
+        use()
+    finally:
+        db.set_trace_callback(None)
+    return [text for text in seen if text not in ("BEGIN IMMEDIATE", "COMMIT")]
+
+
+@pytest.mark.parametrize("state", sorted(ENDS))
+def test_a_first_attempt_and_its_end_are_four_statements(state: State, store: Store) -> None:
+    def attempt() -> None:
+        start(store)
+        assert store.finish(a_job(), 1, ENDS[state], result=Result(b"1"), progress=Progress(1), log="printed")
+
+    assert len(statements_of(store, attempt)) == 4
+
+
+def test_the_statements_of_an_attempt_have_the_same_text_for_every_job(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts: set[str] = set()
+
+    class Recorded(sqlite3.Connection):
+        def execute(self, sql: str, *values: Any) -> sqlite3.Cursor:
+            texts.add(sql)
+            return super().execute(sql, *values)
+
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda *args, **options: connect(*args, factory=Recorded, **options))
+
+    def attempt(number: int) -> None:
+        assert claim(store, a_job(number), file=f"file {number}", arguments=b"[[], {}]") == Granted(1, 1)
+        assert store.finish(a_job(number), 1, Done(), result=Result(b"%d" % number))
+
+    attempt(1)
+    before = set(texts)
+    attempt(2)
+    assert texts == before

@@ -62,6 +62,9 @@ class PreviousCrashed:
     identity: bytes = field(default=b"", compare=False)
 
 
+_NONE_LEFT = AlreadySettled(Dead(Failure("no attempt is left")))
+"""The task allows fewer attempts than when it was scheduled, or the last one ended with its process, unrecorded."""
+
 Claim = Granted | InUse | AlreadySettled | PreviousCrashed
 
 
@@ -91,14 +94,34 @@ def claim(
     Raises:
         StoreUnavailableError: The attempt cannot be recorded.
     """
-    now = clock.now()
+    now, pid, attempt = clock.now(), os.getpid(), attempts_in_filename + 1
+    columns = {
+        "task": job.task,
+        "attempt": attempt,
+        "base": 0,
+        "max_attempts": max_attempts,
+        "run_at": job.run_at,
+        "started_at": now,
+        "file": file,
+        "pid": pid,
+        "identity": process.own(),
+        "cancel": 0,
+    }
+    only_first = {
+        "engine": job.engine,
+        "queue": job.queue,
+        "enqueued_at": job.enqueued_at,
+        "arguments": arguments if arguments and len(arguments) <= ARGUMENTS_LIMIT else None,
+    }
+    attempts_before_reset = 0
     with store.transaction() as db:
         if not still_there():
             return InUse()
-        row = rows.find(db, job.id)
-        attempts, attempts_before_reset, cancel_asked = 0, 0, 0
-        before = State.QUEUED
-        if row is not None:
+        # Without a question before: almost every attempt is the first one of a job that has no row.
+        if attempt > max_attempts or not rows.insert(db, job.id, State.RUNNING, now, {**columns, **only_first}):
+            row = rows.find(db, job.id)
+            if row is None:
+                return _NONE_LEFT
             if (answer := _refusal(row, file, file_exists)) is not None:
                 return answer
             before = State(row["state"])
@@ -110,34 +133,14 @@ def claim(
             if before in (State.DEAD, State.QUEUED):
                 # The file was moved back to be run again: the count is reset.
                 attempts_before_reset, cancel_asked = attempts, 0
-        attempt = max(attempts, attempts_before_reset + attempts_in_filename) + 1
-        if attempt - attempts_before_reset > max_attempts:
-            # The task allows fewer than when it was scheduled, or the last one ended with its process, unrecorded.
-            return AlreadySettled(Dead(Failure("no attempt is left")))
-        columns = {
-            "task": job.task,
-            "attempt": attempt,
-            "base": attempts_before_reset,
-            "max_attempts": attempts_before_reset + max_attempts,
-            "run_at": job.run_at,
-            "started_at": now,
-            "file": file,
-            "pid": os.getpid(),
-            "identity": process.own(),
-            "cancel": cancel_asked,
-        }
-        if row is None:
-            columns.update(
-                engine=job.engine,
-                queue=job.queue,
-                enqueued_at=job.enqueued_at,
-                arguments=arguments if arguments and len(arguments) <= ARGUMENTS_LIMIT else None,
-            )
-            rows.insert(db, job.id, State.RUNNING, now, columns)
-        else:
+            attempt = max(attempts, attempts_before_reset + attempts_in_filename) + 1
+            if attempt - attempts_before_reset > max_attempts:
+                return _NONE_LEFT
+            columns.update(attempt=attempt, base=attempts_before_reset, cancel=cancel_asked)
+            columns.update(max_attempts=attempts_before_reset + max_attempts)
             columns.update(error_type=None, error_message=None, ending=None, progress=None)
             rows.move(db, job.id, before, State.RUNNING, now, columns)
-        rows.add_event(db, job.id, "started", now, attempt, detail={"pid": os.getpid()})
+        rows.add_event(db, job.id, "started", now, attempt, detail={"pid": pid})
     return Granted(attempt, attempt - attempts_before_reset)
 
 

@@ -87,8 +87,13 @@ class Database:
         """Return the rows of the query ``sql`` with its ``values``; none if there is no file yet."""
         if not self._exists():
             return []  # a reader must not create the file
-        with self._connected() as db:
-            return db.execute(sql, values).fetchall()
+        connection = self._connection.get()
+        with connection.lock:
+            db = self._opened(connection)
+            try:
+                return db.execute(sql, values).fetchall()
+            except sqlite3.Error as error:
+                raise self._failure(connection, error) from error
 
     def _exists(self) -> bool:
         try:
@@ -103,48 +108,51 @@ class Database:
         Args:
             lock_timeout: Seconds to wait for the transactions of other processes; ``None``: :data:`LOCK_TIMEOUT`.
         """
-        if (connection := self._connection.peek()) is not None:
-            connection.check_descriptors()
-        with self._connected() as db:
-            # IMMEDIATE: a transaction that reads first and then cannot get the lock to write would have to start over.
-            if lock_timeout is not None:
-                db.execute(f"PRAGMA busy_timeout = {int(lock_timeout * 1000)}")
-            try:
-                db.execute("BEGIN IMMEDIATE")
-            finally:
-                if lock_timeout is not None:
-                    db.execute(f"PRAGMA busy_timeout = {int(LOCK_TIMEOUT * 1000)}")
-            try:
-                yield db
-                db.execute("COMMIT")
-            except BaseException:
-                with contextlib.suppress(sqlite3.Error):
-                    db.execute("ROLLBACK")
-                raise
-
-    @contextlib.contextmanager
-    def _connected(self) -> Iterator[sqlite3.Connection]:
         connection = self._connection.get()
+        connection.check_descriptors()
         with connection.lock:
-            if connection.is_lost:
-                # Not by a new connection either: SQLite shares its locks among all connections of a process.
-                reason = "a task closed the store's descriptors in this process"
-                raise StoreUnavailableError(f"{self.path}: {reason}", path=self.path)
+            db = self._opened(connection)
             try:
-                # A file that was moved away must not be written to: all other processes open the path.
-                if connection.sqlite is None or connection.file != _file(self.path):
-                    connection.close()
-                    connection.sqlite = _connect(self.path)
-                    connection.file = _file(self.path)
-                    connection.descriptors = _descriptors(self.path)
-            except (sqlite3.Error, OSError, NewerSchemaError) as error:
-                raise StoreUnavailableError(f"{self.path}: {error}", path=self.path) from error
-            try:
-                yield connection.sqlite
+                # IMMEDIATE: a transaction that reads first and then cannot get the lock to write would have to start
+                # over.
+                if lock_timeout is not None:
+                    db.execute(f"PRAGMA busy_timeout = {int(lock_timeout * 1000)}")
+                try:
+                    db.execute("BEGIN IMMEDIATE")
+                finally:
+                    if lock_timeout is not None:
+                        db.execute(f"PRAGMA busy_timeout = {int(LOCK_TIMEOUT * 1000)}")
+                try:
+                    yield db
+                    db.execute("COMMIT")
+                except BaseException:
+                    with contextlib.suppress(sqlite3.Error):
+                        db.execute("ROLLBACK")
+                    raise
             except sqlite3.Error as error:
-                if "locked" not in str(error):
-                    connection.close()  # the next use opens another: a task may have closed its descriptors
-                raise StoreUnavailableError(f"{self.path}: {error}", path=self.path) from error
+                raise self._failure(connection, error) from error
+
+    def _opened(self, connection: _Connection) -> sqlite3.Connection:
+        """Return the connection to the file that has the path now; opened first if there is none."""
+        if connection.is_lost:
+            # Not by a new connection either: SQLite shares its locks among all connections of a process.
+            reason = "a task closed the store's descriptors in this process"
+            raise StoreUnavailableError(f"{self.path}: {reason}", path=self.path)
+        try:
+            # A file that was moved away must not be written to: all other processes open the path.
+            if connection.sqlite is None or connection.file != _file(self.path):
+                connection.close()
+                connection.sqlite = _connect(self.path)
+                connection.file = _file(self.path)
+                connection.descriptors = _descriptors(self.path)
+        except (sqlite3.Error, OSError, NewerSchemaError) as error:
+            raise StoreUnavailableError(f"{self.path}: {error}", path=self.path) from error
+        return connection.sqlite
+
+    def _failure(self, connection: _Connection, error: sqlite3.Error) -> StoreUnavailableError:
+        if "locked" not in str(error):
+            connection.close()  # the next use opens another: a task may have closed its descriptors
+        return StoreUnavailableError(f"{self.path}: {error}", path=self.path)
 
     @property
     def is_lost(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from functools import lru_cache
 from typing import Any
 
 from spoolkit.job import FINISHED, MOVES, Progress, State
@@ -20,12 +21,28 @@ def find(db: sqlite3.Connection, id: str) -> sqlite3.Row | None:
     return row
 
 
-def insert(db: sqlite3.Connection, id: str, state: State, now: float, columns: dict[str, Any]) -> None:
-    """Add the row of the job ``id``, whose state is ``state`` from ``now`` (unix seconds) on."""
+def insert(db: sqlite3.Connection, id: str, state: State, now: float, columns: dict[str, Any]) -> bool:
+    """Add the row of the job ``id``, whose state is ``state`` from ``now`` (unix seconds) on.
+
+    Returns:
+        Whether it was added: not if the job has a row.
+    """
     columns = {"id": id, "attempt": 0, "base": 0, **_state_columns(state, now), **columns}
-    names = ", ".join(columns)
-    marks = ", ".join("?" * len(columns))
-    db.execute(f"INSERT INTO jobs ({names}) VALUES ({marks})", _values(columns))  # noqa: S608 - names of ours
+    return db.execute(_insertion(tuple(columns)), _values(columns)).rowcount == 1
+
+
+# The same text each time, so that SQLite has it prepared.
+
+
+@lru_cache
+def _insertion(names: tuple[str, ...]) -> str:
+    marks = ", ".join("?" * len(names))
+    return f"INSERT INTO jobs ({', '.join(names)}) VALUES ({marks}) ON CONFLICT (id) DO NOTHING"  # noqa: S608 - ours
+
+
+@lru_cache
+def _change(names: tuple[str, ...]) -> str:
+    return f"UPDATE jobs SET {', '.join(f'{name} = ?' for name in names)} WHERE id = ?"  # noqa: S608 - names of ours
 
 
 def may_move(row: sqlite3.Row, after: State) -> bool:
@@ -48,8 +65,35 @@ def move(
 
 def update(db: sqlite3.Connection, id: str, columns: dict[str, Any]) -> None:
     """Change these columns of the job ``id``, but for its state: see :func:`move`."""
-    changes = ", ".join(f"{name} = ?" for name in columns)
-    db.execute(f"UPDATE jobs SET {changes} WHERE id = ?", (*_values(columns), id))  # noqa: S608 - names of ours
+    db.execute(_change(tuple(columns)), (*_values(columns), id))
+
+
+def end_attempt(
+    db: sqlite3.Connection,
+    id: str,
+    attempt: int,
+    after: State,
+    now: float,
+    columns: dict[str, Any],
+    *,
+    unless_cancelled: bool = False,
+) -> bool:
+    """Move the job ``id`` from ``running`` to ``after`` at ``now`` (unix seconds), and change ``columns``.
+
+    One statement, where :func:`find` and :func:`move` would be two.
+
+    Args:
+        attempt: The attempt that must be running.
+        unless_cancelled: Whether nothing is changed if somebody has asked the job to stop.
+
+    Returns:
+        Whether that attempt was running.
+    """
+    if after not in MOVES[State.RUNNING]:
+        raise ForbiddenMoveError(f"job {id} may not become {after}: it is running")
+    columns = {**_state_columns(after, now), **columns}
+    condition = " AND state = 'running' AND attempt = ?" + (" AND NOT cancel" if unless_cancelled else "")
+    return db.execute(_change(tuple(columns)) + condition, (*_values(columns), id, attempt)).rowcount == 1
 
 
 def add_event(
@@ -61,6 +105,8 @@ def add_event(
     seconds: float | None = None,
     detail: dict[str, Any] | None = None,
     log: str = "",
+    *,
+    ends_attempt: bool = False,
 ) -> None:
     """Add an event to the history of the job ``id``.
 
@@ -73,13 +119,30 @@ def add_event(
         seconds: How long the attempt took, if the event ends it.
         detail: Kept as JSON, without the values that are ``None``.
         log: What the attempt printed and logged.
+        ends_attempt: Whether ``seconds`` are counted from the start that the job's row has.
     """
     known = {key: value for key, value in (detail or {}).items() if value is not None}
+    text = encodable(json.dumps(known)) if known else None
     db.execute(
-        "INSERT INTO events (job, seq, time, kind, attempt, seconds, detail, log)"
-        " VALUES (?, (SELECT coalesce(max(seq), 0) + 1 FROM events WHERE job = ?), ?, ?, ?, ?, ?, ?)",
-        (id, id, time, kind, attempt, seconds, encodable(json.dumps(known)) if known else None, encodable(log) or None),
+        _ENDING if ends_attempt else _EVENT,
+        {
+            "job": id,
+            "time": time,
+            "kind": kind,
+            "attempt": attempt,
+            "seconds": seconds,
+            "detail": text,
+            "log": encodable(log) or None,
+        },
     )
+
+
+_EVENT = (
+    "INSERT INTO events (job, seq, time, kind, attempt, seconds, detail, log)"
+    " VALUES (:job, (SELECT coalesce(max(seq), 0) + 1 FROM events WHERE job = :job),"
+    " :time, :kind, :attempt, :seconds, :detail, :log)"
+)
+_ENDING = _EVENT.replace(":seconds", ":time - (SELECT started_at FROM jobs WHERE id = :job)")
 
 
 def is_running(row: sqlite3.Row) -> bool:
@@ -95,7 +158,7 @@ def progress_text(progress: Progress) -> str:
 def encodable(text: str) -> str:
     """Return ``text`` with escapes for what SQLite refuses."""
     # SQLite's text is UTF-8: half a surrogate pair, as in the name of a file, would be refused.
-    return text.encode("utf-8", "backslashreplace").decode()
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
 def _state_columns(state: State, now: float) -> dict[str, Any]:

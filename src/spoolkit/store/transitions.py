@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from spoolkit.job import (
-    FINISHED,
     Cancelled,
     Dead,
     Done,
@@ -77,30 +76,31 @@ def finish(
     """
     now = clock.now()
     after, failure = _state_of(outcome)
+    columns: dict[str, Any] = {}
+    if isinstance(outcome, RetryAt):
+        columns["run_at"] = outcome.time
+    if result is not None:
+        columns.update(result=result.data, result_error=result.error)
+    if progress is not None:
+        columns["progress"] = rows.progress_text(progress)
+    detail: dict[str, Any] = {}
+    ending = "done"
+    if failure is not None:
+        ending = failure.ending
+        columns.update(error_type=failure.type, error_message=failure.message, ending=ending)
+        detail = {"type": failure.type, "message": failure.message, "traceback": failure.traceback}
+    gone = {"pid": None, "identity": None}
     with store.transaction() as db:
-        row = rows.find(db, job.id)
-        if row is None or row["state"] != State.RUNNING or row["attempt"] != attempt:
-            return False
-        if after is State.RETRYING and row["cancel"]:
-            after = State.CANCELLED
-        columns: dict[str, Any] = {}
-        if after in FINISHED or job.has_file:
+        if after is State.RETRYING:
             # A job without a file belongs to its process until it is finished, also between two attempts.
-            columns.update(pid=None, identity=None)
-        if isinstance(outcome, RetryAt):
-            columns["run_at"] = outcome.time
-        if result is not None:
-            columns.update(result=result.data, result_error=result.error)
-        if progress is not None:
-            columns["progress"] = rows.progress_text(progress)
-        detail: dict[str, Any] = {}
-        ending = "done"
-        if failure is not None:
-            ending = failure.ending
-            columns.update(error_type=failure.type, error_message=failure.message, ending=ending)
-            detail = {"type": failure.type, "message": failure.message, "traceback": failure.traceback}
-        rows.move(db, job.id, State.RUNNING, after, now, columns)
-        rows.add_event(db, job.id, ending, now, attempt, seconds=now - row["started_at"], detail=detail, log=log)
+            own = gone if job.has_file else {}
+            ended = rows.end_attempt(db, job.id, attempt, after, now, {**columns, **own}, unless_cancelled=True)
+            after = State.CANCELLED
+        else:
+            ended = False
+        if not ended and not rows.end_attempt(db, job.id, attempt, after, now, {**columns, **gone}):
+            return False
+        rows.add_event(db, job.id, ending, now, attempt, detail=detail, log=log, ends_attempt=True)
     return True
 
 
