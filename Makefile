@@ -28,9 +28,18 @@ matrix: $(VENV)/.dev # All tests; SAMPLE=3/8: only the third eighth of the long 
 soak: $(VENV)/.dev # Five minutes of jobs, with reloads and kills; SOAK_SECONDS=3600 for an hour.
 	SOAK_SECONDS=$${SOAK_SECONDS:-300} $(BIN)/python -m pytest tests/live/test_soak.py -m '' -s
 
-# BENCH_JOBS, BENCH_ROUNDS; BENCH_BASE=../other: also the spoolkit of another checkout. FIGURES="drain http": only these.
-bench: $(VENV)/.dev # Benchmarks against the stock spooler and uwsgi-tasks, into build/bench.
-	$(BIN)/python -m benchmarks $(FIGURES) --output build/bench
+# FIGURES="drain http": only these. BENCH_JOBS, BENCH_ROUNDS; BENCH_PENDING=50000: again with delayed jobs pending;
+# BENCH_BASE=../other: also the spoolkit of another checkout. PLOTS=yes: plots as well.
+BENCH_ENVS = $(if $(RIVALS),$(VENV)-bench-rivals/.made) $(if $(PLOTS),$(VENV)-bench-plots/.made)
+
+bench: $(VENV)/.dev $(BENCH_ENVS) # Benchmarks, into build/bench; RIVALS=all: also against Celery, RQ, Huey and others.
+	$(BIN)/python -m benchmarks $(FIGURES) $(if $(RIVALS),--rivals $(VENV)-bench-rivals) --output build/bench
+	$(if $(PLOTS),$(VENV)-bench-plots/bin/python -m benchmarks.plots build/bench)
+
+$(VENV)-bench-%/.made: benchmarks/requirements-%.txt
+	$(PYTHON) -m venv --clear $(@D)
+	$(@D)/bin/$(LOCKED) $<
+	touch $@
 
 check: $(VENV)/.dev # Lint, format, types, import layers.
 	$(BIN)/ruff check
@@ -43,7 +52,7 @@ format: $(VENV)/.dev # Format, and fix what the linter can fix.
 	$(BIN)/ruff format
 
 clean: # Remove the environments.
-	rm -rf $(VENV) $(VENV)-update $(VENV)-latest $(VENV)-lowest
+	rm -rf $(VENV) $(VENV)-update $(VENV)-latest $(VENV)-lowest $(VENV)-bench-rivals $(VENV)-bench-plots
 
 $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)
@@ -68,6 +77,8 @@ GROUPS = --group test --group check
 
 update: $(VENV)-update/bin/uv # Update the lock files to the newest versions.
 	$(LOCK) --group build --output-file requirements-build.txt
+	$(LOCK) --group rivals --output-file benchmarks/requirements-rivals.txt
+	$(LOCK) --group plots --output-file benchmarks/requirements-plots.txt
 	$(LOCK) pyproject.toml $(APP) $(GROUPS) --output-file requirements-dev.txt
 	$(LOCK) pyproject.toml $(APP) --constraint requirements-dev.txt --output-file requirements.txt
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -23,17 +24,19 @@ def one_round(contender: Contender, chosen: list[str], size: Size, pending: int)
     chosen = [name for name in chosen if name in (contender.measures or MEASURES)]
     with tempfile.TemporaryDirectory(prefix="bench-") as name, contender.start(Path(name)) as running:
         try:
-            # The first jobs load what a process loads once.
-            running.call(20 * len(running.consumers))
-            running.wait()
+            running.warm_up()
             for measure in chosen:
                 values |= MEASURES[measure].run(running, size)
-            if pending and not contender.measures:
+            if pending and contender.pending:
                 running.pend(pending)
                 for measure in chosen:
                     with_pending = MEASURES[measure].run(running, size)
                     values |= {name + PENDING: value for name, value in with_pending.items()}
-        except AssertionError as error:  # a wait that took too long
+        except (
+            AssertionError,
+            OSError,
+            RuntimeError,
+        ) as error:  # it took too long, its caller failed, or a process died
             print(f"{contender.name}: {error}", file=sys.stderr)
         return values, running.verdict()
 
@@ -52,13 +55,17 @@ def main() -> int:
     )
     parser.add_argument("--only", default="", help="contenders whose names contain one of these words, with commas")
     parser.add_argument("--base", default=os.environ.get("BENCH_BASE", ""), help="another checkout, to compare with")
+    parser.add_argument("--rivals", default="", metavar="VENV", help="the environment of the other rivals")
     parser.add_argument("--output", type=Path, help="a directory for results.json and results.md")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is ended
     chosen = given.figures or list(MEASURES)
     if unknown := [name for name in chosen if name not in MEASURES]:
         parser.error(f"no such figure: {', '.join(unknown)}")
     words = [word for word in given.only.split(",") if word]
-    taking_part = [c for c in contenders(given.base) if not words or any(word in c.name for word in words)]
+    taking_part = [
+        c for c in contenders(given.base, given.rivals) if not words or any(word in c.name for word in words)
+    ]
     report = Report(measured(chosen, given.pending), given.jobs, given.rounds)
     for number in range(given.rounds):
         for contender in taking_part:

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import select
+import shutil
+import signal
+import socket
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,9 +24,12 @@ from spoolkit.uwsgi import recommended
 PROJECT = Path(__file__).parents[1]
 sys.path.append(str(PROJECT / "tests"))
 
-from uwsgi_server import UwsgiServer, wait_until  # noqa: E402
+from uwsgi_server import UwsgiServer, free_port, wait_until  # noqa: E402
 
 CONSUMERS = 4
+
+ANSWER = 300.0
+"""Seconds that a caller gets for one order."""
 
 NOT_DUE = 1_000_000_000
 """From this number on, jobs are due in a day."""
@@ -36,20 +45,44 @@ class Running:
     file: Path
     #: Passes an order on to the caller, and gives its answer.
     order: Order
-    #: The processes that run jobs.
-    consumers: list[int]
+    #: Finds the processes that run jobs.
+    find: Callable[[], list[int]]
+    #: The processes that run jobs, once ``warm_up`` has run.
+    consumers: list[int] = field(default_factory=list)
     #: The processes of a broker.
     broker: list[int] = field(default_factory=list)
+    #: The SQLite file that consumers and the caller share, where the caller writes to one.
+    database: Path | None = None
     #: The HTTP server, where there is one.
     server: UwsgiServer | None = None
     #: How many jobs that are due at once or soon were enqueued; the number of the next one.
     enqueued: int = 0
+
+    def warm_up(self) -> None:
+        """Run some jobs: the first ones load what a process loads once."""
+        self.call(20 * CONSUMERS)
+        self.wait()
+        self.consumers = self.find()
 
     def call(self, count: int, **order: Any) -> dict[str, Any]:
         """Let the caller enqueue ``count`` more jobs."""
         answer = self.order({"first": self.enqueued, "count": count, "ran": records.count(self.file), **order})
         self.enqueued += answer["number"]
         return answer
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Stop the consumers until the end of the block."""
+        machine.pause(self.consumers)
+        try:
+            # A consumer that was stopped within a transaction keeps its lock on the database.
+            while self.database and machine.locked(self.database):
+                machine.resume(self.consumers)
+                time.sleep(random.uniform(0, 0.2))
+                machine.pause(self.consumers)
+            yield
+        finally:
+            machine.resume(self.consumers)
 
     def pend(self, count: int) -> None:
         """Let the caller enqueue ``count`` jobs that are due in a day, and so do not run."""
@@ -89,6 +122,8 @@ class Contender:
     start: Callable[[Path], AbstractContextManager[Running]]
     #: The measures that it takes part in; empty: in all.
     measures: tuple[str, ...] = ()
+    #: Whether it is also measured with many delayed jobs pending.
+    pending: bool = True
 
 
 def environment(directory: Path, **more: str) -> dict[str, str]:
@@ -128,9 +163,120 @@ def uwsgi(site: str, *options: str, **variables: str) -> Callable[[Path], Abstra
                 return carried_out
 
             wait_until(lambda: len(server.spooler_pids()) == CONSUMERS, message=server.log)
-            yield Running(directory / "records", order, server.spooler_pids(), server=server)
+            yield Running(directory / "records", order, server.spooler_pids, server=server)
 
     return start
+
+
+def program(
+    site: str, python: Path, *consumers: str, redis: bool = True, ready: str = ""
+) -> Callable[[Path], AbstractContextManager[Running]]:
+    """A library that has programs of its own as consumers.
+
+    Args:
+        site: The module of ``benchmarks.sites``.
+        python: The interpreter of the environment that has the library.
+        consumers: The commands that run jobs, each a program or a module of that environment.
+        redis: Whether they need Redis; else they have a SQLite file.
+        ready: What a consumer prints before jobs may be enqueued; empty: they may be enqueued at once.
+    """
+
+    @contextmanager
+    def start(directory: Path) -> Iterator[Running]:
+        log = directory / "log"
+        with ExitStack() as stack:
+
+            def launch(*command: str | Path, **pipes: Any) -> subprocess.Popen[str]:
+                return stack.enter_context(_process(command, directory, log, env, **pipes))
+
+            env = environment(directory, BENCH_SQLITE=str(directory / "jobs.db"))
+            broker = []
+            if redis:
+                port = free_port()
+                env["BENCH_REDIS"] = f"redis://127.0.0.1:{port}/0"
+                # Nothing is written to the disk: this is as fast as Redis can be.
+                server = launch(redis_server(), "--port", str(port), "--save", "", "--bind", "127.0.0.1")
+                wait_until(lambda: _listens(port), message=log.read_text)
+                broker = [server.pid]
+            module = f"benchmarks.sites.{site}"
+            running = [
+                launch(*_command(python, text.format(module=module, redis=env.get("BENCH_REDIS"))))
+                for text in consumers
+            ]
+            wait_until(lambda: ready in log.read_text(errors="replace"), message=log.read_text)
+            caller = launch(
+                python, "-m", "benchmarks.calling", module, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
+
+            def answer() -> Any:
+                assert caller.stdout is not None
+                answered = select.select([caller.stdout], [], [], ANSWER)[0]
+                if not answered or not (line := caller.stdout.readline()):
+                    raise RuntimeError(f"{site}: no answer\n{log.read_text(errors='replace')[-4000:]}")
+                return json.loads(line)
+
+            def order(given: dict[str, Any]) -> dict[str, Any]:
+                assert caller.stdin is not None
+                print(json.dumps(given), file=caller.stdin, flush=True)
+                carried_out: dict[str, Any] = answer()
+                return carried_out
+
+            answer()
+            yield Running(
+                directory / "records",
+                order,
+                lambda: [pid for process in running for pid in machine.session(process.pid)],
+                broker=broker,
+                database=None if redis else directory / "jobs.db",
+            )
+
+    return start
+
+
+def _command(python: Path, text: str) -> list[str | Path]:
+    first, *rest = text.split()
+    return [python, *rest] if first == "python" else [python.with_name(first), *rest]
+
+
+@contextmanager
+def _process(
+    command: Sequence[str | Path], directory: Path, log: Path, env: dict[str, str], **pipes: Any
+) -> Iterator[subprocess.Popen[str]]:
+    """A process with a session of its own, which is killed in the end."""
+    with log.open("ab") as output:
+        given = {"stdin": subprocess.DEVNULL, "stdout": output, **pipes}
+        process = subprocess.Popen(
+            command, cwd=directory, env={**os.environ, **env}, stderr=output, start_new_session=True, **given
+        )
+    try:
+        yield process
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe:
+                pipe.close()
+
+
+def redis_server() -> str:
+    """The program in PATH.
+
+    Raises:
+        SystemExit: There is none; the message says what to install.
+    """
+    found = shutil.which("redis-server")
+    if found is None:
+        raise SystemExit("redis-server is not in PATH: apt-get install redis-server (or leave RIVALS empty)")
+    return found
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 1).close()
+    except OSError:
+        return False
+    return True
 
 
 SPOOLKIT = "spoolkit"
@@ -139,19 +285,45 @@ LAZY = [f"{name} = {value}" for name, value in recommended.RELOAD]
 """What ``flask spool ini`` prints: each process imports the application for itself."""
 
 
-def contenders(base: str = "") -> list[Contender]:
-    """spoolkit, and the rivals that need nothing but uWSGI.
+def contenders(base: str = "", rivals: str = "") -> list[Contender]:
+    """spoolkit, the rivals that need nothing but uWSGI and, if an environment for them is given, the others.
 
     Args:
         base: Another checkout of this project, to compare with; empty: none.
+        rivals: The virtual environment with the packages of requirements-rivals.txt; empty: none.
     """
     chosen = [
         Contender(SPOOLKIT, uwsgi("spoolkit_site")),
-        Contender("spoolkit, printed ini", uwsgi("spoolkit_site", *LAZY), ("memory",)),
+        Contender("spoolkit, printed ini", uwsgi("spoolkit_site", *LAZY), ("memory",), pending=False),
         Contender("uwsgidecorators", uwsgi("uwsgidecorators_site")),
         Contender("uwsgi-tasks", uwsgi("uwsgi_tasks_site")),
     ]
     if base:
         other = uwsgi("spoolkit_site", PYTHONPATH=str(Path(base).resolve() / "src"))
         chosen.insert(1, Contender(f"spoolkit at {Path(base).resolve().name}", other))
+    if rivals:
+        python = Path(rivals).absolute() / "bin" / "python"
+        huey = f"huey_consumer {{module}}.huey -w {CONSUMERS} -k process -q"
+        chosen += [
+            Contender(
+                "Celery, Redis",
+                program("celery_site", python, f"celery -A {{module}} worker -c {CONSUMERS} --loglevel WARNING"),
+            ),
+            Contender(
+                "RQ, Redis",
+                program("rq_site", python, *["rq worker bench -u {redis} -w rq.SimpleWorker -q -s"] * CONSUMERS),
+            ),
+            Contender("Huey, Redis", program("huey_site", python, huey)),
+            Contender("Huey, SQLite", program("huey_site", python, huey, redis=False)),
+            Contender("Dramatiq, Redis", program("dramatiq_site", python, f"dramatiq {{module}} -p {CONSUMERS} -t 1")),
+            Contender(
+                "taskito, SQLite",
+                program("taskito_site", python, "taskito worker --app {module}:queue", redis=False),
+            ),
+            Contender(
+                "DBOS, SQLite",
+                program("dbos_site", python, "python -m {module}", redis=False, ready="ready"),
+                pending=False,  # 50,000 calls take half an hour
+            ),
+        ]
     return chosen

@@ -97,7 +97,7 @@ def tables(figures: Sequence[Figure], results: Mapping[str, Rounds], base: str) 
         [f"{figure.title}, {figure.unit}", *(shown(of(rounds, figure.name)) for rounds in results.values())]
         for figure in measured
     ]
-    others = [name for name in results if name != base]
+    others = [name for name in results if name != base] if base in results else []
     compared = [
         [
             f"{figure.title} ({'more' if figure.more_is_better else 'less'} is better)",
@@ -106,6 +106,6 @@ def tables(figures: Sequence[Figure], results: Mapping[str, Rounds], base: str) 
         for figure in measured
     ]
     parts = [markdown([head, *values])]
-    if others and base in results:
+    if others:
         parts += [f"{base} ÷ the rival, in the same round:\n", markdown([["", *others], *compared])]
     return "\n".join(parts)

@@ -6,8 +6,10 @@ import os
 import platform
 import re
 import signal
+import sqlite3
 import time
 from collections.abc import Collection, Iterable
+from contextlib import closing
 from pathlib import Path
 
 
@@ -51,6 +53,17 @@ def resume(pids: Collection[int]) -> None:
     """Let these processes continue."""
     for pid in pids:
         os.kill(pid, signal.SIGCONT)
+
+
+def locked(database: Path) -> bool:
+    """Whether a process is writing to this SQLite file."""
+    with closing(sqlite3.connect(database, timeout=0, isolation_level=None)) as db:
+        try:
+            db.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return True
+        db.execute("ROLLBACK")
+    return False
 
 
 def description() -> dict[str, str]:

@@ -54,12 +54,9 @@ def steady(running: Running, size: Size) -> dict[str, float]:
 def drain(running: Running, size: Size) -> dict[str, float]:
     """Enqueue jobs while the consumers are paused, and let them continue."""
     first = records.count(running.file)
-    machine.pause(running.consumers)
-    try:
+    with running.paused():
         answer = running.call(size.jobs)
         cpu, began = running.cpu(), time.time()
-    finally:
-        machine.resume(running.consumers)
     running.wait()
     cpu = running.cpu() - cpu
     runs = records.read(running.file, first)

@@ -12,7 +12,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 PROJECT = Path(__file__).parents[2]
-LOCKS = ("requirements.txt", "requirements-dev.txt", "requirements-build.txt")
+RIVALS, PLOTS = "benchmarks/requirements-rivals.txt", "benchmarks/requirements-plots.txt"
+LOCKS = ("requirements.txt", "requirements-dev.txt", "requirements-build.txt", RIVALS, PLOTS)
 
 
 def locked(name: str) -> dict[str, str]:
@@ -29,6 +30,8 @@ def declared() -> dict[str, list[str]]:
         "requirements.txt": run,
         "requirements-dev.txt": [*run, *groups["test"], *groups["check"]],
         "requirements-build.txt": [*groups["build"], *project["build-system"]["requires"]],
+        RIVALS: groups["rivals"],
+        PLOTS: groups["plots"],
     }
 
 
@@ -64,7 +67,7 @@ def test_each_install_command_uses_a_lock_file(name: str) -> None:
     text = text.replace("$(LOCKED)", "pip install --no-build-isolation --require-hashes --requirement")
     commands = re.findall(r"\S*/pip install [^&\n]*", text)
     ours = [command for command in commands if not re.match(r"\$\(VENV\)-(update|latest|lowest)/", command)]
-    assert len(ours) == {"Makefile": 4, "Dockerfile": 3}[name], ours
+    assert len(ours) == {"Makefile": 5, "Dockerfile": 3}[name], ours
     for command in ours:
         assert "--require-hashes" in command or "--no-deps" in command, command
         assert "--no-build-isolation" in command or "requirements-build.txt" in command, command
