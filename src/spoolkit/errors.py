@@ -36,6 +36,16 @@ class SpoolkitError(Exception):
 class ArgumentError(SpoolkitError, ValueError):
     """The call was refused, and nothing was written. Over HTTP a 400."""
 
+    #: The index of the row at fault, from 0, in a call of ``map()``.
+    row: int | None = None
+
+
+def of_row(error: ArgumentError, row: int) -> ArgumentError:
+    """Return ``error``, which now names the row with this index."""
+    error.row = row
+    error.args = (f"row {row}: {error}",)
+    return error
+
 
 class SignatureError(ArgumentError, TypeError):
     """The arguments do not fit the signature of the task's function."""

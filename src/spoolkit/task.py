@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import update_wrapper
@@ -12,7 +12,7 @@ from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 from spoolkit import application, callables, registry, times
 from spoolkit.attempt import calling, current_job
 from spoolkit.encoding import uwsgi_args
-from spoolkit.errors import ArgumentError, ArgumentTypeError, DecodeError, QueueFull, SignatureError, shown
+from spoolkit.errors import ArgumentError, ArgumentTypeError, DecodeError, QueueFull, SignatureError, of_row, shown
 from spoolkit.handle import Job
 from spoolkit.job import AnyJob, TaskOptions, new_id
 from spoolkit.registry import Declared
@@ -26,6 +26,13 @@ At = float | datetime
 
 Delay = float | timedelta
 """Seconds, or a timedelta."""
+
+
+Row = tuple[Any, ...] | dict[str, Any]
+"""The arguments of one job: by position, or by name."""
+
+Call = tuple[tuple[Any, ...], Mapping[str, Any]]
+"""The arguments of a call by position, and by name."""
 
 
 class Engine(Protocol):
@@ -107,6 +114,12 @@ class Task(Generic[P, R]):
         return self._engine.submit(job, self.declared)
 
     def _job(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], engine: str, *options: Any, **target: Any
+    ) -> Job[R]:
+        self._check(args, kwargs)
+        return self._new_job(args, kwargs, engine, *options, **target)
+
+    def _new_job(
         self,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
@@ -116,8 +129,6 @@ class Task(Generic[P, R]):
         queue: str | None = None,
         priority: int | None = None,
     ) -> Job[R]:
-        if problem := self.declared.mismatch(args, kwargs):
-            raise SignatureError(f"{self.name}: {problem}", argument=_named_in(problem))
         now = clock.now()
         return Job(
             id=new_id(),
@@ -131,6 +142,10 @@ class Task(Generic[P, R]):
             priority=priority,
             app=application.current_name(),
         )
+
+    def _check(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        if problem := self.declared.mismatch(args, kwargs):
+            raise SignatureError(f"{self.name}: {problem}", argument=_named_in(problem))
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}>"
@@ -151,8 +166,42 @@ def by_name(name: str) -> Task[..., Any]:
     raise AttributeError(f"several tasks have a function {name!r}, {names}: import the one you mean", name=name)
 
 
+class BulkEngine(Engine, Protocol):
+    """An engine that accepts many jobs at once."""
+
+    def submit_many(self, first: AnyJob, calls: Sequence[Call], declared: Declared, *, step: float) -> list[AnyJob]:
+        """Accept a job for each call, as :meth:`submit` does.
+
+        Args:
+            first: The first job, but for its id and its arguments; the others differ from it in their due time.
+            calls: The arguments of each job, by position and by name.
+            declared: The task.
+            step: Seconds between the due times of two jobs.
+
+        Returns:
+            The jobs, in the order of the calls.
+
+        Raises:
+            ArgumentError: This engine cannot carry one of the jobs; its ``row`` is the index. Nothing was accepted.
+            SpoolUnavailableError: The spool directory takes no job now; nothing was accepted.
+        """
+        ...
+
+
 class SpoolTask(Task[P, R]):
     """A task whose jobs are files in a spool directory, which a spooler runs."""
+
+    _engine: BulkEngine
+
+    def __init__(
+        self,
+        function: Callable[P, R],
+        engine: BulkEngine,
+        options: TaskOptions,
+        name: str | None = None,
+        aliases: Sequence[str] = (),
+    ) -> None:
+        super().__init__(function, engine, options, name, aliases)
 
     def using(
         self,
@@ -176,16 +225,68 @@ class SpoolTask(Task[P, R]):
         Raises:
             QueueOptionError: ``priority`` or ``queue`` cannot be used.
         """
-        target: dict[str, Any] = {}
-        if priority is not None:
-            target["priority"] = uwsgi_args.priority(priority)
-        if queue is not None:
-            target["queue"] = os.path.realpath(uwsgi_args.spool_dir(queue))
+        target = _target(priority, queue)
 
         def call(*args: P.args, **kwargs: P.kwargs) -> Job[R]:
             return self._enqueue(args, kwargs, at, delay, **target)
 
         return call
+
+    def map(
+        self,
+        rows: Iterable[Row],
+        *,
+        spread: Delay = 0,
+        at: At | None = None,
+        delay: Delay | None = None,
+        priority: int | None = None,
+        queue: str | None = None,
+    ) -> list[Job[R]]:
+        """Enqueue a job for each row, for a fraction of the price of as many calls.
+
+        All rows are checked before anything is written. Up to 1,000 jobs are accepted at once, as one file, of which a
+        spooler makes a file for each job; after that they are jobs like any other.
+
+        Args:
+            rows: The arguments of each job: a tuple of positional ones, or a dict of those by name.
+            spread: Seconds, or a timedelta, over which the due times are spread evenly, in the order of the rows.
+            at: As for :meth:`using`, for the first job.
+            delay: As for :meth:`using`, for the first job.
+            priority: As for :meth:`using`.
+            queue: As for :meth:`using`.
+
+        Returns:
+            The jobs, in the order of the rows.
+
+        Raises:
+            ArgumentError: As a call of the task does. Its ``row`` is the index of the row at fault.
+            SpoolUnavailableError: The spool directory takes no jobs now; none was accepted.
+        """
+        calls: list[Call] = []
+        try:
+            for row in rows:
+                calls.append(self._call_of(row))
+        except ArgumentError as error:
+            raise of_row(error, len(calls)) from None
+        first = self._new_job((), {}, self._engine.name, at, delay, **_target(priority, queue))
+        seconds = times.spread(spread)
+        if seconds and first.run_at is None:
+            first = replace(first, run_at=first.enqueued_at)
+        if not calls:
+            return []
+        return self._engine.submit_many(first, calls, self.declared, step=seconds / len(calls))
+
+    def _call_of(self, row: Row) -> Call:
+        args: tuple[Any, ...] = row if isinstance(row, tuple) else ()
+        kwargs = row if isinstance(row, dict) else {}
+        if row is not args and row is not kwargs:
+            raise ArgumentTypeError(
+                f"{shown(row)} is of type {type(row).__name__}: give a tuple of positional arguments, such as (5,), or "
+                "a dict of arguments by name",
+                type_name=type(row).__qualname__,
+            )
+        self._check(args, kwargs)
+        return args, dict(kwargs)
 
     def spool(self, packet: Mapping[bytes, bytes] | None = None, /, **kwargs: Any) -> Job[R]:
         """Enqueue a job in uWSGI's own spelling, where options stand among the arguments.
@@ -260,6 +361,15 @@ class ThreadTask(Task[P, R]):
             if overflow is None:
                 raise
         return overflow.submit(replace(job, engine=overflow.name), self.declared)
+
+
+def _target(priority: int | None, queue: str | None) -> dict[str, Any]:
+    target: dict[str, Any] = {}
+    if priority is not None:
+        target["priority"] = uwsgi_args.priority(priority)
+    if queue is not None:
+        target["queue"] = os.path.realpath(uwsgi_args.spool_dir(queue))
+    return target
 
 
 def _as_name(key: object) -> str:

@@ -39,6 +39,18 @@ def run_at(at: object, delay: object, *, now: float) -> float | None:
     return None
 
 
+def spread(seconds: object) -> float:
+    """The seconds over which due times are spread.
+
+    Args:
+        seconds: A number of seconds, or a timedelta.
+
+    Raises:
+        ScheduleError: It is of another type, negative, or more than ten years.
+    """
+    return _checked(_delay(seconds, "spread"), 0.0, "spread", seconds)
+
+
 def seconds_from_text(text: str | bytes, *, argument: str = "at") -> float:
     """Read a number of seconds from text, such as a value of uWSGI's packet or of a query string.
 
@@ -77,10 +89,10 @@ def _at(at: object) -> float:
     return _seconds(at, "at", "unix time in seconds or an aware datetime")
 
 
-def _delay(delay: object) -> float:
+def _delay(delay: object, argument: str = "delay") -> float:
     if isinstance(delay, timedelta):
-        return _seconds(delay.total_seconds(), "delay", "a timedelta of zero or more")
-    return _seconds(delay, "delay", "seconds or a timedelta")
+        return _seconds(delay.total_seconds(), argument, "a timedelta of zero or more")
+    return _seconds(delay, argument, "seconds or a timedelta")
 
 
 def _seconds(value: object, argument: str, wanted: str) -> float:

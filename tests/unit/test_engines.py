@@ -30,8 +30,9 @@ from spoolkit import (
     current_job,
     registry,
 )
+from spoolkit.admin import actions
 from spoolkit.errors import UnknownJobError
-from spoolkit.job import FINISHED, TaskOptions, new_id
+from spoolkit.job import FINISHED, AnyJob, TaskOptions, new_id
 from spoolkit.spooldir import checkpoints, dead, running, spoolfile
 from spoolkit.spooldir.running import AttemptFile
 from spoolkit.spooling import handler
@@ -83,7 +84,18 @@ def app(tmp_path: Path) -> Flask:
     return app
 
 
-@pytest.fixture(params=[InlineEngine, ThreadEngine, SpoolEngine])
+class BulkEngine(SpoolEngine):
+    """Accepts each job as one of many, as ``map()`` does: the first of two, the other of which is cancelled."""
+
+    def submit(self, job: AnyJob, declared: registry.Declared) -> AnyJob:
+        calls = [(job.args, job.kwargs)] * 2
+        accepted, other = self.submit_many(job, calls, declared, step=0.0)
+        actions.cancel(other.id)
+        object.__setattr__(job, "id", accepted.id)  # which the tests do not know in advance
+        return job
+
+
+@pytest.fixture(params=[InlineEngine, ThreadEngine, SpoolEngine, BulkEngine])
 def engine(request: pytest.FixtureRequest, app: Flask, tmp_path: Path) -> Iterator[Engine]:
     seen.clear()
     engine: Engine = request.param()

@@ -35,11 +35,11 @@ from life_tasks import LAST, TASKS, WORDS
 
 from spoolkit import StoreUnavailableError, application
 from spoolkit.admin import actions, lookup
-from spoolkit.encoding import packet
+from spoolkit.encoding import chunk, packet
 from spoolkit.errors import JobStateError, UnknownJobError
 from spoolkit.job import JobSpec, State
 from spoolkit.settings import Settings
-from spoolkit.spooldir import dead, spoolfile
+from spoolkit.spooldir import chunks, dead, spoolfile
 from spoolkit.spooldir.spoolfile import PREFIX
 from spoolkit.spooling import handler, startup
 from spoolkit.spooling.engine import SpoolEngine
@@ -132,6 +132,12 @@ class World:
         declared = TASKS[task]
         return JobSpec(f"{number:032x}", declared.name, (plan,), enqueued_at=self.now, run_at=run_at)
 
+    def chunk(self, number: int, task: str, size: int, delay: float | None) -> tuple[JobSpec, list[str]]:
+        """The first of so many jobs to be submitted at once, and the ids that they will have."""
+        run_at = None if delay is None else self.now + delay
+        first = JobSpec(f"{number:016x}{0:016x}", TASKS[task].name, enqueued_at=self.now, run_at=run_at)
+        return first, chunk.ids(chunk.stem(first.id, 0, size))
+
     def starts(self, id: str) -> int:
         return sum(line[:2] == ["start", id] for line in life_tasks.read())
 
@@ -156,7 +162,8 @@ class World:
         pytest.fail(f"still there after 30 rounds: {self.waiting()}")
 
     def waiting(self) -> list[str]:
-        return [name for name in os.listdir(self.spool) if spoolfile.id_of(name) and name not in self.foreign]
+        names = [name for name in os.listdir(self.spool) if spoolfile.id_of(name) or chunks.is_chunk(name)]
+        return [name for name in names if name not in self.foreign]
 
     foreign: frozenset[str] = frozenset()
 
@@ -228,6 +235,31 @@ class Life(RuleBasedStateMachine):
         there = os.path.exists(os.path.join(self.world.spool, f"{PREFIX}{job.id}"))
         assert there or status == CRASHED, "accepted, but not there"
         return self._accepted(job, "steady", plan) if there else ""
+
+    @rule(target=ids, plans=st.lists(PLANS, min_size=1, max_size=3), delay=DELAYS, step=st.none() | st.integers(0, 16))
+    def enqueue_many(self, plans: list[list[str]], delay: float | None, step: int | None) -> MultipleResults[str]:
+        """Jobs of one call, each 5 s after the one before; the caller may die at a step."""
+        self.number += 1
+        first, ids = self.world.chunk(self.number, "steady", len(plans), delay)
+
+        def work() -> None:
+            calls = [((plan,), dict[str, object]()) for plan in plans]
+            SpoolEngine().submit_many(first, calls, TASKS["steady"], step=5.0)
+
+        status = 0
+        if step is None:
+            work()
+        else:
+            status = self.world.child(work, step)
+        assert status in (0, CRASHED)
+        accepted = [chunks.find(self.world.spool, id) is not None for id in ids]
+        assert len(set(accepted)) == 1, "a part was accepted"
+        assert accepted[0] or status == CRASHED, "accepted, but not there"
+        if not accepted[0]:
+            return multiple()
+        for index, (id, plan) in enumerate(zip(ids, plans, strict=True)):
+            self.known[id] = Known("steady", plan, 0.0 if first.run_at is None else first.run_at + index * 5.0)
+        return multiple(*ids)
 
     @rule()
     def run(self) -> None:
@@ -479,7 +511,9 @@ class Life(RuleBasedStateMachine):
                     job.over = None  # the record that said so cannot be had
 
     def _files(self, id: str) -> list[str]:
-        return sorted(name for name in os.listdir(self.world.spool) if spoolfile.id_of(name) == id)
+        chunked = chunks.find(self.world.spool, id)
+        own = [name for name in os.listdir(self.world.spool) if spoolfile.id_of(name) == id]
+        return sorted([*own, *filter(None, [chunked])])
 
     def _state(self, id: str) -> State | None:
         try:
@@ -738,3 +772,54 @@ def test_a_dead_job_whose_death_was_not_recorded_is_listed_as_dead(world: World)
     assert lookup.find(id).state is State.DEAD
     assert [status.id for status in lookup.jobs(states=(State.DEAD,))] == [id]
     assert [status.id for status in lookup.jobs(states=(State.RETRYING,))] == []
+
+
+# A chunk, killed at each single step in turn.
+
+
+def test_a_kill_at_any_step_of_a_chunk_loses_no_job_and_brings_none_back() -> None:
+    for step in range(400):
+        with contextlib.closing(World()) as world:
+            first, ids = world.chunk(1, "steady", 3, None)
+            SpoolEngine().submit_many(first, [((["ok"],), {})] * 3, TASKS["steady"], step=0.0)
+            status = world.child(world.spooler.run_due, step)
+            assert status in (0, CRASHED)
+            said = [lookup.find(id).state for id in ids]
+            assert len(lookup.jobs()) == 3
+            done = {id for id in ids if ["ok", id] in life_tasks.read()}
+            recorded = {id for id, state in zip(ids, said, strict=True) if state is State.DONE}
+            world.drain()
+            assert [lookup.find(id).state for id in ids] == [State.DONE] * 3
+            # An attempt that was killed after its task returned, and before that was recorded, is made again.
+            again = [id for id in ids if world.starts(id) > 1]
+            assert len(again) <= 1
+            assert not set(again) & recorded
+            assert recorded <= done
+            assert os.listdir(os.path.join(world.spool, chunks.FOLDER)) == []
+            assert world.complaints.found == []
+            if status == 0:
+                return
+    pytest.fail("it never came to its end")
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_of_a_chunk_killed_at_any_step_no_job_that_ran_is_made_again(broken: bool) -> None:
+    """Without the help of the store: its files alone tell which jobs are left."""
+    for step in range(100):
+        with contextlib.closing(World()) as world:
+            first, ids = world.chunk(1, "steady", 3, None)
+            SpoolEngine().submit_many(first, [((["ok"],), {})] * 3, TASKS["steady"], step=0.0)
+            (path,) = spoolfile.pending(world.spool)
+            status = world.child(lambda path=path, world=world: chunks.expand_unlocked(path, world.spool), step)  # type: ignore[misc]
+            if broken:
+                world.break_store(garbage)
+            # Only those that have a file of their own by now.
+            for own in spoolfile.pending(world.spool):
+                if not chunks.is_chunk(own):
+                    world.spooler._serve_due([own])
+            assert [chunks.find(world.spool, id) is None for id in ids] == [world.starts(id) == 1 for id in ids]
+            world.drain()
+            assert [world.starts(id) for id in ids] == [1, 1, 1]
+            if status == 0:
+                return
+    pytest.fail("it never came to its end")

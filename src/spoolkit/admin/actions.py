@@ -9,11 +9,12 @@ import time
 from collections.abc import Iterable, Iterator
 from functools import partial
 
+from spoolkit import application
 from spoolkit.admin.lookup import HEAD_SIZE, Listing, check_id, directories, find, from_store, jobs, recorded
 from spoolkit.encoding import packet
 from spoolkit.errors import DecodeError, JobStateError
 from spoolkit.job import FINAL, FINISHED, State, Status
-from spoolkit.spooldir import dead, running, spoolers, spoolfile, waiting
+from spoolkit.spooldir import chunks, dead, running, spoolers, spoolfile, waiting
 from spoolkit.store import locations, retention
 from spoolkit.system import clock, files, process
 
@@ -242,6 +243,8 @@ def _claimed(status: Status) -> Iterator[str | None]:
     for spool_dir in directories(status):
         path = None
         with changing(spool_dir):
+            if status.file is None:  # it has not run: it may have no file of its own yet
+                chunks.expand_for(spool_dir, status.id, fsync=application.settings().fsync)
             path = spoolfile.locate(spool_dir, status.id, status.file)
         if path:
             with spoolfile.claim(path) as fd:

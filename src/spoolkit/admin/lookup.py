@@ -15,10 +15,10 @@ from typing import TypeVar
 
 from flask import has_request_context
 
-from spoolkit.encoding import codec, packet
+from spoolkit.encoding import chunk, codec, packet
 from spoolkit.errors import AmbiguousJobError, DecodeError, StoreUnavailableError, UnknownJobError, shown
-from spoolkit.job import FINAL, FINISHED, Attempt, Event, State, Status, first_id
-from spoolkit.spooldir import dead, running, spoolfile
+from spoolkit.job import FINAL, FINISHED, Attempt, Event, JobSpec, State, Status, first_id
+from spoolkit.spooldir import chunks, dead, running, spoolfile
 from spoolkit.store import locations, orphans, write_behind
 from spoolkit.system import files, log
 
@@ -100,7 +100,7 @@ def list_files(max_names: int | None = None) -> Files:
     waiting_paths = list(islice(waiting_files(max_files), max_files))
     dead_paths = list(islice(_dead_files(max_files), max_files))
     return Files(
-        waiting=_by_id(waiting_paths[:max_names]),
+        waiting=_with_jobs_of_chunks(_by_id(waiting_paths[:max_names])),
         dead=_by_id(dead_paths[:max_names]),
         all_waiting=max_names is None or len(waiting_paths) <= max_names,
         all_dead=max_names is None or len(dead_paths) <= max_names,
@@ -181,7 +181,8 @@ def full_id(prefix: str) -> str:
     if spoolfile.is_id(check_id(prefix)):
         return prefix
     recorded_ids = from_store(lambda: locations.store().ids(prefix, BATCH_SIZE)) or []
-    ids = {*recorded_ids, *(id for id in map(id_of, (*waiting_files(), *_dead_files())) if id.startswith(prefix))}
+    files = list_files()
+    ids = {*recorded_ids, *(id for id in (*files.waiting, *files.dead) if id.startswith(prefix))}
     if prefix in ids or not ids:
         return prefix
     if len(ids) > 1:
@@ -197,6 +198,9 @@ def _from_file_and_record(id: str, status: Status | None) -> Status | None:
     known_name, max_entries = None if status is None else status.file, _max_names()
     for spool_dir in directories(status):
         with _reading(spool_dir):
+            # First: a chunk has few names, and once it is gone each of its jobs has a file of its own, or a record.
+            if status is None and (found := _from_chunk(spool_dir, id, max_entries)) is not None:
+                return found
             if path := spoolfile.locate(spool_dir, id, known_name, max_entries=max_entries):
                 return _waiting(path, status)
             if path := dead.locate(spool_dir, id, known_name, max_entries=max_entries):
@@ -259,6 +263,28 @@ def _from_file(path: str, state: State) -> Status | None:
     with contextlib.suppress(OSError):
         # The file's own time: it may have been rescheduled since the packet was written.
         job = replace(job, run_at=os.lstat(path).st_mtime if job.run_at is not None else None)
+    return _of_job(job, state)
+
+
+def _from_chunk(spool_dir: str, id: str, max_entries: int | None) -> Status | None:
+    """The status of a job that has no file of its own yet; ``None`` if there is none."""
+    path = chunks.find(spool_dir, id, max_entries=max_entries)
+    return None if path is None else _in_chunk(path, id)
+
+
+def _in_chunk(path: str, id: str) -> Status | None:
+    """The status of a job in the chunk ``path``; ``None`` where that is gone, or no chunk."""
+    content = None
+    with _reading(os.path.dirname(path)):
+        content = chunks.read(path, HEAD_SIZE)
+    if content is None:
+        return None
+    with contextlib.suppress(DecodeError):
+        return _of_job(chunk.head(content).job(chunk.index_of(id)), State.QUEUED)
+    return None
+
+
+def _of_job(job: JobSpec, state: State) -> Status:
     return Status(
         id=job.id, task=job.task, state=state, queue=job.queue, enqueued_at=job.enqueued_at, run_at=job.run_at
     )
@@ -379,6 +405,15 @@ def _by_id(paths: Iterable[str]) -> dict[str, str]:
     return {spoolfile.id_of(name) or name: path for name, path in names}
 
 
+def _with_jobs_of_chunks(found: dict[str, str]) -> dict[str, str]:
+    """``found``, with the jobs that have no file of their own yet instead of their chunks."""
+    for name in [name for name in found if not spoolfile.is_id(name) and chunks.is_chunk(name)]:
+        path = found.pop(name)
+        for id in chunks.ids(path):
+            found.setdefault(id, path)
+    return found
+
+
 def _newest(ids: Iterable[str], since: float | None) -> list[str]:
     """The ids, newest first, without those that were made before ``since`` (to the second)."""
     oldest = "" if since is None else first_id(since)
@@ -443,7 +478,8 @@ def _unrecorded(state: State, ids: Sequence[str], paths: Mapping[str, str]) -> I
         for id in batch:
             status = None
             if id not in known:
-                status = _dead(paths[id], None) if state is State.DEAD else _from_file(paths[id], state)
+                path = paths[id]
+                status = _dead(path, None) if state is State.DEAD else _from_file(path, state) or _in_chunk(path, id)
             elif known[id] is State.DEAD and state is State.QUEUED:
                 status = find(id)  # moved back by hand
             yield status
@@ -490,17 +526,18 @@ def details(id: str) -> Details:
 
 
 def _arguments(status: Status) -> tuple[tuple[object, ...], dict[str, object]] | None:
-    data = None
+    data, id = None, status.id
     for spool_dir in directories(status):
-        content = None
-        with _reading(spool_dir):
-            known_name, max_entries = status.file, _max_names()
-            path = spoolfile.locate(spool_dir, status.id, known_name, max_entries=max_entries)
-            path = path or dead.locate(spool_dir, status.id, known_name, max_entries=max_entries)
-            content = None if path is None else spoolfile.peek(path)
-        if content is not None:
-            with contextlib.suppress(DecodeError):
-                data = packet.arguments(packet.load(content))
+        known_name, max_entries = status.file, _max_names()
+        with _reading(spool_dir), contextlib.suppress(DecodeError):
+            if known_name is None and (path := chunks.find(spool_dir, id, max_entries=max_entries)):
+                if (content := chunks.read(path)) is not None:
+                    data = chunk.unpack(content)[1][chunk.index_of(id)]
+                continue
+            path = spoolfile.locate(spool_dir, id, known_name, max_entries=max_entries)
+            path = path or dead.locate(spool_dir, id, known_name, max_entries=max_entries)
+            if path is not None and (found := spoolfile.peek(path)) is not None:
+                data = packet.arguments(packet.load(found))
     data = data or from_store(lambda: locations.store().arguments(status.id))
     if data is None:
         return None

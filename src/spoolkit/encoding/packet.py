@@ -66,17 +66,36 @@ def pack(job: JobSpec, *, max_body: int, names: Sequence[str] = ()) -> Packet:
         ArgumentTypeError: An argument has no supported type; the error names it.
         TooLargeError: The arguments are too large; the error names the largest.
     """
-    call = codec.encode_call(job.args, dict(job.kwargs), names)
+    return with_arguments(job, encode_arguments(job.args, job.kwargs, max_body=max_body, names=names))
+
+
+def encode_arguments(
+    args: tuple[object, ...], kwargs: Mapping[str, object], *, max_body: int, names: Sequence[str] = ()
+) -> bytes:
+    """Encode the arguments of a job. The parameters and the errors are those of :func:`pack`."""
+    call = codec.encode_call(args, dict(kwargs), names)
     if len(call) > max_body:
-        _refuse_size(job, call, max_body, names)
+        _refuse_size(args, kwargs, call, max_body, names)
+    return call
+
+
+def with_arguments(job: JobSpec, call: bytes) -> Packet:
+    """Make the packet of a job whose arguments are encoded already. Raises :class:`TooLargeError`."""
+    fields = fields_of(job)
+    inside = {**fields, CALL: call}
+    return Packet(inside) if size(inside) <= LIMIT else Packet(fields, call)
+
+
+def fields_of(job: JobSpec, more: Mapping[bytes, bytes] | None = None) -> dict[bytes, bytes]:
+    """Return the fields of a job's packet, without its arguments, and ``more``. Raises :class:`TooLargeError`."""
     fields = {
         MARKER: FORMAT,
         b"id": job.id.encode(),
         b"task": job.task.encode(),
-        b"enqueued_at": _time(job.enqueued_at),
+        b"enqueued_at": write_time(job.enqueued_at),
     }
     if job.run_at is not None:
-        fields[b"run_at"] = _time(job.run_at)
+        fields[b"run_at"] = write_time(job.run_at)
     if job.queue is not None:
         # The name of a directory need not be UTF-8.
         fields[b"queue"] = job.queue.encode("utf-8", "surrogateescape")
@@ -84,6 +103,7 @@ def pack(job: JobSpec, *, max_body: int, names: Sequence[str] = ()) -> Packet:
         fields[b"priority"] = str(job.priority).encode()
     if job.app is not None:
         fields[b"app"] = job.app.encode()
+    fields.update(more or {})
     if size(fields) > LIMIT:
         raise TooLargeError(
             f"the job of task {job.task[:80]!r} does not fit into uWSGI's packet: "
@@ -91,8 +111,7 @@ def pack(job: JobSpec, *, max_body: int, names: Sequence[str] = ()) -> Packet:
             size=size(fields),
             limit=LIMIT,
         )
-    with_call = {**fields, CALL: call}
-    return Packet(with_call) if size(with_call) <= LIMIT else Packet(fields, call)
+    return fields
 
 
 def arguments(packet: Packet) -> bytes:
@@ -125,8 +144,8 @@ def _head(fields: Mapping[bytes, bytes]) -> dict[str, Any]:
         return {
             "id": id,
             "task": fields[b"task"].decode(),
-            "enqueued_at": _read_time(fields[b"enqueued_at"]),
-            "run_at": _read_time(fields[b"run_at"]) if b"run_at" in fields else None,
+            "enqueued_at": read_time(fields[b"enqueued_at"]),
+            "run_at": read_time(fields[b"run_at"]) if b"run_at" in fields else None,
             "queue": fields[b"queue"].decode("utf-8", "surrogateescape") if b"queue" in fields else None,
             "priority": None if priority is None else _read_priority(priority),
             "app": fields[b"app"].decode() if b"app" in fields else None,
@@ -174,13 +193,15 @@ def _read_field(data: bytes, at: int, end: int) -> tuple[bytes, int]:
     return data[start:stop], stop
 
 
-def _time(seconds: float) -> bytes:
+def write_time(seconds: float) -> bytes:
+    """Return unix time, or a number of seconds, as a field's value."""
     text = repr(float(seconds))  # exact
     # That of a tiny one has an exponent, which readers of a time do not expect.
     return (format(Decimal(text), "f") if "e" in text else text).encode()
 
 
-def _read_time(text: bytes) -> float:
+def read_time(text: bytes) -> float:
+    """Read what :func:`write_time` returned. Raises :class:`DecodeError`, or ``UnicodeDecodeError``."""
     digits = text.decode()
     if not _TIME.fullmatch(digits):
         raise DecodeError(f"a time is {digits[:80]!r}, not digits")
@@ -193,9 +214,11 @@ def _read_priority(text: bytes) -> int:
     return int(text)
 
 
-def _refuse_size(job: JobSpec, call: bytes, limit: int, names: Sequence[str]) -> None:
-    sizes = {names[i] if i < len(names) else f"args[{i}]": len(codec.encode(value)) for i, value in enumerate(job.args)}
-    sizes.update({name: len(codec.encode(value)) for name, value in job.kwargs.items()})
+def _refuse_size(
+    args: tuple[object, ...], kwargs: Mapping[str, object], call: bytes, limit: int, names: Sequence[str]
+) -> None:
+    sizes = {names[i] if i < len(names) else f"args[{i}]": len(codec.encode(value)) for i, value in enumerate(args)}
+    sizes.update({name: len(codec.encode(value)) for name, value in kwargs.items()})
     largest = max(sizes, key=sizes.__getitem__, default=None)
     raise TooLargeError(
         f"the arguments take {len(call)} bytes, the largest is {largest!r}; the limit is {limit} bytes "

@@ -32,7 +32,7 @@ MAX_NAMES_AHEAD = 6
 COMMON_PRIORITIES = range(100)
 """Priorities whose folders are tried before the directory is searched."""
 
-FOLDERS = frozenset({"checkpoints", "dead", "running", "spoolers", "threads", "waiting"})
+FOLDERS = frozenset({"checkpoints", "chunks", "dead", "running", "spoolers", "threads", "waiting"})
 """The folders that spoolkit makes in a spool directory. Each has a module or a package of its name."""
 
 _executing: set[str] = set()
@@ -74,7 +74,7 @@ def write(folder: str, name: str, data: bytes, *, run_at: float | None = None, f
             os.close(fd)
         os.rename(temporary, path)
         if fsync:
-            _fsync_folder(folder)
+            files.fsync_folder(folder)
     except BaseException:
         for leftover in (temporary, path):
             files.remove(leftover)
@@ -421,11 +421,3 @@ def ns_of(time: float) -> tuple[int, int]:
     numerator, denominator = float(time).as_integer_ratio()
     whole = -(-numerator * 10**9 // denominator)
     return whole, whole
-
-
-def _fsync_folder(folder: str) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

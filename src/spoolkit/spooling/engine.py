@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 from spoolkit import application, registry
-from spoolkit.encoding import packet
-from spoolkit.errors import QueueOptionError, SpoolUnavailableError
+from spoolkit.encoding import chunk, packet
+from spoolkit.errors import ArgumentError, QueueOptionError, SpoolUnavailableError, of_row
 from spoolkit.job import AnyJob, JobSpec
 from spoolkit.registry import Declared
 from spoolkit.settings import Settings
-from spoolkit.spooldir import spoolers, spoolfile
+from spoolkit.spooldir import chunks, spoolers, spoolfile
 from spoolkit.store import locations
 from spoolkit.system import clock, files, log, sandbox
 from spoolkit.uwsgi import bridge
+
+Call = tuple[tuple[object, ...], Mapping[str, object]]
+"""The arguments of a call by position, and by name."""
 
 
 class SpoolEngine:
@@ -34,26 +39,88 @@ class SpoolEngine:
         """
         registry.check_not_replaced(declared)
         config = application.settings(declared.code_folder)
-        # A file larger than a spooler reads would be accepted here, but become a dead letter instead of being run.
-        limit = min(config.max_body, spoolfile.MAX_SIZE - 4 - packet.LIMIT)
-        content = packet.dump(packet.pack(job, max_body=limit, names=declared.positional))
+        content = packet.dump(packet.pack(job, max_body=_limit(config), names=declared.positional))
         spool_dir = _spool_dir_of(job, config)
         try:
-            if spool_dir not in bridge.directories():
-                _prepare(spool_dir, config)
-            folder = spool_dir if job.priority is None else _priority_folder(spool_dir, job.priority)
+            folder = _folder(job, spool_dir, config)
             spoolfile.write(folder, job.id, content, run_at=job.run_at, fsync=config.fsync)
         except OSError as error:
-            raise SpoolUnavailableError(
-                f"the spool directory {spool_dir} takes no job ({error.strerror or error}), nothing was accepted: "
-                "make sure that it exists, is writable and not full",
-                directory=spool_dir,
-                errno=error.errno,
-            ) from error
+            raise _unavailable(spool_dir, error) from error
         log.debug("job %s of %s is accepted in %s", job.id, job.task, spool_dir)
         if job.run_at is None or job.run_at <= clock.now():
             spoolers.wake(spool_dir)
         return job
+
+    def submit_many(self, first: AnyJob, calls: Sequence[Call], declared: Declared, *, step: float) -> list[AnyJob]:
+        """Write many jobs of one task, a chunk of them per file, wake a spooler, and return the jobs.
+
+        Nothing is written if this raises.
+
+        Args:
+            first: The first job, but for its id and its arguments; the others differ from it in their due time.
+            calls: The arguments of each job, by position and by name.
+            declared: The task.
+            step: Seconds between the due times of two jobs.
+
+        Raises:
+            ArgumentError: As :meth:`submit`; its ``row`` is the index of the call at fault.
+            SpoolUnavailableError: The spool directory is full, read-only or missing.
+            DuplicateTaskError: Another function has been declared under the task's name since.
+        """
+        registry.check_not_replaced(declared)
+        config = application.settings(declared.code_folder)
+        spool_dir = _spool_dir_of(first, config)
+        encoded = _encode(calls, _limit(config), declared.positional)
+        packed: list[tuple[str, bytes]] = []
+        jobs: list[AnyJob] = []
+        # The id of a job is that of its chunk and its place in it.
+        for start, end in chunk.cut(encoded):
+            run_at = None if first.run_at is None else first.run_at + start * step
+            stem = chunk.stem(first.id, len(packed), end - start)
+            one = chunk.Chunk(stem, replace(first, run_at=run_at), step)
+            packed.append((stem, packet.dump(chunk.pack(one, encoded[start:end]))))
+            jobs += (
+                replace(first, id=chunk.id_of(stem, index), run_at=one.run_at(index), args=args, kwargs=kwargs)
+                for index, (args, kwargs) in enumerate(calls[start:end])
+            )
+        try:
+            chunks.write(_folder(first, spool_dir, config), packed, fsync=config.fsync)
+        except OSError as error:
+            raise _unavailable(spool_dir, error) from error
+        log.debug("%d jobs of %s are accepted in %s", len(jobs), first.task, spool_dir)
+        spoolers.wake(spool_dir)
+        return jobs
+
+
+def _encode(calls: Sequence[Call], limit: int, names: Sequence[str]) -> list[bytes]:
+    encoded: list[bytes] = []
+    try:
+        for args, kwargs in calls:
+            encoded.append(packet.encode_arguments(args, kwargs, max_body=limit, names=names))
+    except ArgumentError as error:
+        raise of_row(error, len(encoded)) from None
+    return encoded
+
+
+def _limit(config: Settings) -> int:
+    # A file larger than a spooler reads would be accepted here, but become a dead letter instead of being run.
+    return min(config.max_body, spoolfile.MAX_SIZE - 4 - packet.LIMIT)
+
+
+def _unavailable(spool_dir: str, error: OSError) -> SpoolUnavailableError:
+    return SpoolUnavailableError(
+        f"the spool directory {spool_dir} takes no job ({error.strerror or error}), nothing was accepted: "
+        "make sure that it exists, is writable and not full",
+        directory=spool_dir,
+        errno=error.errno,
+    )
+
+
+def _folder(job: JobSpec, spool_dir: str, config: Settings) -> str:
+    """The folder for the file of a job. Raises ``OSError``."""
+    if spool_dir not in bridge.directories():
+        _prepare(spool_dir, config)
+    return spool_dir if job.priority is None else _priority_folder(spool_dir, job.priority)
 
 
 def _spool_dir_of(job: JobSpec, config: Settings) -> str:

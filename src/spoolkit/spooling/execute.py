@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 from spoolkit import application, registry
 from spoolkit.attempt import bookkeeping, job_log, process_state, runner
 from spoolkit.attempt.runner import AttemptResult
-from spoolkit.encoding import packet
+from spoolkit.encoding import chunk, packet
 from spoolkit.errors import DecodeError, SignatureError, SpoolkitError, StoreUnavailableError, UnknownTaskError
 from spoolkit.job import SPOOL_RETRY, Cancelled, Dead, Done, Failure, JobSpec, Outcome, RetryAt
 from spoolkit.registry import Declared
 from spoolkit.settings import Settings
-from spoolkit.spooldir import dead, spoolers, spoolfile
+from spoolkit.spooldir import chunks, dead, spoolers, spoolfile
 from spoolkit.spooling import other_libraries
 from spoolkit.store import Store, locations, retention
 from spoolkit.store.claims import Granted
@@ -41,7 +41,7 @@ class SpoolFileRef:
 
 
 def execute(content: packet.Packet, file: SpoolFileRef, working_directory: str) -> bool:
-    """Run the job of a spool file in a spooler, and settle the file.
+    """Run the job of a spool file in a spooler, and settle the file. A chunk becomes the files of its jobs.
 
     Args:
         content: What the file holds.
@@ -54,6 +54,9 @@ def execute(content: packet.Packet, file: SpoolFileRef, working_directory: str) 
     config = application.settings()
     store = locations.store(config)
     try:
+        if chunk.is_chunk(content):
+            chunks.expand(file.path, file.spool_dir, content, fsync=config.fsync)
+            return True
         job = packet.unpack(content)
     except DecodeError as error:
         settle_file(file, AttemptResult(_dead(error)), task=other_libraries.task_name(content.fields))

@@ -14,7 +14,7 @@ from spoolkit.encoding import packet
 from spoolkit.errors import DecodeError
 from spoolkit.job import Dead, Failure
 from spoolkit.lifecycle import hooks
-from spoolkit.spooldir import gate, spoolfile
+from spoolkit.spooldir import chunks, gate, spoolfile
 from spoolkit.spooling import handler
 from spoolkit.spooling.execute import SpoolFileRef, settle_file
 from spoolkit.system import clock, log, task_signals
@@ -70,13 +70,22 @@ class Spooler:
 
     def run_due(self) -> None:
         """Run all jobs that are due, by priority, and the oldest first."""
+        paths = self._pending()
+        if expandable := [path for path in paths if chunks.is_chunk(path)]:
+            self._serve_due(expandable)
+            paths = self._pending()
+        self._serve_due(paths)
+
+    def _pending(self) -> list[str]:
         try:
-            paths = spoolfile.pending(self.spool_dir)
+            return spoolfile.pending(self.spool_dir)
         except OSError as error:
             text = "spooler process %d cannot read the spool directory %s, and tries again in %g s: %s"
             log.complain(text, os.getpid(), self.spool_dir, FREQUENCY, error)
             handler.replace_if_out_of_descriptors(error)
-            return
+            return []
+
+    def _serve_due(self, paths: list[str]) -> None:
         for path in paths:
             if self._should_exit() or gate.is_paused(self.spool_dir):
                 return

@@ -154,6 +154,15 @@ def write(path: str, data: bytes) -> None:
         raise
 
 
+def fsync_folder(folder: str) -> None:
+    """Wait until the names in ``folder`` are on the disk. Raises ``OSError``."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def sweep(folder: str, temporary: str = TEMPORARY) -> None:
     """Remove old files in ``folder`` whose names match ``temporary``: their writers have died. Never raises."""
     with contextlib.suppress(OSError), os.scandir(folder) as entries:

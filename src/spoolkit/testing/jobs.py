@@ -18,7 +18,7 @@ from spoolkit.errors import (
 )
 from spoolkit.handle import Job
 from spoolkit.job import FINISHED, Dead, Outcome, RetryAt
-from spoolkit.spooldir import spoolfile
+from spoolkit.spooldir import chunks, spoolfile
 from spoolkit.spooling.execute import SpoolFileRef, execute_job
 from spoolkit.store import locations
 from spoolkit.system import sandbox
@@ -98,6 +98,10 @@ def _require_test_run(function: str) -> None:
 
 
 def _waiting() -> list[str]:
+    for spool_dir in lookup.directories():
+        for path in spoolfile.pending(spool_dir) if os.path.isdir(spool_dir) else ():
+            if chunks.is_chunk(path):
+                chunks.expand_unlocked(path, spool_dir)
     return [path for path in lookup.waiting_files() if spoolfile.id_of(os.path.basename(path))]
 
 
