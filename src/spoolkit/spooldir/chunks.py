@@ -56,7 +56,7 @@ def write(folder: str, chunks: Iterable[tuple[str, bytes]], *, fsync: bool = Fal
         for stem, data in chunks:
             temporary = os.path.join(folder, f"{spoolfile.TEMPORARY}{stem}.{_NEW}")
             names.append((temporary, _path(folder, stem, _NEW)))
-            _write(temporary, data, fsync=fsync)
+            spoolfile.write_unnamed(temporary, data, fsync=fsync)
         for temporary, path in names:
             os.rename(temporary, path)
         if fsync:
@@ -107,7 +107,7 @@ def expand(path: str, spool_dir: str, content: packet.Packet, *, fsync: bool = F
 def expand_for(spool_dir: str, id: str, *, fsync: bool = False) -> None:
     """Give a job that waits in a chunk a file of its own, and so all others of the chunk.
 
-    Nothing happens if the job has its own file, or another process expands the chunk. Not for a spooler of uWSGI.
+    Nothing happens if the job has its own file, or another process expands the chunk.
 
     Args:
         spool_dir: The spool directory.
@@ -137,10 +137,10 @@ def _stage(chunk: Chunk, calls: Sequence[bytes], staging: str, *, fsync: bool) -
         path = os.path.join(staging, f"{PREFIX}{job.id}")
         data = packet.dump(packet.with_arguments(job, call))
         try:
-            _write(path, data, run_at=job.run_at, fsync=fsync)
+            spoolfile.write_unnamed(path, data, run_at=job.run_at, fsync=fsync)
         except FileExistsError:  # by a process that was killed
             os.unlink(path)
-            _write(path, data, run_at=job.run_at, fsync=fsync)
+            spoolfile.write_unnamed(path, data, run_at=job.run_at, fsync=fsync)
     if fsync:
         files.fsync_folder(staging)
 
@@ -150,16 +150,6 @@ def _move(chunk: Chunk, staging: str, folder: str) -> None:
         name = f"{PREFIX}{id}"
         with contextlib.suppress(FileNotFoundError):  # it was moved before
             os.rename(os.path.join(staging, name), os.path.join(folder, name))
-
-
-def _write(path: str, data: bytes, *, run_at: float | None = None, fsync: bool) -> None:
-    with open(files.create(path), "wb") as file:
-        file.write(data)
-        file.flush()
-        if run_at is not None:
-            os.utime(file.fileno(), ns=spoolfile.ns_of(run_at))
-        if fsync:
-            os.fsync(file.fileno())
 
 
 def find(spool_dir: str, id: str, *, max_entries: int | None = None) -> str | None:

@@ -61,17 +61,8 @@ def write(folder: str, name: str, data: bytes, *, run_at: float | None = None, f
     """
     temporary = os.path.join(folder, f"{TEMPORARY}{name}")
     path = os.path.join(folder, f"{PREFIX}{name}")
-    fd = files.create(temporary)
     try:
-        try:
-            files.write_all(fd, data)
-            if run_at is not None:
-                # Before the rename: uWSGI itself sets the time after the data, and sometimes runs such a job at once.
-                os.utime(fd, ns=ns_of(run_at))
-            if fsync:
-                os.fsync(fd)
-        finally:
-            os.close(fd)
+        write_unnamed(temporary, data, run_at=run_at, fsync=fsync)
         os.rename(temporary, path)
         if fsync:
             files.fsync_folder(folder)
@@ -80,6 +71,30 @@ def write(folder: str, name: str, data: bytes, *, run_at: float | None = None, f
             files.remove(leftover)
         raise
     return path
+
+
+def write_unnamed(path: str, data: bytes, *, run_at: float | None = None, fsync: bool = False) -> None:
+    """Write a file that a rename will make a spool file.
+
+    Args:
+        path: The path, under a name or in a folder that uWSGI ignores.
+        data: As for :func:`write`.
+        run_at: As for :func:`write`.
+        fsync: As for :func:`write`.
+
+    Raises:
+        OSError: The file exists already, or could not be written and may be incomplete.
+    """
+    fd = files.create(path)
+    try:
+        files.write_all(fd, data)
+        if run_at is not None:
+            # Before the rename: uWSGI itself sets the time after the data, and sometimes runs such a job at once.
+            os.utime(fd, ns=ns_of(run_at))
+        if fsync:
+            os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 @contextlib.contextmanager
