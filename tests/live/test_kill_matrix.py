@@ -312,3 +312,51 @@ def test_the_hard_limit_kills_a_job_also_without_the_master(tmp_path: Path, task
             ran = settled(after, [job], timeout=30)
     assert ran[job].outcomes == ("timeout", "timeout")
     ran[job].assert_one_at_a_time()
+
+
+# Many jobs of one call: a spooler is killed while it makes a file of each. With 20 jobs there is one rename that says
+# that all files are written, and then one for each job.
+CHUNK_MOMENTS = {
+    "accepted": "open before 1",
+    "the first file is made": "open after 2",
+    "half of the files are written": "open before 12",
+    "all files are written": "rename before 1",
+    "and that is said": "rename after 1",
+    "one job is moved": "rename after 2",
+    "half of the jobs are moved": "rename before 11",
+    "all jobs are moved": "rename after 21",
+    "their folder is removed": "rmdir after 1",
+    "the chunk is removed": "unlink after 1",
+}
+
+
+@pytest.mark.parametrize("spoolers", sampled(SPOOLERS, 4))
+@pytest.mark.parametrize("moment", sampled(list(CHUNK_MOMENTS), "half of the jobs are moved"))
+def test_each_job_of_a_chunk_runs_once_if_its_spooler_is_killed_when(
+    tmp_path: Path, moment: str, spoolers: int
+) -> None:
+    with serving(tmp_path, spoolers, DIE_ONCE=CHUNK_MOMENTS[moment]) as site:
+        ids = site.server.post("/map/innocent", {"args": [[0.001]] * 20}).json["jobs"]
+        ran = settled(site, ids)
+        assert (tmp_path / "died").exists(), "nothing was killed"
+        for job in ran.values():
+            assert [event.words[0] for event in job.events] == ["start", "end"]
+            assert job.outcomes == ("done",)
+        assert names_in(site.spool / "chunks") == []
+
+
+@pytest.mark.parametrize("spoolers", sampled(SPOOLERS, 4))
+def test_each_job_of_a_chunk_runs_once_if_the_whole_server_is_killed(tmp_path: Path, spoolers: int) -> None:
+    """At whatever step: as soon as the first of 500 has started."""
+    with serving(tmp_path, spoolers) as before:
+        ids = before.server.post("/map/innocent", {"args": [[]] * 500}).json["jobs"]
+        wait_until(lambda: before.history.events())
+        before.server.kill()
+    with serving(tmp_path, spoolers) as after:
+        ran = settled(after, ids)
+    for job in ran.values():
+        # Those in progress were killed with the server, and run again.
+        assert job.outcomes in (("done",), ("crashed", "done"))
+        assert len(job.said("start")) == len(job.outcomes)
+        job.assert_one_at_a_time()
+    assert sum(len(job.outcomes) > 1 for job in ran.values()) <= spoolers

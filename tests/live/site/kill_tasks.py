@@ -10,11 +10,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from flask import Flask, Response, jsonify, request
 from history import record
 
 from spoolkit import SPOOL_RETRY, Abort, JobTimeout, Retry, SpoolKit, current_job, spool
+from spoolkit.uwsgi import bridge
 
 app = Flask(__name__)
 SpoolKit(app)
@@ -23,6 +25,46 @@ SpoolKit(app)
 @app.post("/call/<name>")
 def call(name: str) -> Response:
     return jsonify(job=globals()[name](*request.get_json()["args"]).id)
+
+
+@app.post("/map/<name>")
+def map_rows(name: str) -> Response:
+    rows = [tuple(row) for row in request.get_json()["args"]]
+    return jsonify(jobs=[job.id for job in globals()[name].map(rows)])
+
+
+def die_once(moment: str) -> None:
+    """Kill this process with SIGKILL at a step of the expansion of a chunk, once for all processes of the site.
+
+    Args:
+        moment: A function of ``os``, ``before`` or ``after``, and which of its calls for chunks, counted from 1 in each
+            process: ``rename after 3``.
+    """
+    name, when, number = moment.split()
+    real, left = getattr(os, name), int(number)
+
+    def call(*args: Any, **given: Any) -> Any:
+        nonlocal left
+        here = any(str(one).endswith((".chunk", ".staged")) or "/chunks/" in str(one) for one in args)
+        here &= bridge.is_spooler()
+        left -= here
+        if here and left == 0 and when == "before":
+            die()
+        value = real(*args, **given)
+        if here and left == 0 and when == "after":
+            die()
+        return value
+
+    def die() -> None:
+        with contextlib.suppress(FileExistsError):
+            Path(os.environ["HISTORY"]).with_name("died").touch(exist_ok=False)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(os, name, call)
+
+
+if os.environ.get("DIE_ONCE"):
+    die_once(os.environ["DIE_ONCE"])
 
 
 @contextlib.contextmanager
