@@ -1,4 +1,7 @@
-"""A site for the live tests: POST /call/<task> with {"args", "kwargs", "using", "spool"} dispatches one job."""
+"""A site for the live tests: POST /call/<task> with {"args", "kwargs", "using", "spool"} dispatches one job.
+
+With {"rows", "using"} it dispatches one for each row.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,9 @@ SpoolKit(app)
 def call(name: str) -> Response:
     task = getattr(site_tasks, name)
     asked = request.get_json()
+    if "rows" in asked:
+        jobs = task.map([tuple(row) for row in asked["rows"]], **asked.get("using", {}))
+        return jsonify(jobs=[job.id for job in jobs], run_at=[job.run_at for job in jobs])
     if "packet" in asked:
         packet = {key.encode(): base64.b64decode(value) for key, value in asked["packet"].items()}
         job = task.spool(packet)
