@@ -61,8 +61,11 @@ class Site:
         return answer.json
 
     def files(self) -> list[str]:
-        """The names of the spool files."""
-        return sorted(name for name in os.listdir(self.spool) if name.startswith("uwsgi_spoolfile_on_"))
+        """The names of the spool files, those of delayed jobs among them."""
+        # In this order: a delayed job that is moved in meanwhile is in the second list.
+        later = self.spool / "later"
+        names = [*(os.listdir(later) if later.exists() else []), *os.listdir(self.spool)]
+        return sorted({name for name in names if name.startswith("uwsgi_spoolfile_on_")})
 
     def dead(self) -> dict[str, dict[str, Any]]:
         """The files in ``dead/``, by name, each with its report."""

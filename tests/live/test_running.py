@@ -182,7 +182,7 @@ def test_a_job_with_a_priority_runs_with_spooler_chdir(start_site: StartSite, tm
     # Where the spooler stands lies a file of the same name, which is no job of it.
     job = site.call("note", "urgent", using={"priority": 1, "delay": 1})["job"]
     name = f"uwsgi_spoolfile_on_{job}"
-    shutil.copy(site.spool / "1" / name, tmp_path / name)
+    shutil.copy(site.spool / "later" / "1" / name, tmp_path / name)
     site.history.wait_for("note", "urgent")
     site.call("note", "plain")
     site.history.wait_for("note", "plain")
@@ -209,4 +209,4 @@ def test_the_spool_directory_is_closed_to_other_users(start_site: StartSite, tmp
     assert spool.stat().st_mode & 0o777 == 0o700
     site.call("note", "later", using={"delay": 60})
     (name,) = site.files()
-    assert (spool / name).stat().st_mode & 0o777 == 0o600
+    assert (spool / "later" / name).stat().st_mode & 0o777 == 0o600

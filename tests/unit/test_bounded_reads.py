@@ -129,7 +129,7 @@ def test_a_request_finds_each_waiting_job(many: list[str], client: FlaskClient, 
 def test_a_request_finds_a_file_that_was_renamed_while_the_store_was_broken(
     many: list[str], client: FlaskClient, directory: str
 ) -> None:
-    path = os.path.join(directory, f"{spoolfile.PREFIX}{many[0]}")
+    path = os.path.join(directory, spoolfile.LATER, f"{spoolfile.PREFIX}{many[0]}")
     for _ in range(3):
         path, _ = spoolfile.count_attempt(path)
         path = spoolfile.reschedule(path, 2e9)
@@ -141,7 +141,7 @@ def test_a_request_finds_a_file_that_was_renamed_while_the_store_was_broken(
 
 def test_a_request_finds_a_file_under_any_name_in_a_small_directory(client: FlaskClient, directory: str) -> None:
     made = ends.using(delay=1000)("x")
-    path = os.path.join(directory, f"{spoolfile.PREFIX}{made.id}")
+    path = os.path.join(directory, spoolfile.LATER, f"{spoolfile.PREFIX}{made.id}")
     for _ in range(20):
         path = spoolfile.reschedule(path, 2e9)
     assert get(client, f"/jobs/{made.id}")["state"] == "queued"

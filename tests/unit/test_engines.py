@@ -260,7 +260,7 @@ def test_a_job_waits_if_the_directory_of_the_application_is_missing(
     monkeypatch.setattr(handler.this_process, "working_directory", str(tmp_path / "gone"))
     SpoolEngine().submit(a_job(SpoolEngine(), "x"), DECLARED)
     Spooler(str(tmp_path / "spool")).run_due()
-    (path,) = (tmp_path / "spool").glob("uwsgi_spoolfile_on_*.1")
+    (path,) = (tmp_path / "spool" / "later").glob("uwsgi_spoolfile_on_*.1")
     assert path.stat().st_mtime > time.time()
     assert seen == []
 

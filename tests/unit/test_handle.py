@@ -338,7 +338,7 @@ def test_the_result_of_a_cancelled_job_raises_an_error_with_the_reason(work: Cal
 def test_the_result_of_a_job_whose_file_is_gone_raises_job_lost_error(work: Callable[[], None], directory: str) -> None:
     job = fails_otherwise_each_time()
     work()
-    (path,) = Path(directory).glob("uwsgi_spoolfile_on_*")
+    (path,) = Path(directory, "later").glob("uwsgi_spoolfile_on_*")
     path.unlink()
     assert job.state is State.LOST
     error_of(job, JobLostError)

@@ -39,7 +39,7 @@ from spoolkit.encoding import chunk, packet
 from spoolkit.errors import JobStateError, UnknownJobError
 from spoolkit.job import JobSpec, State
 from spoolkit.settings import Settings
-from spoolkit.spooldir import chunks, dead, spoolfile
+from spoolkit.spooldir import chunks, dead, later, spoolfile
 from spoolkit.spooldir.spoolfile import PREFIX
 from spoolkit.spooling import handler, startup
 from spoolkit.spooling.engine import SpoolEngine
@@ -162,8 +162,12 @@ class World:
         pytest.fail(f"still there after 30 rounds: {self.waiting()}")
 
     def waiting(self) -> list[str]:
-        names = [name for name in os.listdir(self.spool) if spoolfile.id_of(name) or chunks.is_chunk(name)]
+        names = [name for name in self.names() if spoolfile.id_of(name) or chunks.is_chunk(name)]
         return [name for name in names if name not in self.foreign]
+
+    def names(self) -> list[str]:
+        """The names of all spool files, delayed ones among them."""
+        return [os.path.basename(path) for path in spoolfile.pending(self.spool)]
 
     foreign: frozenset[str] = frozenset()
 
@@ -232,7 +236,7 @@ class Life(RuleBasedStateMachine):
         job = self._next("steady", plan, delay)
         status = self.world.child(lambda: SpoolEngine().submit(job, TASKS["steady"]), step)
         assert status in (0, CRASHED)
-        there = os.path.exists(os.path.join(self.world.spool, f"{PREFIX}{job.id}"))
+        there = f"{PREFIX}{job.id}" in self.world.names()
         assert there or status == CRASHED, "accepted, but not there"
         return self._accepted(job, "steady", plan) if there else ""
 
@@ -265,6 +269,13 @@ class Life(RuleBasedStateMachine):
     def run(self) -> None:
         with self._watching():
             self.world.spooler.run_due()
+
+    @rule(step=st.none() | STEP)
+    def move_and_die(self, step: int | None) -> None:
+        """The process that moves delayed jobs in ends at some step: every job is still there, once."""
+        before = sorted(filter(None, map(spoolfile.id_of, self.world.names())))
+        assert self.world.child(lambda: later.Mover(self.world.spool).step(), step) in (0, CRASHED)
+        assert sorted(filter(None, map(spoolfile.id_of, self.world.names()))) == before
 
     @rule(step=STEP)
     def run_and_die(self, step: int) -> None:
@@ -512,7 +523,7 @@ class Life(RuleBasedStateMachine):
 
     def _files(self, id: str) -> list[str]:
         chunked = chunks.find(self.world.spool, id)
-        own = [name for name in os.listdir(self.world.spool) if spoolfile.id_of(name) == id]
+        own = [name for name in self.world.names() if spoolfile.id_of(name) == id]
         return sorted([*own, *filter(None, [chunked])])
 
     def _state(self, id: str) -> State | None:
@@ -673,7 +684,9 @@ def dies_before_its_death_is_recorded(world: World) -> None:
 
         def rename_and_die(old: str, new: str) -> None:
             rename(old, new)
-            if not new.endswith(".json"):  # the report, which is written first
+            if os.path.basename(os.path.dirname(new)) == dead.FOLDER and not new.endswith(
+                ".json"
+            ):  # the report is first
                 os._exit(CRASHED)
 
         with pytest.MonkeyPatch.context() as patch:

@@ -353,7 +353,7 @@ def test_jobs_filters_by_task_and_time(directory: str, work: Callable[[], None])
     new, other = ends("well"), hangs.using(delay=1000)()
     work()
     aborted = ends("dies")
-    dead.quarantine(spoolfile.pending(directory)[-1], directory, reason="x")
+    dead.quarantine(spoolfile.scanned(directory)[-1], directory, reason="x")
     assert [s.id for s in lookup.jobs(task=ends.name)] == [aborted.id, new.id, queued.id, old.id]
     assert [s.id for s in lookup.jobs(task=hangs.name)] == [other.id]
     assert [s.id for s in lookup.jobs(since=between)] == [aborted.id, other.id, new.id]

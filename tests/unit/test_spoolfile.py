@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 import spoolkit
 from spoolkit import spooldir
-from spoolkit.spooldir import checkpoints, chunks, dead, running, spoolers, spoolfile, waiting
+from spoolkit.spooldir import checkpoints, chunks, dead, later, running, spoolers, spoolfile, waiting
 from spoolkit.spooldir.spoolfile import PREFIX
 from spoolkit.system import clock, files
 
@@ -362,5 +362,5 @@ def test_each_folder_of_a_spool_directory_has_a_module_or_a_package_of_its_name(
     wings = {module.name for module in pkgutil.iter_modules(spoolkit.__path__) if module.ispkg}
     modules = {module.name for module in pkgutil.iter_modules(spooldir.__path__)}
     assert modules | wings >= spoolfile.FOLDERS
-    folders = {module.FOLDER for module in (checkpoints, chunks, dead, running, spoolers, waiting)}
+    folders = {module.FOLDER for module in (checkpoints, chunks, dead, later, running, spoolers, waiting)}
     assert folders | {"threads"} == spoolfile.FOLDERS

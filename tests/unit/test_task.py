@@ -87,7 +87,7 @@ def test_using_takes_options_apart_from_the_arguments(directory: Path) -> None:
     assert add.using(at=soon)(1).run_at == soon.timestamp()
     assert add.using(delay=timedelta(minutes=1))(1).run_at == pytest.approx(time.time() + 60, abs=30)
     late = add.using(at=4_000_000.5 + time.time())(1)
-    (path,) = directory.glob(f"{PREFIX}{late.id}")
+    (path,) = (directory / "later").glob(f"{PREFIX}{late.id}")
     assert path.stat().st_mtime >= late.run_at  # type: ignore[operator]
 
 

@@ -14,7 +14,7 @@ from spoolkit.admin.lookup import HEAD_SIZE, Listing, check_id, directories, fin
 from spoolkit.encoding import packet
 from spoolkit.errors import DecodeError, JobStateError
 from spoolkit.job import FINAL, FINISHED, State, Status
-from spoolkit.spooldir import chunks, dead, running, spoolers, spoolfile, waiting
+from spoolkit.spooldir import chunks, dead, later, running, spoolers, spoolfile, waiting
 from spoolkit.store import locations, retention
 from spoolkit.system import clock, files, process
 
@@ -220,15 +220,15 @@ def run_now(id: str) -> State:
             raise JobStateError(message, job=id, state=str(status.state))
         with _claimed(status) as path:
             if path is not None:
-                new = spoolfile.reschedule(path, clock.now())
-                from_store(lambda: locations.store().record_event(id, "run now"))
-                break
+                spool_dir = next(one for one in directories(status) if path.startswith(one + os.sep))
+                with contextlib.suppress(FileNotFoundError):  # it has become due, and was moved in
+                    later.bring_forward(path, spool_dir)
+                    from_store(lambda: locations.store().record_event(id, "run now"))
+                    break
         if time.monotonic() > deadline:
             raise _locked(status)
         time.sleep(0.01)
-    for spool_dir in directories(status):
-        if new.startswith(spool_dir + os.sep):
-            spoolers.wake(spool_dir)
+    spoolers.wake(spool_dir)
     return status.state
 
 

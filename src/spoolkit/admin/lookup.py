@@ -444,8 +444,10 @@ def _by_name(row: Status) -> Status:
     """The recorded status, corrected by a file with a recorded name; unchanged where there is none."""
     for spool_dir in directories(row):
         with _reading(spool_dir):
-            if (path := spoolfile.find(spool_dir, row.id, row.file)) and (found := _waiting(path, row)) is not None:
-                return found
+            for folder in (os.path.join(spool_dir, spoolfile.LATER), spool_dir):
+                path = spoolfile.find(folder, row.id, row.file)
+                if path and (found := _waiting(path, row)) is not None:
+                    return found
             if path := dead.locate(spool_dir, row.id, row.file, max_entries=0):
                 return _dead(path, row)
     return replace(row, state=State.RETRYING) if row.state is State.RUNNING and row.pid is None else row

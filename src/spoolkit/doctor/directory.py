@@ -14,7 +14,7 @@ from spoolkit.doctor import machine
 from spoolkit.doctor.findings import Check, Entry, Finding, Severity, Site, is_number, limit_findings, printable, quoted
 from spoolkit.encoding import packet
 from spoolkit.errors import DecodeError
-from spoolkit.spooldir import checkpoints, dead, running, spoolers, spoolfile, waiting
+from spoolkit.spooldir import checkpoints, dead, later, running, spoolers, spoolfile, waiting
 from spoolkit.system import files
 
 HEADER_TIME = 60.0
@@ -23,7 +23,9 @@ HEADER_TIME = 60.0
 MAX_ENTRIES = 10_000
 """Entries of a folder that are examined: each costs a system call, a due job several."""
 
-OUR_FOLDERS = frozenset({dead.FOLDER, running.FOLDER, checkpoints.FOLDER, waiting.FOLDER, spoolers.FOLDER})
+OUR_FOLDERS = frozenset(
+    {dead.FOLDER, running.FOLDER, checkpoints.FOLDER, waiting.FOLDER, spoolers.FOLDER, later.FOLDER}
+)
 """The folders of a spool directory in which spoolkit alone writes."""
 
 _KINDS = {stat.S_IFDIR: "a directory", stat.S_IFLNK: "a symbolic link", stat.S_IFIFO: "a fifo"}
@@ -40,9 +42,9 @@ def scan(directory: str, folder: str | None = None) -> Iterator[Entry]:
             with contextlib.suppress(FileNotFoundError):
                 about = found.stat(follow_symlinks=False)
                 yield Entry(found.path, found.name, about, folder)
-                if folder is None and stat.S_ISDIR(about.st_mode):
+                if folder in (None, later.FOLDER) and stat.S_ISDIR(about.st_mode):
                     with contextlib.suppress(PermissionError):  # such as lost+found, in a file system of its own
-                        yield from scan(found.path, found.name)
+                        yield from scan(found.path, found.name if folder is None else os.path.join(folder, found.name))
 
 
 def unreadable(directory: str, error: Exception) -> Finding:
@@ -81,13 +83,17 @@ def _permissions(site: Site) -> Iterator[Finding]:
     )
     for found, defect, command, severity in remedies:
         if found:
-            find = f"find {quoted(site.spool_dir)} -maxdepth 2 -name '{spoolfile.PREFIX}*'"
+            find = f"find {quoted(site.spool_dir)} -maxdepth 3 -name '{spoolfile.PREFIX}*'"
             problem = f"jobs that {defect}: {len(found)}, such as {printable(found[0].path)}"
             yield Finding("permissions", problem, f"{find} -exec {command} {{}} +", severity)
 
 
 def _priority_folder(site: Site) -> Iterator[Finding]:
-    hidden = [entry for entry in site.entries if not entry.is_scanned and entry.name.startswith(spoolfile.PREFIX)]
+    hidden = [
+        entry
+        for entry in site.entries
+        if not entry.is_scanned | entry.is_delayed and entry.name.startswith(spoolfile.PREFIX)
+    ]
     for folder in sorted({str(entry.folder) for entry in hidden} - {dead.FOLDER}):
         path = os.path.join(site.spool_dir, folder)
         problem = f"{printable(path)} is not a number, and so not a priority: the jobs in it never run"
@@ -158,8 +164,11 @@ def _strangeness(entry: Entry, owners: set[int]) -> str | None:
     """Why our readers ignore the entry; ``None`` where they do not."""
     if entry.folder is None and entry.name in OUR_FOLDERS:
         return None if entry.kind == stat.S_IFDIR else "is not a directory, but should be one"
+    if entry.folder == later.FOLDER and is_number(entry.name):
+        return None if entry.kind == stat.S_IFDIR else "is not a directory, but should be one"
     if entry.folder in OUR_FOLDERS:
-        if entry.kind != (stat.S_IFIFO if entry.folder == waiting.FOLDER else stat.S_IFREG):
+        is_pipe = entry.folder == waiting.FOLDER or (entry.folder, entry.name) == (later.FOLDER, later.PIPE)
+        if entry.kind != (stat.S_IFIFO if is_pipe else stat.S_IFREG):
             return f"is {_KINDS.get(entry.kind, 'not a file')}"
         if entry.about.st_nlink > 1:
             return "has another name elsewhere (a hard link)"
@@ -190,10 +199,11 @@ def _copies(site: Site) -> Iterator[Finding]:
 
 def _stray_file(site: Site) -> Iterator[Finding]:
     limit = site.now - files.STRAY_AGE
-    strays = [entry for entry in site.entries if entry.is_scanned and entry.name.startswith(spoolfile.TEMPORARY)]
+    strays = [entry for entry in site.entries if entry.is_scanned | entry.is_delayed]
+    strays = [entry for entry in strays if entry.name.startswith(spoolfile.TEMPORARY)]
     if strays := [entry for entry in strays if entry.about.st_ctime < limit]:
         problem = f"unfinished files of calls that failed: {len(strays)}, such as {printable(strays[0].path)}"
-        remedy = f"find {quoted(site.spool_dir)} -maxdepth 2 -name '{spoolfile.TEMPORARY}*' -cmin +60 -delete"
+        remedy = f"find {quoted(site.spool_dir)} -maxdepth 3 -name '{spoolfile.TEMPORARY}*' -cmin +60 -delete"
         yield Finding("stray-file", problem, remedy, "warning")
 
 

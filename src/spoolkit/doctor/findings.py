@@ -58,9 +58,18 @@ class Entry(NamedTuple):
         return self.folder is None or is_number(self.folder)
 
     @property
+    def is_delayed(self) -> bool:
+        """Whether it is in the folder of delayed jobs, or in the folder of a priority there."""
+        return self.folder is not None and self.folder.partition(os.sep)[0] == spoolfile.LATER
+
+    @property
     def is_job(self) -> bool:
         """Whether it is a spool file."""
-        return self.is_scanned and self.name.startswith(spoolfile.PREFIX) and self.kind == stat.S_IFREG
+        return (
+            (self.is_scanned or self.is_delayed)
+            and self.name.startswith(spoolfile.PREFIX)
+            and self.kind == stat.S_IFREG
+        )
 
     @property
     def is_priority(self) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from spoolkit.doctor import machine
 from spoolkit.doctor.findings import START_COMMAND, Check, Finding, Site, limit_findings, printable, quoted
-from spoolkit.spooldir import gate, spoolers, spoolfile
+from spoolkit.spooldir import gate, later, spoolers, spoolfile
 
 MIN_LOCKED = 5.0
 """Seconds that a job must have been due: the lock on a newer file is its writer's."""
@@ -63,7 +63,7 @@ def _stuck(path: str, pid: int) -> Finding:
 
 def _due_job(site: Site) -> Iterator[Finding]:
     scans_priorities = site.uwsgi is None or site.uwsgi.on("spooler-ordered")
-    late = [job for job in site.due(site.max_due_age) if scans_priorities or job.folder is None]
+    late = [job for job in site.due(site.max_due_age) if scans_priorities or job.folder in (None, later.FOLDER)]
     late = [job for job in late if job.about.st_size > 3]
     ages = [site.now - job.about.st_mtime for job, pid in machine.lock_holders(late) if pid is None]
     if ages:
@@ -73,6 +73,15 @@ def _due_job(site: Site) -> Iterator[Finding]:
         yield Finding("due-job", problem, remedy)
 
 
+def _delayed_jobs(site: Site) -> Iterator[Finding]:
+    delayed = sum(job.is_delayed for job in site.jobs())
+    if delayed and not site.spoolers and not later.has_mover(site.spool_dir):
+        problem = (
+            f"no process moves the delayed jobs of {printable(site.spool_dir)} in when they are due: {delayed} wait"
+        )
+        yield Finding("delayed-jobs", problem, START_COMMAND)
+
+
 def _paused(site: Site) -> Iterator[Finding]:
     state = gate.state(site.spool_dir)
     if state is not None:
@@ -80,7 +89,7 @@ def _paused(site: Site) -> Iterator[Finding]:
         yield Finding("paused", problem, f"flask spool resume {quoted(site.spool_dir)}", "warning")
 
 
-CHECKS: tuple[Check, ...] = (_spooler_alive, _old_code, _broken_code, _lock, _due_job, _paused)
+CHECKS: tuple[Check, ...] = (_spooler_alive, _old_code, _broken_code, _lock, _due_job, _delayed_jobs, _paused)
 
 
 def stranded(candidates: Iterable[str], spool_dirs: Sequence[str]) -> list[Finding]:

@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from spoolkit import application
 from spoolkit.errors import StoreUnavailableError
 from spoolkit.job import Progress
-from spoolkit.lifecycle import hooks
+from spoolkit.lifecycle import delayed_jobs, hooks
 from spoolkit.spooldir import gate, running, spoolers
 from spoolkit.store import locations, orphans
 from spoolkit.system import log, process, task_signals
@@ -111,6 +111,7 @@ def _at_start() -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     try:
         threading.Thread(target=_watch_master, name="spoolkit-stop", daemon=True).start()
+        delayed_jobs.start(bridge.directories())
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 

@@ -20,7 +20,7 @@ from spoolkit.encoding import chunk as codec
 from spoolkit.encoding import packet
 from spoolkit.encoding.chunk import Chunk
 from spoolkit.errors import DecodeError
-from spoolkit.spooldir import spoolers, spoolfile
+from spoolkit.spooldir import later, spoolers, spoolfile
 from spoolkit.spooldir.spoolfile import COMMON_PRIORITIES, PREFIX
 from spoolkit.system import files
 from spoolkit.system.process import PerProcess
@@ -94,9 +94,11 @@ def expand(path: str, spool_dir: str, content: packet.Packet, *, fsync: bool = F
             staged = _path(folder, chunk.stem, _STAGED)
             os.rename(path, staged)
             path = staged
-        _move(chunk, staging, folder)
+        _move(chunk, staging, folder, spool_dir)
         if fsync:
             files.fsync_folder(folder)
+            with contextlib.suppress(FileNotFoundError):
+                files.fsync_folder(later.folder_beside(folder, spool_dir))
         # First the folder, by which readers tell which jobs are left; it cannot be removed while it has one.
         with contextlib.suppress(FileNotFoundError):
             os.rmdir(staging)
@@ -145,11 +147,10 @@ def _stage(chunk: Chunk, calls: Sequence[bytes], staging: str, *, fsync: bool) -
         files.fsync_folder(staging)
 
 
-def _move(chunk: Chunk, staging: str, folder: str) -> None:
-    for id in codec.ids(chunk.stem):
-        name = f"{PREFIX}{id}"
+def _move(chunk: Chunk, staging: str, folder: str, spool_dir: str) -> None:
+    for index, id in enumerate(codec.ids(chunk.stem)):
         with contextlib.suppress(FileNotFoundError):  # it was moved before
-            os.rename(os.path.join(staging, name), os.path.join(folder, name))
+            later.place(os.path.join(staging, f"{PREFIX}{id}"), folder, spool_dir, chunk.run_at(index))
 
 
 def find(spool_dir: str, id: str, *, max_entries: int | None = None) -> str | None:

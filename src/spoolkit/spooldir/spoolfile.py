@@ -32,7 +32,10 @@ MAX_NAMES_AHEAD = 6
 COMMON_PRIORITIES = range(100)
 """Priorities whose folders are tried before the directory is searched."""
 
-FOLDERS = frozenset({"checkpoints", "chunks", "dead", "running", "spoolers", "threads", "waiting"})
+LATER = "later"
+"""The folder of jobs that are not due yet, where uWSGI does not look. Its files are named as in the spool directory."""
+
+FOLDERS = frozenset({"checkpoints", "chunks", "dead", LATER, "running", "spoolers", "threads", "waiting"})
 """The folders that spoolkit makes in a spool directory. Each has a module or a package of its name."""
 
 _executing: set[str] = set()
@@ -233,13 +236,30 @@ def locate(spool_dir: str, id: str, known: str | None = None, *, max_entries: in
     Raises:
         OSError: This user may not look into the directory.
     """
-    if path := find(spool_dir, id, known):
-        return path
+    # In this order: a job that is moved in meanwhile is found in the second folder.
+    folders = (os.path.join(spool_dir, LATER), spool_dir)
+    for folder in folders:
+        if path := find(folder, id, known):
+            return path
     if not is_id(id):
         return None  # its file can have no other name; do not read 100,000 entries for an id that a visitor made up
-    if max_entries is not None and (path := _guess(spool_dir, id, known)):
-        return path
-    return _search(spool_dir, id, known, max_entries)
+    for folder in folders:
+        if max_entries is not None and (path := _guess(folder, id, known)):
+            return path
+        with _may_be_missing(folder):
+            if path := _search(folder, id, known, max_entries):
+                return path
+    return None
+
+
+@contextlib.contextmanager
+def _may_be_missing(folder: str) -> Iterator[None]:
+    """Accept that the folder of delayed jobs is not there: the first of them makes it."""
+    try:
+        yield
+    except FileNotFoundError:
+        if os.path.basename(folder) != LATER:
+            raise
 
 
 def _guess(spool_dir: str, id: str, known: str | None) -> str | None:
@@ -325,6 +345,11 @@ def attempts_in_filename(path: str) -> int:
     return _split(path)[2]
 
 
+def next_name(path: str) -> str:
+    """Return the path that a file gets when it is rescheduled."""
+    return _next(path)
+
+
 def _next(path: str, new_attempts: int = 0) -> str:
     """Return the name after this one. It holds how many names came before it, and the attempts counted in names."""
     stem, earlier_names, attempts = _split(path)
@@ -352,7 +377,27 @@ def id_of(name: str) -> str | None:
 
 
 def pending(spool_dir: str, max_files: int | None = None) -> list[str]:
-    """List the spool files: by priority (folders of digits) first, then by name.
+    """List the files of all jobs that wait or run: first :func:`scanned`, then the delayed jobs in ``later/``.
+
+    Args:
+        spool_dir: The spool directory.
+        max_files: How many files are listed at most: the first that the system names; ``None``: all.
+
+    Returns:
+        The paths.
+
+    Raises:
+        OSError: The directory cannot be read.
+    """
+    delayed: list[str] = []
+    # Read first, although it comes last: a job that is moved in meanwhile is listed all the same.
+    with contextlib.suppress(FileNotFoundError):
+        delayed = scanned(os.path.join(spool_dir, LATER), max_files)
+    return (scanned(spool_dir, max_files) + delayed)[:max_files]
+
+
+def scanned(spool_dir: str, max_files: int | None = None) -> list[str]:
+    """List the spool files that uWSGI looks at: by priority (folders of digits) first, then by name.
 
     Args:
         spool_dir: The spool directory.
@@ -377,7 +422,7 @@ def pending(spool_dir: str, max_files: int | None = None) -> list[str]:
     for folder in sorted(folders, key=_priority):
         if max_files is not None and len(paths) >= max_files:
             break
-        paths += pending(folder, None if max_files is None else max_files - len(paths))
+        paths += scanned(folder, None if max_files is None else max_files - len(paths))
     return (paths + sorted(found))[:max_files]
 
 
@@ -415,6 +460,15 @@ def priority_folders(spool_dir: str) -> list[str]:
     return sorted(folders, key=_priority)
 
 
+def folders_of_jobs(spool_dir: str) -> list[str]:
+    """Return all folders that may hold waiting jobs: the spool directory first. Raises ``OSError``."""
+    folders = [spool_dir, *priority_folders(spool_dir)]
+    later = os.path.join(spool_dir, LATER)
+    with contextlib.suppress(FileNotFoundError):
+        folders += [later, *priority_folders(later)]
+    return folders
+
+
 def _priority(folder: str) -> int:
     return int(os.path.basename(folder))
 
@@ -425,7 +479,7 @@ def _is_priority(entry: os.DirEntry[str]) -> bool:
 
 def sweep(spool_dir: str) -> None:
     """Remove temporary files whose writer died before the rename: these jobs were not accepted. Raises ``OSError``."""
-    for folder in [spool_dir, *priority_folders(spool_dir)]:
+    for folder in folders_of_jobs(spool_dir):
         # By the time of the last change, not of the content: that may already be the time at which the job is due.
         files.sweep(folder, rf"^{TEMPORARY}")
 

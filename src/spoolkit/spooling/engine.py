@@ -13,7 +13,7 @@ from spoolkit.errors import ArgumentError, QueueOptionError, SpoolUnavailableErr
 from spoolkit.job import AnyJob, JobSpec
 from spoolkit.registry import Declared
 from spoolkit.settings import Settings
-from spoolkit.spooldir import chunks, spoolers, spoolfile
+from spoolkit.spooldir import chunks, later, spoolers, spoolfile
 from spoolkit.store import locations
 from spoolkit.system import clock, files, log, sandbox
 from spoolkit.uwsgi import bridge
@@ -41,13 +41,17 @@ class SpoolEngine:
         config = application.settings(declared.code_folder)
         content = packet.dump(packet.pack(job, max_body=_limit(config), names=declared.positional))
         spool_dir = _spool_dir_of(job, config)
+        run_at = None if job.run_at is None or job.run_at <= clock.now() else job.run_at
         try:
             folder = _folder(job, spool_dir, config)
-            spoolfile.write(folder, job.id, content, run_at=job.run_at, fsync=config.fsync)
+            if run_at is None:
+                spoolfile.write(folder, job.id, content, run_at=job.run_at, fsync=config.fsync)
+            else:
+                later.write(spool_dir, job.id, content, run_at=run_at, priority=job.priority, fsync=config.fsync)
         except OSError as error:
             raise _unavailable(spool_dir, error) from error
         log.debug("job %s of %s is accepted in %s", job.id, job.task, spool_dir)
-        if job.run_at is None or job.run_at <= clock.now():
+        if run_at is None:
             spoolers.wake(spool_dir)
         return job
 

@@ -19,7 +19,7 @@ from spoolkit.errors import DecodeError, SignatureError, SpoolkitError, StoreUna
 from spoolkit.job import SPOOL_RETRY, Cancelled, Dead, Done, Failure, JobSpec, Outcome, RetryAt
 from spoolkit.registry import Declared
 from spoolkit.settings import Settings
-from spoolkit.spooldir import chunks, dead, spoolers, spoolfile
+from spoolkit.spooldir import chunks, dead, later, spoolers, spoolfile
 from spoolkit.spooling import other_libraries
 from spoolkit.store import Store, locations, retention
 from spoolkit.store.claims import Granted
@@ -195,7 +195,7 @@ def settle_file(file: SpoolFileRef, result: AttemptResult, *, task: str | None =
                     log.error(text, moved_to, failure, details=failure.traceback or "")
         case RetryAt(time):
             with contextlib.suppress(FileNotFoundError):
-                spoolfile.reschedule(file.path, time)
+                later.put_off(file.path, file.spool_dir, time)
         case Done() | Cancelled():
             spoolfile.finish(file.path)
 

@@ -14,7 +14,7 @@ from spoolkit.encoding import packet
 from spoolkit.errors import DecodeError
 from spoolkit.job import Dead, Failure
 from spoolkit.lifecycle import hooks
-from spoolkit.spooldir import chunks, gate, spoolfile
+from spoolkit.spooldir import chunks, gate, later, spoolfile
 from spoolkit.spooling import handler
 from spoolkit.spooling.execute import SpoolFileRef, settle_file
 from spoolkit.system import clock, log, task_signals
@@ -70,6 +70,7 @@ class Spooler:
 
     def run_due(self) -> None:
         """Run all jobs that are due, by priority, and the oldest first."""
+        later.move_all_due(self.spool_dir)
         paths = self._pending()
         if expandable := [path for path in paths if chunks.is_chunk(path)]:
             self._serve_due(expandable)
@@ -78,7 +79,7 @@ class Spooler:
 
     def _pending(self) -> list[str]:
         try:
-            return spoolfile.pending(self.spool_dir)
+            return spoolfile.scanned(self.spool_dir)
         except OSError as error:
             text = "spooler process %d cannot read the spool directory %s, and tries again in %g s: %s"
             log.complain(text, os.getpid(), self.spool_dir, FREQUENCY, error)
@@ -131,7 +132,7 @@ class Spooler:
         """Return the seconds until the next scheduled job is due."""
         now, soonest = clock.now(), FREQUENCY
         with contextlib.suppress(OSError):
-            for path in spoolfile.pending(self.spool_dir):
+            for path in spoolfile.scanned(self.spool_dir):
                 with contextlib.suppress(OSError):
                     ahead = os.lstat(path).st_mtime - now
                     if 0 < ahead < soonest:

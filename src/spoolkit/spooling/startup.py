@@ -23,7 +23,7 @@ def set_unreadable_files_aside(spool_dir: str) -> None:
 
     Only for a process that runs no job: this opens the files, and closing its own job's file would drop its lock.
     """
-    for path in spoolfile.pending(spool_dir):
+    for path in spoolfile.scanned(spool_dir):
         with spoolfile.claim(path) as fd:
             if fd is None:
                 continue

@@ -16,7 +16,7 @@ from spoolkit import application
 from spoolkit.errors import StoreUnavailableError
 from spoolkit.job import State
 from spoolkit.lifecycle import shutdown
-from spoolkit.spooldir import gate, spoolers
+from spoolkit.spooldir import gate, later, spoolers
 from spoolkit.spooling.standalone import GUARDED, StopRequest, run_spooler
 from spoolkit.store import locations
 from spoolkit.system import log, task_signals
@@ -55,6 +55,7 @@ class _Supervisor:
         self._spool_dir = spool_dir
         self._run = run
         self._until_eof = until_eof
+        self._mover = later.Mover(os.path.realpath(spool_dir))
         self._children: set[int] = set()
         self._missing: list[float] = []
         """When the missing processes are started, on the monotonic clock."""
@@ -96,7 +97,11 @@ class _Supervisor:
     def _wait(self) -> None:
         ends = [self._wakeup] if self._until_eof is None else [self._wakeup, self._until_eof]
         soonest = self._deadline if self._stopping else min(self._missing, default=None)
-        left = None if soonest is None else max(0.0, soonest - time.monotonic())
+        left = self._mover.step()
+        if soonest is not None:
+            left = min(left, max(0.0, soonest - time.monotonic()))
+        if self._mover.pipe is not None:
+            ends.append(self._mover.pipe)
         ready, _, _ = select.select(ends, [], [], left)
         if self._wakeup in ready:
             with contextlib.suppress(BlockingIOError):
@@ -204,6 +209,7 @@ class _Supervisor:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         # The guarded signals stay blocked until the spooler handles them.
         os.close(self._leash_held)
+        self._mover.close()
         # Outside the terminal's process group, a task that reads from the terminal would be stopped for ever. And the
         # input may be until_eof, which belongs to the parent.
         devnull = os.open(os.devnull, os.O_RDONLY)

@@ -161,9 +161,8 @@ def delete_rows(
 
 def _file_exists_in(spool_dirs: Iterable[str]) -> FileExists:
     """Look for files in ``spool_dirs``: a killed process may leave the file of a job whose end it has recorded."""
-    folders = []
+    folders: list[str] = []
     for spool_dir in spool_dirs:
-        folders.append(spool_dir)
         with contextlib.suppress(OSError):
-            folders += spoolfile.priority_folders(spool_dir)
+            folders += spoolfile.folders_of_jobs(spool_dir)
     return lambda id, file: any(spoolfile.find(folder, id, file) for folder in folders)

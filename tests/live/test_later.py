@@ -1,0 +1,94 @@
+"""Delayed jobs under a real uWSGI and under ``flask spool run``: on time, never early, and never lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+from uwsgi_server import wait_until
+
+from spoolkit.spooldir import later, spoolfile
+
+from .conftest import Site, StartSite
+
+
+def wait_for_mover(site: Site) -> None:
+    wait_until(lambda: later.has_mover(str(site.spool)), message=site.server.log)
+
+
+def names_in_later(site: Site) -> list[str]:
+    folder = site.spool / "later"
+    return [name for name in os.listdir(folder) if name.startswith(spoolfile.PREFIX)] if folder.exists() else []
+
+
+def test_delayed_jobs_run_on_time_and_never_early(start_site: StartSite) -> None:
+    # So rarely that a scan cannot be what finds them.
+    site = start_site(spoolers=2, frequency=600)
+    wait_for_mover(site)
+    # The fourth lies on a whole second, at which uWSGI's own clock may be behind.
+    now = time.time()
+    times = [now + 1.0, now + 1.2507, now + 1.6003, float(int(now) + 3), float(int(now) + 3) + 0.001]
+    expected = {}
+    for at, word in zip(times, "abcde", strict=True):
+        expected[word] = site.call("note", word, using={"at": at})["run_at"]
+    assert len(names_in_later(site)) == len(times)
+    events = {event.words[1]: event.time for event in site.history.wait_for("note", count=len(times))}
+    assert all(events[word] >= at for word, at in expected.items()), "early"
+    site.wait_empty()
+
+
+def test_a_retry_waits_where_uwsgi_does_not_look_and_runs_without_a_scan(start_site: StartSite) -> None:
+    site = start_site(frequency=600)
+    wait_for_mover(site)
+    site.call("flaky", "raised", 2)
+    site.history.wait_for("flaky", "raised", count=3)
+    site.wait_empty()
+
+
+def test_a_delayed_job_keeps_its_priority(start_site: StartSite) -> None:
+    site = start_site("spooler-ordered = true", frequency=600)
+    wait_for_mover(site)
+    job = site.call("note", "urgent", using={"delay": 1, "priority": 3})["job"]
+    assert os.listdir(site.spool / "later" / "3") == [f"{spoolfile.PREFIX}{job}"]
+    site.history.wait_for("note", "urgent")
+    site.wait_empty()
+    assert os.listdir(site.spool / "later" / "3") == []
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_another_process_takes_over_when_the_elected_one_is_killed(start_site: StartSite, processes: int) -> None:
+    site = start_site(frequency=600, processes=processes)
+    wait_for_mover(site)
+    site.call("note", "delayed", using={"delay": 3})
+    for pid in site.server.worker_pids():
+        if is_mover(site, pid):
+            os.kill(pid, signal.SIGKILL)
+    site.history.wait_for("note", "delayed")
+    site.wait_empty()
+    assert len(site.history.events("note", "delayed")) == 1
+
+
+def is_mover(site: Site, pid: int) -> bool:
+    pipe = os.stat(site.spool / "later" / later.PIPE)
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            about = fd.stat()
+        except OSError:
+            continue
+        if (about.st_dev, about.st_ino) == (pipe.st_dev, pipe.st_ino):
+            return True
+    return False
+
+
+def test_jobs_of_the_version_before_run_from_the_spool_directory(start_site: StartSite) -> None:
+    site = start_site()
+    job = site.call("note", "old", using={"delay": 3600})["job"]
+    name = f"{spoolfile.PREFIX}{job}"
+    due = time.time() + 1.5
+    os.utime(site.spool / "later" / name, (due, due))
+    os.rename(site.spool / "later" / name, site.spool / name)
+    (event,) = site.history.wait_for("note", "old")
+    assert event.time >= due

@@ -1,0 +1,265 @@
+"""Delayed jobs: written, announced, moved in when they are due, and found wherever they are."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spoolkit.encoding import packet
+from spoolkit.job import new_id
+from spoolkit.spooldir import later, spoolfile
+from spoolkit.system import clock
+
+DATA = packet.dump(packet.Packet({b"spoolkit": b"1"}))
+DEPLOY = Path(__file__).parents[2] / "docs" / "deploy.md"
+
+
+class Clock:
+    now = 1_900_000_000.0
+
+
+@pytest.fixture
+def at(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    found = Clock()
+    monkeypatch.setattr(clock, "now", lambda: found.now)
+    return found
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> str:
+    folder = tmp_path / "spool"
+    folder.mkdir(mode=0o700)
+    return str(folder)
+
+
+@pytest.fixture
+def mover(spool: str) -> Iterator[later.Mover]:
+    found = later.Mover(spool)
+    yield found
+    found.close()
+
+
+def write(spool: str, run_at: float, *, priority: int | None = None, name: str | None = None) -> str:
+    return later.write(spool, name or new_id(), DATA, run_at=run_at, priority=priority)
+
+
+def moved(path: str) -> str:
+    """Where the delayed job of ``path`` lies once it is moved in."""
+    return path.replace(f"/{later.FOLDER}/", "/")
+
+
+@pytest.mark.parametrize("priority", [None, 7])
+def test_a_delayed_job_lies_in_a_private_folder_and_is_found_by_its_id(spool: str, priority: int | None) -> None:
+    id = new_id()
+    path = write(spool, 2e9, priority=priority, name=id)
+    assert os.path.dirname(path) == os.path.join(spool, "later", *([] if priority is None else ["7"]))
+    assert os.stat(path).st_mode & 0o777 == 0o600
+    assert os.stat(os.path.dirname(path)).st_mode & 0o777 == 0o700
+    assert spoolfile.pending(spool) == [path]
+    assert spoolfile.scanned(spool) == []
+    assert spoolfile.locate(spool, id) == spoolfile.locate(spool, id, max_entries=10) == path
+
+
+@pytest.mark.parametrize("priority", [None, 7])
+def test_a_job_is_moved_in_when_it_is_due_and_not_before(
+    spool: str, at: Clock, mover: later.Mover, priority: int | None
+) -> None:
+    due = at.now + 0.25
+    path = write(spool, due, priority=priority)
+    assert mover.step() == pytest.approx(0.25, abs=1e-6)
+    at.now += 0.2499
+    assert 0 < mover.step() < 0.001
+    assert os.path.exists(path)
+    at.now = due
+    mover.step()
+    assert spoolfile.scanned(spool) == [moved(path)]
+    assert spoolfile.is_due(moved(path))
+
+
+@given(delays=st.lists(st.integers(0, 30), min_size=1, max_size=30), listed=st.integers(0, 30))
+def test_jobs_are_moved_in_by_their_times_however_the_mover_learns_of_them(
+    tmp_path_factory: pytest.TempPathFactory, delays: list[int], listed: int
+) -> None:
+    spool, at = str(tmp_path_factory.mktemp("spool")), Clock()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clock, "now", lambda: at.now)
+        patch.setattr(later, "WINDOW", 3)
+        mover, start = later.Mover(spool), at.now
+        paths = [(start + delay, write(spool, start + delay)) for delay in delays[:listed]]
+        mover.step()
+        paths += [(start + delay, write(spool, start + delay)) for delay in delays[listed:]]
+        for _ in range(31):
+            mover.step()
+            expected = sorted(moved(path) for due, path in paths if due <= at.now)
+            assert spoolfile.scanned(spool) == expected
+            at.now += 1
+        mover.close()
+
+
+def test_an_earlier_job_wakes_the_mover(spool: str, at: Clock, mover: later.Mover) -> None:
+    write(spool, at.now + 100)
+    mover.step()
+    write(spool, at.now + 0.5)
+    began = time.monotonic()
+    later.wait([mover], 30)
+    assert time.monotonic() - began < 20
+    assert mover.step() == pytest.approx(0.5, abs=1e-6)
+
+
+def test_messages_that_did_not_fit_into_the_pipe_are_made_up_for(
+    spool: str, at: Clock, mover: later.Mover, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(later, "PIPE_SIZE", 1 << 16)
+    mover.step()
+    paths = [write(spool, at.now + 1) for _ in range(1500)]
+    at.now += 2
+    for _ in range(1500 // later.AT_ONCE + 1):
+        mover.step()
+    assert len(spoolfile.scanned(spool)) == len(paths)
+
+
+def test_a_job_whose_caller_was_killed_before_its_message_is_moved_in(
+    spool: str, at: Clock, mover: later.Mover, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(later, "CHECK", 0.0)
+    mover.step()
+    monkeypatch.setattr(later, "_announce", lambda *args: None)
+    path = write(spool, at.now + 1)
+    mover.step()
+    at.now += 1
+    mover.step()
+    assert spoolfile.scanned(spool) == [moved(path)]
+
+
+def test_a_rescheduled_job_is_moved_in_at_its_new_time(spool: str, at: Clock, mover: later.Mover) -> None:
+    path = write(spool, at.now + 1)
+    mover.step()
+    due = at.now + 5
+    os.utime(path, (due, due))
+    at.now += 1
+    mover.step()
+    assert spoolfile.scanned(spool) == []
+    at.now = due
+    mover.step()
+    assert spoolfile.scanned(spool) == [moved(path)]
+
+
+def test_only_one_of_two_processes_is_elected_and_the_other_follows(spool: str, mover: later.Mover) -> None:
+    mover.step()
+    code = f"""
+import sys
+from spoolkit.spooldir import later
+mover = later.Mover({spool!r})
+mover.step()
+print(mover.pipe is not None, flush=True)
+sys.stdin.readline()
+mover.step()
+print(mover.pipe is not None, flush=True)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdin=-1, stdout=-1, text=True) as other:
+        assert other.stdin is not None
+        assert other.stdout is not None
+        assert other.stdout.readline() == "False\n"
+        assert later.has_mover(spool)
+        mover.close()
+        other.stdin.write("\n")
+        other.stdin.flush()
+        assert other.stdout.readline() == "True\n"
+        assert later.has_mover(spool)
+    assert not later.has_mover(spool)
+
+
+def test_a_descriptor_that_a_task_has_replaced_is_not_read(spool: str, at: Clock, mover: later.Mover) -> None:
+    write(spool, at.now + 1)
+    mover.step()
+    assert mover.pipe is not None
+    read, write_end = os.pipe()
+    os.write(write_end, b"not ours\n")
+    os.dup2(read, lost := mover.pipe)
+    mover.step()
+    assert mover.pipe is not None, "elected again"
+    assert mover.pipe != lost
+    assert os.read(lost, 100) == b"not ours\n"
+    for fd in (read, write_end, lost):
+        os.close(fd)
+
+
+def test_a_job_does_not_replace_one_of_the_same_name(spool: str, at: Clock, mover: later.Mover) -> None:
+    id = new_id()
+    there = spoolfile.write(spool, id, b"running")
+    write(spool, at.now + 1, name=id)
+    at.now += 1
+    mover.step()
+    assert Path(there).read_bytes() == b"running"
+    assert Path(f"{there}.1").read_bytes() == DATA
+
+
+def test_a_damaged_file_is_a_dead_letter_and_does_not_come_before_uwsgi(
+    spool: str, at: Clock, mover: later.Mover
+) -> None:
+    path = later.write(spool, new_id(), DATA[:-1], run_at=at.now + 1)
+    at.now += 1
+    mover.step()
+    assert spoolfile.pending(spool) == []
+    assert os.path.exists(os.path.join(spool, "dead", os.path.basename(path)))
+
+
+@pytest.mark.parametrize(
+    "name", ["../x", "/etc/uwsgi_spoolfile_on_x", "../uwsgi_spoolfile_on_x", "a/b/uwsgi_spoolfile_on_x"]
+)
+def test_a_message_leads_to_no_other_folder(spool: str, at: Clock, mover: later.Mover, name: str) -> None:
+    outside = Path(spool).parent / "uwsgi_spoolfile_on_x"
+    outside.write_bytes(DATA)
+    mover.step()
+    later._announce(spool, os.path.join(spool, "later", name), at.now)
+    mover.step()
+    assert outside.exists()
+    assert spoolfile.scanned(spool) == []
+
+
+@pytest.mark.parametrize("priority", [None, 3])
+def test_a_retry_goes_to_the_folder_under_a_new_name_and_may_be_brought_forward(
+    spool: str, at: Clock, priority: int | None
+) -> None:
+    folder = spool if priority is None else os.path.join(spool, "3")
+    os.makedirs(folder, exist_ok=True)
+    id = new_id()
+    path = later.put_off(spoolfile.write(folder, id, DATA), spool, at.now + 60)
+    assert path == folder.replace(spool, f"{spool}/later") + f"/{spoolfile.PREFIX}{id}.1"
+    assert spoolfile.pending(spool) == [path]
+    now = later.bring_forward(path, spool)
+    assert now == f"{folder}/{spoolfile.PREFIX}{id}.2"
+    assert spoolfile.is_due(now)
+
+
+def test_spoolers_move_jobs_in_where_no_process_is_elected(spool: str, at: Clock, mover: later.Mover) -> None:
+    path, other = write(spool, at.now + 1), write(spool, at.now + 10)
+    at.now += 1
+    mover.step()
+    assert spoolfile.scanned(spool) == [moved(path)]
+    at.now += 10
+    later.move_all_due(spool)
+    assert os.path.exists(other), "the elected process does it"
+    mover.close()
+    later.move_all_due(spool)
+    assert sorted(spoolfile.scanned(spool)) == sorted([moved(path), moved(other)])
+
+
+def test_the_command_for_a_downgrade_moves_all_jobs_with_their_times(spool: str, tmp_path: Path) -> None:
+    (command,) = re.findall(r"^cd my_spools/later && .*$", DEPLOY.read_text(), re.M)
+    os.rename(spool, tmp_path / "my_spools")
+    folder = str(tmp_path / "my_spools")
+    paths = [write(folder, 2e9 + number, priority=number % 3 or None) for number in range(6)]
+    times = [os.stat(path).st_mtime for path in paths]
+    subprocess.run(["sh", "-c", command], cwd=tmp_path, check=True)
+    assert [os.stat(moved(path)).st_mtime for path in paths] == times
+    assert sorted(spoolfile.scanned(folder)) == sorted(map(moved, paths)) == sorted(spoolfile.pending(folder))
