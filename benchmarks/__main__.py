@@ -62,6 +62,9 @@ def main() -> int:
     chosen = given.figures or list(MEASURES)
     if unknown := [name for name in chosen if name not in MEASURES]:
         parser.error(f"no such figure: {', '.join(unknown)}")
+    for option, needed in ((given.base, "src/spoolkit"), (given.rivals, "bin/python")):
+        if option and not (Path(option) / needed).exists():
+            parser.error(f"there is no {needed} in {option}")
     words = [word for word in given.only.split(",") if word]
     taking_part = [
         c for c in contenders(given.base, given.rivals) if not words or any(word in c.name for word in words)
@@ -72,8 +75,8 @@ def main() -> int:
             print(f"round {number + 1} of {given.rounds}: {contender.name}", file=sys.stderr, flush=True)
             values, wrong = one_round(contender, chosen, Size(given.jobs), given.pending)
             report.add(contender.name, values, wrong)
-        if given.output:  # after each round: the next one may be interrupted
-            report.write(given.output)
+            if given.output:  # each time: what follows may be interrupted
+                report.write(given.output)
     print(report.markdown())
     return SPOOLKIT in report.wrong
 
