@@ -120,7 +120,7 @@ def output_of(words: list[str], folder: Path) -> str:
         process = subprocess.Popen([sys.executable, "-m", *words], cwd=folder, stdout=log, stderr=log)
     if words[2] == "run":
         try:
-            wait_until(lambda: len(list((folder / "my_spools" / "spoolers").glob("*"))) == 2)
+            wait_until(lambda: len(list((folder / "my_spools" / "spoolers").glob("[0-9]*"))) == 2)
         finally:
             process.send_signal(signal.SIGINT)
     process.wait(20)

@@ -86,31 +86,65 @@ def test_wake_leaves_a_busy_spooler_alone_while_another_is_idle(spoolers: list[S
     assert [spooler.woken() for spooler in spoolers[:2]] == [0, 0]
 
 
-def test_wake_signals_each_busy_spooler_once_per_job_if_all_are_busy(spoolers: list[Spooler], tmp_path: Path) -> None:
+def test_wake_has_each_busy_spooler_scan_again_once_after_its_job_if_all_are_busy(
+    spoolers: list[Spooler], tmp_path: Path
+) -> None:
     for spooler in spoolers:
         spooler.tell("busy")
     for _ in range(5):
         assert spooler_files.wake(str(tmp_path)) is None
-    assert [spooler.woken() for spooler in spoolers] == [1, 1, 1]
+    assert [spooler.woken() for spooler in spoolers] == [0, 0, 0]
+    for spooler in spoolers[:2]:
+        spooler.tell("idle")
+    assert [spooler.woken() for spooler in spoolers] == [1, 1, 0]
     spoolers[0].tell("busy")  # its next job
-    spooler_files.wake(str(tmp_path))
-    assert [spooler.woken() for spooler in spoolers] == [2, 1, 1]
     spoolers[0].tell("idle")
+    assert spoolers[0].woken() == 1
     assert spooler_files.wake(str(tmp_path)) == spoolers[0].process.pid
 
 
-def test_wake_removes_the_files_of_dead_spoolers(spoolers: list[Spooler], tmp_path: Path) -> None:
+def test_wake_passes_over_dead_spoolers(spoolers: list[Spooler], tmp_path: Path) -> None:
     for spooler in spoolers[:2]:
         spooler.end()
     for _ in range(3):
         assert spooler_files.wake(str(tmp_path)) == spoolers[2].process.pid
-    assert os.listdir(tmp_path / "spoolers") == [str(spoolers[2].process.pid)]
+
+
+def test_a_new_spooler_removes_the_files_of_dead_ones(spoolers: list[Spooler], tmp_path: Path) -> None:
+    for spooler in spoolers:
+        spooler.end()
+    with_slots = {"slots"}
+    me = spooler_files.SpoolerFile(str(tmp_path))
+    assert set(os.listdir(tmp_path / "spoolers")) == {str(me.pid)} | with_slots
+    me.leave()
+    assert set(os.listdir(tmp_path / "spoolers")) == with_slots
+
+
+def test_wake_signals_every_spooler_of_a_version_without_slots(spoolers: list[Spooler], tmp_path: Path) -> None:
+    (tmp_path / "spoolers" / "slots").unlink()
+    assert spooler_files.wake(str(tmp_path)) is None
+    assert [spooler.woken() for spooler in spoolers] == [1, 1, 1]
+
+
+def test_a_spooler_whose_slots_were_removed_takes_another_with_its_next_job(
+    spoolers: list[Spooler], tmp_path: Path
+) -> None:
+    (tmp_path / "spoolers" / "slots").unlink()
+    spoolers[1].tell("busy")
+    spoolers[1].tell("idle")
+    for _ in range(3):
+        assert spooler_files.wake(str(tmp_path)) == spoolers[1].process.pid
 
 
 def test_wake_does_not_signal_another_process_with_the_same_pid(spoolers: list[Spooler], tmp_path: Path) -> None:
+    slots = tmp_path / "spoolers" / "slots"
     for spooler in spoolers:
         path = tmp_path / "spoolers" / str(spooler.process.pid)
-        path.write_bytes(path.read_bytes().replace(b" ", b" 1", 1))  # another start time
+        identity = path.read_bytes()[2:]
+        assert identity in slots.read_bytes()
+        for file in (path, slots):
+            # another start time
+            file.write_bytes(file.read_bytes().replace(identity, identity.replace(b" ", b" 1", 1).rstrip(b"\n"), 1))
     assert spooler_files.wake(str(tmp_path)) is None
     assert [spooler.woken() for spooler in spoolers] == [0, 0, 0]
 
@@ -141,7 +175,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
 
 
 @pytest.mark.parametrize("trouble", [NO_DESCRIPTORS, NO_ROOM], ids=["no descriptors", "no room"])
-def test_wake_without_descriptors_or_disk_space_removes_no_file_and_signals_those_it_can(
+def test_wake_without_descriptors_or_disk_space_removes_no_file_and_signals_every_spooler(
     trouble: str, spoolers: list[Spooler], tmp_path: Path
 ) -> None:
     for spooler in spoolers:
@@ -152,7 +186,7 @@ def test_wake_without_descriptors_or_disk_space_removes_no_file_and_signals_thos
     )
     assert done.stderr == "", "the job is accepted already: wake() never raises"
     assert set(os.listdir(tmp_path / "spoolers")) == known
-    assert [spooler.woken() for spooler in spoolers] == [int(trouble is NO_ROOM)] * 3
+    assert [spooler.woken() for spooler in spoolers] == [1, 1, 1]
 
 
 def test_leave_removes_the_file(spoolers: list[Spooler], tmp_path: Path) -> None:
@@ -185,8 +219,6 @@ def test_a_spooler_file_is_private_and_leaves_no_descriptor_open(tmp_path: Path)
     me = spooler_files.SpoolerFile(str(tmp_path))
     file = tmp_path / "spoolers" / str(me.pid)
     assert [stat.S_IMODE(path.stat().st_mode) for path in (file.parent, file)] == [0o700, 0o600]
-    file.write_bytes(file.read_bytes() + b"of another")  # otherwise SIGUSR1 would end the tests
-    spooler_files.wake(str(tmp_path))
     me.leave()
     assert os.listdir("/proc/self/fd") == before
 
@@ -197,7 +229,7 @@ def test_a_spooler_file_survives_a_task_that_closes_all_descriptors(tmp_path: Pa
     me.busy()
     me.idle()
     me.leave()
-    assert os.listdir(tmp_path / "spoolers") == []
+    assert os.listdir(tmp_path / "spoolers") == ["slots"]
 
 
 def test_a_spooler_file_does_not_use_a_descriptor_that_uwsgi_replaces(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def retry(id: str) -> None:
             if path is not None:
                 with contextlib.suppress(FileNotFoundError):
                     _requeue(id, path, _target_folder(id, path, spool_dir))
-                    spoolers.wake(spool_dir)
+                    spoolers.wake(spool_dir, id)
                     return
     status = find(id)
     if status.state is State.DEAD and not status.has_file:
@@ -228,7 +228,7 @@ def run_now(id: str) -> State:
         if time.monotonic() > deadline:
             raise _locked(status)
         time.sleep(0.01)
-    spoolers.wake(spool_dir)
+    spoolers.wake(spool_dir, id)
     return status.state
 
 

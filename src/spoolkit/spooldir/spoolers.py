@@ -1,9 +1,7 @@
 """Which spoolers serve a spool directory, and which of them must be woken for a new job?
 
-Each spooler has a small file, ``spoolers/<pid>``: two flag bytes (busy, woken) and the identity of the process. So the
-process that enqueues a job, under uWSGI or not, wakes one idle spooler instead of all. It also wakes busy ones, which
-uWSGI itself never does: a job enqueued while all spoolers are busy would wait for up to ``spooler-frequency`` seconds
-after they are idle again.
+Each spooler has a small file, ``spoolers/<pid>``: two flag bytes (busy, woken) and the identity of the process. For a
+new job one idle spooler is woken, by :mod:`~spoolkit.spooldir.slots`, in which each spooler has a slot as well.
 """
 
 from __future__ import annotations
@@ -12,10 +10,10 @@ import contextlib
 import fcntl
 import itertools
 import os
-import random
 import signal
 from collections.abc import Iterable, Iterator
 
+from spoolkit.spooldir import slots, spoolfile
 from spoolkit.system import clock, files, process
 
 FOLDER = files.SPOOLERS
@@ -34,11 +32,14 @@ LOG_INTERVAL = 60
 RECENT = 15.0
 """Seconds after a load error for which spoolers are taken to be trying again."""
 
-_BUSY, _WOKEN = 0, 1
-"""The offsets of the flags."""
+MOST_LEFT = 1000
+"""How many names of files that stay where they are a spooler remembers."""
+
+_BUSY = 0
+"""The offset of the flag."""
 
 _FLAGS = 2
-"""How many bytes of flags precede the identity."""
+"""How many bytes of flags precede the identity. Version 0.1.0 has the second one for itself."""
 
 
 class SpoolerFile:
@@ -56,7 +57,9 @@ class SpoolerFile:
     def __init__(self, spool_dir: str) -> None:
         folder = os.path.join(spool_dir, FOLDER)
         files.make_folder(folder)
+        _remove_dead(folder)
         self.pid = os.getpid()
+        self._spool_dir = spool_dir
         self._path = os.path.join(folder, str(self.pid))
         temporary = f"{self._path}.new"
         files.remove(temporary)  # left by a killed process with the same pid
@@ -64,24 +67,42 @@ class SpoolerFile:
         try:
             os.write(fd, b"00" + process.own())
             os.rename(temporary, self._path)
-            # uWSGI opens /dev/null as descriptor 0 after the fork, which may be the one that was just opened here.
-            self._fd = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10)
+            self._fd = process.keep_open(fd)
             self._file = process.file_of(self._fd)
         finally:
             os.close(fd)
+        self._slot = slots.Slot(spool_dir)
+        self._left: set[str] = set()
 
     @property
     def is_lost(self) -> bool:
         """Whether a task has closed this file, so that its descriptor may mean another file."""
         return process.file_of(self._fd) != self._file
 
-    def busy(self) -> None:
-        """Say that this process runs a job. Processes that enqueue jobs from now on may ask it for another scan."""
-        self._flag(b"10")
+    def busy(self, name: str = "") -> None:
+        """Say that this process runs a job.
 
-    def idle(self) -> None:
-        """Say that this process runs no job."""
+        Args:
+            name: The name of the job's file.
+        """
+        self._flag(b"10")
+        # A file that stays where it is must not set off a chain of spoolers that wake each other for ever.
+        if self._slot.start(spoolfile.id_of(name)) and name not in self._left:
+            wake(self._spool_dir)
+
+    def idle(self, *, left: str | None = None) -> None:
+        """Say that this process runs no job, and have it scan the directory again if a job was enqueued meanwhile.
+
+        Args:
+            left: The name of the file that it has just looked at and may have left in the directory.
+        """
         self._flag(b"00")
+        if left is not None:
+            if len(self._left) == MOST_LEFT:
+                self._left.clear()
+            self._left.add(left)
+        if self._slot.end():
+            os.kill(os.getpid(), signal.SIGUSR1)
 
     def _flag(self, flags: bytes) -> None:
         # If the disk is full or a task has closed the file, jobs may start later. The present one must not fail for it.
@@ -91,6 +112,7 @@ class SpoolerFile:
 
     def leave(self) -> None:
         """Remove the file: this process no longer serves the directory. Never raises ``OSError``."""
+        self._slot.leave()
         files.remove(self._path)
         with contextlib.suppress(OSError):
             if not self.is_lost:
@@ -122,6 +144,16 @@ def _present(spool_dir: str) -> Iterator[tuple[int, bytes]]:
             data = files.read(os.path.join(folder, name)) or b""
             if data and process.is_alive(int(name), data[_FLAGS:]):
                 yield int(name), data[:_FLAGS]
+
+
+def _remove_dead(folder: str) -> None:
+    """Remove the files of dead spoolers."""
+    for name in _pid_names(folder):
+        path = os.path.join(folder, name)
+        with contextlib.suppress(OSError):
+            data = files.read(path)
+            if data is not None and not process.is_alive(int(name), data[_FLAGS:]):
+                files.remove(path)
 
 
 def _pid_names(folder: str) -> list[str]:
@@ -197,59 +229,28 @@ def load_error(spool_dir: str) -> str | None:
 def wake_all(spool_dir: str) -> None:
     """Have all spoolers of ``spool_dir`` scan it now. Never raises ``OSError``."""
     for pid, _ in _present(spool_dir):
-        _signal(pid)
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGUSR1)
 
 
-def wake(spool_dir: str) -> int | None:
-    """Have a new job found: wake one idle spooler, or, if all are busy, each of them once.
+def wake(spool_dir: str, id: str | None = None) -> int | None:
+    """Have a new job found: wake one idle spooler, or, if all are busy, have each scan the directory after its job.
 
     Never raises ``OSError``: the job is accepted already, and uWSGI scans every ``spooler-frequency`` seconds anyway.
 
     Args:
         spool_dir: The spool directory.
+        id: The id of the job; ``None``: unknown, which may wake one spooler more.
 
     Returns:
         The pid of the idle spooler; ``None`` if there is none.
     """
-    idle: list[int] = []
-    busy: list[tuple[int, int]] = []
-    folder = os.path.join(spool_dir, FOLDER)
-    with contextlib.ExitStack() as opened:
-        for name in _pid_names(folder):
-            path, pid = os.path.join(folder, name), int(name)
-            try:
-                fd = files.open_regular(path, os.O_RDWR)
-                opened.callback(os.close, fd)
-                data = os.pread(fd, 256, 0)
-                identity = process.identity(pid)
-            except OSError:
-                continue
-            if data[_FLAGS:] != identity:
-                # Dead, and its pid may by now be that of another process, which SIGUSR1 would kill.
-                files.remove(path)
-            elif data[_BUSY : _BUSY + 1] == b"0":
-                idle.append(pid)
-            elif data[_WOKEN : _WOKEN + 1] == b"0":
-                busy.append((pid, fd))
-        # In random order: if all callers in a burst woke the first spooler, the others would stay idle.
-        random.shuffle(idle)
-        for pid in idle:
-            if _signal(pid):
-                return pid
-        for pid, fd in busy:
-            # Once per running job: each further signal would cost one more scan of the directory afterwards.
-            with contextlib.suppress(OSError):
-                os.pwrite(fd, b"1", _WOKEN)
-            _signal(pid)
-    return None
-
-
-def _signal(pid: int) -> bool:
     try:
-        os.kill(pid, signal.SIGUSR1)
-    except OSError:
-        return False
-    return True
+        return slots.call(spool_dir, id)
+    except (OSError, LookupError):
+        # There are no spoolers, or only some of an older version, or the slots cannot be used at present.
+        wake_all(spool_dir)
+        return None
 
 
 # Marks of processes that a stop of the server kills while the store cannot be written: so the next claim of their job

@@ -52,7 +52,7 @@ class SpoolEngine:
             raise _unavailable(spool_dir, error) from error
         log.debug("job %s of %s is accepted in %s", job.id, job.task, spool_dir)
         if run_at is None:
-            spoolers.wake(spool_dir)
+            spoolers.wake(spool_dir, job.id)
         return job
 
     def submit_many(self, first: AnyJob, calls: Sequence[Call], declared: Declared, *, step: float) -> list[AnyJob]:

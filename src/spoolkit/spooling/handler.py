@@ -160,9 +160,9 @@ def serve(env: bridge.Env, path: str, spool_dir: str) -> int | None:
     """
     if not spoolfile.is_due(path):
         return int(SPOOL_RETRY)
-    presence = this_process.presence
+    presence, name, left = this_process.presence, os.path.basename(path), True
     if presence is not None:
-        presence.busy()
+        presence.busy(name)
     try:
         # Only now: a stop closes the gate first, and then relies on seeing every busy spooler.
         if gate.is_closed(spool_dir):
@@ -180,6 +180,7 @@ def serve(env: bridge.Env, path: str, spool_dir: str) -> int | None:
                 content = packet.Packet(fields, env.get("body", b""))
                 answer = int(SPOOL_RETRY)
                 usable = execute(content, file, this_process.working_directory or os.curdir)
+                left = False
             else:
                 answer, usable = execute_foreign(env, file, presence)
         if not usable:
@@ -187,7 +188,7 @@ def serve(env: bridge.Env, path: str, spool_dir: str) -> int | None:
         return answer
     finally:
         if presence is not None:
-            presence.idle()
+            presence.idle(left=name if left else None)
 
 
 def _has_application() -> bool:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+import signal
 import time
 from collections.abc import Callable
 from functools import lru_cache
@@ -140,6 +143,87 @@ def file_of(fd: int) -> tuple[int, int] | None:
     except OSError:
         return None
     return about.st_dev, about.st_ino
+
+
+def keep_open(fd: int) -> int:
+    """Return a duplicate of the descriptor for long use. Raises ``OSError``.
+
+    uWSGI opens ``/dev/null`` as descriptor 0 of a spooler after the fork, and closes what is there.
+    """
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10)
+
+
+class Target:
+    """A process that is signalled: never a later one with the same pid.
+
+    Args:
+        pid: The pid.
+        known: The :func:`identity` of the process.
+        keep: Whether to check the process only once, and to keep a descriptor of it for the signals that follow.
+
+    Raises:
+        ProcessLookupError: The process is dead.
+        OSError: It cannot be determined which process that is.
+    """
+
+    def __init__(self, pid: int, known: bytes, *, keep: bool) -> None:
+        self.pid = pid
+        self._known = known
+        self._fd: int | None = None
+        self._file: tuple[int, int] | None = None
+        if keep and (fd := _open_process(pid)) is not None:
+            try:
+                # In this order: the descriptor is that of a process that had this pid before it was checked.
+                self._check()
+                self._fd = keep_open(fd)
+                self._file = file_of(self._fd)
+            finally:
+                os.close(fd)
+
+    def signal(self, signum: int) -> None:
+        """Send a signal. Raises ``ProcessLookupError`` if the process is dead, and other ``OSError``."""
+        # A task may have closed the descriptor, and its number may be that of another process by now.
+        if self._fd is not None and file_of(self._fd) == self._file:
+            signal.pidfd_send_signal(self._fd, signum)
+            return
+        fd = _open_process(self.pid)
+        try:
+            self._check()
+            if fd is None:
+                os.kill(self.pid, signum)
+            else:
+                signal.pidfd_send_signal(fd, signum)
+        finally:
+            if fd is not None:
+                os.close(fd)
+
+    def close(self) -> None:
+        """Close the descriptor, if there is one."""
+        if self._fd is not None and file_of(self._fd) == self._file:
+            os.close(self._fd)
+        self._fd = None
+
+    def _check(self) -> None:
+        if identity(self.pid) != self._known:
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+
+
+def _open_process(pid: int) -> int | None:
+    """Return a descriptor of the process; ``None`` where Python, the kernel or a filter of system calls has none."""
+    if not hasattr(os, "pidfd_open") or not hasattr(signal, "pidfd_send_signal"):
+        return None
+    try:
+        fd = os.pidfd_open(pid)
+        try:
+            signal.pidfd_send_signal(fd, 0)
+        except BaseException:
+            os.close(fd)
+            raise
+    except OSError as error:
+        if error.errno in (errno.ENOSYS, errno.EPERM):
+            return None
+        raise
+    return fd
 
 
 _own_identity = PerProcess(lambda: identity(os.getpid()))

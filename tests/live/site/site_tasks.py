@@ -28,6 +28,14 @@ def work(name: str, seconds: float) -> None:
     record("end", name)
 
 
+@spool
+def holds(name: str) -> None:
+    record("start", name)
+    while not os.path.exists(f"{os.environ['HISTORY']}.release"):
+        time.sleep(0.01)
+    record("end", name)
+
+
 @spool(backoff=0.2)
 def flaky(how: str, failures: int) -> object:
     record("flaky", how)

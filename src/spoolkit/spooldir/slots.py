@@ -1,0 +1,314 @@
+"""Which spooler is called for a new job? The file ``spoolers/slots`` holds what is needed to decide that, and is cheap.
+
+Each spooler has a slot: a word that says what it does, and its pid and identity. All changes are made under a lock on
+the file. A word is one of these:
+
+- idle: the spooler waits for a signal;
+- called: it was idle, and got a signal for a job, which the word names; or for several jobs, then it names none;
+- running: it runs a job;
+- again: the same, and it scans the directory once more after that job, because another one was enqueued meanwhile.
+
+A new job calls one spooler. A called spooler may start another job than the one that it was called for, because it
+takes the first that it finds. Then it calls the next spooler on behalf of that job: so no job waits behind a long one
+while a spooler is idle.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import signal
+import threading
+import time
+
+from spoolkit.system import files, process
+from spoolkit.system.process import PerProcess, Target
+
+NAME = "slots"
+"""The name of the file in the folder of the spoolers."""
+
+MOST = 512
+"""How many spoolers have a slot. The jobs that any others run are those that they find in their own scans."""
+
+PATIENCE = 0.002
+"""Seconds for which a process that enqueues a job waits for the lock. Only a stopped process holds it for longer."""
+
+SPOOLER_PATIENCE = 0.2
+"""Seconds for which a spooler waits for the lock."""
+
+_WORD = 8
+"""Bytes of a word: the state, and the end of the id of the job that the spooler was called for."""
+
+_OWNER = 64
+"""Bytes of a pid with an identity."""
+
+_OWNERS = MOST * _WORD
+"""The offset of the owners. The words come first: a process that enqueues a job reads all of them at once."""
+
+# Capitals: they do not appear in ids.
+_FREE, _IDLE, _CALLED, _RUNNING, _AGAIN = b"\0", b"I", b"C", b"R", b"A"
+
+_may_lose_descriptors = False
+"""Whether this process, or one that it was forked from, runs tasks, which may close any descriptor."""
+
+
+class Slot:
+    """The slot of this process as a spooler. If it has none, it takes one as soon as that is possible.
+
+    Args:
+        spool_dir: The spool directory.
+    """
+
+    def __init__(self, spool_dir: str) -> None:
+        global _may_lose_descriptors
+        _may_lose_descriptors = True
+        self._spool_dir = spool_dir
+        self._owner = _own()
+        self._index: int | None = None
+        with contextlib.suppress(OSError):
+            self._set(_IDLE)
+
+    def start(self, id: str | None) -> bool:
+        """Say that this process runs a job from now on.
+
+        Args:
+            id: The job; ``None``: that of another library.
+
+        Returns:
+            Whether another job relies on this process, so that another spooler must be called for it.
+        """
+        try:
+            before = self._set(_RUNNING)
+        except TimeoutError:
+            return True
+        except OSError:
+            return False  # processes that enqueue jobs cannot use the slots either: they signal every spooler
+        return before[:1] == _CALLED and before != _called(id)
+
+    def end(self) -> bool:
+        """Say that this process runs no job any more.
+
+        Returns:
+            Whether the directory must be scanned again, because a job was enqueued meanwhile.
+        """
+        try:
+            return self._set(_IDLE)[:1] == _AGAIN
+        except TimeoutError:
+            return True
+        except OSError:
+            return False
+
+    def leave(self) -> None:
+        """Give the slot back. Never raises ``OSError``."""
+        with contextlib.suppress(OSError):
+            if self._index is not None:
+                self._set(_FREE)
+        if (slots := _opened.get().pop(self._spool_dir, None)) is not None:
+            slots.close()
+
+    def _set(self, word: bytes) -> bytes:
+        """Replace the word of this process, and return the one before."""
+        slots = _open(self._spool_dir, create=True)
+        slots.acquire(SPOOLER_PATIENCE)
+        try:
+            # A process in another container does not see that this one is alive, and may have freed the slot.
+            if self._index is None or slots.owner(self._index) != self._owner:
+                self._index = slots.take(self._owner)
+            before = slots.word(self._index)
+            slots.write(self._index, word)
+        finally:
+            slots.release()
+        return before
+
+
+def call(spool_dir: str, id: str | None = None) -> int | None:
+    """Have a new job found by one idle spooler; if all of them run jobs, by each of them after its job.
+
+    Args:
+        spool_dir: The spool directory.
+        id: The id of the job; ``None``: unknown.
+
+    Returns:
+        The pid of the spooler that was called; ``None`` if all run jobs.
+
+    Raises:
+        LookupError: No spooler has a slot.
+        OSError: The slots cannot be read or changed, or are locked by a process that is stopped.
+    """
+    slots = _open(spool_dir, create=False)
+    while True:
+        # First without the lock: while jobs come faster than they end, there is nothing to do.
+        states = slots.states()
+        if not states.strip(_FREE):
+            raise LookupError(f"no spooler of {spool_dir} has a slot")
+        if not states.strip(_FREE + _AGAIN):
+            return None
+        slots.acquire(PATIENCE)
+        try:
+            chosen = _choose(slots, id)
+        finally:
+            slots.release()
+        if chosen is None:
+            return None
+        index, owner = chosen
+        try:
+            return slots.signal(index, owner)
+        except ProcessLookupError:
+            slots.acquire(PATIENCE)
+            try:
+                if slots.owner(index) == owner:
+                    slots.write(index, _FREE)
+            finally:
+                slots.release()
+
+
+def _choose(slots: _Slots, id: str | None) -> tuple[int, bytes] | None:
+    """Return the slot and the owner of the spooler that must get a signal; if all run jobs, have them scan again."""
+    states = slots.states()
+    if (index := states.find(_IDLE)) >= 0:
+        slots.write(index, _called(id))
+    elif (index := states.find(_CALLED)) >= 0:
+        # Called for another job: it may have scanned the directory for that one already.
+        slots.write(index, _CALLED)
+    else:
+        slots.scan_again()
+        return None
+    return index, slots.owner(index)
+
+
+def _called(id: str | None) -> bytes:
+    """Return the word of a spooler that is called for the job ``id``."""
+    end = (id or "").encode("ascii", "replace").lower()[1 - _WORD :]
+    return _padded(_CALLED + end)
+
+
+def _padded(word: bytes) -> bytes:
+    return word.ljust(_WORD, b"\0")
+
+
+def _own() -> bytes:
+    """Return the pid and the identity of this process, as they are in a slot."""
+    return (b"%d%s" % (os.getpid(), process.own())).ljust(_OWNER, b"\0")
+
+
+def _process_of(owner: bytes) -> tuple[int, bytes]:
+    """Return the pid and the identity; the pid is 0 if there is none."""
+    pid, space, identity = owner.rstrip(b"\0").partition(b" ")
+    return int(pid) if pid.isdigit() else 0, space + identity
+
+
+class _Slots:
+    """The file of one spool directory, open in this process."""
+
+    def __init__(self, path: str, create: bool) -> None:
+        fd = files.open_or_create(path) if create else files.open_regular(path, os.O_RDWR)
+        try:
+            self._fd = process.keep_open(fd)
+        finally:
+            os.close(fd)
+        self._file = process.file_of(self._fd)
+        self._mutex = threading.Lock()
+        self._targets: dict[int, tuple[bytes, Target]] = {}
+
+    def is_usable(self) -> bool:
+        """Whether the descriptor is still that of the file, and the file is still in its directory."""
+        try:
+            about = os.fstat(self._fd)
+        except OSError:
+            return False
+        return (about.st_dev, about.st_ino) == self._file and about.st_nlink > 0
+
+    def close(self) -> None:
+        """Close what is open. If the code of a task has closed the file, the other descriptors may be lost as well."""
+        if process.file_of(self._fd) == self._file:
+            os.close(self._fd)
+            for _, target in self._targets.values():
+                target.close()
+
+    def acquire(self, patience: float) -> None:
+        """Lock the slots. Raises ``TimeoutError`` after ``patience`` seconds."""
+        # The mutex is for the threads of this process, which share the lock on the file.
+        if self._mutex.acquire(timeout=patience):
+            until = time.monotonic() + patience
+            with contextlib.ExitStack() as failed:
+                failed.callback(self._mutex.release)
+                while True:
+                    try:
+                        fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                        failed.pop_all()
+                        return
+                    except BlockingIOError:
+                        if time.monotonic() > until:
+                            break
+                        time.sleep(PATIENCE / 20)
+        raise TimeoutError(errno.ETIMEDOUT, "another process, which may be stopped, holds the lock on the slots")
+
+    def release(self) -> None:
+        """Unlock the slots."""
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_UN)
+        finally:
+            self._mutex.release()
+
+    def states(self) -> bytes:
+        """Return the states of all slots, a byte each."""
+        return os.pread(self._fd, _OWNERS, 0)[::_WORD]
+
+    def word(self, index: int) -> bytes:
+        """Return the word of a slot."""
+        return os.pread(self._fd, _WORD, index * _WORD)
+
+    def owner(self, index: int) -> bytes:
+        """Return the pid and the identity of the process to which a slot belongs."""
+        return os.pread(self._fd, _OWNER, _OWNERS + index * _OWNER)
+
+    def write(self, index: int, word: bytes) -> None:
+        """Replace the word of a slot."""
+        os.pwrite(self._fd, _padded(word), index * _WORD)
+
+    def scan_again(self) -> None:
+        """Have each spooler that runs a job scan the directory after it."""
+        words = bytearray(os.pread(self._fd, _OWNERS, 0))
+        words[::_WORD] = words[::_WORD].replace(_RUNNING, _AGAIN)
+        os.pwrite(self._fd, words, 0)
+
+    def take(self, owner: bytes) -> int:
+        """Give a process a slot that is free, or that of a dead process. Raises ``OSError`` if there is none."""
+        words = os.pread(self._fd, _OWNERS, 0).ljust(_OWNERS, b"\0")
+        for index, state in enumerate(words[::_WORD]):
+            before = self.owner(index)
+            if not state or before == owner or not process.is_alive(*_process_of(before)):
+                os.pwrite(self._fd, owner, _OWNERS + index * _OWNER)
+                self.write(index, _IDLE)
+                return index
+        raise OSError(errno.ENOSPC, "all slots belong to living spoolers")
+
+    def signal(self, index: int, owner: bytes) -> int:
+        """Have a spooler scan its directory now, and return its pid. Raises ``ProcessLookupError`` if it is dead."""
+        known, target = self._targets.get(index, (b"", None))
+        if target is None or known != owner:
+            if target is not None:
+                target.close()
+            target = Target(*_process_of(owner), keep=not _may_lose_descriptors)
+            self._targets[index] = owner, target
+        target.signal(signal.SIGUSR1)
+        return target.pid
+
+
+_opened = PerProcess[dict[str, _Slots]](dict)
+
+
+def _open(spool_dir: str, *, create: bool) -> _Slots:
+    """Return the slots of a spool directory. Raises ``OSError``."""
+    opened = _opened.get()
+    slots = opened.get(spool_dir)
+    if slots is not None and slots.is_usable():
+        return slots
+    if slots is not None and opened.pop(spool_dir, None) is slots:
+        slots.close()
+    new = _Slots(os.path.join(spool_dir, files.SPOOLERS, NAME), create)
+    if (slots := opened.setdefault(spool_dir, new)) is not new:  # another thread was faster
+        new.close()
+    return slots

@@ -1,0 +1,191 @@
+"""Which spoolers a new job wakes, under uWSGI and ``flask spool run``, if no scan comes to help."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+from uwsgi_server import wait_until
+
+from .conftest import SITE, History, environment_in, site_in
+
+SERVERS = ("uwsgi", "flask spool run")
+SPOOLERS = 4
+
+ENQUEUE = """
+import sys, site_tasks
+print("up", flush=True)
+for line in sys.stdin:
+    task, *words = line.split()
+    print(getattr(site_tasks, task)(*words).id, flush=True)
+"""
+
+
+class Served:
+    """A spool directory that four spoolers serve, and another process that enqueues jobs."""
+
+    def __init__(self, folder: Path, pids: Callable[[], list[int]], env: dict[str, str]) -> None:
+        self.history = History(folder / "history")
+        self.pids = pids
+        self.release = Path(f"{self.history.path}.release")
+        self._env = {**os.environ, **environment_in(folder), **env}
+        self._caller = self._start_caller()
+
+    def _start_caller(self) -> subprocess.Popen[str]:
+        caller = subprocess.Popen(
+            [sys.executable, "-c", ENQUEUE],
+            cwd=SITE,
+            env=self._env,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert caller.stdout is not None
+        assert caller.stdout.readline() == "up\n"
+        return caller
+
+    @contextmanager
+    def calling(self) -> Iterator[subprocess.Popen[str]]:
+        """Another caller."""
+        caller = self._start_caller()
+        try:
+            yield caller
+        finally:
+            caller.kill()
+            caller.communicate()
+
+    def call(self, *words: str) -> str:
+        assert self._caller.stdin is not None
+        assert self._caller.stdout is not None
+        self._caller.stdin.write(" ".join(words) + "\n")
+        self._caller.stdin.flush()
+        return self._caller.stdout.readline().strip()
+
+    def sleeps(self, pid: int) -> int:
+        """How often the spooler has slept: once more for each signal that it got while it was idle."""
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        (found,) = (line for line in lines if line.startswith("voluntary_ctxt_switches"))
+        return int(found.split()[1])
+
+    def all_idle(self) -> dict[int, int]:
+        """Wait until each spooler sleeps and none has a signal to look at; return how often each has slept."""
+        seen: list[dict[int, int]] = [{}]
+
+        def still() -> bool:
+            seen.append({pid: self.sleeps(pid) for pid in self.pids()})
+            return seen[-1] == seen[-2] and all(_waits(pid) for pid in self.pids())
+
+        wait_until(lambda: all(still() for _ in range(20)), timeout=40)
+        return seen[-1]
+
+    def end(self) -> None:
+        self._caller.kill()
+        self._caller.communicate()
+
+
+def _waits(pid: int) -> bool:
+    try:
+        wchan = Path(f"/proc/{pid}/wchan").read_text()
+    except OSError:
+        return False
+    return "poll" in wchan or "select" in wchan
+
+
+@contextmanager
+def serving(server: str, folder: Path, **env: str) -> Iterator[Served]:
+    with ExitStack() as running:
+        spool = folder / "spool"
+        if server == "uwsgi":
+            site = site_in(folder, module="waking_app", spoolers=SPOOLERS, frequency=600, env=env)
+            uwsgi = running.enter_context(site.server)
+            uwsgi.wait_for_spoolers()
+            pids = uwsgi.spooler_pids
+        else:
+            spool.mkdir(mode=0o700)
+            log = running.enter_context((folder / "flask.log").open("ab"))
+            words = ["spool", "run", "--processes", str(SPOOLERS)]
+            process = subprocess.Popen(
+                [sys.executable, "-m", "flask", "--app", "waking_app", *words],
+                env={**os.environ, **environment_in(folder), **env},
+                cwd=SITE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+            running.callback(process.wait, 20)
+            running.callback(process.send_signal, signal.SIGTERM)
+            running.callback(Path(folder / "history.release").touch)
+
+            def pids() -> list[int]:
+                return sorted(int(name) for name in os.listdir(spool / "spoolers") if name.isdigit())
+
+            wait_until(lambda: (spool / "spoolers").exists() and len(pids()) == SPOOLERS)
+        served = Served(folder, pids, env)
+        running.callback(served.end)
+        yield served
+
+
+@pytest.fixture(scope="module", params=SERVERS)
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    with serving(request.param, tmp_path_factory.mktemp("waking")) as served:
+        yield served
+
+
+def test_one_new_job_wakes_one_spooler(served: Served) -> None:
+    for number in range(10):
+        before = served.all_idle()
+        served.call("note", f"single-{number}")
+        (event,) = served.history.wait_for("note", f"single-{number}")
+        after = served.all_idle()
+        assert [pid for pid in before if before[pid] != after[pid]] == [event.pid]
+
+
+def test_no_job_waits_behind_a_long_one_while_a_spooler_is_idle(served: Served) -> None:
+    for number in range(3):
+        served.release.unlink(missing_ok=True)
+        with served.calling() as other:
+            assert other.stdin is not None
+            words = [f"{number}-{word}" for word in range(40)]
+            holders = [f"{number}-holder-{holder}" for holder in range(SPOOLERS - 1)]
+            # Two processes at the same time; nobody reads what the second one prints.
+            other.stdin.write("".join(f"note {word}\n" for word in words[1::2]))
+            other.stdin.flush()
+            for place, word in enumerate(words[::2]):
+                if place % 5 == 0 and place // 5 < len(holders):
+                    served.call("holds", holders[place // 5])
+                served.call("note", word)
+            # All but one of the spoolers hold: whoever is left has to run all the others.
+            for word in words:
+                served.history.wait_for("note", word)
+            for holder in holders:
+                served.history.wait_for("start", holder)
+                assert not served.history.events("end", holder)
+        served.release.touch()
+        for holder in holders:
+            served.history.wait_for("end", holder)
+        # Of those that held, each scans again if a job came meanwhile.
+        served.all_idle()
+
+
+def test_a_job_that_comes_while_all_spoolers_are_busy_starts_once_one_is_done(served: Served) -> None:
+    served.release.unlink(missing_ok=True)
+    for holder in range(SPOOLERS):
+        served.call("holds", f"busy-{holder}")
+        served.history.wait_for("start", f"busy-{holder}")
+    served.call("note", "behind")
+    served.release.touch()
+    served.history.wait_for("note", "behind")
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_a_spooler_of_a_version_without_slots_is_woken(server: str, tmp_path: Path) -> None:
+    with serving(server, tmp_path, OLD_SPOOLERS="1") as served:
+        served.all_idle()
+        for number in range(3):
+            served.call("note", f"old-{number}")
+            served.history.wait_for("note", f"old-{number}")
