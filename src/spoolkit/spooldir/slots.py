@@ -166,16 +166,19 @@ def call(spool_dir: str, id: str | None = None) -> int | None:
 
 def _choose(slots: _Slots, id: str | None) -> tuple[int, bytes] | None:
     """Return the slot and the owner of the spooler that must get a signal; if all run jobs, have them scan again."""
-    states = slots.states()
+    content = slots.read()
+    states = content[:_OWNERS:_WORD]
     if (index := states.find(_IDLE)) >= 0:
         slots.write(index, _called(id))
     elif (index := states.find(_CALLED)) >= 0:
         # Called for another job: it may have scanned the directory for that one already.
         slots.write(index, _CALLED)
     else:
-        slots.scan_again()
+        words = bytearray(content[:_OWNERS])
+        words[::_WORD] = states.replace(_RUNNING, _AGAIN)
+        slots.write(0, words)
         return None
-    return index, slots.owner(index)
+    return index, content[_OWNERS + index * _OWNER :][:_OWNER] or slots.owner(index)
 
 
 def _called(id: str | None) -> bytes:
@@ -230,20 +233,27 @@ class _Slots:
     def acquire(self, patience: float) -> None:
         """Lock the slots. Raises ``TimeoutError`` after ``patience`` seconds."""
         # The mutex is for the threads of this process, which share the lock on the file.
-        if self._mutex.acquire(timeout=patience):
-            until = time.monotonic() + patience
-            with contextlib.ExitStack() as failed:
-                failed.callback(self._mutex.release)
-                while True:
-                    try:
-                        fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                        failed.pop_all()
-                        return
-                    except BlockingIOError:
-                        if time.monotonic() > until:
-                            break
-                        time.sleep(PATIENCE / 20)
-        raise TimeoutError(errno.ETIMEDOUT, "another process, which may be stopped, holds the lock on the slots")
+        if not self._mutex.acquire(timeout=patience):
+            raise TimeoutError(errno.ETIMEDOUT, "another thread holds the lock on the slots")
+        try:
+            self._lock_file(patience)
+        except BaseException:
+            self._mutex.release()
+            raise
+
+    def _lock_file(self, patience: float) -> None:
+        until = None
+        while True:
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                now = time.monotonic()
+                until = until or now + patience
+                if now >= until:
+                    reason = "another process, which may be stopped, holds the lock on the slots"
+                    raise TimeoutError(errno.ETIMEDOUT, reason) from None
+            time.sleep(PATIENCE / 20)
 
     def release(self) -> None:
         """Unlock the slots."""
@@ -251,6 +261,10 @@ class _Slots:
             fcntl.flock(self._fd, fcntl.LOCK_UN)
         finally:
             self._mutex.release()
+
+    def read(self) -> bytes:
+        """Return all words, and the owners of the first slots."""
+        return os.pread(self._fd, _OWNERS + 64 * _OWNER, 0)
 
     def states(self) -> bytes:
         """Return the states of all slots, a byte each."""
@@ -264,15 +278,9 @@ class _Slots:
         """Return the pid and the identity of the process to which a slot belongs."""
         return os.pread(self._fd, _OWNER, _OWNERS + index * _OWNER)
 
-    def write(self, index: int, word: bytes) -> None:
-        """Replace the word of a slot."""
-        os.pwrite(self._fd, _padded(word), index * _WORD)
-
-    def scan_again(self) -> None:
-        """Have each spooler that runs a job scan the directory after it."""
-        words = bytearray(os.pread(self._fd, _OWNERS, 0))
-        words[::_WORD] = words[::_WORD].replace(_RUNNING, _AGAIN)
-        os.pwrite(self._fd, words, 0)
+    def write(self, index: int, words: bytes) -> None:
+        """Replace the words from a slot on."""
+        os.pwrite(self._fd, _padded(words), index * _WORD)
 
     def take(self, owner: bytes) -> int:
         """Give a process a slot that is free, or that of a dead process. Raises ``OSError`` if there is none."""
