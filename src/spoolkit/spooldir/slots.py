@@ -176,7 +176,7 @@ def _choose(slots: _Slots, id: str | None) -> tuple[int, bytes] | None:
     else:
         words = bytearray(content[:_OWNERS])
         words[::_WORD] = states.replace(_RUNNING, _AGAIN)
-        slots.write(0, words)
+        slots.write(0, bytes(words))
         return None
     return index, content[_OWNERS + index * _OWNER :][:_OWNER] or slots.owner(index)
 
