@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -12,6 +13,8 @@ from pathlib import Path
 
 import pytest
 from uwsgi_server import wait_until
+
+from spoolkit.spooldir import slots
 
 from .conftest import SITE, History, environment_in, site_in
 
@@ -66,6 +69,10 @@ class Served:
         self._caller.stdin.write(" ".join(words) + "\n")
         self._caller.stdin.flush()
         return self._caller.stdout.readline().strip()
+
+    def run(self, script: str) -> int:
+        """Run a script beside the site's tasks, and return its exit status."""
+        return subprocess.run([sys.executable, "-c", script], cwd=SITE, env=self._env, check=False).returncode
 
     def sleeps(self, pid: int) -> int:
         """How often the spooler has slept: once more for each signal that it got while it was idle."""
@@ -189,3 +196,50 @@ def test_a_spooler_of_a_version_without_slots_is_woken(server: str, tmp_path: Pa
         for number in range(3):
             served.call("note", f"old-{number}")
             served.history.wait_for("note", f"old-{number}")
+
+
+DIES = """
+import os, site_tasks
+from spoolkit.spooldir import slots
+def die(*_):
+    os._exit(77)
+slots._Slots.{moment} = die
+site_tasks.note("{word}")
+"""
+
+
+@pytest.mark.parametrize("moment", ["acquire", "write", "release", "signal"])
+def test_a_caller_that_is_killed_while_it_calls_a_spooler_delays_no_other_job(served: Served, moment: str) -> None:
+    """Its job is accepted, and is found with the next one; the slot that it left as called does no harm."""
+    served.all_idle()
+    words = [f"{moment}-{number}" for number in range(6)]
+    died = served.run(DIES.format(moment=moment, word=words[0]))
+    assert died == 77
+    for word in words[1:]:
+        served.call("note", word)
+    for word in words:
+        served.history.wait_for("note", word)
+    assert [len(served.history.events("note", word)) for word in words] == [1] * len(words)
+
+
+def test_a_called_spooler_that_is_killed_leaves_its_job_to_its_successor(tmp_path: Path) -> None:
+    with serving("uwsgi", tmp_path) as served:
+        served.all_idle()
+        for number in range(3):
+            (pid,) = {slots.call(str(tmp_path / "spool"))} - {None}
+            os.kill(pid, signal.SIGKILL)
+            served.call("note", f"killed-{number}")
+            served.history.wait_for("note", f"killed-{number}")
+
+
+def test_a_caller_that_is_stopped_while_it_holds_the_lock_delays_no_other_job(served: Served) -> None:
+    served.all_idle()
+    with (served.history.path.parent / "spool" / "spoolers" / "slots").open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        for number in range(3):
+            served.call("note", f"stopped-{number}")
+            served.history.wait_for("note", f"stopped-{number}")
+    # What the spoolers could not write while the lock was held does no harm afterwards.
+    for number in range(8):
+        served.call("note", f"after-{number}")
+        served.history.wait_for("note", f"after-{number}")

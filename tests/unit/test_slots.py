@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+import signal
+import stat
+import subprocess
+import sys
 import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +29,7 @@ from hypothesis.stateful import (
 from spoolkit.job import new_id
 from spoolkit.spooldir import slots
 from spoolkit.system import process
+from spoolkit.system.process import Target
 
 
 class ModelSpooler:
@@ -152,3 +161,183 @@ def test_no_job_waits_while_a_spooler_sleeps_whatever_the_order_of_events() -> N
             max_examples=300, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )
+
+
+SPOOLER = """
+import signal, sys
+from spoolkit.spooldir.slots import Slot
+signal.signal(signal.SIGUSR1, lambda *_: print("woken", flush=True))
+me = Slot(sys.argv[1])
+print("up", flush=True)
+for line in sys.stdin:
+    pass
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> str:
+    (tmp_path / "spoolers").mkdir()
+    return str(tmp_path)
+
+
+@pytest.fixture
+def spooler(folder: str) -> Iterator[subprocess.Popen[str]]:
+    started = subprocess.Popen(
+        [sys.executable, "-c", SPOOLER, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert line_of(started) == "up"
+        yield started
+    finally:
+        started.kill()
+        started.communicate()
+
+
+@pytest.fixture(autouse=True)
+def caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This process is none that runs tasks, whatever other tests have made of it."""
+    monkeypatch.setattr(slots, "_may_lose_descriptors", False)
+
+
+def line_of(spooler: subprocess.Popen[str]) -> str:
+    assert spooler.stdout is not None
+    return spooler.stdout.readline().strip()
+
+
+def test_the_file_of_the_slots_is_private(spooler: subprocess.Popen[str], folder: str) -> None:
+    about = os.stat(f"{folder}/spoolers/slots")
+    assert stat.S_IMODE(about.st_mode) == 0o600
+
+
+def test_the_second_call_does_not_look_into_proc(
+    spooler: subprocess.Popen[str], folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert slots.call(folder) == spooler.pid
+    assert line_of(spooler) == "woken"
+    monkeypatch.setattr(process, "identity", lambda pid: pytest.fail("it looked"))
+    assert slots.call(folder) == spooler.pid
+    assert line_of(spooler) == "woken"
+
+
+def test_a_process_that_runs_tasks_keeps_no_descriptor_of_another(
+    spooler: subprocess.Popen[str], folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slots, "_may_lose_descriptors", True)
+    before = [link for fd in os.listdir("/proc/self/fd") if "pidfd" in (link := _link(fd))]
+    slots.call(folder)
+    assert [link for fd in os.listdir("/proc/self/fd") if "pidfd" in (link := _link(fd))] == before
+
+
+def _link(fd: str) -> str:
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}")
+    except OSError:
+        return ""
+
+
+def test_a_call_after_all_descriptors_were_closed_opens_the_slots_and_the_process_anew(
+    spooler: subprocess.Popen[str], folder: str
+) -> None:
+    slots.call(folder)
+    assert line_of(spooler) == "woken"
+    child = os.fork()
+    if not child:
+        try:
+            slots.call(folder)
+            os.closerange(10, 200)
+            taken = [os.open(os.devnull, os.O_RDWR) for _ in range(100)]
+            os._exit(0 if slots.call(folder) == spooler.pid and taken else 1)
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert [line_of(spooler), line_of(spooler)] == ["woken", "woken"]
+
+
+def test_a_forked_process_uses_no_descriptor_of_its_parent(spooler: subprocess.Popen[str], folder: str) -> None:
+    slots.call(folder)
+    parents = slots._opened.get()[folder]
+    child = os.fork()
+    if not child:
+        try:
+            slots.call(folder)
+            os._exit(int(slots._opened.get()[folder] is parents))
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EPERM])
+@pytest.mark.parametrize("forbidden", ["os.pidfd_open", "signal.pidfd_send_signal"])
+def test_without_descriptors_of_processes_the_start_time_is_read_each_time(
+    spooler: subprocess.Popen[str], folder: str, monkeypatch: pytest.MonkeyPatch, number: int, forbidden: str
+) -> None:
+    def refused(*_: object) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(forbidden, refused)
+    looked: list[int] = []
+    identity = process.identity
+    monkeypatch.setattr(process, "identity", lambda pid: looked.append(pid) or identity(pid))
+    for _ in range(2):
+        assert slots.call(folder) == spooler.pid
+        assert line_of(spooler) == "woken"
+    assert looked.count(spooler.pid) >= 2
+
+
+def test_a_process_is_not_signalled_through_a_descriptor_that_is_another_one_by_now(
+    spooler: subprocess.Popen[str],
+) -> None:
+    target = Target(spooler.pid, process.identity(spooler.pid), keep=True)
+    with subprocess.Popen(["sleep", "60"]) as innocent:
+        fd = target._fd
+        assert fd is not None
+        os.close(fd)
+        os.dup2(os.open(os.devnull, os.O_RDONLY), fd)
+        target.signal(signal.SIGUSR1)
+        assert line_of(spooler) == "woken"
+        assert innocent.poll() is None
+        innocent.kill()
+    target.close()
+    os.close(fd)
+
+
+def test_a_dead_process_is_not_signalled(spooler: subprocess.Popen[str]) -> None:
+    known = process.identity(spooler.pid)
+    targets = [Target(spooler.pid, known, keep=keep) for keep in (True, False)]
+    spooler.kill()
+    spooler.wait()
+    for target in targets:
+        with pytest.raises(ProcessLookupError):
+            target.signal(signal.SIGUSR1)
+    with pytest.raises(ProcessLookupError):
+        Target(spooler.pid, known, keep=True)
+
+
+def test_the_slot_of_a_dead_spooler_is_freed_and_taken_by_the_next(spooler: subprocess.Popen[str], folder: str) -> None:
+    size = os.path.getsize(f"{folder}/spoolers/slots")
+    spooler.kill()
+    spooler.wait()
+    with pytest.raises(LookupError):
+        slots.call(folder)
+    slot = slots.Slot(folder)
+    assert os.path.getsize(f"{folder}/spoolers/slots") == size
+    slot.leave()
+
+
+def test_a_lock_that_a_stopped_process_holds_delays_a_call_by_milliseconds_only(
+    spooler: subprocess.Popen[str], folder: str
+) -> None:
+    with open(f"{folder}/spoolers/slots", "rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(TimeoutError):
+            slots.call(folder)
+    assert slots.call(folder) == spooler.pid
+
+
+def test_a_call_for_a_spooler_that_has_its_slot_only_by_file_signals_those_with_slots(
+    spooler: subprocess.Popen[str], folder: str
+) -> None:
+    """A spooler of the version before, beside a newer one, finds jobs by its own scans."""
+    with open(f"{folder}/spoolers/{os.getpid()}", "wb") as old:
+        old.write(b"00" + process.own())  # SIGUSR1 would end this process
+    assert slots.call(folder) == spooler.pid
