@@ -65,7 +65,8 @@ class Site:
         # In this order: a delayed job that is moved in meanwhile is in the second list.
         later = self.spool / "later"
         names = [*(os.listdir(later) if later.exists() else []), *os.listdir(self.spool)]
-        return sorted({name for name in names if name.startswith("uwsgi_spoolfile_on_")})
+        jobs = {name for name in names if name.startswith("uwsgi_spoolfile_on_")}
+        return sorted(jobs - {"uwsgi_spoolfile_on_later"})
 
     def dead(self) -> dict[str, dict[str, Any]]:
         """The files in ``dead/``, by name, each with its report."""

@@ -71,6 +71,17 @@ def test_another_process_takes_over_when_the_elected_one_is_killed(start_site: S
     assert len(site.history.events("note", "delayed")) == 1
 
 
+def test_delayed_jobs_start_after_the_last_http_process_has_exited(start_site: StartSite) -> None:
+    site = start_site("idle = 2", processes=1)
+    wait_for_mover(site)
+    site.call("note", "delayed", using={"delay": 8})
+    wait_until(lambda: not later.has_mover(str(site.spool)) and not site.server.worker_pids())
+    site.history.wait_for("note", "delayed")
+    # The file that called the spoolers goes with the last delayed job.
+    wait_until(lambda: not (site.spool / spoolfile.TICKET).exists())
+    assert site.server.worker_pids() == []
+
+
 def is_mover(site: Site, pid: int) -> bool:
     pipe = os.stat(site.spool / "later" / later.PIPE)
     for fd in Path(f"/proc/{pid}/fd").iterdir():

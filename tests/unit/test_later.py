@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from spoolkit.encoding import packet
 from spoolkit.job import new_id
-from spoolkit.spooldir import later, spoolfile
+from spoolkit.spooldir import later, spoolers, spoolfile
 from spoolkit.system import clock
 
 DATA = packet.dump(packet.Packet({b"spoolkit": b"1"}))
@@ -254,8 +254,35 @@ def test_spoolers_move_jobs_in_where_no_process_is_elected(spool: str, at: Clock
     assert sorted(spoolfile.scanned(spool)) == sorted([moved(path), moved(other)])
 
 
+def test_a_ticket_calls_the_spoolers_of_uwsgi_until_no_job_is_left_or_a_process_is_elected(
+    spool: str, at: Clock, mover: later.Mover, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(later, "TICKET_PAUSE", 0.0)
+    monkeypatch.setattr(spoolers, "pids", lambda spool_dir: [1])
+    ticket = os.path.join(spool, spoolfile.TICKET)
+    later.call_spoolers(spool)
+    assert not os.path.exists(ticket), "there is no delayed job"
+    path, other = write(spool, at.now + 1), write(spool, at.now + 2)
+    assert later.MARKER in packet.load(Path(ticket).read_bytes()).fields
+    assert sorted(spoolfile.pending(spool)) == sorted([path, other]), "it is no job"
+    at.now += 1
+    later.answer(spool)
+    assert spoolfile.scanned(spool) == [moved(path)]
+    assert os.path.exists(ticket)
+    at.now += 1
+    later.answer(spool)
+    assert not os.path.exists(ticket)
+    write(spool, at.now + 1)
+    assert os.path.exists(ticket)
+    mover.step()
+    assert not os.path.exists(ticket)
+    Path(ticket).touch()
+    later.answer(spool)
+    assert not os.path.exists(ticket), "a process is elected"
+
+
 def test_the_command_for_a_downgrade_moves_all_jobs_with_their_times(spool: str, tmp_path: Path) -> None:
-    (command,) = re.findall(r"^cd my_spools/later && .*$", DEPLOY.read_text(), re.M)
+    (command,) = re.findall(r"^rm -f my_spools/.*$", DEPLOY.read_text(), re.M)
     os.rename(spool, tmp_path / "my_spools")
     folder = str(tmp_path / "my_spools")
     paths = [write(folder, 2e9 + number, priority=number % 3 or None) for number in range(6)]

@@ -68,6 +68,7 @@ class Entry(NamedTuple):
         return (
             (self.is_scanned or self.is_delayed)
             and self.name.startswith(spoolfile.PREFIX)
+            and self.name != spoolfile.TICKET
             and self.kind == stat.S_IFREG
         )
 

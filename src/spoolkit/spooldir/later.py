@@ -48,6 +48,12 @@ REREAD = 30.0
 AT_ONCE = 100
 """Files that are moved before the next look at anything else."""
 
+TICKET_PAUSE = 0.5
+"""Seconds between two looks of one spooler at the delayed jobs: each wake-up makes it scan."""
+
+MARKER = b"spoolkit_later"
+"""The key in the packet of the ticket."""
+
 COARSE = 50_000_000
 """Nanoseconds by which uWSGI's clock may be behind: on a whole second, it would not take a job that has become due."""
 
@@ -212,7 +218,10 @@ def _make_folder(spool_dir: str, folder: str, *, fsync: bool = False) -> None:
 def _announce(spool_dir: str, path: str, run_at: float) -> None:
     """Tell the process that moves the jobs in, if there is one, of a new file. Never raises ``OSError``."""
     # Where nobody reads, nothing is lost: the process that begins to read the pipe reads the folder afterwards.
-    if (fd := _open_to_announce(spool_dir)) is not None:
+    if (fd := _open_to_announce(spool_dir)) is None:
+        if spoolers.pids(spool_dir):
+            call_spoolers(spool_dir)
+    else:
         name = path[len(_folder(spool_dir, "")) + 1 :]
         try:
             with contextlib.suppress(OSError):  # the pipe is full, so that the reader reads the folder
@@ -321,6 +330,7 @@ class Mover:
             self.close()
             raise
         self._rest = b""
+        files.remove(os.path.join(self._spool_dir, spoolfile.TICKET))
         # With the pipe open: a file that is not listed now is announced there.
         self._read_folder()
         return True
@@ -451,23 +461,67 @@ def _damage(path: str) -> str | None:
     return None
 
 
-def move_all_due(spool_dir: str) -> None:
+def move_all_due(spool_dir: str) -> bool:
     """Move the jobs in that are due, if no process is elected to do so: spoolers do it at their scans. Never raises.
 
     A spooler is not elected itself: a long job would keep it from moving others.
+
+    Returns:
+        Whether any job was due.
     """
     if has_mover(spool_dir):
-        return
+        return False
     try:
         due = [name for time, name in _entries(_folder(spool_dir, "")) if time <= _now()]
     except OSError:
-        return  # there is no such folder yet
+        return False  # there is no such folder yet
     for name in due:
         path = os.path.join(spool_dir, FOLDER, name)
         try:
             move_in(path, spool_dir)
         except OSError as error:
             log.complain("the delayed job %s cannot be moved to the spool directory: %s", path, error)
+    return bool(due)
+
+
+# Under uWSGI, a spooler executes Python only for a file. Where no process can be elected (uWSGI without threads, or
+# without HTTP processes), a file of no job makes it look at the delayed jobs at each scan.
+
+
+def call_spoolers(spool_dir: str) -> None:
+    """Have the spoolers of uWSGI move delayed jobs in, until a process is elected or none is left. Never raises.
+
+    Nothing happens if there are no delayed jobs.
+    """
+    with contextlib.suppress(OSError):
+        # Asked after the job was written. A spooler removes the ticket and then asks again: see answer().
+        if _has_delayed(spool_dir) and not os.path.lexists(os.path.join(spool_dir, spoolfile.TICKET)):
+            spoolfile.write(spool_dir, FOLDER, packet.dump(packet.Packet({MARKER: b"1"})))
+
+
+def answer(spool_dir: str) -> None:
+    """Do what the ticket asks a spooler of uWSGI to do. Never raises ``OSError``."""
+    ticket, asked = os.path.join(spool_dir, spoolfile.TICKET), _asked.get()
+    if has_mover(spool_dir):
+        files.remove(ticket)
+    elif time.monotonic() >= asked.get(spool_dir, 0.0) + TICKET_PAUSE:
+        asked[spool_dir] = time.monotonic()
+        if move_all_due(spool_dir):
+            spoolers.wake_all(spool_dir)
+        if not _has_delayed(spool_dir):
+            files.remove(ticket)
+            call_spoolers(spool_dir)
+
+
+_asked: process.PerProcess[dict[str, float]] = process.PerProcess(dict)
+"""When this spooler last looked at the delayed jobs of a directory, on the monotonic clock."""
+
+
+def _has_delayed(spool_dir: str) -> bool:
+    try:
+        return next(_entries(_folder(spool_dir, "")), None) is not None
+    except OSError:
+        return False
 
 
 def _now() -> int:

@@ -35,6 +35,9 @@ COMMON_PRIORITIES = range(100)
 LATER = "later"
 """The folder of jobs that are not due yet, where uWSGI does not look. Its files are named as in the spool directory."""
 
+TICKET = f"{PREFIX}{LATER}"
+"""The file by which uWSGI's spoolers look after delayed jobs; it is no job. See ``later.py``."""
+
 FOLDERS = frozenset({"checkpoints", "chunks", "dead", LATER, "running", "spoolers", "threads", "waiting"})
 """The folders that spoolkit makes in a spool directory. Each has a module or a package of its name."""
 
@@ -427,7 +430,7 @@ def scanned(spool_dir: str, max_files: int | None = None) -> list[str]:
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
-    return entry.name.startswith(PREFIX) and entry.is_file(follow_symlinks=False)
+    return entry.name.startswith(PREFIX) and entry.name != TICKET and entry.is_file(follow_symlinks=False)
 
 
 def is_spool_directory(path: str) -> bool:

@@ -16,7 +16,7 @@ from spoolkit import application, registry, settings
 from spoolkit.encoding import packet
 from spoolkit.job import SPOOL_RETRY
 from spoolkit.lifecycle import shutdown, spooler_signals
-from spoolkit.spooldir import dead, gate, spoolers, spoolfile
+from spoolkit.spooldir import dead, gate, later, spoolers, spoolfile
 from spoolkit.spooling import other_libraries, startup
 from spoolkit.spooling.execute import SpoolFileRef, execute, execute_foreign
 from spoolkit.store import locations, retention
@@ -74,6 +74,8 @@ def start(spool_dir: str) -> None:
         retention.delete_leftovers(locations.store(), spool_dir)
         this_process.presence = spoolers.SpoolerFile(spool_dir)
         if bridge.is_uwsgi():
+            if not later.has_mover(spool_dir):
+                later.call_spoolers(spool_dir)
             options = {**bridge.options(), **served.options()}
             instance.publish(spool_dir, options, bridge.master_pid(), bridge.version(), bridge.directories())
         if not sandbox.is_test_run():
@@ -158,6 +160,9 @@ def serve(env: bridge.Env, path: str, spool_dir: str) -> int | None:
     Returns:
         The integer for uWSGI; ``None`` if no job may start now.
     """
+    if later.MARKER in env:
+        later.answer(spool_dir)
+        return int(SPOOL_RETRY)
     if not spoolfile.is_due(path):
         return int(SPOOL_RETRY)
     presence, name, left = this_process.presence, os.path.basename(path), True
