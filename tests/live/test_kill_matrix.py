@@ -360,3 +360,19 @@ def test_each_job_of_a_chunk_runs_once_if_the_whole_server_is_killed(tmp_path: P
         assert len(job.said("start")) == len(job.outcomes)
         job.assert_one_at_a_time()
     assert sum(len(job.outcomes) > 1 for job in ran.values()) <= spoolers
+
+
+@pytest.mark.parametrize("spoolers", sampled(SPOOLERS, 4))
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_delayed_job_runs_once_if_the_process_that_moves_it_in_is_killed(
+    tmp_path: Path, moment: str, spoolers: int
+) -> None:
+    """Between the decision and the rename, and between the rename and the signal to a spooler."""
+    with serving(tmp_path, spoolers, DIES_MOVING=moment) as site:
+        ids = [site.call("innocent", using={"delay": 1.0})["job"] for _ in range(3)]
+        ran = settled(site, ids)
+    assert len(site.history.events("dies", moment)) == 1
+    assert all(ran[id].outcomes == ("done",) for id in ids)
+    for id in ids:
+        assert len(ran[id].said("start")) == 1
+        assert ran[id].details.status.run_at <= ran[id].said("start")[0].time, "early"  # type: ignore[operator]

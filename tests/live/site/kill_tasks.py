@@ -16,6 +16,7 @@ from flask import Flask, Response, jsonify, request
 from history import record
 
 from spoolkit import SPOOL_RETRY, Abort, JobTimeout, Retry, SpoolKit, current_job, spool
+from spoolkit.spooldir import later
 from spoolkit.uwsgi import bridge
 
 app = Flask(__name__)
@@ -24,7 +25,9 @@ SpoolKit(app)
 
 @app.post("/call/<name>")
 def call(name: str) -> Response:
-    return jsonify(job=globals()[name](*request.get_json()["args"]).id)
+    asked = request.get_json()
+    task = globals()[name]
+    return jsonify(job=task.using(**asked.get("using", {}))(*asked["args"]).id)
 
 
 @app.post("/map/<name>")
@@ -234,3 +237,23 @@ def waits_for_its_release(then: str = "return", drops_its_lock: bool = False) ->
             raise ValueError("no luck")
         if then == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _die_moving(moment: str) -> None:
+    """Kill the process that moves delayed jobs in: once, at the first job, ``before`` or ``after`` its rename."""
+    move_in = later.move_in
+
+    def move_and_die(path: str, spool_dir: str) -> int:
+        if moment == "after":
+            move_in(path, spool_dir)
+        with contextlib.suppress(FileExistsError):
+            Path(os.environ["HISTORY"]).with_name("died").touch(exist_ok=False)
+            record("dies", moment)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return move_in(path, spool_dir)
+
+    later.move_in = move_and_die
+
+
+if moment := os.environ.get("DIES_MOVING"):
+    _die_moving(moment)
