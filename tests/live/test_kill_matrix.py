@@ -331,12 +331,14 @@ CHUNK_MOMENTS = {
 
 
 @pytest.mark.parametrize("spoolers", sampled(SPOOLERS, 4))
+@pytest.mark.parametrize("spread", sampled([0, 1], 1))
 @pytest.mark.parametrize("moment", sampled(list(CHUNK_MOMENTS), "half of the jobs are moved"))
 def test_each_job_of_a_chunk_runs_once_if_its_spooler_is_killed_when(
-    tmp_path: Path, moment: str, spoolers: int
+    tmp_path: Path, moment: str, spread: int, spoolers: int
 ) -> None:
+    """``spread``: the seconds over which their due times are spread."""
     with serving(tmp_path, spoolers, DIE_ONCE=CHUNK_MOMENTS[moment]) as site:
-        ids = site.server.post("/map/innocent", {"args": [[0.001]] * 20}).json["jobs"]
+        ids = site.server.post("/map/innocent", {"args": [[0.001]] * 20, "spread": spread}).json["jobs"]
         ran = settled(site, ids)
         assert (tmp_path / "died").exists(), "nothing was killed"
         for job in ran.values():
@@ -355,9 +357,9 @@ def test_each_job_of_a_chunk_runs_once_if_the_whole_server_is_killed(tmp_path: P
     with serving(tmp_path, spoolers) as after:
         ran = settled(after, ids)
     for job in ran.values():
-        # Those in progress were killed with the server, and run again.
+        # Those in progress were killed with the server, perhaps before their task wrote anything down, and run again.
         assert job.outcomes in (("done",), ("crashed", "done"))
-        assert len(job.said("start")) == len(job.outcomes)
+        assert 1 <= len(job.said("start")) <= len(job.outcomes)
         job.assert_one_at_a_time()
     assert sum(len(job.outcomes) > 1 for job in ran.values()) <= spoolers
 

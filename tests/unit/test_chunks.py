@@ -191,7 +191,7 @@ def test_only_its_owner_may_read_a_chunk_and_its_jobs(site: Site) -> None:
     add.map([(1,)], delay=1000)
     modes = {stat.S_IMODE(path.stat().st_mode) for path in site.spool.glob(f"{spoolfile.PREFIX}*")}
     site.run()
-    modes |= {stat.S_IMODE(path.stat().st_mode) for path in site.spool.glob(f"{spoolfile.PREFIX}*")}
+    modes |= {stat.S_IMODE(path.stat().st_mode) for path in site.spool.rglob(f"{spoolfile.PREFIX}*")}
     assert modes == {0o600}
     assert stat.S_IMODE((site.spool / FOLDER).stat().st_mode) == 0o700
 

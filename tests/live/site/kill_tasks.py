@@ -32,8 +32,9 @@ def call(name: str) -> Response:
 
 @app.post("/map/<name>")
 def map_rows(name: str) -> Response:
-    rows = [tuple(row) for row in request.get_json()["args"]]
-    return jsonify(jobs=[job.id for job in globals()[name].map(rows)])
+    asked = request.get_json()
+    jobs = globals()[name].map([tuple(row) for row in asked["args"]], spread=asked.get("spread", 0))
+    return jsonify(jobs=[job.id for job in jobs])
 
 
 def die_once(moment: str) -> None:
