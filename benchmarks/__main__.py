@@ -18,9 +18,10 @@ def one_round(contender: Contender, chosen: list[str], size: Size, pending: int)
     """Start the contender, measure it, and stop it.
 
     Returns:
-        Its values, and what is wrong with the number of its runs: empty if each job ran exactly once.
+        Its values, and what went wrong: empty if each job ran exactly once.
     """
     values: dict[str, float] = {}
+    failed = ""
     chosen = [name for name in chosen if name in (contender.measures or MEASURES)]
     with tempfile.TemporaryDirectory(prefix="bench-") as name, contender.start(Path(name)) as running:
         try:
@@ -32,13 +33,10 @@ def one_round(contender: Contender, chosen: list[str], size: Size, pending: int)
                 for measure in chosen:
                     with_pending = MEASURES[measure].run(running, size)
                     values |= {name + PENDING: value for name, value in with_pending.items()}
-        except (
-            AssertionError,
-            OSError,
-            RuntimeError,
-        ) as error:  # it took too long, its caller failed, or a process died
+        except (AssertionError, OSError, RuntimeError) as error:  # a wait was too long, the caller or a consumer died
+            failed = f"{type(error).__name__}: {str(error).splitlines()[0]}"
             print(f"{contender.name}: {error}", file=sys.stderr)
-        return values, running.verdict()
+        return values, ", ".join(filter(None, [failed, running.verdict()]))
 
 
 def main() -> int:
@@ -67,7 +65,9 @@ def main() -> int:
             parser.error(f"there is no {needed} in {option}")
     words = [word for word in given.only.split(",") if word]
     taking_part = [
-        c for c in contenders(given.base, given.rivals) if not words or any(word in c.name for word in words)
+        one
+        for one in contenders(given.base, given.rivals)
+        if (not words or any(word in one.name for word in words)) and not set(chosen).isdisjoint(one.measures or chosen)
     ]
     report = Report(measured(chosen, given.pending), given.jobs, given.rounds)
     for number in range(given.rounds):

@@ -98,14 +98,13 @@ def tables(figures: Sequence[Figure], results: Mapping[str, Rounds], base: str) 
         for figure in measured
     ]
     others = [name for name in results if name != base] if base in results else []
-    compared = [
-        [
-            f"{figure.title} ({'more' if figure.more_is_better else 'less'} is better)",
-            *(shown(ratios(results[base], results[other], figure.name)) for other in others),
-        ]
-        for figure in measured
-    ]
+    compared = []
+    for figure in measured:
+        found = [ratios(results[base], results[other], figure.name) for other in others]
+        if any(found):
+            better = "more" if figure.more_is_better else "less"
+            compared.append([f"{figure.title} ({better} is better)", *map(shown, found)])
     parts = [markdown([head, *values])]
-    if others:
+    if compared:
         parts += [f"{base} ÷ the rival, in the same round:\n", markdown([["", *others], *compared])]
     return "\n".join(parts)

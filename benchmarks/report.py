@@ -35,7 +35,7 @@ class Report:
     rounds: int
     #: The values of each contender, one mapping for each round.
     results: dict[str, list[dict[str, float]]] = field(default_factory=dict)
-    #: What was wrong with the number of runs, by contender.
+    #: What went wrong, by contender: jobs that did not run exactly once, a caller that failed.
     wrong: dict[str, list[str]] = field(default_factory=dict)
     about: dict[str, str] = field(default_factory=machine.description)
 

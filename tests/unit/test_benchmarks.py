@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import calling, figures, measures, records
+from benchmarks import calling, figures, measures, records, report
 from benchmarks.figures import Figure, Spread
 
 VALUES = st.lists(st.floats(min_value=0.001, max_value=1e9), min_size=1, max_size=50)
@@ -87,6 +87,13 @@ def test_the_tables_hold_each_value_and_each_ratio() -> None:
     ]
 
 
+def test_a_figure_without_a_rival_has_no_line_of_ratios() -> None:
+    results = {"ours": [{"a": 1.0, "b": 1.0}], "theirs": [{"a": 2.0}]}
+    text = figures.tables([Figure("a", "A", "s"), Figure("b", "B", "s")], results, "ours")
+    assert "| A (less is better) | 0.500 |" in text
+    assert "B (less" not in text
+
+
 def test_a_table_of_one_contender_has_no_ratios() -> None:
     rate = Figure("rate", "Rate", "jobs/s")
     assert "÷" not in figures.tables([rate], {"ours": [{"rate": 1.0}]}, "ours")
@@ -130,6 +137,24 @@ def test_a_caller_that_waits_goes_on_when_the_job_has_run(tmp_path: Path, monkey
     order = {"first": 0, "count": 3, "wait": 60, "ran": 0}
     answer = calling.carry_out(lambda number, stamp, due: records.ran(number, stamp), order)
     assert answer["number"] == 3
+
+
+def test_a_report_names_what_went_wrong(tmp_path: Path) -> None:
+    made = report.Report(report.measured(["drain"], 0), jobs=10, rounds=2)
+    made.add("spoolkit", {"drain": 5.0}, "")
+    assert "Each job ran exactly once." in made.markdown()
+    made.add("spoolkit", {"drain": 5.0}, "1 did not run")
+    assert "Not every job ran exactly once. spoolkit: 1 did not run." in made.markdown()
+    made.write(tmp_path / "new")
+    written = json.loads((tmp_path / "new" / "results.json").read_text())
+    assert written["results"] == {"spoolkit": [{"drain": 5.0}, {"drain": 5.0}]}
+    assert (tmp_path / "new" / "results.md").read_text() == made.markdown()
+
+
+def test_figures_with_delayed_jobs_pending_are_lines_of_their_own() -> None:
+    lines = report.measured(["drain"], 50000)
+    assert [line.title for line in lines if line.name.startswith("drain")] == ["Drain", "Drain [50,000 pending]"]
+    assert len({line.name for line in lines}) == len(lines) == 2 * len(report.measured(["drain"], 0))
 
 
 def test_every_figure_has_a_name_of_its_own() -> None:
