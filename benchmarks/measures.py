@@ -40,7 +40,7 @@ def steady(running: Running, size: Size) -> dict[str, float]:
     first, cpu = records.count(running.file), running.cpu()
     answer = running.call(size.jobs)
     running.wait()
-    cpu = running.cpu() - cpu
+    cpu = running.cpu_when_quiet() - cpu
     runs = records.read(running.file, first)
     return {
         "enqueue": statistics.median(answer["took"]) * 1e6,
@@ -58,7 +58,7 @@ def drain(running: Running, size: Size) -> dict[str, float]:
         answer = running.call(size.jobs)
         cpu, began = running.cpu(), time.time()
     running.wait()
-    cpu = running.cpu() - cpu
+    cpu = running.cpu_when_quiet() - cpu
     runs = records.read(running.file, first)
     return {
         "enqueue_paused": statistics.median(answer["took"]) * 1e6,
