@@ -56,12 +56,12 @@ def name_of(app: Flask) -> str:
 
 def folder(app: Flask) -> str:
     """The folder that contains the application's module, or its top package."""
-    known_folder = known.folders.get(app)
+    known_folder = this_process.folders.get(app)
     if known_folder is None:
         found = modules.folder(app.import_name)
         is_above = found is not None and os.path.commonpath([found, app.root_path]) == found
         # Otherwise root_path was given to Flask() by hand.
-        known_folder = known.folders[app] = found if found is not None and is_above else app.root_path
+        known_folder = this_process.folders[app] = found if found is not None and is_above else app.root_path
     return known_folder
 
 

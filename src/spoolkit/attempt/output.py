@@ -6,7 +6,6 @@ import contextlib
 import logging
 import sys
 import threading
-import weakref
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from functools import cached_property
@@ -31,7 +30,7 @@ class _Capture:
         #: The sink of the job that the main thread runs.
         self.main_sink: Sink | None = None
         #: Threads that ran before the job of the main thread started: their output does not belong to it.
-        self.other_threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
+        self.other_threads: frozenset[threading.Thread] = frozenset()
         #: How many jobs run; the first one replaces the streams, the last one puts them back.
         self.users = 0
         #: Held while ``users`` changes.
@@ -52,14 +51,14 @@ def to(sink: Sink) -> Iterator[None]:
     token = _context_sink.set(sink)
     main = threading.current_thread() is threading.main_thread()
     if main:
-        _capture.main_sink, _capture.other_threads = sink, weakref.WeakSet(threading.enumerate())
+        _capture.main_sink, _capture.other_threads = sink, frozenset(threading.enumerate())
     _install()
     try:
         yield
     finally:
         _uninstall()
         if main:
-            _capture.main_sink = None
+            _capture.main_sink, _capture.other_threads = None, frozenset()
         _context_sink.reset(token)
 
 

@@ -6,6 +6,7 @@ once, also within uWSGI's C code, where no Python would run.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # signal.signal makes enums of its answers: five times the time
 import logging
 import os
 import signal
@@ -29,18 +30,18 @@ _spooler = PerProcess(_Spooler)
 
 def set_idle() -> None:
     """Let the signals end this process at once: it runs no job."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    _signal.signal(signal.SIGTERM, _signal.SIG_DFL)
+    _signal.signal(signal.SIGINT, _signal.SIG_DFL)
     # By default it leaves a core file. Where it is sent to all processes, as Ctrl-\ in a terminal does, the master
     # stops as well.
-    signal.signal(signal.SIGQUIT, signal.SIG_IGN)
+    _signal.signal(signal.SIGQUIT, _signal.SIG_IGN)
 
 
 def job_starts() -> None:
     """Record the signals from here on: a job is about to run in this process."""
     _spooler.get()
     for signum in STOP_SIGNALS:
-        signal.signal(signum, _record)
+        _signal.signal(signum, _record)
 
 
 def request_exit() -> None:
@@ -55,11 +56,11 @@ def job_ended(last: Callable[[], None]) -> None:
         last: Called before this process exits.
     """
     # Blocked: a signal between the two lines would find neither the handler nor the default action, and be lost.
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+    _signal.pthread_sigmask(_signal.SIG_BLOCK, STOP_SIGNALS)
     set_idle()
     if _spooler.get().exit_requested:
         _exit(last)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
 def _record(signum: int, frame: FrameType | None) -> None:

@@ -96,7 +96,8 @@ def execute_job(
     if isinstance(prepared, AttemptResult):
         result = prepared
     else:
-        job = replace(job, task=prepared.name)
+        if job.task != prepared.name:
+            job = replace(job, task=prepared.name)
         file, claim = _claim(job, prepared, file, store, config, packet.arguments(content))
         if isinstance(claim, Granted):
             result = _run(job, prepared, claim, config, owns_process=working_directory is not None)

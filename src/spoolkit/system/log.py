@@ -15,6 +15,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextvars import ContextVar
+from functools import lru_cache
 
 from spoolkit.system.process import PerProcess
 
@@ -145,7 +146,7 @@ def _say(
             return
     except BaseException:  # noqa: S110 - the site's own code fails here; the line is written to standard error
         pass
-    clean = tuple(arg if isinstance(arg, (int, float)) else _text(arg) for arg in args)
+    clean = tuple([arg if isinstance(arg, (int, float)) else _text(arg) for arg in args])
     trace = block(details or _traceback(error), indent="  ") if details or error is not None else None
     if configured:
         try:
@@ -199,10 +200,15 @@ def _write(level: int, message: str, args: tuple[object, ...], trace: str | None
     # Formatted by hand, because each job writes two lines: a log record and its formatter take three times as long.
     with contextlib.suppress(Exception):
         now = time.time()
-        stamp = f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(now))},{int(now % 1 * 1000):03d}"
+        stamp = f"{_second(int(now))},{int(now % 1 * 1000):03d}"
         text = message % args if args else message
         job = _job.get()
         where = LOGGER if job is None or job[0] in text else f"{LOGGER} [job {one_line(job[0])}]"
         line = f"{stamp} {logging.getLevelName(level)} {where}: {text}"
         # In one write: lines of several processes must not be mixed.
         os.write(2, (line + (f"\n{trace}\n" if trace else "\n")).encode("utf-8", "backslashreplace"))
+
+
+@lru_cache(maxsize=1)
+def _second(now: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(now))
