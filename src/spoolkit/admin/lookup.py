@@ -294,7 +294,7 @@ def _with_progress(status: Status) -> Status:
     """The status with the progress of the running attempt, which only its file in ``running/`` holds."""
     if status.state is not State.RUNNING:
         return status
-    progress, _ = running.read(locations.spool_dir_of(status.queue), status.id)
+    progress, _ = running.read(locations.spool_dir_of(status.queue), status.id, status.pid)
     return replace(status, progress=progress)
 
 
@@ -522,7 +522,7 @@ def details(id: str) -> Details:
     status = find(id)
     attempts, events = from_store(lambda: locations.store().history(id)) or ([], [])
     if attempts and attempts[-1].finished_at is None:
-        _, log = running.read(locations.spool_dir_of(status.queue), id)
+        _, log = running.read(locations.spool_dir_of(status.queue), id, status.pid)
         attempts[-1] = replace(attempts[-1], log=log)
     return Details(status, _arguments(status), attempts, events)
 

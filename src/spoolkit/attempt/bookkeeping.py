@@ -64,7 +64,7 @@ def claim(
                 log.complain(text, os.path.basename(path or ""), original)
             return None
         case PreviousCrashed():
-            progress, text = running.read(locations.spool_dir_of(job.queue, config), job.id)
+            progress, text = running.read(locations.spool_dir_of(job.queue, config), job.id, found.pid)
             return crash.result_of(job, options, found, progress, text)
         case AlreadySettled(outcome):
             # The process that recorded the outcome died before it could do the same to the file.
@@ -121,7 +121,8 @@ def _record(job: JobSpec, result: AttemptResult, store: Store, spool_dir: str, f
                 store.finish(
                     job, result.attempt, outcome, result=result.result, progress=result.progress, log=result.log
                 )
-        running.delete(spool_dir, job.id)
+        if result.crashed:
+            running.delete(spool_dir, job.id)
         if isinstance(outcome, (Done, Cancelled)):  # a dead job may be run again, and continues from there
             checkpoints.delete(spool_dir, job.id)
     elif isinstance(outcome, Dead) and result.recordable:

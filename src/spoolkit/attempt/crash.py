@@ -34,7 +34,7 @@ def result_of(
         jitter = random.random()  # noqa: S311 - spreads retries, guards nothing
         outcome = retry.after_failure(options, crash.attempt_since_reset, failure, now=clock.now(), jitter=jitter)
     job_log.ended(job, outcome)
-    return AttemptResult(outcome, crash.attempt, progress=progress, log=text, logged=True)
+    return AttemptResult(outcome, crash.attempt, progress=progress, log=text, logged=True, crashed=True)
 
 
 def _failure(crash: PreviousCrashed, text: str, *, has_limit: bool) -> Failure:

@@ -8,6 +8,7 @@ from spoolkit.errors import StoreUnavailableError
 from spoolkit.job import JobSpec
 from spoolkit.registry import Declared
 from spoolkit.settings import Settings
+from spoolkit.spooldir import running
 from spoolkit.store import Store, locations, write_behind
 from spoolkit.store.claims import Granted
 
@@ -25,18 +26,19 @@ def attempt(job: JobSpec, declared: Declared, store: Store, config: Settings, nu
     Returns:
         What became of the attempt; ``None`` if another process runs the job.
     """
-    try:
-        result = _claim_and_run(job, declared, store, config, number)
-    finally:
-        # Before it is recorded, which wakes processes that wait: their query would write a row for a finished job.
-        write_behind.writer().discard(job)
-    if result is not None:
-        bookkeeping.record(job, result, store, config)
+    with running.AttemptFile(locations.spool_dir_of(job.queue, config), job.id) as attempt_file:
+        try:
+            result = _claim_and_run(job, declared, store, config, number, attempt_file)
+        finally:
+            # Before it is recorded, which wakes processes that wait: their query would write a row for a finished job.
+            write_behind.writer().discard(job)
+        if result is not None:
+            bookkeeping.record(job, result, store, config)
     return result
 
 
 def _claim_and_run(
-    job: JobSpec, declared: Declared, store: Store, config: Settings, number: int
+    job: JobSpec, declared: Declared, store: Store, config: Settings, number: int, attempt_file: running.AttemptFile
 ) -> AttemptResult | None:
     claim: Granted | AttemptResult | None
     try:
@@ -45,9 +47,9 @@ def _claim_and_run(
         claim = bookkeeping.claim_without_store(job, declared.options, config, error, lambda: number)
     if not isinstance(claim, Granted):
         return claim
-    return runner.run(job, declared, claim, config, spool_dir=locations.spool_dir_of(job.queue, config))
+    return runner.run(job, declared, claim, config, attempt_file=attempt_file)
 
 
 def attempt_untracked(job: JobSpec, declared: Declared, config: Settings, number: int) -> AttemptResult:
     """Run one attempt of ``job`` without a record of it. Never raises. The arguments are those of :func:`attempt`."""
-    return runner.run(job, declared, Granted(number, number), config, spool_dir=None)
+    return runner.run(job, declared, Granted(number, number), config, attempt_file=None)

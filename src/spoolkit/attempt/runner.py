@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import threading
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
 from spoolkit import application
@@ -45,6 +45,8 @@ class AttemptResult:
     damage: tuple[str, ...] = ()
     #: Whether the log has a line about the outcome.
     logged: bool = False
+    #: Whether the attempt ended with another process, which has left its file in ``running/``.
+    crashed: bool = False
 
 
 def run(
@@ -53,7 +55,7 @@ def run(
     start: Granted,
     config: Settings,
     *,
-    spool_dir: str | None,
+    attempt_file: AttemptFile | None,
     owns_process: bool = False,
 ) -> AttemptResult:
     """Run one attempt of ``job``. Never raises.
@@ -63,22 +65,22 @@ def run(
         declared: The task.
         start: The number of the attempt.
         config: The settings in force.
-        spool_dir: The spool directory, where the attempt shows its progress and its log while it runs, in
-            ``running/<id>``: the file stays until the result is recorded. ``None``: the job is not tracked, and neither
-            its output nor its result is kept.
+        attempt_file: Where the attempt shows its progress and its log while it runs. ``None``: the job is not tracked,
+            and neither its output nor its result is kept.
         owns_process: Whether this process runs one job at a time and may be ended for it.
 
     Returns:
         The outcome of the attempt, and what the task left behind.
     """
-    options, tracked = declared.options, spool_dir is not None
-    attempt_file = None if spool_dir is None else AttemptFile(spool_dir, job.id)
+    options, tracked = declared.options, attempt_file is not None
+    if attempt_file is not None:
+        attempt_file.begin()
     current = CurrentJob(
         **vars(job),
         attempt=start.attempt,
         max_attempts=start.attempt - start.attempt_since_reset + options.attempts,
         _attempt_file=attempt_file,
-        _checkpoint=Checkpoint(spool_dir, job.id),
+        _checkpoint=Checkpoint(None if attempt_file is None else attempt_file.spool_dir, job.id),
     )
     returned: object = None
     error: BaseException | None = None
@@ -133,12 +135,11 @@ def _decide(options: TaskOptions, attempt: int, returned: object, error: BaseExc
 
 
 def _with_details(job: JobSpec, ended: AttemptResult, attempt_file: AttemptFile, max_result: int) -> AttemptResult:
-    """Add what the task returned, reported and printed, and close the attempt's file. Never raises."""
+    """Add what the task returned, reported and printed. Never raises."""
     try:
-        with closing(attempt_file):
-            value = _encode(ended.outcome.result, max_result) if isinstance(ended.outcome, Done) else None
-            ended = replace(ended, result=value, progress=attempt_file.last_progress)
-            ended = replace(ended, log=attempt_file.log())
+        value = _encode(ended.outcome.result, max_result) if isinstance(ended.outcome, Done) else None
+        ended = replace(ended, result=value, progress=attempt_file.last_progress)
+        ended = replace(ended, log=attempt_file.log())
     except Exception as error:
         # The outcome stands without them. If it were lost, a job that is done would run again.
         log.complain("the result or the log of job %s could not be read; its outcome stands", job.id, error=error)

@@ -1,31 +1,103 @@
-"""What does a running attempt show, and was it asked to stop? The file ``running/<id>`` holds progress, log and a flag.
+"""What does a running attempt show, and was it asked to stop? Each process that runs jobs has a file in ``running/``.
 
-It is in the page cache, not in the store, so that a task may report ten thousand times a second. It outlives the
-process, so that the log of a crash can be read. A process that wants the job to stop sets the flag.
+The file, ``running/<pid>``, is mapped and used again for one job after the other; where several threads run jobs, each
+has a file of its own, ``running/<pid>.<n>``. Its head holds the id of the job, its progress, and the id of the job that
+was asked to stop; its log follows. It is in the page cache, not in the store, so that a task may report ten thousand
+times a second. It outlives the process, so that the log of a crash can be read.
+
+The version before made a file for each attempt, ``running/<job id>``. Such files are still read, and asked to stop.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
+import mmap
 import os
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from spoolkit.job import Progress
 from spoolkit.system import files, process
+from spoolkit.system.process import PerProcess
 
 FOLDER = "running"
 LOG_LIMIT = 64 * 1024
 """How many bytes of a log are kept: its end."""
 
-_HEADER = 1024
 _OWNER = 896
-"""The offset in the header of the process that runs the attempt. The stop flag and the progress are before it."""
+"""The offset in the head of the process that runs the attempt. The progress is before it."""
 
-_STOP = b"1"
+_OWNER_END = 1024
+"""The offset of what follows: the log in a file of the version before, else the id of the job."""
+
+_JOB = slice(_OWNER_END, _OWNER_END + 32)
+_STOP = slice(_JOB.stop, _JOB.stop + 32)
+"""The id of the job that was asked to stop: a flag would be taken for that of the next job."""
+
+_LOG = 4096
+"""The offset of the log, and the size of the head, which is mapped."""
+
+_NOBODY = bytes(32)
+_NO_PROGRESS = b" " * (_OWNER - 1)
+
+_MAX_FILES = 10_000
+"""How many files one process may have."""
+
+
+class _ProcessFile:
+    """A file of this process, for one attempt at a time. Raises ``OSError`` if it cannot be made."""
+
+    def __init__(self, spool_dir: str) -> None:
+        self.path, fd = _make(os.path.join(spool_dir, FOLDER))
+        try:
+            # Written through a mapping for which the disk has no room, the head would end this process by SIGBUS.
+            os.posix_fallocate(fd, 0, _LOG)
+            self.head = mmap.mmap(fd, _LOG)
+            self.head[_OWNER:_OWNER_END] = _own_name().ljust(_OWNER_END - _OWNER)
+            self.fd = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10)
+        except BaseException:
+            files.remove(self.path)
+            raise
+        finally:
+            os.close(fd)
+        self._file = process.file_of(self.fd)
+        self.progress_written = False
+        self.log_size = 0
+        self.empty_log()
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether a task has closed the descriptor, whose number may mean another file by now."""
+        return process.file_of(self.fd) != self._file
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether the file still is the one that others find under its name."""
+        try:
+            about = os.lstat(self.path)
+        except OSError:
+            return False
+        return (about.st_dev, about.st_ino) == self._file
+
+    def empty_log(self) -> None:
+        os.ftruncate(self.fd, _LOG)
+        os.lseek(self.fd, _LOG, os.SEEK_SET)
+        self.log_size = 0
+
+
+_free: PerProcess[dict[str, list[_ProcessFile]]] = PerProcess(dict)
+"""By spool directory: the files of this process that no attempt uses."""
+
+_lost: list[_ProcessFile] = []
+"""Files that are not used any more, kept: a mapping closes a descriptor at its end, which may be another file's now."""
 
 
 class AttemptFile:
-    """The file of one attempt. If it cannot be made, nothing is shown and nothing is raised.
+    """What one attempt shows. If there can be no file, nothing is shown and nothing is raised.
+
+    Make it before the attempt is claimed: a process that reads there who runs the job finds the file to ask.
 
     Args:
         spool_dir: The spool directory that holds the file.
@@ -33,139 +105,276 @@ class AttemptFile:
     """
 
     def __init__(self, spool_dir: str, id: str) -> None:
-        self.path = os.path.join(spool_dir, FOLDER, id)
-        self.fd = -1
+        self.spool_dir = spool_dir
         self.last_progress: Progress | None = None
-        self._size = 0
-        self._file: tuple[int, int] | None = None
+        self._id = id.encode("utf-8", "surrogateescape").ljust(32, b"\0")[:32]
+        self._file: _ProcessFile | None = None
         with contextlib.suppress(OSError):
-            self.fd = _open(self.path)
-            # The stop flag is kept: it may have been set before this attempt came so far.
-            os.truncate(self.fd, min(1, os.fstat(self.fd).st_size))
-            os.lseek(self.fd, _HEADER, os.SEEK_SET)
-            self._file = process.file_of(self.fd)
-            os.pwrite(self.fd, (b"%d%s" % (os.getpid(), process.own())).ljust(_HEADER - _OWNER), _OWNER)
+            self._file = _take(spool_dir)
+
+    def __enter__(self) -> AttemptFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def begin(self) -> None:
+        """Show that the attempt runs."""
+        if (file := self._file) is None:
+            return
+        if file.progress_written:
+            file.head[1:_OWNER] = _NO_PROGRESS
+            file.progress_written = False
+        with contextlib.suppress(OSError):
+            # Its end has moved as well where a child of a task has crashed, and written its traceback there.
+            if os.lseek(file.fd, 0, os.SEEK_CUR) != _LOG:
+                file.empty_log()
+        file.head[_JOB] = self._id  # last: from here on, what is before it is that of this job
+
+    @property
+    def fd(self) -> int:
+        """The descriptor to which the log is appended; -1 if there is none."""
+        return -1 if self._file is None else self._file.fd
 
     @property
     def is_lost(self) -> bool:
         """Whether the task has closed this file, which is not its own."""
-        return self._file is not None and process.file_of(self.fd) != self._file
-
-    @property
-    def _own(self) -> int:
-        """The descriptor; -1, which every system call refuses, if its number now means another file."""
-        # Checked before each use: a task that closed all descriptors may have opened another file under this number.
-        return -1 if self.is_lost else self.fd
+        return self._file is not None and self._file.is_lost
 
     @property
     def cancel_asked(self) -> bool:
         """Whether the job was asked to stop."""
-        try:
-            return os.pread(self._own, 1, 0) == _STOP
-        except OSError:
-            return False
+        return self._file is not None and self._file.head[_STOP] == self._id
 
     def progress(self, progress: Progress) -> None:
         """Show the progress of the job. Raises ``ValueError`` or ``TypeError`` if it cannot be written as JSON."""
         line = _line(progress)  # first: progress that cannot be written here cannot be recorded either
         self.last_progress = progress
-        with contextlib.suppress(OSError):
-            os.pwrite(self._own, line, 1)
+        if (file := self._file) is not None:
+            file.progress_written = True
+            file.head[1:_OWNER] = line
 
     def write(self, text: str) -> None:
         """Add ``text`` to the log."""
         data = text.encode("utf-8", "backslashreplace")[-LOG_LIMIT:]
+        # Checked before each use: a task that closed all descriptors may have opened another file under this number.
+        if (file := self._file) is None or file.is_lost:
+            return
         with contextlib.suppress(OSError):
-            self._size += os.write(self._own, data)
-            if self._size > 2 * LOG_LIMIT:
-                self._cut()
-
-    def _cut(self) -> None:
-        end = os.lseek(self.fd, 0, os.SEEK_END)
-        data = os.pread(self.fd, LOG_LIMIT, end - LOG_LIMIT)
-        os.pwrite(self.fd, data, _HEADER)
-        os.ftruncate(self.fd, _HEADER + len(data))
-        self._size = os.lseek(self.fd, 0, os.SEEK_END) - _HEADER
+            file.log_size += os.write(file.fd, data)
+            if file.log_size > 2 * LOG_LIMIT:
+                _cut(file)
 
     def log(self) -> str:
         """Return the end of the log, at most :data:`LOG_LIMIT` bytes of it."""
-        with contextlib.suppress(OSError):  # the task has closed this file
-            return _log(self._own) if self._size else ""
+        if (file := self._file) is None or not file.log_size or file.is_lost:
+            return ""
+        with contextlib.suppress(OSError):
+            return _log(file.fd, _LOG)
         return ""
 
     def close(self) -> None:
-        """Close the file, which stays until the attempt is recorded: see :func:`delete`."""
-        if self.fd >= 0 and not self.is_lost:
-            os.close(self.fd)
-        self.fd = -1
+        """Show nothing any more: the end of the attempt is recorded. The file is for the next attempt."""
+        file, self._file = self._file, None
+        if file is None:
+            return
+        file.head[_JOB] = _NOBODY
+        if file.is_lost:
+            _lost.append(file)
+        else:
+            _free.get().setdefault(self.spool_dir, []).append(file)
+
+
+def _take(spool_dir: str) -> _ProcessFile:
+    free = _free.get().get(spool_dir, [])
+    with contextlib.suppress(IndexError):  # none is free, or none any more
+        while True:
+            file = free.pop()
+            if not file.is_lost and file.is_in_place:
+                return file
+            _lost.append(file)
+    return _ProcessFile(spool_dir)
+
+
+def leave() -> None:
+    """Remove the files of this process that no attempt uses: it runs no other. Never raises ``OSError``."""
+    for unused in _free.get().values():
+        while unused:
+            file = unused.pop()
+            if file.is_in_place:
+                files.remove(file.path)
+            _lost.append(file)
+
+
+def _own_name() -> bytes:
+    return b"%d%s" % (os.getpid(), process.own())
+
+
+def _make(folder: str) -> tuple[str, int]:
+    """Create a file of this process. Returns its path and a descriptor."""
+    for number in range(_MAX_FILES):
+        path = os.path.join(folder, f"{os.getpid()}.{number}" if number else f"{os.getpid()}")
+        while True:
+            try:
+                return path, files.create(path)
+            except FileNotFoundError:
+                files.make_folder(folder)
+            except FileExistsError:
+                # Of another thread, or of a dead process with this pid, whose last words may not have been read yet.
+                if not _is_left_over(path):
+                    break
+                files.remove(path)
+    raise OSError(f"{folder} has {_MAX_FILES} files of this process")
+
+
+def _cut(file: _ProcessFile) -> None:
+    end = os.lseek(file.fd, 0, os.SEEK_END)
+    data = os.pread(file.fd, LOG_LIMIT, end - LOG_LIMIT)
+    os.pwrite(file.fd, data, _LOG)
+    os.ftruncate(file.fd, _LOG + len(data))
+    file.log_size = os.lseek(file.fd, 0, os.SEEK_END) - _LOG
+
+
+class _Found(NamedTuple):
+    """The open file of an attempt, as another process sees it."""
+
+    #: Its descriptor.
+    fd: int
+    #: Its path.
+    path: str
+    #: Where its log begins.
+    log: int
+    #: The process that it belongs to, as :func:`_own_name` writes it.
+    owner: bytes
+    #: The id of the job; empty: the process runs none.
+    id: str
 
 
 def is_running(spool_dir: str, id: str) -> bool:
     """Return whether another process is running an attempt of the job ``id``, by the file of that attempt."""
-    try:
-        fd = files.open_regular(os.path.join(spool_dir, FOLDER, id))
-    except OSError:
-        return False
-    try:
-        owner = os.pread(fd, _HEADER - _OWNER, _OWNER).rstrip(b" ")
-    finally:
-        os.close(fd)
-    pid, space, identity = owner.partition(b" ")
-    return pid.isdigit() and int(pid) != os.getpid() and process.is_alive(int(pid), space + identity)
+    return any(_is_alive(found.owner) and not _is_own(found.owner) for found in _of_job(spool_dir, id))
 
 
-def read(spool_dir: str, id: str) -> tuple[Progress | None, str]:
-    """Read the file of an attempt that is running, or whose process died before it recorded its end.
+def read(spool_dir: str, id: str, pid: int | None = None) -> tuple[Progress | None, str]:
+    """Read what an attempt shows that is running, or whose process died before it recorded its end.
 
     Args:
         spool_dir: The spool directory that holds the file.
         id: The id of the job.
+        pid: The process that runs it, whose files are looked into first; ``None``: not known.
 
     Returns:
         The progress, ``None`` if the task reported none, and the end of the log. ``(None, "")`` if there is no file.
     """
-    try:
-        fd = files.open_regular(os.path.join(spool_dir, FOLDER, id))
-    except OSError:
-        return None, ""
-    try:
-        return _progress(fd), _log(fd)
-    except OSError:
-        return None, ""
-    finally:
-        os.close(fd)
+    seen: tuple[Progress | None, str] = None, ""
+    for found in _of_job(spool_dir, id, pid):
+        with contextlib.suppress(OSError):
+            seen = _progress(found.fd), _log(found.fd, found.log)
+            if _is_alive(found.owner):
+                break
+    return seen
 
 
-def ask_to_stop(spool_dir: str, id: str) -> None:
-    """Set the stop flag of the running job ``id``. Never raises ``OSError``."""
-    with contextlib.suppress(OSError):
-        fd = files.open_or_create(os.path.join(spool_dir, FOLDER, id))
-        try:
-            os.pwrite(fd, _STOP, 0)
-        finally:
-            os.close(fd)
+def ask_to_stop(spool_dir: str, id: str, pid: int | None) -> None:
+    """Ask the job ``id`` to stop, which the process ``pid`` runs. Never raises ``OSError``."""
+    folder = os.path.join(spool_dir, FOLDER)
+    # All files of the process: the one that recorded the start of the attempt may not show it yet.
+    names = [] if pid is None else [name for name in _names(folder) if name.partition(".")[0] == str(pid)]
+    for name in names:
+        with contextlib.suppress(OSError):
+            fd = files.open_regular(os.path.join(folder, name), os.O_RDWR)
+            try:
+                os.pwrite(fd, id.encode(), _STOP.start)
+            finally:
+                os.close(fd)
+    if not names:
+        # The process is of the version before.
+        with contextlib.suppress(OSError):
+            fd = files.open_or_create(os.path.join(folder, id))
+            try:
+                os.pwrite(fd, b"1", 0)
+            finally:
+                os.close(fd)
 
 
 def delete(spool_dir: str, id: str) -> None:
-    """Delete the file of the job's attempt, if there is one. Never raises ``OSError``."""
+    """Delete the file that an attempt of the job has left behind, if there is one. Never raises ``OSError``.
+
+    A living process that has gone on to another job makes itself a new one.
+    """
     files.remove(os.path.join(spool_dir, FOLDER, id))
+    for found in _of_job(spool_dir, id):
+        files.remove(found.path)
 
 
 def job_ids(spool_dir: str) -> list[str]:
-    """Return the ids of the jobs for which there is a file of an attempt."""
+    """Return the ids of the jobs of which an attempt is shown."""
+    return [found.id for found in _all(spool_dir) if found.id]
+
+
+def sweep(spool_dir: str) -> None:
+    """Delete the files of dead processes that ran no job when they ended. Never raises ``OSError``."""
+    folder = os.path.join(spool_dir, FOLDER)
+    for name in _names(folder):
+        if _is_of_process(name) and _is_left_over(path := os.path.join(folder, name)):
+            files.remove(path)
+
+
+def _is_left_over(path: str) -> bool:
+    """Whether the process of this file is gone, and ran no job at its end."""
+    pid = int(os.path.basename(path).partition(".")[0])
+    return any(
+        # A file that is being made has no owner yet.
+        not found.id and not (_is_alive(found.owner) if found.owner else process.started(pid) is not None)
+        for found in _look_into([path])
+    )
+
+
+def _of_job(spool_dir: str, id: str, pid: int | None = None) -> Iterator[_Found]:
+    return (found for found in _all(spool_dir, str(pid)) if found.id == id)
+
+
+def _all(spool_dir: str, first: str = "") -> Iterator[_Found]:
+    folder = os.path.join(spool_dir, FOLDER)
+    names = sorted(_names(folder), key=lambda name: name.partition(".")[0] != first)
+    return _look_into([os.path.join(folder, name) for name in names])
+
+
+def _look_into(paths: list[str]) -> Iterator[_Found]:
+    """Yield what these files are, each with a descriptor that is closed when the next one is asked for."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            fd = files.open_regular(path)
+            try:
+                owner = os.pread(fd, _OWNER_END - _OWNER, _OWNER).rstrip(b" \0")
+                name = os.path.basename(path)
+                if _is_of_process(name):
+                    id = os.pread(fd, 32, _JOB.start).rstrip(b"\0").decode("ascii", "replace")
+                    yield _Found(fd, path, _LOG, owner, id)
+                else:
+                    yield _Found(fd, path, _OWNER_END, owner, name)
+            finally:
+                os.close(fd)
+
+
+def _names(folder: str) -> list[str]:
     try:
-        return os.listdir(os.path.join(spool_dir, FOLDER))
+        return os.listdir(folder)
     except OSError:
         return []
 
 
-def _open(path: str) -> int:
-    """Open the file of an attempt. It is created if it is missing, and so is its folder."""
-    try:
-        return files.open_or_create(path)
-    except FileNotFoundError:
-        files.make_folder(os.path.dirname(path))
-        return files.open_or_create(path)
+def _is_of_process(name: str) -> bool:
+    return len(name) < 32 and name.replace(".", "").isdigit()
+
+
+def _is_own(owner: bytes) -> bool:
+    return owner == _own_name().rstrip(b" \0")
+
+
+def _is_alive(owner: bytes) -> bool:
+    pid, space, identity = owner.partition(b" ")
+    return pid.isdigit() and process.is_alive(int(pid), space + identity)
 
 
 def _line(progress: Progress) -> bytes:
@@ -189,6 +398,6 @@ def _progress(fd: int) -> Progress | None:
     return None
 
 
-def _log(fd: int) -> str:
-    start = max(_HEADER, os.fstat(fd).st_size - LOG_LIMIT)
+def _log(fd: int, begin: int) -> str:
+    start = max(begin, os.fstat(fd).st_size - LOG_LIMIT)
     return os.pread(fd, LOG_LIMIT, start).decode("utf-8", "replace")

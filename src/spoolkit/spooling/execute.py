@@ -19,7 +19,7 @@ from spoolkit.errors import DecodeError, SignatureError, SpoolkitError, StoreUna
 from spoolkit.job import SPOOL_RETRY, Cancelled, Dead, Done, Failure, JobSpec, Outcome, RetryAt
 from spoolkit.registry import Declared
 from spoolkit.settings import Settings
-from spoolkit.spooldir import chunks, dead, later, spoolers, spoolfile
+from spoolkit.spooldir import chunks, dead, later, running, spoolers, spoolfile
 from spoolkit.spooling import other_libraries
 from spoolkit.store import Store, locations, retention
 from spoolkit.store.claims import Granted
@@ -94,17 +94,18 @@ def execute_job(
     prepared = _prepare(job, store, config, working_directory)
     result: AttemptResult | None
     if isinstance(prepared, AttemptResult):
-        result = prepared
-    else:
-        if job.task != prepared.name:
-            job = replace(job, task=prepared.name)
+        record_and_settle(job, prepared, file, store, config)
+        return prepared
+    if job.task != prepared.name:
+        job = replace(job, task=prepared.name)
+    with running.AttemptFile(locations.spool_dir_of(job.queue, config), job.id) as attempt_file:
         file, claim = _claim(job, prepared, file, store, config, packet.arguments(content))
         if isinstance(claim, Granted):
-            result = _run(job, prepared, claim, config, owns_process=working_directory is not None)
+            result = _run(job, prepared, claim, config, attempt_file, owns_process=working_directory is not None)
         else:
             result = claim
-    if result is not None:
-        record_and_settle(job, result, file, store, config)
+        if result is not None:
+            record_and_settle(job, result, file, store, config)
     return result
 
 
@@ -146,10 +147,19 @@ def _claim(
         return file, claim
 
 
-def _run(job: JobSpec, declared: Declared, start: Granted, config: Settings, *, owns_process: bool) -> AttemptResult:
-    spool_dir = locations.spool_dir_of(job.queue, config)
+def _run(
+    job: JobSpec,
+    declared: Declared,
+    start: Granted,
+    config: Settings,
+    attempt_file: running.AttemptFile,
+    *,
+    owns_process: bool,
+) -> AttemptResult:
     # In a copy: a context variable that a task sets is not for the next job of this process.
-    return copy_context().run(runner.run, job, declared, start, config, spool_dir=spool_dir, owns_process=owns_process)
+    return copy_context().run(
+        runner.run, job, declared, start, config, attempt_file=attempt_file, owns_process=owns_process
+    )
 
 
 def record_and_settle(job: JobSpec, result: AttemptResult, file: SpoolFileRef, store: Store, config: Settings) -> None:

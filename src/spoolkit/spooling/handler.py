@@ -16,7 +16,7 @@ from spoolkit import application, registry, settings
 from spoolkit.encoding import packet
 from spoolkit.job import SPOOL_RETRY
 from spoolkit.lifecycle import shutdown, spooler_signals
-from spoolkit.spooldir import dead, gate, later, spoolers, spoolfile
+from spoolkit.spooldir import dead, gate, later, running, spoolers, spoolfile
 from spoolkit.spooling import other_libraries, startup
 from spoolkit.spooling.execute import SpoolFileRef, execute, execute_foreign
 from spoolkit.store import locations, retention
@@ -96,7 +96,8 @@ def _code_folders() -> set[str]:
 
 
 def leave() -> None:
-    """Remove the announcement that this process is a spooler."""
+    """Remove what this process shows of itself as a spooler."""
+    running.leave()
     if this_process.presence is not None:
         this_process.presence.leave()
         this_process.presence = None

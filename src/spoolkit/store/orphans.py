@@ -87,7 +87,7 @@ def _mark_lost(
     for row in lost:
         columns = {"pid": None, "identity": None, "ending": "lost", "error_type": None, "error_message": reason}
         was_running = row["state"] == State.RUNNING
-        progress, text = running.read(spool_dir, row["id"]) if was_running else (None, "")
+        progress, text = running.read(spool_dir, row["id"], row["pid"]) if was_running else (None, "")
         if progress is not None:
             columns["progress"] = rows.progress_text(progress)
         rows.move(db, row["id"], State(row["state"]), State.LOST, now, columns)

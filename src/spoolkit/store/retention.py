@@ -51,6 +51,7 @@ def delete_some(store: Database, spool_dir: str, config: Settings) -> None:
         return
     last_deletion.set(begun)
     now = clock.now()
+    running.sweep(spool_dir)
     try:
         orphans.mark_lost(store, locations.spool_dir_of(None, config))
         deleted = delete(store, [spool_dir], FINAL, now - config.keep_done, BATCH)
@@ -76,6 +77,7 @@ def delete_leftovers(store: Database, spool_dir: str) -> None:
             for id in batch:
                 if known.get(id) in FINAL or (id not in known and stored[id] < clock.now() - CHECKPOINT_AGE):
                     checkpoints.delete(spool_dir, id)
+        running.sweep(spool_dir)
         ids = running.job_ids(spool_dir)
         for start in range(0, len(ids), IDS_AT_ONCE):
             for id, state in queries.states(store, ids[start : start + IDS_AT_ONCE]).items():

@@ -16,6 +16,7 @@ from spoolkit.job import AnyJob, Cancelled, Failure, JobSpec, Outcome, RetryAt
 from spoolkit.lifecycle import hooks
 from spoolkit.registry import Declared
 from spoolkit.settings import Settings
+from spoolkit.spooldir import running
 from spoolkit.store import Store, locations, orphans, retention, write_behind
 from spoolkit.system import clock, files, log
 from spoolkit.system.process import PerProcess
@@ -158,6 +159,7 @@ def close_pool(deadline: clock.Deadline) -> None:
     reason = "its process was asked to exit, and the job did not finish within the grace period"
     _lose([call.tag for call in pool.close(deadline)], reason)
     _own_pool.discard()
+    running.leave()
 
 
 def _lose(thread_jobs: list[object], reason: str) -> None:
