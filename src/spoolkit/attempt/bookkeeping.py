@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 
 from spoolkit.attempt import crash, job_log
 from spoolkit.attempt.runner import AttemptResult
@@ -162,12 +163,18 @@ def _is_dead(pid: int) -> None:
     """There is no process left to kill."""
 
 
-@contextlib.contextmanager
-def _errors_logged(job: JobSpec) -> Iterator[None]:
+class _errors_logged:  # noqa: N801 - a function would be a generator, whose frames take three times as long
     """Log errors and raise none: the file of a job that is done must be removed, or the job runs again."""
-    try:
-        yield
-    except StoreUnavailableError as error:
-        log.unrecorded(error)
-    except Exception as error:
-        log.complain("the end of job %s could not be recorded; its outcome stands", job.id, error=error)
+
+    def __init__(self, job: JobSpec) -> None:
+        self._job = job
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if isinstance(error, StoreUnavailableError):
+            log.unrecorded(error)
+        elif isinstance(error, Exception):
+            log.complain("the end of job %s could not be recorded; its outcome stands", self._job.id, error=error)
+        return isinstance(error, Exception)

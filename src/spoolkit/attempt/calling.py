@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import copy_context
 from typing import Any
 
@@ -44,7 +44,7 @@ def call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[st
 def soft_limit(function: Callable[..., Any], timeout: float | None) -> AbstractContextManager[None]:
     """Raise :class:`JobTimeout` in the ``with`` block after ``timeout`` seconds. Coroutines: see :func:`call`."""
     # Raised from a signal handler, JobTimeout could also come up in the event loop's own code, and break it.
-    return nullcontext() if callables.is_async(function) else timeouts.soft(timeout)
+    return nullcontext() if timeout is None or callables.is_async(function) else timeouts.soft(timeout)
 
 
 def run_coroutine(
@@ -108,16 +108,15 @@ def without_own_frames(error: BaseException) -> BaseException:
     return BaseException.with_traceback(error, trace)
 
 
-@contextmanager
-def no_child() -> Iterator[None]:
+class no_child:  # noqa: N801 - a function would be a generator, whose frames take three times as long
     """End a child process that the task forked as soon as it leaves the ``with`` block, with a fitting exit status."""
-    pid = os.getpid()
-    try:
-        yield
-    finally:
-        if os.getpid() != pid:
+
+    def __enter__(self) -> None:
+        self._pid = os.getpid()
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if os.getpid() != self._pid:
             # The child is no spooler, but would go on as one: settle its parent's job, disarm the parent's hard limit,
             # and scan the directory for ever. So it ends here, before any of that.
-            error = sys.exc_info()[1]
             code = error.code if isinstance(error, SystemExit) else error and 1
             os._exit(code if isinstance(code, int) else int(code is not None))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import count, islice
@@ -131,11 +130,14 @@ def current_job() -> CurrentJob:
         raise NoCurrentJobError("current_job() was called outside of a running task") from None
 
 
-@contextmanager
-def as_current_job(job: CurrentJob) -> Iterator[None]:
+class as_current_job:  # noqa: N801 - see calling.no_child
     """Make ``job`` the current job in the ``with`` block."""
-    token = _current.set(job)
-    try:
-        yield
-    finally:
-        _current.reset(token)
+
+    def __init__(self, job: CurrentJob) -> None:
+        self._job = job
+
+    def __enter__(self) -> None:
+        self._token = _current.set(self._job)
+
+    def __exit__(self, *_: object) -> None:
+        _current.reset(self._token)

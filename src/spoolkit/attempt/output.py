@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import sys
 import threading
@@ -15,6 +14,8 @@ from spoolkit.errors import JobTimeout
 
 Sink = Callable[[str], None]
 """Takes a piece of text for the log of a job."""
+
+RecordFactory = Callable[..., logging.LogRecord]
 
 WRAPPERS = 8
 """How many calls may lie between a logging handler and the stream: sites wrap streams, as colorama does."""
@@ -35,31 +36,35 @@ class _Capture:
         self.users = 0
         #: Held while ``users`` changes.
         self.lock = threading.Lock()
-        #: Puts the streams and the record factory back.
-        self.undo = contextlib.ExitStack()
+        #: What was put in place of the streams, by name, and of the record factory with the one before it.
+        self.tees: dict[str, _Tee] = {}
+        self.factories: tuple[RecordFactory, RecordFactory] | None = None
 
 
 _capture = _Capture()
 
 
-@contextlib.contextmanager
-def to(sink: Sink) -> Iterator[None]:
+class to:  # noqa: N801 - a function would be a generator, whose frames take three times as long
     """Give ``sink`` a copy of what this context prints and logs in the ``with`` block.
 
     In the main thread, where one job runs at a time, ``sink`` also gets what threads print that the task has started.
     """
-    token = _context_sink.set(sink)
-    main = threading.current_thread() is threading.main_thread()
-    if main:
-        _capture.main_sink, _capture.other_threads = sink, frozenset(threading.enumerate())
-    _install()
-    try:
-        yield
-    finally:
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+
+    def __enter__(self) -> None:
+        self._token = _context_sink.set(self._sink)
+        self._is_main = threading.current_thread() is threading.main_thread()
+        if self._is_main:
+            _capture.main_sink, _capture.other_threads = self._sink, frozenset(threading.enumerate())
+        _install()
+
+    def __exit__(self, *_: object) -> None:
         _uninstall()
-        if main:
+        if self._is_main:
             _capture.main_sink, _capture.other_threads = None, frozenset()
-        _context_sink.reset(token)
+        _context_sink.reset(self._token)
 
 
 def _install() -> None:
@@ -72,20 +77,25 @@ def _install() -> None:
             if stream is not None:
                 tee = _Tee(stream)
                 setattr(sys, name, tee)
-                _capture.undo.callback(_restore_stream, name, tee)
+                _capture.tees[name] = tee
         # A record factory and not a handler: a handler at the root logger would disable basicConfig() and the handler
         # of last resort, and would not see the records of loggers that do not propagate.
         factory = logging.getLogRecordFactory()
         copying = _copying(factory)
         logging.setLogRecordFactory(copying)
-        _capture.undo.callback(_restore_factory, copying, factory)
+        _capture.factories = copying, factory
 
 
 def _uninstall() -> None:
     with _capture.lock:
         _capture.users -= 1
-        if not _capture.users:
-            _capture.undo.close()
+        if _capture.users:
+            return
+        if _capture.factories is not None:
+            _restore_factory(*_capture.factories)
+        for name, tee in _capture.tees.items():
+            _restore_stream(name, tee)
+        _capture.factories, _capture.tees = None, {}
 
 
 def _restore_stream(name: str, tee: _Tee) -> None:
@@ -93,7 +103,7 @@ def _restore_stream(name: str, tee: _Tee) -> None:
         setattr(sys, name, tee.stream)
 
 
-def _restore_factory(copying: Callable[..., logging.LogRecord], factory: Callable[..., logging.LogRecord]) -> None:
+def _restore_factory(copying: RecordFactory, factory: RecordFactory) -> None:
     if logging.getLogRecordFactory() is copying:  # as with the streams
         logging.setLogRecordFactory(factory)
 

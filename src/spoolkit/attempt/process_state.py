@@ -261,9 +261,14 @@ def _is_closed(stream: object) -> bool:
     return getattr(stream, "closed", False) is True
 
 
-def stop_alarm() -> None:
-    """Stop the timer that sends SIGALRM."""
-    signal.setitimer(signal.ITIMER_REAL, 0)
+class StoppedAlarm:
+    """A context manager at whose end the timer that sends SIGALRM is stopped."""
+
+    def __enter__(self) -> None:
+        """Do nothing."""
+
+    def __exit__(self, *_: object) -> None:
+        _signal.setitimer(_signal.ITIMER_REAL, 0)
 
 
 def _restore(values: tuple[_Value, ...], before: list[Any]) -> list[str]:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import random
 import threading
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
 
 from spoolkit import application
 from spoolkit.attempt import calling, job_log, output, process_state, retry, timeouts
@@ -88,18 +89,17 @@ def run(
     state = process_state.State() if owns_process and threading.current_thread() is threading.main_thread() else None
     began = job_log.started(job, start.attempt, current.max_attempts, tracked=tracked)
     try:
-        with ExitStack() as within:
-            if owns_process:
-                limit = None if options.timeout is None else options.timeout + config.timeout_grace
-                within.enter_context(timeouts.hard(limit, -1 if attempt_file is None else attempt_file.fd))
-            if attempt_file is not None:
-                within.enter_context(output.to(attempt_file.write))
-            within.enter_context(calling.soft_limit(declared.function, options.timeout))
-            within.enter_context(application.context(job.app))
-            within.enter_context(as_current_job(current))
-            if state is not None:
-                within.callback(process_state.stop_alarm)  # the task's own alarm, which would go off in what follows
-            within.enter_context(task_signals.job())
+        limit = None if options.timeout is None else options.timeout + config.timeout_grace
+        with (
+            timeouts.hard(limit, -1 if attempt_file is None else attempt_file.fd) if owns_process else nullcontext(),
+            nullcontext() if attempt_file is None else output.to(attempt_file.write),
+            calling.soft_limit(declared.function, options.timeout),
+            application.context(job.app),
+            as_current_job(current),
+            # The task's own alarm, which would go off in what follows.
+            nullcontext() if state is None else process_state.StoppedAlarm(),
+            task_signals.job(),
+        ):
             returned = calling.call(declared.function, job.args, job.kwargs, options.timeout)
     except BaseException as raised:  # sys.exit() in a task is a failure of the task
         error = calling.without_own_frames(raised)
@@ -121,8 +121,17 @@ def run(
         job_log.replaced(f"job {job.id} of {job.task}", damage)
     elif damage:
         job_log.damaged(job, damage)
-    ended = AttemptResult(outcome, start.attempt, recordable=start.recorded, damage=tuple(damage), logged=True)
-    return ended if attempt_file is None else _with_details(job, ended, attempt_file, config.max_result)
+    value, progress, text = _details(job, outcome, attempt_file, config.max_result)
+    return AttemptResult(
+        outcome,
+        start.attempt,
+        recordable=start.recorded,
+        result=value,
+        progress=progress,
+        log=text,
+        damage=tuple(damage),
+        logged=True,
+    )
 
 
 def _decide(options: TaskOptions, attempt: int, returned: object, error: BaseException | None) -> Outcome:
@@ -134,16 +143,21 @@ def _decide(options: TaskOptions, attempt: int, returned: object, error: BaseExc
         return retry.after_failure(options, attempt, failure, now=now, jitter=jitter)
 
 
-def _with_details(job: JobSpec, ended: AttemptResult, attempt_file: AttemptFile, max_result: int) -> AttemptResult:
-    """Add what the task returned, reported and printed. Never raises."""
+def _details(
+    job: JobSpec, outcome: Outcome, attempt_file: AttemptFile | None, max_result: int
+) -> tuple[Result | None, Progress | None, str]:
+    """What the task of a tracked job returned, reported and printed. Never raises."""
+    value, progress = None, None
+    if attempt_file is None:
+        return None, None, ""
     try:
-        value = _encode(ended.outcome.result, max_result) if isinstance(ended.outcome, Done) else None
-        ended = replace(ended, result=value, progress=attempt_file.last_progress)
-        ended = replace(ended, log=attempt_file.log())
+        value = _encode(outcome.result, max_result) if isinstance(outcome, Done) else None
+        progress = attempt_file.last_progress
+        return value, progress, attempt_file.log()
     except Exception as error:
         # The outcome stands without them. If it were lost, a job that is done would run again.
         log.complain("the result or the log of job %s could not be read; its outcome stands", job.id, error=error)
-    return ended
+    return value, progress, ""
 
 
 def _encode(value: object, limit: int) -> Result:

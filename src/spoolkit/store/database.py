@@ -179,8 +179,9 @@ class _Connection:
 
     def check_descriptors(self) -> None:
         """Find out whether the descriptors still are the connection's: other files may have their numbers."""
-        if not self.is_lost:
-            self.is_lost = any(process.file_of(fd) != file for fd, file in self.descriptors.items())
+        for fd, file in self.descriptors.items():
+            if process.file_of(fd) != file:
+                self.is_lost = True
 
     def close(self) -> None:
         self.check_descriptors()

@@ -6,8 +6,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from contextvars import ContextVar
 from types import FrameType
 
@@ -29,7 +29,6 @@ _IGNORED_BY_SERVER = frozenset(
 """Signals that were ignored when Python started: uWSGI does that."""
 
 _in_job: ContextVar[bool] = ContextVar("spoolkit.in_job", default=False)
-_job_owns_process = threading.Event()
 
 
 def ignore_harmless() -> None:
@@ -71,8 +70,7 @@ def _in_main_thread() -> bool:
     return threading.get_native_id() == os.getpid()
 
 
-@contextmanager
-def job(*, owns_process: bool = False) -> Iterator[None]:
+class job:  # noqa: N801 - a function would be a generator, whose frames take three times as long
     """Within this context, processes that the job forks handle signals by default, and not like this process.
 
     Otherwise a forked child would keep the server's handlers: on SIGTERM it would record the signal and continue, and a
@@ -81,14 +79,18 @@ def job(*, owns_process: bool = False) -> Iterator[None]:
     Args:
         owns_process: Whether every fork in this process belongs to the job, from whichever thread.
     """
-    token = _in_job.set(True)
-    if owns_process:
-        _job_owns_process.set()
-    try:
-        yield
-    finally:
-        _in_job.reset(token)
-        if owns_process:
+
+    def __init__(self, *, owns_process: bool = False) -> None:
+        self._owns_process = owns_process
+
+    def __enter__(self) -> None:
+        self._token = _in_job.set(True)
+        if self._owns_process:
+            _job_owns_process.set()
+
+    def __exit__(self, *_: object) -> None:
+        _in_job.reset(self._token)
+        if self._owns_process:
             _job_owns_process.clear()
 
 
