@@ -18,7 +18,7 @@ from spoolkit.admin import actions, lookup
 from spoolkit.encoding import packet
 from spoolkit.errors import StoreUnavailableError
 from spoolkit.job import FINISHED, Progress, State
-from spoolkit.spooldir import dead, spoolfile, waiting
+from spoolkit.spooldir import dead, running, spoolfile, waiting
 from spoolkit.spooling import standalone as engine
 from spoolkit.spooling.standalone import Spooler
 from spoolkit.store import locations
@@ -250,7 +250,7 @@ def test_cancel_asks_a_running_job_which_stops_at_its_next_check(
     assert [attempt.outcome for attempt in job.attempts] == ["cancelled"]
     assert events(job.id) == ["cancel asked"]
     wait_until(lambda: spoolfile.pending(directory) == [])  # it goes once the end is recorded
-    assert os.listdir(f"{directory}/running") == []
+    assert running.job_ids(directory) == []
     with pytest.raises(JobCancelled):
         _ = job.result
 
@@ -279,7 +279,7 @@ def test_cancel_with_force_kills_a_running_job_for_good(
     ((outcome, pid, log),) = [(attempt.outcome, attempt.pid, attempt.log) for attempt in job.attempts]
     assert (outcome, pid, log) == ("cancelled", spooler, "words of the attempt\n")
     assert spoolfile.pending(directory) == []
-    assert os.listdir(f"{directory}/running") == []
+    assert running.job_ids(directory) == []
     assert job.progress == Progress(1, 3, "parts")
     assert job.status.error_message == f"its process {spooler} was killed in attempt 1, to cancel it"
 
@@ -455,10 +455,10 @@ def test_run_now_refuses_a_job_that_is_not_waiting(
     assert over.wait(10)
     with pytest.raises(JobStateError, match="is done, not waiting"):
         actions.run_now(over.id)
-    running = hangs(str(tmp_path / "started"))
+    runs = hangs(str(tmp_path / "started"))
     wait_until(started)
     with pytest.raises(JobStateError, match="is running, not waiting"):
-        actions.run_now(running.id)
+        actions.run_now(runs.id)
 
 
 # Purge

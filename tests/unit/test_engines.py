@@ -225,7 +225,7 @@ def test_finished_jobs_leave_no_file_behind(engine: Engine, end: Callable[[Job],
         engine.submit(job, ATTEMPTS)
         end(job)
     assert not list((tmp_path / "spool").glob("uwsgi_spoolfile_on_*"))
-    wait_until(lambda: not list((tmp_path / "spool" / "running").iterdir()))
+    wait_until(lambda: not running.job_ids(str(tmp_path / "spool")))
 
 
 @pytest.mark.parametrize(

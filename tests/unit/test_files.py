@@ -118,6 +118,7 @@ def test_every_reader_skips_a_file_that_is_not_regular(
         strange(path)
     for one in ("1", str(os.getpid()), "instance.json", "stopping"):
         strange(f"{folder}/spoolers/{one}")
+    strange(f"{folder}/running/{os.getpid()}")
     assert spoolfile.pending(folder) == []
     assert spoolfile.locate(folder, id) is None
     assert spoolfile.peek(f"{folder}/{name}") is None
@@ -129,7 +130,9 @@ def test_every_reader_skips_a_file_that_is_not_regular(
     assert dead_letters.delete_older(folder, before=2e10, limit=100) == 0
     assert running.read(folder, id) == (None, "")
     assert not running.is_running(folder, id)
-    running.ask_to_stop(folder, id)
+    running.ask_to_stop(folder, id, os.getpid())
+    running.ask_to_stop(folder, id, None)
+    running.sweep(folder)
     assert checkpoints.Checkpoint(folder, id).value is None
     assert spoolers.pids(folder) == []
     assert spoolers.wake(folder) is None

@@ -485,7 +485,8 @@ def stores_a_checkpoint() -> list[str]:
     job = current_job()
     job.checkpoint(1)
     job.progress(1, 2)
-    return [folder for folder in _folders if os.path.exists(os.path.join(folder, job.id))]
+    names = (job.id, str(os.getpid()))
+    return [folder for folder in _folders if any(os.path.exists(os.path.join(folder, name)) for name in names)]
 
 
 _folders: list[str] = []

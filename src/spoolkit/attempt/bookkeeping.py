@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable
-from functools import partial
 
 from spoolkit.attempt import crash, job_log
 from spoolkit.attempt.runner import AttemptResult

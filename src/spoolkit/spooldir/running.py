@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from spoolkit.job import Progress
-from spoolkit.system import files, process
+from spoolkit.system import files, log, process
 from spoolkit.system.process import PerProcess
 
 FOLDER = "running"
@@ -116,7 +116,11 @@ class AttemptFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        try:
+            self.close()
+        except Exception as error:
+            # The end is recorded. If this were raised, the job would seem to have ended in another way.
+            log.complain("what an attempt has shown could not be taken back", error=error)
 
     def begin(self) -> None:
         """Show that the attempt runs."""

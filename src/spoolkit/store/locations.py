@@ -30,7 +30,7 @@ def spool_dir(config: Settings | None = None) -> str:
 
 
 def spool_dir_of(queue: str | None, config: Settings | None = None) -> str:
-    """Return the spool directory with a job's own files: ``running/<id>``, ``waiting/<id>`` and ``checkpoints/<id>``.
+    """Return the spool directory with a job's own files: in ``running/``, ``waiting/`` and ``checkpoints/``.
 
     It is not the folder of the store, which may be elsewhere. Processes with different spool directories and one store,
     as ``flask spool run`` for each queue, agree on it by what the job itself says. For a job that names no queue they

@@ -54,6 +54,7 @@ def mark_lost(store: Database, spool_dir: str) -> int:
     for row in lost:
         log.error("job %s of %s is lost: its process %d has ended", row["id"], row["task"], row["pid"])
         _clean_up(spool_dir, row["id"])
+    running.sweep(spool_dir)
     return len(lost)
 
 
