@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from spoolkit import StoreUnavailableError
+from spoolkit.spooldir.running import AttemptFile
 from spoolkit.store.database import Database
 
 CRASHED = 77
@@ -24,6 +25,8 @@ class Steps:
     def __init__(self, patch: pytest.MonkeyPatch, reached: Callable[[], None]) -> None:
         for name in CALLS:
             patch.setattr(os, name, self._around(getattr(os, name), reached))
+        for name in ("begin", "close"):  # they write through a mapping
+            patch.setattr(AttemptFile, name, self._around(getattr(AttemptFile, name), reached))
         transaction = Database.transaction
 
         @contextlib.contextmanager

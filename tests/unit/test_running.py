@@ -11,9 +11,10 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from spoolkit.job import Progress
+from spoolkit.job import Done, JobSpec, Progress, State
 from spoolkit.spooldir import running
 from spoolkit.spooldir.running import LOG_LIMIT, AttemptFile, delete, read
+from spoolkit.store import Store, retention
 from spoolkit.system import process
 
 ID = "1" * 32
@@ -360,3 +361,25 @@ def test_read_and_ask_to_stop_leave_no_descriptor_open(folder: str) -> None:
 def test_child_processes_do_not_inherit_the_descriptor(folder: str) -> None:
     assert not os.get_inheritable(begun(folder).fd)
     running.delete(folder, "nowhere")
+
+
+@pytest.mark.parametrize("state", [State.RUNNING, State.DONE])
+def test_what_a_process_shows_that_was_killed_is_deleted_at_the_next_start_if_the_end_is_recorded(
+    folder: str, state: State
+) -> None:
+    store, job = Store(f"{folder}/spoolkit.db"), JobSpec(ID, "tasks.one")
+
+    def killed() -> None:
+        with AttemptFile(folder, ID) as shown:
+            store.claim(job, file="file", still_there=lambda: True, max_attempts=3)
+            shown.begin()
+            shown.write("last words")
+            if state is State.DONE:
+                store.finish(job, 1, Done())
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    in_a_killed_child(killed)
+    retention.delete_leftovers(store, folder)
+    assert running.job_ids(folder) == ([ID] if state is State.RUNNING else [])
+    assert read(folder, ID) == (None, "last words" if state is State.RUNNING else "")
+    store.close()
