@@ -16,6 +16,7 @@ from spoolkit.job import JobSpec, TaskOptions
 from spoolkit.registry import Declared
 from spoolkit.settings import Settings
 from spoolkit.spooldir import spoolers
+from spoolkit.spooldir.running import AttemptFile
 from spoolkit.spooling import handler
 from spoolkit.store import Store, orphans, retention
 from spoolkit.store.claims import Granted, PreviousCrashed
@@ -102,7 +103,8 @@ def test_a_mark_stays_until_the_store_has_the_interrupted_attempt(
         except StoreUnavailableError as error:
             start = bookkeeping.claim_without_store(job, declared.options, config, error, lambda: 2)
         assert isinstance(start, Granted)
-        return runner.run(job, declared, start, config, spool_dir=spool_dir(store))
+        with AttemptFile(spool_dir(store), job.id) as attempt_file:
+            return runner.run(job, declared, start, config, attempt_file=attempt_file)
 
     job, declared, config = (
         JobSpec(id=ID, task="t"),
