@@ -202,9 +202,9 @@ def _take(spool_dir: str) -> _ProcessFile:
 
 def leave() -> None:
     """Remove the files of this process that no attempt uses: it runs no other. Never raises ``OSError``."""
-    for unused in _free.get().values():
-        while unused:
-            file = unused.pop()
+    free = _free.get()
+    for spool_dir in list(free):  # a thread may close the file of its attempt meanwhile
+        for file in free.pop(spool_dir, []):
             if file.is_in_place:
                 files.remove(file.path)
             _lost.append(file)

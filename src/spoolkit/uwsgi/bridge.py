@@ -57,8 +57,13 @@ def directories() -> list[str]:
     """The spool directories that this uWSGI serves, in the order of its configuration; empty outside uWSGI."""
     if uwsgi is None:
         return []
-    # uWSGI lists a directory once per spooler process.
-    return list(dict.fromkeys(os.fsdecode(directory) for directory in getattr(uwsgi, "spoolers", ())))
+    return list(_distinct(tuple(getattr(uwsgi, "spoolers", ()))))
+
+
+@lru_cache(maxsize=4)
+def _distinct(spoolers: tuple[bytes, ...]) -> tuple[str, ...]:
+    # uWSGI lists a directory once per spooler process. Asked for several times per job, and never another answer.
+    return tuple(dict.fromkeys(map(os.fsdecode, spoolers)))
 
 
 def has_priorities() -> bool | None:
