@@ -223,9 +223,13 @@ def test_a_process_that_runs_tasks_keeps_no_descriptor_of_another(
     spooler: subprocess.Popen[str], folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(slots, "_may_lose_descriptors", True)
-    before = [link for fd in os.listdir("/proc/self/fd") if "pidfd" in (link := _link(fd))]
+    before = _pidfds()
     slots.call(folder)
-    assert [link for fd in os.listdir("/proc/self/fd") if "pidfd" in (link := _link(fd))] == before
+    assert _pidfds() == before
+
+
+def _pidfds() -> list[str]:
+    return [link for fd in os.listdir("/proc/self/fd") if "pidfd" in (link := _link(fd))]
 
 
 def _link(fd: str) -> str:

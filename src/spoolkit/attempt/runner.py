@@ -9,7 +9,6 @@ import random
 import threading
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 from spoolkit import application
 from spoolkit.attempt import calling, job_log, output, process_state, retry, timeouts

@@ -29,6 +29,7 @@ _IGNORED_BY_SERVER = frozenset(
 """Signals that were ignored when Python started: uWSGI does that."""
 
 _in_job: ContextVar[bool] = ContextVar("spoolkit.in_job", default=False)
+_job_owns_process = threading.Event()
 
 
 def ignore_harmless() -> None:
