@@ -269,15 +269,16 @@ def test_quarantine_moves_the_file_if_there_is_no_room_for_the_reason(
     assert not os.path.exists(path)
 
 
-def test_pending_lists_priorities_first_in_the_order_of_numbers(spool: str) -> None:
+def test_scanned_lists_priorities_first_in_the_order_of_numbers(spool: str) -> None:
     for folder in ("10", "9", "dead", "x1", "²"):
         os.mkdir(f"{spool}/{folder}")
         spoolfile.write(f"{spool}/{folder}", f"in-{folder}", b"")
     for name in ("b", "a"):
         spoolfile.write(spool, name, b"")
     Path(spool, "tmp_c").write_bytes(b"")
-    names = [os.path.relpath(path, spool).replace(PREFIX, "") for path in spoolfile.pending(spool)]
+    names = [os.path.relpath(path, spool).replace(PREFIX, "") for path in spoolfile.scanned(spool)]
     assert names == ["9/in-9", "10/in-10", "a", "b"]
+    assert sorted(spoolfile.pending(spool)) == sorted(spoolfile.scanned(spool))
 
 
 def test_sweep_removes_only_old_temporary_files(spool: str, monkeypatch: pytest.MonkeyPatch) -> None:

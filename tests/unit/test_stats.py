@@ -87,6 +87,14 @@ def test_oldest_due_is_the_age_of_the_oldest_due_job(directory: str, work: Calla
     assert 70 <= late < 100
 
 
+def test_oldest_due_finds_a_job_behind_earlier_ones_that_are_not_due_yet(directory: str) -> None:
+    for _ in range(5):
+        ends.using(delay=1000)("x")
+    late = ends("x")
+    due(f"{directory}/{spoolfile.PREFIX}{late.id}", 70)
+    assert (stats.gather(max_examined=3).oldest_due or 0) >= 70
+
+
 def test_oldest_due_ignores_a_running_job(directory: str) -> None:
     plain = job.JobSpec(id=new_id(), task="tasks.some")
     path = spoolfile.write(directory, plain.id, b"x")
@@ -178,3 +186,12 @@ def test_gather_counts_waiting_jobs_beyond_the_bound_without_reading_them(
     }
     assert found.to_dict()["complete"] is False
     assert stats.gather().complete
+
+
+def test_the_number_of_waiting_jobs_is_exact_beside_jobs_of_threads(directory: str) -> None:
+    for _ in range(6):
+        ends.using(delay=1000)("x")
+    in_thread = job.JobSpec(id=new_id(), task="tasks.some", engine="thread")
+    locations.store().claim(in_thread, file=None, still_there=lambda: True, max_attempts=1)
+    found = stats.gather(max_examined=3)
+    assert found.counts[ends.name, State.QUEUED] + found.counts["?", State.QUEUED] == 6

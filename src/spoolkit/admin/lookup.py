@@ -39,6 +39,9 @@ MAX_EXAMINED = 10_000
 MAX_NAMES = 1000
 """File names that a request reads in a spool directory to find one job: any visitor may ask for any id."""
 
+ID_LENGTH = 32
+"""Characters of an id."""
+
 HEAD_SIZE = 4 + packet.LIMIT
 """Bytes of a spool file that hold everything except the body."""
 
@@ -380,7 +383,7 @@ def jobs(
             found += filter(matches, _with_files(rows, files))
     for state, paths in ((State.QUEUED, files.waiting), (State.DEAD, files.dead)):
         if state in wanted:
-            ids = _newest(paths.keys() - recorded_ids, since)
+            ids = _newest((id for id in paths if id not in recorded_ids), since)
             if len(ids) > max_examined:
                 horizon = max(horizon, ids[max_examined - 1])
             examined = islice(_unrecorded(state, ids, paths), max_examined)
@@ -400,14 +403,18 @@ def _rows(states: Iterable[State], task: str | None, since: float | None, limit:
 
 
 def _by_id(paths: Iterable[str]) -> dict[str, str]:
-    # Without a call of id_of() for each: there may be 100,000 of them.
-    names = ((path[path.rfind("/") + 1 :], path) for path in paths)
-    return {spoolfile.id_of(name) or name: path for name, path in names}
+    """The paths by the ids of their jobs; by the file's name where it is not one of spoolkit's."""
+    found = {}
+    for path in paths:
+        # The name that a job's file has at first is its id: no pattern is tried for each of 100,000 files.
+        id = path.rpartition(spoolfile.PREFIX)[2]
+        found[id if len(id) == ID_LENGTH and id.isalnum() else id_of(path)] = path
+    return found
 
 
 def _with_jobs_of_chunks(found: dict[str, str]) -> dict[str, str]:
     """``found``, with the jobs that have no file of their own yet instead of their chunks."""
-    for name in [name for name in found if not spoolfile.is_id(name) and chunks.is_chunk(name)]:
+    for name in [name for name in found if len(name) != ID_LENGTH and chunks.is_chunk(name)]:
         path = found.pop(name)
         for id in chunks.ids(path):
             found.setdefault(id, path)

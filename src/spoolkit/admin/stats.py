@@ -12,9 +12,12 @@ from typing import Any
 from spoolkit.admin import lookup
 from spoolkit.admin.lookup import Files
 from spoolkit.job import FINAL, State
-from spoolkit.spooldir import gate, spoolers
+from spoolkit.spooldir import gate, later, spoolers
 from spoolkit.store import locations
 from spoolkit.system import clock
+
+MAX_EXAMINED = 1000
+"""How many waiting jobs, and how many dead ones, are read by default; the others are counted by their names alone."""
 
 HOUR = 3600.0
 """Seconds."""
@@ -32,7 +35,7 @@ class Statistics:
 
     #: The number of jobs by task and state.
     counts: dict[tuple[str, State], int]
-    #: How long the oldest due job has been waiting (of the 10,000 that were enqueued first).
+    #: How long the oldest due job has been waiting (of those that were enqueued first, see :data:`MAX_EXAMINED`).
     oldest_due: float | None
     #: How many jobs were done in the last hour.
     done: int
@@ -42,7 +45,8 @@ class Statistics:
     paused: dict[str, str]
     #: The spool directories for which no new spooler starts, each with the reason.
     broken: dict[str, str] = field(default_factory=dict)
-    #: False where not all waiting jobs were read: the rest is counted as ``queued``, with the task ``?``.
+    #: False where not all waiting jobs were read: the rest is counted as ``queued``, with the task ``?``. Their number
+    #: is exact all the same.
     complete: bool = True
 
     def to_dict(self) -> dict[str, Any]:
@@ -58,7 +62,7 @@ class Statistics:
         }
 
 
-def gather(*, max_examined: int = lookup.MAX_EXAMINED, files: Files | None = None) -> Statistics:
+def gather(*, max_examined: int = MAX_EXAMINED, files: Files | None = None) -> Statistics:
     """Count the jobs now.
 
     Args:
@@ -83,8 +87,9 @@ def gather(*, max_examined: int = lookup.MAX_EXAMINED, files: Files | None = Non
     if not others.complete:
         for known, number in (lookup.from_store(lambda: locations.store().counts(not_final)) or {}).items():
             counts[known] = max(counts[known], number)
-        unread = len(files.waiting) - sum(n for (_, state), n in counts.items() if state in lookup.UNFINISHED)
-        counts["?", State.QUEUED] += max(0, unread)
+        without_file = lookup.from_store(lambda: locations.store().counts(lookup.UNFINISHED, engine="thread")) or {}
+        counted = sum(n for (_, state), n in counts.items() if state in lookup.UNFINISHED)
+        counts["?", State.QUEUED] += max(0, len(files.waiting) - counted + sum(without_file.values()))
     running = {status.id for status in others if status.state is State.RUNNING}
     done = lookup.from_store(lambda: locations.store().done_since(now - HOUR)) or 0
     took = lookup.from_store(lambda: locations.store().durations(now - HOUR, MAX_DURATIONS)) or []
@@ -105,10 +110,13 @@ def _broken() -> dict[str, str]:
 
 
 def _oldest_due(now: float, files: Files, running: set[str], max_files: int) -> float | None:
-    due = []
-    for id in heapq.nsmallest(max_files, files.waiting.keys() - running):
-        with contextlib.suppress(FileNotFoundError):
-            due.append(os.lstat(files.waiting[id]).st_mtime)
+    due, in_later = [], tuple(os.path.join(spool_dir, later.FOLDER, "") for spool_dir in locations.spool_dirs())
+    # Apart: thousands of jobs that were enqueued earlier, and are not due yet, must not hide one that is.
+    for is_delayed in (False, True):
+        ids = {id for id, path in files.waiting.items() if path.startswith(in_later) is is_delayed}
+        for id in heapq.nsmallest(max_files, ids - running):
+            with contextlib.suppress(FileNotFoundError):
+                due.append(os.lstat(files.waiting[id]).st_mtime)
     oldest = min(due, default=now)
     return now - oldest if oldest < now else None
 

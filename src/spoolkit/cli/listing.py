@@ -160,5 +160,6 @@ def stats(as_json: bool) -> None:
     print_lines(*(f"{spool_dir} is {state}: no job starts" for spool_dir, state in figures.paused.items()))
     print_lines(*(f"{spool_dir}: no new spooler starts: {reason}" for spool_dir, reason in figures.broken.items()))
     if not figures.complete:
-        click.echo(f"only {lookup.MAX_EXAMINED} waiting jobs were read; the others are counted as the task ?", err=True)
+        read = statistics.MAX_EXAMINED
+        click.echo(f"only {read} of the waiting jobs were read; the others are counted as the task ?", err=True)
     print_lines(oldest, f"done in the last hour: {figures.done}" + (f" ({took})" if took else ""))

@@ -173,24 +173,22 @@ def load(data: bytes) -> Packet:
     end = _HEADER.size + length
     if len(data) < end:
         raise DecodeError(f"the header announces {length} bytes, but the file has {len(data) - _HEADER.size}")
-    fields: dict[bytes, bytes] = {}
-    at = _HEADER.size
-    while at < end:
-        key, at = _read_field(data, at, end)
-        if not key:
-            raise DecodeError("the packet has an empty key")
-        fields[key], at = _read_field(data, at, end)
-    return Packet(fields, data[end:])
-
-
-def _read_field(data: bytes, at: int, end: int) -> tuple[bytes, int]:
-    start = at + _LENGTH.size
-    if start > end:
-        raise DecodeError(f"the packet ends at byte {at}, within a length")
-    stop = start + int(_LENGTH.unpack_from(data, at)[0])
-    if stop > end:
-        raise DecodeError(f"the packet ends at byte {at}, within a key or a value")
-    return data[start:stop], stop
+    parts, at, read_length = [], _HEADER.size, _LENGTH.unpack_from
+    try:
+        while at < end:
+            start = at + _LENGTH.size
+            at = start + read_length(data, at)[0]
+            parts.append(data[start:at])
+    except struct.error:
+        raise DecodeError(f"the packet ends at byte {end}, within a length") from None
+    keys, values = parts[::2], parts[1::2]
+    if at > end:
+        raise DecodeError(f"the packet ends at byte {end}, within a key or a value")
+    if len(keys) > len(values):
+        raise DecodeError(f"the packet ends at byte {end}, within a length")
+    if b"" in keys:
+        raise DecodeError("the packet has an empty key")
+    return Packet(dict(zip(keys, values, strict=True)), data[end:])
 
 
 def write_time(seconds: float) -> bytes:

@@ -160,11 +160,11 @@ def executing(id: str) -> Iterator[None]:
         _executing.discard(id)
 
 
-def read(fd: int) -> bytes:
-    """Read a claimed file. Raises :class:`DecodeError` if it is larger than :data:`MAX_SIZE`."""
+def read(fd: int, most: int = MAX_SIZE) -> bytes:
+    """Read the first ``most`` bytes of a file. Raises :class:`DecodeError` if it is larger than :data:`MAX_SIZE`."""
     if (size := os.fstat(fd).st_size) > MAX_SIZE:
         raise DecodeError(f"the file has {size} bytes; a job has at most {MAX_SIZE}")
-    data, at = b"", 0
+    data, at, size = b"", 0, min(size, most)
     while at < size:
         part = os.pread(fd, size - at, at)
         if not part:
@@ -199,8 +199,12 @@ def peek(path: str, size: int = MAX_SIZE) -> bytes | None:
         if os.geteuid() == files.owner(os.path.dirname(path))[0]:
             return None  # another user's file in a directory of our own: it never runs, and must not hide other jobs
         raise
-    with open(fd, "rb") as file:
-        return file.read(size) if os.fstat(fd).st_size <= MAX_SIZE else None
+    try:
+        return read(fd, size)
+    except DecodeError:
+        return None
+    finally:
+        os.close(fd)
 
 
 def find(folder: str, id: str, known: str | None) -> str | None:
@@ -380,7 +384,7 @@ def id_of(name: str) -> str | None:
 
 
 def pending(spool_dir: str, max_files: int | None = None) -> list[str]:
-    """List the files of all jobs that wait or run: first :func:`scanned`, then the delayed jobs in ``later/``.
+    """List the files of all jobs that wait or run, in no order but that the delayed jobs in ``later/`` come last.
 
     Args:
         spool_dir: The spool directory.
@@ -395,25 +399,34 @@ def pending(spool_dir: str, max_files: int | None = None) -> list[str]:
     delayed: list[str] = []
     # Read first, although it comes last: a job that is moved in meanwhile is listed all the same.
     with contextlib.suppress(FileNotFoundError):
-        delayed = scanned(os.path.join(spool_dir, LATER), max_files)
-    return (scanned(spool_dir, max_files) + delayed)[:max_files]
+        delayed = _files(os.path.join(spool_dir, LATER), max_files)
+    return (_files(spool_dir, max_files) + delayed)[:max_files]
 
 
-def scanned(spool_dir: str, max_files: int | None = None) -> list[str]:
+def _files(folder: str, max_files: int | None) -> list[str]:
+    """The spool files in a folder, then those in its folders of priorities: at most ``max_files``."""
+    found, folders = _read(folder, max_files)
+    for one in folders:
+        if max_files is not None and len(found) >= max_files:
+            break
+        found += _read(one, max_files)[0]
+    return found[:max_files]
+
+
+def scanned(spool_dir: str) -> list[str]:
     """List the spool files that uWSGI looks at: by priority (folders of digits) first, then by name.
 
-    Args:
-        spool_dir: The spool directory.
-        max_files: How many files are listed at most: the first that the system names; ``None``: all.
-
-    Returns:
-        The paths.
-
-    Raises:
-        OSError: The directory cannot be read.
+    Raises ``OSError``.
     """
+    found, folders = _read(spool_dir)
+    paths = [path for folder in sorted(folders, key=_priority) for path in scanned(folder)]
+    return paths + sorted(found)
+
+
+def _read(folder: str, max_files: int | None = None) -> tuple[list[str], list[str]]:
+    """The spool files in a folder, at most ``max_files``, and the folders of priorities in it."""
     found, folders = [], []
-    with os.scandir(spool_dir) as entries:
+    with os.scandir(folder) as entries:
         for entry in entries:
             if _is_file(entry):
                 found.append(entry.path)
@@ -421,12 +434,7 @@ def scanned(spool_dir: str, max_files: int | None = None) -> list[str]:
                 folders.append(entry.path)
             if len(found) == max_files:
                 break
-    paths: list[str] = []
-    for folder in sorted(folders, key=_priority):
-        if max_files is not None and len(paths) >= max_files:
-            break
-        paths += scanned(folder, None if max_files is None else max_files - len(paths))
-    return (paths + sorted(found))[:max_files]
+    return found, folders
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
+import time
 
 from spoolkit.encoding import packet
 from spoolkit.errors import DecodeError
-from spoolkit.spooldir import dead, spoolfile
+from spoolkit.spooldir import dead, spoolers, spoolfile
 from spoolkit.system import clock, files, log
 
 HEADER_TIME = 60.0
 """Seconds after which a file without a full header is no longer being written."""
+
+HEAD_SIZE = 4 + packet.LIMIT
+"""Bytes of a spool file that hold everything except the body."""
+
+EXAMINED = "examined"
+"""The file in ``spoolers/`` that a spooler has locked while it examines the jobs; its time is when that was done."""
+
+MAX_WAIT = 10.0
+"""Seconds that a spooler waits for another one that examines the jobs; then it does so itself."""
 
 
 def set_unreadable_files_aside(spool_dir: str) -> None:
@@ -21,15 +32,45 @@ def set_unreadable_files_aside(spool_dir: str) -> None:
     Python sees it (``spooler_manage_task`` in core/spooler.c, ``uwsgi_python_spooler`` in the Python plugin). It reads
     a file whole, and exits if there is no memory for that.
 
+    Of several spoolers that start together, one examines the files, and the others wait for it: for 100,000 files that
+    is a second.
+
     Only for a process that runs no job: this opens the files, and closing its own job's file would drop its lock.
     """
+    folder = os.path.join(spool_dir, spoolers.FOLDER)
+    files.make_folder(folder)
+    fd = files.open_or_create(os.path.join(folder, EXAMINED))
+    try:
+        before, until = os.fstat(fd).st_mtime_ns, time.monotonic() + MAX_WAIT
+        while not _lock(fd) and time.monotonic() < until:
+            time.sleep(0.02)
+        # The time is set at the end: a spooler that was killed before has examined nothing.
+        if os.fstat(fd).st_mtime_ns == before:
+            _set_unreadable_files_aside(spool_dir)
+            os.utime(fd)
+    finally:
+        os.close(fd)
+
+
+def _lock(fd: int) -> bool:
+    try:
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _set_unreadable_files_aside(spool_dir: str) -> None:
     for path in spoolfile.scanned(spool_dir):
+        if _is_readable(path):
+            continue
+        # With the lock of a spooler: uWSGI itself writes files of other libraries under their final names.
         with spoolfile.claim(path) as fd:
             if fd is None:
                 continue
             try:
                 os.path.basename(path).encode()
-                packet.load(os.pread(fd, 4 + packet.LIMIT, 0))
+                packet.load(os.pread(fd, HEAD_SIZE, 0))
                 if (size := os.fstat(fd).st_size) > spoolfile.MAX_SIZE:
                     raise DecodeError(f"the file has {size} bytes; a job has at most {spoolfile.MAX_SIZE}")
             except (DecodeError, UnicodeEncodeError) as error:
@@ -37,6 +78,20 @@ def set_unreadable_files_aside(spool_dir: str) -> None:
                 if about.st_size >= 4 or about.st_ctime < clock.now() - HEADER_TIME:
                     moved_to = dead.quarantine(path, spool_dir, reason=str(error))
                     log.error("a spool file that cannot be read was moved to %s: %s", moved_to, error)
+
+
+def _is_readable(path: str) -> bool:
+    """Whether a file of ordinary size is whole, as nearly all are. This is cheap: there may be 100,000 of them."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            data = os.read(fd, HEAD_SIZE + 1)
+        finally:
+            os.close(fd)
+        packet.load(data)
+    except (OSError, DecodeError):
+        return False
+    return len(data) <= HEAD_SIZE and path.rpartition(os.sep)[2].isascii()
 
 
 def make_private(spool_dir: str) -> None:

@@ -107,12 +107,13 @@ def history(store: Database, id: str) -> tuple[list[Attempt], list[Event]]:
     return list(attempts.values()), events
 
 
-def counts(store: Database, states: Iterable[State]) -> dict[tuple[str, State], int]:
-    """Return how many jobs are in ``states``, by task and state."""
+def counts(store: Database, states: Iterable[State], *, engine: str | None = None) -> dict[tuple[str, State], int]:
+    """Return how many jobs are in ``states``, by task and state: those of one engine, or of all."""
     wanted = [state.value for state in states]
-    where = f"state IN ({_placeholders(wanted)})"
+    where = f"state IN ({_placeholders(wanted)})" + (" AND engine = ?" if engine else "")
     sql = f"SELECT task, state, count(*) AS n FROM jobs WHERE {where} GROUP BY task, state"  # noqa: S608 - placeholders only
-    return {(row["task"], State(row["state"])): row["n"] for row in store.read(sql, tuple(wanted))}
+    values = (*wanted, engine) if engine else tuple(wanted)
+    return {(row["task"], State(row["state"])): row["n"] for row in store.read(sql, values)}
 
 
 def done_since(store: Database, since: float) -> int:

@@ -165,9 +165,10 @@ def fsync_folder(folder: str) -> None:
 
 def sweep(folder: str, temporary: str = TEMPORARY) -> None:
     """Remove old files in ``folder`` whose names match ``temporary``: their writers have died. Never raises."""
+    is_temporary = re.compile(temporary).search
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            if re.search(temporary, entry.name):
+            if is_temporary(entry.name):
                 with contextlib.suppress(OSError):
                     if entry.stat(follow_symlinks=False).st_ctime < clock.now() - STRAY_AGE:
                         os.unlink(entry.path)

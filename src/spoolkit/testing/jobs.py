@@ -98,11 +98,14 @@ def _require_test_run(function: str) -> None:
 
 
 def _waiting() -> list[str]:
-    for spool_dir in lookup.directories():
-        for path in spoolfile.pending(spool_dir) if os.path.isdir(spool_dir) else ():
-            if chunks.is_chunk(path):
-                chunks.expand_unlocked(path, spool_dir)
-    return [path for path in lookup.waiting_files() if spoolfile.id_of(os.path.basename(path))]
+    """The files of the jobs that wait, in the order in which a spooler runs them; the delayed ones come last."""
+    found: list[str] = []
+    for spool_dir in filter(os.path.isdir, lookup.directories()):
+        for path in filter(chunks.is_chunk, spoolfile.pending(spool_dir)):
+            chunks.expand_unlocked(path, spool_dir)
+        for folder in (spool_dir, os.path.join(spool_dir, spoolfile.LATER)):
+            found += spoolfile.scanned(folder) if os.path.isdir(folder) else []
+    return [path for path in found if spoolfile.id_of(os.path.basename(path))]
 
 
 def _read(path: str) -> Job[Any] | None:
