@@ -6,6 +6,7 @@ import os
 import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from spoolkit.job import Cancelled, Dead, Done, Failure, JobSpec, Outcome, RetryAt, State
 from spoolkit.store import rows
@@ -95,53 +96,56 @@ def claim(
         StoreUnavailableError: The attempt cannot be recorded.
     """
     now, pid, attempt = clock.now(), os.getpid(), attempts_in_filename + 1
-    columns = {
-        "task": job.task,
-        "attempt": attempt,
-        "base": 0,
-        "max_attempts": max_attempts,
-        "run_at": job.run_at,
-        "started_at": now,
-        "file": file,
-        "pid": pid,
-        "identity": process.own(),
-        "cancel": 0,
-    }
-    only_first = {
-        "engine": job.engine,
-        "queue": job.queue,
-        "enqueued_at": job.enqueued_at,
-        "arguments": arguments if arguments and len(arguments) <= ARGUMENTS_LIMIT else None,
-    }
-    attempts_before_reset = 0
+    kept = arguments if arguments and len(arguments) <= ARGUMENTS_LIMIT else None
+    spec = (job.id, job.task, job.engine, job.queue, job.enqueued_at, job.run_at)
+    first = (*spec, attempt, max_attempts, now, file, pid, process.own(), kept)
+    # Without a question before: almost every attempt is the first one of a job that has no row.
+    if attempt <= max_attempts and _begin(store, first, still_there):
+        return Granted(attempt, attempt)
     with store.transaction() as db:
         if not still_there():
             return InUse()
-        # Without a question before: almost every attempt is the first one of a job that has no row.
-        if attempt > max_attempts or not rows.insert(db, job.id, State.RUNNING, now, {**columns, **only_first}):
-            row = rows.find(db, job.id)
-            if row is None:
-                return _NONE_LEFT
-            if (answer := _refusal(row, file, file_exists)) is not None:
-                return answer
-            before = State(row["state"])
-            attempts, attempts_before_reset, cancel_asked = row["attempt"], row["base"], row["cancel"]
-            if before is State.RUNNING:
-                # The file was settled, but the store could not be written then: the result is not known any more.
-                rows.add_event(db, job.id, "failed", now, attempts, detail={"message": "how it ended was not recorded"})
-                before = State.RETRYING
-            if before in (State.DEAD, State.QUEUED):
-                # The file was moved back to be run again: the count is reset.
-                attempts_before_reset, cancel_asked = attempts, 0
-            attempt = max(attempts, attempts_before_reset + attempts_in_filename) + 1
-            if attempt - attempts_before_reset > max_attempts:
-                return _NONE_LEFT
-            columns.update(attempt=attempt, base=attempts_before_reset, cancel=cancel_asked)
-            columns.update(max_attempts=attempts_before_reset + max_attempts)
-            columns.update(error_type=None, error_message=None, ending=None, progress=None)
-            rows.move(db, job.id, before, State.RUNNING, now, columns)
-        rows.add_event(db, job.id, "started", now, attempt, detail={"pid": pid})
+        row = rows.find(db, job.id)
+        if row is None:
+            return InUse() if attempt <= max_attempts else _NONE_LEFT  # it had a row, or no file, a moment ago
+        if (answer := _refusal(row, file, file_exists)) is not None:
+            return answer
+        before, events = State(row["state"]), list[rows.EventRow]()
+        attempts, attempts_before_reset, cancel_asked = row["attempt"], row["base"], row["cancel"]
+        if before is State.RUNNING:
+            # The file was settled, but the store could not be written then: the result is not known any more.
+            detail = {"message": "how it ended was not recorded"}
+            events.append(rows.event(now, "failed", attempts, detail=detail))
+            before = State.RETRYING
+        if before in (State.DEAD, State.QUEUED):
+            # The file was moved back to be run again: the count is reset.
+            attempts_before_reset, cancel_asked = attempts, 0
+        attempt = max(attempts, attempts_before_reset + attempts_in_filename) + 1
+        if attempt - attempts_before_reset > max_attempts:
+            return _NONE_LEFT
+        if attempts or row["has_events"]:  # otherwise the row tells it: see rows.derived_events()
+            events.append(rows.event(now, "started", attempt, detail={"pid": pid}))
+        columns: dict[str, Any] = {"task": job.task, "run_at": job.run_at, "started_at": now, "file": file}
+        columns.update(pid=pid, identity=process.own(), cancel=cancel_asked)
+        columns.update(attempt=attempt, base=attempts_before_reset, max_attempts=attempts_before_reset + max_attempts)
+        columns.update(error_type=None, error_message=None, ending=None, progress=None)
+        rows.move(db, row, State.RUNNING, now, columns, *events, before=before)
     return Granted(attempt, attempt - attempts_before_reset)
+
+
+_FIRST = (
+    "INSERT INTO jobs (id, task, engine, queue, enqueued_at, run_at, attempt, max_attempts, started_at, file, pid,"
+    " identity, arguments, state, base, has_events) SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'running', 0, 0"
+    " WHERE still_there() ON CONFLICT (id) DO NOTHING"
+)
+
+
+def _begin(store: Database, first: tuple[object, ...], still_there: Callable[[], bool]) -> bool:
+    """Add the row of a job whose first attempt starts. Returns false if it has a row, or its file no longer exists."""
+    try:
+        return store.write(_FIRST, first, still_there)
+    except UnicodeEncodeError:
+        return store.write(_FIRST, rows.encoded(first), still_there)
 
 
 def _refusal(row: sqlite3.Row, file: str | None, file_exists: Callable[[str], bool]) -> Claim | None:

@@ -10,7 +10,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from spoolkit.errors import StoreUnavailableError
 from spoolkit.system import files, process
@@ -63,6 +63,8 @@ MIGRATIONS = (
     "CREATE INDEX jobs_of_processes ON jobs (pid, identity) WHERE engine <> 'spool' AND finished_at IS NULL",
     # Lists and counts must not read every row, each with its result.
     "CREATE INDEX jobs_by_state ON jobs (state, task, id)",
+    # Whether the job has rows in events. While it has none, its row tells them: see rows.derived_events().
+    "ALTER TABLE jobs ADD COLUMN has_events INTEGER NOT NULL DEFAULT 1",
 )
 """Each script migrates a file of the version before it. Never change one that was released: add another."""
 
@@ -100,6 +102,27 @@ class Database:
             return _file(self.path) is not None
         except OSError as error:
             raise StoreUnavailableError(f"{self.path}: {error}", path=self.path) from error
+
+    def write(self, sql: str, values: Sequence[object], still_there: Callable[[], bool] = lambda: True) -> bool:
+        """Execute one statement, as a transaction of its own.
+
+        Args:
+            sql: The statement. It may call ``still_there()``.
+            values: Its values.
+            still_there: What that function returns. It is called while no other process writes.
+
+        Returns:
+            Whether the statement changed a row.
+        """
+        connection = self._connection.get()
+        connection.check_descriptors()
+        with connection.lock:
+            db = self._opened(connection)
+            connection.still_there = still_there
+            try:
+                return db.execute(sql, values).rowcount == 1
+            except sqlite3.Error as error:
+                raise self._failure(connection, error) from error
 
     @contextlib.contextmanager
     def transaction(self, lock_timeout: float | None = None) -> Iterator[sqlite3.Connection]:
@@ -143,6 +166,7 @@ class Database:
             if connection.sqlite is None or connection.file != _file(self.path):
                 connection.close()
                 connection.sqlite = _connect(self.path)
+                connection.sqlite.create_function("still_there", 0, lambda: connection.still_there())
                 connection.file = _file(self.path)
                 connection.descriptors = _descriptors(self.path)
         except (sqlite3.Error, OSError, NewerSchemaError) as error:
@@ -176,6 +200,7 @@ class _Connection:
         self.file: tuple[int, int] | None = None
         self.descriptors: dict[int, tuple[int, int] | None] = {}
         self.is_lost = False
+        self.still_there: Callable[[], bool] = bool
 
     def check_descriptors(self) -> None:
         """Find out whether the descriptors still are the connection's: other files may have their numbers."""

@@ -91,9 +91,9 @@ def _mark_lost(
         progress, text = running.read(spool_dir, row["id"], row["pid"]) if was_running else (None, "")
         if progress is not None:
             columns["progress"] = rows.progress_text(progress)
-        rows.move(db, row["id"], State(row["state"]), State.LOST, now, columns)
         attempt = row["attempt"] if was_running else None
-        rows.add_event(db, row["id"], "lost", now, attempt, detail={"message": reason}, log=text)
+        event = rows.event(now, "lost", attempt, detail={"message": reason}, log=text)
+        rows.move(db, row, State.LOST, now, columns, event)
     return lost
 
 
@@ -140,9 +140,9 @@ def interrupt(
                 progress, text = read_leftovers(row["id"], row["queue"])
                 if progress is not None:
                     columns["progress"] = rows.progress_text(progress)
-                rows.move(db, row["id"], State.RUNNING, after, now, columns)
                 seconds, detail = now - row["started_at"], {"message": INTERRUPTED}
-                rows.add_event(db, row["id"], "interrupted", now, row["attempt"], seconds, detail, text)
+                event = rows.event(now, "interrupted", row["attempt"], seconds, detail, text)
+                rows.move(db, row, after, now, columns, event)
                 jobs.append((row["id"], row["queue"]))
     return jobs
 

@@ -84,27 +84,36 @@ def statuses(
 def history(store: Database, id: str) -> tuple[list[Attempt], list[Event]]:
     """Return the attempts of the job ``id``, and what else happened to it, both in order."""
     attempts: dict[int, Attempt] = {}
-    events: list[Event] = []
-    for row in store.read("SELECT * FROM events WHERE job = ? ORDER BY seq", (id,)):
-        number, detail = row["attempt"], json.loads(row["detail"] or "{}")
-        if row["kind"] == "started":
-            attempts[number] = Attempt(number, row["time"], pid=detail.get("pid"))
-        elif row["kind"] in ENDINGS and number in attempts:
+    others: list[Event] = []
+    for event in events(store, id):
+        number, detail = event.attempt, json.loads(event.detail or "{}")
+        if event.kind == "started" and number is not None:
+            attempts[number] = Attempt(number, event.time, pid=detail.get("pid"))
+        elif event.kind in ENDINGS and number in attempts:
             begun = attempts[number]
             attempts[number] = Attempt(
                 number,
                 begun.started_at,
-                row["time"],
-                row["kind"],
+                event.time,
+                event.kind,
                 begun.pid,
                 detail.get("type"),
                 detail.get("message"),
                 detail.get("traceback"),
-                row["log"] or "",
+                event.log or "",
             )
         else:
-            events.append(Event(row["time"], row["kind"]))
-    return list(attempts.values()), events
+            others.append(Event(event.time, event.kind))
+    return list(attempts.values()), others
+
+
+def events(store: Database, id: str) -> list[rows.EventRow]:
+    """Return all events of the job ``id`` in order, also those that only its row tells."""
+    # In this order: events that are added between the two questions include what the row told before.
+    job = store.read("SELECT * FROM jobs WHERE id = ?", (id,))
+    sql = "SELECT time, kind, attempt, seconds, detail, log FROM events WHERE job = ? ORDER BY seq"
+    written = [rows.EventRow(*row) for row in store.read(sql, (id,))]
+    return written or [event for row in job for event in rows.derived_events(row)]
 
 
 def counts(store: Database, states: Iterable[State], *, engine: str | None = None) -> dict[tuple[str, State], int]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from spoolkit.job import FINISHED, MOVES, Progress, State
 from spoolkit.system import process
@@ -15,20 +16,65 @@ class ForbiddenMoveError(Exception):
     """A job was to be moved into a state that :data:`~spoolkit.job.MOVES` does not allow."""
 
 
+class EventRow(NamedTuple):
+    """A row of the table ``events``, without the job and the number."""
+
+    #: When, in unix seconds (UTC).
+    time: float
+    #: What happened: ``started``, one of :data:`~spoolkit.store.queries.ENDINGS`, or what a person did.
+    kind: str
+    #: The attempt that the event belongs to.
+    attempt: int | None
+    #: How long the attempt took, if the event ends it.
+    seconds: float | None
+    #: JSON: the pid, or type, message and traceback.
+    detail: str | None
+    #: What the attempt printed and logged.
+    log: str | None
+
+
+def event(
+    time: float,
+    kind: str,
+    attempt: int | None = None,
+    seconds: float | None = None,
+    detail: dict[str, Any] | None = None,
+    log: str = "",
+) -> EventRow:
+    """Return an event: see :class:`EventRow`. Of ``detail``, values that are ``None`` are left out."""
+    known = {key: value for key, value in (detail or {}).items() if value is not None}
+    text = encodable(json.dumps(known)) if known else None
+    return EventRow(time, kind, attempt, seconds, text, encodable(log) or None)
+
+
+def derived_events(row: sqlite3.Row) -> list[EventRow]:
+    """Return the events of a job that has none in the table, because ``row``, which is the job's, tells them.
+
+    They are that its first attempt has started, and that this attempt completed the job. Almost every job has no other.
+    """
+    if row["has_events"] or not row["attempt"]:
+        return []
+    began, attempt = row["started_at"], row["attempt"]
+    events = [event(began, "started", attempt, detail={"pid": row["pid"]})]
+    if row["state"] == State.DONE:
+        ended = row["finished_at"]
+        events.append(event(ended, "done", attempt, ended - began))
+    return events
+
+
 def find(db: sqlite3.Connection, id: str) -> sqlite3.Row | None:
     """Return the row of the job ``id``, or ``None`` if it has none."""
     row: sqlite3.Row | None = db.execute("SELECT * FROM jobs WHERE id = ?", (id,)).fetchone()
     return row
 
 
-def insert(db: sqlite3.Connection, id: str, state: State, now: float, columns: dict[str, Any]) -> bool:
-    """Add the row of the job ``id``, whose state is ``state`` from ``now`` (unix seconds) on.
-
-    Returns:
-        Whether it was added: not if the job has a row.
-    """
-    columns = {"id": id, "attempt": 0, "base": 0, **_state_columns(state, now), **columns}
-    return db.execute(_insertion(tuple(columns)), _values(columns)).rowcount == 1
+def insert(
+    db: sqlite3.Connection, id: str, state: State, now: float, columns: dict[str, Any], *events: EventRow
+) -> None:
+    """Add the row of the job ``id``, whose state is ``state`` from ``now`` (unix seconds) on, and its ``events``."""
+    columns = {"id": id, "attempt": 0, "base": 0, **_state_columns(state, now), **columns, "has_events": bool(events)}
+    db.execute(_insertion(tuple(columns)), encoded(columns.values()))
+    _add_events(db, id, 0, events)
 
 
 # The same text each time, so that SQLite has it prepared.
@@ -36,13 +82,18 @@ def insert(db: sqlite3.Connection, id: str, state: State, now: float, columns: d
 
 @lru_cache
 def _insertion(names: tuple[str, ...]) -> str:
-    marks = ", ".join("?" * len(names))
-    return f"INSERT INTO jobs ({', '.join(names)}) VALUES ({marks}) ON CONFLICT (id) DO NOTHING"  # noqa: S608 - ours
+    return f"INSERT INTO jobs ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"  # noqa: S608 - names of ours
 
 
 @lru_cache
 def _change(names: tuple[str, ...]) -> str:
     return f"UPDATE jobs SET {', '.join(f'{name} = ?' for name in names)} WHERE id = ?"  # noqa: S608 - names of ours
+
+
+@lru_cache
+def _addition(events: int) -> str:
+    marks = ", ".join(["(?, ?, ?, ?, ?, ?, ?, ?)"] * events)
+    return f"INSERT INTO events (job, seq, time, kind, attempt, seconds, detail, log) VALUES {marks}"  # noqa: S608 - ours
 
 
 def may_move(row: sqlite3.Row, after: State) -> bool:
@@ -51,98 +102,54 @@ def may_move(row: sqlite3.Row, after: State) -> bool:
 
 
 def move(
-    db: sqlite3.Connection, id: str, before: State, after: State, now: float, columns: dict[str, Any] | None = None
+    db: sqlite3.Connection,
+    row: sqlite3.Row,
+    after: State,
+    now: float,
+    columns: dict[str, Any],
+    *events: EventRow,
+    before: State | None = None,
 ) -> None:
-    """Move the job ``id`` from the state ``before`` to ``after`` at ``now`` (unix seconds), and change ``columns``.
+    """Move a job into the state ``after`` at ``now`` (unix seconds), change ``columns``, and add ``events``.
+
+    Args:
+        db: The connection, within a transaction.
+        row: The row of the job as it is now.
+        after: The new state.
+        now: When, in unix seconds (UTC).
+        columns: What else changes.
+        events: What happened, in order.
+        before: The state in which the job is known to be; ``None``: the one that is recorded.
 
     Raises:
         ForbiddenMoveError: :data:`~spoolkit.job.MOVES` does not allow it; nothing is changed.
     """
+    check_move(before or State(row["state"]), after, row["id"])
+    update(db, row, {**_state_columns(after, now), **columns}, *events)
+
+
+def check_move(before: State, after: State, id: str = "") -> None:
+    """Raise :class:`ForbiddenMoveError` unless :data:`~spoolkit.job.MOVES` allows the move."""
     if after not in MOVES[before]:
         raise ForbiddenMoveError(f"job {id} may not become {after}: it is {before}")
-    update(db, id, {**_state_columns(after, now), **(columns or {})})
 
 
-def update(db: sqlite3.Connection, id: str, columns: dict[str, Any]) -> None:
-    """Change these columns of the job ``id``, but for its state: see :func:`move`."""
-    db.execute(_change(tuple(columns)), (*_values(columns), id))
+def update(db: sqlite3.Connection, row: sqlite3.Row, columns: dict[str, Any], *events: EventRow) -> None:
+    """Change these columns of the job of ``row``, but for its state (see :func:`move`), and add ``events``."""
+    if events:
+        last = 0
+        if row["has_events"]:
+            last = db.execute("SELECT coalesce(max(seq), 0) FROM events WHERE job = ?", (row["id"],)).fetchone()[0]
+        # Now, before the row changes: afterwards it does not tell any more what came first.
+        _add_events(db, row["id"], last, (*derived_events(row), *events))
+        columns = {**columns, "has_events": 1}
+    db.execute(_change(tuple(columns)), (*encoded(columns.values()), row["id"]))
 
 
-def end_attempt(
-    db: sqlite3.Connection,
-    id: str,
-    attempt: int,
-    after: State,
-    now: float,
-    columns: dict[str, Any],
-    *,
-    unless_cancelled: bool = False,
-) -> bool:
-    """Move the job ``id`` from ``running`` to ``after`` at ``now`` (unix seconds), and change ``columns``.
-
-    One statement, where :func:`find` and :func:`move` would be two.
-
-    Args:
-        attempt: The attempt that must be running.
-        unless_cancelled: Whether nothing is changed if somebody has asked the job to stop.
-
-    Returns:
-        Whether that attempt was running.
-    """
-    if after not in MOVES[State.RUNNING]:
-        raise ForbiddenMoveError(f"job {id} may not become {after}: it is running")
-    columns = {**_state_columns(after, now), **columns}
-    condition = " AND state = 'running' AND attempt = ?" + (" AND NOT cancel" if unless_cancelled else "")
-    return db.execute(_change(tuple(columns)) + condition, (*_values(columns), id, attempt)).rowcount == 1
-
-
-def add_event(
-    db: sqlite3.Connection,
-    id: str,
-    kind: str,
-    time: float,
-    attempt: int | None = None,
-    seconds: float | None = None,
-    detail: dict[str, Any] | None = None,
-    log: str = "",
-    *,
-    ends_attempt: bool = False,
-) -> None:
-    """Add an event to the history of the job ``id``.
-
-    Args:
-        db: The connection, within a transaction.
-        id: The job.
-        kind: What happened: ``started``, one of :data:`~spoolkit.store.queries.ENDINGS`, or what a person did.
-        time: When, in unix seconds (UTC).
-        attempt: The attempt that the event belongs to.
-        seconds: How long the attempt took, if the event ends it.
-        detail: Kept as JSON, without the values that are ``None``.
-        log: What the attempt printed and logged.
-        ends_attempt: Whether ``seconds`` are counted from the start that the job's row has.
-    """
-    known = {key: value for key, value in (detail or {}).items() if value is not None}
-    text = encodable(json.dumps(known)) if known else None
-    db.execute(
-        _ENDING if ends_attempt else _EVENT,
-        {
-            "job": id,
-            "time": time,
-            "kind": kind,
-            "attempt": attempt,
-            "seconds": seconds,
-            "detail": text,
-            "log": encodable(log) or None,
-        },
-    )
-
-
-_EVENT = (
-    "INSERT INTO events (job, seq, time, kind, attempt, seconds, detail, log)"
-    " VALUES (:job, (SELECT coalesce(max(seq), 0) + 1 FROM events WHERE job = :job),"
-    " :time, :kind, :attempt, :seconds, :detail, :log)"
-)
-_ENDING = _EVENT.replace(":seconds", ":time - (SELECT started_at FROM jobs WHERE id = :job)")
+def _add_events(db: sqlite3.Connection, id: str, last: int, events: Sequence[EventRow]) -> None:
+    if events:
+        values = [value for number, row in enumerate(events, last + 1) for value in (id, number, *row)]
+        db.execute(_addition(len(events)), values)
 
 
 def is_running(row: sqlite3.Row) -> bool:
@@ -165,5 +172,6 @@ def _state_columns(state: State, now: float) -> dict[str, Any]:
     return {"state": state.value, "finished_at": now if state in FINISHED else None}
 
 
-def _values(columns: dict[str, Any]) -> list[Any]:
-    return [encodable(value) if isinstance(value, str) else value for value in columns.values()]
+def encoded(values: Iterable[object]) -> list[object]:
+    """Return ``values`` with :func:`encodable` texts."""
+    return [encodable(value) if isinstance(value, str) else value for value in values]

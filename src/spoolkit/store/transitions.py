@@ -43,8 +43,9 @@ def record_queued(store: Database, jobs: Iterable[JobSpec]) -> None:
     queued = [(job.id, rows.encodable(job.task), job.enqueued_at, os.getpid(), process.own()) for job in jobs]
     with store.transaction() as db:
         db.executemany(
-            "INSERT OR IGNORE INTO jobs (id, task, engine, state, attempt, base, enqueued_at, pid, identity)"
-            " VALUES (?, ?, 'thread', 'queued', 0, 0, ?, ?, ?)",
+            "INSERT OR IGNORE INTO jobs"
+            " (id, task, engine, state, attempt, base, enqueued_at, pid, identity, has_events)"
+            " VALUES (?, ?, 'thread', 'queued', 0, 0, ?, ?, ?, 0)",
             queued,
         )
 
@@ -75,33 +76,44 @@ def finish(
         harmless.
     """
     now = clock.now()
-    after, failure = _state_of(outcome)
-    columns: dict[str, Any] = {}
-    if isinstance(outcome, RetryAt):
-        columns["run_at"] = outcome.time
-    if result is not None:
-        columns.update(result=result.data, result_error=result.error)
-    if progress is not None:
-        columns["progress"] = rows.progress_text(progress)
-    detail: dict[str, Any] = {}
-    ending = "done"
-    if failure is not None:
-        ending = failure.ending
-        columns.update(error_type=failure.type, error_message=failure.message, ending=ending)
-        detail = {"type": failure.type, "message": failure.message, "traceback": failure.traceback}
-    gone = {"pid": None, "identity": None}
+    shown = None if progress is None else rows.encodable(rows.progress_text(progress))
+    if isinstance(outcome, Done) and not log:
+        data, error = (None, None) if result is None else (result.data, result.error and rows.encodable(result.error))
+        if store.write(_FIRST_IS_DONE, (now, data, error, shown, job.id, attempt)):
+            return True
     with store.transaction() as db:
-        if after is State.RETRYING:
-            # A job without a file belongs to its process until it is finished, also between two attempts.
-            own = gone if job.has_file else {}
-            ended = rows.end_attempt(db, job.id, attempt, after, now, {**columns, **own}, unless_cancelled=True)
-            after = State.CANCELLED
-        else:
-            ended = False
-        if not ended and not rows.end_attempt(db, job.id, attempt, after, now, {**columns, **gone}):
+        row = rows.find(db, job.id)
+        if row is None or row["state"] != State.RUNNING or row["attempt"] != attempt:
             return False
-        rows.add_event(db, job.id, ending, now, attempt, detail=detail, log=log, ends_attempt=True)
+        after, failure = _state_of(outcome)
+        if after is State.RETRYING and row["cancel"]:
+            after = State.CANCELLED
+        columns: dict[str, Any] = {}
+        if isinstance(outcome, RetryAt):
+            columns["run_at"] = outcome.time
+        if after is not State.RETRYING or job.has_file:
+            # A job without a file belongs to its process until it is finished, also between two attempts.
+            columns.update(pid=None, identity=None)
+        if result is not None:
+            columns.update(result=result.data, result_error=result.error)
+        if shown is not None:
+            columns["progress"] = shown
+        ending, detail = "done", dict[str, Any]()
+        if failure is not None:
+            ending = failure.ending
+            columns.update(error_type=failure.type, error_message=failure.message, ending=ending)
+            detail = {"type": failure.type, "message": failure.message, "traceback": failure.traceback}
+        event = rows.event(now, ending, attempt, now - row["started_at"], detail, log)
+        rows.move(db, row, after, now, columns, event)
     return True
+
+
+rows.check_move(State.RUNNING, State.DONE)
+# The row keeps the process: the events are derived from it. It finds nothing if events are in the table already.
+_FIRST_IS_DONE = (
+    "UPDATE jobs SET state = 'done', finished_at = ?, result = ?, result_error = ?, progress = ?"
+    " WHERE id = ? AND attempt = ? AND state = 'running' AND NOT has_events"
+)
 
 
 def refuse(store: Database, job: JobSpec, failure: Failure, *, file: str | None) -> None:
@@ -118,15 +130,13 @@ def refuse(store: Database, job: JobSpec, failure: Failure, *, file: str | None)
         row = rows.find(db, job.id)
         columns: dict[str, Any] = {"file": file, "ending": failure.ending}
         columns.update(error_type=failure.type, error_message=failure.message)
+        event = rows.event(now, "refused", detail={"message": failure.message})
         if row is None:
             columns.update(task=job.task, engine=job.engine, queue=job.queue)
             columns.update(enqueued_at=job.enqueued_at, run_at=job.run_at)
-            rows.insert(db, job.id, State.DEAD, now, columns)
+            rows.insert(db, job.id, State.DEAD, now, columns, event)
         elif rows.may_move(row, State.DEAD):
-            rows.move(db, job.id, State(row["state"]), State.DEAD, now, columns)
-        else:
-            return
-        rows.add_event(db, job.id, "refused", now, detail={"message": failure.message})
+            rows.move(db, row, State.DEAD, now, columns, event)
 
 
 def cancel(
@@ -154,21 +164,22 @@ def cancel(
     now = clock.now()
     with store.transaction() as db:
         row = rows.find(db, status.id)
-        interrupted_attempt = None
         columns: dict[str, Any] = {"cancel": 1, "error_message": reason, "ending": "cancelled"}
+        detail = {"message": reason}
         if row is None:
             columns.update(task=status.task or "?", engine=status.engine, queue=status.queue)
             columns.update(enqueued_at=status.enqueued_at, run_at=status.run_at)
-            rows.insert(db, status.id, State.CANCELLED, now, columns)
+            event = rows.event(now, "cancelled", detail=detail, log=log)
+            rows.insert(db, status.id, State.CANCELLED, now, columns, event)
         elif rows.may_move(row, State.CANCELLED) and not (row["file"] == file and rows.is_running(row)):
             interrupted_attempt = row["attempt"] if row["state"] == State.RUNNING else None
             columns.update(pid=None, identity=None)
             if progress is not None:
                 columns["progress"] = rows.progress_text(progress)
-            rows.move(db, status.id, State(row["state"]), State.CANCELLED, now, columns)
+            event = rows.event(now, "cancelled", interrupted_attempt, detail=detail, log=log)
+            rows.move(db, row, State.CANCELLED, now, columns, event)
         else:
             return False
-        rows.add_event(db, status.id, "cancelled", now, interrupted_attempt, detail={"message": reason}, log=log)
     return True
 
 
@@ -178,8 +189,7 @@ def ask_to_stop(store: Database, id: str) -> bool:
         row = rows.find(db, id)
         if row is None or not rows.is_running(row):
             return False
-        rows.update(db, id, {"cancel": 1})
-        rows.add_event(db, id, "cancel asked", clock.now(), row["attempt"])
+        rows.update(db, row, {"cancel": 1}, rows.event(clock.now(), "cancel asked", row["attempt"]))
     return True
 
 
@@ -212,17 +222,17 @@ def cancel_running(
         columns.update(ending="cancelled", error_type=None, error_message=reason)
         if progress is not None:
             columns["progress"] = rows.progress_text(progress)
-        rows.move(db, id, State.RUNNING, State.CANCELLED, now, columns)
-        rows.add_event(db, id, "killed", now, attempt)
-        rows.add_event(db, id, "cancelled", now, attempt, now - row["started_at"], {"message": reason}, log)
+        killed = rows.event(now, "killed", attempt)
+        cancelled = rows.event(now, "cancelled", attempt, now - row["started_at"], {"message": reason}, log)
+        rows.move(db, row, State.CANCELLED, now, columns, killed, cancelled)
     return True
 
 
 def record_event(store: Database, id: str, kind: str) -> None:
     """Add an event to the history of the job ``id``, if the job is recorded: what a person did, in a word or two."""
     with store.transaction() as db:
-        if rows.find(db, id) is not None:
-            rows.add_event(db, id, kind, clock.now())
+        if (row := rows.find(db, id)) is not None:
+            rows.update(db, row, {}, rows.event(clock.now(), kind))
 
 
 def requeue(store: Database, id: str, *, still_there: Callable[[], bool]) -> None:
@@ -245,8 +255,7 @@ def requeue(store: Database, id: str, *, still_there: Callable[[], bool]) -> Non
         columns.update(pid=None, identity=None)
         # From DEAD, whatever state is recorded: the file among the dead tells that it is, and the store may have been
         # unavailable when the job died.
-        rows.move(db, id, State.DEAD, State.QUEUED, now, columns)
-        rows.add_event(db, id, "retried", now)
+        rows.move(db, row, State.QUEUED, now, columns, rows.event(now, "retried"), before=State.DEAD)
 
 
 def _state_of(outcome: Outcome) -> tuple[State, Failure | None]:
