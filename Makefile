@@ -10,7 +10,7 @@ PYTEST = python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 INSTALL = pip install --quiet --disable-pip-version-check --no-build-isolation
 LOCKED = $(INSTALL) --require-hashes --requirement
 
-.PHONY: help run test matrix soak bench check format clean update test-latest test-lowest
+.PHONY: help run test matrix soak bench bench-readme check format clean update test-latest test-lowest
 
 help: # Show this list.
 	@grep -E '^[a-z-]+:.* # ' Makefile | sed -E 's/:[^#]*# /\t/' | expand -t 14
@@ -29,12 +29,19 @@ soak: $(VENV)/.dev # Five minutes of jobs, with reloads and kills; SOAK_SECONDS=
 	SOAK_SECONDS=$${SOAK_SECONDS:-300} $(BIN)/python -m pytest tests/live/test_soak.py -m '' -s
 
 # FIGURES="drain http": only these. BENCH_JOBS, BENCH_ROUNDS; BENCH_PENDING=50000: again with delayed jobs pending;
-# BENCH_BASE=../other: also the spoolkit of another checkout. PLOTS=yes: plots as well.
+# BENCH_BASE=../other: also the spoolkit of another checkout. BENCH_DIR: where the files of jobs lie. PLOTS=yes: plots.
 BENCH_ENVS = $(if $(RIVALS),$(VENV)-bench-rivals/.made) $(if $(PLOTS),$(VENV)-bench-plots/.made)
 
+BENCH_OUTPUT = build/bench$(if $(BENCH_PENDING),-pending)
+
 bench: $(VENV)/.dev $(BENCH_ENVS) # Benchmarks, into build/bench; RIVALS=all: also against Celery, RQ, Huey and others.
-	$(BIN)/python -m benchmarks $(FIGURES) $(if $(RIVALS),--rivals $(VENV)-bench-rivals) --output build/bench
-	$(if $(PLOTS),$(VENV)-bench-plots/bin/python -m benchmarks.plots build/bench)
+	$(BIN)/python -m benchmarks $(FIGURES) $(if $(RIVALS),--rivals $(VENV)-bench-rivals) --output $(BENCH_OUTPUT)
+	$(if $(PLOTS),$(VENV)-bench-plots/bin/python -m benchmarks.plots $(BENCH_OUTPUT))
+
+bench-readme: # All benchmarks on a quiet machine, into build/ and README.md: half an hour.
+	$(MAKE) bench RIVALS=all
+	$(BIN)/python -m benchmarks.readme build/bench/results.json
+	$(MAKE) bench RIVALS=all BENCH_PENDING=50000
 
 $(VENV)-bench-%/.made: benchmarks/requirements-%.txt
 	$(PYTHON) -m venv --clear $(@D)

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import compileall
 import os
 import signal
 import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.contenders import SPOOLKIT, Contender, contenders
+from benchmarks import machine
+from benchmarks.contenders import PROJECT, SPOOLKIT, Contender, contenders
 from benchmarks.measures import MEASURES, Size
 from benchmarks.report import PENDING, Report, measured
 
 
-def one_round(contender: Contender, chosen: list[str], size: Size, pending: int) -> tuple[dict[str, float], str]:
-    """Start the contender, measure it, and stop it.
+def one_round(
+    contender: Contender, files: Path, chosen: list[str], size: Size, pending: int
+) -> tuple[dict[str, float], str]:
+    """Start the contender with its files in a new directory, measure it, and stop it.
 
     Returns:
         Its values, and what went wrong: empty if each job ran exactly once.
@@ -23,12 +27,12 @@ def one_round(contender: Contender, chosen: list[str], size: Size, pending: int)
     values: dict[str, float] = {}
     failed = ""
     chosen = [name for name in chosen if name in (contender.measures or MEASURES)]
-    with tempfile.TemporaryDirectory(prefix="bench-") as name, contender.start(Path(name)) as running:
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=files) as name, contender.start(Path(name)) as running:
         try:
             running.warm_up()
             for measure in chosen:
                 values |= MEASURES[measure].run(running, size)
-            if pending and contender.pending:
+            if pending:
                 running.pend(pending)
                 for measure in chosen:
                     with_pending = MEASURES[measure].run(running, size)
@@ -51,6 +55,12 @@ def main() -> int:
         metavar="JOBS",
         help="measure everything a second time, with this many delayed jobs pending",
     )
+    parser.add_argument(
+        "--dir",
+        default=os.environ.get("BENCH_DIR", ""),
+        metavar="DIRECTORY",
+        help="where the sites and the files of their jobs are put; by default in /dev/shm",
+    )
     parser.add_argument("--only", default="", help="contenders whose names contain one of these words, with commas")
     parser.add_argument("--base", default=os.environ.get("BENCH_BASE", ""), help="another checkout, to compare with")
     parser.add_argument("--rivals", default="", metavar="VENV", help="the environment of the other rivals")
@@ -67,13 +77,18 @@ def main() -> int:
     taking_part = [
         one
         for one in contenders(given.base, given.rivals)
-        if (not words or any(word in one.name for word in words)) and not set(chosen).isdisjoint(one.measures or chosen)
+        if (not words or any(word in one.name for word in words))
+        and not set(chosen).isdisjoint(one.measures or chosen)
+        and (one.pending or not given.pending)
     ]
-    report = Report(measured(chosen, given.pending), given.jobs, given.rounds)
+    for checkout in filter(None, [PROJECT, given.base]):  # as pip does with what it installs, such as the rivals
+        compileall.compile_dir(Path(checkout) / "src", quiet=2)
+    files = machine.directory(given.dir)
+    report = Report(measured(chosen, given.pending), given.jobs, given.rounds, about=machine.description(files))
     for number in range(given.rounds):
         for contender in taking_part:
             print(f"round {number + 1} of {given.rounds}: {contender.name}", file=sys.stderr, flush=True)
-            values, wrong = one_round(contender, chosen, Size(given.jobs), given.pending)
+            values, wrong = one_round(contender, files, chosen, Size(given.jobs), given.pending)
             report.add(contender.name, values, wrong)
             if given.output:  # each time: what follows may be interrupted
                 report.write(given.output)

@@ -57,12 +57,13 @@ def of(rounds: Rounds, figure: str) -> Spread | None:
     return spread(values) if values else None
 
 
-def ratios(rounds: Rounds, rival: Rounds, figure: str) -> Spread | None:
-    """The figure relative to the rival's, round by round; ``None``: no round has it of both.
+def ratios(rounds: Rounds, rival: Rounds, figure: str, beside: str = "") -> Spread | None:
+    """The figure relative to the rival's, or to the figure ``beside`` of the rival; ``None``: no round has both.
 
     A ratio of the two in one round, because the load of the machine differs between rounds.
     """
-    pairs = [(a[figure], b[figure]) for a, b in zip(rounds, rival, strict=False) if figure in a and figure in b]
+    other = beside or figure
+    pairs = [(a[figure], b[other]) for a, b in zip(rounds, rival, strict=False) if figure in a and other in b]
     values = [ours / theirs for ours, theirs in pairs if ours >= 0 and theirs > 0]
     return spread(values) if values else None
 

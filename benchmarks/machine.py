@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shutil
 import signal
 import sqlite3
+import tempfile
 import time
 from collections.abc import Collection, Iterable
 from contextlib import closing
@@ -66,13 +68,37 @@ def locked(database: Path) -> bool:
     return False
 
 
-def description() -> dict[str, str]:
-    """The machine and its load, for a report."""
+ROOM = 2 * 1024**3
+"""Bytes that must be free in /dev/shm: the files of a run with many delayed jobs pending."""
+
+
+def directory(given: str = "") -> Path:
+    """Where sites are put: the directory that is given, else one in memory if there is room, else the temporary one."""
+    memory = Path("/dev/shm")
+    if given:
+        return Path(given).resolve()
+    in_memory = os.access(memory, os.W_OK) and shutil.disk_usage(memory).free >= ROOM
+    return memory if in_memory else Path(tempfile.gettempdir())
+
+
+def file_system(path: Path, mounts: str = "") -> str:
+    """The type of the file system that holds ``path``, such as "tmpfs"."""
+    lines = (line.split() for line in (mounts or Path("/proc/self/mounts").read_text()).splitlines())
+    holding = [(place.replace("\\040", " "), kind) for _, place, kind, *_ in lines]
+    inside = [(place, kind) for place, kind in holding if path.resolve().is_relative_to(place)]
+    # Of two mounts on one place, the later one counts.
+    return max(enumerate(inside), key=lambda one: (len(one[1][0]), one[0]))[1][1] if inside else "unknown"
+
+
+def description(files: Path) -> dict[str, str]:
+    """The machine, its load and the place of the sites, for a report."""
+    nice = os.nice(0)
     model = re.search(r"^model name\s*:\s*(.*)$", Path("/proc/cpuinfo").read_text(), re.M)
     return {
         "date": time.strftime("%Y-%m-%d %H:%M %Z"),
         "cpu": f"{os.cpu_count()} x {model[1] if model else platform.machine()}",
         "system": f"Linux {platform.release()}, Python {platform.python_version()}",
-        "niceness": str(os.nice(0)),
+        "files": f"{file_system(files)} ({files})",
+        "niceness": f"{nice}{', so spoolers are not below the HTTP process, as they are at 0' if nice else ''}",
         "load": " ".join(f"{load:.1f}" for load in os.getloadavg()),
     }

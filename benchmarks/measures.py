@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from benchmarks import machine, records
 from benchmarks.contenders import PROJECT, Running
@@ -37,7 +38,7 @@ def memory(running: Running, size: Size) -> dict[str, float]:
 
 def steady(running: Running, size: Size) -> dict[str, float]:
     """Enqueue jobs one directly after the other, while the consumers run them."""
-    first, cpu = records.count(running.file), running.cpu()
+    first, cpu = records.count(running.file), running.cpu_when_quiet()
     answer = running.call(size.jobs)
     running.wait()
     cpu = running.cpu_when_quiet() - cpu
@@ -54,6 +55,7 @@ def steady(running: Running, size: Size) -> dict[str, float]:
 def drain(running: Running, size: Size) -> dict[str, float]:
     """Enqueue jobs while the consumers are paused, and let them continue."""
     first = records.count(running.file)
+    running.cpu_when_quiet()  # a consumer that is stopped between two jobs may hold a lock
     with running.paused():
         answer = running.call(size.jobs)
         cpu, began = running.cpu(), time.time()
@@ -70,7 +72,7 @@ def drain(running: Running, size: Size) -> dict[str, float]:
 def idle(running: Running, size: Size) -> dict[str, float]:
     """Enqueue one job at a time, each some time after the job before has run."""
     first = records.count(running.file)
-    running.call(size.few, gap=0.02, wait=40)
+    running.call(size.few, gap=0.02, wait=20)
     running.wait()
     return _percentiles("idle", _delays(running, first))
 
@@ -99,26 +101,41 @@ def http(running: Running, size: Size) -> dict[str, float]:
     seconds = min(2.0, size.jobs / 1000)
     bare, dispatching = [], []
     for _ in range(3):
-        bare.append(_visit(running, "/bare", seconds)[1])
+        bare.append(_visit(running, "/bare", seconds))
         running.order({"numbers_from": running.enqueued})
-        answered, rate = _visit(running, "/dispatch", seconds)
-        dispatching.append(rate)
-        running.enqueued += int(answered)
+        dispatching.append(_visit(running, "/dispatch", seconds))
+        running.enqueued += dispatching[-1].answered
         running.wait()  # else the jobs would slow down the bare route
+    without, rate = (statistics.median(visit.rate for visit in visits) for visits in (bare, dispatching))
+    cpu_without, cpu = (statistics.median(visit.cpu for visit in visits) for visits in (bare, dispatching))
     return {
-        "http_bare": statistics.median(bare),
-        "http": statistics.median(dispatching),
-        "http_share": statistics.median(dispatching) / statistics.median(bare) * 100,
+        "http_bare": without,
+        "http": rate,
+        "http_share": rate / without * 100,
+        "http_cpu": (cpu - cpu_without) * 1e6,
     }
 
 
-def _visit(running: Running, path: str, seconds: float) -> tuple[float, float]:
-    """How many requests were answered, and how many in a second."""
+class _Visit(NamedTuple):
+    """What visitors saw of one route."""
+
+    answered: int
+    #: Requests a second.
+    rate: float
+    #: Processor time of the HTTP process for a request, in seconds.
+    cpu: float
+
+
+def _visit(running: Running, path: str, seconds: float) -> _Visit:
+    """Let visitors send requests for so long."""
     assert running.server is not None
     command = [sys.executable, "-m", "benchmarks.visitors", str(running.server.port), path, str(seconds)]
+    pids = running.server.worker_pids()
+    used = machine.cpu_seconds(pids)
     answer = subprocess.run(command, capture_output=True, text=True, check=True, cwd=PROJECT).stdout
-    answered, rate = map(float, answer.split())
-    return answered, rate
+    used = machine.cpu_seconds(pids) - used
+    answered, rate = answer.split()
+    return _Visit(int(answered), float(rate), used / int(answered))
 
 
 def _delays(running: Running, first: int) -> list[float]:
@@ -175,6 +192,7 @@ MEASURES = {
             Figure("http_bare", "Bare route", "requests/s", more_is_better=True),
             Figure("http", "Dispatching route", "requests/s", more_is_better=True),
             Figure("http_share", "Dispatching route relative to the bare one", "%", more_is_better=True),
+            Figure("http_cpu", "CPU of the HTTP process for dispatching, beside a bare request", "µs"),
         ),
     ),
 }

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from benchmarks import figures, machine
+from benchmarks import bars, figures
 from benchmarks.contenders import SPOOLKIT
 from benchmarks.figures import Figure
 from benchmarks.measures import MEASURES
@@ -37,7 +37,8 @@ class Report:
     results: dict[str, list[dict[str, float]]] = field(default_factory=dict)
     #: What went wrong, by contender: jobs that did not run exactly once, a caller that failed.
     wrong: dict[str, list[str]] = field(default_factory=dict)
-    about: dict[str, str] = field(default_factory=machine.description)
+    #: The machine, for people.
+    about: dict[str, str] = field(default_factory=dict)
 
     def add(self, contender: str, values: dict[str, float], wrong: str) -> None:
         """Add one round of one contender."""
@@ -46,11 +47,12 @@ class Report:
             self.wrong.setdefault(contender, []).append(wrong)
 
     def markdown(self) -> str:
-        """Two tables, and what a reader must know about them."""
+        """The tables, and what a reader must know about them."""
         counts = [f"{name}: {'; '.join(rounds)}" for name, rounds in self.wrong.items()]
         lines = [
+            bars.table(self.figures, self.results, SPOOLKIT),
             figures.tables(self.figures, self.results, SPOOLKIT),
-            f"{self.jobs} jobs, {self.rounds} rounds in turn; median (least to most).",
+            f"{self.jobs} jobs, rounds in turn: {self.rounds}; median (least to most).",
             f"Not every job ran exactly once. {'. '.join(counts)}." if counts else "Each job ran exactly once.",
             *(f"{key}: {value}" for key, value in self.about.items()),
         ]

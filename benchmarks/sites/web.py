@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import time
 
 from flask import Flask, Response, jsonify, request
@@ -12,6 +13,7 @@ from benchmarks.calling import Enqueue, carry_out
 
 def site(enqueue: Enqueue) -> Flask:
     """An application with these three routes."""
+    logging.basicConfig(level=logging.WARNING)  # as quiet as the consumers of the others
     app = Flask("bench")
     numbers = itertools.count()
 

@@ -1,16 +1,19 @@
-"""The pure parts of the benchmark suite: percentiles, ratios, tables, and the count of runs."""
+"""The pure parts of the benchmark suite: percentiles, ratios, bars, tables, and the count of runs."""
 
 from __future__ import annotations
 
 import json
 import math
+import re
+import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import calling, figures, measures, records, report
+from benchmarks import bars, calling, contenders, figures, machine, measures, readme, records, report
 from benchmarks.figures import Figure, Spread
 
 VALUES = st.lists(st.floats(min_value=0.001, max_value=1e9), min_size=1, max_size=50)
@@ -160,3 +163,86 @@ def test_figures_with_delayed_jobs_pending_are_lines_of_their_own() -> None:
 def test_every_figure_has_a_name_of_its_own() -> None:
     names = [figure.name for measure in measures.MEASURES.values() for figure in measure.figures]
     assert len(names) == len(set(names))
+
+
+def test_the_sites_lie_where_it_is_said_else_in_memory_if_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert machine.directory(str(tmp_path)) == tmp_path
+    monkeypatch.setattr(machine.os, "access", lambda path, mode: True)
+    for free, where in ((machine.ROOM, "/dev/shm"), (machine.ROOM - 1, tempfile.gettempdir())):
+        monkeypatch.setattr(machine.shutil, "disk_usage", lambda path, free=free: SimpleNamespace(free=free))
+        assert machine.directory() == Path(where)
+
+
+def test_a_report_names_the_file_system() -> None:
+    mounts = "vda / ext4 rw\ntmpfs /dev/shm tmpfs rw\nold /mnt/a\\040b xfs rw\nnew /mnt/a\\040b btrfs rw\n"
+    assert machine.file_system(Path("/dev/shm/bench"), mounts) == "tmpfs"
+    assert machine.file_system(Path("/dev/shmx"), mounts) == "ext4"
+    assert machine.file_system(Path("/mnt/a b/c"), mounts) == "btrfs"
+    assert machine.description(Path("/proc"))["files"] == "proc (/proc)"
+
+
+@pytest.mark.parametrize("bar", bars.BARS, ids=lambda bar: f"{bar.figure}-{bar.rival or bar.beside}")
+def test_each_bar_is_of_a_figure_and_a_rival_that_exist(bar: bars.Bar) -> None:
+    names = {figure.name for figure in report.measured(list(measures.MEASURES), 1)}
+    assert bar.figure in names
+    assert not bar.beside or bar.beside in names
+    assert not bar.rival or bar.rival in {one.name for one in contenders.contenders(rivals="anywhere")}
+
+
+def test_a_bar_is_met_or_not_by_the_median_of_the_rounds() -> None:
+    measured = [Figure("cpu", "CPU", "µs"), Figure("drain", "Drain", "jobs/s", more_is_better=True)]
+    measured += [Figure("enqueue", "Enqueue", "µs"), Figure("enqueue_pending", "Enqueue, pending", "µs")]
+    results = {
+        "spoolkit": [{"cpu": 250.0, "drain": 12.0, "enqueue": 10.0, "enqueue_pending": 12.1}],
+        contenders.HUEY: [{"drain": 10.0}],
+        contenders.CELERY: [{"drain": 1.0}],
+    }
+    assert bars.table(measured, results, "spoolkit").splitlines() == [
+        "| bar | reached | limit | met |",
+        "|---|---|---|---|",
+        "| CPU, µs | 250 | at most 250 | yes |",
+        "| Drain ÷ Huey, Redis | 1.20 | at least 1.3 | **no** |",
+        "| Drain ÷ Celery, Redis | 12.0 | at least 10 | yes |",
+        "| Enqueue, pending ÷ Enqueue | 1.21 | at most 1.2 | **no** |",
+    ]
+    assert bars.table(measured, {"other": [{"cpu": 1.0}]}, "spoolkit") == ""
+
+
+def test_the_page_gets_a_table_between_its_markers(tmp_path: Path) -> None:
+    made = report.Report(report.measured(["drain", "memory"], 0), jobs=2000, rounds=3)
+    made.about = machine.description(tmp_path)
+    for contender in ("spoolkit", readme.LEFT_OUT[0], "Huey, Redis"):
+        made.add(contender, {"drain": 5.0, "memory": 3.0}, "")
+    made.write(tmp_path)
+    section = readme.section(json.loads((tmp_path / "results.json").read_text()))
+    assert section.splitlines()[:4] == [
+        "|  | spoolkit | Huey, Redis |",
+        "|---|---|---|",
+        "| Drain, jobs/s | 5.00 | 5.00 |",
+        "| Memory of idle consumers and broker, MB PSS | 3.00 | 3.00 |",
+    ]
+    page = f"before {readme.BEGIN}old{readme.END} after"
+    written = readme.replaced(page, section)
+    assert written == readme.replaced(written, section)
+    assert written.startswith("before ")
+    assert written.endswith(" after")
+    assert "old" not in written
+    for broken in ("", readme.BEGIN, readme.END + readme.BEGIN, page + page):
+        with pytest.raises(ValueError, match="once"):
+            readme.replaced(broken, section)
+
+
+def test_the_table_of_the_readme_is_well_formed() -> None:
+    page = (Path(__file__).parents[2] / "README.md").read_text()
+    assert readme.replaced(page, "") != page  # raises if a marker is missing
+    written = page.partition(readme.BEGIN)[2].partition(readme.END)[0]
+    rows = [line for line in written.splitlines() if line.startswith("|")]
+    columns = {len(row.split("|")) for row in rows}
+    assert len(columns) == 1
+    titles = {f"{figure.title}, {figure.unit}" for measure in measures.MEASURES.values() for figure in measure.figures}
+    assert {row.split("|")[1].strip() for row in rows[2:]} <= titles
+    names = {one.name for one in contenders.contenders(rivals="anywhere")}
+    assert {cell.strip() for cell in rows[0].split("|")[2:-1]} <= names
+    assert re.search(r"^Medians of \d+ rounds .*\n\d{4}-\d\d-\d\d .* Python ", written, re.MULTILINE)
