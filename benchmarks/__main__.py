@@ -55,12 +55,6 @@ def main() -> int:
         metavar="JOBS",
         help="measure everything a second time, with this many delayed jobs pending",
     )
-    parser.add_argument(
-        "--dir",
-        default=os.environ.get("BENCH_DIR", ""),
-        metavar="DIRECTORY",
-        help="where the sites and the files of their jobs are put; by default in /dev/shm",
-    )
     parser.add_argument("--only", default="", help="contenders whose names contain one of these words, with commas")
     parser.add_argument("--base", default=os.environ.get("BENCH_BASE", ""), help="another checkout, to compare with")
     parser.add_argument("--rivals", default="", metavar="VENV", help="the environment of the other rivals")
@@ -83,7 +77,7 @@ def main() -> int:
     ]
     for checkout in filter(None, [PROJECT, given.base]):  # as pip does with what it installs, such as the rivals
         compileall.compile_dir(Path(checkout) / "src", quiet=2)
-    files = machine.directory(given.dir)
+    files = machine.directory()
     report = Report(measured(chosen, given.pending), given.jobs, given.rounds, about=machine.description(files))
     for number in range(given.rounds):
         for contender in taking_part:

@@ -315,12 +315,11 @@ def contenders(base: str = "", rivals: str = "") -> list[Contender]:
         chosen.insert(1, Contender(f"spoolkit at {Path(base).resolve().name}", other, pending=True))
     if rivals:
         python = Path(rivals).absolute() / "bin" / "python"
+        # Each worker fetches many jobs at a time, as Celery's manual advises for short ones.
+        celery = f"celery -A {{module}} worker -c {CONSUMERS} --prefetch-multiplier 64 --loglevel WARNING"
         huey = f"huey_consumer {{module}}.huey -w {CONSUMERS} -k process -q"
         chosen += [
-            Contender(
-                CELERY,
-                program("celery_site", python, f"celery -A {{module}} worker -c {CONSUMERS} --loglevel WARNING"),
-            ),
+            Contender(CELERY, program("celery_site", python, celery)),
             Contender(
                 "RQ, Redis",
                 program("rq_site", python, *["rq worker bench -u {redis} -w rq.SimpleWorker -q -s"] * CONSUMERS),

@@ -72,10 +72,10 @@ ROOM = 2 * 1024**3
 """Bytes that must be free in /dev/shm: the files of a run with many delayed jobs pending."""
 
 
-def directory(given: str = "") -> Path:
-    """Where sites are put: the directory that is given, else one in memory if there is room, else the temporary one."""
+def directory() -> Path:
+    """Where sites are put: BENCH_DIR if it is set, else in memory if there is room, else the temporary directory."""
     memory = Path("/dev/shm")
-    if given:
+    if given := os.environ.get("BENCH_DIR"):
         return Path(given).resolve()
     in_memory = os.access(memory, os.W_OK) and shutil.disk_usage(memory).free >= ROOM
     return memory if in_memory else Path(tempfile.gettempdir())

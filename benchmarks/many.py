@@ -8,6 +8,7 @@ for the spooler: draining jobs of a chunk beside draining jobs of calls.
 
 from __future__ import annotations
 
+import logging
 import os
 import statistics
 import sys
@@ -17,6 +18,7 @@ from collections.abc import Callable
 
 from flask import Flask
 
+from benchmarks import machine
 from spoolkit import SpoolKit, spool
 from spoolkit.spooling.standalone import Spooler
 
@@ -30,11 +32,11 @@ def cpu(work: Callable[[], object], jobs: int) -> float:
 
 def main() -> None:
     jobs, rounds = (int(text) for text in (sys.argv[1:] + ["2000", "5"][len(sys.argv) - 1 :]))
-    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+    logging.basicConfig(level=logging.WARNING)
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=machine.directory()) as folder:
         app = Flask(__name__)
         app.config.update(SPOOLKIT_SPOOL=os.path.join(folder, "spool"))
         SpoolKit(app)
-        app.logger.disabled = True
 
         @spool(name="nothing")
         def nothing(number: int, text: str) -> None: ...

@@ -168,7 +168,9 @@ def test_every_figure_has_a_name_of_its_own() -> None:
 def test_the_sites_lie_where_it_is_said_else_in_memory_if_there_is_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert machine.directory(str(tmp_path)) == tmp_path
+    monkeypatch.setenv("BENCH_DIR", str(tmp_path))
+    assert machine.directory() == tmp_path
+    monkeypatch.delenv("BENCH_DIR")
     monkeypatch.setattr(machine.os, "access", lambda path, mode: True)
     for free, where in ((machine.ROOM, "/dev/shm"), (machine.ROOM - 1, tempfile.gettempdir())):
         monkeypatch.setattr(machine.shutil, "disk_usage", lambda path, free=free: SimpleNamespace(free=free))
