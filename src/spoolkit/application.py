@@ -67,8 +67,10 @@ def folder(app: Flask) -> str:
 
 def current() -> Flask | None:
     """The application in force: that of the active context, else the latest one that is alive, else ``None``."""
-    if has_app_context() and "spoolkit" in current_app.extensions:
-        return current_app._get_current_object()  # type: ignore[attr-defined,no-any-return]
+    if has_app_context():
+        app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
+        if "spoolkit" in app.extensions:
+            return app
     return _chosen.get() or (None if this_process.latest is None else this_process.latest())
 
 

@@ -100,6 +100,7 @@ class Task(Generic[P, R]):
         Raises:
             SignatureError: The arguments do not fit the function.
         """
+        self._check(args, kwargs)
         with current_job.as_current_job(current_job.CurrentJob(**vars(self._job(args, kwargs, engine="inline")))):
             if callables.is_async(self._function):
                 return calling.run_coroutine(self._function, args, kwargs)  # type: ignore[no-any-return]
@@ -108,18 +109,13 @@ class Task(Generic[P, R]):
     def _enqueue(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], at: object = None, delay: object = None, **target: Any
     ) -> Job[R]:
+        self._check(args, kwargs)
         return self._submit(self._job(args, kwargs, self._engine.name, at, delay, **target))
 
     def _submit(self, job: Job[R]) -> Job[R]:
         return self._engine.submit(job, self.declared)
 
     def _job(
-        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], engine: str, *options: Any, **target: Any
-    ) -> Job[R]:
-        self._check(args, kwargs)
-        return self._new_job(args, kwargs, engine, *options, **target)
-
-    def _new_job(
         self,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
@@ -130,18 +126,9 @@ class Task(Generic[P, R]):
         priority: int | None = None,
     ) -> Job[R]:
         now = clock.now()
-        return Job(
-            id=new_id(),
-            task=self.name,
-            args=args,
-            kwargs=kwargs,
-            engine=engine,
-            enqueued_at=now,
-            run_at=times.run_at(at, delay, now=now),
-            queue=None if queue is None else sandbox.private_directory(queue),
-            priority=priority,
-            app=application.current_name(),
-        )
+        run_at = times.run_at(at, delay, now=now)
+        queue = None if queue is None else sandbox.private_directory(queue)
+        return Job(new_id(), self.name, args, kwargs, engine, now, run_at, queue, priority, application.current_name())
 
     def _check(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         if problem := self.declared.mismatch(args, kwargs):
@@ -268,7 +255,7 @@ class SpoolTask(Task[P, R]):
                 calls.append(self._call_of(row))
         except ArgumentError as error:
             raise of_row(error, len(calls)) from None
-        first = self._new_job((), {}, self._engine.name, at, delay, **_target(priority, queue))
+        first = self._job((), {}, self._engine.name, at, delay, **_target(priority, queue))
         seconds = times.spread(spread)
         if seconds and first.run_at is None:
             first = replace(first, run_at=first.enqueued_at)

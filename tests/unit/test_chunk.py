@@ -37,7 +37,7 @@ def test_each_job_of_a_chunk_has_its_own_arguments_and_due_time(
     ids = chunk.ids(found.stem)
     assert ids == sorted(set(ids))
     for index, (id, line, args) in enumerate(zip(ids, lines, calls, strict=True)):
-        job = packet.unpack(packet.load(packet.dump(packet.with_arguments(found.job(index), line))))
+        job = packet.unpack(packet.load(packet.dump_job(found.job(index), line)))
         assert (job.id, job.args, job.task) == (id, args, "shop.send")
         assert (job.enqueued_at, job.priority, job.queue, job.app) == (1.5, priority, queue, "shop")
         assert job.run_at == (None if run_at is None else run_at + index * step)

@@ -160,6 +160,13 @@ def nested(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 values = st.recursive(hashable | st.sets(hashable, max_size=4), nested, max_leaves=12)
 
 
+plain = st.recursive(
+    st.none() | st.booleans() | st.floats() | text | st.integers() | st.integers(2**64 - 2, 2**64 + 2),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text | st.just("$bytes"), inner, max_size=3),
+    max_leaves=8,
+)
+
+
 def same(a: Any, b: Any) -> bool:
     """Return whether both are equal and of the same types at all levels; times with zone, offset and fold."""
     if type(a) is not type(b):
@@ -195,6 +202,30 @@ def test_integers_of_any_size_are_decoded_as_they_were(value: int) -> None:
 @steady
 def test_decode_call_gives_the_arguments_of_encode_call(args: tuple[object, ...], kwargs: dict[str, object]) -> None:
     assert same(codec.decode_call(codec.encode_call(args, kwargs)), (args, kwargs))
+
+
+@given(st.lists(plain, max_size=3).map(tuple), st.dictionaries(text | st.just("$tuple"), plain, max_size=3))
+@steady
+def test_arguments_of_json_types_are_encoded_by_one_call_as_they_are_one_by_one(
+    args: tuple[object, ...], kwargs: dict[str, object]
+) -> None:
+    data = codec.encode_call(args, kwargs)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(codec, "_plain", lambda *_: None)
+        assert codec.encode_call(args, kwargs) == data
+
+
+@pytest.mark.parametrize(
+    "make_to_text", [codec._make_to_text, lambda: codec._ENCODER.encode], ids=["CPython", "another Python"]
+)
+def test_each_encoder_of_json_gives_the_same_bytes(
+    make_to_text: Callable[[], Callable[[object], str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(codec, "_to_text", make_to_text())
+    call = codec.encode_call((1, -0.5, "ü\n\u2028/", None, True, [], {"a": [{}]}), {"b": 2**64 - 1, "c": (b"x",)})
+    assert call.decode() == (
+        '[[1,-0.5,"ü\\n\u2028/",null,true,[],{"a":[{}]}],{"b":18446744073709551615,"c":{"$tuple":[{"$bytes":"eA=="}]}}]'
+    )
 
 
 def test_encode_call_accepts_any_name_of_an_argument() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import os
 import re
-import secrets
 import signal
 import subprocess
 import sys
@@ -21,7 +20,7 @@ import shop
 from flask import Flask
 from uwsgi_server import wait_until
 
-from spoolkit import SpoolKit
+from spoolkit import SpoolKit, job
 from spoolkit.admin import lookup
 from spoolkit.cli import commands
 from spoolkit.doctor import examine
@@ -42,7 +41,7 @@ def frozen(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     numbers = count(1)
     monkeypatch.setattr(docs_clock, "now", docs_clock.now)
     monkeypatch.setattr(clock, "now", docs_clock.time)
-    monkeypatch.setattr(secrets, "token_hex", lambda size: f"{next(numbers):0{2 * size}x}")
+    monkeypatch.setattr(job, "urandom", lambda size: next(numbers).to_bytes(size, "big"))
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
     yield

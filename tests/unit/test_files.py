@@ -25,7 +25,7 @@ from spoolkit.errors import QueueOptionError, SpoolUnavailableError, TooLargeErr
 from spoolkit.job import new_id
 from spoolkit.spooldir import checkpoints, gate, running, spoolers, spoolfile
 from spoolkit.spooldir import dead as dead_letters
-from spoolkit.spooling import startup
+from spoolkit.spooling import engine, startup
 from spoolkit.spooling.standalone import Spooler
 from spoolkit.store import locations
 from spoolkit.system import files
@@ -410,6 +410,7 @@ def test_what_no_spooler_would_read_is_refused(tmp_path: Path, monkeypatch: pyte
     app.config.update(SPOOLKIT_SPOOL=tmp_path / "spool", SPOOLKIT_MAX_BODY=1 << 40)
     SpoolKit(app)
     monkeypatch.setattr(spoolfile, "MAX_SIZE", 4 + packet.LIMIT + 100_000)
+    monkeypatch.setattr(engine, "MAX_BODY", 100_000)
     with app.app_context():
         leaves_a_mark("x" * 90_000)
         with pytest.raises(TooLargeError):

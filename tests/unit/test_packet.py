@@ -70,6 +70,12 @@ def test_pack_makes_no_packet_over_the_limit(length: int) -> None:
     assert packet.unpack(packed) == job
 
 
+@given(jobs)
+def test_a_job_is_written_as_the_fields_that_are_read(job: JobSpec) -> None:
+    data = packet.dump_job(job, b"[[],{}]")
+    assert packet.dump(packet.load(data)) == data
+
+
 def test_the_limit_is_what_a_uint16_can_count() -> None:
     assert LIMIT == 65_535
 

@@ -100,12 +100,13 @@ def _count(stem: str) -> int:
 
 
 def pack(chunk: Chunk, calls: Sequence[bytes]) -> packet.Packet:
-    """Make the packet of a chunk of which each job has one of the encoded arguments. Raises :class:`TooLargeError`."""
+    """Make the packet of a chunk of which each job has one of the encoded arguments."""
     # As an id, what no job of the chunk has.
     common = replace(chunk.common, id=id_of(chunk.stem, 0xFFF), task=TASK)
     more = {_KEY: chunk.common.task.encode(), _STEP: packet.write_time(chunk.step), packet.CALL: _NO_CALL}
     # JSON has no line breaks of its own: those in a text are escaped.
-    return packet.Packet(packet.fields_of(common, more), b"\n".join(calls))
+    fields = packet.load(packet.dump_job(common, b"")).fields
+    return packet.Packet({**fields, **more}, b"\n".join(calls))
 
 
 def is_chunk(content: packet.Packet) -> bool:

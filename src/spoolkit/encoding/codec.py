@@ -101,7 +101,8 @@ def encode(value: object, *, argument: str = "value") -> bytes:
     Raises:
         ArgumentTypeError: The value, or a value within it, has no supported type. The error says where it is.
     """
-    return _dump(_encode(value, argument, 0))
+    data = _plain(value, (value,))
+    return _dump(_encode(value, argument, 0)) if data is None else data
 
 
 def encode_call(args: tuple[object, ...], kwargs: dict[str, object], names: Sequence[str] = ()) -> bytes:
@@ -118,6 +119,8 @@ def encode_call(args: tuple[object, ...], kwargs: dict[str, object], names: Sequ
     Raises:
         ArgumentTypeError: A value has no supported type. The error says in which argument it is, and where.
     """
+    if (data := _plain((args, kwargs), (*args, *kwargs.values()))) is not None:
+        return data
     positional = [_encode(v, names[i] if i < len(names) else f"args[{i}]", 0) for i, v in enumerate(args)]
     return _dump([positional, {_text(name, name): _encode(value, name, 0) for name, value in kwargs.items()}])
 
@@ -158,8 +161,54 @@ def decode_call(data: bytes) -> tuple[tuple[object, ...], dict[str, object]]:
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
+def _make_to_text() -> Callable[[Json], str]:
+    # The encoder in C that encode() makes anew at each call, which takes longer than to encode a few arguments. Without
+    # its check for values that contain themselves, since MAX_DEPTH is checked here.
+    make = getattr(json.encoder, "c_make_encoder", None)
+    if make is None:  # another Python than CPython
+        return _ENCODER.encode
+    parts = make(None, _ENCODER.default, json.encoder.encode_basestring, None, ":", ",", False, False, False)
+    return lambda tree: "".join(parts(tree, 0))
+
+
+_to_text = _make_to_text()
+
+_ATOMS = {type(None), bool, int, float, str}
+
+_CONTAINERS = {list, dict}
+
+_MAY_DIFFER = re.compile(r'"\$|\d{20}')
+"""A key that may look like a tag, or an integer that may need one. In the text of a str it costs only time."""
+
+
+def _plain(tree: Json, values: Collection[Any]) -> bytes | None:
+    """Encode a tree of ``values`` by one call of ``json``; ``None`` if one of them may need a tag or a refusal."""
+    if not _are_json(values, 0):
+        return None
+    try:
+        text = _to_text(tree)
+        return None if _MAY_DIFFER.search(text) else text.encode()
+    except ValueError:  # a float that is not finite, a lone surrogate, 4,300 digits
+        return None
+
+
+def _are_json(values: Collection[Any], depth: int) -> bool:
+    """Whether all values, and those within them, are of JSON's own types."""
+    types = {*map(type, values)}
+    if types <= _ATOMS:
+        return True
+    if not types <= _ATOMS | _CONTAINERS or depth == MAX_DEPTH:
+        return False
+    for value in values:
+        if type(value) is list and not _are_json(value, depth + 1):
+            return False
+        if type(value) is dict and not ({*map(type, value)} <= {str} and _are_json(value.values(), depth + 1)):
+            return False
+    return True
+
+
 def _dump(tree: Json) -> bytes:
-    return _ENCODER.encode(tree).encode()
+    return _to_text(tree).encode()
 
 
 def _encode(value: Any, where: str, depth: int) -> Json:

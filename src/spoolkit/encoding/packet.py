@@ -10,6 +10,7 @@ import re
 import struct
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from spoolkit.encoding import codec
@@ -33,7 +34,7 @@ LIMIT = 0xFFFF
 
 _HEADER = struct.Struct("<BHB")
 _LENGTH = struct.Struct("<H")
-_ID = re.compile(r"[0-9a-f]{32}")
+_IS_ID = re.compile(r"[0-9a-f]{32}")
 _TIME = re.compile(r"\d{1,12}(\.\d+)?", re.ASCII)
 
 
@@ -48,7 +49,7 @@ class Packet(NamedTuple):
 
 def size(fields: Mapping[bytes, bytes]) -> int:
     """Return the size of ``fields`` in a packet, in bytes."""
-    return sum(len(key) + len(value) + 2 * _LENGTH.size for key, value in fields.items())
+    return sum(map(len, fields)) + sum(map(len, fields.values())) + 2 * _LENGTH.size * len(fields)
 
 
 def pack(job: JobSpec, *, max_body: int, names: Sequence[str] = ()) -> Packet:
@@ -66,7 +67,7 @@ def pack(job: JobSpec, *, max_body: int, names: Sequence[str] = ()) -> Packet:
         ArgumentTypeError: An argument has no supported type; the error names it.
         TooLargeError: The arguments are too large; the error names the largest.
     """
-    return with_arguments(job, encode_arguments(job.args, job.kwargs, max_body=max_body, names=names))
+    return load(dump_job(job, encode_arguments(job.args, job.kwargs, max_body=max_body, names=names)))
 
 
 def encode_arguments(
@@ -79,39 +80,29 @@ def encode_arguments(
     return call
 
 
-def with_arguments(job: JobSpec, call: bytes) -> Packet:
-    """Make the packet of a job whose arguments are encoded already. Raises :class:`TooLargeError`."""
-    fields = fields_of(job)
-    inside = {**fields, CALL: call}
-    return Packet(inside) if size(inside) <= LIMIT else Packet(fields, call)
-
-
-def fields_of(job: JobSpec, more: Mapping[bytes, bytes] | None = None) -> dict[bytes, bytes]:
-    """Return the fields of a job's packet, without its arguments, and ``more``. Raises :class:`TooLargeError`."""
-    fields = {
-        MARKER: FORMAT,
-        b"id": job.id.encode(),
-        b"task": job.task.encode(),
-        b"enqueued_at": write_time(job.enqueued_at),
-    }
+def dump_job(job: JobSpec, call: bytes) -> bytes:
+    """Return the bytes of the spool file of a job whose arguments are encoded. Raises :class:`TooLargeError`."""
+    # Written at once: a Packet, the sizes of its fields and their bytes took a sixth of the time of a call.
+    fields = b"%b%b%b%b" % (
+        _MARK,
+        _field(_ID, job.id.encode()),
+        _fixed(_TASK, job.task.encode()),
+        _field(_ENQUEUED_AT, write_time(job.enqueued_at)),
+    )
     if job.run_at is not None:
-        fields[b"run_at"] = write_time(job.run_at)
+        fields += _field(_RUN_AT, write_time(job.run_at))
     if job.queue is not None:
         # The name of a directory need not be UTF-8.
-        fields[b"queue"] = job.queue.encode("utf-8", "surrogateescape")
+        fields += _fixed(_QUEUE, job.queue.encode("utf-8", "surrogateescape"))
     if job.priority is not None:
-        fields[b"priority"] = str(job.priority).encode()
+        fields += _fixed(_PRIORITY, str(job.priority).encode())
     if job.app is not None:
-        fields[b"app"] = job.app.encode()
-    fields.update(more or {})
-    if size(fields) > LIMIT:
-        raise TooLargeError(
-            f"the job of task {job.task[:80]!r} does not fit into uWSGI's packet: "
-            "shorten the task's name or the queue's path",
-            size=size(fields),
-            limit=LIMIT,
-        )
-    return fields
+        fields += _fixed(_APP, job.app.encode())
+    if len(fields) + len(_CALL) + _LENGTH.size + len(call) <= LIMIT:
+        return _file(fields + _field(_CALL, call), b"")
+    if len(fields) > LIMIT:
+        raise _too_large(len(fields))
+    return _file(fields, call)
 
 
 def arguments(packet: Packet) -> bytes:
@@ -139,7 +130,7 @@ def _head(fields: Mapping[bytes, bytes]) -> dict[str, Any]:
         raise DecodeError(f"not a packet of format {FORMAT.decode()}: {MARKER.decode()}={fields.get(MARKER)!r}")
     try:
         id, priority = fields[b"id"].decode(), fields.get(b"priority")
-        if not _ID.fullmatch(id):
+        if not _IS_ID.fullmatch(id):
             raise DecodeError(f"the id is {id[:80]!r}, not 32 hex digits")
         return {
             "id": id,
@@ -157,12 +148,44 @@ def _head(fields: Mapping[bytes, bytes]) -> dict[str, Any]:
 
 
 def dump(packet: Packet) -> bytes:
-    """Return the bytes of the spool file with the content ``packet``."""
-    parts = []
-    for key, value in packet.fields.items():
-        parts += [_LENGTH.pack(len(key)), key, _LENGTH.pack(len(value)), value]
-    inside = b"".join(parts)
-    return b"".join((_HEADER.pack(MODIFIER, len(inside), 0), inside, packet.body))
+    """Return the bytes of the spool file with the content ``packet``. Raises :class:`TooLargeError`."""
+    if (total := size(packet.fields)) > LIMIT:
+        raise _too_large(total)
+    return _file(b"".join(_field(_key(key), value) for key, value in packet.fields.items()), packet.body)
+
+
+def _file(fields: bytes, body: bytes) -> bytes:
+    return b"%b%b%b" % (_HEADER.pack(MODIFIER, len(fields), 0), fields, body)
+
+
+def _too_large(size: int) -> TooLargeError:
+    return TooLargeError(
+        f"the job does not fit into uWSGI's packet, its fields take {size} bytes: shorten the task's name or the "
+        "queue's path",
+        size=size,
+        limit=LIMIT,
+    )
+
+
+def _key(key: bytes) -> bytes:
+    return _LENGTH.pack(len(key)) + key
+
+
+def _field(key: bytes, value: bytes) -> bytes:
+    """Return the bytes of a field, of which ``key`` is what :func:`_key` returned."""
+    return b"%b%b%b" % (key, _LENGTH.pack(len(value)), value)
+
+
+@lru_cache(maxsize=256)
+def _fixed(key: bytes, value: bytes) -> bytes:
+    """Return the bytes of a field that many jobs have, perhaps with a value over the limit."""
+    # A value over the limit has no length: the file, which holds all of it, is refused.
+    return _field(key, value) if len(value) <= LIMIT else value
+
+
+_MARK = _field(_key(MARKER), FORMAT)
+_ID, _TASK, _ENQUEUED_AT, _RUN_AT = map(_key, (b"id", b"task", b"enqueued_at", b"run_at"))
+_QUEUE, _PRIORITY, _APP, _CALL = map(_key, (b"queue", b"priority", b"app", CALL))
 
 
 def load(data: bytes) -> Packet:

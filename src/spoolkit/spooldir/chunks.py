@@ -137,7 +137,7 @@ def _stage(chunk: Chunk, calls: Sequence[bytes], staging: str, *, fsync: bool) -
     for index, call in enumerate(calls):
         job = chunk.job(index)
         path = os.path.join(staging, f"{PREFIX}{job.id}")
-        data = packet.dump(packet.with_arguments(job, call))
+        data = packet.dump_job(job, call)
         try:
             spoolfile.write_unnamed(path, data, run_at=job.run_at, fsync=fsync)
         except FileExistsError:  # by a process that was killed

@@ -65,8 +65,8 @@ def write(folder: str, name: str, data: bytes, *, run_at: float | None = None, f
     Raises:
         OSError: The file could not be written; then there is none.
     """
-    temporary = os.path.join(folder, f"{TEMPORARY}{name}")
-    path = os.path.join(folder, f"{PREFIX}{name}")
+    temporary = f"{folder}/{TEMPORARY}{name}"
+    path = f"{folder}/{PREFIX}{name}"
     try:
         write_unnamed(temporary, data, run_at=run_at, fsync=fsync)
         os.rename(temporary, path)

@@ -22,6 +22,10 @@ Call = tuple[tuple[object, ...], Mapping[str, object]]
 """The arguments of a call by position, and by name."""
 
 
+MAX_BODY = spoolfile.MAX_SIZE - 4 - packet.LIMIT
+"""Bytes that arguments take at most: a larger file would be accepted here, but become a dead letter unrun."""
+
+
 class SpoolEngine:
     """Writes jobs into a spool directory, where they survive the process, a reload and a reboot."""
 
@@ -39,7 +43,9 @@ class SpoolEngine:
         """
         registry.check_not_replaced(declared)
         config = application.settings(declared.code_folder)
-        content = packet.dump(packet.pack(job, max_body=_limit(config), names=declared.positional))
+        limit = min(config.max_body, MAX_BODY)
+        call = packet.encode_arguments(job.args, job.kwargs, max_body=limit, names=declared.positional)
+        content = packet.dump_job(job, call)
         spool_dir = _spool_dir_of(job, config)
         run_at = None if job.run_at is None or job.run_at <= clock.now() else job.run_at
         try:
@@ -74,7 +80,7 @@ class SpoolEngine:
         registry.check_not_replaced(declared)
         config = application.settings(declared.code_folder)
         spool_dir = _spool_dir_of(first, config)
-        encoded = _encode(calls, _limit(config), declared.positional)
+        encoded = _encode(calls, min(config.max_body, MAX_BODY), declared.positional)
         packed: list[tuple[str, bytes]] = []
         jobs: list[AnyJob] = []
         # The id of a job is that of its chunk and its place in it.
@@ -104,11 +110,6 @@ def _encode(calls: Sequence[Call], limit: int, names: Sequence[str]) -> list[byt
     except ArgumentError as error:
         raise of_row(error, len(encoded)) from None
     return encoded
-
-
-def _limit(config: Settings) -> int:
-    # A file larger than a spooler reads would be accepted here, but become a dead letter instead of being run.
-    return min(config.max_body, spoolfile.MAX_SIZE - 4 - packet.LIMIT)
 
 
 def _unavailable(spool_dir: str, error: OSError) -> SpoolUnavailableError:

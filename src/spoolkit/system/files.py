@@ -208,12 +208,15 @@ def make_spool_directory(path: str) -> None:
 
 def owner(directory: str) -> tuple[int, int]:
     """Return the user id and the group id to which files in ``directory`` belong. Raises ``OSError``."""
-    about = os.stat(directory or os.curdir)
+    directory = directory or os.curdir
     # The directory may belong to root, or be shared by a group: this folder belongs to the user of the spoolers.
-    with contextlib.suppress(OSError):
-        spoolers = os.lstat(os.path.join(directory, SPOOLERS))
-        if spoolers.st_uid and stat.S_ISDIR(spoolers.st_mode):
-            about = spoolers
+    try:
+        about = os.lstat(f"{directory}/{SPOOLERS}")
+        if about.st_uid and stat.S_ISDIR(about.st_mode):
+            return about.st_uid, about.st_gid
+    except OSError:
+        pass
+    about = os.stat(directory)
     return about.st_uid, about.st_gid
 
 
@@ -221,14 +224,14 @@ def give(fd: int, folder: str) -> None:
     """If this is root, give a file that it has just created in ``folder`` to the owner there. Raises ``OSError``."""
     if os.geteuid() == 0:
         uid, gid = owner(folder)
-        if os.fstat(fd).st_uid != uid:
+        if uid:
             os.fchown(fd, uid, gid)
 
 
 def check_user(directory: str) -> None:
     """Raise ``PermissionError`` if the owner of ``directory`` could not open files that this process creates there."""
-    uid, user = owner(directory)[0], os.geteuid()
-    if user not in (0, uid) and uid != 0:
+    user = os.geteuid()
+    if user and user != (uid := owner(directory)[0]) and uid:
         reason = f"it belongs to {user_name(uid)}, who could not open a file of {user_name(user)}: {as_user(uid)}"
         raise PermissionError(errno.EPERM, reason, directory)
 
