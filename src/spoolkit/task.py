@@ -101,7 +101,7 @@ class Task(Generic[P, R]):
             SignatureError: The arguments do not fit the function.
         """
         self._check(args, kwargs)
-        with current_job.as_current_job(current_job.CurrentJob(**vars(self._job(args, kwargs, engine="inline")))):
+        with current_job.as_current_job(current_job.CurrentJob(self._job(args, kwargs, engine="inline"))):
             if callables.is_async(self._function):
                 return calling.run_coroutine(self._function, args, kwargs)  # type: ignore[no-any-return]
             return self._function(*args, **kwargs)

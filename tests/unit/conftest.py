@@ -7,6 +7,7 @@ import pytest
 from flask import Flask
 
 from spoolkit import SpoolKit
+from spoolkit.attempt import process_state
 from spoolkit.lifecycle import hooks
 from spoolkit.spooling.standalone import Spooler
 from spoolkit.system import clock
@@ -19,6 +20,13 @@ def fresh_pool() -> Iterator[None]:
     yield
     engine.close_pool(clock.Deadline(0))
     hooks._end_hooks.clear()
+
+
+@pytest.fixture(autouse=True)
+def changed_process() -> None:
+    """What an earlier test has changed in this process, jobs of this one do not put back."""
+    if (known := process_state._process.peek()) is not None:
+        known._before = process_state._look()
 
 
 @pytest.fixture

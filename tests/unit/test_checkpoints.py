@@ -13,6 +13,7 @@ from spoolkit.attempt.current_job import CurrentJob, as_current_job
 from spoolkit.job import JobSpec
 from spoolkit.spooldir import checkpoints
 from spoolkit.spooldir.checkpoints import Checkpoint
+from spoolkit.spooldir.running import AttemptFile
 from spoolkit.store import Store, retention
 
 ID = "0" * 32
@@ -20,7 +21,7 @@ ID = "0" * 32
 
 def job(folder: Path) -> CurrentJob:
     """The job in a new attempt."""
-    return CurrentJob(id=ID, task="t", _checkpoint=Checkpoint(str(folder), ID))
+    return CurrentJob(JobSpec(ID, "t"), attempt_file=AttemptFile(str(folder), ID))
 
 
 def test_resume_gives_what_an_earlier_attempt_stored_last(tmp_path: Path) -> None:
@@ -99,7 +100,7 @@ def test_checkpoint_and_steps_work_outside_a_spooler() -> None:
         return current_job().resume(), list(current_job().steps([1, 2]))
 
     assert walks.run() == ("here", [1, 2])
-    with as_current_job(CurrentJob(id=ID, task="t")):
+    with as_current_job(CurrentJob(JobSpec(ID, "t"))):
         assert current_job().resume() is None, "another run has stored it"
 
 

@@ -551,5 +551,5 @@ def test_current_job_is_equal_to_the_callers_handle(directory: str, work: Callab
     job = asks_who_it_is()
     work()
     assert job.result == job.id
-    with current.as_current_job(current.CurrentJob(id=job.id, task=job.task)):
+    with current.as_current_job(current.CurrentJob(job)):
         assert current_job() == job

@@ -7,7 +7,8 @@ import sys
 
 PREAMBLE = """
 import os, sys, time
-os.environ.update({"KEPT": "1", "CHANGED": "before", "REMOVED": "before", "TZ": "Europe/Berlin"})
+os.environ.update({"KEPT": "1", "CHANGED": "before", "REMOVED": "before"})
+os.environ.pop("TZ", None)
 time.tzset()
 from spoolkit.attempt.process_state import State
 path = list(sys.path)
@@ -47,12 +48,9 @@ assert "SPOOLKIT_SPOOL" not in os.environ
 
 def test_restore_removes_an_added_time_zone() -> None:
     run("""
-del os.environ["TZ"]
-time.tzset()
-before = State()
 os.environ["TZ"] = "Asia/Tokyo"
 time.tzset()
-assert before.restore() == []
+assert state.restore() == []
 assert "TZ" not in os.environ
 assert time.tzname[0] != "JST"
 """)
@@ -74,7 +72,7 @@ assert state.restore() == []
 assert sys.path == [*path, "/first"]
 sys.path.clear()
 assert state.restore() == []
-assert sys.path == path
+assert sys.path == [*path, "/first"]
 """)
 
 
@@ -85,6 +83,47 @@ for _ in range(3):
     sys.path.insert(0, "/first")
     assert before.restore() == []
 assert sys.path == ["/first", *path]
+""")
+
+
+def test_what_is_changed_between_two_jobs_is_put_back_after_the_next_one() -> None:
+    run("""
+os.environ["CHANGED"], os.environ["SPOOLKIT_SPOOL"] = "between", "/elsewhere"
+again = State()
+assert again.restore() == []
+assert os.environ["CHANGED"] == "before"
+assert "SPOOLKIT_SPOOL" not in os.environ
+""")
+
+
+def test_a_name_that_was_deleted_from_a_module_is_put_back() -> None:
+    run("""
+argv = sys.argv
+del sys.argv, sys.breakpointhook
+assert state.restore() == []
+assert sys.argv is argv
+assert callable(sys.breakpointhook)
+""")
+
+
+def test_each_name_whose_object_is_compared_is_put_back() -> None:
+    run("""
+from spoolkit.attempt import process_state
+assert process_state._objects() == tuple(getattr(module, name) for module, name in process_state._NAMES)
+""")
+
+
+def test_threads_that_a_job_has_left_are_named() -> None:
+    run("""
+import threading
+assert state.threads_left() == []
+left = threading.Event()
+thread = threading.Thread(target=left.wait, args=(60,), name="left")
+thread.start()
+assert state.threads_left() == ["left"]
+left.set()
+thread.join()
+assert state.threads_left() == []
 """)
 
 

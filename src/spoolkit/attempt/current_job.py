@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import count, islice
 from typing import Any, TypeVar
 
@@ -20,9 +21,17 @@ NOTE_LIMIT = 800
 """Characters of a progress note that are stored, at most: the file has no room for more beside the numbers."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class CurrentJob(JobSpec):
-    """The job that is running, as its task sees it."""
+    """The job that is running, as its task sees it.
+
+    Args:
+        job: The job.
+        attempt: The number of the attempt.
+        max_attempts: How many attempts the job may have.
+        attempt_file: Where the attempt shows its progress. ``None``: the job is not tracked, and its checkpoint lives
+            as long as this object.
+    """
 
     #: Which attempt of the job this is, from 1.
     attempt: int = 1
@@ -30,8 +39,23 @@ class CurrentJob(JobSpec):
     max_attempts: int = 1
     _attempt_file: AttemptFile | None = field(default=None, repr=False, compare=False)
     _saw_cancellation: list[bool] = field(default_factory=list, repr=False, compare=False)
-    _checkpoint: Checkpoint = field(default_factory=Checkpoint, repr=False, compare=False)
-    _loops: Iterator[int] = field(default_factory=count, repr=False, compare=False)
+
+    def __init__(
+        self, job: JobSpec, *, attempt: int = 1, max_attempts: int = 1, attempt_file: AttemptFile | None = None
+    ) -> None:
+        # At once: what a frozen dataclass generates makes a call for each field.
+        fields = self.__dict__
+        fields.update(job.__dict__)
+        fields["attempt"], fields["max_attempts"] = attempt, max_attempts
+        fields["_attempt_file"], fields["_saw_cancellation"] = attempt_file, []
+
+    @cached_property
+    def _checkpoint(self) -> Checkpoint:
+        return Checkpoint(None if self._attempt_file is None else self._attempt_file.spool_dir, self.id)
+
+    @cached_property
+    def _loops(self) -> Iterator[int]:
+        return count()
 
     @property
     def cancelled(self) -> bool:

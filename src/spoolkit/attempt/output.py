@@ -31,13 +31,14 @@ class _Capture:
         #: The sink of the job that the main thread runs.
         self.main_sink: Sink | None = None
         #: Threads that ran before the job of the main thread started: their output does not belong to it.
-        self.other_threads: frozenset[threading.Thread] = frozenset()
+        self.other_threads: list[threading.Thread] = []
         #: How many jobs run; the first one replaces the streams, the last one puts them back.
         self.users = 0
         #: Held while ``users`` changes.
         self.lock = threading.Lock()
-        #: What was put in place of the streams, by name, and of the record factory with the one before it.
+        #: What was put in place of the streams, by name; used again for as long as the streams stay the same.
         self.tees: dict[str, _Tee] = {}
+        #: What was put in place of the record factory, which is used again likewise, and the factory before it.
         self.factories: tuple[RecordFactory, RecordFactory] | None = None
 
 
@@ -57,55 +58,45 @@ class to:  # noqa: N801 - a function would be a generator, whose frames take thr
         self._token = _context_sink.set(self._sink)
         self._is_main = threading.current_thread() is threading.main_thread()
         if self._is_main:
-            _capture.main_sink, _capture.other_threads = self._sink, frozenset(threading.enumerate())
-        _install()
+            _capture.main_sink, _capture.other_threads = self._sink, threading.enumerate()
+        with _capture.lock:
+            _capture.users += 1
+            if _capture.users == 1:
+                _install()
 
     def __exit__(self, *_: object) -> None:
-        _uninstall()
+        with _capture.lock:
+            _capture.users -= 1
+            if not _capture.users:
+                _uninstall()
         if self._is_main:
-            _capture.main_sink, _capture.other_threads = None, frozenset()
+            _capture.main_sink, _capture.other_threads = None, []
         _context_sink.reset(self._token)
 
 
 def _install() -> None:
-    with _capture.lock:
-        _capture.users += 1
-        if _capture.users > 1:
-            return
-        for name in ("stdout", "stderr"):
-            stream = getattr(sys, name, None)
-            if stream is not None:
-                tee = _Tee(stream)
-                setattr(sys, name, tee)
-                _capture.tees[name] = tee
-        # A record factory and not a handler: a handler at the root logger would disable basicConfig() and the handler
-        # of last resort, and would not see the records of loggers that do not propagate.
-        factory = logging.getLogRecordFactory()
-        copying = _copying(factory)
-        logging.setLogRecordFactory(copying)
-        _capture.factories = copying, factory
+    for name in ("stdout", "stderr"):
+        stream, tee = getattr(sys, name, None), _capture.tees.get(name)
+        if stream is None:
+            continue
+        if tee is None or tee.stream is not stream:
+            tee = _capture.tees[name] = _Tee(stream)
+        setattr(sys, name, tee)
+    # A record factory and not a handler: a handler at the root logger would disable basicConfig() and the handler of
+    # last resort, and would not see the records of loggers that do not propagate.
+    factory = logging.getLogRecordFactory()
+    if _capture.factories is None or _capture.factories[1] is not factory:
+        _capture.factories = _copying(factory), factory
+    logging.setLogRecordFactory(_capture.factories[0])
 
 
 def _uninstall() -> None:
-    with _capture.lock:
-        _capture.users -= 1
-        if _capture.users:
-            return
-        if _capture.factories is not None:
-            _restore_factory(*_capture.factories)
-        for name, tee in _capture.tees.items():
-            _restore_stream(name, tee)
-        _capture.factories, _capture.tees = None, {}
-
-
-def _restore_stream(name: str, tee: _Tee) -> None:
-    if getattr(sys, name, None) is tee:  # a task may have replaced it for good
-        setattr(sys, name, tee.stream)
-
-
-def _restore_factory(copying: RecordFactory, factory: RecordFactory) -> None:
-    if logging.getLogRecordFactory() is copying:  # as with the streams
-        logging.setLogRecordFactory(factory)
+    # A task may have replaced them for good.
+    if _capture.factories is not None and logging.getLogRecordFactory() is _capture.factories[0]:
+        logging.setLogRecordFactory(_capture.factories[1])
+    for name, tee in _capture.tees.items():
+        if getattr(sys, name, None) is tee:
+            setattr(sys, name, tee.stream)
 
 
 def _copy(text: str) -> None:

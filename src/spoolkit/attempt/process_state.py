@@ -8,7 +8,7 @@ file descriptors that are used up) makes the process unfit for another job.
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # signal.getsignal makes an enum of each answer: ten times the time
-import contextlib
+import _thread
 import errno
 import fcntl
 import gc
@@ -22,7 +22,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection
-from operator import eq, is_
+from functools import partial
+from operator import eq
+from types import ModuleType
 from typing import Any, NamedTuple
 
 from spoolkit.system import log, process
@@ -49,8 +51,7 @@ _LIMITS = tuple(
     )
 )
 
-_Name = tuple[object, str]
-_NAMES: tuple[_Name, ...] = (
+_NAMES: tuple[tuple[ModuleType, str], ...] = (
     *((sys, name) for name in ("stdin", "stdout", "stderr", "__stdin__", "__stdout__", "__stderr__")),
     *((sys, name) for name in ("argv", "excepthook", "unraisablehook", "displayhook", "breakpointhook")),
     (os, "environ"),
@@ -59,6 +60,19 @@ _NAMES: tuple[_Name, ...] = (
     (logging, "lastResort"),
 )
 """Names in modules that must refer to the same object after the job."""
+
+
+def _objects() -> tuple[object, ...]:
+    """What :data:`_NAMES` refer to."""
+    try:
+        # Written out: getattr() with each name takes six times as long.
+        return (
+            *(sys.stdin, sys.stdout, sys.stderr, sys.__stdin__, sys.__stdout__, sys.__stderr__),
+            *(sys.argv, sys.excepthook, sys.unraisablehook, sys.displayhook, sys.breakpointhook),
+            *(os.environ, threading.excepthook, logging.raiseExceptions, logging.lastResort),
+        )
+    except AttributeError:  # somebody has deleted one
+        return tuple(getattr(module, name, None) for module, name in _NAMES)
 
 
 class _Value(NamedTuple):
@@ -74,14 +88,14 @@ class _Value(NamedTuple):
     fits: Callable[[Any, Any], bool] = eq
 
 
-def _mask() -> set[int]:
-    return _signal.pthread_sigmask(signal.SIG_BLOCK, ())  # type: ignore[no-any-return]
+def _put_mask(mask: set[int]) -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _wakeup_fd() -> int:
-    if (fd := signal.set_wakeup_fd(-1)) != -1:
+    if (fd := _signal.set_wakeup_fd(-1)) != -1:
         signal.set_wakeup_fd(fd, warn_on_full_buffer=False)
-    return fd
+    return fd  # type: ignore[no-any-return]
 
 
 def _umask() -> int:
@@ -122,8 +136,8 @@ def _put_path(path: tuple[str, ...]) -> None:
     sys.path[:] = [*path, *(folder for folder in sys.path if folder not in path)]
 
 
-_VALUES = (
-    _Value("signal mask", _mask, lambda mask: signal.pthread_sigmask(signal.SIG_SETMASK, mask)),
+_OF_PYTHON = (
+    _Value("signal mask", partial(_signal.pthread_sigmask, _signal.SIG_BLOCK, ()), _put_mask),
     _Value("wakeup descriptor", _wakeup_fd, lambda fd: signal.set_wakeup_fd(fd, warn_on_full_buffer=False)),
     _Value("environment", _environment, _put_environment, _environment_fits),
     _Value("sys.path", lambda: tuple(sys.path), _put_path, _path_fits),
@@ -135,13 +149,12 @@ _VALUES = (
     _Value("switch interval", sys.getswitchinterval, sys.setswitchinterval),
     _Value("garbage collection", gc.isenabled, lambda enabled: gc.enable() if enabled else gc.disable()),
     _Value("socket timeout", socket.getdefaulttimeout, socket.setdefaulttimeout),
-    _Value("locale", lambda: locale.setlocale(locale.LC_ALL), lambda name: locale.setlocale(locale.LC_ALL, name)),
 )
-"""What belongs to Python and may also change between two jobs: read before and after each job."""
+"""What belongs to Python."""
 
 
 def _limits() -> list[tuple[int, int]]:
-    return [resource.getrlimit(which) for which in _LIMITS]
+    return list(map(resource.getrlimit, _LIMITS))
 
 
 def _put_limits(limits: list[tuple[int, int]]) -> None:
@@ -175,26 +188,39 @@ _OF_KERNEL = (
     _Value("user", _users, _put_users),
     # A new session changes the group as well, and cannot be undone: its leader cannot join another group.
     _Value("process group or session", os.getpgrp, lambda group: os.setpgid(0, group)),
-    _Value("nice", lambda: os.getpriority(os.PRIO_PROCESS, 0), lambda n: os.setpriority(os.PRIO_PROCESS, 0, n)),
+    _Value("nice", partial(os.getpriority, os.PRIO_PROCESS, 0), partial(os.setpriority, os.PRIO_PROCESS, 0)),
+    _Value("locale", partial(locale.setlocale, locale.LC_ALL), partial(locale.setlocale, locale.LC_ALL)),
 )
-"""What belongs to the kernel and is changed by tasks only: read after each job, and compared with how it was before the
-first job of this process.
-"""
+"""What belongs to the process as a whole. It is restored before all else."""
+
+_GET_OF_PYTHON = tuple(value.get for value in _OF_PYTHON)
+_GET_OF_KERNEL = tuple(value.get for value in _OF_KERNEL)
 
 
-def _objects() -> list[object]:
-    return [getattr(module, name, None) for module, name in _NAMES]
+class _Seen(NamedTuple):
+    """What one look at this process saw."""
+
+    #: What the functions of :data:`_OF_KERNEL` read.
+    of_kernel: list[Any]
+    #: The handlers of :data:`_SIGNALS`.
+    handlers: list[Any]
+    #: What :data:`_NAMES` refer to.
+    objects: tuple[object, ...]
+    #: What the functions of :data:`_OF_PYTHON` read.
+    of_python: list[Any]
+
+
+def _look() -> _Seen:
+    handlers = list(map(_signal.getsignal, _SIGNALS))
+    return _Seen([get() for get in _GET_OF_KERNEL], handlers, _objects(), [get() for get in _GET_OF_PYTHON])
 
 
 class State:
     """How this process was before a job. Made and restored in the main thread."""
 
     def __init__(self) -> None:
-        self._handlers = list(map(_signal.getsignal, _SIGNALS))
-        self._objects = _objects()
-        self._values = [value.get() for value in _VALUES]
-        self._kernel = _kernel.get()
-        self._threads = threading.active_count()
+        self._process = _process.get()
+        self._threads = _thread._count()
 
     def restore(self) -> list[str]:
         """Restore what can be restored. Never raises.
@@ -203,39 +229,74 @@ class State:
             What cannot be restored, in words.
         """
         for _ in range(3):  # a signal handler of the task's may raise here, before it is removed
-            with contextlib.suppress(BaseException):
-                return self._restore()
+            try:
+                return self._process.restore()
+            except BaseException:  # noqa: S112
+                continue
         return ["its state cannot be restored"]
 
     def threads_left(self) -> list[str]:
         """Return the names of threads that the job has left running, which cannot be ended from outside."""
-        if threading.active_count() <= self._threads:
+        if _thread._count() <= self._threads:
             return []
         ours = (threading.main_thread().name, "spoolkit")
         return [thread.name for thread in threading.enumerate() if not thread.name.startswith(ours)]
 
-    def _restore(self) -> list[str]:
-        # First: under other limits, or as another user, the rest may fail.
-        lost = self._kernel.restore()
-        if not all(map(is_, map(_signal.getsignal, _SIGNALS), self._handlers)):
-            self._restore_handlers()
-        else:
-            self._kernel.actions.restore()
-        if not all(map(is_, _objects(), self._objects)):
-            for (module, name), before in zip(_NAMES, self._objects, strict=True):
-                setattr(module, name, before)
-        lost += _restore(_VALUES, self._values)
+
+class _Process:
+    """How this process was before its first job. What jobs may add to it becomes a part of that."""
+
+    def __init__(self) -> None:
+        self._before = _look()
+        self._actions = _Actions()
+        self._streams = {fd: (process.file_of(fd), _duplicate(fd)) for fd in (1, 2)}
+        self._last = os.sysconf("SC_OPEN_MAX") - SPARE
+        self._lowest = _lowest_free()
+
+    def restore(self) -> list[str]:
+        lost = [] if self._is_as_before() else self._restore()
+        self._actions.restore()
+        for fd, (identity, duplicate) in self._streams.items():
+            if process.file_of(fd) == identity:
+                continue
+            # The duplicate may be closed as well, and its number may belong to another file by now.
+            if identity is not None and process.file_of(duplicate) == identity:
+                os.dup2(duplicate, fd)
+            else:
+                lost.append(STANDARD_OUTPUT if fd == 1 else STANDARD_ERROR)
         if _is_closed(sys.__stdout__) or _is_closed(sys.__stderr__):
             lost.append("standard streams are closed")
-        if self._kernel.are_descriptors_used_up():
+        if self._are_descriptors_used_up():
             lost.append("no descriptors are left")
         return lost
+
+    def _is_as_before(self) -> bool:
+        # Almost always it is: one comparison of all takes a tenth of the time of one for each.
+        try:
+            return _look() == self._before
+        except Exception:  # os.environ is none any more, or what a task has left cannot be compared
+            return False
+
+    def _restore(self) -> list[str]:
+        # First: under other limits, or as another user, the rest may fail.
+        lost = _restore(_OF_KERNEL, self._before.of_kernel)
+        self._restore_handlers()
+        for (module, name), before in zip(_NAMES, self._before.objects, strict=True):
+            setattr(module, name, before)
+        lost += _restore(_OF_PYTHON, self._before.of_python)
+        self._before = self._before._replace(of_python=[get() for get in _GET_OF_PYTHON])
+        return lost
+
+    def _are_descriptors_used_up(self) -> bool:
+        """Whether too few file descriptors are free for another job, and more were free before the first one."""
+        lowest = _lowest_free()
+        return lowest is None or 0 < self._last < lowest != self._lowest
 
     def _restore_handlers(self) -> None:
         # Blocked: for a moment a signal has the handler that Python knows, which may be the one that ends the process.
         before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         try:
-            for signum, handler in zip(_SIGNALS, self._handlers, strict=True):
+            for signum, handler in zip(_SIGNALS, self._before.handlers, strict=True):
                 if _signal.getsignal(signum) is handler:
                     continue
                 for rung_by, timer in _TIMERS:
@@ -243,7 +304,7 @@ class State:
                         signal.setitimer(timer, 0)
                 if handler is not None:
                     signal.signal(signum, handler)
-            self._kernel.actions.restore()
+            self._actions.restore()
         finally:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
@@ -272,10 +333,6 @@ class StoppedAlarm:
 
 
 def _restore(values: tuple[_Value, ...], before: list[Any]) -> list[str]:
-    # Almost always nothing has changed: one comparison of all takes a third of the time.
-    with contextlib.suppress(Exception):
-        if [value.get() for value in values] == before:
-            return []
     lost = []
     for (name, get, put, fits), wanted in zip(values, before, strict=True):
         try:
@@ -311,35 +368,7 @@ class _Actions:
                 self._sigaction(signum, action, None)
 
 
-class _Kernel:
-    """What the kernel knew of this process before its first job, including its standard streams."""
-
-    def __init__(self) -> None:
-        self.actions = _Actions()
-        self._values = [value.get() for value in _OF_KERNEL]
-        self._streams = {fd: (process.file_of(fd), _duplicate(fd)) for fd in (1, 2)}
-        self._last = os.sysconf("SC_OPEN_MAX") - SPARE
-        self._lowest = _lowest_free()
-
-    def are_descriptors_used_up(self) -> bool:
-        """Whether too few file descriptors are free for another job, and more were free before the first one."""
-        lowest = _lowest_free()
-        return lowest is None or 0 < self._last < lowest != self._lowest
-
-    def restore(self) -> list[str]:
-        lost = _restore(_OF_KERNEL, self._values)
-        for fd, (identity, duplicate) in self._streams.items():
-            if process.file_of(fd) == identity:
-                continue
-            # The duplicate may be closed as well, and its number may belong to another file by now.
-            if identity is not None and process.file_of(duplicate) == identity:
-                os.dup2(duplicate, fd)
-            else:
-                lost.append(STANDARD_OUTPUT if fd == 1 else STANDARD_ERROR)
-        return lost
-
-
-_kernel = PerProcess(_Kernel)
+_process = PerProcess(_Process)
 
 
 def _duplicate(fd: int) -> int:

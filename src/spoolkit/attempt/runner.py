@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import threading
 from contextlib import nullcontext
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from spoolkit import application
 from spoolkit.attempt import calling, job_log, output, process_state, retry, timeouts
@@ -18,15 +18,13 @@ from spoolkit.errors import ArgumentError
 from spoolkit.job import Cancelled, Done, Failure, JobSpec, Outcome, Progress, RetryAt, TaskOptions
 from spoolkit.registry import Declared
 from spoolkit.settings import Settings
-from spoolkit.spooldir.checkpoints import Checkpoint
 from spoolkit.spooldir.running import AttemptFile
 from spoolkit.store.claims import Granted
 from spoolkit.store.transitions import Result
 from spoolkit.system import clock, log, task_signals
 
 
-@dataclass(frozen=True)
-class AttemptResult:
+class AttemptResult(NamedTuple):
     """What is known once an attempt has ended, or once it is clear that none may start."""
 
     #: What follows for the job.
@@ -76,11 +74,10 @@ def run(
     if attempt_file is not None:
         attempt_file.begin()
     current = CurrentJob(
-        **vars(job),
+        job,
         attempt=start.attempt,
         max_attempts=start.attempt - start.attempt_since_reset + options.attempts,
-        _attempt_file=attempt_file,
-        _checkpoint=Checkpoint(None if attempt_file is None else attempt_file.spool_dir, job.id),
+        attempt_file=attempt_file,
     )
     returned: object = None
     error: BaseException | None = None

@@ -64,7 +64,6 @@ class _ProcessFile:
             os.close(fd)
         self._file = process.file_of(self.fd)
         self.progress_written = False
-        self.log_size = 0
         self.empty_log()
 
     @property
@@ -72,19 +71,20 @@ class _ProcessFile:
         """Whether a task has closed the descriptor, whose number may mean another file by now."""
         return process.file_of(self.fd) != self._file
 
-    @property
-    def is_in_place(self) -> bool:
-        """Whether the file still is the one that others find under its name."""
+    def is_usable(self) -> bool:
+        """Whether another attempt can use the file: it is not lost, and others find it under its name."""
         try:
-            about = os.lstat(self.path)
+            about = os.fstat(self.fd)
         except OSError:
             return False
-        return (about.st_dev, about.st_ino) == self._file
+        # A child of an earlier task may have crashed, and written its traceback here.
+        self.has_log = about.st_size > _LOG
+        return (about.st_dev, about.st_ino) == self._file and about.st_nlink > 0
 
     def empty_log(self) -> None:
         os.ftruncate(self.fd, _LOG)
         os.lseek(self.fd, _LOG, os.SEEK_SET)
-        self.log_size = 0
+        self.has_log, self.log_size = False, 0
 
 
 _free: PerProcess[dict[str, list[_ProcessFile]]] = PerProcess(dict)
@@ -108,9 +108,11 @@ class AttemptFile:
         self.spool_dir = spool_dir
         self.last_progress: Progress | None = None
         self._id = id.encode("utf-8", "surrogateescape").ljust(32, b"\0")[:32]
-        self._file: _ProcessFile | None = None
-        with contextlib.suppress(OSError):
+        self._file: _ProcessFile | None
+        try:
             self._file = _take(spool_dir)
+        except OSError:
+            self._file = None
 
     def __enter__(self) -> AttemptFile:
         return self
@@ -129,9 +131,8 @@ class AttemptFile:
         if file.progress_written:
             file.head[1:_OWNER] = _NO_PROGRESS
             file.progress_written = False
-        with contextlib.suppress(OSError):
-            # Its end has moved as well where a child of a task has crashed, and written its traceback there.
-            if os.lseek(file.fd, 0, os.SEEK_CUR) != _LOG:
+        if file.has_log:
+            with contextlib.suppress(OSError):
                 file.empty_log()
         file.head[_JOB] = self._id  # last: from here on, what is before it is that of this job
 
@@ -183,21 +184,17 @@ class AttemptFile:
         if file is None:
             return
         file.head[_JOB] = _NOBODY
-        if file.is_lost:
-            _lost.append(file)
-        else:
-            _free.get().setdefault(self.spool_dir, []).append(file)
+        _free.get().setdefault(self.spool_dir, []).append(file)
 
 
 def _take(spool_dir: str) -> _ProcessFile:
     free = _free.get().get(spool_dir, [])
-    with contextlib.suppress(IndexError):  # none is free, or none any more
-        while True:
-            file = free.pop()
-            if not file.is_lost and file.is_in_place:
-                return file
+    try:
+        while not (file := free.pop()).is_usable():
             _lost.append(file)
-    return _ProcessFile(spool_dir)
+        return file
+    except IndexError:  # none is free, or none any more
+        return _ProcessFile(spool_dir)
 
 
 def leave() -> None:
@@ -205,7 +202,7 @@ def leave() -> None:
     free = _free.get()
     for spool_dir in list(free):  # a thread may close the file of its attempt meanwhile
         for file in free.pop(spool_dir, []):
-            if file.is_in_place:
+            if file.is_usable():
                 files.remove(file.path)
             _lost.append(file)
 
