@@ -25,7 +25,7 @@ from spoolkit import SpoolKit, spool
 from spoolkit.api import jobs_blueprint
 from spoolkit.encoding import packet
 from spoolkit.job import JobSpec
-from spoolkit.spooldir import later, spoolfile
+from spoolkit.spooldir import later, mover, spoolfile
 from spoolkit.spooling import handler
 
 CALLS = 300
@@ -110,9 +110,9 @@ def steps(spool_dir: str) -> dict[str, float]:
         return min(cpu(work) for _ in range(3)) - beyond
 
     def moving() -> None:
-        mover = later.Mover(spool_dir)
-        mover.step()
-        mover.close()
+        one = mover.Mover(spool_dir)
+        one.step()
+        one.close()
 
     empty, nothing_done = least(flask("nothing")), least(lambda: None)
     found = {"a flask command that does nothing": empty}
@@ -130,12 +130,12 @@ def steps(spool_dir: str) -> dict[str, float]:
 
 def idle(spool_dir: str) -> float:
     """The processor time that the process which moves delayed jobs takes per second, while none is due."""
-    mover = later.Mover(spool_dir)
-    mover.step()
+    one = mover.Mover(spool_dir)
+    one.step()
     began, until = own_cpu(), time.monotonic() + IDLE
     while time.monotonic() < until:
-        later.wait([mover], mover.step())
-    mover.close()
+        mover.wait([one], one.step())
+    one.close()
     return (own_cpu() - began) / IDLE
 
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from spoolkit.encoding import packet
 from spoolkit.job import new_id
 from spoolkit.spooldir import later, spoolers, spoolfile
+from spoolkit.spooldir import mover as moving
 from spoolkit.system import clock
 
 DATA = packet.dump(packet.Packet({b"spoolkit": b"1"}))
@@ -42,8 +43,8 @@ def spool(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def mover(spool: str) -> Iterator[later.Mover]:
-    found = later.Mover(spool)
+def mover(spool: str) -> Iterator[moving.Mover]:
+    found = moving.Mover(spool)
     yield found
     found.close()
 
@@ -71,7 +72,7 @@ def test_a_delayed_job_lies_in_a_private_folder_and_is_found_by_its_id(spool: st
 
 @pytest.mark.parametrize("priority", [None, 7])
 def test_a_job_is_moved_in_when_it_is_due_and_not_before(
-    spool: str, at: Clock, mover: later.Mover, priority: int | None
+    spool: str, at: Clock, mover: moving.Mover, priority: int | None
 ) -> None:
     due = at.now + 0.25
     path = write(spool, due, priority=priority)
@@ -92,45 +93,96 @@ def test_jobs_are_moved_in_by_their_times_however_the_mover_learns_of_them(
     spool, at = str(tmp_path_factory.mktemp("spool")), Clock()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(clock, "now", lambda: at.now)
-        patch.setattr(later, "WINDOW", 3)
-        mover, start = later.Mover(spool), at.now
+        patch.setattr(moving, "WINDOW", 3)
+        patch.setattr(moving, "SLICE", 4)
+        mover, start = moving.Mover(spool), at.now
         paths = [(start + delay, write(spool, start + delay)) for delay in delays[:listed]]
         mover.step()
         paths += [(start + delay, write(spool, start + delay)) for delay in delays[listed:]]
         for _ in range(31):
-            mover.step()
+            while mover.step() == 0.0:
+                pass
             expected = sorted(moved(path) for due, path in paths if due <= at.now)
             assert spoolfile.scanned(spool) == expected
             at.now += 1
         mover.close()
 
 
-def test_an_earlier_job_wakes_the_mover(spool: str, at: Clock, mover: later.Mover) -> None:
+def test_a_job_that_is_due_does_not_wait_until_the_folder_is_read(
+    spool: str, at: Clock, mover: moving.Mover, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(moving, "SLICE", 5)
+    for _ in range(30):
+        write(spool, at.now + 100)
+    assert mover.step() == 0.0, "it goes on at once"
+    path = write(spool, at.now)
+    assert mover.step() == 0.0
+    assert spoolfile.scanned(spool) == [moved(path)]
+    steps = 1
+    while mover.step() == 0.0:
+        steps += 1
+    assert steps > 3
+
+
+def test_changes_without_a_message_have_a_large_folder_read_only_now_and_then(
+    spool: str, at: Clock, mover: moving.Mover, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entries, readings = later.entries, []
+    monkeypatch.setattr(moving, "CHECK", 0.0)
+    monkeypatch.setattr(moving, "SHARE", 1_000_000)
+    monkeypatch.setattr(later, "entries", lambda spool_dir: (readings.append(spool_dir), entries(spool_dir))[1])
+    paths = [write(spool, at.now + 100) for _ in range(20)]
+    mover.step()
+    for path in paths:
+        os.unlink(path)
+        mover.step()
+    assert len(readings) == 1
+    monkeypatch.setattr(mover, "_next_reading", 0.0)
+    mover.step()
+    assert len(readings) == 2, "they are not forgotten"
+
+
+def test_each_job_that_is_moved_in_wakes_one_spooler(
+    spool: str, at: Clock, mover: moving.Mover, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    woken: list[object] = []
+    monkeypatch.setattr(spoolers, "wake", lambda spool_dir, id: woken.append(id))
+    ids = [new_id() for _ in range(3)]
+    for id in ids:
+        write(spool, at.now + 1, name=id)
+    mover.step()
+    at.now += 1
+    mover.step()
+    assert sorted(map(str, woken)) == sorted(ids)
+
+
+def test_an_earlier_job_wakes_the_mover(spool: str, at: Clock, mover: moving.Mover) -> None:
     write(spool, at.now + 100)
     mover.step()
     write(spool, at.now + 0.5)
     began = time.monotonic()
-    later.wait([mover], 30)
+    moving.wait([mover], 30)
     assert time.monotonic() - began < 20
     assert mover.step() == pytest.approx(0.5, abs=1e-6)
 
 
 def test_messages_that_did_not_fit_into_the_pipe_are_made_up_for(
-    spool: str, at: Clock, mover: later.Mover, monkeypatch: pytest.MonkeyPatch
+    spool: str, at: Clock, mover: moving.Mover, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(later, "PIPE_SIZE", 1 << 16)
+    monkeypatch.setattr(moving, "PIPE_SIZE", 1 << 16)
     mover.step()
     paths = [write(spool, at.now + 1) for _ in range(1500)]
     at.now += 2
-    for _ in range(1500 // later.AT_ONCE + 1):
+    for _ in range(1500 // moving.AT_ONCE + 1):
         mover.step()
     assert len(spoolfile.scanned(spool)) == len(paths)
 
 
 def test_a_job_whose_caller_was_killed_before_its_message_is_moved_in(
-    spool: str, at: Clock, mover: later.Mover, monkeypatch: pytest.MonkeyPatch
+    spool: str, at: Clock, mover: moving.Mover, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(later, "CHECK", 0.0)
+    monkeypatch.setattr(moving, "CHECK", 0.0)
+    monkeypatch.setattr(moving, "SHARE", 0)
     mover.step()
     monkeypatch.setattr(later, "_announce", lambda *args: None)
     path = write(spool, at.now + 1)
@@ -140,7 +192,7 @@ def test_a_job_whose_caller_was_killed_before_its_message_is_moved_in(
     assert spoolfile.scanned(spool) == [moved(path)]
 
 
-def test_a_rescheduled_job_is_moved_in_at_its_new_time(spool: str, at: Clock, mover: later.Mover) -> None:
+def test_a_rescheduled_job_is_moved_in_at_its_new_time(spool: str, at: Clock, mover: moving.Mover) -> None:
     path = write(spool, at.now + 1)
     mover.step()
     due = at.now + 5
@@ -153,12 +205,12 @@ def test_a_rescheduled_job_is_moved_in_at_its_new_time(spool: str, at: Clock, mo
     assert spoolfile.scanned(spool) == [moved(path)]
 
 
-def test_only_one_of_two_processes_is_elected_and_the_other_follows(spool: str, mover: later.Mover) -> None:
+def test_only_one_of_two_processes_is_elected_and_the_other_follows(spool: str, mover: moving.Mover) -> None:
     mover.step()
     code = f"""
 import sys
-from spoolkit.spooldir import later
-mover = later.Mover({spool!r})
+from spoolkit.spooldir.mover import Mover
+mover = Mover({spool!r})
 mover.step()
 print(mover.pipe is not None, flush=True)
 sys.stdin.readline()
@@ -178,7 +230,7 @@ print(mover.pipe is not None, flush=True)
     assert not later.has_mover(spool)
 
 
-def test_a_descriptor_that_a_task_has_replaced_is_not_read(spool: str, at: Clock, mover: later.Mover) -> None:
+def test_a_descriptor_that_a_task_has_replaced_is_not_read(spool: str, at: Clock, mover: moving.Mover) -> None:
     write(spool, at.now + 1)
     mover.step()
     assert mover.pipe is not None
@@ -193,7 +245,7 @@ def test_a_descriptor_that_a_task_has_replaced_is_not_read(spool: str, at: Clock
         os.close(fd)
 
 
-def test_a_job_does_not_replace_one_of_the_same_name(spool: str, at: Clock, mover: later.Mover) -> None:
+def test_a_job_does_not_replace_one_of_the_same_name(spool: str, at: Clock, mover: moving.Mover) -> None:
     id = new_id()
     there = spoolfile.write(spool, id, b"running")
     write(spool, at.now + 1, name=id)
@@ -204,7 +256,7 @@ def test_a_job_does_not_replace_one_of_the_same_name(spool: str, at: Clock, move
 
 
 def test_a_damaged_file_is_a_dead_letter_and_does_not_come_before_uwsgi(
-    spool: str, at: Clock, mover: later.Mover
+    spool: str, at: Clock, mover: moving.Mover
 ) -> None:
     path = later.write(spool, new_id(), DATA[:-1], run_at=at.now + 1)
     at.now += 1
@@ -216,7 +268,7 @@ def test_a_damaged_file_is_a_dead_letter_and_does_not_come_before_uwsgi(
 @pytest.mark.parametrize(
     "name", ["../x", "/etc/uwsgi_spoolfile_on_x", "../uwsgi_spoolfile_on_x", "a/b/uwsgi_spoolfile_on_x"]
 )
-def test_a_message_leads_to_no_other_folder(spool: str, at: Clock, mover: later.Mover, name: str) -> None:
+def test_a_message_leads_to_no_other_folder(spool: str, at: Clock, mover: moving.Mover, name: str) -> None:
     outside = Path(spool).parent / "uwsgi_spoolfile_on_x"
     outside.write_bytes(DATA)
     mover.step()
@@ -241,23 +293,23 @@ def test_a_retry_goes_to_the_folder_under_a_new_name_and_may_be_brought_forward(
     assert spoolfile.is_due(now)
 
 
-def test_spoolers_move_jobs_in_where_no_process_is_elected(spool: str, at: Clock, mover: later.Mover) -> None:
+def test_spoolers_move_jobs_in_where_no_process_is_elected(spool: str, at: Clock, mover: moving.Mover) -> None:
     path, other = write(spool, at.now + 1), write(spool, at.now + 10)
     at.now += 1
     mover.step()
     assert spoolfile.scanned(spool) == [moved(path)]
     at.now += 10
-    later.move_all_due(spool)
+    moving.move_all_due(spool)
     assert os.path.exists(other), "the elected process does it"
     mover.close()
-    later.move_all_due(spool)
+    moving.move_all_due(spool)
     assert sorted(spoolfile.scanned(spool)) == sorted([moved(path), moved(other)])
 
 
 def test_a_ticket_calls_the_spoolers_of_uwsgi_until_no_job_is_left_or_a_process_is_elected(
-    spool: str, at: Clock, mover: later.Mover, monkeypatch: pytest.MonkeyPatch
+    spool: str, at: Clock, mover: moving.Mover, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(later, "TICKET_PAUSE", 0.0)
+    monkeypatch.setattr(moving, "TICKET_PAUSE", 0.0)
     monkeypatch.setattr(spoolers, "pids", lambda spool_dir: [1])
     ticket = os.path.join(spool, spoolfile.TICKET)
     later.call_spoolers(spool)
@@ -266,18 +318,18 @@ def test_a_ticket_calls_the_spoolers_of_uwsgi_until_no_job_is_left_or_a_process_
     assert later.MARKER in packet.load(Path(ticket).read_bytes()).fields
     assert sorted(spoolfile.pending(spool)) == sorted([path, other]), "it is no job"
     at.now += 1
-    later.answer(spool)
+    moving.answer(spool)
     assert spoolfile.scanned(spool) == [moved(path)]
     assert os.path.exists(ticket)
     at.now += 1
-    later.answer(spool)
+    moving.answer(spool)
     assert not os.path.exists(ticket)
     write(spool, at.now + 1)
     assert os.path.exists(ticket)
     mover.step()
     assert not os.path.exists(ticket)
     Path(ticket).touch()
-    later.answer(spool)
+    moving.answer(spool)
     assert not os.path.exists(ticket), "a process is elected"
 
 

@@ -39,7 +39,7 @@ from spoolkit.encoding import chunk, packet
 from spoolkit.errors import JobStateError, UnknownJobError
 from spoolkit.job import JobSpec, State
 from spoolkit.settings import Settings
-from spoolkit.spooldir import chunks, dead, later, spoolfile
+from spoolkit.spooldir import chunks, dead, mover, spoolfile
 from spoolkit.spooldir.spoolfile import PREFIX
 from spoolkit.spooling import handler, startup
 from spoolkit.spooling.engine import SpoolEngine
@@ -274,7 +274,7 @@ class Life(RuleBasedStateMachine):
     def move_and_die(self, step: int | None) -> None:
         """The process that moves delayed jobs in ends at some step: every job is still there, once."""
         before = sorted(filter(None, map(spoolfile.id_of, self.world.names())))
-        assert self.world.child(lambda: later.Mover(self.world.spool).step(), step) in (0, CRASHED)
+        assert self.world.child(lambda: mover.Mover(self.world.spool).step(), step) in (0, CRASHED)
         assert sorted(filter(None, map(spoolfile.id_of, self.world.names()))) == before
 
     @rule(step=STEP)

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Sequence
 
-from spoolkit.spooldir import later
+from spoolkit.spooldir import mover
 from spoolkit.system import log
 from spoolkit.uwsgi import bridge
 
@@ -23,11 +23,11 @@ def start(spool_dirs: Sequence[str]) -> None:
 
 
 def _run(spool_dirs: Sequence[str]) -> None:
-    movers = [later.Mover(spool_dir) for spool_dir in spool_dirs]
+    movers = [mover.Mover(spool_dir) for spool_dir in spool_dirs]
     while True:
         try:
-            seconds = min([mover.step() for mover in movers])
-            later.wait(movers, seconds)
+            seconds = min([one.step() for one in movers])
+            mover.wait(movers, seconds)
         except Exception as error:
             log.complain("delayed jobs could not be moved, and are tried again", error=error)
-            time.sleep(later.ELECTION)
+            time.sleep(mover.ELECTION)

@@ -36,7 +36,7 @@ LATER = "later"
 """The folder of jobs that are not due yet, where uWSGI does not look. Its files are named as in the spool directory."""
 
 TICKET = f"{PREFIX}{LATER}"
-"""The file by which uWSGI's spoolers look after delayed jobs; it is no job. See ``later.py``."""
+"""The file by which uWSGI's spoolers look after delayed jobs; it is no job. See ``mover.py``."""
 
 FOLDERS = frozenset({"checkpoints", "chunks", "dead", LATER, "running", "spoolers", "threads", "waiting"})
 """The folders that spoolkit makes in a spool directory. Each has a module or a package of its name."""

@@ -16,7 +16,7 @@ from spoolkit import application, registry, settings
 from spoolkit.encoding import packet
 from spoolkit.job import SPOOL_RETRY
 from spoolkit.lifecycle import shutdown, spooler_signals
-from spoolkit.spooldir import dead, gate, later, running, spoolers, spoolfile
+from spoolkit.spooldir import dead, gate, later, mover, running, spoolers, spoolfile
 from spoolkit.spooling import other_libraries, startup
 from spoolkit.spooling.execute import SpoolFileRef, execute, execute_foreign
 from spoolkit.store import locations, retention
@@ -162,7 +162,7 @@ def serve(env: bridge.Env, path: str, spool_dir: str) -> int | None:
         The integer for uWSGI; ``None`` if no job may start now.
     """
     if later.MARKER in env:
-        later.answer(spool_dir)
+        mover.answer(spool_dir)
         return int(SPOOL_RETRY)
     if not spoolfile.is_due(path):
         return int(SPOOL_RETRY)

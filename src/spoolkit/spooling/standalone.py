@@ -14,7 +14,7 @@ from spoolkit.encoding import packet
 from spoolkit.errors import DecodeError
 from spoolkit.job import Dead, Failure
 from spoolkit.lifecycle import hooks
-from spoolkit.spooldir import chunks, gate, later, spoolfile
+from spoolkit.spooldir import chunks, gate, mover, spoolfile
 from spoolkit.spooling import handler
 from spoolkit.spooling.execute import SpoolFileRef, settle_file
 from spoolkit.system import clock, log, task_signals
@@ -70,7 +70,7 @@ class Spooler:
 
     def run_due(self) -> None:
         """Run all jobs that are due, by priority, and the oldest first."""
-        later.move_all_due(self.spool_dir)
+        mover.move_all_due(self.spool_dir)
         paths = self._pending()
         if expandable := [path for path in paths if chunks.is_chunk(path)]:
             self._serve_due(expandable)

@@ -16,7 +16,7 @@ from spoolkit import application
 from spoolkit.errors import StoreUnavailableError
 from spoolkit.job import State
 from spoolkit.lifecycle import shutdown
-from spoolkit.spooldir import gate, later, spoolers
+from spoolkit.spooldir import gate, mover, spoolers
 from spoolkit.spooling.standalone import GUARDED, StopRequest, run_spooler
 from spoolkit.store import locations
 from spoolkit.system import log, task_signals
@@ -55,7 +55,7 @@ class _Supervisor:
         self._spool_dir = spool_dir
         self._run = run
         self._until_eof = until_eof
-        self._mover = later.Mover(os.path.realpath(spool_dir))
+        self._mover = mover.Mover(os.path.realpath(spool_dir))
         self._children: set[int] = set()
         self._missing: list[float] = []
         """When the missing processes are started, on the monotonic clock."""

@@ -1,0 +1,362 @@
+"""Who moves delayed jobs into the spool directory when they are due? One elected process; where none lives, spoolers.
+
+The elected process holds the lock in ``later/``. It learns of new files from the named pipe there, remembers those that
+are due next, and so reads the folder once and not for each of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import heapq
+import os
+import select
+import stat
+import time
+from collections.abc import Generator, Iterable
+from itertools import islice
+
+from spoolkit.spooldir import later, spoolers, spoolfile
+from spoolkit.spooldir.later import Due
+from spoolkit.system import files, log, process
+
+LOCK = "lock"
+"""The file in the folder that the elected process has locked."""
+
+PIPE_SIZE = 1 << 20
+"""Bytes that the pipe is to hold: room for the messages of callers that are faster than this process."""
+
+WINDOW = 10_000
+"""How many of the files that are due next the process remembers; the others are read again after these."""
+
+SLICE = 500
+"""Entries of the folder that are read, and then files that are due are moved: 100,000 entries take half a second."""
+
+AT_ONCE = 100
+"""Files that are moved before the next look at anything else."""
+
+ELECTION = 0.5
+"""Seconds after which a process that is not the elected one asks again."""
+
+CHECK = 1.0
+"""Seconds between two checks whether the folder has changed without a message: the writer may have been killed."""
+
+REREAD = 30.0
+"""Seconds after which the folder is read again if it has changed, although there were messages and moves as well."""
+
+SHARE = 20
+"""The folder is read again after this many times the seconds that it took to read it, and not earlier."""
+
+TICKET_PAUSE = 0.5
+"""Seconds between two looks of one spooler at the delayed jobs: each wake-up makes it scan."""
+
+
+class Mover:
+    """Moves the delayed jobs of a spool directory in when they are due, as long as no other process does so.
+
+    Call :meth:`step` again and again, from one thread: once its seconds have passed, or :attr:`pipe` can be read.
+
+    Args:
+        spool_dir: The spool directory.
+    """
+
+    def __init__(self, spool_dir: str) -> None:
+        self._spool_dir = spool_dir
+        self._folder = os.path.join(spool_dir, later.FOLDER)
+        self._lock: _Opened | None = None
+        self._pipe: _Opened | None = None
+        self._capacity = 0
+        """How many bytes the pipe holds."""
+        self._rest = b""
+        """The beginning of a message whose end is not read yet."""
+        self._queue: list[Due] = []
+        """The files that are due next: a heap."""
+        self._times: dict[str, int] = {}
+        """When each file in the queue is due. If the queue says something else of it, that is out of date."""
+        self._horizon: int | None = None
+        """When the first file is due that is not in the queue; ``None``: all are in it that were read."""
+        self._reading: Generator[Due] | None = None
+        """The entries of the folder that are not read yet, while it is being read."""
+        self._took = 0.0
+        """Seconds that it took to read the folder."""
+        self._next_reading = 0.0
+        """When the folder may be read again, on the monotonic clock."""
+        self._folders = {self._folder}
+        """The folder, and those of priorities in it."""
+        self._changed: object = None
+        """When the folder had last changed at the last check."""
+        self._read_changed: object = None
+        """When the folder had last changed before it was read."""
+        self._next_check = 0.0
+        self._is_active = False
+        """Whether a message or a file was moved since the last check, which changes the folder."""
+        self._is_unexplained = False
+        """Whether the folder has changed without a message or a move since it was read."""
+
+    @property
+    def pipe(self) -> int | None:
+        """The descriptor to wait for; ``None`` while another process is elected."""
+        return None if self._pipe is None else self._pipe.fd
+
+    def step(self) -> float:
+        """Move the files that are due, if this process is the elected one.
+
+        Returns:
+            The seconds after which to call it again. Never raises ``OSError``.
+        """
+        try:
+            if not self._is_elected():
+                return ELECTION
+            self._hear()
+            self._check()
+            self._read_on()
+            self._move_due()
+        except OSError as error:
+            self._stop_reading()
+            log.complain("the delayed jobs of %s cannot be moved: %s", self._spool_dir, error)
+            return ELECTION
+        if self._reading is not None:
+            return 0.0
+        soonest = CHECK if not self._queue else (self._queue[0][0] - later.now()) / 1e9
+        return min(CHECK, max(0.0, soonest))
+
+    def close(self) -> None:
+        """Let another process be elected. In a forked child: close what it has of its parent's."""
+        self._stop_reading()
+        for opened in (self._lock, self._pipe):
+            if opened is not None:
+                opened.close()
+        self._lock = self._pipe = None
+
+    def _is_elected(self) -> bool:
+        if self._lock is not None and self._pipe is not None and not (self._lock.is_lost or self._pipe.is_lost):
+            return True
+        self.close()
+        if not os.path.isdir(self._spool_dir):
+            return False
+        files.check_user(self._spool_dir)
+        files.make_folder(self._folder)
+        self._lock = _Opened(files.open_or_create(os.path.join(self._folder, LOCK)))
+        if not _lock(self._lock.fd):
+            self.close()
+            return False
+        try:
+            self._pipe = _Opened(_open_pipe(os.path.join(self._folder, later.PIPE)))
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(self._pipe.fd, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
+            self._capacity = fcntl.fcntl(self._pipe.fd, fcntl.F_GETPIPE_SZ)
+        except BaseException:
+            self.close()
+            raise
+        self._rest = b""
+        files.remove(os.path.join(self._spool_dir, spoolfile.TICKET))
+        # With the pipe open: a file that is not listed now is announced there.
+        self._start_reading()
+        return True
+
+    def _hear(self) -> None:
+        """Read the messages in the pipe."""
+        if self._pipe is None:
+            return
+        try:
+            data = os.read(self._pipe.fd, 1 << 20)
+        except BlockingIOError:
+            return
+        self._is_active = True
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            due, _, name = line.partition(b" ")
+            if due.isdigit() and later.is_name(name):
+                self._learn(int(due), os.fsdecode(name))
+        if len(data) > self._capacity // 2:
+            self._start_reading()  # the pipe may have been full, so that messages are missing
+
+    def _learn(self, due: int, name: str) -> None:
+        """Remember a file that is due before the horizon."""
+        if os.sep in name:
+            self._folders.add(os.path.join(self._folder, os.path.dirname(name)))
+        if self._horizon is None or due < self._horizon:
+            self._remember(due, name)
+            if len(self._queue) > 2 * WINDOW:
+                self._queue.sort()
+                self._horizon = self._queue[WINDOW][0]
+                del self._queue[WINDOW:]
+                self._times = {name: due for due, name in self._queue if self._times.get(name) == due}
+
+    def _remember(self, due: int, name: str) -> None:
+        if self._times.get(name) != due:
+            self._times[name] = due
+            heapq.heappush(self._queue, (due, name))
+
+    def _check(self) -> None:
+        """Read the folder if it has changed without a message, or has not been read for some time."""
+        now = time.monotonic()
+        if now < self._next_check:
+            return
+        self._next_check = now + CHECK
+        changed = self._last_change()
+        self._is_unexplained |= changed != self._changed and not self._is_active
+        self._changed, self._is_active = changed, False
+        if now >= self._next_reading and (
+            self._is_unexplained or (changed != self._read_changed and now >= self._next_reading + REREAD)
+        ):
+            self._start_reading()
+
+    def _last_change(self) -> object:
+        found = {}
+        for folder in self._folders:
+            with contextlib.suppress(FileNotFoundError):
+                found[folder] = os.stat(folder).st_mtime_ns
+        return found
+
+    def _start_reading(self) -> None:
+        """Begin to read the folder: not at once, because jobs must not wait for it that are due meanwhile."""
+        self._stop_reading()
+        self._changed = self._read_changed = self._last_change()
+        self._is_unexplained = False
+        self._horizon = None
+        self._reading, self._took = later.entries(self._spool_dir), 0.0
+
+    def _read_on(self) -> None:
+        if self._reading is None:
+            return
+        began = time.monotonic()
+        entries = list(islice(self._reading, SLICE))
+        for due, name in entries:
+            self._learn(due, name)
+        ended = time.monotonic()
+        self._took += ended - began
+        if len(entries) < SLICE:
+            self._stop_reading()
+            self._next_reading = ended + SHARE * self._took
+
+    def _stop_reading(self) -> None:
+        if self._reading is not None:
+            self._reading.close()
+            self._reading = None
+
+    def _move_due(self) -> None:
+        for _ in range(AT_ONCE):
+            if not self._queue and self._horizon is not None and self._reading is None:
+                self._start_reading()
+                self._read_on()
+            if not self._queue or self._queue[0][0] > later.now():
+                break
+            due, name = heapq.heappop(self._queue)
+            if self._times.get(name) == due:
+                del self._times[name]
+                self._move(name)
+
+    def _move(self, name: str) -> None:
+        path = os.path.join(self._folder, name)
+        try:
+            due = later.move_in(path, self._spool_dir)
+        except OSError as error:
+            log.complain("the delayed job %s cannot be moved to the spool directory: %s", path, error)
+            due = later.now() + 10**9
+        if due:
+            self._remember(due, name)
+        else:
+            self._is_active = True
+            spoolers.wake(self._spool_dir, spoolfile.id_of(os.path.basename(name)))
+
+
+class _Opened:
+    """A descriptor that outlives a job: a task may close it, and open another file under its number."""
+
+    def __init__(self, fd: int) -> None:
+        try:
+            # uWSGI opens /dev/null as descriptor 0 after the fork.
+            self.fd = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10)
+        finally:
+            os.close(fd)
+        self._file = process.file_of(self.fd)
+
+    @property
+    def is_lost(self) -> bool:
+        return process.file_of(self.fd) != self._file
+
+    def close(self) -> None:
+        if not self.is_lost:
+            os.close(self.fd)
+
+
+def _lock(fd: int) -> bool:
+    # fcntl(), not flock(): a process that a request or a task forks does not inherit the lock, and so cannot keep it
+    # when the elected process is dead.
+    try:
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _open_pipe(path: str) -> int:
+    with contextlib.suppress(FileExistsError):
+        os.mkfifo(path, 0o600)
+    if not stat.S_ISFIFO(os.lstat(path).st_mode):
+        os.unlink(path)
+        os.mkfifo(path, 0o600)
+    # For writing too: it would be at its end whenever no other process has it open.
+    fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        if not stat.S_ISFIFO(os.fstat(fd).st_mode):
+            raise files.NotOursError(path)
+        files.give(fd, os.path.dirname(path))
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def wait(movers: Iterable[Mover], seconds: float) -> None:
+    """Sleep for ``seconds``, or until one of the movers has a message."""
+    poll = select.poll()
+    for mover in movers:
+        if mover.pipe is not None:
+            poll.register(mover.pipe, select.POLLIN)
+    poll.poll(seconds * 1000)
+
+
+# Where no process is elected
+
+
+def move_all_due(spool_dir: str) -> bool:
+    """Move the jobs in that are due, if no process is elected to do so: spoolers do it at their scans. Never raises.
+
+    A spooler is not elected itself: a long job would keep it from moving others.
+
+    Returns:
+        Whether any job was due.
+    """
+    if later.has_mover(spool_dir):
+        return False
+    try:
+        due = [name for time, name in later.entries(spool_dir) if time <= later.now()]
+    except OSError:
+        return False  # there is no such folder yet
+    for name in due:
+        path = os.path.join(spool_dir, later.FOLDER, name)
+        try:
+            later.move_in(path, spool_dir)
+        except OSError as error:
+            log.complain("the delayed job %s cannot be moved to the spool directory: %s", path, error)
+    return bool(due)
+
+
+def answer(spool_dir: str) -> None:
+    """Do what the ticket asks a spooler of uWSGI to do, see :func:`later.call_spoolers`. Never raises ``OSError``."""
+    ticket, asked = os.path.join(spool_dir, spoolfile.TICKET), _asked.get()
+    if later.has_mover(spool_dir):
+        files.remove(ticket)
+    elif time.monotonic() >= asked.get(spool_dir, 0.0) + TICKET_PAUSE:
+        asked[spool_dir] = time.monotonic()
+        if move_all_due(spool_dir):
+            spoolers.wake_all(spool_dir)
+        if not later.has_delayed(spool_dir):
+            files.remove(ticket)
+            later.call_spoolers(spool_dir)
+
+
+_asked: process.PerProcess[dict[str, float]] = process.PerProcess(dict)
+"""When this spooler last looked at the delayed jobs of a directory, on the monotonic clock."""
