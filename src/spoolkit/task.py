@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import update_wrapper
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar
@@ -14,7 +13,7 @@ from spoolkit.attempt import calling, current_job
 from spoolkit.encoding import uwsgi_args
 from spoolkit.errors import ArgumentError, ArgumentTypeError, DecodeError, QueueFull, SignatureError, of_row, shown
 from spoolkit.handle import Job
-from spoolkit.job import AnyJob, TaskOptions, new_id
+from spoolkit.job import AnyJob, TaskOptions, new_id, replaced
 from spoolkit.registry import Declared
 from spoolkit.system import clock, sandbox
 
@@ -258,7 +257,7 @@ class SpoolTask(Task[P, R]):
         first = self._job((), {}, self._engine.name, at, delay, **_target(priority, queue))
         seconds = times.spread(spread)
         if seconds and first.run_at is None:
-            first = replace(first, run_at=first.enqueued_at)
+            first = replaced(first, run_at=first.enqueued_at)
         if not calls:
             return []
         return self._engine.submit_many(first, calls, self.declared, step=seconds / len(calls))
@@ -347,7 +346,7 @@ class ThreadTask(Task[P, R]):
         except QueueFull:
             if overflow is None:
                 raise
-        return overflow.submit(replace(job, engine=overflow.name), self.declared)
+        return overflow.submit(replaced(job, engine=overflow.name), self.declared)
 
 
 def _target(priority: int | None, queue: str | None) -> dict[str, Any]:

@@ -138,11 +138,11 @@ def test_many_rows_are_several_chunks(site: Site) -> None:
 def test_on_a_full_disk_no_chunk_is_accepted(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     create, made = files.create, list[str]()
 
-    def create_two(path: str) -> int:
+    def create_two(path: str, *owned_by: tuple[int, int]) -> int:
         made.append(path)
         if len(made) == 3:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return create(path)
+        return create(path, *owned_by)
 
     monkeypatch.setattr(files, "create", create_two)
     with pytest.raises(SpoolUnavailableError, match="nothing was accepted"):

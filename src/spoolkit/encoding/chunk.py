@@ -8,11 +8,11 @@ by any of its ids.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from spoolkit.encoding import packet
 from spoolkit.errors import DecodeError
-from spoolkit.job import JobSpec
+from spoolkit.job import JobSpec, replaced
 
 MAX_JOBS = 1000
 """How many jobs a chunk holds at most."""
@@ -44,7 +44,7 @@ class Chunk:
 
     def job(self, index: int) -> JobSpec:
         """Return the job with this number, without its arguments."""
-        return replace(self.common, id=id_of(self.stem, index), run_at=self.run_at(index))
+        return replaced(self.common, id=id_of(self.stem, index), run_at=self.run_at(index))
 
     def run_at(self, index: int) -> float | None:
         """Return when the job with this number is due."""
@@ -102,7 +102,7 @@ def _count(stem: str) -> int:
 def pack(chunk: Chunk, calls: Sequence[bytes]) -> packet.Packet:
     """Make the packet of a chunk of which each job has one of the encoded arguments."""
     # As an id, what no job of the chunk has.
-    common = replace(chunk.common, id=id_of(chunk.stem, 0xFFF), task=TASK)
+    common = replaced(chunk.common, id=id_of(chunk.stem, 0xFFF), task=TASK)
     more = {_KEY: chunk.common.task.encode(), _STEP: packet.write_time(chunk.step), packet.CALL: _NO_CALL}
     # JSON has no line breaks of its own: those in a text are escaped.
     fields = packet.load(packet.dump_job(common, b"")).fields
@@ -127,7 +127,7 @@ def head(content: packet.Packet) -> Chunk:
     stem = common.id[:-_INDEX_DIGITS]
     if not 0 < _count(stem) <= MAX_JOBS:
         raise DecodeError(f"the id {common.id!r} is not that of a chunk")
-    return Chunk(stem, replace(common, task=task), step)
+    return Chunk(stem, replaced(common, task=task), step)
 
 
 def unpack(content: packet.Packet) -> tuple[Chunk, list[bytes]]:

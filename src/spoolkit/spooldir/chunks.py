@@ -134,15 +134,16 @@ def expand_unlocked(path: str, spool_dir: str, *, fsync: bool = False) -> None:
 def _stage(chunk: Chunk, calls: Sequence[bytes], staging: str, *, fsync: bool) -> None:
     files.make_folder(os.path.dirname(staging))
     files.make_folder(staging)
+    owner = files.owner(staging)
     for index, call in enumerate(calls):
         job = chunk.job(index)
-        path = os.path.join(staging, f"{PREFIX}{job.id}")
+        path = f"{staging}/{PREFIX}{job.id}"
         data = packet.dump_job(job, call)
         try:
-            spoolfile.write_unnamed(path, data, run_at=job.run_at, fsync=fsync)
+            spoolfile.write_unnamed(path, data, run_at=job.run_at, fsync=fsync, owned_by=owner)
         except FileExistsError:  # by a process that was killed
             os.unlink(path)
-            spoolfile.write_unnamed(path, data, run_at=job.run_at, fsync=fsync)
+            spoolfile.write_unnamed(path, data, run_at=job.run_at, fsync=fsync, owned_by=owner)
     if fsync:
         files.fsync_folder(staging)
 

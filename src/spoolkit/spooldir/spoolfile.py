@@ -79,7 +79,14 @@ def write(folder: str, name: str, data: bytes, *, run_at: float | None = None, f
     return path
 
 
-def write_unnamed(path: str, data: bytes, *, run_at: float | None = None, fsync: bool = False) -> None:
+def write_unnamed(
+    path: str,
+    data: bytes,
+    *,
+    run_at: float | None = None,
+    fsync: bool = False,
+    owned_by: tuple[int, int] | None = None,
+) -> None:
     """Write a file that a rename will make a spool file.
 
     Args:
@@ -87,11 +94,12 @@ def write_unnamed(path: str, data: bytes, *, run_at: float | None = None, fsync:
         data: As for :func:`write`.
         run_at: As for :func:`write`.
         fsync: As for :func:`write`.
+        owned_by: As for :func:`~spoolkit.system.files.create`.
 
     Raises:
         OSError: The file exists already, or could not be written and may be incomplete.
     """
-    fd = files.create(path)
+    fd = files.create(path, owned_by)
     try:
         files.write_all(fd, data)
         if run_at is not None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import lru_cache
 
 from spoolkit import application, registry
 from spoolkit.encoding import chunk, packet
 from spoolkit.errors import ArgumentError, QueueOptionError, SpoolUnavailableError, of_row
-from spoolkit.job import AnyJob, JobSpec
+from spoolkit.job import AnyJob, JobSpec, replaced
 from spoolkit.registry import Declared
 from spoolkit.settings import Settings
 from spoolkit.spooldir import chunks, later, spoolers, spoolfile
@@ -87,10 +86,10 @@ class SpoolEngine:
         for start, end in chunk.cut(encoded):
             run_at = None if first.run_at is None else first.run_at + start * step
             stem = chunk.stem(first.id, len(packed), end - start)
-            one = chunk.Chunk(stem, replace(first, run_at=run_at), step)
+            one = chunk.Chunk(stem, replaced(first, run_at=run_at), step)
             packed.append((stem, packet.dump(chunk.pack(one, encoded[start:end]))))
             jobs += (
-                replace(first, id=chunk.id_of(stem, index), run_at=one.run_at(index), args=args, kwargs=kwargs)
+                replaced(first, id=chunk.id_of(stem, index), run_at=one.run_at(index), args=args, kwargs=kwargs)
                 for index, (args, kwargs) in enumerate(calls[start:end])
             )
         try:

@@ -107,12 +107,17 @@ def read(path: str, limit: int = LIMIT) -> bytes | None:
     return data if len(data) <= limit else None
 
 
-def create(path: str) -> int:
-    """Create a file with mode 0600 for the owner of its folder, and return its descriptor. Raises ``OSError``."""
+def create(path: str, owned_by: tuple[int, int] | None = None) -> int:
+    """Create a file with mode 0600, and return its descriptor. Raises ``OSError``.
+
+    Args:
+        path: The file.
+        owned_by: The :func:`owner` of its folder, if the caller has just asked for it.
+    """
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         os.fchmod(fd, 0o600)  # independent of the umask, which a task may have changed
-        give(fd, os.path.dirname(path))
+        give(fd, os.path.dirname(path), owned_by)
     except BaseException:
         os.close(fd)
         remove(path)
@@ -220,10 +225,10 @@ def owner(directory: str) -> tuple[int, int]:
     return about.st_uid, about.st_gid
 
 
-def give(fd: int, folder: str) -> None:
+def give(fd: int, folder: str, owned_by: tuple[int, int] | None = None) -> None:
     """If this is root, give a file that it has just created in ``folder`` to the owner there. Raises ``OSError``."""
     if os.geteuid() == 0:
-        uid, gid = owner(folder)
+        uid, gid = owned_by or owner(folder)
         if uid:
             os.fchown(fd, uid, gid)
 
