@@ -14,6 +14,9 @@ from spoolkit import callables
 from spoolkit.attempt import timeouts
 from spoolkit.errors import Abort, JobTimeout
 
+NOTHING = nullcontext()
+"""A context manager that does nothing."""
+
 
 def call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], timeout: float | None) -> Any:
     """Call ``function``, and if it is a coroutine function, run its coroutine.
@@ -44,7 +47,7 @@ def call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[st
 def soft_limit(function: Callable[..., Any], timeout: float | None) -> AbstractContextManager[None]:
     """Raise :class:`JobTimeout` in the ``with`` block after ``timeout`` seconds. Coroutines: see :func:`call`."""
     # Raised from a signal handler, JobTimeout could also come up in the event loop's own code, and break it.
-    return nullcontext() if timeout is None or callables.is_async(function) else timeouts.soft(timeout)
+    return NOTHING if timeout is None or callables.is_async(function) else timeouts.soft(timeout)
 
 
 def run_coroutine(

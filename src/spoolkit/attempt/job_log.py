@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from spoolkit.job import Cancelled, Dead, Done, JobSpec, Outcome, RetryAt
 from spoolkit.system import clock, log
@@ -30,19 +31,27 @@ def started(job: JobSpec, attempt: int, max_attempts: int, *, tracked: bool = Tr
     return time.monotonic()
 
 
-def took(attempt: int, max_attempts: int, began: float) -> str:
-    """Return a text that says which attempt it was, and how long it took.
+class Took(NamedTuple):
+    """Which attempt it was, and how long it took. It becomes a text only in a line that is written."""
 
-    Args:
-        attempt: The number of the attempt, from 1.
-        max_attempts: How many attempts the job may have.
-        began: What :func:`started` returned.
-    """
-    return f" (attempt {attempt} of {max_attempts}, {time.monotonic() - began:.3f} s)"
+    #: The number of the attempt, from 1.
+    attempt: int
+    #: How many attempts the job may have.
+    max_attempts: int
+    #: How many seconds it took.
+    seconds: float
+
+    def __str__(self) -> str:
+        return f" (attempt {self.attempt} of {self.max_attempts}, {self.seconds:.3f} s)"
 
 
 def ended(
-    job: JobSpec, outcome: Outcome, error: BaseException | None = None, attempt: str = "", *, tracked: bool = True
+    job: JobSpec,
+    outcome: Outcome,
+    error: BaseException | None = None,
+    attempt: Took | str = "",
+    *,
+    tracked: bool = True,
 ) -> None:
     """Log the outcome of an attempt.
 
@@ -50,7 +59,7 @@ def ended(
         job: The job.
         outcome: What follows from the attempt.
         error: What the task raised; without it, the traceback of the outcome's failure is logged.
-        attempt: What :func:`took` says, to be added to the line.
+        attempt: What is added to the line.
         tracked: Whether the job is recorded.
     """
     match outcome:

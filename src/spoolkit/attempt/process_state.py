@@ -235,6 +235,10 @@ class State:
                 continue
         return ["its state cannot be restored"]
 
+    def stop_alarm(self) -> None:
+        """Stop the timer that sends SIGALRM, which would go off in what follows the task."""
+        _signal.setitimer(_signal.ITIMER_REAL, 0)
+
     def threads_left(self) -> list[str]:
         """Return the names of threads that the job has left running, which cannot be ended from outside."""
         if _thread._count() <= self._threads:
@@ -320,16 +324,6 @@ def stop_log_handlers_if_closed(damage: Collection[str]) -> None:
 
 def _is_closed(stream: object) -> bool:
     return getattr(stream, "closed", False) is True
-
-
-class StoppedAlarm:
-    """A context manager at whose end the timer that sends SIGALRM is stopped."""
-
-    def __enter__(self) -> None:
-        """Do nothing."""
-
-    def __exit__(self, *_: object) -> None:
-        _signal.setitimer(_signal.ITIMER_REAL, 0)
 
 
 def _restore(values: tuple[_Value, ...], before: list[Any]) -> list[str]:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import random
 import threading
-from contextlib import nullcontext
+import time
+from functools import lru_cache
 from typing import NamedTuple
 
 from spoolkit import application
@@ -87,16 +88,19 @@ def run(
     try:
         limit = None if options.timeout is None else options.timeout + config.timeout_grace
         with (
-            timeouts.hard(limit, -1 if attempt_file is None else attempt_file.fd) if owns_process else nullcontext(),
-            nullcontext() if attempt_file is None else output.to(attempt_file.write),
+            timeouts.hard(limit, -1 if attempt_file is None else attempt_file.fd) if owns_process else calling.NOTHING,
+            calling.NOTHING if attempt_file is None else output.to(attempt_file.write),
             calling.soft_limit(declared.function, options.timeout),
             application.context(job.app),
             as_current_job(current),
-            # The task's own alarm, which would go off in what follows.
-            nullcontext() if state is None else process_state.StoppedAlarm(),
-            task_signals.job(),
+            # A spooler has said so itself, for all of its threads.
+            calling.NOTHING if owns_process else task_signals.job(),
         ):
-            returned = calling.call(declared.function, job.args, job.kwargs, options.timeout)
+            try:
+                returned = calling.call(declared.function, job.args, job.kwargs, options.timeout)
+            finally:
+                if state is not None:
+                    state.stop_alarm()
     except BaseException as raised:  # sys.exit() in a task is a failure of the task
         error = calling.without_own_frames(raised)
     # Before anything is logged or recorded, which must not see the environment, the streams and the limits of the task.
@@ -110,7 +114,8 @@ def run(
     if attempt_file is not None and attempt_file.is_lost:
         damage.append(process_state.CLOSED)
     process_state.stop_log_handlers_if_closed(damage)
-    job_log.ended(job, outcome, error, job_log.took(start.attempt, current.max_attempts, began), tracked=tracked)
+    took = job_log.Took(start.attempt, current.max_attempts, time.monotonic() - began)
+    job_log.ended(job, outcome, error, took, tracked=tracked)
     if state is not None and (names := state.threads_left()):
         job_log.threads_left(job, names)
     if damage and owns_process:
@@ -118,16 +123,7 @@ def run(
     elif damage:
         job_log.damaged(job, damage)
     value, progress, text = _details(job, outcome, attempt_file, config.max_result)
-    return AttemptResult(
-        outcome,
-        start.attempt,
-        recordable=start.recorded,
-        result=value,
-        progress=progress,
-        log=text,
-        damage=tuple(damage),
-        logged=True,
-    )
+    return AttemptResult(outcome, start.attempt, start.recorded, value, progress, text, tuple(damage), logged=True)
 
 
 def _decide(options: TaskOptions, attempt: int, returned: object, error: BaseException | None) -> Outcome:
@@ -156,7 +152,14 @@ def _details(
     return value, progress, ""
 
 
+@lru_cache(maxsize=1)
+def _nothing() -> Result:
+    return Result(codec.encode(None))
+
+
 def _encode(value: object, limit: int) -> Result:
+    if value is None:
+        return _nothing()
     try:
         data = codec.encode(value)
     except ArgumentError as error:

@@ -92,8 +92,7 @@ def _raise_in(thread: int, error: type[BaseException] | None) -> None:
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), value)
 
 
-@contextlib.contextmanager
-def hard(seconds: float | None, fd: int) -> Iterator[None]:
+class hard:  # noqa: N801 - a function would be a generator, whose frames take three times as long
     """End this process if the ``with`` block runs longer than ``seconds``, whatever it does then.
 
     Only for a process that runs one job at a time. In a spooler of uWSGI, the master kills the process as well, up to
@@ -104,22 +103,26 @@ def hard(seconds: float | None, fd: int) -> Iterator[None]:
         fd: The file that gets the traceback before the end, and, also without a limit, the one of a crash such as a
             segmentation fault. -1: no file.
     """
-    harakiri = bridge.is_spooler()
-    was_enabled = faulthandler.is_enabled()
-    if fd >= 0:
-        faulthandler.enable(fd, all_threads=False)
-    if seconds is not None:
-        faulthandler.dump_traceback_later(seconds, exit=True, file=fd if fd >= 0 else 2)
-        if harakiri:
-            bridge.set_harakiri(math.ceil(seconds) + 1)
-    try:
-        yield
-    finally:
+
+    def __init__(self, seconds: float | None, fd: int) -> None:
+        self._seconds = seconds
+        self._fd = fd
+
+    def __enter__(self) -> None:
+        self._was_enabled = faulthandler.is_enabled()
+        if self._fd >= 0:
+            faulthandler.enable(self._fd, all_threads=False)
+        if self._seconds is not None:
+            faulthandler.dump_traceback_later(self._seconds, exit=True, file=self._fd if self._fd >= 0 else 2)
+            if bridge.is_spooler():
+                bridge.set_harakiri(math.ceil(self._seconds) + 1)
+
+    def __exit__(self, *_: object) -> None:
         faulthandler.cancel_dump_traceback_later()  # and one that the task may have left behind
-        if seconds is not None and harakiri:
+        if self._seconds is not None and bridge.is_spooler():
             bridge.set_harakiri(0)
-        if fd >= 0:
+        if self._fd >= 0:
             faulthandler.disable()
-            if was_enabled:
+            if self._was_enabled:
                 with contextlib.suppress(Exception):  # there is no standard error, or it is not a file
                     faulthandler.enable(sys.__stderr__ or 2)
