@@ -34,7 +34,7 @@ def one_round(
                 values |= MEASURES[measure].run(running, size)
             if pending:
                 running.pend(pending)
-                for measure in chosen:
+                for measure in (name for name in chosen if MEASURES[name].pending):
                     with_pending = MEASURES[measure].run(running, size)
                     values |= {name + PENDING: value for name, value in with_pending.items()}
         except (AssertionError, OSError, RuntimeError) as error:  # a wait was too long, the caller or a consumer died

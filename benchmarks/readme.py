@@ -1,4 +1,4 @@
-"""Writes the table of README.md: ``python -m benchmarks.readme build/bench/results.json``."""
+"""Writes the table of README.md: ``python -m benchmarks.readme RESULTS [RESULTS WITH JOBS PENDING]``, JSON files."""
 
 from __future__ import annotations
 
@@ -17,22 +17,29 @@ BEGIN, END = "<!-- benchmarks: make bench-readme writes what follows -->", "<!--
 FIGURES = ("drain", "steady", "cpu", "enqueue", "idle_p50", "idle_p99", "late_p50", "early", "memory", "http_share")
 """The lines of the table."""
 
+PENDING = ("steady_pending", "cpu_pending", "enqueue_pending", "idle_p50_pending", "late_p50_pending")
+"""The lines of a run with many delayed jobs pending."""
+
 LEFT_OUT = ("spoolkit, printed ini",)
 """Contenders that have no column."""
 
 
-def section(report: Mapping[str, Any]) -> str:
-    """The table of a report: the median of each figure, with the date and the machine."""
-    known = {given["name"]: Figure(**given) for given in report["figures"]}
-    shown = {name: rounds for name, rounds in report["results"].items() if name not in LEFT_OUT}
-    rows = [["", *shown]]
-    for figure in (known[name] for name in FIGURES if name in known):
-        medians = [figures.of(rounds, figure.name) for rounds in shown.values()]
-        if any(medians):
-            cells = ["-" if found is None else figures.number(found.median) for found in medians]
-            rows.append([f"{figure.title}, {figure.unit}", *cells])
-    about = report["about"]
-    how = f"Medians of {report['rounds']} rounds in turn, {report['jobs']:,} jobs each."
+def section(*reports: Mapping[str, Any]) -> str:
+    """The table of one or more reports: the median of each figure, with the date and the machine.
+
+    Each line is of one report, and a contender that does not take part in it has a dash there.
+    """
+    columns = [name for name in reports[0]["results"] if name not in LEFT_OUT]
+    rows = [["", *columns]]
+    for report, names in zip(reports, (FIGURES, PENDING), strict=False):
+        known = {given["name"]: Figure(**given) for given in report["figures"]}
+        for figure in (known[name] for name in names if name in known):
+            medians = [figures.of(report["results"].get(column, ()), figure.name) for column in columns]
+            if any(medians):
+                cells = ["-" if found is None else figures.number(found.median) for found in medians]
+                rows.append([f"{figure.title}, {figure.unit}", *cells])
+    about = reports[0]["about"]
+    how = f"Medians of {reports[0]['rounds']} rounds in turn, {reports[0]['jobs']:,} jobs each."
     return f"{figures.markdown(rows)}\n{how}\n{about['date']}; {about['cpu']}; {about['system']}; {about['files']}."
 
 
@@ -50,4 +57,5 @@ def replaced(text: str, new: str) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(replaced(README.read_text(), section(json.loads(Path(sys.argv[1]).read_text()))))
+    found = [json.loads(Path(given).read_text()) for given in sys.argv[1:]]
+    README.write_text(replaced(README.read_text(), section(*found)))

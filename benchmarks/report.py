@@ -20,7 +20,8 @@ def measured(chosen: list[str], pending: int) -> list[Figure]:
     found = [figure for name in chosen for figure in MEASURES[name].figures]
     if pending:
         title = f" [{pending:,} pending]"
-        found += [replace(figure, name=figure.name + PENDING, title=figure.title + title) for figure in found]
+        again = [figure for name in chosen if MEASURES[name].pending for figure in MEASURES[name].figures]
+        found += [replace(figure, name=figure.name + PENDING, title=figure.title + title) for figure in again]
     return found
 
 

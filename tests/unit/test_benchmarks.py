@@ -218,12 +218,17 @@ def test_the_page_gets_a_table_between_its_markers(tmp_path: Path) -> None:
     for contender in ("spoolkit", readme.LEFT_OUT[0], "Huey, Redis"):
         made.add(contender, {"drain": 5.0, "memory": 3.0}, "")
     made.write(tmp_path)
-    section = readme.section(json.loads((tmp_path / "results.json").read_text()))
-    assert section.splitlines()[:4] == [
+    with_pending = report.Report(report.measured(["idle"], 50000), jobs=2000, rounds=3, about=made.about)
+    with_pending.add("spoolkit", {"idle_p50": 9.0, "idle_p50_pending": 1.0}, "")
+    with_pending.write(tmp_path / "pending")
+    files = (tmp_path / "results.json", tmp_path / "pending" / "results.json")
+    section = readme.section(*(json.loads(file.read_text()) for file in files))
+    assert section.splitlines()[:5] == [
         "|  | spoolkit | Huey, Redis |",
         "|---|---|---|",
         "| Drain, jobs/s | 5.00 | 5.00 |",
         "| Memory of idle consumers and broker, MB PSS | 3.00 | 3.00 |",
+        "| Latency, idle, p50 [50,000 pending], ms | 1.00 | - |",
     ]
     page = f"before {readme.BEGIN}old{readme.END} after"
     written = readme.replaced(page, section)
@@ -243,7 +248,7 @@ def test_the_table_of_the_readme_is_well_formed() -> None:
     rows = [line for line in written.splitlines() if line.startswith("|")]
     columns = {len(row.split("|")) for row in rows}
     assert len(columns) == 1
-    titles = {f"{figure.title}, {figure.unit}" for measure in measures.MEASURES.values() for figure in measure.figures}
+    titles = {f"{figure.title}, {figure.unit}" for figure in report.measured(list(measures.MEASURES), 50000)}
     assert {row.split("|")[1].strip() for row in rows[2:]} <= titles
     names = {one.name for one in contenders.contenders(rivals="anywhere")}
     assert {cell.strip() for cell in rows[0].split("|")[2:-1]} <= names
