@@ -96,6 +96,23 @@ assert "SPOOLKIT_SPOOL" not in os.environ
 """)
 
 
+def test_a_profiler_that_was_started_between_two_jobs_runs_on_and_one_that_a_job_started_is_stopped() -> None:
+    run("""
+def profile(*_): pass
+sys.setprofile(profile)
+again = State()
+sys.setprofile(None)
+assert again.restore() == []
+assert sys.getprofile() is profile
+sys.setprofile(None)
+again = State()
+sys.setprofile(profile)
+sys.settrace(profile)
+assert again.restore() == []
+assert (sys.gettrace(), sys.getprofile()) == (None, None)
+""")
+
+
 def test_a_name_that_was_deleted_from_a_module_is_put_back() -> None:
     run("""
 argv = sys.argv

@@ -143,8 +143,6 @@ _OF_PYTHON = (
     _Value("sys.path", lambda: tuple(sys.path), _put_path, _path_fits),
     _Value("level of logging.disable()", lambda: logging.root.manager.disable, logging.disable),
     _Value("record factory", logging.getLogRecordFactory, logging.setLogRecordFactory),
-    _Value("trace function", sys.gettrace, sys.settrace),
-    _Value("profile function", sys.getprofile, sys.setprofile),
     _Value("recursion limit", sys.getrecursionlimit, sys.setrecursionlimit),
     _Value("switch interval", sys.getswitchinterval, sys.setswitchinterval),
     _Value("garbage collection", gc.isenabled, lambda enabled: gc.enable() if enabled else gc.disable()),
@@ -221,6 +219,8 @@ class State:
     def __init__(self) -> None:
         self._process = _process.get()
         self._threads = _thread._count()
+        # Before each job: a debugger or a profiler may be started between two.
+        self._tracing = sys.gettrace(), sys.getprofile()
 
     def restore(self) -> list[str]:
         """Restore what can be restored. Never raises.
@@ -230,6 +230,9 @@ class State:
         """
         for _ in range(3):  # a signal handler of the task's may raise here, before it is removed
             try:
+                if (sys.gettrace(), sys.getprofile()) != self._tracing:
+                    sys.settrace(self._tracing[0])
+                    sys.setprofile(self._tracing[1])
                 return self._process.restore()
             except BaseException:  # noqa: S112
                 continue
