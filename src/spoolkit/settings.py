@@ -69,11 +69,13 @@ class Settings:
         Raises:
             ConfigurationError: A setting has a value that cannot be used.
         """
-        values = (*map(config.get, _READERS), *_variables())
+        values = [*map(config.get, _READERS)]
+        # As it is encoded: os.environ itself would encode each name at each look-up.
+        environment = getattr(os.environ, "_data", os.environ)
         latest = _latest.get(root)
         # By identity: 1 and True are equal, but only one of them is a number of threads.
-        if latest is None or not all(map(is_, latest.values, values)):
-            latest = _Latest(values, _read(values, root))
+        if latest is None or latest.environment != environment or not all(map(is_, latest.values, values)):
+            latest = _Latest(values, dict(environment), _read(values, root))
             if len(_latest) >= _ROOTS:
                 _latest.clear()
             _latest[root] = latest
@@ -87,8 +89,10 @@ class Settings:
 class _Latest(NamedTuple):
     """The settings of an application as they were read last. They are asked for several times per job."""
 
-    #: What the configuration and the environment held.
-    values: tuple[object, ...]
+    #: What the configuration held.
+    values: list[object]
+    #: The whole environment: to compare it takes half as long as to look up each variable.
+    environment: dict[Any, Any]
     #: What was made of it.
     settings: Settings
 
@@ -100,17 +104,10 @@ _latest: dict[str, _Latest] = {}
 """The latest settings by the folder that relative paths refer to."""
 
 
-def _variables() -> tuple[object, ...]:
-    """The values of our variables in the environment, encoded: only compared, unless one of them has changed."""
-    # os.environ itself encodes each name at each look-up, which took a sixth of a job's time.
-    encoded = getattr(os.environ, "_data", None)
-    return tuple(map(os.environ.get, _READERS) if encoded is None else map(encoded.get, _VARIABLES))
-
-
-def _read(values: tuple[object, ...], root: str) -> Settings:
+def _read(values: list[object], root: str) -> Settings:
     # An empty variable counts as not set: a compose file or a shell script may pass on one that has no value.
     given = tuple(
-        os.environ.get(name) or None if value is None else value for name, value in zip(_READERS, values, strict=False)
+        os.environ.get(name) or None if value is None else value for name, value in zip(_READERS, values, strict=True)
     )
     return _parse(given, root)
 
@@ -180,6 +177,3 @@ _READERS: dict[str, Callable[[str, object], object]] = {
     "SPOOLKIT_THREAD_QUEUE": _whole,
     "SPOOLKIT_THREAD_GRACE": _number,
 }
-
-_VARIABLES = tuple(map(os.fsencode, _READERS))
-"""The names of the settings as the environment has them."""

@@ -302,7 +302,7 @@ def _open_pipe(path: str) -> int:
     try:
         if not stat.S_ISFIFO(os.fstat(fd).st_mode):
             raise files.NotOursError(path)
-        files.give(fd, os.path.dirname(path))
+        files.give(fd, path)
     except BaseException:
         os.close(fd)
         raise

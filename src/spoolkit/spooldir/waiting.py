@@ -70,7 +70,7 @@ def _pipe(spool_dir: str, id: str) -> Iterator[int | None]:
         with contextlib.suppress(FileExistsError):
             os.mkfifo(path, 0o600)
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
-        files.give(fd, os.path.dirname(path))
+        files.give(fd, path)
     try:
         yield fd
     finally:

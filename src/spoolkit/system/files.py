@@ -117,7 +117,7 @@ def create(path: str, owned_by: tuple[int, int] | None = None) -> int:
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         os.fchmod(fd, 0o600)  # independent of the umask, which a task may have changed
-        give(fd, os.path.dirname(path), owned_by)
+        give(fd, path, owned_by)
     except BaseException:
         os.close(fd)
         remove(path)
@@ -200,7 +200,7 @@ def make_folder(path: str) -> None:
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         os.fchmod(fd, 0o700)
-        give(fd, os.path.dirname(path))
+        give(fd, path)
     finally:
         os.close(fd)
 
@@ -225,10 +225,10 @@ def owner(directory: str) -> tuple[int, int]:
     return about.st_uid, about.st_gid
 
 
-def give(fd: int, folder: str, owned_by: tuple[int, int] | None = None) -> None:
-    """If this is root, give a file that it has just created in ``folder`` to the owner there. Raises ``OSError``."""
+def give(fd: int, path: str, owned_by: tuple[int, int] | None = None) -> None:
+    """If this is root, give a file that it has just created to the owner of its folder. Raises ``OSError``."""
     if os.geteuid() == 0:
-        uid, gid = owned_by or owner(folder)
+        uid, gid = owned_by or owner(os.path.dirname(path))
         if uid:
             os.fchown(fd, uid, gid)
 
