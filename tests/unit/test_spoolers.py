@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import stat
@@ -134,6 +135,31 @@ def test_a_spooler_whose_slots_were_removed_takes_another_with_its_next_job(
     spoolers[1].tell("idle")
     for _ in range(3):
         assert spooler_files.wake(str(tmp_path)) == spoolers[1].process.pid
+
+
+def test_busy_names_the_living_spoolers_that_run_a_job(spoolers: list[Spooler], tmp_path: Path) -> None:
+    folder = str(tmp_path)
+    assert spooler_files.busy([folder]) == []
+    for spooler in spoolers:
+        spooler.tell("busy")
+    spooler_files.wake(folder)  # each has to scan again
+    pids = [spooler.process.pid for spooler in spoolers]
+    assert spooler_files.busy([folder]) == sorted(pids)
+    assert spooler_files.busy([folder], pids[:1]) == pids[:1]
+    spoolers[0].end()
+    spoolers[1].tell("idle")
+    assert spooler_files.busy([folder, str(tmp_path / "nowhere")]) == pids[2:]
+
+
+def test_a_spooler_that_cannot_change_its_slot_is_seen_to_be_busy(spoolers: list[Spooler], tmp_path: Path) -> None:
+    with (tmp_path / "spoolers" / "slots").open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)  # as a process does that is stopped
+        spoolers[0].tell("busy")
+        assert spooler_files.busy([str(tmp_path)]) == [spoolers[0].process.pid]
+        spoolers[0].tell("idle")
+        assert spooler_files.busy([str(tmp_path)]) == []
+    spoolers[0].tell("busy")
+    assert spooler_files.busy([str(tmp_path)]) == [spoolers[0].process.pid]
 
 
 def test_wake_does_not_signal_another_process_with_the_same_pid(spoolers: list[Spooler], tmp_path: Path) -> None:

@@ -44,8 +44,8 @@ _WORD = 8
 _OWNER = 64
 """Bytes of a pid with an identity."""
 
-_OWNERS = MOST * _WORD
-"""The offset of the owners. The words come first: a process that enqueues a job reads all of them at once."""
+_SLOT = _WORD + _OWNER
+"""Bytes of a slot. The file is as long as the slots that were ever taken, so that one read gets all of them."""
 
 # Capitals: they do not appear in ids.
 _FREE, _IDLE, _CALLED, _RUNNING, _AGAIN = b"\0", b"I", b"C", b"R", b"A"
@@ -70,21 +70,20 @@ class Slot:
         with contextlib.suppress(OSError):
             self._set(_IDLE)
 
-    def start(self, id: str | None) -> bool:
+    def start(self, id: str) -> bool:
         """Say that this process runs a job from now on.
 
         Args:
-            id: The job; ``None``: that of another library.
+            id: The job, as its file is called without the prefix; that of another library has another name.
 
         Returns:
             Whether another job relies on this process, so that another spooler must be called for it.
+
+        Raises:
+            TimeoutError: The slots are locked by a process that is stopped.
+            OSError: The slots cannot be changed. Processes that enqueue jobs cannot use them either.
         """
-        try:
-            before = self._set(_RUNNING)
-        except TimeoutError:
-            return True
-        except OSError:
-            return False  # processes that enqueue jobs cannot use the slots either: they signal every spooler
+        before = self._set(_RUNNING)
         return before[:1] == _CALLED and before != _called(id)
 
     def end(self) -> bool:
@@ -92,13 +91,12 @@ class Slot:
 
         Returns:
             Whether the directory must be scanned again, because a job was enqueued meanwhile.
+
+        Raises:
+            TimeoutError: As :meth:`start`.
+            OSError: As :meth:`start`.
         """
-        try:
-            return self._set(_IDLE)[:1] == _AGAIN
-        except TimeoutError:
-            return True
-        except OSError:
-            return False
+        return self._set(_IDLE)[:1] == _AGAIN
 
     def leave(self) -> None:
         """Give the slot back. Never raises ``OSError``."""
@@ -113,14 +111,23 @@ class Slot:
         slots = _open(self._spool_dir, create=True)
         slots.acquire(SPOOLER_PATIENCE)
         try:
+            before = b"" if self._index is None else slots.slot(self._index)
             # A process in another container does not see that this one is alive, and may have freed the slot.
-            if self._index is None or slots.owner(self._index) != self._owner:
-                self._index = slots.take(self._owner)
-            before = slots.word(self._index)
+            if before[_WORD:] != self._owner:
+                self._index, before = slots.take(self._owner), _padded(_IDLE)
+            assert self._index is not None
             slots.write(self._index, word)
         finally:
             slots.release()
-        return before
+        return before[:_WORD]
+
+
+def running(spool_dir: str) -> list[int]:
+    """Return the pids of the living spoolers of ``spool_dir`` that run a job by their slots. Raises ``OSError``."""
+    content = _open(spool_dir, create=False).read()
+    slots = (content[start : start + _SLOT] for start in range(0, len(content), _SLOT))
+    owners = (_process_of(slot[_WORD:]) for slot in slots if slot[:1] in (_RUNNING, _AGAIN))
+    return [pid for pid, identity in owners if process.is_alive(pid, identity)]
 
 
 def call(spool_dir: str, id: str | None = None) -> int | None:
@@ -140,10 +147,10 @@ def call(spool_dir: str, id: str | None = None) -> int | None:
     slots = _open(spool_dir, create=False)
     while True:
         # First without the lock: while jobs come faster than they end, there is nothing to do.
-        states = slots.states()
-        if not states.strip(_FREE):
+        taken = slots.read()[::_SLOT].strip(_FREE)
+        if not taken:
             raise LookupError(f"no spooler of {spool_dir} has a slot")
-        if not states.strip(_FREE + _AGAIN):
+        if not taken.strip(_FREE + _AGAIN):
             return None
         slots.acquire(PATIENCE)
         try:
@@ -158,7 +165,7 @@ def call(spool_dir: str, id: str | None = None) -> int | None:
         except ProcessLookupError:
             slots.acquire(PATIENCE)
             try:
-                if slots.owner(index) == owner:
+                if slots.slot(index)[_WORD:] == owner:
                     slots.write(index, _FREE)
             finally:
                 slots.release()
@@ -167,18 +174,18 @@ def call(spool_dir: str, id: str | None = None) -> int | None:
 def _choose(slots: _Slots, id: str | None) -> tuple[int, bytes] | None:
     """Return the slot and the owner of the spooler that must get a signal; if all run jobs, have them scan again."""
     content = slots.read()
-    states = content[:_OWNERS:_WORD]
+    states = content[::_SLOT]
     if (index := states.find(_IDLE)) >= 0:
         slots.write(index, _called(id))
     elif (index := states.find(_CALLED)) >= 0:
         # Called for another job: it may have scanned the directory for that one already.
         slots.write(index, _CALLED)
     else:
-        words = bytearray(content[:_OWNERS])
-        words[::_WORD] = states.replace(_RUNNING, _AGAIN)
-        slots.write(0, bytes(words))
+        again = bytearray(content)
+        again[::_SLOT] = states.replace(_RUNNING, _AGAIN)
+        slots.write(0, bytes(again))
         return None
-    return index, content[_OWNERS + index * _OWNER :][:_OWNER] or slots.owner(index)
+    return index, content[index * _SLOT + _WORD : (index + 1) * _SLOT]
 
 
 def _called(id: str | None) -> bytes:
@@ -233,7 +240,7 @@ class _Slots:
     def acquire(self, patience: float) -> None:
         """Lock the slots. Raises ``TimeoutError`` after ``patience`` seconds."""
         # The mutex is for the threads of this process, which share the lock on the file.
-        if not self._mutex.acquire(timeout=patience):
+        if not (self._mutex.acquire(blocking=False) or self._mutex.acquire(timeout=patience)):
             raise TimeoutError(errno.ETIMEDOUT, "another thread holds the lock on the slots")
         try:
             self._lock_file(patience)
@@ -263,33 +270,25 @@ class _Slots:
             self._mutex.release()
 
     def read(self) -> bytes:
-        """Return all words, and the owners of the first slots."""
-        return os.pread(self._fd, _OWNERS + 64 * _OWNER, 0)
+        """Return all slots."""
+        return os.pread(self._fd, MOST * _SLOT, 0)
 
-    def states(self) -> bytes:
-        """Return the states of all slots, a byte each."""
-        return os.pread(self._fd, _OWNERS, 0)[::_WORD]
+    def slot(self, index: int) -> bytes:
+        """Return a slot: its word, and the pid and the identity of the process to which it belongs."""
+        return os.pread(self._fd, _SLOT, index * _SLOT)
 
-    def word(self, index: int) -> bytes:
-        """Return the word of a slot."""
-        return os.pread(self._fd, _WORD, index * _WORD)
-
-    def owner(self, index: int) -> bytes:
-        """Return the pid and the identity of the process to which a slot belongs."""
-        return os.pread(self._fd, _OWNER, _OWNERS + index * _OWNER)
-
-    def write(self, index: int, words: bytes) -> None:
-        """Replace the words from a slot on."""
-        os.pwrite(self._fd, _padded(words), index * _WORD)
+    def write(self, index: int, data: bytes) -> None:
+        """Replace the word of a slot, or as many slots as ``data`` holds."""
+        os.pwrite(self._fd, _padded(data), index * _SLOT)
 
     def take(self, owner: bytes) -> int:
         """Give a process a slot that is free, or that of a dead process. Raises ``OSError`` if there is none."""
-        words = os.pread(self._fd, _OWNERS, 0).ljust(_OWNERS, b"\0")
-        for index, state in enumerate(words[::_WORD]):
-            before = self.owner(index)
-            if not state or before == owner or not process.is_alive(*_process_of(before)):
-                os.pwrite(self._fd, owner, _OWNERS + index * _OWNER)
-                self.write(index, _IDLE)
+        content = self.read()
+        for index in range(MOST):
+            slot = content[index * _SLOT : (index + 1) * _SLOT]
+            before = slot[_WORD:]
+            if slot[:1] in (b"", _FREE) or before == owner or not process.is_alive(*_process_of(before)):
+                self.write(index, _padded(_IDLE) + owner)
                 return index
         raise OSError(errno.ENOSPC, "all slots belong to living spoolers")
 

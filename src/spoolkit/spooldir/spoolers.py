@@ -1,14 +1,13 @@
 """Which spoolers serve a spool directory, and which of them must be woken for a new job?
 
-Each spooler has a small file, ``spoolers/<pid>``: two flag bytes (busy, woken) and the identity of the process. For a
-new job one idle spooler is woken, by :mod:`~spoolkit.spooldir.slots`, in which each spooler has a slot as well.
+Each spooler has a small file, ``spoolers/<pid>``, with the identity of its process, and a slot
+(:mod:`~spoolkit.spooldir.slots`), which says whether it is busy. For a new job one idle spooler is woken, by its slot.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import itertools
 import os
 import signal
 from collections.abc import Iterable, Iterator
@@ -32,14 +31,17 @@ LOG_INTERVAL = 60
 RECENT = 15.0
 """Seconds after a load error for which spoolers are taken to be trying again."""
 
+_ID = slice(len(spoolfile.PREFIX), len(spoolfile.PREFIX) + 32)
+"""Where the name of a job's file holds its id."""
+
 MOST_LEFT = 1000
 """How many names of files that stay where they are a spooler remembers."""
 
-_BUSY = 0
-"""The offset of the flag."""
+_BUSY, _IDLE = b"10", b"00"
+"""The flags of a spooler that runs a job although it could not say so in its slot, and of all others."""
 
 _FLAGS = 2
-"""How many bytes of flags precede the identity. Version 0.1.0 has the second one for itself."""
+"""How many bytes of flags precede the identity."""
 
 
 class SpoolerFile:
@@ -65,7 +67,7 @@ class SpoolerFile:
         files.remove(temporary)  # left by a killed process with the same pid
         fd = files.create(temporary)
         try:
-            os.write(fd, b"00" + process.own())
+            os.write(fd, _IDLE + process.own())
             os.rename(temporary, self._path)
             self._fd = process.keep_open(fd)
             self._file = process.file_of(self._fd)
@@ -73,6 +75,7 @@ class SpoolerFile:
             os.close(fd)
         self._slot = slots.Slot(spool_dir)
         self._left: set[str] = set()
+        self._flagged = False
 
     @property
     def is_lost(self) -> bool:
@@ -85,9 +88,13 @@ class SpoolerFile:
         Args:
             name: The name of the job's file.
         """
-        self._flag(b"10")
+        try:
+            relied_on = self._slot.start(name[_ID])
+        except OSError as error:
+            self._flag(_BUSY)
+            relied_on = isinstance(error, TimeoutError)
         # A file that stays where it is must not set off a chain of spoolers that wake each other for ever.
-        if self._slot.start(spoolfile.id_of(name)) and name not in self._left:
+        if relied_on and name not in self._left:
             wake(self._spool_dir)
 
     def idle(self, *, left: str | None = None) -> None:
@@ -96,15 +103,21 @@ class SpoolerFile:
         Args:
             left: The name of the file that it has just looked at and may have left in the directory.
         """
-        self._flag(b"00")
+        if self._flagged:
+            self._flag(_IDLE)
         if left is not None:
             if len(self._left) == MOST_LEFT:
                 self._left.clear()
             self._left.add(left)
-        if self._slot.end():
+        try:
+            again = self._slot.end()
+        except OSError as error:
+            again = isinstance(error, TimeoutError)
+        if again:
             os.kill(os.getpid(), signal.SIGUSR1)
 
     def _flag(self, flags: bytes) -> None:
+        self._flagged = flags == _BUSY
         # If the disk is full or a task has closed the file, jobs may start later. The present one must not fail for it.
         with contextlib.suppress(OSError):
             if not self.is_lost:
@@ -126,8 +139,11 @@ def busy(spool_dirs: Iterable[str], pids: Iterable[int] | None = None) -> list[i
         spool_dirs: The spool directories that they serve.
         pids: Only spoolers with these pids; ``None``: all.
     """
-    present = itertools.chain.from_iterable(map(_present, spool_dirs))
-    found = {pid for pid, flags in present if flags[_BUSY : _BUSY + 1] == b"1"}
+    found: set[int] = set()
+    for spool_dir in spool_dirs:
+        found.update(pid for pid, flags in _present(spool_dir) if flags == _BUSY)
+        with contextlib.suppress(OSError):
+            found.update(slots.running(spool_dir))
     return sorted(found if pids is None else found.intersection(pids))
 
 
