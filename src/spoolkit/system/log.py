@@ -29,8 +29,8 @@ _job: ContextVar[tuple[str, str] | None] = ContextVar("spoolkit.logged_job", def
 _complaints: PerProcess[dict[str, tuple[float, int]]] = PerProcess(dict)
 """By message: when it was last written, on the monotonic clock, and how often it was suppressed since."""
 
-_has_standard_error = PerProcess[bool]()
-"""Set in a process whose handlers must not be used any more: whether it still has its standard error."""
+_has_standard_error: bool | None = None
+"""Set once the handlers must not be used any more, also in forked children: whether there still is a standard error."""
 
 # Control characters, line and paragraph separators, marks of text direction, and halves of surrogate pairs.
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -129,12 +129,13 @@ def distrust_handlers(*, standard_error: bool) -> None:
     Args:
         standard_error: Whether standard error is still open; if so, later lines are written there.
     """
-    _has_standard_error.set(standard_error)
+    global _has_standard_error
+    _has_standard_error = standard_error
 
 
 def trusts_handlers() -> bool:
     """Whether the site's log handlers can be used in this process, and their buffers be written."""
-    return _has_standard_error.peek() is None
+    return _has_standard_error is None
 
 
 def _say(
@@ -199,7 +200,7 @@ def _traceback(error: BaseException | None) -> str:
 
 def _write(level: int, message: str, args: tuple[object, ...], trace: str | None) -> None:
     """Write a line to descriptor 2, and not to ``sys.stderr``, which a task may have wrapped or closed."""
-    if _has_standard_error.peek() is False:
+    if _has_standard_error is False:
         return
     # Formatted by hand, because each job writes two lines: a log record and its formatter take three times as long.
     with contextlib.suppress(Exception):
