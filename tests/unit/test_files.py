@@ -417,9 +417,7 @@ def test_what_no_spooler_would_read_is_refused(tmp_path: Path, monkeypatch: pyte
             leaves_a_mark("x" * 110_000)
 
 
-@pytest.mark.parametrize(
-    "look", [startup.set_unreadable_files_aside, lambda directory: Spooler(directory).run_due()], ids=["vet", "run_due"]
-)
+@pytest.mark.parametrize("look", [startup.tidy, lambda directory: Spooler(directory).run_due()], ids=["vet", "run_due"])
 def test_what_no_spooler_can_read_is_set_aside(tmp_path: Path, look: Callable[[str], object]) -> None:
     app, directory = Flask("large", root_path=str(tmp_path)), str(tmp_path / "spool")
     app.config["SPOOLKIT_SPOOL"] = directory

@@ -441,7 +441,7 @@ class Life(RuleBasedStateMachine):
     @rule()
     def vet(self) -> None:
         """A spooler starts."""
-        startup.set_unreadable_files_aside(self.world.spool)
+        startup.tidy(self.world.spool)
 
     @precondition(lambda self: not self.world.broken)
     @rule(how=st.sampled_from([garbage, os.mkdir]))

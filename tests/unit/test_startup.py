@@ -44,7 +44,7 @@ def damaged(spool: str) -> str:
 @contextmanager
 def other_spooler(spool: str) -> Iterator[subprocess.Popen[str]]:
     """A spooler that examines the jobs until it is written to."""
-    path = os.path.join(spool, "spoolers", startup.EXAMINED)
+    path = os.path.join(spool, "spoolers", startup.TIDIED)
     with subprocess.Popen([sys.executable, "-c", OTHER_SPOOLER, path], stdin=-1, stdout=-1, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "locked\n"
@@ -66,9 +66,9 @@ def test_a_spooler_examines_the_jobs_unless_another_one_has_done_so_since_its_st
             sleep(seconds)
 
         monkeypatch.setattr(startup.time, "sleep", let_other_end)
-        startup.set_unreadable_files_aside(spool)
+        startup.tidy(spool)
     assert os.path.exists(damaged) is (end == "done")
-    startup.set_unreadable_files_aside(spool)
+    startup.tidy(spool)
     assert not os.path.exists(damaged), "a spooler that starts later examines them again"
 
 
@@ -77,12 +77,19 @@ def test_a_spooler_that_is_stopped_does_not_keep_others_waiting_for_ever(
 ) -> None:
     monkeypatch.setattr(startup, "MAX_WAIT", 0.1)
     with other_spooler(spool):
-        startup.set_unreadable_files_aside(spool)
+        startup.tidy(spool)
     assert not os.path.exists(damaged)
+
+
+def test_a_spooler_examines_the_jobs_where_it_cannot_tell_others_so(spool: str, damaged: str) -> None:
+    Path(spool, "spoolers", startup.TIDIED).symlink_to("elsewhere")
+    startup.tidy(spool)
+    assert not os.path.exists(damaged)
+    assert not os.path.exists(os.path.join(spool, "spoolers", "elsewhere"))
 
 
 def test_files_of_sound_jobs_are_opened_once_and_not_locked(spool: str, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = {spoolfile.write(spool, new_id(), packed()) for _ in range(5)}
     monkeypatch.setattr(spoolfile, "claim", None)
-    startup.set_unreadable_files_aside(spool)
+    startup.tidy(spool)
     assert set(spoolfile.scanned(spool)) == paths

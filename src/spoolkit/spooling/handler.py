@@ -16,7 +16,7 @@ from spoolkit import application, registry, settings
 from spoolkit.encoding import packet
 from spoolkit.job import SPOOL_RETRY
 from spoolkit.lifecycle import shutdown, spooler_signals
-from spoolkit.spooldir import dead, gate, later, mover, running, spoolers, spoolfile
+from spoolkit.spooldir import gate, later, mover, running, spoolers, spoolfile
 from spoolkit.spooling import other_libraries, startup
 from spoolkit.spooling.execute import SpoolFileRef, execute, execute_foreign
 from spoolkit.store import locations, retention
@@ -63,14 +63,12 @@ def start(spool_dir: str) -> None:
         task_signals.ignore_harmless()
     try:
         startup.make_private(spool_dir)
-        spoolfile.sweep(spool_dir)
-        dead.sweep(spool_dir)
         files.sweep(os.path.join(spool_dir, spoolers.FOLDER))
         # uWSGI enters the directory before its first scan. If this process is in it, a job of another library is
         # running, which is the first to import spoolkit: to look into all files would open that job's file and drop
         # its lock.
         if os.path.realpath(os.curdir) != os.path.realpath(spool_dir):
-            startup.set_unreadable_files_aside(spool_dir)
+            startup.tidy(spool_dir)
         retention.delete_leftovers(locations.store(), spool_dir)
         this_process.presence = spoolers.SpoolerFile(spool_dir)
         if bridge.is_uwsgi():

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import stat
 import time
+from collections.abc import Iterator
 
 from spoolkit.encoding import packet
 from spoolkit.errors import DecodeError
@@ -18,36 +20,46 @@ HEADER_TIME = 60.0
 HEAD_SIZE = 4 + packet.LIMIT
 """Bytes of a spool file that hold everything except the body."""
 
-EXAMINED = "examined"
-"""The file in ``spoolers/`` that a spooler has locked while it examines the jobs; its time is when that was done."""
+TIDIED = "tidied"
+"""The file in ``spoolers/`` that a spooler has locked while it tidies the directory; its time is when that was done."""
 
 MAX_WAIT = 10.0
-"""Seconds that a spooler waits for another one that examines the jobs; then it does so itself."""
+"""Seconds that a spooler waits for another one that tidies the directory; then it does so itself."""
 
 
-def set_unreadable_files_aside(spool_dir: str) -> None:
-    """Move the files to the dead letters that uWSGI would delete unrun, or fail on at every scan.
+def tidy(spool_dir: str) -> None:
+    """Remove files whose writers died, and move those to the dead letters that uWSGI would delete unrun.
 
-    uWSGI's C code unlinks a file whose header promises more than there is, or whose packet breaks off, before any
-    Python sees it (``spooler_manage_task`` in core/spooler.c, ``uwsgi_python_spooler`` in the Python plugin). It reads
-    a file whole, and exits if there is no memory for that.
-
-    Of several spoolers that start together, one examines the files, and the others wait for it: for 100,000 files that
-    is a second.
+    Of several spoolers that start together, one does it, and the others wait for it: for 100,000 files that is a
+    second.
 
     Only for a process that runs no job: this opens the files, and closing its own job's file would drop its lock.
     """
+    with _one_at_a_time(spool_dir) as is_tidy:
+        if not is_tidy:
+            spoolfile.sweep(spool_dir)
+            dead.sweep(spool_dir)
+            _set_unreadable_files_aside(spool_dir)
+
+
+@contextlib.contextmanager
+def _one_at_a_time(spool_dir: str) -> Iterator[bool]:
+    """Wait until no other spooler tidies the directory. Yields whether one has done so meanwhile."""
     folder = os.path.join(spool_dir, spoolers.FOLDER)
-    files.make_folder(folder)
-    fd = files.open_or_create(os.path.join(folder, EXAMINED))
+    try:
+        files.make_folder(folder)
+        fd = files.open_or_create(os.path.join(folder, TIDIED))
+    except OSError:  # a full disk, for example
+        yield False
+        return
     try:
         before, until = os.fstat(fd).st_mtime_ns, time.monotonic() + MAX_WAIT
         while not _lock(fd) and time.monotonic() < until:
             time.sleep(0.02)
-        # The time is set at the end: a spooler that was killed before has examined nothing.
-        if os.fstat(fd).st_mtime_ns == before:
-            _set_unreadable_files_aside(spool_dir)
-            os.utime(fd)
+        is_tidy = os.fstat(fd).st_mtime_ns != before
+        yield is_tidy
+        if not is_tidy:
+            os.utime(fd)  # not earlier: a spooler that was killed meanwhile has tidied nothing
     finally:
         os.close(fd)
 
@@ -61,6 +73,9 @@ def _lock(fd: int) -> bool:
 
 
 def _set_unreadable_files_aside(spool_dir: str) -> None:
+    # uWSGI's C code unlinks a file whose header promises more than there is, or whose packet breaks off, before any
+    # Python sees it (spooler_manage_task in core/spooler.c, uwsgi_python_spooler in the Python plugin), and fails on
+    # others at every scan. It reads a file whole, and exits if there is no memory for that.
     for path in spoolfile.scanned(spool_dir):
         if _is_readable(path):
             continue
