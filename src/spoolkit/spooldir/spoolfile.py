@@ -49,7 +49,15 @@ _NAME = re.compile(PREFIX + r"([0-9a-f]{32})(?:\.\d{1,9}(?:~\d{1,9})?)*", re.ASC
 _SUFFIX = re.compile(r"\.(\d{1,9})(?:~(\d{1,9}))?$", re.ASCII)
 
 
-def write(folder: str, name: str, data: bytes, *, run_at: float | None = None, fsync: bool = False) -> str:
+def write(
+    folder: str,
+    name: str,
+    data: bytes,
+    *,
+    run_at: float | None = None,
+    fsync: bool = False,
+    owned_by: tuple[int, int] | None = None,
+) -> str:
     """Write a spool file, whole or not at all.
 
     Args:
@@ -58,6 +66,7 @@ def write(folder: str, name: str, data: bytes, *, run_at: float | None = None, f
         data: The content.
         run_at: When the job is due, in unix seconds; ``None``: now.
         fsync: Whether the file must be on the disk when this function returns.
+        owned_by: As for :func:`~spoolkit.system.files.create`.
 
     Returns:
         The path of the file.
@@ -68,7 +77,7 @@ def write(folder: str, name: str, data: bytes, *, run_at: float | None = None, f
     temporary = f"{folder}/{TEMPORARY}{name}"
     path = f"{folder}/{PREFIX}{name}"
     try:
-        write_unnamed(temporary, data, run_at=run_at, fsync=fsync)
+        write_unnamed(temporary, data, run_at=run_at, fsync=fsync, owned_by=owned_by)
         os.rename(temporary, path)
         if fsync:
             files.fsync_folder(folder)
@@ -94,7 +103,7 @@ def write_unnamed(
         data: As for :func:`write`.
         run_at: As for :func:`write`.
         fsync: As for :func:`write`.
-        owned_by: As for :func:`~spoolkit.system.files.create`.
+        owned_by: As for :func:`write`.
 
     Raises:
         OSError: The file exists already, or could not be written and may be incomplete.

@@ -48,9 +48,9 @@ class SpoolEngine:
         spool_dir = _spool_dir_of(job, config)
         run_at = None if job.run_at is None or job.run_at <= clock.now() else job.run_at
         try:
-            folder = _folder(job, spool_dir, config)
+            folder, owner = _folder(job, spool_dir, config)
             if run_at is None:
-                spoolfile.write(folder, job.id, content, run_at=job.run_at, fsync=config.fsync)
+                spoolfile.write(folder, job.id, content, run_at=job.run_at, fsync=config.fsync, owned_by=owner)
             else:
                 later.write(spool_dir, job.id, content, run_at=run_at, priority=job.priority, fsync=config.fsync)
         except OSError as error:
@@ -93,7 +93,7 @@ class SpoolEngine:
                 for index, (args, kwargs) in enumerate(calls[start:end])
             )
         try:
-            chunks.write(_folder(first, spool_dir, config), packed, fsync=config.fsync)
+            chunks.write(_folder(first, spool_dir, config)[0], packed, fsync=config.fsync)
         except OSError as error:
             raise _unavailable(spool_dir, error) from error
         log.debug("%d jobs of %s are accepted in %s", len(jobs), first.task, spool_dir)
@@ -120,11 +120,20 @@ def _unavailable(spool_dir: str, error: OSError) -> SpoolUnavailableError:
     )
 
 
-def _folder(job: JobSpec, spool_dir: str, config: Settings) -> str:
-    """The folder for the file of a job. Raises ``OSError``."""
+_first_owner = lru_cache(maxsize=16)(files.owner)
+"""The owner of a spool directory when this process first asked."""
+
+
+def _folder(job: JobSpec, spool_dir: str, config: Settings) -> tuple[str, tuple[int, int] | None]:
+    """The folder for the file of a job, and the owner of its files if that is known. Raises ``OSError``."""
+    owner = None
     if spool_dir not in bridge.directories():
         _prepare(spool_dir, config)
-    return spool_dir if job.priority is None else _priority_folder(spool_dir, job.priority)
+    elif bridge.has_own_spoolers():
+        # They are of the same user as this process, and can read its files whoever owns them. Where they may be of
+        # another user, root must look for the owner each time.
+        owner = _first_owner(spool_dir)
+    return (spool_dir if job.priority is None else _priority_folder(spool_dir, job.priority)), owner
 
 
 def _spool_dir_of(job: JobSpec, config: Settings) -> str:

@@ -112,7 +112,7 @@ def create(path: str, owned_by: tuple[int, int] | None = None) -> int:
 
     Args:
         path: The file.
-        owned_by: The :func:`owner` of its folder, if the caller has just asked for it.
+        owned_by: The :func:`owner` of its folder, if the caller knows it.
     """
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:

@@ -71,6 +71,11 @@ def has_priorities() -> bool | None:
     return None if uwsgi is None else "spooler-ordered" in uwsgi.opt
 
 
+def has_own_spoolers() -> bool:
+    """Whether the spoolers of :func:`directories` are processes of this uWSGI, and so of the same user."""
+    return uwsgi is not None and "spooler-external" not in uwsgi.opt
+
+
 def rescan() -> None:
     """Have this spooler scan its directory once more after the scan that it is in."""
     # The handler belongs to uWSGI's C code, and Python does not know it. If a task has removed it, the signal would
