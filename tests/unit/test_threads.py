@@ -384,14 +384,17 @@ def test_other_processes_see_waiting_thread_jobs(full: list[Job], tmp_path: Path
 
 def test_a_call_does_not_write_to_the_store_in_the_callers_thread(monkeypatch: pytest.MonkeyPatch, app: Flask) -> None:
     writers = []
-    store = locations.store()
-    transaction = type(store).transaction
 
-    def noting(self: Any) -> Any:
-        writers.append(threading.current_thread())
-        return transaction(self)
+    def note_thread(method: Any) -> Any:
+        def noting(*args: Any) -> Any:
+            writers.append(threading.current_thread())
+            return method(*args)
 
-    monkeypatch.setattr(type(store), "transaction", noting)
+        return noting
+
+    store = type(locations.store())
+    for name in "transaction", "write_before_task", "write_after_task":
+        monkeypatch.setattr(store, name, note_thread(getattr(store, name)))
     jobs = [hold() for _ in range(4)]
     with pytest.raises(QueueFull):
         hold()

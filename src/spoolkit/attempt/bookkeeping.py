@@ -43,18 +43,19 @@ def claim(
     Raises:
         StoreUnavailableError: The attempt could not be counted; see :func:`claim_without_store`.
     """
-    marks_dir = locations.spool_dir(config)
     found = _ask(job, options, store, path, arguments)
-    if isinstance(found, PreviousCrashed) and spoolers.was_stopped(marks_dir, found.pid, found.identity):
-        orphans.interrupt(
-            store,
-            [found.pid],
-            kill=_is_dead,
-            read_leftovers=lambda id, queue: running.read(locations.spool_dir_of(queue, config), id),
-        )
-        # Not earlier: until the store has recorded the stop, the mark is all that is known of it.
-        spoolers.unmark_stopped(marks_dir, found.pid)
-        found = _ask(job, options, store, path, arguments)
+    if isinstance(found, PreviousCrashed):
+        marks_dir = locations.spool_dir(config)
+        if spoolers.was_stopped(marks_dir, found.pid, found.identity):
+            orphans.interrupt(
+                store,
+                [found.pid],
+                kill=_is_dead,
+                read_leftovers=lambda id, queue: running.read(locations.spool_dir_of(queue, config), id),
+            )
+            # Not earlier: until the store has recorded the stop, the mark is all that is known of it.
+            spoolers.unmark_stopped(marks_dir, found.pid)
+            found = _ask(job, options, store, path, arguments)
     match found:
         case Granted():
             return found
@@ -109,28 +110,41 @@ def record(job: JobSpec, result: AttemptResult, store: Store, config: Settings, 
         config: The settings in force.
         file: The name of the job's file, if it has one.
     """
-    with _errors_logged(job):
-        _record(job, result, store, locations.spool_dir_of(job.queue, config), file)
-
-
-def _record(job: JobSpec, result: AttemptResult, store: Store, spool_dir: str, file: str | None) -> None:
-    outcome = result.outcome
-    if result.attempt:
-        if result.recordable:
-            with _errors_logged(job):
-                store.finish(
-                    job, result.attempt, outcome, result=result.result, progress=result.progress, log=result.log
-                )
-        if result.crashed:
-            running.delete(spool_dir, job.id)
-        if isinstance(outcome, (Done, Cancelled)):  # a dead job may be run again, and continues from there
-            checkpoints.delete(spool_dir, job.id)
-    elif isinstance(outcome, Dead) and result.recordable:
-        with _errors_logged(job):
-            store.refuse(job, outcome.failure, file=file)
-    else:
+    if not result.attempt and not isinstance(result.outcome, Dead):
         return
-    if not isinstance(outcome, RetryAt):
+    # Errors are logged and none is raised: the file of a job that is done must be removed, or the job runs again.
+    try:
+        _record(job, result, store, file)
+    except StoreUnavailableError as error:
+        log.unrecorded(error)
+    except Exception as error:
+        log.complain(_UNRECORDED, job.id, error=error)
+    try:
+        _clean_up(job, result, locations.spool_dir_of(job.queue, config))
+    except Exception as error:
+        log.complain(_UNRECORDED, job.id, error=error)
+
+
+_UNRECORDED = "the end of job %s could not be recorded; its outcome stands"
+
+
+def _record(job: JobSpec, result: AttemptResult, store: Store, file: str | None) -> None:
+    outcome = result.outcome
+    if not result.recordable:
+        return
+    if result.attempt:
+        store.finish(job, result.attempt, outcome, result=result.result, progress=result.progress, log=result.log)
+    elif isinstance(outcome, Dead):
+        store.refuse(job, outcome.failure, file=file)
+
+
+def _clean_up(job: JobSpec, result: AttemptResult, spool_dir: str) -> None:
+    if result.crashed:
+        running.delete(spool_dir, job.id)
+    # A dead job may be run again, and continues from there.
+    if result.may_have_checkpoint and isinstance(result.outcome, (Done, Cancelled)):
+        checkpoints.delete(spool_dir, job.id)
+    if not isinstance(result.outcome, RetryAt):
         waiting.wake_waiters(spool_dir, job.id)
 
 
@@ -140,7 +154,7 @@ def _ask(job: JobSpec, options: TaskOptions, store: Store, path: str | None, arg
     return store.claim(
         job,
         file=os.path.basename(path),
-        still_there=lambda: os.path.lexists(path),
+        still_there=lambda: os.access(path, os.F_OK),
         max_attempts=options.attempts,
         attempts_in_filename=spoolfile.attempts_in_filename(path),
         arguments=arguments,
@@ -160,20 +174,3 @@ def _is_a_spool_file(name: str) -> bool:
 
 def _is_dead(pid: int) -> None:
     """There is no process left to kill."""
-
-
-class _errors_logged:  # noqa: N801 - a function would be a generator, whose frames take three times as long
-    """Log errors and raise none: the file of a job that is done must be removed, or the job runs again."""
-
-    def __init__(self, job: JobSpec) -> None:
-        self._job = job
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
-        if isinstance(error, StoreUnavailableError):
-            log.unrecorded(error)
-        elif isinstance(error, Exception):
-            log.complain("the end of job %s could not be recorded; its outcome stands", self._job.id, error=error)
-        return isinstance(error, Exception)

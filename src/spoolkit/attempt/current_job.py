@@ -53,6 +53,11 @@ class CurrentJob(JobSpec):
     def _checkpoint(self) -> Checkpoint:
         return Checkpoint(None if self._attempt_file is None else self._attempt_file.spool_dir, self.id)
 
+    @property
+    def _has_used_checkpoint(self) -> bool:
+        """Whether the task has read or stored a checkpoint in this attempt."""
+        return "_checkpoint" in self.__dict__
+
     @cached_property
     def _loops(self) -> Iterator[int]:
         return count()

@@ -46,6 +46,8 @@ class AttemptResult(NamedTuple):
     logged: bool = False
     #: Whether the attempt ended with another process, which has left its file in ``running/``.
     crashed: bool = False
+    #: Whether this attempt or an earlier one may have stored a checkpoint.
+    may_have_checkpoint: bool = True
 
 
 def run(
@@ -123,7 +125,11 @@ def run(
     elif damage:
         job_log.damaged(job, damage)
     value, progress, text = _details(job, outcome, attempt_file, config.max_result)
-    return AttemptResult(outcome, start.attempt, start.recorded, value, progress, text, tuple(damage), logged=True)
+    return AttemptResult(
+        *(outcome, start.attempt, start.recorded, value, progress, text, tuple(damage)),
+        logged=True,
+        may_have_checkpoint=start.attempt > 1 or current._has_used_checkpoint,
+    )
 
 
 def _decide(options: TaskOptions, attempt: int, returned: object, error: BaseException | None) -> Outcome:

@@ -48,7 +48,11 @@ def wait(finished: Callable[[], bool], spool_dir: str, id: str, timeout: float |
 
 def wake_waiters(spool_dir: str, id: str) -> None:
     """Wake all processes that wait for the job ``id``: they check whether it is finished. Never raises ``OSError``."""
-    path, fd = os.path.join(spool_dir, FOLDER, id), None
+    path, fd = f"{spool_dir}/{FOLDER}/{id}", None
+    # Almost always there is none, and to ask is cheaper than to fail. A process that makes the pipe after this checks
+    # the job before it waits.
+    if not os.access(path, os.F_OK):
+        return
     try:
         fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:

@@ -95,10 +95,10 @@ def claim(
     Raises:
         StoreUnavailableError: The attempt cannot be recorded.
     """
-    now, pid, attempt = clock.now(), os.getpid(), attempts_in_filename + 1
+    now, (pid, identity), attempt = clock.now(), process.this(), attempts_in_filename + 1
     kept = arguments if arguments and len(arguments) <= ARGUMENTS_LIMIT else None
     spec = (job.id, job.task, job.engine, job.queue, job.enqueued_at, job.run_at)
-    first = (*spec, attempt, max_attempts, now, file, pid, process.own(), kept)
+    first = (*spec, attempt, max_attempts, now, file, pid, identity, kept)
     # Without a question before: almost every attempt is the first one of a job that has no row.
     if attempt <= max_attempts and _begin(store, first, still_there):
         return Granted(attempt, attempt)
@@ -126,7 +126,7 @@ def claim(
         if attempts or row["has_events"]:  # otherwise the row tells it: see rows.derived_events()
             events.append(rows.event(now, "started", attempt, detail={"pid": pid}))
         columns: dict[str, Any] = {"task": job.task, "run_at": job.run_at, "started_at": now, "file": file}
-        columns.update(pid=pid, identity=process.own(), cancel=cancel_asked)
+        columns.update(pid=pid, identity=identity, cancel=cancel_asked)
         columns.update(attempt=attempt, base=attempts_before_reset, max_attempts=attempts_before_reset + max_attempts)
         columns.update(error_type=None, error_message=None, ending=None, progress=None)
         rows.move(db, row, State.RUNNING, now, columns, *events, before=before)
@@ -143,9 +143,9 @@ _FIRST = (
 def _begin(store: Database, first: tuple[object, ...], still_there: Callable[[], bool]) -> bool:
     """Add the row of a job whose first attempt starts. Returns false if it has a row, or its file no longer exists."""
     try:
-        return store.write(_FIRST, first, still_there)
+        return store.write_before_task(_FIRST, first, still_there)
     except UnicodeEncodeError:
-        return store.write(_FIRST, rows.encoded(first), still_there)
+        return store.write_before_task(_FIRST, rows.encoded(first), still_there)
 
 
 def _refusal(row: sqlite3.Row, file: str | None, file_exists: Callable[[str], bool]) -> Claim | None:

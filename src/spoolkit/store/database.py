@@ -109,7 +109,7 @@ class Database:
         except OSError as error:
             raise StoreUnavailableError(f"{self.path}: {error}", path=self.path) from error
 
-    def write(self, sql: str, values: Sequence[object], still_there: Callable[[], bool] = lambda: True) -> bool:
+    def write_before_task(self, sql: str, values: Sequence[object], still_there: Callable[[], bool]) -> bool:
         """Execute one statement, as a transaction of its own.
 
         Args:
@@ -121,14 +121,28 @@ class Database:
             Whether the statement changed a row.
         """
         connection = self._connection.get()
-        connection.check_descriptors()
         with connection.lock:
             db = self._opened(connection)
             connection.still_there = still_there
-            try:
-                return db.execute(sql, values).rowcount == 1
-            except sqlite3.Error as error:
-                raise self._failure(connection, error) from error
+            return self._changed(connection, db, sql, values)
+
+    def write_after_task(self, sql: str, values: Sequence[object]) -> bool:
+        """Execute one statement like :meth:`write_before_task`, in the same file, after a task ran in this process.
+
+        Only here and in :meth:`transaction` the descriptors are checked: it is the task that may have closed them.
+        """
+        connection = self._connection.get()
+        with connection.lock:
+            connection.check_descriptors()
+            # The path is not looked at once more: a file that took this one's place meanwhile does not know the job.
+            db = self._opened(connection) if connection.is_lost or connection.sqlite is None else connection.sqlite
+            return self._changed(connection, db, sql, values)
+
+    def _changed(self, connection: _Connection, db: sqlite3.Connection, sql: str, values: Sequence[object]) -> bool:
+        try:
+            return db.execute(sql, values).rowcount == 1
+        except sqlite3.Error as error:
+            raise self._failure(connection, error) from error
 
     @contextlib.contextmanager
     def transaction(self, lock_timeout: float | None = None) -> Iterator[sqlite3.Connection]:

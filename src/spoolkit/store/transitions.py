@@ -79,7 +79,7 @@ def finish(
     shown = None if progress is None else rows.encodable(rows.progress_text(progress))
     if isinstance(outcome, Done) and not log:
         data, error = (None, None) if result is None else (result.data, result.error and rows.encodable(result.error))
-        if store.write(_FIRST_IS_DONE, (now, data, error, shown, job.id, attempt)):
+        if store.write_after_task(_FIRST_IS_DONE, (now, data, error, shown, job.id, attempt)):
             return True
     with store.transaction() as db:
         row = rows.find(db, job.id)

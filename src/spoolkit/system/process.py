@@ -226,12 +226,17 @@ def _open_process(pid: int) -> int | None:
     return fd
 
 
-_own_identity = PerProcess(lambda: identity(os.getpid()))
+_this = PerProcess(lambda: (os.getpid(), identity(os.getpid())))
+
+
+def this() -> tuple[int, bytes]:
+    """Return the pid and the :func:`identity` of this process."""
+    return _this.get()
 
 
 def own() -> bytes:
     """Return the :func:`identity` of this process."""
-    return _own_identity.get()
+    return _this.get()[1]
 
 
 @lru_cache(maxsize=1)
