@@ -6,6 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from spoolkit.spooldir import gate, spoolfile
+from spoolkit.spooling.standalone import Spooler
+
 USED_UP = """
 import os, resource, sys
 from spoolkit.spooling.standalone import Spooler
@@ -27,3 +32,11 @@ def test_a_process_without_a_free_descriptor_ends_and_is_replaced(tmp_path: Path
     )
     assert (done.returncode, done.stdout) == (1, ""), done.stderr
     assert "Too many open files" in done.stderr
+
+
+def test_a_paused_spooler_does_not_list_the_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spooler = Spooler(str(tmp_path))
+    gate.pause(str(tmp_path))
+    monkeypatch.setattr(spoolfile, "scanned", None)
+    spooler.run_due()
+    assert spooler._until_next() == 1.0

@@ -191,7 +191,8 @@ def _folders(spool_dir: str, max_entries: int | None) -> Iterator[str]:
 
 def is_chunk(path: str) -> bool:
     """Return whether the file at ``path`` has the name of a chunk."""
-    return _NAME.fullmatch(os.path.basename(path)) is not None
+    name = path.rpartition(os.sep)[2]
+    return "." in name and _NAME.fullmatch(name) is not None
 
 
 def ids(path: str) -> list[str]:

@@ -78,6 +78,8 @@ class Spooler:
         self._serve_due(paths)
 
     def _pending(self) -> list[str]:
+        if gate.is_paused(self.spool_dir):
+            return []  # not even listed: there may be 100,000 of them, and a paused spooler asks every second
         try:
             return spoolfile.scanned(self.spool_dir)
         except OSError as error:
@@ -131,12 +133,11 @@ class Spooler:
     def _until_next(self) -> float:
         """Return the seconds until the next scheduled job is due."""
         now, soonest = clock.now(), FREQUENCY
-        with contextlib.suppress(OSError):
-            for path in spoolfile.scanned(self.spool_dir):
-                with contextlib.suppress(OSError):
-                    ahead = os.lstat(path).st_mtime - now
-                    if 0 < ahead < soonest:
-                        soonest = ahead
+        for path in self._pending():
+            with contextlib.suppress(OSError):
+                ahead = os.lstat(path).st_mtime - now
+                if 0 < ahead < soonest:
+                    soonest = ahead
         return soonest
 
     def _on_stop_signal(self, signum: int, frame: FrameType | None) -> None:
