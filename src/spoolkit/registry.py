@@ -47,6 +47,11 @@ class Declared:
         return inspect.signature(self.function)
 
     @cached_property
+    def is_async(self) -> bool:
+        """Whether the function is declared with ``async def``."""
+        return callables.is_async(self.function)
+
+    @cached_property
     def positional(self) -> list[str]:
         """The names of the parameters that take positional arguments, in order."""
         kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)

@@ -252,9 +252,10 @@ def test_run_runs_a_coroutine_at_once_even_within_an_event_loop() -> None:
 
 def test_the_threads_current_loop_stays_as_the_application_set_it(tmp_path: Path) -> None:
     script = (
-        "import asyncio\nfrom spoolkit.attempt import calling\nasync def task(): return 1\n"
+        "import asyncio\nfrom spoolkit.attempt import calling\nfrom spoolkit.job import TaskOptions\n"
+        "from spoolkit.registry import Declared\nasync def task(): return 1\n"
         "loop = asyncio.new_event_loop(); asyncio.set_event_loop(loop)\n"
-        "assert calling.call(task, (), {}, None) == 1\n"
+        "assert calling.call(Declared('task', task, TaskOptions()), (), {}) == 1\n"
         "assert asyncio.get_event_loop_policy().get_event_loop() is loop; loop.close()"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
@@ -262,8 +263,10 @@ def test_the_threads_current_loop_stays_as_the_application_set_it(tmp_path: Path
 
 def test_asyncio_is_not_imported_for_other_tasks() -> None:
     script = (
-        "import sys, spoolkit\nfrom spoolkit.attempt import calling\nbefore = 'asyncio' in sys.modules\n"
-        "assert calling.call(lambda: 1, (), {}, None) == 1\nassert ('asyncio' in sys.modules) == before"
+        "import sys, spoolkit\nfrom spoolkit.attempt import calling\nfrom spoolkit.job import TaskOptions\n"
+        "from spoolkit.registry import Declared\nbefore = 'asyncio' in sys.modules\n"
+        "assert calling.call(Declared('task', lambda: 1, TaskOptions()), (), {}) == 1\n"
+        "assert ('asyncio' in sys.modules) == before"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
 

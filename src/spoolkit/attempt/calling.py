@@ -13,41 +13,42 @@ from typing import Any
 from spoolkit import callables
 from spoolkit.attempt import timeouts
 from spoolkit.errors import Abort, JobTimeout
+from spoolkit.registry import Declared
 
 NOTHING = nullcontext()
 """A context manager that does nothing."""
 
 
-def call(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], timeout: float | None) -> Any:
-    """Call ``function``, and if it is a coroutine function, run its coroutine.
+def call(declared: Declared, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """Call the function of a task, and if it is a coroutine function, run its coroutine.
 
     Args:
-        function: The task's function.
-        args: Its positional arguments.
-        kwargs: Its keyword arguments.
-        timeout: Seconds after which a coroutine is cancelled; for other functions see :func:`soft_limit`.
+        declared: The task. After its timeout a coroutine is cancelled; for other functions see :func:`soft_limit`.
+        args: The positional arguments.
+        kwargs: The keyword arguments.
 
     Returns:
         What the function or its coroutine returned.
 
     Raises:
-        JobTimeout: The coroutine was cancelled because of ``timeout``.
+        JobTimeout: The coroutine was cancelled because of the timeout.
         Abort: What was returned would have to be awaited or iterated, so the work is not done.
     """
-    if callables.is_async(function):
-        returned = run_coroutine(function, args, kwargs, timeout)
+    if declared.is_async:
+        returned = run_coroutine(declared.function, args, kwargs, declared.options.timeout)
     else:
         with no_child():
-            returned = function(*args, **kwargs)
-    if reason := callables.unfinished(returned):
+            returned = declared.function(*args, **kwargs)
+    if returned is not None and (reason := callables.unfinished(returned)):
         raise Abort(reason)
     return returned
 
 
-def soft_limit(function: Callable[..., Any], timeout: float | None) -> AbstractContextManager[None]:
-    """Raise :class:`JobTimeout` in the ``with`` block after ``timeout`` seconds. Coroutines: see :func:`call`."""
+def soft_limit(declared: Declared) -> AbstractContextManager[None]:
+    """Raise :class:`JobTimeout` in the ``with`` block after the timeout of the task. Coroutines: see :func:`call`."""
+    timeout = declared.options.timeout
     # Raised from a signal handler, JobTimeout could also come up in the event loop's own code, and break it.
-    return NOTHING if timeout is None or callables.is_async(function) else timeouts.soft(timeout)
+    return NOTHING if timeout is None or declared.is_async else timeouts.soft(timeout)
 
 
 def run_coroutine(
@@ -55,7 +56,7 @@ def run_coroutine(
 ) -> Any:
     """Run a coroutine function to its end, in a new event loop and a copy of the caller's context variables.
 
-    The arguments are those of :func:`call`. Raises :class:`JobTimeout` after ``timeout`` seconds.
+    Raises :class:`JobTimeout` after ``timeout`` seconds.
     """
     import asyncio  # only here: it is large, and most tasks need none of it
 

@@ -76,12 +76,11 @@ class to:  # noqa: N801 - a function would be a generator, whose frames take thr
 
 def _install() -> None:
     for name in ("stdout", "stderr"):
-        stream, tee = getattr(sys, name, None), _capture.tees.get(name)
-        if stream is None:
-            continue
-        if tee is None or tee.stream is not stream:
-            tee = _capture.tees[name] = _Tee(stream)
-        setattr(sys, name, tee)
+        if (stream := getattr(sys, name, None)) is not None:
+            tee = _capture.tees.get(name)
+            if tee is None or tee.stream is not stream:
+                tee = _capture.tees[name] = _Tee(stream)
+            setattr(sys, name, tee)
     # A record factory and not a handler: a handler at the root logger would disable basicConfig() and the handler of
     # last resort, and would not see the records of loggers that do not propagate.
     factory = logging.getLogRecordFactory()

@@ -92,14 +92,14 @@ def run(
         with (
             timeouts.hard(limit, -1 if attempt_file is None else attempt_file.fd) if owns_process else calling.NOTHING,
             calling.NOTHING if attempt_file is None else output.to(attempt_file.write),
-            calling.soft_limit(declared.function, options.timeout),
+            calling.soft_limit(declared),
             application.context(job.app),
             as_current_job(current),
             # A spooler has said so itself, for all of its threads.
             calling.NOTHING if owns_process else task_signals.job(),
         ):
             try:
-                returned = calling.call(declared.function, job.args, job.kwargs, options.timeout)
+                returned = calling.call(declared, job.args, job.kwargs)
             finally:
                 if state is not None:
                     state.stop_alarm()
