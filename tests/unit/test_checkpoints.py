@@ -7,14 +7,20 @@ import time
 from pathlib import Path
 
 import pytest
+from life_process import in_child
 
 from spoolkit import ArgumentTypeError, DecodeError, StoreUnavailableError, TooLargeError, current_job, spool
+from spoolkit.attempt import bookkeeping, runner
 from spoolkit.attempt.current_job import CurrentJob, as_current_job
-from spoolkit.job import JobSpec
+from spoolkit.attempt.runner import AttemptResult
+from spoolkit.job import Done, JobSpec, TaskOptions
+from spoolkit.registry import Declared
+from spoolkit.settings import Settings
 from spoolkit.spooldir import checkpoints
 from spoolkit.spooldir.checkpoints import Checkpoint
 from spoolkit.spooldir.running import AttemptFile
 from spoolkit.store import Store, retention
+from spoolkit.store.claims import Granted
 
 ID = "0" * 32
 
@@ -104,6 +110,39 @@ def test_checkpoint_and_steps_work_outside_a_spooler() -> None:
         assert current_job().resume() is None, "another run has stored it"
 
 
+@pytest.mark.parametrize(("attempt", "used", "expected"), [(1, False, False), (1, True, True), (2, False, True)])
+def test_an_attempt_tells_whether_there_may_be_a_checkpoint(
+    tmp_path: Path, attempt: int, used: bool, expected: bool
+) -> None:
+    declared = Declared("t", lambda: current_job().checkpoint(1) if used else None, TaskOptions())
+    with AttemptFile(str(tmp_path), ID) as attempt_file:
+        settings = Settings(str(tmp_path))
+        result = runner.run(JobSpec(ID, "t"), declared, Granted(attempt, attempt), settings, attempt_file=attempt_file)
+    assert result.outcome == Done()
+    assert result.may_have_checkpoint is expected
+
+
+def test_the_checkpoint_of_a_killed_attempt_is_deleted_when_a_later_one_completes_the_job(tmp_path: Path) -> None:
+    job, declared = JobSpec(ID, "t"), Declared("t", lambda: None, TaskOptions())
+    store, settings = Store(str(tmp_path / "spoolkit.db")), Settings(str(tmp_path))
+    path = tmp_path / "f"
+    path.touch()
+    assert in_child(lambda: bookkeeping.claim(job, declared.options, store, settings, path=str(path))) == 0
+    Checkpoint(str(tmp_path), ID).store(1)
+    crashed = bookkeeping.claim(job, declared.options, store, settings, path=str(path))
+    assert isinstance(crashed, AttemptResult)
+    bookkeeping.record(job, crashed, store, settings)
+    assert os.listdir(tmp_path / checkpoints.FOLDER) == [ID]
+    path = path.rename(tmp_path / "f.1")
+    start = bookkeeping.claim(job, declared.options, store, settings, path=str(path))
+    assert isinstance(start, Granted)
+    with AttemptFile(str(tmp_path), ID) as attempt_file:
+        ended = runner.run(job, declared, start, settings, attempt_file=attempt_file)
+    bookkeeping.record(job, ended, store, settings)
+    store.close()
+    assert os.listdir(tmp_path / checkpoints.FOLDER) == []
+
+
 def test_sweep_removes_the_checkpoints_of_finished_jobs(tmp_path: Path) -> None:
     store = Store(str(tmp_path / "spoolkit.db"))
     done, waiting, unknown, old = (f"{n:032x}" for n in range(4))
@@ -111,8 +150,6 @@ def test_sweep_removes_the_checkpoints_of_finished_jobs(tmp_path: Path) -> None:
         Checkpoint(str(tmp_path), id).store(1)
     for id in (done, waiting):
         store.claim(JobSpec(id=id, task="t"), file=None, still_there=lambda: True, max_attempts=1)
-    from spoolkit.job import Done
-
     store.finish(JobSpec(id=done, task="t"), 1, Done())
     long_ago = time.time() - 2 * retention.CHECKPOINT_AGE
     os.utime(tmp_path / checkpoints.FOLDER / old, (long_ago, long_ago))

@@ -1133,8 +1133,8 @@ def test_many_processes_move_many_jobs_at_once(store: Store) -> None:
 # What an attempt costs
 
 
-def statements_of(store: Store, use: Callable[[], object]) -> list[str]:
-    """The statements that ``use`` executes, but for the frame of a transaction."""
+def statements_of(store: Store, use: Callable[[], object], *, frames: bool = False) -> list[str]:
+    """The statements that ``use`` executes, with or without those that begin and end a transaction."""
     seen: list[str] = []
     db = store._opened(store._connection.get())
     db.set_trace_callback(seen.append)
@@ -1142,7 +1142,7 @@ def statements_of(store: Store, use: Callable[[], object]) -> list[str]:
         use()
     finally:
         db.set_trace_callback(None)
-    return [text for text in seen if text not in ("BEGIN IMMEDIATE", "COMMIT")]
+    return [text for text in seen if frames or text not in ("BEGIN IMMEDIATE", "COMMIT")]
 
 
 @pytest.mark.parametrize("state", sorted(ENDS))
@@ -1152,6 +1152,30 @@ def test_a_first_attempt_and_its_end_are_four_statements(state: State, store: St
         assert store.finish(a_job(), 1, ENDS[state], result=Result(b"1"), progress=Progress(1), log="printed")
 
     assert len(statements_of(store, attempt)) == 4
+
+
+def test_a_first_attempt_that_is_done_is_two_statements_without_a_frame(store: Store) -> None:
+    def attempt() -> None:
+        start(store)
+        assert store.finish(a_job(), 1, Done(), result=Result(b"1"), progress=Progress(1))
+
+    seen = statements_of(store, attempt, frames=True)
+    assert [text.split()[0] for text in seen] == ["INSERT", "UPDATE"]
+
+
+def test_a_statement_after_the_task_writes_to_no_file_that_has_a_closed_descriptors_number(
+    store: Store, tmp_path: Path
+) -> None:
+    def work() -> None:
+        start(store)
+        os.closerange(3, 100)
+        others = [os.open(tmp_path / "mine", os.O_RDWR | os.O_CREAT) for _ in range(20)]
+        with pytest.raises(StoreUnavailableError, match="closed the store's descriptors"):
+            store.finish(a_job(), 1, Done())
+        assert store.is_lost
+        assert os.fstat(others[0]).st_size == 0
+
+    assert in_child(work) == 0
 
 
 def test_the_statements_of_an_attempt_have_the_same_text_for_every_job(

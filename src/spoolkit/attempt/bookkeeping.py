@@ -153,7 +153,7 @@ def _ask(job: JobSpec, options: TaskOptions, store: Store, path: str | None, arg
         return store.claim(job, file=None, still_there=lambda: True, max_attempts=options.attempts, arguments=arguments)
     return store.claim(
         job,
-        file=os.path.basename(path),
+        file=path.rpartition("/")[2],
         still_there=lambda: os.access(path, os.F_OK),
         max_attempts=options.attempts,
         attempts_in_filename=spoolfile.attempts_in_filename(path),
