@@ -110,5 +110,5 @@ if bridge.is_worker() or bridge.is_spooler():
     shutdown.install()  # before the application is loaded: a stop may come during that
     if bridge.is_spooler():
         # Until now SIGQUIT has the master's handler in this process, which kills the other spoolers.
-        spooler_signals.set_idle()
+        spooler_signals.begin()
     load()

@@ -147,6 +147,8 @@ def decode_call(data: bytes) -> tuple[tuple[object, ...], dict[str, object]]:
     try:
         match _parse(data):
             case [list(args), dict(kwargs)]:
+                if _is_plain(data):
+                    return tuple(args), kwargs
                 return tuple([_decode(v, 0) for v in args]), {name: _decode(v, 0) for name, v in kwargs.items()}
     except DecodeError:
         raise
@@ -400,10 +402,18 @@ def _unreadable(what: str, error: Exception) -> DecodeError:
 
 
 def _parse(data: bytes) -> Json:
-    tree = _DECODER.decode(data.decode())
-    if b"\\ud" in data.lower():
+    text = data.decode()
+    tree, end = _DECODER.raw_decode(text)
+    if end < len(text):  # spaces, which this module does not write, or an error
+        tree = _DECODER.decode(text)
+    if b"\\u" in data and b"\\ud" in data.lower():
         _dump(tree)  # UTF-8 cannot contain lone surrogates, but the escapes of JSON can
     return tree
+
+
+def _is_plain(data: bytes) -> bool:
+    """Whether what :func:`_parse` makes of ``data`` is the value itself: there can be no tag, and no deep nesting."""
+    return b"$" not in data and b"\\u" not in data and data.count(b"[") + data.count(b"{") <= MAX_DEPTH
 
 
 def _no_constant(text: str) -> Json:

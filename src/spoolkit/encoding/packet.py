@@ -11,11 +11,11 @@ import struct
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from spoolkit.encoding import codec
 from spoolkit.errors import DecodeError, TooLargeError
-from spoolkit.job import JobSpec
+from spoolkit.job import JobSpec, replaced
 
 MODIFIER = 17
 """The first byte of a spool file: uWSGI's number for requests to the spooler."""
@@ -34,8 +34,8 @@ LIMIT = 0xFFFF
 
 _HEADER = struct.Struct("<BHB")
 _LENGTH = struct.Struct("<H")
-_IS_ID = re.compile(r"[0-9a-f]{32}")
-_TIME = re.compile(r"\d{1,12}(\.\d+)?", re.ASCII)
+_IS_ID = re.compile(rb"[0-9a-f]{32}")
+_TIME = re.compile(rb"\d{1,12}(\.\d+)?")
 
 
 class Packet(NamedTuple):
@@ -115,32 +115,29 @@ def unpack(packet: Packet) -> JobSpec:
 
     Raises :class:`DecodeError`, and nothing else, for any other packet.
     """
-    fields = _head(packet.fields)
+    job = head(packet)
     args, kwargs = codec.decode_call(arguments(packet))
-    return JobSpec(**fields, args=args, kwargs=kwargs)
+    return replaced(job, args=args, kwargs=kwargs)
 
 
 def head(packet: Packet) -> JobSpec:
     """Read the job without its arguments, which may be incomplete. Raises :class:`DecodeError`, and nothing else."""
-    return JobSpec(**_head(packet.fields))
-
-
-def _head(fields: Mapping[bytes, bytes]) -> dict[str, Any]:
+    fields = packet.fields
     if fields.get(MARKER) != FORMAT:
         raise DecodeError(f"not a packet of format {FORMAT.decode()}: {MARKER.decode()}={fields.get(MARKER)!r}")
     try:
-        id, priority = fields[b"id"].decode(), fields.get(b"priority")
+        id = fields[b"id"]
         if not _IS_ID.fullmatch(id):
             raise DecodeError(f"the id is {id[:80]!r}, not 32 hex digits")
-        return {
-            "id": id,
-            "task": fields[b"task"].decode(),
-            "enqueued_at": read_time(fields[b"enqueued_at"]),
-            "run_at": read_time(fields[b"run_at"]) if b"run_at" in fields else None,
-            "queue": fields[b"queue"].decode("utf-8", "surrogateescape") if b"queue" in fields else None,
-            "priority": None if priority is None else _read_priority(priority),
-            "app": fields[b"app"].decode() if b"app" in fields else None,
-        }
+        return JobSpec(
+            id.decode(),
+            fields[b"task"].decode(),
+            enqueued_at=read_time(fields[b"enqueued_at"]),
+            run_at=read_time(fields[b"run_at"]) if b"run_at" in fields else None,
+            queue=fields[b"queue"].decode("utf-8", "surrogateescape") if b"queue" in fields else None,
+            priority=_read_priority(fields[b"priority"]) if b"priority" in fields else None,
+            app=fields[b"app"].decode() if b"app" in fields else None,
+        )
     except KeyError as error:
         raise DecodeError(f"the packet has no {error.args[0].decode()!r}") from error
     except UnicodeDecodeError as error:
@@ -222,11 +219,10 @@ def write_time(seconds: float) -> bytes:
 
 
 def read_time(text: bytes) -> float:
-    """Read what :func:`write_time` returned. Raises :class:`DecodeError`, or ``UnicodeDecodeError``."""
-    digits = text.decode()
-    if not _TIME.fullmatch(digits):
-        raise DecodeError(f"a time is {digits[:80]!r}, not digits")
-    return float(digits)
+    """Read what :func:`write_time` returned. Raises :class:`DecodeError`."""
+    if not _TIME.fullmatch(text):
+        raise DecodeError(f"a time is {text[:80]!r}, not digits")
+    return float(text)
 
 
 def _read_priority(text: bytes) -> int:

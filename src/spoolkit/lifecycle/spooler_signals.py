@@ -14,21 +14,28 @@ import sys
 from collections.abc import Callable
 from types import FrameType
 
-from spoolkit.system.process import PerProcess
 from spoolkit.system.task_signals import STOP_SIGNALS
 
 
 class _Spooler:
-    """The state of this spooler process."""
+    """The state of the spooler process that runs the job."""
 
+    #: Its pid: a child that the task forked has another one.
+    pid = 0
     #: Whether it exits once its job is settled.
     exit_requested = False
 
 
-_spooler = PerProcess(_Spooler)
+_spooler = _Spooler()
 
 
-def set_idle() -> None:
+def begin() -> None:
+    """Let the signals end this process, which is a spooler from now on."""
+    _spooler.pid = os.getpid()
+    _set_idle()
+
+
+def _set_idle() -> None:
     """Let the signals end this process at once: it runs no job."""
     _signal.signal(signal.SIGTERM, _signal.SIG_DFL)
     _signal.signal(signal.SIGINT, _signal.SIG_DFL)
@@ -39,14 +46,13 @@ def set_idle() -> None:
 
 def job_starts() -> None:
     """Record the signals from here on: a job is about to run in this process."""
-    _spooler.get()
     for signum in STOP_SIGNALS:
         _signal.signal(signum, _record)
 
 
 def request_exit() -> None:
     """Have :func:`job_ended` exit this process, as if a signal had asked for it."""
-    _spooler.get().exit_requested = True
+    _spooler.exit_requested = True
 
 
 def job_ended(last: Callable[[], None]) -> None:
@@ -57,16 +63,15 @@ def job_ended(last: Callable[[], None]) -> None:
     """
     # Blocked: a signal between the two lines would find neither the handler nor the default action, and be lost.
     _signal.pthread_sigmask(_signal.SIG_BLOCK, STOP_SIGNALS)
-    set_idle()
-    if _spooler.get().exit_requested:
+    _set_idle()
+    if _spooler.exit_requested:
         _exit(last)
     _signal.pthread_sigmask(_signal.SIG_UNBLOCK, STOP_SIGNALS)
 
 
 def _record(signum: int, frame: FrameType | None) -> None:
-    spooler = _spooler.peek()
-    if spooler is not None:
-        spooler.exit_requested = True
+    if os.getpid() == _spooler.pid:
+        _spooler.exit_requested = True
         return
     # In a child that the task forked, the signal has its default effect.
     signal.signal(signum, signal.SIG_DFL)

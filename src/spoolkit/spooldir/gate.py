@@ -53,7 +53,7 @@ def on_start(spool_dir: str) -> None:
 
 def is_paused(spool_dir: str) -> bool:
     """Return whether ``spool_dir`` is paused, until a start or not."""
-    return os.path.lexists(_path(spool_dir, PAUSED))
+    return os.access(_path(spool_dir, PAUSED), os.F_OK)
 
 
 def state(spool_dir: str) -> str | None:
@@ -99,23 +99,29 @@ def is_closed(spool_dir: str) -> bool:
         return True
     if not bridge.is_spooler():
         return False
-    pid = bridge.master_pid()
-    # The signal shows at once. What an HTTP process publishes comes later, but also where there was no signal.
-    return master.is_stopping(pid) or _is_stop_published(spool_dir, pid)
+    # The signal shows at once. What an HTTP process publishes comes later, but also where there was no signal; and it
+    # comes before that process looks which spoolers are busy.
+    return _is_master_stopping() or _is_stop_published(spool_dir)
 
 
-def _is_stop_published(spool_dir: str, pid: int) -> bool:
+_is_master_stopping = clock.Sampled(lambda: master.is_stopping(bridge.master_pid()))
+
+
+def _is_stop_published(spool_dir: str) -> bool:
+    if not os.access(path := _path(spool_dir, STOPPING), os.F_OK):
+        return False
     try:
-        words = (files.read(_path(spool_dir, STOPPING)) or b"").split(b" ", 2)
+        words = (files.read(path) or b"").split(b" ", 2)
     except OSError:
         return False
+    pid = bridge.master_pid()
     if len(words) < 3 or words[0] != b"%d" % pid or words[2] != process.identity(pid):
         return False
     return clock.now() < int(words[1])
 
 
 def _path(spool_dir: str, name: str) -> str:
-    return os.path.join(spool_dir, FOLDER, name)
+    return f"{spool_dir}/{FOLDER}/{name}"
 
 
 def _write(spool_dir: str, name: str, content: bytes) -> None:

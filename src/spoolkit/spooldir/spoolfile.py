@@ -163,18 +163,21 @@ def _is_still(fd: int, path: str) -> bool:
     return (opened.st_dev, opened.st_ino) == (named.st_dev, named.st_ino)
 
 
-@contextlib.contextmanager
-def executing(id: str) -> Iterator[None]:
+class executing:  # noqa: N801 - a function would be a generator, whose frames take three times as long
     """Keep this process from opening the file of the job ``id``, which is locked, while it runs the job.
 
     fcntl locks belong to the process: a task that opened the file of its own job, to look at the job or to cancel it,
     would release the lock when it closes the descriptor, and another process would run the job as well.
     """
-    _executing.add(id)
-    try:
-        yield
-    finally:
-        _executing.discard(id)
+
+    def __init__(self, id: str) -> None:
+        self._id = id
+
+    def __enter__(self) -> None:
+        _executing.add(self._id)
+
+    def __exit__(self, *_: object) -> None:
+        _executing.discard(self._id)
 
 
 def read(fd: int, most: int = MAX_SIZE) -> bytes:
@@ -325,15 +328,17 @@ def _walk(directory: str) -> Iterator[os.DirEntry[str]]:
 def is_due(path: str) -> bool:
     """Return whether the file exists and is due. uWSGI itself checks the time only before it has the lock."""
     try:
-        return os.lstat(path).st_mtime_ns <= ns_of(clock.now())[0]
+        return os.lstat(path).st_mtime <= clock.now()
     except FileNotFoundError:
         return False
 
 
 def finish(path: str) -> None:
     """Remove the file of a job that is finished. Raises ``OSError``, but not if the file is gone."""
-    with contextlib.suppress(FileNotFoundError):
+    try:
         os.unlink(path)
+    except FileNotFoundError:
+        pass
 
 
 def reschedule(path: str, run_at: float) -> str:

@@ -175,7 +175,7 @@ def record_and_settle(job: JobSpec, result: AttemptResult, file: SpoolFileRef, s
         store: Where it is recorded.
         config: The settings in force.
     """
-    name = os.path.basename(file.path)
+    name = file.path.rpartition("/")[2]
     if isinstance(result.outcome, Dead):
         settle_file(file, result, task=job.task)
         bookkeeping.record(job, result, store, config, file=name)

@@ -20,7 +20,7 @@ from spoolkit.spooldir import gate, later, mover, running, spoolers, spoolfile
 from spoolkit.spooling import other_libraries, startup
 from spoolkit.spooling.execute import SpoolFileRef, execute, execute_foreign
 from spoolkit.store import locations, retention
-from spoolkit.system import files, log, published, sandbox, task_signals
+from spoolkit.system import clock, files, log, published, sandbox, task_signals
 from spoolkit.uwsgi import bridge, instance, served
 
 STAND_BY = 0.2
@@ -34,6 +34,8 @@ LOAD_PAUSE = 5.0
 class _ThisProcess:
     """What this process knows of itself as a spooler; a spooler that uWSGI forks takes it over from the master."""
 
+    #: The spool directory that it serves, once it does.
+    spool_dir: str = ""
     #: Where tasks run: the current directory when the first task was declared. uWSGI changes to the spool directory.
     working_directory: str | None = None
     #: What tells others that this process serves a spool directory, and whether it is busy.
@@ -43,6 +45,12 @@ class _ThisProcess:
 
 
 this_process = _ThisProcess()
+
+_LEAVE = int(SPOOL_RETRY)
+"""The answer that has uWSGI leave the file alone."""
+
+_is_outdated = clock.Sampled(lambda: bridge.is_spooler() and bridge.is_outdated())
+"""Whether another version of the code has been loaded."""
 
 
 def install() -> None:
@@ -58,8 +66,9 @@ def install() -> None:
 
 def start(spool_dir: str) -> None:
     """Put the spool directory in order and announce this process in it as a spooler. Never raises."""
+    this_process.spool_dir = spool_dir
     if bridge.is_spooler():
-        spooler_signals.set_idle()
+        spooler_signals.begin()
         task_signals.ignore_harmless()
     try:
         startup.make_private(spool_dir)
@@ -112,11 +121,10 @@ def on_spool(env: bridge.Env) -> int:
         handler says otherwise. A file that is finished is gone by then, so that a kill between here and uWSGI's own
         unlink cannot run its job again.
     """
-    answer: int | None = int(SPOOL_RETRY)
-    path = ""
+    answer: int | None = _LEAVE
+    path, spool_dir = "", this_process.spool_dir
     spooler_signals.job_starts()
     try:
-        spool_dir = bridge.spooler_directory()
         path = _path(env, spool_dir)
         answer = serve(env, path, spool_dir)
     except BaseException as error:
@@ -132,7 +140,7 @@ def on_spool(env: bridge.Env) -> int:
         # ``uwsgi.spool`` signals no spooler that is busy, so that a job enqueued meanwhile would wait for the next
         # scan. Only after a job that was settled: a file that stays would be run again at once, for ever.
         bridge.rescan()
-    return int(SPOOL_RETRY) if answer is None else answer
+    return _LEAVE if answer is None else answer
 
 
 def _stand_by(path: str, spool_dir: str) -> None:
@@ -161,28 +169,27 @@ def serve(env: bridge.Env, path: str, spool_dir: str) -> int | None:
     """
     if later.MARKER in env:
         mover.answer(spool_dir)
-        return int(SPOOL_RETRY)
+        return _LEAVE
     if not spoolfile.is_due(path):
-        return int(SPOOL_RETRY)
-    presence, name, left = this_process.presence, os.path.basename(path), True
+        return _LEAVE
+    presence, name, left = this_process.presence, path.rpartition("/")[2], True
     if presence is not None:
         presence.busy(name)
     try:
         # Only now: a stop closes the gate first, and then relies on seeing every busy spooler.
         if gate.is_closed(spool_dir):
             return None
-        if bridge.is_spooler() and bridge.is_outdated():
+        if _is_outdated():
             # A reload asks by a signal, which a task may have ignored, blocked or taken for its own.
             spooler_signals.request_exit()
-            return int(SPOOL_RETRY)
+            return _LEAVE
         if not _has_application():
-            return int(SPOOL_RETRY)
+            return _LEAVE
         file = SpoolFileRef(path, spool_dir)
         with task_signals.job(owns_process=True):
             if packet.MARKER in env:
-                fields = {key: value for key, value in env.items() if isinstance(key, bytes)}
-                content = packet.Packet(fields, env.get("body", b""))
-                answer = int(SPOOL_RETRY)
+                content = packet.Packet(env, env.get("body", b""))
+                answer = _LEAVE
                 usable = execute(content, file, this_process.working_directory or os.curdir)
                 left = False
             else:
@@ -241,12 +248,11 @@ def _replace() -> NoReturn:
 
 def _path(env: bridge.Env, spool_dir: str) -> str:
     # uWSGI is in the folder of the file, which may be that of a priority, unless spooler-chdir says otherwise.
-    name = os.fsdecode(env["spooler_task_name"])
-    here = os.path.abspath(name)
-    folder = os.path.dirname(here)
-    if spool_dir in (folder, os.path.dirname(folder)) and os.path.lexists(here):
+    name, folder = os.fsdecode(env["spooler_task_name"]), os.getcwd()
+    here, usual = f"{folder}/{name}", f"{spool_dir}/{name}"
+    if (folder == spool_dir or os.path.dirname(folder) == spool_dir) and os.access(here, os.F_OK):
         return here
-    return _opened(name) or os.path.join(spool_dir, name)
+    return _opened(name) or usual
 
 
 def _opened(name: str) -> str | None:

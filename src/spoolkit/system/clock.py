@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+
+SAMPLE_TIME = 0.05
+"""Seconds for which the value of a :class:`Sampled` is believed."""
 
 DEADLINE_CHECK = 0.1
 """Seconds between two checks, while waiting for a :class:`Deadline`, of whether it was brought forward."""
@@ -29,6 +33,25 @@ class Deadline:
     def bring_forward(self) -> None:
         """Let the deadline pass now, unless it has passed already."""
         self.at = min(self.at, time.monotonic())
+
+
+class Sampled:
+    """A condition that is dear to look at, and asked for more often than it changes.
+
+    Args:
+        look: Returns whether it is true.
+    """
+
+    def __init__(self, look: Callable[[], bool]) -> None:
+        self._look = look
+        self._until = 0.0
+        self._seen = False
+
+    def __call__(self) -> bool:
+        """Return whether it was true within the last :data:`SAMPLE_TIME` seconds."""
+        if (now := time.monotonic()) >= self._until:
+            self._seen, self._until = self._look(), now + SAMPLE_TIME
+        return self._seen
 
 
 def now() -> float:
