@@ -145,11 +145,12 @@ def decode_call(data: bytes) -> tuple[tuple[object, ...], dict[str, object]]:
         DecodeError: The bytes are something else. Nothing else is raised.
     """
     try:
-        match _parse(data):
-            case [list(args), dict(kwargs)]:
-                if _is_plain(data):
-                    return tuple(args), kwargs
-                return tuple([_decode(v, 0) for v in args]), {name: _decode(v, 0) for name, v in kwargs.items()}
+        tree = _parse(data)
+        if type(tree) is list and [*map(type, tree)] == [list, dict]:
+            args, kwargs = tree
+            if {*map(type, args), *map(type, kwargs.values())}.isdisjoint(_CONTAINERS):
+                return tuple(args), kwargs
+            return tuple([_decode(v, 0) for v in args]), {name: _decode(v, 0) for name, v in kwargs.items()}
     except DecodeError:
         raise
     except Exception as error:
@@ -409,11 +410,6 @@ def _parse(data: bytes) -> Json:
     if b"\\u" in data and b"\\ud" in data.lower():
         _dump(tree)  # UTF-8 cannot contain lone surrogates, but the escapes of JSON can
     return tree
-
-
-def _is_plain(data: bytes) -> bool:
-    """Whether what :func:`_parse` makes of ``data`` is the value itself: there can be no tag, and no deep nesting."""
-    return b"$" not in data and b"\\u" not in data and data.count(b"[") + data.count(b"{") <= MAX_DEPTH
 
 
 def _no_constant(text: str) -> Json:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from spoolkit.encoding import codec
 from spoolkit.errors import DecodeError, TooLargeError
-from spoolkit.job import JobSpec, replaced
+from spoolkit.job import JobSpec
 
 MODIFIER = 17
 """The first byte of a spool file: uWSGI's number for requests to the spooler."""
@@ -115,14 +115,15 @@ def unpack(packet: Packet) -> JobSpec:
 
     Raises :class:`DecodeError`, and nothing else, for any other packet.
     """
-    job = head(packet)
-    args, kwargs = codec.decode_call(arguments(packet))
-    return replaced(job, args=args, kwargs=kwargs)
+    return _job(packet.fields, *codec.decode_call(arguments(packet)))
 
 
 def head(packet: Packet) -> JobSpec:
     """Read the job without its arguments, which may be incomplete. Raises :class:`DecodeError`, and nothing else."""
-    fields = packet.fields
+    return _job(packet.fields, (), {})
+
+
+def _job(fields: Mapping[bytes, bytes], args: tuple[object, ...], kwargs: Mapping[str, object]) -> JobSpec:
     if fields.get(MARKER) != FORMAT:
         raise DecodeError(f"not a packet of format {FORMAT.decode()}: {MARKER.decode()}={fields.get(MARKER)!r}")
     try:
@@ -132,6 +133,8 @@ def head(packet: Packet) -> JobSpec:
         return JobSpec(
             id.decode(),
             fields[b"task"].decode(),
+            args,
+            kwargs,
             enqueued_at=read_time(fields[b"enqueued_at"]),
             run_at=read_time(fields[b"run_at"]) if b"run_at" in fields else None,
             queue=fields[b"queue"].decode("utf-8", "surrogateescape") if b"queue" in fields else None,

@@ -111,12 +111,13 @@ class Slot:
         slots = _open(self._spool_dir, create=True)
         slots.acquire(SPOOLER_PATIENCE)
         try:
-            before = b"" if self._index is None else slots.slot(self._index)
+            index = self._index or 0
+            before = slots.slot(index)
             # A process in another container does not see that this one is alive, and may have freed the slot.
             if before[_WORD:] != self._owner:
-                self._index, before = slots.take(self._owner), _padded(_IDLE)
-            assert self._index is not None
-            slots.write(self._index, word)
+                index, before = slots.take(self._owner), _padded(_IDLE)
+            slots.write(index, word)
+            self._index = index
         finally:
             slots.release()
         return before[:_WORD]
@@ -190,8 +191,7 @@ def _choose(slots: _Slots, id: str | None) -> tuple[int, bytes] | None:
 
 def _called(id: str | None) -> bytes:
     """Return the word of a spooler that is called for the job ``id``."""
-    end = (id or "").encode("ascii", "replace").lower()[1 - _WORD :]
-    return _padded(_CALLED + end)
+    return _padded(_CALLED + (id or "")[1 - _WORD :].encode("ascii", "replace").lower())
 
 
 def _padded(word: bytes) -> bytes:
@@ -240,7 +240,7 @@ class _Slots:
     def acquire(self, patience: float) -> None:
         """Lock the slots. Raises ``TimeoutError`` after ``patience`` seconds."""
         # The mutex is for the threads of this process, which share the lock on the file.
-        if not (self._mutex.acquire(blocking=False) or self._mutex.acquire(timeout=patience)):
+        if not (self._mutex.acquire(False) or self._mutex.acquire(timeout=patience)):
             raise TimeoutError(errno.ETIMEDOUT, "another thread holds the lock on the slots")
         try:
             self._lock_file(patience)

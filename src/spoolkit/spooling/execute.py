@@ -9,14 +9,14 @@ from __future__ import annotations
 import contextlib
 import os
 from contextvars import copy_context
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from spoolkit import application, registry
 from spoolkit.attempt import bookkeeping, job_log, process_state, runner
 from spoolkit.attempt.runner import AttemptResult
 from spoolkit.encoding import chunk, packet
 from spoolkit.errors import DecodeError, SignatureError, SpoolkitError, StoreUnavailableError, UnknownTaskError
-from spoolkit.job import SPOOL_RETRY, Cancelled, Dead, Done, Failure, JobSpec, Outcome, RetryAt
+from spoolkit.job import SPOOL_RETRY, Dead, Failure, JobSpec, Outcome, RetryAt, replaced
 from spoolkit.registry import Declared
 from spoolkit.settings import Settings
 from spoolkit.spooldir import chunks, dead, later, running, spoolers, spoolfile
@@ -30,8 +30,7 @@ UNKNOWN_PAUSES = 1.0, 15.0
 """Seconds, at least and at most, between two tries to run a job that this version of the code cannot run."""
 
 
-@dataclass(frozen=True)
-class SpoolFileRef:
+class SpoolFileRef(NamedTuple):
     """A spool file that this process has locked."""
 
     #: Its path.
@@ -97,7 +96,7 @@ def execute_job(
         record_and_settle(job, prepared, file, store, config)
         return prepared
     if job.task != prepared.name:
-        job = replace(job, task=prepared.name)
+        job = replaced(job, task=prepared.name)
     with running.AttemptFile(locations.spool_dir_of(job.queue, config), job.id) as attempt_file:
         file, claim = _claim(job, prepared, file, store, config, packet.arguments(content))
         if isinstance(claim, Granted):
@@ -136,7 +135,7 @@ def _claim(
     def count_in_name() -> int:
         nonlocal file
         path, attempts = spoolfile.count_attempt(file.path)
-        file = replace(file, path=path)
+        file = SpoolFileRef(path, file.spool_dir)
         return attempts
 
     options = declared.options
@@ -195,20 +194,21 @@ def settle_file(file: SpoolFileRef, result: AttemptResult, *, task: str | None =
         result: What became of its job.
         task: The name of the task, for the report beside a dead letter.
     """
-    match result.outcome:
-        case Dead(failure):
-            with contextlib.suppress(FileNotFoundError):
-                moved_to = dead.quarantine(
-                    file.path, file.spool_dir, reason=str(failure), task=task, traceback=failure.traceback
-                )
-                if not result.logged:
-                    text = "the job of the spool file %s is dead: %s; `flask spool retry` runs it again"
-                    log.error(text, moved_to, failure, details=failure.traceback or "")
-        case RetryAt(time):
-            with contextlib.suppress(FileNotFoundError):
-                later.put_off(file.path, file.spool_dir, time)
-        case Done() | Cancelled():
-            spoolfile.finish(file.path)
+    outcome = result.outcome
+    if isinstance(outcome, Dead):
+        failure = outcome.failure
+        with contextlib.suppress(FileNotFoundError):
+            moved_to = dead.quarantine(
+                file.path, file.spool_dir, reason=str(failure), task=task, traceback=failure.traceback
+            )
+            if not result.logged:
+                text = "the job of the spool file %s is dead: %s; `flask spool retry` runs it again"
+                log.error(text, moved_to, failure, details=failure.traceback or "")
+    elif isinstance(outcome, RetryAt):
+        with contextlib.suppress(FileNotFoundError):
+            later.put_off(file.path, file.spool_dir, outcome.time)
+    else:  # done or cancelled
+        spoolfile.finish(file.path)
 
 
 # A job that this version of the code cannot run

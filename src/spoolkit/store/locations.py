@@ -93,7 +93,7 @@ def store(config: Settings | None = None) -> Store:
         config: The settings; ``None``: those in force.
     """
     config = config or _current()
-    path = config.store or os.path.join(spool_dir(config), STORE_FILE)
+    path = config.store or f"{spool_dir(config)}/{STORE_FILE}"
     # One for each file: SQLite's locks belong to the process, so that connections to one file which are opened and
     # closed independently could release each other's.
     found = open_stores.get(path)

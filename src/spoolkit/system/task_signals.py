@@ -29,7 +29,14 @@ _IGNORED_BY_SERVER = frozenset(
 """Signals that were ignored when Python started: uWSGI does that."""
 
 _in_job: ContextVar[bool] = ContextVar("spoolkit.in_job", default=False)
-_job_owns_process = threading.Event()
+
+
+class _ThisProcess:
+    #: Whether it runs a job to which every fork in it belongs.
+    job_owns_it = False
+
+
+_this_process = _ThisProcess()
 
 
 def ignore_harmless() -> None:
@@ -87,16 +94,16 @@ class job:  # noqa: N801 - a function would be a generator, whose frames take th
     def __enter__(self) -> None:
         self._token = _in_job.set(True)
         if self._owns_process:
-            _job_owns_process.set()
+            _this_process.job_owns_it = True
 
     def __exit__(self, *_: object) -> None:
         _in_job.reset(self._token)
         if self._owns_process:
-            _job_owns_process.clear()
+            _this_process.job_owns_it = False
 
 
 def _use_defaults_in_child() -> None:
-    if not (_job_owns_process.is_set() or _in_job.get()):
+    if not (_this_process.job_owns_it or _in_job.get()):
         return
     signal.set_wakeup_fd(-1)  # its reader is in the parent
     for signum in signal.valid_signals():
