@@ -12,6 +12,7 @@ import tempfile
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flask import Flask, current_app
@@ -28,7 +29,7 @@ from spoolkit.spooldir import dead as dead_letters
 from spoolkit.spooling import engine, startup
 from spoolkit.spooling.standalone import Spooler
 from spoolkit.store import locations
-from spoolkit.system import files
+from spoolkit.system import files, sandbox
 from spoolkit.uwsgi import instance
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user")
@@ -432,3 +433,43 @@ def test_what_no_spooler_can_read_is_set_aside(tmp_path: Path, look: Callable[[s
         Spooler(directory).run_due()
         assert sound.state == "done"
     assert not (tmp_path / "other").exists()
+
+
+SYSTEM_CALLS = (
+    "open write close rename link unlink mkdir chmod fchmod chown fchown stat lstat fstat utime fsync listdir scandir"
+)
+
+
+def test_accepting_a_job_is_a_file_and_a_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = Flask("lean", root_path=str(tmp_path))
+    app.config["SPOOLKIT_SPOOL"] = tmp_path / "spool"
+    SpoolKit(app)
+    called: list[str] = []
+    monkeypatch.setattr(spoolers, "wake", lambda *_: None)
+    monkeypatch.setattr(sandbox, "is_test_run", lambda: False)  # which looks for links in the path at each call
+    with app.app_context():
+        leaves_a_mark("x")
+
+        def noting(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+            return lambda *args, **kwargs: called.append(name) or call(*args, **kwargs)  # type: ignore[func-returns-value]
+
+        for name in SYSTEM_CALLS.split():
+            monkeypatch.setattr(os, name, noting(name, getattr(os, name)))
+        leaves_a_mark("x")
+    # Who owns the directory, so that its spoolers can open the file.
+    owner = ["lstat", "stat"]
+    ask_first, ask_later = ([], owner) if os.geteuid() == 0 else (owner, [])
+    assert called == [*ask_first, "open", "fchmod", *ask_later, "write", "close", "rename"]
+
+
+def test_a_spool_directory_that_was_removed_does_not_come_back_in_the_process_that_made_it(tmp_path: Path) -> None:
+    app = Flask("removed", root_path=str(tmp_path))
+    app.config["SPOOLKIT_SPOOL"] = tmp_path / "spool"
+    SpoolKit(app)
+    with app.app_context():
+        leaves_a_mark("x")
+        locations.store().close()
+        shutil.rmtree(tmp_path / "spool")
+        with pytest.raises(SpoolUnavailableError):
+            leaves_a_mark("x")
+    assert not (tmp_path / "spool").exists()

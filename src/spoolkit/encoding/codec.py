@@ -178,10 +178,7 @@ _to_text = _make_to_text()
 
 _ATOMS = {type(None), bool, int, float, str}
 
-_CONTAINERS = {list, dict}
-
-_MAY_DIFFER = re.compile(r'"\$|\d{20}')
-"""A key that may look like a tag, or an integer that may need one. In the text of a str it costs only time."""
+_JSON = _ATOMS | {list, dict}
 
 
 def _plain(tree: Json, values: Collection[Any]) -> bytes | None:
@@ -190,17 +187,20 @@ def _plain(tree: Json, values: Collection[Any]) -> bytes | None:
         return None
     try:
         text = _to_text(tree)
-        return None if _MAY_DIFFER.search(text) else text.encode()
-    except ValueError:  # a float that is not finite, a lone surrogate, 4,300 digits
+        # A key that may look like a tag. A text that begins so costs only time.
+        return None if '"$' in text else text.encode()
+    except ValueError:  # a float that is not finite, or a lone surrogate
         return None
 
 
 def _are_json(values: Collection[Any], depth: int) -> bool:
-    """Whether all values, and those within them, are of JSON's own types."""
+    """Whether all values, and those within them, are of JSON's own types, and no integer needs a tag."""
     types = {*map(type, values)}
+    if int in types and any(value.bit_length() > 64 for value in values if type(value) is int):
+        return False
     if types <= _ATOMS:
         return True
-    if not types <= _ATOMS | _CONTAINERS or depth == MAX_DEPTH:
+    if not types <= _JSON or depth == MAX_DEPTH:
         return False
     for value in values:
         if type(value) is list and not _are_json(value, depth + 1):

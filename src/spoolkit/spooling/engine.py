@@ -45,10 +45,11 @@ class SpoolEngine:
         limit = min(config.max_body, MAX_BODY)
         call = packet.encode_arguments(job.args, job.kwargs, max_body=limit, names=declared.positional)
         content = packet.dump_job(job, call)
-        spool_dir = _spool_dir_of(job, config)
+        served = bridge.directories()
+        spool_dir = _spool_dir_of(job, config, served)
         run_at = None if job.run_at is None or job.run_at <= clock.now() else job.run_at
         try:
-            folder, owner = _folder(job, spool_dir, config)
+            folder, owner = _folder(job, spool_dir, config, served)
             if run_at is None:
                 spoolfile.write(folder, job.id, content, run_at=job.run_at, fsync=config.fsync, owned_by=owner)
             else:
@@ -78,7 +79,8 @@ class SpoolEngine:
         """
         registry.check_not_replaced(declared)
         config = application.settings(declared.code_folder)
-        spool_dir = _spool_dir_of(first, config)
+        served = bridge.directories()
+        spool_dir = _spool_dir_of(first, config, served)
         encoded = _encode(calls, min(config.max_body, MAX_BODY), declared.positional)
         packed: list[tuple[str, bytes]] = []
         jobs: list[AnyJob] = []
@@ -93,7 +95,8 @@ class SpoolEngine:
                 for index, (args, kwargs) in enumerate(calls[start:end])
             )
         try:
-            chunks.write(_folder(first, spool_dir, config)[0], packed, fsync=config.fsync)
+            folder, _ = _folder(first, spool_dir, config, served)
+            chunks.write(folder, packed, fsync=config.fsync)
         except OSError as error:
             raise _unavailable(spool_dir, error) from error
         log.debug("%d jobs of %s are accepted in %s", len(jobs), first.task, spool_dir)
@@ -124,10 +127,12 @@ _first_owner = lru_cache(maxsize=16)(files.owner)
 """The owner of a spool directory when this process first asked."""
 
 
-def _folder(job: JobSpec, spool_dir: str, config: Settings) -> tuple[str, tuple[int, int] | None]:
+def _folder(
+    job: JobSpec, spool_dir: str, config: Settings, served: Sequence[str]
+) -> tuple[str, tuple[int, int] | None]:
     """The folder for the file of a job, and the owner of its files if that is known. Raises ``OSError``."""
     owner = None
-    if spool_dir not in bridge.directories():
+    if spool_dir not in served:
         _prepare(spool_dir, config)
     elif bridge.has_own_spoolers():
         # They are of the same user as this process, and can read its files whoever owns them. Where they may be of
@@ -136,8 +141,7 @@ def _folder(job: JobSpec, spool_dir: str, config: Settings) -> tuple[str, tuple[
     return (spool_dir if job.priority is None else _priority_folder(spool_dir, job.priority)), owner
 
 
-def _spool_dir_of(job: JobSpec, config: Settings) -> str:
-    served = bridge.directories()
+def _spool_dir_of(job: JobSpec, config: Settings, served: Sequence[str]) -> str:
     if job.queue is None:
         return served[0] if served else config.spool
     if served and job.queue not in served:
@@ -182,8 +186,11 @@ def was_missing(spool_dir: str) -> bool:
     return not os.path.lexists(spool_dir)
 
 
+_make_once = lru_cache(maxsize=16)(files.make_spool_directory)
+
+
 def _prepare(spool_dir: str, config: Settings) -> None:
     """Make sure that the spoolers of the directory can run a job of this process. Raises ``OSError``."""
     if spool_dir == config.spool and was_missing(spool_dir):
-        files.make_spool_directory(spool_dir)
+        _make_once(spool_dir)
     files.check_user(spool_dir)
