@@ -178,7 +178,9 @@ _to_text = _make_to_text()
 
 _ATOMS = {type(None), bool, int, float, str}
 
-_JSON = _ATOMS | {list, dict}
+_CONTAINERS = {list, dict}
+
+_JSON = _ATOMS | _CONTAINERS
 
 
 def _plain(tree: Json, values: Collection[Any]) -> bytes | None:
