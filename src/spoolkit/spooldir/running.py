@@ -108,9 +108,10 @@ class AttemptFile:
         self.spool_dir = spool_dir
         self.last_progress: Progress | None = None
         self._id = id.encode("utf-8", "surrogateescape").ljust(32, b"\0")[:32]
+        self._free = _free.get().setdefault(spool_dir, [])
         self._file: _ProcessFile | None
         try:
-            self._file = _take(spool_dir)
+            self._file = _take(self._free) or _ProcessFile(spool_dir)
         except OSError:
             self._file = None
 
@@ -184,17 +185,16 @@ class AttemptFile:
         if file is None:
             return
         file.head[_JOB] = _NOBODY
-        _free.get().setdefault(self.spool_dir, []).append(file)
+        self._free.append(file)
 
 
-def _take(spool_dir: str) -> _ProcessFile:
-    free = _free.get().get(spool_dir, [])
+def _take(free: list[_ProcessFile]) -> _ProcessFile | None:
     try:
         while not (file := free.pop()).is_usable():
             _lost.append(file)
         return file
     except IndexError:  # none is free, or none any more
-        return _ProcessFile(spool_dir)
+        return None
 
 
 def leave() -> None:

@@ -6,7 +6,6 @@ the site's logging does not accept is written to standard error.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import re
@@ -203,15 +202,16 @@ def _write(level: int, message: str, args: tuple[object, ...], trace: str | None
     if _has_standard_error is False:
         return
     # Formatted by hand, because each job writes two lines: a log record and its formatter take three times as long.
-    with contextlib.suppress(Exception):
-        now = time.time()
-        stamp = f"{_second(int(now))},{int(now % 1 * 1000):03d}"
+    try:
+        second, thousandth = divmod(int(time.time() * 1000), 1000)
         text = message % args if args else message
         job = _job.get()
         where = LOGGER if job is None or job[0] in text else f"{LOGGER} [job {one_line(job[0])}]"
-        line = f"{stamp} {logging.getLevelName(level)} {where}: {text}"
+        line = f"{_second(second)},{thousandth:03d} {logging.getLevelName(level)} {where}: {text}"
         # In one write: lines of several processes must not be mixed.
-        os.write(2, (line + (f"\n{trace}\n" if trace else "\n")).encode("utf-8", "backslashreplace"))
+        os.write(2, (f"{line}\n{trace}\n" if trace else f"{line}\n").encode("utf-8", "backslashreplace"))
+    except Exception:  # noqa: S110 - there is no other place to say so
+        pass
 
 
 @lru_cache(maxsize=1)
