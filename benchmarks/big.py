@@ -20,6 +20,7 @@ from collections.abc import Callable
 
 from flask import Flask
 
+from benchmarks import machine
 from benchmarks.figures import markdown, number
 from spoolkit import SpoolKit, spool
 from spoolkit.api import jobs_blueprint
@@ -143,7 +144,7 @@ def main() -> None:
     jobs = int(sys.argv[1]) if len(sys.argv) > 1 else 100_000
     results: dict[str, dict[str, float]] = {}
     for name in ("empty", f"{jobs:,} delayed", f"{jobs:,} due"):
-        with tempfile.TemporaryDirectory(prefix="bench-", dir=os.environ.get("BENCH_DIR")) as folder:
+        with tempfile.TemporaryDirectory(prefix="bench-", dir=machine.directory()) as folder:
             spool_dir = os.environ["SPOOLKIT_SPOOL"] = os.path.join(folder, "spool")
             os.mkdir(spool_dir, 0o700)
             if name.endswith("delayed"):

@@ -16,7 +16,7 @@ from spoolkit.uwsgi.instance import Instance
 GUARD = "spoolkit.guard"
 
 MAX_FREQUENCY = 10
-"""Seconds of ``spooler-frequency``: a delayed job may start that late."""
+"""Seconds of ``spooler-frequency``: a job of which no signal tells, because its caller was killed, starts that late."""
 
 MIN_BUFFER = 8192
 """Bytes of ``buffer-size`` that hold a session cookie (4096 at most) and the other headers of a request."""
@@ -86,7 +86,8 @@ def _frequency(uwsgi: Instance, site: Site) -> Iterator[Finding]:
     if seconds == 0:
         yield Finding("spooler-frequency", f"{setting}: each spooler uses a whole CPU", remedy)
     elif seconds > MAX_FREQUENCY:
-        yield Finding("spooler-frequency", f"{setting}: a delayed job may start {seconds} s late", remedy, "warning")
+        problem = f"{setting}: a job whose caller is killed before its signal starts up to {seconds} s late"
+        yield Finding("spooler-frequency", problem, remedy, "warning")
 
 
 def _ordered(uwsgi: Instance, site: Site) -> Iterator[Finding]:

@@ -512,9 +512,11 @@ def _is_priority(entry: os.DirEntry[str]) -> bool:
 
 def sweep(spool_dir: str) -> None:
     """Remove temporary files whose writer died before the rename: these jobs were not accepted. Raises ``OSError``."""
-    for folder in folders_of_jobs(spool_dir):
-        # By the time of the last change, not of the content: that may already be the time at which the job is due.
-        files.sweep(folder, rf"^{TEMPORARY}")
+    for folder in (spool_dir, os.path.join(spool_dir, LATER)):
+        with _may_be_missing(folder):
+            for entry in _walk(folder):
+                if entry.name.startswith(TEMPORARY):
+                    files.remove_stray(entry)
 
 
 def ns_of(time: float) -> tuple[int, int]:

@@ -174,9 +174,15 @@ def sweep(folder: str, temporary: str = TEMPORARY) -> None:
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             if is_temporary(entry.name):
-                with contextlib.suppress(OSError):
-                    if entry.stat(follow_symlinks=False).st_ctime < clock.now() - STRAY_AGE:
-                        os.unlink(entry.path)
+                remove_stray(entry)
+
+
+def remove_stray(entry: os.DirEntry[str]) -> None:
+    """Remove a temporary file that is so old that its writer has died. Never raises ``OSError``."""
+    with contextlib.suppress(OSError):
+        # By the time of the last change, not of the content: that may already be the time at which a job is due.
+        if entry.stat(follow_symlinks=False).st_ctime < clock.now() - STRAY_AGE:
+            os.unlink(entry.path)
 
 
 def remove(path: str) -> None:
