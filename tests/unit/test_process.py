@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import signal
@@ -83,6 +84,48 @@ def test_the_identity_of_an_unused_pid_fits_no_process(other: int) -> None:
     nobody = process.identity(2**22 + 1)
     assert nobody.startswith(b"unknown")
     assert nobody != process.identity(other)
+
+
+@pytest.fixture
+def own_files(tmp_path: Path) -> Iterator[list[int]]:
+    """Two descriptors of two files."""
+    fds = [os.open(tmp_path / name, os.O_RDWR | os.O_CREAT) for name in ("one", "two")]
+    yield fds
+    for fd in fds:
+        with contextlib.suppress(OSError):
+            os.close(fd)
+
+
+def test_a_kept_descriptor_is_intact_until_its_number_is_that_of_another_file(
+    own_files: list[int], tmp_path: Path
+) -> None:
+    fd, other = own_files
+    kept = process.KeptDescriptor(fd)
+    os.pwrite(fd, b"text", 0)
+    assert kept.is_intact()
+    for flags in os.O_RDWR, os.O_RDWR | os.O_APPEND:
+        stranger = os.open(tmp_path / "two", flags)
+        os.dup2(stranger, fd)
+        os.close(stranger)
+        assert not kept.is_intact()
+    kept_too = process.KeptDescriptor(other)
+    os.dup2(other, fd)
+    assert kept_too.is_intact()
+    assert not kept.is_intact()
+    os.close(fd)
+    assert not kept.is_intact()
+    reader, writer = os.pipe()
+    os.dup2(reader, fd)
+    os.close(reader)
+    os.close(writer)
+    assert not kept.is_intact()
+
+
+def test_a_kept_descriptor_whose_offset_was_moved_is_recognised_by_its_file(own_files: list[int]) -> None:
+    kept = process.KeptDescriptor(own_files[0])
+    os.write(own_files[0], b"")
+    os.lseek(own_files[0], 0, os.SEEK_SET)
+    assert kept.is_intact()
 
 
 def test_own_identity_in_a_forked_child_is_the_childs(other: int) -> None:

@@ -99,9 +99,15 @@ def claim(
     kept = arguments if arguments and len(arguments) <= ARGUMENTS_LIMIT else None
     spec = (job.id, job.task, job.engine, job.queue, job.enqueued_at, job.run_at)
     first = (*spec, attempt, max_attempts, now, file, pid, identity, kept)
-    # Without a question before: almost every attempt is the first one of a job that has no row.
-    if attempt <= max_attempts and _begin(store, first, still_there):
-        return Granted(attempt, attempt)
+    # Without a question before: almost every attempt is the first one of a job that has no row. Otherwise, or if the
+    # file no longer exists, nothing is inserted.
+    if attempt <= max_attempts:
+        try:
+            begun = store.write_before_task(_FIRST, first, still_there)
+        except UnicodeEncodeError:
+            begun = store.write_before_task(_FIRST, rows.encoded(first), still_there)
+        if begun:
+            return Granted(attempt, attempt)
     with store.transaction() as db:
         if not still_there():
             return InUse()
@@ -138,14 +144,6 @@ _FIRST = (
     " identity, arguments, state, base, has_events) SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'running', 0, 0"
     " WHERE still_there() ON CONFLICT (id) DO NOTHING"
 )
-
-
-def _begin(store: Database, first: tuple[object, ...], still_there: Callable[[], bool]) -> bool:
-    """Add the row of a job whose first attempt starts. Returns false if it has a row, or its file no longer exists."""
-    try:
-        return store.write_before_task(_FIRST, first, still_there)
-    except UnicodeEncodeError:
-        return store.write_before_task(_FIRST, rows.encoded(first), still_there)
 
 
 def _refusal(row: sqlite3.Row, file: str | None, file_exists: Callable[[str], bool]) -> Claim | None:

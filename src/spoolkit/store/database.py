@@ -188,7 +188,7 @@ class Database:
                 connection.sqlite = _connect(self.path)
                 connection.sqlite.create_function("still_there", 0, lambda: connection.still_there())
                 connection.file = _file(self.path)
-                connection.descriptors = list(_descriptors(self.path).items())
+                connection.descriptors = _descriptors(self.path)
         except (sqlite3.Error, OSError, NewerSchemaError) as error:
             raise StoreUnavailableError(f"{self.path}: {error}", path=self.path) from error
         return connection.sqlite
@@ -218,14 +218,16 @@ class _Connection:
         self.lock = threading.RLock()
         self.sqlite: sqlite3.Connection | None = None
         self.file: tuple[int, int] | None = None
-        self.descriptors: list[tuple[int, tuple[int, int] | None]] = []
+        #: The descriptors that SQLite writes through.
+        self.descriptors: list[process.KeptDescriptor] = []
         self.is_lost = False
-        self.still_there: Callable[[], bool] = bool
+        #: What the SQL function of this name returns.
+        self.still_there: Callable[[], bool] = lambda: True
 
     def check_descriptors(self) -> None:
         """Find out whether the descriptors still are the connection's: other files may have their numbers."""
-        for fd, file in self.descriptors:
-            if process.file_of(fd) != file:
+        for descriptor in self.descriptors:
+            if not descriptor.is_intact():
                 self.is_lost = True
 
     def close(self) -> None:
@@ -245,15 +247,12 @@ def _file(path: str) -> tuple[int, int] | None:
     return about.st_dev, about.st_ino
 
 
-def _descriptors(path: str) -> dict[int, tuple[int, int] | None]:
-    """Return the descriptors that SQLite writes through, each with its file."""
+def _descriptors(path: str) -> list[process.KeptDescriptor]:
     ours = {_file(path), _file(f"{path}-wal")} - {None}
-    found = {}
     with contextlib.suppress(OSError):
-        for name in os.listdir("/proc/self/fd"):
-            if (file := process.file_of(int(name))) in ours:
-                found[int(name)] = file
-    return found
+        open_now = map(int, os.listdir("/proc/self/fd"))
+        return [process.KeptDescriptor(fd) for fd in open_now if process.file_of(fd) in ours]
+    return []
 
 
 def _connect(path: str) -> sqlite3.Connection:
