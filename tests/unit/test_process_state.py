@@ -130,6 +130,24 @@ assert process_state._objects() == tuple(getattr(module, name) for module, name 
 """)
 
 
+def test_a_crash_is_described_also_after_a_job_that_has_set_a_handler_of_its_own() -> None:
+    run("""
+import ctypes, signal, tempfile
+from spoolkit.attempt import timeouts
+log = tempfile.TemporaryFile()
+with timeouts.hard(None, log.fileno()):
+    signal.signal(signal.SIGSEGV, signal.SIG_IGN)
+assert state.restore() == []
+assert signal.getsignal(signal.SIGSEGV) == signal.SIG_DFL
+if not (pid := os.fork()):
+    with timeouts.hard(None, log.fileno()):
+        ctypes.string_at(0)
+os.waitpid(pid, 0)
+log.seek(0)
+assert timeouts.CRASH_MARK.encode() in log.read()
+""")
+
+
 def test_threads_that_a_job_has_left_are_named() -> None:
     run("""
 import threading

@@ -169,8 +169,10 @@ def fine():
 what, seconds, path = sys.argv[1:]
 fd = os.open(path, os.O_RDWR | os.O_CREAT) if path else -1
 with timeouts.hard(float(seconds) if seconds else None, fd):
-    {"deaf": deaf, "crash": crash, "fine": fine}[what]()
-print("through", faulthandler.is_enabled())
+    {"deaf": deaf, "crash": crash}.get(what, fine)()
+print("through", faulthandler.is_enabled(), flush=True)
+if what == "fine, then a crash":
+    crash()
 if what == "fine" and seconds:
     time.sleep(float(seconds) * 3)
     print("alive")
@@ -208,14 +210,19 @@ def test_a_crash_logs_where_it_was(tmp_path: Path, seconds: str) -> None:
 
 def test_the_hard_limit_does_not_end_a_task_that_is_in_time(tmp_path: Path) -> None:
     done = hard("fine", "0.1", str(tmp_path / "log"))
-    assert (done.returncode, done.stdout) == (0, "through False\nalive\n")
+    assert (done.returncode, done.stdout) == (0, "through True\nalive\n")
     assert (tmp_path / "log").read_text() == ""
 
 
-@pytest.mark.parametrize(("options", "enabled"), [((), False), (("-X", "faulthandler"), True)])
-def test_the_hard_limit_restores_faulthandler(tmp_path: Path, options: tuple[str, ...], enabled: bool) -> None:
-    assert hard("fine", "", str(tmp_path / "log"), *options).stdout == f"through {enabled}\n"
-    assert hard("fine", "", "", *options).stdout == f"through {enabled}\n"
+@pytest.mark.parametrize(("options", "sites"), [((), False), (("-X", "faulthandler"), True)])
+def test_after_an_attempt_faulthandler_writes_where_the_site_has_it_write(
+    tmp_path: Path, options: tuple[str, ...], sites: bool
+) -> None:
+    done = hard("fine, then a crash", "", str(tmp_path / "log"), *options)
+    assert (done.stdout, done.returncode) == ("through True\n", -signal.SIGSEGV)
+    assert (timeouts.CRASH_MARK in done.stderr) == sites
+    assert (timeouts.CRASH_MARK in (tmp_path / "log").read_text()) != sites
+    assert hard("fine", "", "", *options).stdout == f"through {sites}\n"
 
 
 def test_the_hard_limit_without_a_file_leaves_faulthandler_alone() -> None:

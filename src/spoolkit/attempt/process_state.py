@@ -10,6 +10,7 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]  # signal.getsignal makes an enum of each answer: ten times the time
 import _thread
 import errno
+import faulthandler
 import fcntl
 import gc
 import locale
@@ -42,6 +43,9 @@ _DUPLICATES = 100
 
 # Without the real-time signals, which do nothing in any library unless there is a handler.
 _SIGNALS = tuple(signum for signum in range(1, 32) if signum not in (signal.SIGKILL, signal.SIGSTOP))
+_FAULTS = frozenset({signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV})
+"""The signals that faulthandler handles, which stays on between two jobs: see :class:`~.timeouts.hard`."""
+
 _TIMERS = ((signal.SIGVTALRM, signal.ITIMER_VIRTUAL), (signal.SIGPROF, signal.ITIMER_PROF))
 _LIMITS = tuple(
     sorted(
@@ -306,6 +310,8 @@ class _Process:
             for signum, handler in zip(_SIGNALS, self._before.handlers, strict=True):
                 if _signal.getsignal(signum) is handler:
                     continue
+                if signum in _FAULTS:
+                    faulthandler.disable()  # so that the next attempt sets its handlers anew
                 for rung_by, timer in _TIMERS:
                     if signum == rung_by:
                         signal.setitimer(timer, 0)
@@ -350,7 +356,7 @@ class _Actions:
 
         self._sigaction = ctypes.CDLL(None).sigaction
         self._known = {}
-        for signum in _SIGNALS:
+        for signum in sorted(set(_SIGNALS) - _FAULTS):
             action = ctypes.create_string_buffer(512)  # larger than a struct sigaction, which begins with the handler
             handler = _signal.getsignal(signum)
             if callable(handler) or self._sigaction(signum, None, action) != 0:

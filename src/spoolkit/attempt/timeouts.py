@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from types import FrameType
 
 from spoolkit.errors import JobTimeout
+from spoolkit.system.process import PerProcess
 from spoolkit.uwsgi import bridge
 
 TIMEOUT_MARK = "Timeout ("
@@ -92,6 +93,10 @@ def _raise_in(thread: int, error: type[BaseException] | None) -> None:
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), value)
 
 
+_was_enabled = PerProcess(faulthandler.is_enabled)
+"""Whether the site had enabled ``faulthandler`` before the first attempt in this process."""
+
+
 class hard:  # noqa: N801 - a function would be a generator, whose frames take three times as long
     """End this process if the ``with`` block runs longer than ``seconds``, whatever it does then.
 
@@ -101,7 +106,8 @@ class hard:  # noqa: N801 - a function would be a generator, whose frames take t
     Args:
         seconds: The limit; ``None``: there is none.
         fd: The file that gets the traceback before the end, and, also without a limit, the one of a crash such as a
-            segmentation fault. -1: no file.
+            segmentation fault. -1: no file. It stays the one of crashes until the next use, unless the site has
+            ``faulthandler`` write elsewhere: to switch it on and off takes a dozen system calls.
     """
 
     def __init__(self, seconds: float | None, fd: int) -> None:
@@ -109,7 +115,7 @@ class hard:  # noqa: N801 - a function would be a generator, whose frames take t
         self._fd = fd
 
     def __enter__(self) -> None:
-        self._was_enabled = faulthandler.is_enabled()
+        self._was_enabled = _was_enabled.get()
         if self._fd >= 0:
             faulthandler.enable(self._fd, all_threads=False)
         if self._seconds is not None:
@@ -121,9 +127,8 @@ class hard:  # noqa: N801 - a function would be a generator, whose frames take t
         faulthandler.cancel_dump_traceback_later()  # and one that the task may have left behind
         if self._seconds is not None and bridge.is_spooler():
             bridge.set_harakiri(0)
-        if self._fd >= 0:
-            # Left on, it would not notice that the process gets its own handlers back after the job, as those of uWSGI.
-            faulthandler.disable()
-            if self._was_enabled:
-                with contextlib.suppress(Exception):  # there is no standard error, or it is not a file
-                    faulthandler.enable(sys.__stderr__ or 2)
+        if self._fd >= 0 and self._was_enabled:
+            try:
+                faulthandler.enable(sys.__stderr__ or 2)
+            except Exception:  # there is no standard error, or it is not a file
+                faulthandler.disable()
