@@ -18,7 +18,7 @@ from spoolkit.encoding import packet
 from spoolkit.job import new_id
 from spoolkit.spooldir import later, spoolers, spoolfile
 from spoolkit.spooldir import mover as moving
-from spoolkit.system import clock
+from spoolkit.system import clock, process
 
 DATA = packet.dump(packet.Packet({b"spoolkit": b"1"}))
 DEPLOY = Path(__file__).parents[2] / "docs" / "deploy.md"
@@ -310,6 +310,7 @@ def test_a_ticket_calls_the_spoolers_of_uwsgi_until_no_job_is_left_or_a_process_
     spool: str, at: Clock, mover: moving.Mover, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(moving, "TICKET_PAUSE", 0.0)
+    monkeypatch.setattr(moving, "SHARE", 0)
     monkeypatch.setattr(spoolers, "pids", lambda spool_dir: [1])
     ticket = os.path.join(spool, spoolfile.TICKET)
     later.call_spoolers(spool)
@@ -331,6 +332,21 @@ def test_a_ticket_calls_the_spoolers_of_uwsgi_until_no_job_is_left_or_a_process_
     Path(ticket).touch()
     moving.answer(spool)
     assert not os.path.exists(ticket), "a process is elected"
+
+
+def test_a_spooler_spends_a_small_share_of_its_time_on_looking_at_many_delayed_jobs(
+    spool: str, at: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(moving, "TICKET_PAUSE", 0.0)
+    monkeypatch.setattr(moving, "SHARE", 1_000_000)
+    path = write(spool, at.now + 1)
+    moving.answer(spool)
+    at.now += 1
+    moving.answer(spool)
+    assert os.path.exists(path), "not again at once"
+    monkeypatch.setattr(moving, "_next_looks", process.PerProcess(dict))
+    moving.answer(spool)
+    assert spoolfile.scanned(spool) == [moved(path)]
 
 
 def test_the_command_for_a_downgrade_moves_all_jobs_with_their_times(spool: str, tmp_path: Path) -> None:

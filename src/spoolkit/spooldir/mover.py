@@ -48,7 +48,7 @@ SHARE = 20
 """The folder is read again after this many times the seconds that it took to read it, and not earlier."""
 
 TICKET_PAUSE = 0.5
-"""Seconds between two looks of one spooler at the delayed jobs: each wake-up makes it scan."""
+"""Seconds between two looks of one spooler at the delayed jobs, at least: each wake-up makes it scan."""
 
 
 class Mover:
@@ -329,34 +329,41 @@ def move_all_due(spool_dir: str) -> bool:
     Returns:
         Whether any job was due.
     """
-    if later.has_mover(spool_dir):
-        return False
+    return not later.has_mover(spool_dir) and _move_all(spool_dir, _due(spool_dir))
+
+
+def _due(spool_dir: str) -> list[str]:
     try:
-        due = [name for time, name in later.entries(spool_dir) if time <= later.now()]
+        return [name for time, name in later.entries(spool_dir) if time <= later.now()]
     except OSError:
-        return False  # there is no such folder yet
-    for name in due:
+        return []  # there is no such folder yet
+
+
+def _move_all(spool_dir: str, names: list[str]) -> bool:
+    for name in names:
         path = os.path.join(spool_dir, later.FOLDER, name)
         try:
             later.move_in(path, spool_dir)
         except OSError as error:
             log.complain("the delayed job %s cannot be moved to the spool directory: %s", path, error)
-    return bool(due)
+    return bool(names)
 
 
 def answer(spool_dir: str) -> None:
     """Do what the ticket asks a spooler of uWSGI to do, see :func:`later.call_spoolers`. Never raises ``OSError``."""
-    ticket, asked = os.path.join(spool_dir, spoolfile.TICKET), _asked.get()
+    ticket, next_looks, began = os.path.join(spool_dir, spoolfile.TICKET), _next_looks.get(), time.monotonic()
     if later.has_mover(spool_dir):
         files.remove(ticket)
-    elif time.monotonic() >= asked.get(spool_dir, 0.0) + TICKET_PAUSE:
-        asked[spool_dir] = time.monotonic()
-        if move_all_due(spool_dir):
+    elif began >= next_looks.get(spool_dir, 0.0):
+        names = _due(spool_dir)
+        ended = time.monotonic()
+        next_looks[spool_dir] = ended + max(TICKET_PAUSE, SHARE * (ended - began))
+        if _move_all(spool_dir, names):
             spoolers.wake_all(spool_dir)
         if not later.has_delayed(spool_dir):
             files.remove(ticket)
             later.call_spoolers(spool_dir)
 
 
-_asked: process.PerProcess[dict[str, float]] = process.PerProcess(dict)
-"""When this spooler last looked at the delayed jobs of a directory, on the monotonic clock."""
+_next_looks: process.PerProcess[dict[str, float]] = process.PerProcess(dict)
+"""When this spooler may look at the delayed jobs of a directory again, on the monotonic clock."""
