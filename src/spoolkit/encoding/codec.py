@@ -167,20 +167,21 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan
 def _make_to_text() -> Callable[[Json], str]:
     # The encoder in C that encode() makes anew at each call, which takes longer than to encode a few arguments. Without
     # its check for values that contain themselves, since MAX_DEPTH is checked here.
-    make = getattr(json.encoder, "c_make_encoder", None)
-    if make is None:  # another Python than CPython
+    text = json.encoder.encode_basestring
+    try:
+        parts = json.encoder.c_make_encoder(  # type: ignore[attr-defined]
+            None, _ENCODER.default, text, None, ":", ",", False, False, False
+        )
+    except (AttributeError, TypeError):  # another Python than CPython 3.6 to 3.13
         return _ENCODER.encode
-    parts = make(None, _ENCODER.default, json.encoder.encode_basestring, None, ":", ",", False, False, False)
     return lambda tree: "".join(parts(tree, 0))
 
 
 _to_text = _make_to_text()
 
-_ATOMS = {type(None), bool, int, float, str}
+_ATOMS = {type(None), bool, float, str}
 
 _CONTAINERS = {list, dict}
-
-_JSON = _ATOMS | _CONTAINERS
 
 
 def _plain(tree: Json, values: Collection[Any]) -> bytes | None:
@@ -197,17 +198,18 @@ def _plain(tree: Json, values: Collection[Any]) -> bytes | None:
 
 def _are_json(values: Collection[Any], depth: int) -> bool:
     """Whether all values, and those within them, are of JSON's own types, and no integer needs a tag."""
-    types = {*map(type, values)}
-    if int in types and any(value.bit_length() > 64 for value in values if type(value) is int):
-        return False
-    if types <= _ATOMS:
-        return True
-    if not types <= _JSON or depth == MAX_DEPTH:
-        return False
     for value in values:
-        if type(value) is list and not _are_json(value, depth + 1):
-            return False
-        if type(value) is dict and not ({*map(type, value)} <= {str} and _are_json(value.values(), depth + 1)):
+        cls = type(value)
+        if cls is int:
+            if value.bit_length() > 64:
+                return False
+        elif cls is list:
+            if depth == MAX_DEPTH or not _are_json(value, depth + 1):
+                return False
+        elif cls is dict:
+            if depth == MAX_DEPTH or not ({*map(type, value)} <= {str} and _are_json(value.values(), depth + 1)):
+                return False
+        elif cls not in _ATOMS:
             return False
     return True
 
