@@ -35,6 +35,7 @@ from life_tasks import LAST, TASKS, WORDS
 
 from spoolkit import StoreUnavailableError, application
 from spoolkit.admin import actions, lookup
+from spoolkit.attempt import process_state
 from spoolkit.encoding import chunk, packet
 from spoolkit.errors import JobStateError, UnknownJobError
 from spoolkit.job import JobSpec, State
@@ -46,6 +47,7 @@ from spoolkit.spooling.engine import SpoolEngine
 from spoolkit.spooling.standalone import Spooler
 from spoolkit.store import locations
 from spoolkit.system import clock, log
+from spoolkit.system.process import PerProcess
 
 START = 4e9
 """The time at which the machine begins, unix seconds."""
@@ -85,6 +87,9 @@ class World:
         patch.setattr(application, "settings", lambda code_folder=None: config)
         patch.setattr(application, "this_process", application.Applications())
         patch.setattr(locations, "open_stores", {})
+        # Hypothesis changes the recursion limit for each of its tests: what the process was like before an earlier one
+        # is not what it has to be.
+        patch.setattr(process_state, "_process", PerProcess(process_state._Process))
         patch.setattr(handler.this_process, "presence", None)
         patch.setattr(actions, "CLAIM_TIME", 0.05)
         patch.setattr(life_tasks, "history", os.path.join(self.folder, "history"))

@@ -146,7 +146,7 @@ def decode_call(data: bytes) -> tuple[tuple[object, ...], dict[str, object]]:
     """
     try:
         tree = _parse(data)
-        if type(tree) is list and [*map(type, tree)] == [list, dict]:
+        if type(tree) is list and len(tree) == 2 and type(tree[0]) is list and type(tree[1]) is dict:
             args, kwargs = tree
             if {*map(type, args), *map(type, kwargs.values())}.isdisjoint(_CONTAINERS):
                 return tuple(args), kwargs
@@ -407,11 +407,11 @@ def _unreadable(what: str, error: Exception) -> DecodeError:
 
 
 def _parse(data: bytes) -> Json:
-    text = data.decode()
+    text = data.decode().strip(" \t\n\r")
     tree, end = _DECODER.raw_decode(text)
-    if end < len(text):  # spaces, which this module does not write, or an error
-        tree = _DECODER.decode(text)
-    if b"\\u" in data and b"\\ud" in data.lower():
+    if end < len(text):
+        _DECODER.decode(text)  # raises, and says where
+    if "\\u" in text and b"\\ud" in data.lower():
         _dump(tree)  # UTF-8 cannot contain lone surrogates, but the escapes of JSON can
     return tree
 

@@ -16,6 +16,8 @@ from types import FrameType
 
 from spoolkit.system.task_signals import STOP_SIGNALS
 
+_STOP_SIGNALS = tuple(map(int, STOP_SIGNALS))
+
 
 class _Spooler:
     """The state of the spooler process that runs the job."""
@@ -46,7 +48,7 @@ def _set_idle() -> None:
 
 def job_starts() -> None:
     """Record the signals from here on: a job is about to run in this process."""
-    for signum in STOP_SIGNALS:
+    for signum in _STOP_SIGNALS:
         _signal.signal(signum, _record)
 
 
@@ -62,11 +64,11 @@ def job_ended(last: Callable[[], None]) -> None:
         last: Called before this process exits.
     """
     # Blocked: a signal between the two lines would find neither the handler nor the default action, and be lost.
-    _signal.pthread_sigmask(_signal.SIG_BLOCK, STOP_SIGNALS)
+    _signal.pthread_sigmask(_signal.SIG_BLOCK, _STOP_SIGNALS)
     _set_idle()
     if _spooler.exit_requested:
         _exit(last)
-    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, STOP_SIGNALS)
+    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, _STOP_SIGNALS)
 
 
 def _record(signum: int, frame: FrameType | None) -> None:
