@@ -263,9 +263,10 @@ def _from_file(path: str, state: State) -> Status | None:
         job = packet.head(packet.load(data))
     except DecodeError:
         return None
-    with contextlib.suppress(OSError):
-        # The file's own time: it may have been rescheduled since the packet was written.
-        job = replace(job, run_at=os.lstat(path).st_mtime if job.run_at is not None else None)
+    if job.run_at is not None:
+        with contextlib.suppress(OSError):
+            # The file's own time: it may have been rescheduled since the packet was written.
+            job = replace(job, run_at=os.lstat(path).st_mtime)
     return _of_job(job, state)
 
 
