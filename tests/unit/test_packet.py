@@ -6,7 +6,7 @@ import contextlib
 import math
 import os
 import re
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, fields, replace
 from typing import Any
 
 import pytest
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from spoolkit.encoding import packet
 from spoolkit.encoding.packet import LIMIT, Packet
 from spoolkit.errors import DecodeError, TooLargeError
-from spoolkit.job import JobSpec, new_id
+from spoolkit.job import JobSpec, new_id, replaced
 
 text = st.text(st.characters(codec="utf-8"))
 ids = st.text("0123456789abcdef", min_size=32, max_size=32)
@@ -232,3 +232,11 @@ def test_unpack_reads_a_priority_of_one_to_nine_digits(value: bytes, is_one: boo
 def test_times_in_a_packet_are_exact() -> None:
     for seconds in (1790000000.123456, math.nextafter(1790000000.5, 2e9), 0.1 + 0.2):
         assert there_and_back(a_job(run_at=seconds)).run_at == seconds
+
+
+def test_a_job_has_exactly_its_fields() -> None:
+    job = JobSpec("1" * 32, "tasks.one")
+    assert list(vars(job)) == [field.name for field in fields(JobSpec)]
+    assert replaced(job, app="shop") == replace(job, app="shop") != job
+    with pytest.raises(FrozenInstanceError):
+        job.app = "shop"  # type: ignore[misc]
