@@ -142,6 +142,63 @@ def test_changes_without_a_message_have_a_large_folder_read_only_now_and_then(
     assert len(readings) == 2, "they are not forgotten"
 
 
+def test_an_idle_mover_does_not_read_the_folder_again(
+    spool: str, at: Clock, mover: moving.Mover, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(moving, "CHECK", 0.0)
+    monkeypatch.setattr(moving, "SHARE", 0)
+    monkeypatch.setattr(moving, "REREAD", 0.0)
+    for priority in (None, 7):
+        write(spool, at.now + 100, priority=priority)
+    mover.step()
+    mover.step()
+    monkeypatch.setattr(later, "entries", None)
+    for _ in range(10):
+        mover.step()
+
+
+def test_files_beyond_those_that_are_remembered_are_moved_although_one_of_these_cannot_be(
+    spool: str, at: Clock, mover: moving.Mover, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(moving, "WINDOW", 2)
+    monkeypatch.setattr(moving, "AT_ONCE", 2)
+    monkeypatch.setattr(moving, "SHARE", 0)
+    move_in = later.move_in
+    stuck, *paths = [write(spool, at.now + number / 100) for number in range(10)]
+
+    def move_others(path: str, spool_dir: str) -> int:
+        if path == stuck:
+            raise PermissionError(path)
+        return move_in(path, spool_dir)
+
+    monkeypatch.setattr(later, "move_in", move_others)
+    at.now += 0.2
+    for _ in range(100):
+        mover.step()
+    assert spoolfile.scanned(spool) == sorted(map(moved, paths))
+    monkeypatch.setattr(later, "move_in", move_in)
+    at.now += 1.1
+    mover.step()
+    assert spoolfile.pending(spool)[0].startswith(spool)
+    assert not os.path.exists(stuck)
+
+
+def test_a_mover_that_has_moved_all_that_it_remembers_goes_on_at_once(
+    spool: str, at: Clock, mover: moving.Mover, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(moving, "WINDOW", 2)
+    monkeypatch.setattr(moving, "AT_ONCE", 1)
+    mover.step()
+    for number in range(6):
+        write(spool, at.now + 1 + number / 100)
+    mover.step()
+    at.now += 2
+    for _ in range(5):
+        assert mover.step() == 0.0
+    mover.step()
+    assert not later.has_delayed(spool)
+
+
 def test_each_job_that_is_moved_in_wakes_one_spooler(
     spool: str, at: Clock, mover: moving.Mover, monkeypatch: pytest.MonkeyPatch
 ) -> None:

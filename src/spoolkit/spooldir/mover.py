@@ -115,7 +115,7 @@ class Mover:
             self._stop_reading()
             log.complain("the delayed jobs of %s cannot be moved: %s", self._spool_dir, error)
             return ELECTION
-        if self._reading is not None:
+        if self._reading is not None or self._is_used_up():
             return 0.0
         soonest = CHECK if not self._queue else (self._queue[0][0] - later.now()) / 1e9
         return min(CHECK, max(0.0, soonest))
@@ -235,9 +235,18 @@ class Mover:
             self._reading.close()
             self._reading = None
 
+    def _is_used_up(self) -> bool:
+        """Whether files may be due that are not in the queue, before any that is."""
+        if self._horizon is None or self._reading is not None:
+            return False
+        if not self._queue:
+            return True
+        # What is left are files that could not be moved, or that got a later time; there may be thousands of them.
+        return self._queue[0][0] > self._horizon and time.monotonic() >= self._next_reading
+
     def _move_due(self) -> None:
         for _ in range(AT_ONCE):
-            if not self._queue and self._horizon is not None and self._reading is None:
+            if self._is_used_up():
                 self._start_reading()
                 self._read_on()
             if not self._queue or self._queue[0][0] > later.now():
