@@ -179,6 +179,7 @@ def test_a_process_with_the_pid_of_a_dead_ancestor_makes_its_own_value(
     monkeypatch: pytest.MonkeyPatch, is_set: bool
 ) -> None:
     made = iter(["the ancestor's", "the child's", "the grandchild's"])
+    monkeypatch.setattr(process, "_this_process", process._ThisProcess())
     value = process.PerProcess(lambda: next(made))
     found = []
     for pid in (100, 200, 100):
@@ -217,3 +218,24 @@ def test_wait_until_gone_ends_when_no_pid_is_left_at_the_deadline_or_when_given_
     assert left == []
     assert process.wait_until_gone(lambda: [7], time.monotonic() + 0.1) == [7]
     assert process.wait_until_gone(lambda: [7], time.monotonic() + 60, lambda: True) == [7]
+
+
+def test_a_process_that_remembers_its_pid_asks_for_it_no_more_but_its_child_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(process, "_this_process", process._ThisProcess())
+    value = process.PerProcess(lambda: [os.getpid()])
+    process.remember_pid()
+    mine = value.get()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getpid", lambda: pytest.fail("it asked"))
+        assert value.get() is mine
+        assert value.peek() is mine
+    child = os.fork()
+    if not child:
+        try:
+            os._exit(int(value.peek() is not None or value.get() != [os.getpid()]))
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert value.get() is mine

@@ -20,7 +20,7 @@ from spoolkit.spooldir import gate, later, mover, running, spoolers, spoolfile
 from spoolkit.spooling import other_libraries, startup
 from spoolkit.spooling.execute import SpoolFileRef, execute, execute_foreign
 from spoolkit.store import locations, retention
-from spoolkit.system import clock, files, log, published, sandbox, task_signals
+from spoolkit.system import clock, files, log, process, published, sandbox, task_signals
 from spoolkit.uwsgi import bridge, instance, served
 
 STAND_BY = 0.2
@@ -67,6 +67,7 @@ def install() -> None:
 def start(spool_dir: str) -> None:
     """Put the spool directory in order and announce this process in it as a spooler. Never raises."""
     this_process.spool_dir = spool_dir
+    process.remember_pid()
     if bridge.is_spooler():
         spooler_signals.begin()
         task_signals.ignore_harmless()

@@ -19,6 +19,30 @@ _PF_EXITING = 0x4
 """The flag of a process in its exit, in ``include/linux/sched.h`` of the kernel."""
 
 
+class _ThisProcess:
+    #: Its pid, in a process that only Python forks; 0 in any other.
+    pid = 0
+
+
+_this_process = _ThisProcess()
+
+
+def remember_pid() -> None:
+    """Find the values of :class:`PerProcess` without asking the kernel for the pid, as ten times per job.
+
+    Only for a spooler, which nobody forks but Python; the child then forgets the pid. uWSGI forks its master without
+    telling Python.
+    """
+    _this_process.pid = os.getpid()
+
+
+def _forget_pid() -> None:
+    _this_process.pid = 0
+
+
+os.register_at_fork(after_in_child=_forget_pid)
+
+
 class PerProcess(Generic[T]):
     """A value that belongs to one process: a forked child does not see its parent's value and makes its own.
 
@@ -46,7 +70,7 @@ class PerProcess(Generic[T]):
         Raises:
             LookupError: There is no value, and no function to make it. Also raises what that function raises.
         """
-        pid = os.getpid()
+        pid = _this_process.pid or os.getpid()
         try:
             return self._by_pid[pid]
         except KeyError:
@@ -59,17 +83,17 @@ class PerProcess(Generic[T]):
 
     def peek(self) -> T | None:
         """Return the value of this process, or ``None`` if there is none yet."""
-        return self._by_pid.get(os.getpid())
+        return self._by_pid.get(_this_process.pid or os.getpid())
 
     def set(self, value: T) -> None:
         """Replace the value of this process."""
-        pid = os.getpid()
+        pid = _this_process.pid or os.getpid()
         self._set_inherited_aside(pid)
         self._by_pid[pid] = value
 
     def discard(self) -> None:
         """Forget the value of this process: the next :meth:`get` makes another one."""
-        self._by_pid.pop(os.getpid(), None)
+        self._by_pid.pop(_this_process.pid or os.getpid(), None)
 
     def _set_inherited_aside(self, pid: int) -> None:
         for other in self._by_pid.keys() - {pid}:
