@@ -20,6 +20,9 @@ FIGURES = ("drain", "steady", "cpu", "enqueue", "idle_p50", "idle_p99", "late_p5
 PENDING = ("steady_pending", "cpu_pending", "enqueue_pending", "idle_p50_pending", "late_p50_pending")
 """The lines of a run with many delayed jobs pending."""
 
+QUIET = 1.0
+"""The greatest load before a run with which its times and rates are worth printing without a warning."""
+
 LEFT_OUT = ("spoolkit, printed ini",)
 """Contenders that have no column."""
 
@@ -40,7 +43,9 @@ def section(*reports: Mapping[str, Any]) -> str:
                 rows.append([f"{figure.title}, {figure.unit}", *cells])
     about = reports[0]["about"]
     how = f"Medians of {reports[0]['rounds']} rounds in turn, {reports[0]['jobs']:,} jobs each."
-    return f"{figures.markdown(rows)}\n{how}\n{about['date']}; {about['cpu']}; {about['system']}; {about['files']}."
+    where = f"{about['date']}; {about['cpu']}; {about['system']}; {about['files']}."
+    busy = f" Other programs ran as well (load {about['load']}): CPU and memory hold, times and rates do not."
+    return f"{figures.markdown(rows)}\n{how}\n{where}{busy if float(about['load'].split()[0]) > QUIET else ''}"
 
 
 def replaced(text: str, new: str) -> str:

@@ -6,6 +6,7 @@ import json
 import math
 import re
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -214,7 +215,7 @@ def test_a_bar_is_met_or_not_by_the_median_of_the_rounds() -> None:
 
 def test_the_page_gets_a_table_between_its_markers(tmp_path: Path) -> None:
     made = report.Report(report.measured(["drain", "memory"], 0), jobs=2000, rounds=3)
-    made.about = machine.description(tmp_path)
+    made.about = {**machine.description(tmp_path), "load": "0.9 3.0 3.0"}
     for contender in ("spoolkit", readme.LEFT_OUT[0], "Huey, Redis"):
         made.add(contender, {"drain": 5.0, "memory": 3.0}, "")
     made.write(tmp_path)
@@ -230,6 +231,9 @@ def test_the_page_gets_a_table_between_its_markers(tmp_path: Path) -> None:
         "| Memory of idle consumers and broker, MB PSS | 3.00 | 3.00 |",
         "| Latency, idle, p50 [50,000 pending], ms | 1.00 | - |",
     ]
+    assert "Other programs" not in section
+    with_pending.about["load"] = "1.1 0.0 0.0"
+    assert "Other programs ran as well (load 1.1 0.0 0.0)" in readme.section(asdict(with_pending))
     page = f"before {readme.BEGIN}old{readme.END} after"
     written = readme.replaced(page, section)
     assert written == readme.replaced(written, section)
