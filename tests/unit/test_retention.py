@@ -118,6 +118,15 @@ def test_delete_some_does_nothing_within_the_interval(
     assert kept(store) == set()
 
 
+def test_delete_some_reads_no_directory_of_jobs_if_there_is_nothing_to_delete(
+    spool: str, store: Store, config: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = record(store, State.DONE, days=1, count=3)
+    monkeypatch.setattr(spoolfile, "folders_of_jobs", None)
+    retention.delete_some(store, spool, config)
+    assert kept(store) == set(ids)
+
+
 def test_delete_some_ignores_a_damaged_store(spool: str, config: Settings) -> None:
     path = Path(spool, "spoolkit.db")
     path.write_bytes(b"no database" * 100)
