@@ -306,6 +306,7 @@ def test_a_job_that_cannot_be_settled_is_logged_once_a_minute(
 def test_the_handler_for_uwsgi_never_raises_and_logs_once_a_minute() -> None:
     code = (
         "from spoolkit.spooling import handler\n"
+        "handler.serve = lambda *_: 1 / 0\n"
         "for _ in range(20): assert handler.on_spool({'spooler_task_name': b'a file'}) == -1"
     )
     lines = [line for line in said(code).splitlines() if not line.startswith(" ")]
