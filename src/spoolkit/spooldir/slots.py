@@ -23,7 +23,7 @@ import signal
 import threading
 import time
 
-from spoolkit.system import files, process
+from spoolkit.system import clock, files, process
 from spoolkit.system.process import PerProcess, Target
 
 NAME = "slots"
@@ -218,21 +218,18 @@ class _Slots:
             self._fd = process.keep_open(fd)
         finally:
             os.close(fd)
-        self._file = process.file_of(self._fd)
+        self._descriptor = process.KeptDescriptor(self._fd)
+        self._is_in_place = clock.Sampled(lambda: os.fstat(self._fd).st_nlink > 0)
         self._mutex = threading.Lock()
         self._targets: dict[int, tuple[bytes, Target]] = {}
 
     def is_usable(self) -> bool:
-        """Whether the descriptor is still that of the file, and the file is still in its directory."""
-        try:
-            about = os.fstat(self._fd)
-        except OSError:
-            return False
-        return (about.st_dev, about.st_ino) == self._file and about.st_nlink > 0
+        """Whether the descriptor is still that of the file, and the file was in its directory a moment ago."""
+        return self._descriptor.is_intact() and self._is_in_place()
 
     def close(self) -> None:
         """Close what is open. If the code of a task has closed the file, the other descriptors may be lost as well."""
-        if process.file_of(self._fd) == self._file:
+        if self._descriptor.is_intact():
             os.close(self._fd)
             for _, target in self._targets.values():
                 target.close()
