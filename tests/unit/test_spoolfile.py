@@ -11,6 +11,7 @@ import pkgutil
 import random
 import subprocess
 import sys
+import time
 from fractions import Fraction
 from pathlib import Path
 
@@ -365,3 +366,15 @@ def test_each_folder_of_a_spool_directory_has_a_module_or_a_package_of_its_name(
     assert modules | wings >= spoolfile.FOLDERS
     folders = {module.FOLDER for module in (checkpoints, chunks, dead, later, running, spoolers, waiting)}
     assert folders | {"threads"} == spoolfile.FOLDERS
+
+
+def test_a_new_file_is_never_ahead_of_the_clock_of_uwsgi(spool: str) -> None:
+    """uWSGI asks for the time in whole seconds, and Linux answers from the last tick of its clock."""
+    coarse = 5  # CLOCK_REALTIME_COARSE
+    until = int(time.time()) + 1.05
+    while time.time() < until - 0.06:
+        pass
+    while time.time() < until:
+        path = spoolfile.write(spool, "new", b"data")
+        assert int(os.stat(path).st_mtime) <= int(time.clock_gettime(coarse))
+        os.unlink(path)

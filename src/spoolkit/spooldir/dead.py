@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Any
 
 from spoolkit.job import first_id
-from spoolkit.spooldir.spoolfile import PREFIX, id_of, is_id, ns_of
+from spoolkit.spooldir.spoolfile import PREFIX, due_now, id_of, is_id, ns_of
 from spoolkit.system import clock, files
 
 FOLDER = "dead"
@@ -143,7 +143,7 @@ def requeue(path: str, folder: str) -> str:
     name = os.path.basename(path)
     known = id_of(name)
     target = os.path.join(folder, name if known is None else f"{PREFIX}{known}")
-    os.utime(path, ns=ns_of(clock.now()))
+    os.utime(path, ns=ns_of(due_now()))
     os.rename(path, target)
     files.remove(f"{path}.json")
     return target

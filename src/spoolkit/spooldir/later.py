@@ -25,8 +25,7 @@ PIPE = "news"
 MARKER = b"spoolkit_later"
 """The key in the packet of the ticket."""
 
-COARSE = 50_000_000
-"""Nanoseconds by which uWSGI's clock may be behind: on a whole second, it would not take a job that has become due."""
+_COARSE = int(spoolfile.COARSE * 1e9)
 
 Due = tuple[int, str]
 """When a file is due, in unix nanoseconds, and its path in the folder."""
@@ -133,7 +132,7 @@ def bring_forward(path: str, spool_dir: str) -> str:
         OSError: The file is gone, or cannot be renamed.
     """
     new = os.path.join(_target_folder(spool_dir, path), os.path.basename(spoolfile.next_name(path)))
-    os.utime(path, ns=spoolfile.ns_of(clock.now()))
+    os.utime(path, ns=spoolfile.ns_of(spoolfile.due_now()))
     os.rename(path, new)
     return new
 
@@ -237,9 +236,9 @@ def move_in(path: str, spool_dir: str) -> int:
             moved_to = dead.quarantine(path, spool_dir, reason=damage)
             log.error("a spool file that cannot be read was moved to %s: %s", moved_to, damage)
             return 0
-        if about.st_mtime_ns % 10**9 < COARSE:
+        if about.st_mtime_ns % 10**9 < _COARSE:
             # It is due: its time no longer decides anything but whether uWSGI sees it now.
-            os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns - COARSE))
+            os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns - _COARSE))
         target = os.path.join(_target_folder(spool_dir, path), os.path.basename(path))
         while os.path.lexists(target):
             target = spoolfile.next_name(target)  # a rename onto a running job's name would replace its locked file

@@ -26,6 +26,10 @@ TEMPORARY = "tmp_"
 MAX_SIZE = 1 << 30
 """The greatest size of a spool file in bytes: uWSGI reads it whole, and a spooler without the memory dies each time."""
 
+COARSE = 0.05
+"""Seconds by which uWSGI's clock may be behind that of files, which Linux makes finer since 6.13. uWSGI compares whole
+seconds: at the beginning of one, it would leave a new file for its next scan."""
+
 MAX_NAMES_AHEAD = 6
 """How many of the names after a known one are tried: a job gets two per attempt while the store is unavailable."""
 
@@ -114,6 +118,8 @@ def write_unnamed(
         if run_at is not None:
             # Before the rename: uWSGI itself sets the time after the data, and sometimes runs such a job at once.
             os.utime(fd, ns=ns_of(run_at))
+        elif clock.now() % 1 < COARSE:
+            os.utime(fd, ns=ns_of(due_now()))
         if fsync:
             os.fsync(fd)
     finally:
@@ -517,6 +523,12 @@ def sweep(spool_dir: str) -> None:
             for entry in _walk(folder):
                 if entry.name.startswith(TEMPORARY):
                     files.remove_stray(entry)
+
+
+def due_now() -> float:
+    """Return a time for the file of a job that is due now, in unix seconds: one at which uWSGI takes it at once."""
+    now = clock.now()
+    return now - COARSE if now % 1 < COARSE else now
 
 
 def ns_of(time: float) -> tuple[int, int]:
