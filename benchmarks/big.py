@@ -112,7 +112,8 @@ def steps(spool_dir: str) -> dict[str, float]:
 
     def moving() -> None:
         one = mover.Mover(spool_dir)
-        one.step()
+        while one.step() == 0.0:
+            pass  # it reads the folder in slices
         one.close()
 
     empty, nothing_done = least(flask("nothing")), least(lambda: None)
@@ -132,7 +133,8 @@ def steps(spool_dir: str) -> dict[str, float]:
 def idle(spool_dir: str) -> float:
     """The processor time that the process which moves delayed jobs takes per second, while none is due."""
     one = mover.Mover(spool_dir)
-    one.step()
+    while one.step() == 0.0:
+        pass
     began, until = own_cpu(), time.monotonic() + IDLE
     while time.monotonic() < until:
         mover.wait([one], one.step())

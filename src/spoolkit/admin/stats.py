@@ -112,9 +112,12 @@ def _broken() -> dict[str, str]:
 def _oldest_due(now: float, files: Files, running: set[str], max_files: int) -> float | None:
     due, in_later = [], tuple(os.path.join(spool_dir, later.FOLDER, "") for spool_dir in locations.spool_dirs())
     # Apart: thousands of jobs that were enqueued earlier, and are not due yet, must not hide one that is.
-    for is_delayed in (False, True):
-        ids = {id for id, path in files.waiting.items() if path.startswith(in_later) is is_delayed}
-        for id in heapq.nsmallest(max_files, ids - running):
+    due_now, delayed = list[str](), list[str]()
+    for id, path in files.waiting.items():
+        if id not in running:
+            (delayed if path.startswith(in_later) else due_now).append(id)
+    for ids in (due_now, delayed):
+        for id in heapq.nsmallest(max_files, ids):
             with contextlib.suppress(FileNotFoundError):
                 due.append(os.lstat(files.waiting[id]).st_mtime)
     oldest = min(due, default=now)
