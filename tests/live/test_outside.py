@@ -159,7 +159,7 @@ def test_flask_spool_run_finishes_the_running_job_when_stopped(
     assert len(history.events("end", "long")) == 1
     assert history.events("note") == []
     assert len(files(spool)) == 1
-    assert os.listdir(spool / "spoolers") == ["slots"]
+    assert sorted(os.listdir(spool / "spoolers")) == ["slots", "tidied"]
 
 
 @pytest.mark.parametrize("cut_by", ["grace", "signal"])
