@@ -19,6 +19,9 @@ from spoolkit.system.process import PerProcess
 LOCK_TIMEOUT = 10.0
 """Seconds to wait for the transactions of other processes, each of which takes well under a millisecond."""
 
+FIRST_PAUSE, LONGEST_PAUSE = 0.0001, 0.005
+"""Seconds between two tries to get the lock. SQLite's own first pause, a millisecond, is as long as ten transactions."""
+
 MIGRATIONS = (
     """
     CREATE TABLE jobs (
@@ -99,7 +102,7 @@ class Database:
         with connection.lock:
             db = self._opened(connection)
             try:
-                return db.execute(sql, values).fetchall()
+                return _execute(db, sql, values).fetchall()
             except sqlite3.Error as error:
                 raise self._failure(connection, error) from error
 
@@ -140,7 +143,7 @@ class Database:
 
     def _changed(self, connection: _Connection, db: sqlite3.Connection, sql: str, values: Sequence[object]) -> bool:
         try:
-            return db.execute(sql, values).rowcount == 1
+            return _execute(db, sql, values).rowcount == 1
         except sqlite3.Error as error:
             raise self._failure(connection, error) from error
 
@@ -158,13 +161,7 @@ class Database:
             try:
                 # IMMEDIATE: a transaction that reads first and then cannot get the lock to write would have to start
                 # over.
-                if lock_timeout is not None:
-                    db.execute(f"PRAGMA busy_timeout = {int(lock_timeout * 1000)}")
-                try:
-                    db.execute("BEGIN IMMEDIATE")
-                finally:
-                    if lock_timeout is not None:
-                        db.execute(f"PRAGMA busy_timeout = {int(LOCK_TIMEOUT * 1000)}")
+                _execute(db, "BEGIN IMMEDIATE", timeout=lock_timeout)
                 try:
                     yield db
                     db.execute("COMMIT")
@@ -270,10 +267,30 @@ def _connect(path: str) -> sqlite3.Connection:
         # A power cut may cost the last moves, never the file. A job's own file is what must survive it.
         db.execute("PRAGMA synchronous = NORMAL")
         _migrate(db)
+        db.execute("PRAGMA busy_timeout = 0")  # from here on, _execute() waits
     except BaseException:
         db.close()
         raise
     return db
+
+
+def _execute(
+    db: sqlite3.Connection, sql: str, values: Sequence[object] = (), timeout: float | None = None
+) -> sqlite3.Cursor:
+    """Execute a statement; while another process has the lock, try again for ``timeout`` seconds."""
+    pause, deadline = FIRST_PAUSE, None
+    while True:
+        try:
+            return db.execute(sql, values)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                raise
+            now = time.monotonic()
+            deadline = deadline or now + (LOCK_TIMEOUT if timeout is None else timeout)
+            if now >= deadline:
+                raise
+        time.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE)
 
 
 def _use_wal(db: sqlite3.Connection) -> None:
