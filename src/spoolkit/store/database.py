@@ -20,7 +20,7 @@ LOCK_TIMEOUT = 10.0
 """Seconds to wait for the transactions of other processes, each of which takes well under a millisecond."""
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.0001, 0.005
-"""Seconds between two tries to get the lock. SQLite's own first pause, a millisecond, is as long as ten transactions."""
+"""Seconds between two tries to get the lock. SQLite's own first pause, a millisecond, is that of ten transactions."""
 
 MIGRATIONS = (
     """
