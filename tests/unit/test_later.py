@@ -415,3 +415,14 @@ def test_the_command_for_a_downgrade_moves_all_jobs_with_their_times(spool: str,
     subprocess.run(["sh", "-c", command], cwd=tmp_path, check=True)
     assert [os.stat(moved(path)).st_mtime for path in paths] == times
     assert sorted(spoolfile.scanned(folder)) == sorted(map(moved, paths)) == sorted(spoolfile.pending(folder))
+
+
+def test_a_spool_directory_whose_name_is_a_number_is_no_folder_of_a_priority(tmp_path: Path, at: Clock) -> None:
+    spool = str(tmp_path / "1")
+    os.mkdir(spool, 0o700)
+    path = later.put_off(spoolfile.write(spool, new_id(), DATA), spool, at.now + 60)
+    assert os.path.dirname(path) == os.path.join(spool, later.FOLDER)
+    path = later.bring_forward(path, spool)
+    path = later.bring_forward(path, spool)
+    assert spoolfile.scanned(spool) == [path]
+    assert os.path.dirname(path) == spool

@@ -203,12 +203,11 @@ def ids(path: str) -> list[str]:
     if not _is_staged(path):
         return codec.ids(found[1])
     folder = os.path.dirname(path)
-    spool_dir = os.path.dirname(folder) if os.path.basename(folder).isdigit() else folder
-    try:
-        names = os.listdir(os.path.join(spool_dir, FOLDER, found[1]))
-    except OSError:
-        return []
-    return [id for name in names if (id := spoolfile.id_of(name))]
+    for spool_dir in (folder, os.path.dirname(folder)):  # the folder may be that of a priority
+        with contextlib.suppress(OSError):
+            names = os.listdir(os.path.join(spool_dir, FOLDER, found[1]))
+            return [id for name in names if (id := spoolfile.id_of(name))]
+    return []
 
 
 def read(path: str, size: int = spoolfile.MAX_SIZE) -> packet.Packet | None:

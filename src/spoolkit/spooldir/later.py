@@ -76,7 +76,7 @@ def put_off(path: str, spool_dir: str, run_at: float) -> str:
     """
     if spoolfile.id_of(os.path.basename(path)) is None:
         return spoolfile.reschedule(path, run_at)  # another library's: it stays where that library put it
-    folder = _folder(spool_dir, _priority(path))
+    folder = _folder(spool_dir, _priority(path, spool_dir))
     new = os.path.join(folder, os.path.basename(spoolfile.next_name(path)))
     os.utime(path, ns=spoolfile.ns_of(run_at))
     try:
@@ -150,10 +150,12 @@ def _folder(spool_dir: str, priority: str) -> str:
     return os.path.join(spool_dir, FOLDER, priority) if priority else os.path.join(spool_dir, FOLDER)
 
 
-def _priority(path: str) -> str:
+def _priority(path: str, spool_dir: str) -> str:
     """The name of the priority folder that holds the file; empty if it has no priority."""
-    name = os.path.basename(os.path.dirname(path))
-    return name if _is_priority(name) else ""
+    folder = os.path.dirname(path)
+    name = os.path.basename(folder)
+    # The name of a spool directory may be a number as well.
+    return name if _is_priority(name) and folder != spool_dir else ""
 
 
 def _is_priority(name: str) -> bool:
@@ -168,7 +170,7 @@ def is_name(path: bytes) -> bool:
 
 def _target_folder(spool_dir: str, path: str) -> str:
     """The folder from which uWSGI runs the delayed job in the file ``path``."""
-    if not (priority := _priority(path)):
+    if not (priority := _priority(path, spool_dir)):
         return spool_dir
     folder = os.path.join(spool_dir, priority)
     files.make_folder(folder)
