@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -426,3 +427,23 @@ def test_a_spool_directory_whose_name_is_a_number_is_no_folder_of_a_priority(tmp
     path = later.bring_forward(path, spool)
     assert spoolfile.scanned(spool) == [path]
     assert os.path.dirname(path) == spool
+
+
+def test_processes_that_call_the_spoolers_at_once_leave_a_ticket(spool: str) -> None:
+    write(spool, 2e9)
+    callers = [threading.Thread(target=later.call_spoolers, args=(spool,)) for _ in range(4)]
+    unnamed = spoolfile.write_unnamed
+    barrier = threading.Barrier(len(callers))
+
+    def write_together(path: str, data: bytes) -> None:
+        unnamed(path, data)
+        barrier.wait(10)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(spoolfile, "write_unnamed", write_together)
+        for caller in callers:
+            caller.start()
+        for caller in callers:
+            caller.join()
+    assert os.path.exists(os.path.join(spool, spoolfile.TICKET))
+    assert not [name for name in os.listdir(spool) if name.startswith(spoolfile.TEMPORARY)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import threading
 from collections.abc import Generator
 
 from spoolkit.encoding import packet
@@ -276,7 +277,20 @@ def call_spoolers(spool_dir: str) -> None:
     with contextlib.suppress(OSError):
         # Asked after the job was written. A spooler removes the ticket and then asks again: see mover.answer().
         if has_delayed(spool_dir) and not os.path.lexists(os.path.join(spool_dir, spoolfile.TICKET)):
-            spoolfile.write(spool_dir, FOLDER, packet.dump(packet.Packet({MARKER: b"1"})))
+            _write_ticket(spool_dir)
+
+
+def _write_ticket(spool_dir: str) -> None:
+    # Under a name of this thread's own: two that write at once must not remove the file of each other.
+    writer = f"{os.getpid()}-{threading.get_native_id()}"
+    temporary = os.path.join(spool_dir, f"{spoolfile.TEMPORARY}{FOLDER}.{writer}")
+    files.remove(temporary)  # left by a killed process with the same pid
+    try:
+        spoolfile.write_unnamed(temporary, packet.dump(packet.Packet({MARKER: b"1"})))
+        os.rename(temporary, os.path.join(spool_dir, spoolfile.TICKET))
+    except BaseException:
+        files.remove(temporary)
+        raise
 
 
 def has_delayed(spool_dir: str) -> bool:
