@@ -14,12 +14,15 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from uwsgi_server import wait_until
 
 from spoolkit.encoding import packet
 from spoolkit.job import new_id
+from spoolkit.lifecycle import delayed_jobs
 from spoolkit.spooldir import later, spoolers, spoolfile
 from spoolkit.spooldir import mover as moving
 from spoolkit.system import clock, process
+from spoolkit.uwsgi import bridge
 
 DATA = packet.dump(packet.Packet({b"spoolkit": b"1"}))
 DEPLOY = Path(__file__).parents[2] / "docs" / "deploy.md"
@@ -447,3 +450,16 @@ def test_processes_that_call_the_spoolers_at_once_leave_a_ticket(spool: str) -> 
             caller.join()
     assert os.path.exists(os.path.join(spool, spoolfile.TICKET))
     assert not [name for name in os.listdir(spool) if name.startswith(spoolfile.TEMPORARY)]
+
+
+def test_an_http_process_that_exits_is_no_longer_elected_when_it_calls_the_spoolers(
+    spool: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bridge, "has_threads", lambda: True)
+    delayed_jobs.start([spool])
+    wait_until(lambda: later.has_mover(spool))
+    write(spool, 2e9)
+    delayed_jobs.stop([spool])
+    assert not later.has_mover(spool)
+    moving.answer(spool)
+    assert os.path.exists(os.path.join(spool, spoolfile.TICKET))

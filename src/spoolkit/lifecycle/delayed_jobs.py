@@ -10,24 +10,67 @@ import threading
 import time
 from collections.abc import Sequence
 
-from spoolkit.spooldir import mover
+from spoolkit.spooldir import later, mover
 from spoolkit.system import log
+from spoolkit.system.process import PerProcess
 from spoolkit.uwsgi import bridge
+
+MAX_WAIT = 1.0
+"""Seconds that an exiting process waits for its thread, which may be moving jobs."""
+
+
+class _Movers:
+    """What the thread of this HTTP process does."""
+
+    def __init__(self, spool_dirs: Sequence[str]) -> None:
+        self._movers = [mover.Mover(spool_dir) for spool_dir in spool_dirs]
+        self._step = threading.Lock()
+        self._is_stopped = False
+        self._thread = threading.Thread(target=self._run, name="spoolkit-later", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                with self._step:
+                    if self._is_stopped:
+                        break
+                    seconds = min([one.step() for one in self._movers])
+                mover.wait(self._movers, seconds)
+            except Exception as error:
+                log.complain("delayed jobs could not be moved, and are tried again", error=error)
+                time.sleep(mover.ELECTION)
+        for one in self._movers:
+            one.close()
+
+    def stop(self) -> None:
+        """Let another process be elected."""
+        if not self._step.acquire(timeout=MAX_WAIT):
+            return
+        self._is_stopped = True
+        elected = [one for one in self._movers if one.pipe is not None]
+        self._step.release()
+        # The thread itself closes the pipe: the kernel keeps it open as long as another thread waits for it.
+        for one in elected:
+            one.interrupt()
+        if elected:
+            self._thread.join(MAX_WAIT)
+
+
+_own: PerProcess[_Movers] = PerProcess()
 
 
 def start(spool_dirs: Sequence[str]) -> None:
     """Start the thread in this HTTP process. The caller has blocked all signals, which the thread inherits."""
     # Without enable-threads it would run only during requests, and keep the lock from a process that can do better.
     if spool_dirs and bridge.has_threads():
-        threading.Thread(target=_run, args=(spool_dirs,), name="spoolkit-later", daemon=True).start()
+        _own.set(_Movers(spool_dirs))
 
 
-def _run(spool_dirs: Sequence[str]) -> None:
-    movers = [mover.Mover(spool_dir) for spool_dir in spool_dirs]
-    while True:
-        try:
-            seconds = min([one.step() for one in movers])
-            mover.wait(movers, seconds)
-        except Exception as error:
-            log.complain("delayed jobs could not be moved, and are tried again", error=error)
-            time.sleep(mover.ELECTION)
+def stop(spool_dirs: Sequence[str]) -> None:
+    """Leave the delayed jobs to another HTTP process or, if none follows, as with uWSGI's ``idle``, to the spoolers."""
+    # In this order: a spooler that finds an elected process removes the file by which it is called.
+    if (movers := _own.peek()) is not None:
+        movers.stop()
+    for spool_dir in spool_dirs:
+        later.call_spoolers(spool_dir)

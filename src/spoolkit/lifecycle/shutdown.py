@@ -21,7 +21,7 @@ from spoolkit import application
 from spoolkit.errors import StoreUnavailableError
 from spoolkit.job import Progress
 from spoolkit.lifecycle import delayed_jobs, hooks
-from spoolkit.spooldir import gate, later, running, spoolers
+from spoolkit.spooldir import gate, running, spoolers
 from spoolkit.store import locations, orphans
 from spoolkit.system import log, process, task_signals
 from spoolkit.system.process import PerProcess
@@ -237,8 +237,7 @@ def _at_exit() -> None:
                 gate.withdraw_stop(directory)
     elif not bridge.other_workers():
         _leave_watcher()
-    for directory in bridge.directories():
-        later.call_spoolers(directory)  # no other HTTP process may follow, as with uWSGI's idle
+    delayed_jobs.stop(bridge.directories())
 
 
 def _leave_watcher() -> None:

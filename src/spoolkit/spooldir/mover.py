@@ -120,6 +120,12 @@ class Mover:
         soonest = CHECK if not self._queue else (self._queue[0][0] - later.now()) / 1e9
         return min(CHECK, max(0.0, soonest))
 
+    def interrupt(self) -> None:
+        """Have :func:`wait` return in another thread. Never raises ``OSError``."""
+        if self._pipe is not None and not self._pipe.is_lost:
+            with contextlib.suppress(OSError):  # it is full, so that nobody waits
+                os.write(self._pipe.fd, b"\n")
+
     def close(self) -> None:
         """Let another process be elected. In a forked child: close what it has of its parent's."""
         self._stop_reading()
@@ -197,8 +203,11 @@ class Mover:
         changed = self._last_change()
         self._is_unexplained |= changed != self._changed and not self._is_active
         self._changed, self._is_active = changed, False
-        if now >= self._next_reading and (
-            self._is_unexplained or (changed != self._read_changed and now >= self._next_reading + REREAD)
+        # Not from the beginning while it is being read: that would never end where the folder changes every second.
+        if (
+            self._reading is None
+            and now >= self._next_reading
+            and (self._is_unexplained or (changed != self._read_changed and now >= self._next_reading + REREAD))
         ):
             self._start_reading()
 
