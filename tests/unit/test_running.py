@@ -149,6 +149,20 @@ def test_only_the_attempts_of_one_job_are_asked_to_stop(folder: str) -> None:
     assert sorted(running.job_ids(folder)) == [ID, OTHER]
 
 
+def test_each_job_of_a_process_can_be_asked_to_stop(folder: str) -> None:
+    one, other = begun(folder), begun(folder, OTHER)
+    ask_to_stop(folder, ID)
+    ask_to_stop(folder, OTHER)
+    assert (one.cancel_asked, other.cancel_asked) == (True, True)
+
+
+def test_a_job_that_is_requeued_is_not_asked_to_stop_again(folder: str) -> None:
+    shown = begun(folder)
+    ask_to_stop(folder, ID)
+    shown.close()
+    assert not begun(folder, ID).cancel_asked
+
+
 def test_an_attempt_of_the_version_before_is_read_and_asked_to_stop(folder: str) -> None:
     os.mkdir(f"{folder}/running")
     owner = (b"%d%s" % (os.getppid(), process.identity(os.getppid()))).ljust(128)
@@ -180,6 +194,29 @@ def test_a_file_that_was_removed_is_made_anew(folder: str) -> None:
     shown = begun(folder)
     shown.write("text")
     assert read(folder, ID) == (None, "text")
+
+
+def test_a_file_that_was_cut_is_not_written_through_its_mapping(folder: str) -> None:
+    shown = begun(folder)
+    shown.close()
+    os.truncate(path_of(folder), 0)
+    begun(folder).write("text")
+    assert read(folder, ID) == (None, "text")
+
+
+def test_what_the_next_job_of_the_process_shows_is_not_taken_for_that_of_the_one_before(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = begun(folder)
+    read_progress = running._progress
+
+    def progress_of_the_next(fd: int) -> Progress | None:
+        shown.close()
+        begun(folder, OTHER).progress(Progress(1))
+        return read_progress(fd)
+
+    monkeypatch.setattr(running, "_progress", progress_of_the_next)
+    assert read(folder, ID) == (None, "")
 
 
 def test_a_file_whose_descriptor_a_task_has_closed_is_not_used_again(folder: str) -> None:

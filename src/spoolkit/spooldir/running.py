@@ -11,7 +11,6 @@ The version before made a file for each attempt, ``running/<job id>``. Such file
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import mmap
 import os
@@ -36,6 +35,9 @@ _JOB = slice(_OWNER_END, _OWNER_END + 32)
 _STOP = slice(_JOB.stop, _JOB.stop + 32)
 """The id of the job that was asked to stop: a flag would be taken for that of the next job."""
 
+_TAKEN_FOR = slice(_STOP.stop, _STOP.stop + 32)
+"""The id of the job for which the process has taken the file, also before the attempt is claimed and shown."""
+
 _LOG = 4096
 """The offset of the log, and the size of the head, which is mapped."""
 
@@ -53,10 +55,10 @@ class _ProcessFile:
         self.path, fd = _make(os.path.join(spool_dir, FOLDER))
         try:
             # Written through a mapping for which the disk has no room, the head would end this process by SIGBUS.
-            os.posix_fallocate(fd, 0, _LOG)
+            files.write_all(fd, bytes(_LOG))
             self.head = mmap.mmap(fd, _LOG)
             self.head[_OWNER:_OWNER_END] = _own_name().ljust(_OWNER_END - _OWNER)
-            self.fd = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10)
+            self.fd = process.keep_open(fd)
         except BaseException:
             files.remove(self.path)
             raise
@@ -79,7 +81,9 @@ class _ProcessFile:
             return False
         # A child of an earlier task may have crashed, and written its traceback here.
         self.has_log = about.st_size > _LOG
-        return (about.st_dev, about.st_ino) == self._file and about.st_nlink > 0
+        # One that somebody has cut, as a restored backup does, would end this process by SIGBUS.
+        is_whole = about.st_size >= _LOG
+        return (about.st_dev, about.st_ino) == self._file and about.st_nlink > 0 and is_whole
 
     def empty_log(self) -> None:
         os.ftruncate(self.fd, _LOG)
@@ -114,6 +118,9 @@ class AttemptFile:
             self._file = _take(self._free) or _ProcessFile(spool_dir)
         except OSError:
             self._file = None
+        else:
+            self._file.head[_STOP] = _NOBODY  # it may have been this job, in an attempt before it was requeued
+            self._file.head[_TAKEN_FOR] = self._id
 
     def __enter__(self) -> AttemptFile:
         return self
@@ -270,7 +277,10 @@ def read(spool_dir: str, id: str, pid: int | None = None) -> tuple[Progress | No
     seen: tuple[Progress | None, str] = None, ""
     for found in _of_job(spool_dir, id, pid):
         with contextlib.suppress(OSError):
-            seen = _progress(found.fd), _log(found.fd, found.log)
+            shown = _progress(found.fd), _log(found.fd, found.log)
+            if _job_of(found.fd, found.path) != id:
+                continue  # meanwhile the process has gone on to another job, whose progress this may be
+            seen = shown
             if _is_alive(found.owner):
                 break
     return seen
@@ -279,13 +289,14 @@ def read(spool_dir: str, id: str, pid: int | None = None) -> tuple[Progress | No
 def ask_to_stop(spool_dir: str, id: str, pid: int | None) -> None:
     """Ask the job ``id`` to stop, which the process ``pid`` runs. Never raises ``OSError``."""
     folder = os.path.join(spool_dir, FOLDER)
-    # All files of the process: the one that recorded the start of the attempt may not show it yet.
     names = [] if pid is None else [name for name in _names(folder) if name.partition(".")[0] == str(pid)]
     for name in names:
         with contextlib.suppress(OSError):
             fd = files.open_regular(os.path.join(folder, name), os.O_RDWR)
             try:
-                os.pwrite(fd, id.encode(), _STOP.start)
+                # Not the files of its other jobs, which may have been asked to stop as well.
+                if os.pread(fd, 32, _TAKEN_FOR.start) == id.encode():
+                    os.pwrite(fd, id.encode(), _STOP.start)
             finally:
                 os.close(fd)
     if not names:
@@ -348,14 +359,16 @@ def _look_into(paths: list[str]) -> Iterator[_Found]:
             fd = files.open_regular(path)
             try:
                 owner = os.pread(fd, _OWNER_END - _OWNER, _OWNER).rstrip(b" \0")
-                name = os.path.basename(path)
-                if _is_of_process(name):
-                    id = os.pread(fd, 32, _JOB.start).rstrip(b"\0").decode("ascii", "replace")
-                    yield _Found(fd, path, _LOG, owner, id)
-                else:
-                    yield _Found(fd, path, _OWNER_END, owner, name)
+                log_begin = _LOG if _is_of_process(os.path.basename(path)) else _OWNER_END
+                yield _Found(fd, path, log_begin, owner, _job_of(fd, path))
             finally:
                 os.close(fd)
+
+
+def _job_of(fd: int, path: str) -> str:
+    """The id of the job that the file shows now; empty if it shows none."""
+    name = os.path.basename(path)
+    return os.pread(fd, 32, _JOB.start).rstrip(b"\0").decode("ascii", "replace") if _is_of_process(name) else name
 
 
 def _names(folder: str) -> list[str]:
