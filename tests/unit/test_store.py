@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from life_process import in_child, start_child, wait_child
 
-from spoolkit import StoreUnavailableError
+from spoolkit import JobTimeout, StoreUnavailableError
 from spoolkit.job import (
     FINISHED,
     MOVES,
@@ -665,6 +665,33 @@ def test_events_that_the_row_tells_equal_those_that_were_written(
             write_derived(written)
             assert events_of(derived) == events_of(written)
             assert derived.history(ID) == written.history(ID)
+
+
+def test_events_of_a_process_of_the_version_before_do_not_keep_an_end_from_being_recorded(store: Store) -> None:
+    claim(store)
+    # That process has the file open since before it was migrated, and does not know has_events.
+    write(store, "INSERT INTO events (job, seq, time, kind, attempt) VALUES (?, 1, 1, 'cancel asked', 1)", ID)
+    assert store.finish(a_job(), 1, LATER)
+    assert kinds(store) == ["cancel asked", "started", "failed"]
+
+
+def test_a_time_limit_that_strikes_after_begin_leaves_no_transaction_open(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim(store)
+    execute = database._execute
+
+    def interrupted(*args: Any, **kwargs: Any) -> None:
+        execute(*args, **kwargs)
+        raise JobTimeout
+
+    monkeypatch.setattr(database, "_execute", interrupted)
+    with pytest.raises(JobTimeout):
+        store.ask_to_stop(ID)
+    monkeypatch.undo()
+    claim(store, a_job(2))
+    with closing(Store(store.path)) as other:
+        assert state_of(other, a_job(2).id) is State.RUNNING
 
 
 def test_a_file_of_the_version_that_wrote_all_events_keeps_them(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -159,13 +159,15 @@ class Database:
         with connection.lock:
             db = self._opened(connection)
             try:
-                # IMMEDIATE: a transaction that reads first and then cannot get the lock to write would have to start
-                # over.
-                _execute(db, "BEGIN IMMEDIATE", timeout=lock_timeout)
                 try:
+                    # IMMEDIATE: a transaction that reads first and then cannot get the lock to write would have to
+                    # start over.
+                    _execute(db, "BEGIN IMMEDIATE", timeout=lock_timeout)
                     yield db
                     db.execute("COMMIT")
                 except BaseException:
+                    # Also after BEGIN alone, where the time limit of a task may strike: without it, what is written
+                    # next would never be committed.
                     with contextlib.suppress(sqlite3.Error):
                         db.execute("ROLLBACK")
                     raise

@@ -74,7 +74,7 @@ def insert(
     """Add the row of the job ``id``, whose state is ``state`` from ``now`` (unix seconds) on, and its ``events``."""
     columns = {"id": id, "attempt": 0, "base": 0, **_state_columns(state, now), **columns, "has_events": bool(events)}
     db.execute(_insertion(tuple(columns)), encoded(columns.values()))
-    _add_events(db, id, 0, events)
+    _add_events(db, id, events)
 
 
 # The same text each time, so that SQLite has it prepared.
@@ -92,8 +92,13 @@ def _change(names: tuple[str, ...]) -> str:
 
 @lru_cache
 def _addition(events: int) -> str:
-    marks = ", ".join(["(?, ?, ?, ?, ?, ?, ?, ?)"] * events)
-    return f"INSERT INTO events (job, seq, time, kind, attempt, seconds, detail, log) VALUES {marks}"  # noqa: S608 - ours
+    marks = ", ".join(["(?, ?, ?, ?, ?, ?, ?)"] * events)
+    # Numbered after those that are there, whatever has_events says: a version before this one adds events without it.
+    return (
+        "INSERT INTO events (job, seq, time, kind, attempt, seconds, detail, log)"  # noqa: S608 - marks only
+        " SELECT ?, last + column1, column2, column3, column4, column5, column6, column7"
+        f" FROM (SELECT coalesce(max(seq), 0) AS last FROM events WHERE job = ?), (VALUES {marks})"
+    )
 
 
 def may_move(row: sqlite3.Row, after: State) -> bool:
@@ -137,19 +142,16 @@ def check_move(before: State, after: State, id: str = "") -> None:
 def update(db: sqlite3.Connection, row: sqlite3.Row, columns: dict[str, Any], *events: EventRow) -> None:
     """Change these columns of the job of ``row``, but for its state (see :func:`move`), and add ``events``."""
     if events:
-        last = 0
-        if row["has_events"]:
-            last = db.execute("SELECT coalesce(max(seq), 0) FROM events WHERE job = ?", (row["id"],)).fetchone()[0]
         # Now, before the row changes: afterwards it does not tell any more what came first.
-        _add_events(db, row["id"], last, (*derived_events(row), *events))
+        _add_events(db, row["id"], (*derived_events(row), *events))
         columns = {**columns, "has_events": 1}
     db.execute(_change(tuple(columns)), (*encoded(columns.values()), row["id"]))
 
 
-def _add_events(db: sqlite3.Connection, id: str, last: int, events: Sequence[EventRow]) -> None:
+def _add_events(db: sqlite3.Connection, id: str, events: Sequence[EventRow]) -> None:
     if events:
-        values = [value for number, row in enumerate(events, last + 1) for value in (id, number, *row)]
-        db.execute(_addition(len(events)), values)
+        values = [value for number, row in enumerate(events, 1) for value in (number, *row)]
+        db.execute(_addition(len(events)), (id, id, *values))
 
 
 def is_running(row: sqlite3.Row) -> bool:
