@@ -1190,15 +1190,23 @@ def test_a_first_attempt_that_is_done_is_two_statements_without_a_frame(store: S
     assert [text.split()[0] for text in seen] == ["INSERT", "UPDATE"]
 
 
-def test_a_statement_after_the_task_writes_to_no_file_that_has_a_closed_descriptors_number(
-    store: Store, tmp_path: Path
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda store: claim(store, a_job(2)),  # closed between two jobs, by a thread or a task of another library
+        lambda store: store.finish(a_job(), 1, Done()),
+    ],
+    ids=["claim", "end"],
+)
+def test_no_statement_writes_to_a_file_that_has_a_closed_descriptors_number(
+    store: Store, tmp_path: Path, write: Callable[[Store], object]
 ) -> None:
     def work() -> None:
         start(store)
         os.closerange(3, 100)
         others = [os.open(tmp_path / "mine", os.O_RDWR | os.O_CREAT) for _ in range(20)]
         with pytest.raises(StoreUnavailableError, match="closed the store's descriptors"):
-            store.finish(a_job(), 1, Done())
+            write(store)
         assert store.is_lost
         assert os.fstat(others[0]).st_size == 0
 

@@ -125,15 +125,13 @@ class Database:
         """
         connection = self._connection.get()
         with connection.lock:
+            connection.check_descriptors()
             db = self._opened(connection)
             connection.still_there = still_there
             return self._changed(connection, db, sql, values)
 
     def write_after_task(self, sql: str, values: Sequence[object]) -> bool:
-        """Execute one statement like :meth:`write_before_task`, in the same file, after a task ran in this process.
-
-        Only here and in :meth:`transaction` the descriptors are checked: it is the task that may have closed them.
-        """
+        """Execute one statement like :meth:`write_before_task`, in the same file, after a task ran in this process."""
         connection = self._connection.get()
         with connection.lock:
             connection.check_descriptors()
