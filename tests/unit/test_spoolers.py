@@ -162,6 +162,12 @@ def test_a_spooler_that_cannot_change_its_slot_is_seen_to_be_busy(spoolers: list
     assert spooler_files.busy([str(tmp_path)]) == [spoolers[0].process.pid]
 
 
+def test_a_spooler_of_an_older_version_that_was_woken_is_still_busy(spoolers: list[Spooler], tmp_path: Path) -> None:
+    path = tmp_path / "spoolers" / str(spoolers[0].process.pid)
+    path.write_bytes(b"11" + path.read_bytes()[2:])
+    assert spooler_files.busy([str(tmp_path)]) == [spoolers[0].process.pid]
+
+
 def test_wake_does_not_signal_another_process_with_the_same_pid(spoolers: list[Spooler], tmp_path: Path) -> None:
     slots = tmp_path / "spoolers" / "slots"
     for spooler in spoolers:

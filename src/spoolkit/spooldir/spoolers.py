@@ -141,7 +141,8 @@ def busy(spool_dirs: Iterable[str], pids: Iterable[int] | None = None) -> list[i
     """
     found: set[int] = set()
     for spool_dir in spool_dirs:
-        found.update(pid for pid, flags in _present(spool_dir) if flags == _BUSY)
+        # Callers of an older version, and its spoolers, use the second flag as well.
+        found.update(pid for pid, flags in _present(spool_dir) if flags[:1] == _BUSY[:1])
         with contextlib.suppress(OSError):
             found.update(slots.running(spool_dir))
     return sorted(found if pids is None else found.intersection(pids))
