@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -430,6 +431,20 @@ def test_a_spool_directory_whose_name_is_a_number_is_no_folder_of_a_priority(tmp
     path = later.bring_forward(path, spool)
     assert spoolfile.scanned(spool) == [path]
     assert os.path.dirname(path) == spool
+
+
+def test_a_process_is_elected_anew_if_somebody_removes_the_folder(
+    spool: str, at: Clock, mover: moving.Mover, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clock, "SAMPLE_TIME", 0.0)
+    mover.step()
+    shutil.rmtree(os.path.join(spool, later.FOLDER))
+    path = write(spool, at.now + 1)
+    mover.step()
+    assert later.has_mover(spool)
+    at.now += 1
+    mover.step()
+    assert spoolfile.scanned(spool) == [moved(path)]
 
 
 def test_processes_that_call_the_spoolers_at_once_leave_a_ticket(spool: str) -> None:

@@ -18,7 +18,7 @@ from itertools import islice
 
 from spoolkit.spooldir import later, spoolers, spoolfile
 from spoolkit.spooldir.later import Due
-from spoolkit.system import files, log, process
+from spoolkit.system import clock, files, log, process
 
 LOCK = "lock"
 """The file in the folder that the elected process has locked."""
@@ -135,19 +135,21 @@ class Mover:
         self._lock = self._pipe = None
 
     def _is_elected(self) -> bool:
-        if self._lock is not None and self._pipe is not None and not (self._lock.is_lost or self._pipe.is_lost):
+        if self._lock is not None and self._pipe is not None and self._lock.is_usable and self._pipe.is_usable:
             return True
         self.close()
         if not os.path.isdir(self._spool_dir):
             return False
         files.check_user(self._spool_dir)
         files.make_folder(self._folder)
-        self._lock = _Opened(files.open_or_create(os.path.join(self._folder, LOCK)))
+        path = os.path.join(self._folder, LOCK)
+        self._lock = _Opened(files.open_or_create(path), path)
         if not _lock(self._lock.fd):
             self.close()
             return False
         try:
-            self._pipe = _Opened(_open_pipe(os.path.join(self._folder, later.PIPE)))
+            path = os.path.join(self._folder, later.PIPE)
+            self._pipe = _Opened(_open_pipe(path), path)
             with contextlib.suppress(OSError):
                 fcntl.fcntl(self._pipe.fd, fcntl.F_SETPIPE_SZ, PIPE_SIZE)
             self._capacity = fcntl.fcntl(self._pipe.fd, fcntl.F_GETPIPE_SZ)
@@ -282,17 +284,31 @@ class Mover:
 class _Opened:
     """A descriptor that outlives a job: a task may close it, and open another file under its number."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, path: str) -> None:
+        self._path = path
         try:
             # uWSGI opens /dev/null as descriptor 0 after the fork.
             self.fd = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10)
         finally:
             os.close(fd)
         self._file = process.file_of(self.fd)
+        self._is_in_place = clock.Sampled(self._has_name)
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether the descriptor is that of the file, and the file was in its folder a moment ago."""
+        return not self.is_lost and self._is_in_place()
 
     @property
     def is_lost(self) -> bool:
         return process.file_of(self.fd) != self._file
+
+    def _has_name(self) -> bool:
+        try:
+            about = os.lstat(self._path)
+        except FileNotFoundError:
+            return False  # somebody has removed the folder: callers make it anew, and would not be heard
+        return (about.st_dev, about.st_ino) == self._file
 
     def close(self) -> None:
         if not self.is_lost:
