@@ -28,11 +28,11 @@ from uwsgi_server import wait_until
 from spoolkit.doctor import directory as directory_checks
 from spoolkit.doctor import machine
 from spoolkit.doctor.examine import examine
-from spoolkit.doctor.findings import Finding
+from spoolkit.doctor.findings import Entry, Finding
 from spoolkit.doctor.spoolers import stranded
 from spoolkit.encoding import packet
 from spoolkit.job import JobSpec, new_id
-from spoolkit.spooldir import dead, spoolers, spoolfile
+from spoolkit.spooldir import dead, later, spoolers, spoolfile
 from spoolkit.spooldir.spoolfile import PREFIX, TEMPORARY
 from spoolkit.store import Store
 from spoolkit.system import clock, files
@@ -711,6 +711,21 @@ def test_a_copy_of_a_job_is_found_and_the_remedy_removes_it(site: Site, folder: 
     heal(finding)
     assert site.examine() == []
     assert spoolfile.pending(str(site.spool)) == [str(job)]
+
+
+def test_a_job_that_is_put_off_while_the_directory_is_read_is_no_copy(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, scan = str(site.job()), directory_checks.scan
+
+    def put_off(directory: str, folder: str | None = None) -> Iterator[Entry]:
+        yield from scan(directory, folder)
+        if folder is None:
+            moved = os.path.basename(later.put_off(job, directory, time.time() + 60))
+            yield from (entry for entry in scan(directory) if entry.name == moved)
+
+    monkeypatch.setattr(directory_checks, "scan", put_off)
+    assert "copied-job" not in {finding.check for finding in site.examine()}
 
 
 def test_stranded_jobs_are_found_and_the_remedy_moves_them(site: Site) -> None:

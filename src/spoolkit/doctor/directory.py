@@ -190,7 +190,8 @@ def _copies(site: Site) -> Iterator[Finding]:
             by_id.setdefault(id, []).append(job.path)
     found = []
     for paths in by_id.values():
-        if len(paths) > 1:
+        # Still: while the entries were read, the job may have been moved to the folder of delayed jobs, or from there.
+        if len(paths) > 1 and all(map(os.path.lexists, paths)):
             original, copy = sorted(paths, key=lambda path: (len(path), path))[:2]
             problem = f"{printable(copy)} is a copy of {printable(original)}: the job runs from only one of them"
             found.append(Finding("copied-job", problem, f"rm {quoted(copy)}", "warning"))
