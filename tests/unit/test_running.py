@@ -267,6 +267,34 @@ def test_a_log_that_a_crashed_child_of_a_task_wrote_is_not_that_of_the_next_job(
     assert after.log() == read(folder, OTHER)[1] == "text"
 
 
+def test_progress_that_a_child_of_a_task_has_reported_is_not_that_of_the_next_job(folder: str) -> None:
+    shown = begun(folder)
+    if not (pid := os.fork()):
+        shown.progress(Progress(1))
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert read(folder, ID) == (Progress(1), "")
+    shown.close()
+    begun(folder, OTHER)
+    assert read(folder, OTHER) == (None, "")
+
+
+def test_what_a_child_shows_that_a_task_has_left_behind_is_not_that_of_the_next_job(folder: str) -> None:
+    shown = begun(folder)
+    waits, go = os.pipe()
+    if not (pid := os.fork()):
+        os.read(waits, 1)
+        shown.write("of the child")
+        shown.progress(Progress(1))
+        os._exit(0)
+    shown.close()
+    after = begun(folder, OTHER)
+    os.write(go, b"x")
+    assert os.waitpid(pid, 0)[1] == 0
+    after.write("text")
+    assert read(folder, OTHER) == (None, "text")
+
+
 def test_ask_to_stop_does_nothing_without_the_folder(folder: str) -> None:
     ask_to_stop(folder, ID)
     assert os.listdir(folder) == []

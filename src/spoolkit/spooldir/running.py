@@ -65,7 +65,6 @@ class _ProcessFile:
         finally:
             os.close(fd)
         self._file = process.file_of(self.fd)
-        self.progress_written = False
         self.empty_log()
 
     @property
@@ -136,9 +135,8 @@ class AttemptFile:
         """Show that the attempt runs."""
         if (file := self._file) is None:
             return
-        if file.progress_written:
+        if file.head[1:2] == b"[":  # of the attempt before, perhaps from a child of its task
             file.head[1:_OWNER] = _NO_PROGRESS
-            file.progress_written = False
         if file.has_log:
             with contextlib.suppress(OSError):
                 file.empty_log()
@@ -163,20 +161,23 @@ class AttemptFile:
         """Show the progress of the job. Raises ``ValueError`` or ``TypeError`` if it cannot be written as JSON."""
         line = _line(progress)  # first: progress that cannot be written here cannot be recorded either
         self.last_progress = progress
-        if (file := self._file) is not None:
-            file.progress_written = True
+        if (file := self._shown()) is not None:
             file.head[1:_OWNER] = line
 
     def write(self, text: str) -> None:
         """Add ``text`` to the log."""
         data = text.encode("utf-8", "backslashreplace")[-LOG_LIMIT:]
         # Checked before each use: a task that closed all descriptors may have opened another file under this number.
-        if (file := self._file) is None or file.is_lost:
+        if (file := self._shown()) is None or file.is_lost:
             return
         with contextlib.suppress(OSError):
             file.log_size += os.write(file.fd, data)
             if file.log_size > 2 * LOG_LIMIT:
                 _cut(file)
+
+    def _shown(self) -> _ProcessFile | None:
+        """The file, while it shows this attempt: a child that the task has left behind still has it afterwards."""
+        return self._file if self._file is not None and self._file.head[_JOB] == self._id else None
 
     def log(self) -> str:
         """Return the end of the log, at most :data:`LOG_LIMIT` bytes of it."""
