@@ -733,15 +733,16 @@ def test_stranded_jobs_are_found_and_the_remedy_moves_them(site: Site) -> None:
     elsewhere.spool.mkdir(mode=0o700, parents=True)
     asked = [str(elsewhere.spool), str(site.spool), str(site.root / "gone")]
     assert stranded(asked, [str(site.spool)]) == []
-    job, _ = elsewhere.job(), site.job()
+    jobs = [elsewhere.job(), elsewhere.job(folder="7"), elsewhere.job(folder=later.FOLDER, due=-60)]
+    site.job()
     (finding,) = stranded(asked, [str(site.spool)])
     assert (finding.check, finding.severity) == ("stranded-job", "error")
-    assert counts(finding, site) == [1]
+    assert counts(finding, site) == [3]
     spooler = spoolers.SpoolerFile(str(elsewhere.spool))
     assert stranded(asked, [str(site.spool)]) == [], "a spooler runs them"
     spooler.leave()
     heal(finding)
-    assert (site.spool / job.name).is_file()
+    assert all((site.spool / job.name).is_file() for job in jobs)
     assert stranded(asked, [str(site.spool)]) == []
 
 

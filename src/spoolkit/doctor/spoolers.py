@@ -107,6 +107,8 @@ def stranded(candidates: Iterable[str], spool_dirs: Sequence[str]) -> list[Findi
         with contextlib.suppress(OSError):
             if (jobs := spoolfile.pending(path)) and not spoolers.pids(path):
                 problem = f"jobs that wait in {printable(path)}, which no spooler serves: {len(jobs)}"
-                remedy = f"mv -n {quoted(path)}/{spoolfile.PREFIX}* {quoted(spool_dirs[0])}"
+                folders = sorted({os.path.dirname(job) for job in jobs})  # that of delayed jobs among them
+                sources = " ".join(f"{quoted(folder)}/{spoolfile.PREFIX}*" for folder in folders)
+                remedy = f"mv -n -t {quoted(spool_dirs[0])} {sources}"
                 findings.append(Finding("stranded-job", problem, remedy))
     return findings
