@@ -109,6 +109,6 @@ def stranded(candidates: Iterable[str], spool_dirs: Sequence[str]) -> list[Findi
                 problem = f"jobs that wait in {printable(path)}, which no spooler serves: {len(jobs)}"
                 folders = sorted({os.path.dirname(job) for job in jobs})  # that of delayed jobs among them
                 sources = " ".join(f"{quoted(folder)}/{spoolfile.PREFIX}*" for folder in folders)
-                remedy = f"mv -n -t {quoted(spool_dirs[0])} {sources}"
+                remedy = f"mv -n {sources} {quoted(spool_dirs[0])}"
                 findings.append(Finding("stranded-job", problem, remedy))
     return findings
