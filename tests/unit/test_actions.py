@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -253,6 +254,19 @@ def test_cancel_asks_a_running_job_which_stops_at_its_next_check(
     assert running.job_ids(directory) == []
     with pytest.raises(JobCancelled):
         _ = job.result
+
+
+def test_cancel_asks_the_process_that_runs_the_job_by_now(
+    directory: str, spooler: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = listens(str(tmp_path / "started"))
+    wait_until((tmp_path / "started").exists)
+    earlier, find = replace(job.status, pid=os.getppid()), actions.find
+    answers = iter([earlier])
+    monkeypatch.setattr(actions, "find", lambda id: next(answers, None) or find(id))
+    actions.cancel(job.id)
+    assert job.wait(10)
+    assert job.state is State.CANCELLED
 
 
 def test_cancel_is_recorded_while_the_job_does_not_check_for_it(

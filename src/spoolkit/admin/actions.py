@@ -176,7 +176,8 @@ def _cancel_in_process(status: Status) -> bool:
 def _ask_to_stop(status: Status) -> State:
     spool_dir = locations.spool_dir_of(status.queue)
     if locations.store().ask_to_stop(status.id):
-        running.ask_to_stop(spool_dir, status.id, status.pid)
+        # Looked up anew: another process may have begun a further attempt meanwhile. From here on, none begins.
+        running.ask_to_stop(spool_dir, status.id, find(status.id).pid)
     after = find(status.id).state
     if after is not State.RUNNING:
         running.delete(spool_dir, status.id)  # it finished before it could be asked
