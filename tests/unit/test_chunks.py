@@ -29,7 +29,7 @@ from spoolkit import (
 )
 from spoolkit.admin import actions, lookup, stats
 from spoolkit.errors import UnknownJobError
-from spoolkit.spooldir import chunks, dead, spoolfile
+from spoolkit.spooldir import chunks, dead, later, spoolfile
 from spoolkit.spooldir.chunks import FOLDER
 from spoolkit.spooling.standalone import Spooler
 from spoolkit.system import files
@@ -251,6 +251,44 @@ def test_a_chunk_that_an_older_version_has_left_is_expanded(site: Site) -> None:
     spoolfile.reschedule(spoolfile.reschedule(str(site.spool / name), 1.0), 1.0)
     site.run()
     assert jobs[0].state is State.DONE
+
+
+def test_a_chunk_that_is_moved_without_the_files_of_its_jobs_is_a_dead_letter_until_they_follow(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs, place = add.map([(1,), (2,), (3,)]), later.place
+
+    def kill_after_one(*args: Any) -> None:
+        monkeypatch.setattr(later, "place", die)
+        place(*args)
+
+    def die(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(later, "place", kill_after_one)
+    chunk = site.spool / site.names()[0]
+    with pytest.raises(KeyboardInterrupt):
+        chunks.expand_unlocked(str(chunk), str(site.spool))
+    monkeypatch.setattr(later, "place", place)
+    os.rename(site.spool / FOLDER, tmp_path / "left")
+    site.run()
+    (path,) = dead.paths(str(site.spool))
+    assert "moved without its jobs" in dead.report(path)["reason"]
+    os.rename(tmp_path / "left", site.spool / FOLDER)
+    actions.retry(os.path.basename(path))
+    site.run()
+    assert [job.state for job in jobs] == [State.DONE] * 3
+    assert sorted(ran) == [(1, 0), (2, 0), (3, 0)]
+    assert os.listdir(site.spool / FOLDER) == []
+
+
+def test_a_spooler_that_starts_removes_the_folder_that_a_killed_one_has_left(site: Site) -> None:
+    left, filled = site.spool / FOLDER / "left", site.spool / FOLDER / "filled"
+    for folder in (left, filled):
+        folder.mkdir(parents=True)
+    (filled / "job").touch()
+    chunks.sweep(str(site.spool))
+    assert os.listdir(site.spool / FOLDER) == ["filled"]
 
 
 def test_a_job_is_not_expanded_while_another_process_does_so(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ left that still lie in its folder. So no job is lost and none comes back after i
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import re
@@ -79,7 +80,7 @@ def expand(path: str, spool_dir: str, content: packet.Packet, *, fsync: bool = F
         fsync: Whether the files of the jobs must be on the disk before the chunk is removed.
 
     Raises:
-        DecodeError: This is no chunk, or a copy of one under another name.
+        DecodeError: This is no chunk, or a copy of one under another name, or one without the files of its jobs.
         OSError: The chunk is left for another try, which goes on from there.
     """
     chunk, calls = codec.unpack(content)
@@ -94,15 +95,19 @@ def expand(path: str, spool_dir: str, content: packet.Packet, *, fsync: bool = F
             staged = _path(folder, chunk.stem, _STAGED)
             os.rename(path, staged)
             path = staged
+        elif not os.path.isdir(staging):
+            raise DecodeError(f"the file was moved without its jobs, which lie in {FOLDER}/{chunk.stem} elsewhere")
         _move(chunk, staging, folder, spool_dir)
         if fsync:
             files.fsync_folder(folder)
             with contextlib.suppress(FileNotFoundError):
                 files.fsync_folder(later.folder_beside(folder, spool_dir))
-        # First the folder, by which readers tell which jobs are left; it cannot be removed while it has one.
+        if os.listdir(staging):
+            raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), staging)
+        # First the chunk: one without a folder would be a file that somebody has moved without its jobs.
+        spoolfile.finish(path)
         with contextlib.suppress(FileNotFoundError):
             os.rmdir(staging)
-        spoolfile.finish(path)
     spoolers.wake_all(spool_dir)
 
 
@@ -152,6 +157,15 @@ def _move(chunk: Chunk, staging: str, folder: str, spool_dir: str) -> None:
     for index, id in enumerate(codec.ids(chunk.stem)):
         with contextlib.suppress(FileNotFoundError):  # it was moved before
             later.place(os.path.join(staging, f"{PREFIX}{id}"), folder, spool_dir, chunk.run_at(index))
+
+
+def sweep(spool_dir: str) -> None:
+    """Remove the empty folders of chunks whose spoolers were killed at the end. Never raises ``OSError``."""
+    # That of a chunk which another process is about to fill may be among them: it tries again.
+    with contextlib.suppress(OSError), os.scandir(os.path.join(spool_dir, FOLDER)) as entries:
+        for entry in entries:
+            with contextlib.suppress(OSError):
+                os.rmdir(entry.path)
 
 
 def find(spool_dir: str, id: str, *, max_entries: int | None = None) -> str | None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from spoolkit.encoding import packet
 from spoolkit.errors import DecodeError
-from spoolkit.spooldir import dead, spoolers, spoolfile
+from spoolkit.spooldir import chunks, dead, spoolers, spoolfile
 from spoolkit.system import clock, files, log
 
 HEADER_TIME = 60.0
@@ -39,6 +39,7 @@ def tidy(spool_dir: str) -> None:
         if not is_tidy:
             spoolfile.sweep(spool_dir)
             dead.sweep(spool_dir)
+            chunks.sweep(spool_dir)
             _set_unreadable_files_aside(spool_dir)
 
 
