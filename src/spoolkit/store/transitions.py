@@ -108,7 +108,7 @@ def finish(
     return True
 
 
-rows.check_move(State.RUNNING, State.DONE)
+rows.check_move(State.RUNNING, State.DONE)  # which is what this statement does
 # The row keeps the process: the events are derived from it. It finds nothing if events are in the table already.
 _FIRST_IS_DONE = (
     "UPDATE jobs SET state = 'done', finished_at = ?, result = ?, result_error = ?, progress = ?"
