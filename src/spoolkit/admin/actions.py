@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 
 from spoolkit import application
-from spoolkit.admin.lookup import HEAD_SIZE, Listing, check_id, directories, find, from_store, jobs, recorded
+from spoolkit.admin.lookup import Listing, check_id, directories, find, from_store, jobs, recorded
 from spoolkit.encoding import packet
 from spoolkit.errors import DecodeError, JobStateError
 from spoolkit.job import FINAL, FINISHED, State, Status
@@ -75,7 +75,7 @@ def _requeue(id: str, path: str, folder: str) -> None:
 def _target_folder(id: str, path: str, spool_dir: str) -> str:
     """The folder that the dead file came from: the one of its priority, or the spool directory itself."""
     with open(files.open_regular(path, linked=True), "rb") as file:
-        data = file.read(HEAD_SIZE)
+        data = file.read(packet.HEAD_SIZE)
     try:
         content = packet.load(data)
     except DecodeError as error:

@@ -42,9 +42,6 @@ MAX_NAMES = 1000
 ID_LENGTH = 32
 """Characters of an id."""
 
-HEAD_SIZE = 4 + packet.LIMIT
-"""Bytes of a spool file that hold everything except the body."""
-
 
 @dataclass(frozen=True)
 class Details:
@@ -256,7 +253,7 @@ def _from_file(path: str, state: State) -> Status | None:
     """The status of a job without a record; ``None`` where the file is not one of spoolkit's."""
     data = None
     with _reading(os.path.dirname(path)):
-        data = spoolfile.peek(path, HEAD_SIZE)
+        data = spoolfile.peek(path, packet.HEAD_SIZE)
     if data is None:
         return None
     try:
@@ -280,7 +277,7 @@ def _in_chunk(path: str, id: str) -> Status | None:
     """The status of a job in the chunk ``path``; ``None`` where that is gone, or no chunk."""
     content = None
     with _reading(os.path.dirname(path)):
-        content = chunks.read(path, HEAD_SIZE)
+        content = chunks.read(path, packet.HEAD_SIZE)
     if content is None:
         return None
     with contextlib.suppress(DecodeError):

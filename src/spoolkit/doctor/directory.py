@@ -140,7 +140,7 @@ def _damage(fd: int) -> str | None:
         if machine.lock_holder(fd) is not None:
             return None
         try:
-            packet.load(os.pread(fd, 4 + packet.LIMIT, 0))
+            packet.load(os.pread(fd, packet.HEAD_SIZE, 0))
         except DecodeError as error:
             damage = str(error)
         else:

@@ -32,6 +32,9 @@ CALL = b"call"
 LIMIT = 0xFFFF
 """The greatest size in bytes of a key, a value and the whole packet: lengths are uint16, and uWSGI cuts silently."""
 
+HEAD_SIZE = 4 + LIMIT
+"""Bytes of a spool file that hold everything except the body."""
+
 _HEADER = struct.Struct("<BHB")
 _LENGTH = struct.Struct("<H")
 _IS_ID = re.compile(rb"[0-9a-f]{32}")

@@ -28,9 +28,6 @@ from spoolkit.system.process import PerProcess
 
 FOLDER = "chunks"
 
-HEAD_SIZE = 4 + packet.LIMIT
-"""Bytes of a chunk that hold everything except the arguments."""
-
 _NEW, _STAGED = "chunk", "staged"
 
 _NAME = re.compile(rf"{PREFIX}([0-9a-f]{{29}})\.({_NEW}|{_STAGED})(?:\.\d{{1,9}})*", re.ASCII)

@@ -254,7 +254,7 @@ def move_in(path: str, spool_dir: str) -> int:
 def _damage(path: str) -> str | None:
     """Why uWSGI would delete the file without running it; ``None`` if it would not, or it cannot be read here."""
     try:
-        data = spoolfile.peek(path, 4 + packet.LIMIT)
+        data = spoolfile.peek(path, packet.HEAD_SIZE)
     except OSError:
         return None
     try:

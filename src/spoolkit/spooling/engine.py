@@ -21,7 +21,7 @@ Call = tuple[tuple[object, ...], Mapping[str, object]]
 """The arguments of a call by position, and by name."""
 
 
-MAX_BODY = spoolfile.MAX_SIZE - 4 - packet.LIMIT
+MAX_BODY = spoolfile.MAX_SIZE - packet.HEAD_SIZE
 """Bytes that arguments take at most: a larger file would be accepted here, but become a dead letter unrun."""
 
 

@@ -17,9 +17,6 @@ from spoolkit.system import clock, files, log
 HEADER_TIME = 60.0
 """Seconds after which a file without a full header is no longer being written."""
 
-HEAD_SIZE = 4 + packet.LIMIT
-"""Bytes of a spool file that hold everything except the body."""
-
 TIDIED = "tidied"
 """The file in ``spoolers/`` that a spooler has locked while it tidies the directory; its time is when that was done."""
 
@@ -86,7 +83,7 @@ def _set_unreadable_files_aside(spool_dir: str) -> None:
                 continue
             try:
                 os.path.basename(path).encode()
-                packet.load(os.pread(fd, HEAD_SIZE, 0))
+                packet.load(os.pread(fd, packet.HEAD_SIZE, 0))
                 if (size := os.fstat(fd).st_size) > spoolfile.MAX_SIZE:
                     raise DecodeError(f"the file has {size} bytes; a job has at most {spoolfile.MAX_SIZE}")
             except (DecodeError, UnicodeEncodeError) as error:
@@ -101,13 +98,13 @@ def _is_readable(path: str) -> bool:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
-            data = os.read(fd, HEAD_SIZE + 1)
+            data = os.read(fd, packet.HEAD_SIZE + 1)
         finally:
             os.close(fd)
         packet.load(data)
     except (OSError, DecodeError):
         return False
-    return len(data) <= HEAD_SIZE and path.rpartition(os.sep)[2].isascii()
+    return len(data) <= packet.HEAD_SIZE and path.rpartition(os.sep)[2].isascii()
 
 
 def make_private(spool_dir: str) -> None:
