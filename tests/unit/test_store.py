@@ -1203,7 +1203,7 @@ def test_no_statement_writes_to_a_file_that_has_a_closed_descriptors_number(
 ) -> None:
     def work() -> None:
         start(store)
-        os.closerange(3, 100)
+        os.closerange(3, os.sysconf("SC_OPEN_MAX"))
         others = [os.open(tmp_path / "mine", os.O_RDWR | os.O_CREAT) for _ in range(20)]
         with pytest.raises(StoreUnavailableError, match="closed the store's descriptors"):
             write(store)
