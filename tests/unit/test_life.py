@@ -795,6 +795,17 @@ def test_a_dead_job_whose_death_was_not_recorded_is_listed_as_dead(world: World)
 # A chunk, killed at each single step in turn.
 
 
+def test_a_job_that_was_asked_to_stop_and_whose_process_died_is_cancelled_also_if_it_is_run_now() -> None:
+    life = ManyLives()
+    (id,) = life.begin(first=[("picky", ["die"])]).values
+    life.two_at_once(drop=False, what="cancel")
+    life.run_now(id)
+    life.run()
+    assert lookup.find(id).state is State.CANCELLED
+    assert life.world.starts(id) == 1
+    life.teardown()
+
+
 def test_a_kill_at_any_step_of_a_chunk_loses_no_job_and_brings_none_back() -> None:
     for step in range(400):
         with contextlib.closing(World()) as world:

@@ -154,14 +154,7 @@ def _refusal(row: sqlite3.Row, file: str | None, file_exists: Callable[[str], bo
     if state is State.RUNNING and same:
         if process.is_alive(row["pid"], row["identity"]) and row["pid"] != os.getpid():
             return InUse()
-        return PreviousCrashed(
-            attempt=row["attempt"],
-            attempt_since_reset=row["attempt"] - row["base"],
-            pid=row["pid"],
-            started_at=row["started_at"],
-            cancel_asked=bool(row["cancel"]),
-            identity=row["identity"],
-        )
+        return _crashed(row)
     if (
         rows.is_running(row)
         and row["pid"] != os.getpid()
@@ -170,6 +163,8 @@ def _refusal(row: sqlite3.Row, file: str | None, file_exists: Callable[[str], bo
     ):
         # A settled file would have lost that name, even if the store could not be written: this file is a copy of it.
         return InUse(row["file"])
+    if state is State.RUNNING and row["cancel"]:
+        return _crashed(row)  # its file was renamed since, as `run-now` does; nobody wants another attempt
     failure = Failure(row["error_message"] or "", row["error_type"])
     if state is State.RETRYING and same and row["ending"] != "interrupted":
         return AlreadySettled(RetryAt(row["run_at"], failure))
@@ -180,3 +175,14 @@ def _refusal(row: sqlite3.Row, file: str | None, file_exists: Callable[[str], bo
     # The file of an interrupted job was left under its name. That of a dead job is moved away before the job is
     # recorded as dead: if it is here, somebody has moved it back.
     return None
+
+
+def _crashed(row: sqlite3.Row) -> PreviousCrashed:
+    return PreviousCrashed(
+        attempt=row["attempt"],
+        attempt_since_reset=row["attempt"] - row["base"],
+        pid=row["pid"],
+        started_at=row["started_at"],
+        cancel_asked=bool(row["cancel"]),
+        identity=row["identity"],
+    )

@@ -141,9 +141,27 @@ class Database:
 
     def _changed(self, connection: _Connection, db: sqlite3.Connection, sql: str, values: Sequence[object]) -> bool:
         try:
-            return _execute(db, sql, values).rowcount == 1
+            return self._write(connection, db, sql, values).rowcount == 1
         except sqlite3.Error as error:
             raise self._failure(connection, error) from error
+
+    def _write(
+        self,
+        connection: _Connection,
+        db: sqlite3.Connection,
+        sql: str,
+        values: Sequence[object] = (),
+        timeout: float | None = None,
+    ) -> sqlite3.Cursor:
+        """Execute the first statement that writes, in another connection if ``db`` can only read."""
+        try:
+            return _execute(db, sql, values, timeout)
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_READONLY or connection.is_lost:
+                raise
+        # A connection that was opened for a read while the file could not be written stays like that.
+        connection.close()
+        return _execute(self._opened(connection), sql, values, timeout)
 
     @contextlib.contextmanager
     def transaction(self, lock_timeout: float | None = None) -> Iterator[sqlite3.Connection]:
@@ -160,7 +178,7 @@ class Database:
                 try:
                     # IMMEDIATE: a transaction that reads first and then cannot get the lock to write would have to
                     # start over.
-                    _execute(db, "BEGIN IMMEDIATE", timeout=lock_timeout)
+                    db = self._write(connection, db, "BEGIN IMMEDIATE", timeout=lock_timeout).connection
                     yield db
                     db.execute("COMMIT")
                 except BaseException:
