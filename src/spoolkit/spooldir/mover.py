@@ -144,7 +144,7 @@ class Mover:
         files.make_folder(self._folder)
         path = os.path.join(self._folder, LOCK)
         self._lock = _Opened(files.open_or_create(path), path)
-        if not _lock(self._lock.fd):
+        if not files.try_lock(self._lock.fd):
             self.close()
             return False
         try:
@@ -287,8 +287,7 @@ class _Opened:
     def __init__(self, fd: int, path: str) -> None:
         self._path = path
         try:
-            # uWSGI opens /dev/null as descriptor 0 after the fork.
-            self.fd = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10)
+            self.fd = process.keep_open(fd)
         finally:
             os.close(fd)
         self._file = process.file_of(self.fd)
@@ -313,16 +312,6 @@ class _Opened:
     def close(self) -> None:
         if not self.is_lost:
             os.close(self.fd)
-
-
-def _lock(fd: int) -> bool:
-    # fcntl(), not flock(): a process that a request or a task forks does not inherit the lock, and so cannot keep it
-    # when the elected process is dead.
-    try:
-        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _open_pipe(path: str) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import stat
 import time
@@ -52,7 +51,7 @@ def _one_at_a_time(spool_dir: str) -> Iterator[bool]:
         return
     try:
         before, until = os.fstat(fd).st_mtime_ns, time.monotonic() + MAX_WAIT
-        while not _lock(fd) and time.monotonic() < until:
+        while not files.try_lock(fd) and time.monotonic() < until:
             time.sleep(0.02)
         is_tidy = os.fstat(fd).st_mtime_ns != before
         yield is_tidy
@@ -60,14 +59,6 @@ def _one_at_a_time(spool_dir: str) -> Iterator[bool]:
             os.utime(fd)  # not earlier: a spooler that was killed meanwhile has tidied nothing
     finally:
         os.close(fd)
-
-
-def _lock(fd: int) -> bool:
-    try:
-        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def _set_unreadable_files_aside(spool_dir: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import pwd
 import re
@@ -157,6 +158,19 @@ def write(path: str, data: bytes) -> None:
     except BaseException:
         remove(temporary)
         raise
+
+
+def try_lock(fd: int) -> bool:
+    """Lock an open file for this process. Returns whether no other process has it locked. Raises ``OSError``.
+
+    By ``fcntl()``, not ``flock()``: a process that a request or a task forks does not inherit the lock, and so cannot
+    keep it when this process is dead.
+    """
+    try:
+        fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def fsync_folder(folder: str) -> None:
