@@ -31,6 +31,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UwsgiServer]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def unused(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UwsgiServer]:
+    """A site of which no test asks for work: that of an earlier test would be taken for work of this one."""
+    with UwsgiServer(tmp_path_factory.mktemp("unused"), ini=INI) as server:
+        yield server
+
+
 @pytest.mark.parametrize("verb", ["get", "post"])
 @pytest.mark.parametrize(
     ("path", "keys", "printed"),
@@ -121,12 +128,11 @@ def jobs_of(site: UwsgiServer) -> set[str]:
 
 
 @pytest.mark.parametrize("path", ["/", "/1", "/uwsgi_thread/1", "/uwsgi_spool", "/uwsgi_spool/1", "/uwsgi_tasks/1"])
-def test_head_answers_as_get_and_starts_nothing(site: UwsgiServer, path: str) -> None:
-    files, printed = jobs_of(site), site.log().count("... 1/")
-    answer = site.request("HEAD", path)
+def test_head_answers_as_get_and_starts_nothing(unused: UwsgiServer, path: str) -> None:
+    answer = unused.request("HEAD", path)
     assert (answer.status, answer.text, answer.headers["Content-Type"]) == (200, "", "application/json")
-    assert site.get("/nowhere").status == 404  # answered later, so any work that HEAD started has begun
-    assert (jobs_of(site) - files, site.log().count("... 1/")) == (set(), printed)
+    assert unused.get("/nowhere").status == 404  # answered later, so any work that HEAD started has begun
+    assert (jobs_of(unused), unused.log().count("... 1/")) == (set(), 0)
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from spoolkit.spooldir import dead as dead_letters
 from spoolkit.spooling import engine, startup
 from spoolkit.spooling.standalone import Spooler
 from spoolkit.store import locations
-from spoolkit.system import files, sandbox
+from spoolkit.system import clock, files, sandbox
 from spoolkit.uwsgi import instance
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user")
@@ -440,13 +440,17 @@ SYSTEM_CALLS = (
 )
 
 
-def test_accepting_a_job_is_a_file_and_a_rename(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("second", "first_ms_of_a_second"), [(0.5, []), (0.0, ["utime"])])
+def test_accepting_a_job_is_a_file_and_a_rename(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, second: float, first_ms_of_a_second: list[str]
+) -> None:
     app = Flask("lean", root_path=str(tmp_path))
     app.config["SPOOLKIT_SPOOL"] = tmp_path / "spool"
     SpoolKit(app)
     called: list[str] = []
     monkeypatch.setattr(spoolers, "wake", lambda *_: None)
     monkeypatch.setattr(sandbox, "is_test_run", lambda: False)  # which looks for links in the path at each call
+    monkeypatch.setattr(clock, "now", lambda: 1_800_000_000 + second)
     with app.app_context():
         leaves_a_mark("x")
 
@@ -459,7 +463,7 @@ def test_accepting_a_job_is_a_file_and_a_rename(tmp_path: Path, monkeypatch: pyt
     # Who owns the directory, so that its spoolers can open the file.
     owner = ["lstat", "stat"]
     ask_first, ask_later = ([], owner) if os.geteuid() == 0 else (owner, [])
-    assert called == [*ask_first, "open", "fchmod", *ask_later, "write", "close", "rename"]
+    assert called == [*ask_first, "open", "fchmod", *ask_later, "write", *first_ms_of_a_second, "close", "rename"]
 
 
 def test_a_spool_directory_that_was_removed_does_not_come_back_in_the_process_that_made_it(tmp_path: Path) -> None:
