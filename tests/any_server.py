@@ -10,7 +10,7 @@ from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
 
-from uwsgi_server import START, STOP, UwsgiServer, wait_until
+from uwsgi_server import START, STOP, UwsgiServer, is_gone, wait_until
 
 UWSGI = {
     "uwsgi": ["processes = 2"],
@@ -49,7 +49,7 @@ class CommandServer(UwsgiServer):
     def _answers(self) -> bool:
         try:
             return self.get(self._probe).status < 500
-        except OSError:
+        except (OSError, HTTPException):
             return False
 
     def worker_pids(self) -> list[int]:
@@ -96,22 +96,25 @@ def start(
 
 
 def wait_until_complete(kind: str, server: UwsgiServer, processes: int | None = None) -> None:
-    """Wait until each HTTP process of uWSGI serves: before that, it handles a stop signal as its master would."""
+    """Wait until each HTTP process serves: before that, it handles a stop signal as its master would."""
 
     def complete() -> bool:
         pids = server.worker_pids()
-        return len(pids) == (processes or 2) and all(any("epoll" in wait for wait in _waits(pid)) for pid in pids)
+        return len(pids) == (processes or 2) and all(_serves(kind, pid) for pid in pids)
 
-    if kind in UWSGI and not server.exited:
+    if (kind in UWSGI or kind in GUNICORN) and not server.exited:
         wait_until(complete, message=server.log)
 
 
-def _waits(pid: int) -> list[str]:
-    """The kernel function in which each thread of the process waits."""
+def _serves(kind: str, pid: int) -> bool:
+    """Whether the process waits for requests: by the kernel functions in which its threads wait."""
     try:
-        return [path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/wchan")]
+        if kind in GUNICORN:
+            main = Path(f"/proc/{pid}/task/{pid}/wchan").read_text()
+            return "poll" in main or "select" in main
+        return any("epoll" in path.read_text() for path in Path(f"/proc/{pid}/task").glob("*/wchan"))
     except OSError:  # it is gone meanwhile
-        return []
+        return False
 
 
 def ask_to_stop(kind: str, server: UwsgiServer) -> None:
@@ -135,12 +138,12 @@ def ask_to_reload(kind: str, server: UwsgiServer, touched: Path) -> None:
         os.kill(server.master_pid, signal.SIGHUP)
 
 
-def wait_for_others(server: UwsgiServer, pids: Sequence[int], timeout: float = 30) -> None:
+def wait_for_others(server: UwsgiServer, pids: Sequence[int], timeout: float = 60) -> None:
     """Wait until all of ``pids`` are gone and the server answers again."""
 
     def replaced() -> bool:
         with suppress(OSError, HTTPException):  # a process that exits may interrupt its answer
-            return server.get("/pid").status == 200 and not any(os.path.exists(f"/proc/{pid}") for pid in pids)
+            return server.get("/pid").status == 200 and all(map(is_gone, pids))
         return False
 
     wait_until(replaced, timeout=timeout, message=lambda: f"not replaced: {pids}\n{server.log()[-3000:]}")

@@ -35,6 +35,14 @@ def wait_until(condition: Callable[[], T], *, timeout: float = 40, message: str 
     return value
 
 
+def is_gone(pid: int) -> bool:
+    """Whether the process has ended. A dead one without a parent keeps its number until init waits for it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
+
+
 @dataclass(frozen=True)
 class Response:
     """An HTTP answer."""
@@ -219,7 +227,12 @@ class UwsgiServer:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 on which no process listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port of 127.0.0.1 on which no process listens, and which no other test gets while this process lives."""
+    probe = socket.socket()
+    # The socket stays bound, so that the kernel gives its port to nobody who asks for any. With this option a server
+    # that asks for this very port gets it: each sets the option as well.
+    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    probe.bind(("127.0.0.1", 0))
+    port = int(probe.getsockname()[1])
+    probe.detach()
+    return port

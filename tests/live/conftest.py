@@ -62,9 +62,9 @@ class Site:
 
     def files(self) -> list[str]:
         """The names of the spool files, those of delayed jobs among them."""
-        # In this order: a delayed job that is moved in meanwhile is in the second list.
+        # In this order: a job that is moved in or put off meanwhile is in the list after that of its old place.
         later = self.spool / "later"
-        names = [*(os.listdir(later) if later.exists() else []), *os.listdir(self.spool)]
+        names = [name for folder in (later, self.spool, later) if folder.exists() for name in os.listdir(folder)]
         jobs = {name for name in names if name.startswith("uwsgi_spoolfile_on_")}
         return sorted(jobs - {"uwsgi_spoolfile_on_later"})
 

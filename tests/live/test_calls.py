@@ -33,8 +33,8 @@ def is_over(site: Site, id: str) -> dict[str, Any] | None:
     return answer.json if answer.json["state"] == "done" or answer.json["error"]["type"] else None
 
 
-def ended(site: Site, id: str, timeout: float = 20) -> dict[str, Any]:
-    return wait_until(lambda: is_over(site, id), timeout=timeout, message=site.server.log) or {}
+def ended(site: Site, id: str) -> dict[str, Any]:
+    return wait_until(lambda: is_over(site, id), message=site.server.log) or {}
 
 
 def dead_of(site: Site, task: str) -> str:
@@ -125,6 +125,6 @@ def test_a_coroutine_is_cancelled_at_its_timeout(site: Site) -> None:
 
 
 def test_a_coroutine_that_blocks_its_loop_is_ended_by_the_hard_limit(site: Site) -> None:
-    found = ended(site, site.server.post("/job/blocks").json["job"], timeout=40)
+    found = ended(site, site.server.post("/job/blocks").json["job"])
     assert (found["state"], found["error"]["type"]) == ("dead", "JobTimeout")
     assert "hard limit" in found["error"]["message"]

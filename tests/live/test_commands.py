@@ -56,7 +56,7 @@ def test_a_running_job_is_killed_and_not_run_again(application: UwsgiServer) -> 
     assert ask(application, "cancel", "--force", id) == [{"id": id, "state": "cancelled"}]
     assert ask(application, "ls", "--state", "running,queued,retrying") == []
     after = application.get("/uwsgi_spool/1").json["job"]
-    wait_until(lambda: ask(application, "show", after)["state"] == "done", timeout=20)
+    wait_until(lambda: ask(application, "show", after)["state"] == "done")
     shown = ask(application, "show", id)
     assert (shown["state"], shown["attempt"]) == ("cancelled", 1)
     (attempt,) = shown["attempts"]
@@ -68,7 +68,7 @@ def test_a_delayed_job_is_made_to_run_now(application: UwsgiServer) -> None:
     id = application.get("/uwsgi_spool/1?delay=3000").json["job"]
     assert ask(application, "stats")["oldest_due"] is None
     assert ask(application, "run-now", id) == [{"id": id, "state": "queued"}]
-    wait_until(lambda: ask(application, "show", id)["state"] == "done", timeout=20)
+    wait_until(lambda: ask(application, "show", id)["state"] == "done")
     assert ask(application, "stats")["done_last_hour"] == 1
 
 

@@ -105,7 +105,7 @@ def test_a_spooler_beside_gunicorn_counts_the_visits(tmp_path: Path, start: Star
         wait_until(lambda: "<td>About<td>5\n" in server.get("/visits").text, message=server.log)
     finally:
         spooler.send_signal(signal.SIGTERM)
-        spooler.wait(20)
+        spooler.wait(60)
     assert sorted(os.listdir(site / "my_spools" / "spoolers")) == ["slots", "tidied"]
 
 

@@ -31,7 +31,7 @@ def reload(site: Deployed) -> None:
     site.signal(signal.SIGHUP)
     wait_until(
         lambda: site.jobs.log().count("chain reloading complete") > done,
-        timeout=30,
+        timeout=60,
         message=lambda: site.jobs.log()[-4000:],
     )
 
@@ -51,8 +51,7 @@ def test_a_spooler_that_ignores_the_signal_of_a_reload_runs_no_job_with_the_old_
         reload(site)
         next_one = site.call("work", 0)
         wait_until(lambda: spoolers.outdated_pids(str(site.site.spool)) == [old] or site.result(long))
-        if not site.result(long):
-            assert "old-code" in checks(site)
+        assert "old-code" in checks(site) or site.result(long), "unless the job has ended meanwhile"
         assert wait_until(lambda: site.result(long)) == b'"old"'
         assert wait_until(lambda: site.result(next_one)) == b'"new"'
         assert site.starts(next_one) == 1
@@ -87,7 +86,7 @@ def stop_after_a_reload(site: Deployed, seconds: float) -> None:
     until = time.monotonic() + seconds  # what is tested is each moment of a reload
     wait_until(lambda: time.monotonic() >= until)
     site.signal(signal.SIGTERM)
-    site.wait_for_exit(30)
+    site.wait_for_exit(60)
 
 
 @pytest.mark.parametrize(
@@ -128,5 +127,5 @@ def test_a_locked_store_delays_a_stop_once_and_costs_no_attempt(tmp_path: Path) 
         ids = site.ids
     with deployed(tmp_path, "lazy-apps", spoolers=3) as again:
         for id in ids:
-            assert wait_until(lambda id=id: again.result(id), timeout=25) == b'"old"'
+            assert wait_until(lambda id=id: again.result(id)) == b'"old"'
             assert again.endings(id) == ["interrupted", "done"]

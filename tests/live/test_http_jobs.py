@@ -40,16 +40,15 @@ def job(site: UwsgiServer, id: str) -> dict[str, Any]:
 
 
 def test_get_jobs_shows_a_job_from_its_file_to_its_end(site: UwsgiServer) -> None:
-    id = site.get("/uwsgi_spool/2?delay=1").json["job"]
+    id = site.get("/uwsgi_spool/2?delay=3").json["job"]
     first = job(site, id)
     assert set(first) == KEYS
     assert (first["state"], first["attempt"], first["max_attempts"]) == ("queued", 0, None)
     assert first["task"] == "tasks.spool_task"
-    assert first["run_at"] == pytest.approx(first["enqueued_at"] + 1, abs=0.1)
+    assert first["run_at"] == pytest.approx(first["enqueued_at"] + 3, abs=0.001)
     assert (first["started_at"], first["finished_at"], first["progress"], first["error"]) == (None, None, None, None)
 
-    wait_until(lambda: job(site, id)["progress"])
-    running = job(site, id)
+    running = wait_until(lambda: (shown := job(site, id))["progress"] and shown)
     assert (running["state"], running["attempt"], running["max_attempts"]) == ("running", 1, 4)
     assert running["progress"] == {"done": 1, "total": 2, "note": "seconds"}
     assert running["started_at"] >= first["run_at"]

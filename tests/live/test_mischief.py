@@ -35,6 +35,6 @@ def test_a_task_that_closes_all_descriptors_is_done_and_others_run(start_site: S
     site.call("closes_everything")
     site.server.wait_for_log("closed descriptors that are not its own")
     site.call("note", "after")
-    site.history.wait_for("note", "after", timeout=20)
+    site.history.wait_for("note", "after")
     site.wait_empty()
     assert len(site.history.events("closes")) == 1

@@ -85,7 +85,7 @@ def test_while_it_is_paused_what_runs_goes_on_and_nothing_starts(tmp_path: Path,
 def test_draining_waits_for_what_runs_and_ends_with_the_next_start(tmp_path: Path, command: Command) -> None:
     with deployed(tmp_path, "lazy-apps") as site:
         site.wait_until_up()
-        running = site.call("work", 2.0)
+        running = site.call("work", 5.0)
         site.site.history.wait_for("start", running)
         over = command("drain", "--wait", "--timeout", "0.3s")
         assert over.exit_code == 1
@@ -183,7 +183,7 @@ def test_two_instances_wake_and_outlive_each_other(tmp_path: Path) -> None:
     with deployed(tmp_path, "two instances", frequency=600) as site:
         site.wait_until_up()
         site.site.history.wait_for("end", site.call("work", 0.0))
-        running = site.call("work", 3.0)
+        running = site.call("work", 8.0)
         site.site.history.wait_for("start", running)
         before = site.jobs.spooler_pids()
         os.kill(site.web.master_pid, signal.SIGTERM)

@@ -11,9 +11,13 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from any_server import wait_until_complete
 from uwsgi_server import wait_until
 
 from .conftest import SITE, Site, StartSite
+
+LATE = 10.0
+"""Seconds by which a delayed job may be late on a machine that is busy."""
 
 
 def test_arguments_keep_their_types(site: Site) -> None:
@@ -52,13 +56,13 @@ def test_a_delayed_job_runs_never_early_and_only_a_little_late(site: Site, optio
         answer = site.call("note", word, using=using)
         run_at = answer["run_at"]
         (event,) = site.history.wait_for("note", word)
-        assert 0 <= event.time - run_at <= 2.5
+        assert 0 <= event.time - run_at <= LATE
 
 
 def test_a_job_with_at_in_the_past_runs_at_once(start_site: StartSite) -> None:
-    site = start_site(frequency=30)
+    site = start_site(frequency=600)
     site.call("note", "past", using={"at": time.time() - 1000})
-    site.history.wait_for("note", "past", timeout=15)
+    site.history.wait_for("note", "past")
 
 
 @pytest.mark.parametrize(
@@ -97,12 +101,12 @@ def test_integers_equal_to_spool_constants_are_results(site: Site) -> None:
 
 
 def test_a_job_enqueued_while_all_spoolers_are_busy_starts_as_soon_as_one_is_idle(start_site: StartSite) -> None:
-    # Without a signal it would wait for the next scan: 60 s here, more than any deadline below.
-    site = start_site(frequency=60)
+    # Without a signal it would wait for the next scan: longer than any deadline below.
+    site = start_site(frequency=600)
     site.call("work", "long", 1.5)
     site.history.wait_for("start", "long")
     site.call("note", "after")
-    site.history.wait_for("note", "after", timeout=20)
+    site.history.wait_for("note", "after")
 
 
 def test_a_job_whose_spooler_is_killed_runs_again(start_site: StartSite) -> None:
@@ -132,9 +136,10 @@ def test_jobs_accepted_while_uwsgi_is_killed_run_after_the_next_start(start_site
 
 def test_two_hundred_jobs_from_many_threads_run_once_each(start_site: StartSite) -> None:
     site = start_site(processes=2, threads=4, spoolers=4)
+    wait_until_complete("uwsgi", site.server)
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda i: site.call("note", str(i)), range(200)))
-    site.wait_empty(timeout=30)
+    site.wait_empty()
     ran = sorted(int(event.words[1]) for event in site.history.events("note"))
     assert ran == list(range(200))
     assert len({answer["job"] for answer in answers}) == 200
@@ -164,7 +169,7 @@ def test_a_call_in_uwsgis_own_spelling_converts_by_annotation(site: Site) -> Non
     assert event.words[1:] == ("5", "b'bytes'", "b'5'")
     run_at = site.call("note", spool={"word": "later", "at": time.time() + 1.5})["run_at"]
     (event,) = site.history.wait_for("note", "later")
-    assert 0 <= event.time - run_at <= 2.5
+    assert 0 <= event.time - run_at <= LATE
 
 
 def test_a_priority_without_spooler_ordered_is_refused(start_site: StartSite) -> None:
@@ -180,7 +185,7 @@ def test_a_priority_without_spooler_ordered_is_refused(start_site: StartSite) ->
 def test_a_job_with_a_priority_runs_with_spooler_chdir(start_site: StartSite, tmp_path: Path) -> None:
     site = start_site("spooler-ordered = true", f"spooler-chdir = {tmp_path}")
     # Where the spooler stands lies a file of the same name, which is no job of it.
-    job = site.call("note", "urgent", using={"priority": 1, "delay": 1})["job"]
+    job = site.call("note", "urgent", using={"priority": 1, "delay": 4})["job"]
     name = f"uwsgi_spoolfile_on_{job}"
     shutil.copy(site.spool / "later" / "1" / name, tmp_path / name)
     site.history.wait_for("note", "urgent")

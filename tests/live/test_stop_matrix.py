@@ -168,7 +168,7 @@ def reloaded(site: Deployed, cell: Cell, mode: str) -> None:
     wait_until(lambda: not site.unfinished(), timeout=40, message=site.jobs.log)
     for _ in range(2):
         id = site.call("work", 0.1)
-        wait_until(lambda id=id: site.result(id), timeout=20, message=site.jobs.log)
+        wait_until(lambda id=id: site.result(id), message=site.jobs.log)
         cell.versions.add((site.result(id) or b"").decode())
 
 

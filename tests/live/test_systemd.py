@@ -89,7 +89,7 @@ def test_the_unit_starts_runs_a_job_and_stops(machine: Path, description: str) -
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified, (machine / "log").open("wb") as log:
         notified.bind(str(machine / "notify"))
         (machine / "notify").chmod(0o666)
-        notified.settimeout(30)
+        notified.settimeout(60)
         given = dict(word.split("=", 1) for word in shlex.split(options["Environment"]))
         environment = {"PATH": "/usr/bin:/bin", "NOTIFY_SOCKET": str(machine / "notify"), **given}
         if "PORT" in given:
@@ -126,7 +126,7 @@ def test_the_unit_starts_runs_a_job_and_stops(machine: Path, description: str) -
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
-                process.wait(10)
+                process.wait(60)
     assert state.stat().st_mode & 0o777 == 0o700
 
 
@@ -154,7 +154,7 @@ def test_nginx_serves_the_site_with_these_lines(tmp_path: Path) -> None:
         nginx = subprocess.Popen(["nginx", "-c", path, "-p", tmp_path], stderr=subprocess.PIPE, text=True)
 
         def ask(path: str) -> str:
-            with urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+            with urlopen(f"http://127.0.0.1:{port}{path}", timeout=60) as answer:
                 return str(answer.read().decode())
 
         def listens() -> bool:
@@ -171,4 +171,4 @@ def test_nginx_serves_the_site_with_these_lines(tmp_path: Path) -> None:
             wait_until(lambda: json.loads(ask(f"/jobs/{job}"))["state"] == "done")
         finally:
             nginx.terminate()
-            nginx.communicate(timeout=10)
+            nginx.communicate(timeout=60)

@@ -227,7 +227,7 @@ def test_no_task_sees_another_requests_data(kind: str, start: Start, history: Hi
     words = [f"w{number}" for number in range(400)]
     with ThreadPoolExecutor(50) as clients:
         assert all(answer.status == 200 for answer in clients.map(lambda word: _tell(server, word), words))
-    told = history.wait_for("told", count=len(words), timeout=30)
+    told = history.wait_for("told", count=len(words))
     assert sorted(event.words for event in told) == sorted(("told", word, word, "-", "False", word) for word in words)
 
 
@@ -286,7 +286,7 @@ def test_a_spooler_lets_thread_jobs_of_its_jobs_finish(environment: dict[str, st
         subprocess.run([sys.executable, "-c", code], cwd=SITE, env=env, check=True)
         history.wait_for("start", "inner")
         runner.terminate()
-        assert runner.wait(15) == 0
+        assert runner.wait(60) == 0
     finally:
         runner.kill()
         runner.wait()

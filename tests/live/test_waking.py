@@ -88,7 +88,7 @@ class Served:
             seen.append({pid: self.sleeps(pid) for pid in self.pids()})
             return seen[-1] == seen[-2] and all(_waits(pid) for pid in self.pids())
 
-        wait_until(lambda: all(still() for _ in range(20)), timeout=40)
+        wait_until(lambda: all(still() for _ in range(20)), timeout=120)
         return seen[-1]
 
     def end(self) -> None:

@@ -71,7 +71,7 @@ def test_a_thread_job_runs_in_the_application_object_of_its_call(tmp_path: Path)
             jobs.append(where_threaded())
     with apps[0].app_context():
         for job in jobs:
-            job.wait(timeout=10)
+            job.wait(timeout=60)
         assert [job.result for job in jobs] == ["0", "1", "2"]
 
 

@@ -73,7 +73,7 @@ class Items(QueueThread[Any]):
     def handle(self, item: Any) -> None:
         if item == "wait":
             seen.append("waiting")
-            assert self.go.wait(15)
+            assert self.go.wait(60)
         if item == "bad":
             raise ValueError(item)
         seen.append(item)
@@ -94,7 +94,7 @@ def app(tmp_path: Path) -> Flask:
 def kit(app: Flask) -> Iterator[SpoolKit]:
     kit = SpoolKit(app)
     yield kit
-    kit.drain(5)
+    kit.drain(60)
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_a_background_thread_starts_up_handles_repeatedly_and_shuts_down_once(ki
     kit.start_threads()
     wait_until(lambda: beat.turns > 3)
     assert not beat.stopping
-    kit.drain(15)
+    kit.drain(60)
     assert beat.stopping
     assert seen == [
         ("startup", "an_application", f"spoolkit:{__name__}.Beat"),
@@ -118,7 +118,7 @@ def test_a_background_thread_starts_up_handles_repeatedly_and_shuts_down_once(ki
     ]
     assert beat.failures == 0
     turns = beat.turns
-    kit.drain(15)
+    kit.drain(60)
     assert (beat.turns, len(seen)) == (turns, 2)
 
 
@@ -135,7 +135,7 @@ def test_drain_waits_for_pool_jobs_that_a_background_threads_shutdown_enqueues(k
     last_words("its first")  # the pool exists before the background thread
     kit.add_thread(Talks())
     kit.start_threads()
-    kit.drain(15)
+    kit.drain(60)
     assert "its last" in seen
 
 
@@ -160,7 +160,7 @@ def test_a_background_thread_that_raises_is_logged_counted_and_called_again(
     assert caplog.text.count("Fails: startup() raised") == 2
     assert caplog.text.count("Fails: handle() raised") == 3
     assert "SystemExit: trouble" in caplog.text
-    kit.drain(15)
+    kit.drain(60)
     assert seen == ["handled", "shutdown"]
     assert "trouble at the end" in caplog.text
 
@@ -191,7 +191,7 @@ def test_stop_ends_the_pause_after_a_failure(kit: SpoolKit) -> None:
     kit.add_thread(fails)
     kit.start_threads()
     wait_until(lambda: fails.failures == 1)
-    kit.drain(15)
+    kit.drain(60)
     assert seen == ["shutdown"]
 
 
@@ -200,7 +200,7 @@ def test_shutdown_runs_even_if_startup_never_succeeds(kit: SpoolKit) -> None:
     kit.add_thread(fails)
     kit.start_threads()
     wait_until(lambda: fails.failures == 1)
-    kit.drain(15)
+    kit.drain(60)
     assert seen == ["shutdown"]
 
 
@@ -257,7 +257,7 @@ def test_a_queue_thread_handles_its_queue_before_it_stops(kit: SpoolKit) -> None
     wait_until(lambda: seen == ["waiting"])
     items.stop()
     items.go.set()
-    kit.drain(15)
+    kit.drain(60)
     assert seen == ["waiting", "wait", 1, "shutdown"]
 
 
@@ -268,7 +268,7 @@ def test_a_stopped_queue_thread_can_be_started_again(kit: SpoolKit) -> None:
         kit.start_threads()
         items.put(item)
         wait_until(lambda: not items)
-        kit.drain(15)
+        kit.drain(60)
     assert seen == [1, "shutdown", 2, "shutdown"]
 
 
@@ -320,7 +320,7 @@ def test_background_threads_start_with_the_first_request_under_an_unknown_server
     app.test_client().get("/")
     wait_until(lambda: beat.turns > 0)
     assert [entry[0] for entry in seen] == ["startup"]
-    kit.drain(15)
+    kit.drain(60)
 
 
 def test_background_threads_do_not_start_with_a_request_of_a_test(app: Flask) -> None:
@@ -366,7 +366,7 @@ def test_a_thread_of_one_process_starts_here_once_the_process_that_had_it_is_kil
     assert seen == []
     holder.kill()
     wait_until(lambda: beat.turns > 0)
-    kit.drain(15)
+    kit.drain(60)
     assert [entry[0] for entry in seen] == ["startup", "shutdown"]
 
 
@@ -466,7 +466,7 @@ def test_items_are_logged_as_lost_if_startup_never_succeeded(kit: SpoolKit, capl
     kit.add_thread(unready)
     kit.start_threads()
     unready.put(1)
-    kit.drain(15)
+    kit.drain(60)
     assert seen == ["shutdown"]
     assert "Unready: items of its queue lost with the process: 1, of which 0 in handle()" in caplog.text
 

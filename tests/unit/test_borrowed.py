@@ -144,7 +144,7 @@ def test_a_thread_task_refuses_a_value_of_the_request_in_a_set() -> None:
     ],
 )
 def test_a_thread_task_accepts_values_that_outlive_the_request(make: Callable[[], object]) -> None:
-    assert in_thread(make()).wait(15)
+    assert in_thread(make()).wait(60)
 
 
 def test_find_reads_only_a_part_of_large_and_cyclic_values() -> None:

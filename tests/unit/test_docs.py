@@ -122,7 +122,7 @@ def output_of(words: list[str], folder: Path) -> str:
             wait_until(lambda: len(list((folder / "my_spools" / "spoolers").glob("[0-9]*"))) == 2)
         finally:
             process.send_signal(signal.SIGINT)
-    process.wait(20)
+    process.wait(60)
     return output.read_text()
 
 

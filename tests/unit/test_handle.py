@@ -422,7 +422,7 @@ def test_wait_in_a_thread_returns_when_the_job_is_over(
     waiter.start()
     wait_until(lambda: waiter.native_id and waits(waiter.native_id, f"{directory}/waiting/{job.id}"))
     work()
-    waiter.join(10)
+    waiter.join(60)
     assert woken == [True]
 
 
@@ -433,7 +433,7 @@ def test_wait_in_a_process_returns_however_the_job_ends(
     job = task("x") if task in (gives_back, fails) else task()
     pid = os.fork()
     if not pid:
-        os._exit(0 if job.wait(10) else 1)
+        os._exit(0 if job.wait(60) else 1)
     wait_until(lambda: waits(pid, f"{directory}/waiting/{job.id}"))
     work()
     assert os.waitpid(pid, 0)[1] == 0
@@ -473,7 +473,7 @@ def test_wait_uses_the_spool_directory_where_the_store_lies_elsewhere(tmp_path: 
     job = gives_back(1)
     pid = os.fork()
     if not pid:
-        os._exit(0 if job.wait(10) else 1)
+        os._exit(0 if job.wait(60) else 1)
     wait_until(lambda: waits(pid, f"{spool_dir}/waiting/{job.id}"))
     Spooler(spool_dir).run_due()
     assert os.waitpid(pid, 0)[1] == 0

@@ -27,7 +27,7 @@ def by_uwsgi(path: Path) -> dict[str, list[str]]:
     binary = Path(sys.executable).with_name("uwsgi")
     command = [binary, "--show-config", "--no-server", "--ini", path.name]
     done = subprocess.run(
-        command, cwd=path.parent, env=ENVIRONMENT, capture_output=True, text=True, timeout=20, errors="surrogateescape"
+        command, cwd=path.parent, env=ENVIRONMENT, capture_output=True, text=True, timeout=60, errors="surrogateescape"
     )
     shown = done.stderr.partition(";uWSGI instance configuration\n[uwsgi]\n")[2]
     assert shown, f"uWSGI refused it:\n{done.stderr[-1000:]}"

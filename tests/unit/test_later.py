@@ -455,7 +455,7 @@ def test_processes_that_call_the_spoolers_at_once_leave_a_ticket(spool: str) -> 
 
     def write_together(path: str, data: bytes) -> None:
         unnamed(path, data)
-        barrier.wait(10)
+        barrier.wait(60)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(spoolfile, "write_unnamed", write_together)

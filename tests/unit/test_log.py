@@ -324,7 +324,7 @@ def test_the_filter_knows_the_id_of_the_running_job(directory: str, engine: str)
     try:
         job = (logs_in_spool if engine == "spool" else logs_in_thread)()
         Spooler(directory).run_due()
-        assert job.wait(timeout=20)
+        assert job.wait(timeout=60)
     finally:
         logger.removeHandler(handler)
     assert stream.getvalue() == f"{job.id} {job.task} inside\n"

@@ -134,10 +134,10 @@ def test_the_output_of_jobs_in_threads_is_kept_apart() -> None:
 
     def job(name: str) -> None:
         with output.to(logs[name].append):
-            together.wait(10)
+            together.wait(60)
             for _ in range(100):
                 print(name)
-            together.wait(10)
+            together.wait(60)
 
     before = sys.stdout
     threads = [threading.Thread(target=job, args=(name,)) for name in logs]
@@ -155,12 +155,12 @@ def test_output_outside_a_job_is_not_captured_beside_a_thread_job(log: list[str]
     def job() -> None:
         with output.to(log.append):
             begun.set()
-            go.wait(10)
+            go.wait(60)
             print("of the job")
 
     thread = threading.Thread(target=job)
     thread.start()
-    begun.wait(10)
+    begun.wait(60)
     print("of somebody else")
     go.set()
     thread.join()

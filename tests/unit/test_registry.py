@@ -220,7 +220,7 @@ def test_thread_tasks_declared_on_the_same_line_each_run_their_own_function(dire
 
     earlier, later = make("alpha"), make("beta")
     jobs = earlier(), later()
-    assert all(job.wait(15) for job in jobs)
+    assert all(job.wait(60) for job in jobs)
     assert [job.result for job in jobs] == ["alpha", "beta"]
 
 

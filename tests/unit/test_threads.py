@@ -58,7 +58,7 @@ def note(*args: object, **kwargs: object) -> None:
 @thread
 def hold(name: str = "") -> str:
     seen.append(name)
-    assert go.wait(15)
+    assert go.wait(60)
     return name
 
 
@@ -221,7 +221,7 @@ def test_a_query_at_the_end_of_a_job_writes_no_row_for_it(app: Flask, monkeypatc
     monkeypatch.setattr(Store, "record_queued", lambda store, jobs: written.extend(jobs))
     monkeypatch.setattr(waiting, "wake_waiters", ask)
     note()
-    assert ended.wait(15)
+    assert ended.wait(60)
     assert written == []
 
 
@@ -254,7 +254,7 @@ def test_overflow_run_leaves_further_attempts_to_the_pool(full: list[Job]) -> No
     job = or_run(fail=True)
     assert job.state is State.RETRYING
     go.set()
-    assert job.wait(15)
+    assert job.wait(60)
     assert job.state is State.DONE
     assert [entry[1] for entry in seen if isinstance(entry, tuple)] == [1, 2]
 
@@ -262,7 +262,7 @@ def test_overflow_run_leaves_further_attempts_to_the_pool(full: list[Job]) -> No
 def test_concurrency_1_runs_jobs_one_after_the_other_in_order(app: Flask) -> None:
     app.config["SPOOLKIT_THREAD_QUEUE"] = 100
     jobs = [one_at_a_time(number) for number in range(50)]
-    assert jobs[-1].wait(15)
+    assert jobs[-1].wait(60)
     assert seen == [(what, number) for number in range(50) for what in ("begin", "end")]
 
 
@@ -281,7 +281,7 @@ def test_a_thread_job_has_a_copy_of_the_callers_context_variables_and_no_request
     with app.test_request_context("/"):
         job = tells()
     request_id.set("changed since")
-    assert job.wait(15)
+    assert job.wait(60)
     assert seen == [("of the caller", False)]
     assert request_id.get() == "changed since"
 
@@ -298,9 +298,9 @@ def test_a_job_enqueued_by_a_job_has_its_own_context_and_log(app: Flask) -> None
         return inner().id
 
     job = outer()
-    assert job.wait(15)
+    assert job.wait(60)
     inner_job = Job.get(str(job.result))
-    assert inner_job.wait(15)
+    assert inner_job.wait(60)
     assert seen == [(inner_job.id, None)]
     assert "inner" not in job.attempts[0].log
     assert "said by the inner one" in inner_job.attempts[0].log
@@ -329,7 +329,7 @@ def test_copy_request_gives_every_attempt_the_callers_request_and_session(
     assert answer.status_code == 200
     connection.close()  # when the job runs, the connection serves another request
     go.set()
-    assert jobs[0].wait(15)
+    assert jobs[0].wait(60)
     expected = ("/page", json, form, "ann", None)
     assert [entry for entry in seen if isinstance(entry, tuple)] == [expected, expected]
 
@@ -342,7 +342,7 @@ def test_copy_request_shares_neither_session_nor_uploaded_files_with_the_view(ap
     @app.post("/upload")
     def upload() -> str:
         given = request.files["file"]
-        assert meddles().wait(15)
+        assert meddles().wait(60)
         return f"{given.read().decode()} {session.get('who')}"
 
     answer = app.test_client().post("/upload", data={"file": (io.BytesIO(b"content"), "name")})
@@ -366,7 +366,7 @@ def test_thread_jobs_have_state_status_and_result(full: list[Job]) -> None:
         _ = full[2].result
     go.set()
     for job in full:
-        assert job.wait(15)
+        assert job.wait(60)
     assert [job.result for job in full] == ["0", "1", "2", "3"]
 
 
@@ -401,7 +401,7 @@ def test_a_call_does_not_write_to_the_store_in_the_callers_thread(monkeypatch: p
     go.set()
     wait_until(lambda: len(writers) >= 8)
     assert threading.current_thread() not in writers
-    assert all(job.wait(15) for job in jobs)
+    assert all(job.wait(60) for job in jobs)
 
 
 def test_an_untracked_job_runs_is_retried_and_leaves_no_record(app: Flask) -> None:
@@ -449,7 +449,7 @@ def test_thread_jobs_run_and_are_retried_if_the_store_is_unavailable(app: Flask,
 def test_cancel_settles_a_waiting_thread_job_which_then_does_not_run(full: list[Job]) -> None:
     assert full[3].cancel() is State.CANCELLED
     go.set()
-    assert full[2].wait(15)
+    assert full[2].wait(60)
     wait_until(lambda: full[2].state is State.DONE)
     note("after it")
     wait_until(lambda: (("after it",), {}) in seen)
@@ -468,7 +468,7 @@ def test_cancel_asks_a_running_thread_job_to_stop() -> None:
     job = stops_when_asked()
     wait_until(lambda: "running" in seen and job.state is State.RUNNING)
     assert job.cancel() in (State.RUNNING, State.CANCELLED)  # the job may have stopped before cancel() reads its state
-    assert job.wait(15)
+    assert job.wait(60)
     assert job.state is State.CANCELLED
 
 
@@ -621,7 +621,7 @@ def test_a_thread_job_runs_in_an_application_context(app: Flask) -> None:
         return current_app.name
 
     job = names()
-    assert job.wait(15)
+    assert job.wait(60)
     assert job.result == "an_application"
 
 

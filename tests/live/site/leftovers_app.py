@@ -239,5 +239,5 @@ def enqueue_stock(what: str) -> str:
 @app.get("/run/<task>/<what>")
 def run(task: str, what: str) -> Response:
     job = globals()[task](what)
-    ended = job.wait(timeout=20)
+    ended = job.wait(timeout=60)
     return jsonify(id=job.id, ended=ended, state=job.state, result=job.result if task in ("look", "pid") else None)

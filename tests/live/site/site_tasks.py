@@ -122,13 +122,13 @@ def ends_of_children() -> list[int]:
         child.start()
         os.read(ready, 1)
         os.kill(child.pid, signum)
-        child.join(5)
+        child.join(20)
         found.append(0 if child.exitcode is None else child.exitcode)
         child.kill()
         with subprocess.Popen(["sleep", "60"]) as program:
             program.send_signal(signum)
             try:
-                found.append(program.wait(5))
+                found.append(program.wait(20))
             except subprocess.TimeoutExpired:
                 found.append(0)
                 program.kill()
