@@ -17,12 +17,12 @@ from spoolkit.spooldir import spoolfile
 from spoolkit.spooling import startup
 
 OTHER_SPOOLER = """
-import fcntl, os, sys
+import fcntl, os, sys, time
 fd = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT, 0o600)
 fcntl.lockf(fd, fcntl.LOCK_EX)
 print("locked", flush=True)
 if sys.stdin.readline() == "done\\n":
-    os.utime(fd)
+    os.utime(fd, ns=(time.time_ns(),) * 2)
 """
 
 

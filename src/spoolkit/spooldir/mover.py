@@ -86,7 +86,7 @@ class Mover:
         self._changed: object = None
         """When the folder had last changed at the last check."""
         self._read_changed: object = None
-        """When the folder had last changed before it was read."""
+        """When the folder had last changed before it was read; ``None`` if it may have changed again since."""
         self._next_check = 0.0
         self._is_active = False
         """Whether a message or a file was moved since the last check, which changes the folder."""
@@ -213,7 +213,7 @@ class Mover:
         ):
             self._start_reading()
 
-    def _last_change(self) -> object:
+    def _last_change(self) -> dict[str, int]:
         found = {}
         for folder in self._folders:
             with contextlib.suppress(FileNotFoundError):
@@ -223,7 +223,11 @@ class Mover:
     def _start_reading(self) -> None:
         """Begin to read the folder: not at once, because jobs must not wait for it that are due meanwhile."""
         self._stop_reading()
-        self._changed = self._read_changed = self._last_change()
+        self._changed = found = self._last_change()
+        # Many file systems have only the time of the kernel's last tick: a file that comes in the same one after it is
+        # listed does not change the folder's time. So the folder is read once more, some time later.
+        recent = later.now() - int(spoolfile.COARSE * 1e9)
+        self._read_changed = None if max(found.values(), default=0) > recent else found
         self._is_unexplained = False
         self._horizon = None
         self._reading, self._took = later.entries(self._spool_dir), 0.0

@@ -56,7 +56,9 @@ def _one_at_a_time(spool_dir: str) -> Iterator[bool]:
         is_tidy = os.fstat(fd).st_mtime_ns != before
         yield is_tidy
         if not is_tidy:
-            os.utime(fd)  # not earlier: a spooler that was killed meanwhile has tidied nothing
+            # Not earlier: a spooler that was killed meanwhile has tidied nothing. By our clock: the kernel may give the
+            # time of its last tick, which is the one before.
+            os.utime(fd, ns=spoolfile.ns_of(clock.now()))
     finally:
         os.close(fd)
 
