@@ -251,7 +251,7 @@ def test_cancel_asks_a_running_job_which_stops_at_its_next_check(
     assert [attempt.outcome for attempt in job.attempts] == ["cancelled"]
     assert events(job.id) == ["cancel asked"]
     wait_until(lambda: spoolfile.pending(directory) == [])  # it goes once the end is recorded
-    assert running.job_ids(directory) == []
+    wait_until(lambda: running.job_ids(directory) == [])
     with pytest.raises(JobCancelled):
         _ = job.result
 

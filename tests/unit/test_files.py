@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from descriptors import descriptors
 from flask import Flask, current_app
 
 from spoolkit import SpoolKit, spool
@@ -71,9 +72,9 @@ def same_working_directory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def no_descriptor_is_lost() -> object:
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(descriptors())
     yield
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(descriptors()) == before
 
 
 @pytest.mark.parametrize("strange", STRANGE)

@@ -92,7 +92,7 @@ def dies(how: str) -> None:
     os.kill(os.getpid(), getattr(signal, how))
 
 
-@spool(retries=0, timeout=0.05)
+@spool(retries=0, timeout=0.5)
 def takes_too_long() -> None:
     time.sleep(30)
 

@@ -18,7 +18,7 @@ from uwsgi_server import wait_until
 from spoolkit.system import clock
 from spoolkit.threads.pool import Call, Pool
 
-SOON = 15.0
+SOON = 60.0
 
 
 class Work:
@@ -146,7 +146,7 @@ def test_as_many_calls_of_one_key_run_as_its_concurrency_allows(work: Work) -> N
 
 
 def test_a_later_call_runs_at_its_time_and_not_before(work: Work) -> None:
-    pool, start = Pool(2, 10), time.monotonic()
+    pool, start = Pool(1, 10), time.monotonic()  # two threads might end them in another order
     pool.put_later(1000, work.call("never", held=False))
     pool.put_later(0.2, work.call("second", held=False))
     pool.put_later(0.1, work.call("first", held=False))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from descriptors import descriptors
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -417,10 +418,10 @@ def test_read_gives_nothing_for_anything_but_a_file(folder: str) -> None:
 
 def test_read_and_ask_to_stop_leave_no_descriptor_open(folder: str) -> None:
     begun(folder).write("text")
-    before = len(os.listdir("/proc/self/fd"))
+    before = len(descriptors())
     read(folder, ID)
     ask_to_stop(folder, ID)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(descriptors()) == before
 
 
 def test_child_processes_do_not_inherit_the_descriptor(folder: str) -> None:

@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from descriptors import descriptors
 
 from spoolkit.spooldir import spoolers as spooler_files
 from spoolkit.system import process
@@ -247,12 +248,12 @@ def test_identity_of_a_process_does_not_change_with_its_name_or_memory() -> None
 
 
 def test_a_spooler_file_is_private_and_leaves_no_descriptor_open(tmp_path: Path) -> None:
-    before = os.listdir("/proc/self/fd")
+    before = descriptors()
     me = spooler_files.SpoolerFile(str(tmp_path))
     file = tmp_path / "spoolers" / str(me.pid)
     assert [stat.S_IMODE(path.stat().st_mode) for path in (file.parent, file)] == [0o700, 0o600]
     me.leave()
-    assert os.listdir("/proc/self/fd") == before
+    assert descriptors() == before
 
 
 def test_a_spooler_file_survives_a_task_that_closes_all_descriptors(tmp_path: Path) -> None:
@@ -278,8 +279,8 @@ def test_a_spooler_file_that_cannot_be_written_leaves_no_descriptor_open(
     def full(*args: object) -> None:
         raise OSError("the disk is full")
 
-    before = os.listdir("/proc/self/fd")
+    before = descriptors()
     monkeypatch.setattr(os, "rename", full)
     with pytest.raises(OSError, match="full"):
         spooler_files.SpoolerFile(str(tmp_path))
-    assert len(os.listdir("/proc/self/fd")) == len(before)
+    assert len(descriptors()) == len(before)

@@ -16,6 +16,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import pytest
+from descriptors import descriptors
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -73,10 +74,10 @@ def test_ns_of_is_never_before_the_time_of_the_job(run_at: float) -> None:
 def test_write_with_fsync_syncs_the_file_and_then_its_folder(spool: str, monkeypatch: pytest.MonkeyPatch) -> None:
     synced = []
     monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.path.basename(os.readlink(f"/proc/self/fd/{fd}"))))
-    before = os.listdir("/proc/self/fd")
+    before = descriptors()
     spoolfile.write(spool, "one", b"data", fsync=True)
     assert synced == ["tmp_one", os.path.basename(spool)]
-    assert os.listdir("/proc/self/fd") == before, "a descriptor was left open"
+    assert descriptors() == before, "a descriptor was left open"
     spoolfile.write(spool, "two", b"data")
     assert len(synced) == 2
 
@@ -376,5 +377,7 @@ def test_a_new_file_is_never_ahead_of_the_clock_of_uwsgi(spool: str) -> None:
         pass
     while time.time() < until:
         path = spoolfile.write(spool, "new", b"data")
-        assert int(os.stat(path).st_mtime) <= int(time.clock_gettime(coarse))
+        last_tick, now = time.clock_gettime(coarse), time.time()
+        if now - last_tick < spoolfile.COARSE:  # else the machine has missed its ticks
+            assert int(os.stat(path).st_mtime) <= int(last_tick)
         os.unlink(path)

@@ -512,7 +512,7 @@ def test_a_program_waits_for_its_thread_jobs_before_it_exits(tmp_path: Path) -> 
 
 
 def test_thread_jobs_unfinished_after_the_grace_period_are_lost_and_logged(tmp_path: Path) -> None:
-    out, err = run_script(tmp_path, "return", 6, 30, SPOOLKIT_THREAD_GRACE="0.2").communicate(timeout=25)
+    out, err = run_script(tmp_path, "return", 6, 120, SPOOLKIT_THREAD_GRACE="0.2").communicate(timeout=60)
     jobs = [Job.get(id) for id in out.split()]
     assert [job.state for job in jobs] == [State.LOST] * 7, err
     assert all(f"job {job.id} of" in err for job in jobs)
@@ -524,16 +524,16 @@ def test_thread_jobs_unfinished_after_the_grace_period_are_lost_and_logged(tmp_p
 
 
 def test_a_second_signal_ends_the_grace_period(tmp_path: Path) -> None:
-    script = run_script(tmp_path, "wait", 6, 60, SPOOLKIT_THREAD_GRACE="60")
+    script = run_script(tmp_path, "wait", 6, 120, SPOOLKIT_THREAD_GRACE="120")
     assert script.stdout is not None
     assert script.stderr is not None
     ids = [script.stdout.readline().strip() for _ in range(7)]
     script.send_signal(signal.SIGINT)
     for line in script.stderr:
-        if "waits up to 60 s for" in line:
+        if "waits up to 120 s for" in line:
             break
     # A second signal that comes at once counts as the first: a terminal and a server's master both send it.
-    wait_until(lambda: script.poll() is not None or script.send_signal(signal.SIGINT), timeout=25)
+    wait_until(lambda: script.poll() is not None or script.send_signal(signal.SIGINT), timeout=60)
     _, err = script.communicate()
     assert [Job.get(id).state for id in ids] == [State.LOST] * 7, err
     assert err.count("is lost") == 8
@@ -543,7 +543,7 @@ def test_thread_jobs_of_a_killed_process_are_lost_at_the_next_look(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     # It is killed with jobs that run, that wait, and that wait for their next attempt.
-    out, _ = run_script(tmp_path, "kill", 6, 30).communicate(timeout=25)
+    out, _ = run_script(tmp_path, "kill", 6, 120).communicate(timeout=60)
     jobs = [Job.get(id) for id in out.split()]
     assert {str(status.state) for status in lookup.jobs()} == {"lost"}
     assert [job.state for job in jobs] == [State.LOST] * 7
@@ -553,12 +553,12 @@ def test_thread_jobs_of_a_killed_process_are_lost_at_the_next_look(
 
 
 def test_wait_returns_when_the_process_of_a_thread_job_is_killed(tmp_path: Path) -> None:
-    script = run_script(tmp_path, "wait", 1, 60)
+    script = run_script(tmp_path, "wait", 1, 120)
     assert script.stdout is not None
     job = Job.get(script.stdout.readline().strip())
     assert job.state is State.RUNNING
     threading.Timer(0.3, script.kill).start()
-    assert job.wait(25)
+    assert job.wait(60)
     assert job.state is State.LOST
     script.communicate()
 

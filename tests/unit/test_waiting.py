@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from descriptors import descriptors
 from uwsgi_server import wait_until
 
 from spoolkit.spooldir import waiting
@@ -33,12 +35,20 @@ def answers(*given: bool) -> Callable[[], bool]:
 
 
 def waiter(folder: str, finished: Callable[[], bool]) -> int:
-    """Return the pid of a process that waits and sleeps; it exits with 0 if it is woken within ten seconds."""
+    """Return the pid of a process that waits and sleeps; it exits with 0 if it is woken within a minute."""
     pid = os.fork()
     if not pid:
-        os._exit(0 if waiting.wait(finished, folder, ID, 10) else 1)
+        os._exit(0 if waiting.wait(finished, folder, ID, 60) else 1)
     path = f"{folder}/waiting/{ID}"
-    wait_until(lambda: any(fd.is_symlink() and os.readlink(fd) == path for fd in Path(f"/proc/{pid}/fd").iterdir()))
+
+    def has_it_open() -> bool:
+        opened = []
+        for fd in Path(f"/proc/{pid}/fd").iterdir():
+            with contextlib.suppress(OSError):  # closed meanwhile
+                opened.append(os.readlink(fd))
+        return path in opened
+
+    wait_until(has_it_open)
     wait_until(lambda: Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "S")
     return pid
 
@@ -115,11 +125,11 @@ def test_wait_polls_if_the_pipe_cannot_be_made(tmp_path: Path) -> None:
 
 
 def test_the_pipe_is_private_and_leaves_no_descriptor_open(folder: str) -> None:
-    before = os.listdir("/proc/self/fd")
+    before = descriptors()
     assert not waiting.wait(lambda: False, folder, ID, 0)
     assert os.stat(f"{folder}/waiting").st_mode & 0o777 == 0o700
     assert os.stat(f"{folder}/waiting/{ID}").st_mode & 0o777 == 0o600
-    assert len(os.listdir("/proc/self/fd")) == len(before)
+    assert len(descriptors()) == len(before)
 
 
 def test_wake_waiters_removes_the_pipe(folder: str) -> None:

@@ -52,7 +52,7 @@ def main(end: str, jobs: int, seconds: float) -> None:
     elif end == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     elif end == "wait":
-        time.sleep(60)
+        time.sleep(120)
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ async def in_thread(word: str) -> str:
     return word
 
 
-@spool(retries=0, timeout=0.2)
+@spool(retries=0, timeout=1.0)
 async def hangs() -> None:
     try:
         await asyncio.sleep(600)
@@ -116,7 +116,7 @@ async def hangs() -> None:
         record("async", "cancelled")
 
 
-@spool(retries=0, timeout=0.2)
+@spool(retries=0, timeout=1.0)
 async def blocks() -> None:
     import time
 

@@ -190,13 +190,13 @@ def exits_at_once() -> None:
         os._exit(0)
 
 
-@spool(retries=2, backoff=0.2, timeout=0.3)
+@spool(retries=2, backoff=0.2, timeout=1.0)
 def sleeps_too_long() -> None:
     with noted():
         time.sleep(60)
 
 
-@spool(retries=1, backoff=0.2, timeout=0.3)
+@spool(retries=1, backoff=0.2, timeout=1.0)
 def goes_on_after_its_timeout() -> None:
     with noted():
         while True:
@@ -204,7 +204,7 @@ def goes_on_after_its_timeout() -> None:
                 time.sleep(60)
 
 
-@spool(retries=1, backoff=0.2, timeout=0.3)
+@spool(retries=1, backoff=0.2, timeout=1.0)
 def counts_in_c() -> None:
     """One call of C that never looks up, with the GIL in its hands."""
     with noted():
