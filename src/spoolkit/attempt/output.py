@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import logging
 import sys
 import threading
@@ -58,7 +59,9 @@ class to:  # noqa: N801 - a function would be a generator, whose frames take thr
         self._token = _context_sink.set(self._sink)
         self._is_main = threading.current_thread() is threading.main_thread()
         if self._is_main:
-            _capture.main_sink, _capture.other_threads = self._sink, threading.enumerate()
+            # Nearly always there are none, and to make a list of that costs as much as to replace the streams.
+            others = threading.enumerate() if _thread._count() else []
+            _capture.main_sink, _capture.other_threads = self._sink, others
         with _capture.lock:
             _capture.users += 1
             if _capture.users == 1:

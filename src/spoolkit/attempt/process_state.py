@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # signal.getsignal makes an enum of each answer: ten times the time
 import _thread
+import ctypes
 import errno
 import faulthandler
 import fcntl
@@ -184,6 +185,15 @@ def _put_users(users: tuple[Any, ...]) -> None:
     os.setresuid(*uids)
 
 
+_libc = ctypes.CDLL(None)
+# Not by Python, which decodes the names of all twelve categories, one character after the other: four times the time.
+_libc.setlocale.restype = ctypes.c_char_p
+
+
+def _put_locale(name: bytes) -> None:
+    locale.setlocale(locale.LC_ALL, os.fsdecode(name))
+
+
 _OF_KERNEL = (
     _Value("umask", _umask, os.umask),
     _Value("resource limits", _limits, _put_limits),
@@ -191,7 +201,7 @@ _OF_KERNEL = (
     # A new session changes the group as well, and cannot be undone: its leader cannot join another group.
     _Value("process group or session", os.getpgrp, lambda group: os.setpgid(0, group)),
     _Value("nice", partial(os.getpriority, os.PRIO_PROCESS, 0), partial(os.setpriority, os.PRIO_PROCESS, 0)),
-    _Value("locale", partial(locale.setlocale, locale.LC_ALL), partial(locale.setlocale, locale.LC_ALL)),
+    _Value("locale", partial(_libc.setlocale, locale.LC_ALL, None), _put_locale),
 )
 """What belongs to the process as a whole. It is restored before all else."""
 
@@ -352,14 +362,11 @@ class _Actions:
     """The signals whose handler Python does not know: uWSGI sets its own in C, after Python has started."""
 
     def __init__(self) -> None:
-        import ctypes
-
-        self._sigaction = ctypes.CDLL(None).sigaction
         self._known = {}
         for signum in sorted(set(_SIGNALS) - _FAULTS):
             action = ctypes.create_string_buffer(512)  # larger than a struct sigaction, which begins with the handler
             handler = _signal.getsignal(signum)
-            if callable(handler) or self._sigaction(signum, None, action) != 0:
+            if callable(handler) or _libc.sigaction(signum, None, action) != 0:
                 continue
             if handler is None or int(handler) != (ctypes.c_void_p.from_buffer(action).value or 0):
                 self._known[signum] = action
@@ -368,7 +375,7 @@ class _Actions:
         """Set these handlers again: Python's table does not show whether a task has changed one."""
         for signum, action in self._known.items():
             if not callable(_signal.getsignal(signum)):
-                self._sigaction(signum, action, None)
+                _libc.sigaction(signum, action, None)
 
 
 _process = PerProcess(_Process)
