@@ -99,12 +99,14 @@ def is_closed(spool_dir: str) -> bool:
         return True
     if not bridge.is_spooler():
         return False
-    # The signal shows at once. What an HTTP process publishes comes later, but also where there was no signal; and it
-    # comes before that process looks which spoolers are busy.
+    # What an HTTP process publishes comes before that process looks which spoolers are busy, and also where there was
+    # no signal. The signal counts where no HTTP process may be able to say so: the first one is gone, or still starts.
     return _is_master_stopping() or _is_stop_published(spool_dir)
 
 
-_is_master_stopping = clock.Sampled(lambda: master.is_stopping(bridge.master_pid()))
+_is_master_stopping = clock.Sampled(
+    lambda: not bridge.is_first_worker_unchanged() and master.is_stopping(bridge.master_pid())
+)
 
 
 def _is_stop_published(spool_dir: str) -> bool:
