@@ -131,14 +131,14 @@ def test_the_checkpoint_of_a_killed_attempt_is_deleted_when_a_later_one_complete
     Checkpoint(str(tmp_path), ID).store(1)
     crashed = bookkeeping.claim(job, declared.options, store, settings, path=str(path))
     assert isinstance(crashed, AttemptResult)
-    bookkeeping.record(job, crashed, store, settings)
+    bookkeeping.record(job, crashed, store, str(tmp_path))
     assert os.listdir(tmp_path / checkpoints.FOLDER) == [ID]
     path = path.rename(tmp_path / "f.1")
     start = bookkeeping.claim(job, declared.options, store, settings, path=str(path))
     assert isinstance(start, Granted)
     with AttemptFile(str(tmp_path), ID) as attempt_file:
         ended = runner.run(job, declared, start, settings, attempt_file=attempt_file)
-    bookkeeping.record(job, ended, store, settings)
+    bookkeeping.record(job, ended, store, str(tmp_path))
     store.close()
     assert os.listdir(tmp_path / checkpoints.FOLDER) == []
 

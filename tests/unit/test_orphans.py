@@ -120,7 +120,7 @@ def test_a_mark_stays_until_the_store_has_the_interrupted_attempt(
     assert isinstance(claim(store), PreviousCrashed)
     ended = run()
     assert ended is not None
-    bookkeeping.record(job, ended, store, config, file="f")
+    bookkeeping.record(job, ended, store, spool_dir(store), file="f")
     assert [attempt.outcome for attempt in store.history(ID)[0]] == ["interrupted", "done"]
     assert marks(store) == []
 

@@ -100,14 +100,14 @@ def claim_without_store(
     return AttemptResult(outcome, recordable=False, logged=True)
 
 
-def record(job: JobSpec, result: AttemptResult, store: Store, config: Settings, *, file: str | None = None) -> None:
+def record(job: JobSpec, result: AttemptResult, store: Store, spool_dir: str, *, file: str | None = None) -> None:
     """Record how the attempt ended, remove its files from the spool directory, wake processes that wait. Never raises.
 
     Args:
         job: The job.
         result: What :func:`claim` or the runner returned.
         store: Where it is recorded.
-        config: The settings in force.
+        spool_dir: The spool directory with the files of the job.
         file: The name of the job's file, if it has one.
     """
     if not result.attempt and not isinstance(result.outcome, Dead):
@@ -120,7 +120,7 @@ def record(job: JobSpec, result: AttemptResult, store: Store, config: Settings, 
     except Exception as error:
         log.complain(_UNRECORDED, job.id, error=error)
     try:
-        _clean_up(job, result, locations.spool_dir_of(job.queue, config))
+        _clean_up(job, result, spool_dir)
     except Exception as error:
         log.complain(_UNRECORDED, job.id, error=error)
 

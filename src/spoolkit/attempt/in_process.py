@@ -26,14 +26,15 @@ def attempt(job: JobSpec, declared: Declared, store: Store, config: Settings, nu
     Returns:
         What became of the attempt; ``None`` if another process runs the job.
     """
-    with running.AttemptFile(locations.spool_dir_of(job.queue, config), job.id) as attempt_file:
+    spool_dir = locations.spool_dir_of(job.queue, config)
+    with running.AttemptFile(spool_dir, job.id) as attempt_file:
         try:
             result = _claim_and_run(job, declared, store, config, number, attempt_file)
         finally:
             # Before it is recorded, which wakes processes that wait: their query would write a row for a finished job.
             write_behind.writer().discard(job)
         if result is not None:
-            bookkeeping.record(job, result, store, config)
+            bookkeeping.record(job, result, store, spool_dir)
     return result
 
 

@@ -91,20 +91,21 @@ def execute_job(
         What became of the job; ``None`` if another process runs it, so that nothing was touched.
     """
     prepared = _prepare(job, store, config, working_directory)
+    files_dir = locations.spool_dir_of(job.queue, config)
     result: AttemptResult | None
     if isinstance(prepared, AttemptResult):
-        record_and_settle(job, prepared, file, store, config)
+        record_and_settle(job, prepared, file, store, files_dir)
         return prepared
     if job.task != prepared.name:
         job = replaced(job, task=prepared.name)
-    with running.AttemptFile(locations.spool_dir_of(job.queue, config), job.id) as attempt_file:
+    with running.AttemptFile(files_dir, job.id) as attempt_file:
         file, claim = _claim(job, prepared, file, store, config, packet.arguments(content))
         if isinstance(claim, Granted):
             result = _run(job, prepared, claim, config, attempt_file, owns_process=working_directory is not None)
         else:
             result = claim
         if result is not None:
-            record_and_settle(job, result, file, store, config)
+            record_and_settle(job, result, file, store, files_dir)
     return result
 
 
@@ -161,7 +162,7 @@ def _run(
     )
 
 
-def record_and_settle(job: JobSpec, result: AttemptResult, file: SpoolFileRef, store: Store, config: Settings) -> None:
+def record_and_settle(job: JobSpec, result: AttemptResult, file: SpoolFileRef, store: Store, files_dir: str) -> None:
     """Record the result, and do to the file what it says, in an order that survives a kill between the two.
 
     A dead job's file goes first: if it is not among the dead letters, it is run again. Every other result is recorded
@@ -172,14 +173,14 @@ def record_and_settle(job: JobSpec, result: AttemptResult, file: SpoolFileRef, s
         result: What became of it.
         file: Its file.
         store: Where it is recorded.
-        config: The settings in force.
+        files_dir: The spool directory with what the job has beside its file.
     """
     name = file.path.rpartition("/")[2]
     if isinstance(result.outcome, Dead):
         settle_file(file, result, task=job.task)
-        bookkeeping.record(job, result, store, config, file=name)
+        bookkeeping.record(job, result, store, files_dir, file=name)
     else:
-        bookkeeping.record(job, result, store, config, file=name)
+        bookkeeping.record(job, result, store, files_dir, file=name)
         settle_file(file, result, task=job.task)
 
 

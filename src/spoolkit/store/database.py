@@ -141,7 +141,11 @@ class Database:
 
     def _changed(self, connection: _Connection, db: sqlite3.Connection, sql: str, values: Sequence[object]) -> bool:
         try:
-            return self._write(connection, db, sql, values).rowcount == 1
+            try:
+                cursor = db.execute(sql, values)
+            except sqlite3.OperationalError:  # what waiting and opening anew need is not done for each statement
+                cursor = self._write(connection, db, sql, values)
+            return cursor.rowcount == 1
         except sqlite3.Error as error:
             raise self._failure(connection, error) from error
 
