@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
+import itertools
 import os
+import random
 import signal
 import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    precondition,
-    rule,
-    run_state_machine_as_test,
-)
 
 from spoolkit.job import new_id
 from spoolkit.spooldir import slots
@@ -32,135 +25,328 @@ from spoolkit.system import process
 from spoolkit.system.process import Target
 
 
-class ModelSpooler:
-    """What uWSGI's C code does: each signal that it counts is one more scan of the directory."""
+class Killed(BaseException):
+    """Raised in an actor that is killed: from then on it changes nothing."""
 
-    def __init__(self, slot: slots.Slot) -> None:
-        self.slot = slot
+
+class Actor:
+    """A caller, or a spooler: its code runs in a thread, one step at a time. A step ends before the next system call.
+
+    Args:
+        world: What all actors share.
+        life: What the actor does.
+    """
+
+    def __init__(self, world: World, life: Callable[[Actor], None]) -> None:
+        self.world = world
+        self.slots: slots._Slots | None = None
         self.signals = 0
-        self.scan: list[str] | None = None
-        """The names that are left of a scan."""
-        self.claimed: str | None = None
-        self.running: str | None = None
+        self.job: str | None = None
+        self.runs = False
+        """Whether it is in the middle of its job, which takes as long as it likes."""
+        self.done = False
+        self.killed = False
+        self.may_go_on: Callable[[], bool] = lambda: True
+        self._go, self._stopped = threading.Semaphore(0), threading.Semaphore(0)
+        self._life = life
+        self.thread = threading.Thread(target=self._live)
+        self.thread.start()
+
+    def _live(self) -> None:
+        _acting.actor = self
+        try:
+            self.pause()
+            self._life(self)
+        except Killed:
+            pass
+        except BaseException as error:
+            self.world.errors.append(error)
+        self.done = True
+        self._stopped.release()
+
+    def pause(self, may_go_on: Callable[[], bool] = lambda: True) -> None:
+        self.may_go_on = may_go_on
+        self._stopped.release()
+        self._go.acquire()
+        if self.killed:
+            raise Killed
+
+    @property
+    def can_step(self) -> bool:
+        return not self.done and self.may_go_on()
 
     @property
     def sleeps(self) -> bool:
-        return self.scan is None and not self.signals
+        return not self.runs and not self.signals
+
+    def wait(self) -> None:
+        """Wait until it pauses."""
+        self._stopped.acquire()
+
+    def step(self) -> None:
+        self._go.release()
+        self.wait()
+
+    def kill(self) -> None:
+        self.killed = True
+        if self.world.lock is self:
+            self.world.lock = None
+        if not self.done:
+            self.step()
+        self.thread.join()
 
 
-class Spoolers(RuleBasedStateMachine):
-    """Jobs and spoolers in any order of events."""
+_acting = threading.local()
+
+
+class SteppedSlots(slots._Slots):
+    """Pauses before each system call. The lock is one of the model: the kernel's own has tests of its own."""
+
+    def acquire(self, patience: float) -> None:
+        me: Actor = _acting.actor
+        me.pause(lambda: me.world.lock is None)
+        me.world.lock = me
+
+    def release(self) -> None:
+        me: Actor = _acting.actor
+        if not me.killed:
+            me.pause()
+            me.world.lock = None
+
+    def read(self) -> bytes:
+        _acting.actor.pause()
+        return super().read()
+
+    def slot(self, index: int) -> bytes:
+        _acting.actor.pause()
+        return super().slot(index)
+
+    def write(self, index: int, data: bytes, start: int = 0) -> None:
+        _acting.actor.pause()
+        super().write(index, data, start)
+
+    def signal(self, index: int, owner: bytes) -> int:
+        me: Actor = _acting.actor
+        me.pause()
+        pid, _ = slots._process_of(owner)
+        called = me.world.spoolers.get(pid)
+        if called is None or called.killed:
+            raise ProcessLookupError
+        called.signals += 1
+        return pid
+
+
+class World:
+    """Spoolers, callers, and a spool directory of names. What uWSGI does: each signal is one more scan."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.patch = pytest.MonkeyPatch()
         self.folder = tempfile.TemporaryDirectory()
         os.mkdir(f"{self.folder.name}/spoolers")
-        self.spoolers: list[ModelSpooler] = []
         self.waiting: list[str] = []
-        self.accepted: list[str] = []
-        """Jobs that are accepted and for which no spooler has been called yet."""
-        self.patch.setattr(slots, "Target", self._target)
-        self.patch.setattr(process, "is_alive", lambda pid, identity: True)
+        self.lock: Actor | None = None
+        self.spoolers: dict[int, Actor] = {}
+        self.callers: list[Actor] = []
+        self.errors: list[BaseException] = []
+        self.unannounced: set[str] = set()
+        """Jobs whose callers were killed before they had called a spooler: they are found at the next scan."""
+        self.bereft: set[str] = set()
+        """Jobs that waited while a spooler was killed. Its successor finds them; but perhaps after another job."""
+        self.numbers = itertools.count(1000)
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(slots, "_open", self._open)
+        self.patch.setattr(process, "is_alive", lambda pid, _: pid in self.spoolers and not self.spoolers[pid].killed)
+        self.patch.setattr(slots, "_own", lambda: (b"%d 5 boot\n" % self._pid_of(_acting.actor)).ljust(64, b"\0"))
         self.patch.setattr(slots, "_may_lose_descriptors", slots._may_lose_descriptors)
 
-    def _target(self, pid: int, identity: bytes, keep: bool) -> Any:
-        spooler = self.spoolers[pid - 1000]
+    def _open(self, spool_dir: str, *, create: bool) -> slots._Slots:
+        me: Actor = _acting.actor
+        if me.slots is None:
+            me.slots = SteppedSlots(f"{spool_dir}/spoolers/slots", create=True)
+        return me.slots
 
-        class Signals:
-            pid = 0
+    def _pid_of(self, actor: Actor) -> int:
+        (pid,) = (pid for pid, other in self.spoolers.items() if other is actor)
+        return pid
 
-            def signal(self, signum: int) -> None:
-                spooler.signals += 1
+    def add_spooler(self) -> Actor:
+        spooler = Actor(self, self._serve)
+        self.spoolers[next(self.numbers)] = spooler
+        spooler.wait()
+        return spooler
 
-            def close(self) -> None: ...
+    def add_caller(self, *, is_first: bool = False) -> Actor:
+        """Its job is the first or the last that spoolers see: the names of several callers are in any order."""
+        name = new_id()
 
-        return Signals()
+        def enqueue(me: Actor) -> None:
+            me.job = name
+            self.waiting.insert(0 if is_first else len(self.waiting), name)
+            with contextlib.suppress(LookupError):  # no spooler is up: each scans when it starts
+                slots.call(self.folder.name, name)
+            me.job = None
 
-    @initialize(count=st.integers(1, 4))
-    def start(self, count: int) -> None:
-        for number in range(count):
-            with self.patch.context() as patch:
-                patch.setattr(slots, "_own", lambda number=number: (b"%d 5 boot\n" % (1000 + number)).ljust(64, b"\0"))
-                self.spoolers.append(ModelSpooler(slots.Slot(self.folder.name)))
+        self.callers.append(Actor(self, enqueue))
+        self.callers[-1].wait()
+        return self.callers[-1]
 
-    @rule(count=st.integers(1, 3))
-    def accept(self, count: int) -> None:
-        for _ in range(count):
-            self.waiting.append(new_id())
-            self.accepted.append(self.waiting[-1])
+    def _serve(self, me: Actor) -> None:
+        slot = slots.Slot(self.folder.name)
+        me.signals += 1
+        while True:
+            me.pause(lambda: me.signals > 0)
+            me.signals -= 1
+            names = list(self.waiting)
+            for name in names:
+                me.pause()
+                if name not in self.waiting:
+                    continue
+                self.waiting.remove(name)
+                me.job = name
+                if slot.start(name):
+                    slots.call(self.folder.name)
+                me.runs = True
+                me.pause(lambda: not me.runs)
+                me.job = None
+                me.signals += slot.end()
 
-    @rule()
-    def enqueue(self) -> None:
-        self.accept(1)
-        self.call()
+    @property
+    def actors(self) -> list[Actor]:
+        return [*self.spoolers.values(), *self.callers]
 
-    @precondition(lambda self: self.accepted)
-    @rule()
-    def call(self) -> None:
-        slots.call(self.folder.name, self.accepted.pop(0))
+    def can_step(self) -> list[Actor]:
+        return [actor for actor in self.actors if actor.can_step]
 
-    @rule(number=st.integers(0, 3))
-    def step(self, number: int) -> None:
-        self._step(self.spoolers[number % len(self.spoolers)])
+    def kill(self, actor: Actor) -> None:
+        if actor in self.callers:
+            self.unannounced.update(filter(None, [actor.job]))
+        elif not actor.killed:
+            if actor.job is not None and not actor.runs:
+                self.waiting.append(actor.job)
+            self.bereft.update(self.waiting)
+            self.bereft.update(caller.job for caller in self.callers if caller.job)
+            self.add_spooler()
+        actor.kill()
 
-    @rule(number=st.integers(0, 3))
-    def finish(self, number: int) -> None:
-        spooler = self.spoolers[number % len(self.spoolers)]
-        if spooler.running is not None:
-            spooler.running = None
-            spooler.signals += spooler.slot.end()
-
-    def _step(self, spooler: ModelSpooler) -> bool:
-        """One step of a spooler, but for the end of its job. Returns whether it took one."""
-        if spooler.running is not None or spooler.sleeps:
-            return False
-        if spooler.claimed is not None:
-            spooler.running, spooler.claimed = spooler.claimed, None
-            if spooler.slot.start(spooler.running):
-                slots.call(self.folder.name)
-        elif spooler.scan is None:
-            spooler.signals -= 1
-            spooler.scan = list(self.waiting)
-        elif not spooler.scan:
-            spooler.scan = None
-        elif (name := spooler.scan.pop(0)) in self.waiting:
-            self.waiting.remove(name)
-            spooler.claimed = name
-        return True
-
-    @rule()
-    def no_job_waits_while_a_spooler_sleeps(self) -> None:
-        while self.accepted:
-            self.call()
-        for _ in range(1000):
-            stepped = [self._step(spooler) for spooler in self.spoolers]
-            if not any(stepped):
+    def settle(self) -> None:
+        """Let everything happen but the ends of jobs."""
+        for _ in range(5000):
+            ready = self.can_step()
+            if not ready:
                 break
+            ready[0].step()
         else:
             pytest.fail("the spoolers wake each other for ever")
-        asleep = [spooler for spooler in self.spoolers if spooler.running is None]
-        assert not self.waiting or not asleep
+        assert not self.errors
+        alive = [spooler for spooler in self.spoolers.values() if not spooler.killed]
+        asleep = [spooler for spooler in alive if spooler.sleeps]
+        left = set(self.waiting) - self.unannounced
+        assert not left or len(asleep) < len(alive), "a job waits while all spoolers sleep"
+        assert not left - self.bereft or not asleep, "a job waits while a spooler sleeps"
 
-    @invariant()
-    def no_more_signals_than_events(self) -> None:
-        assert all(spooler.signals >= 0 for spooler in self.spoolers)
-
-    def teardown(self) -> None:
-        self.no_job_waits_while_a_spooler_sleeps()
-        for spooler in self.spoolers:
-            spooler.slot.leave()
+    def close(self) -> None:
+        for actor in self.actors:
+            actor.kill()
+            if actor.slots is not None:
+                os.close(actor.slots._fd)
         self.patch.undo()
         self.folder.cleanup()
 
 
-def test_no_job_waits_while_a_spooler_sleeps_whatever_the_order_of_events() -> None:
-    run_state_machine_as_test(
-        Spoolers,
-        settings=settings(
-            max_examples=300, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
-        ),
-    )
+@pytest.mark.parametrize("deadly", [False, True])
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_no_job_waits_while_a_spooler_sleeps_whatever_the_order_of_system_calls(count: int, deadly: bool) -> None:
+    """Callers and spoolers in any order; if ``deadly``, any of them may be killed before each of its system calls."""
+    for seed in range(200):
+        chance = random.Random(seed)
+        world = World()
+        try:
+            for _ in range(count):
+                world.add_spooler()
+            if chance.random() < 0.8:
+                world.settle()
+            for _ in range(chance.randrange(5, 30)):
+                event = chance.random()
+                if event < 0.25:
+                    world.add_caller(is_first=event < 0.1)
+                elif event < 0.4:
+                    chance.choice([*world.spoolers.values()]).runs = False
+                elif not (ready := world.can_step()):
+                    continue
+                elif deadly and event < 0.45:
+                    world.kill(chance.choice(ready))
+                else:
+                    actor = chance.choice(ready)
+                    for _ in range(chance.choice([1, 2, 3, 4, 5, 6, 7, 8, 9, 50, 50, 50])):
+                        if actor.can_step:
+                            actor.step()
+            world.settle()
+        except BaseException:
+            print(f"seed {seed}")
+            raise
+        finally:
+            world.close()
+
+
+ORDERS = [
+    [(one, before), (1 - one, meanwhile), (one, 50)]
+    for one in (0, 1)
+    for before in range(9)
+    for meanwhile in range(1, 10)
+]
+"""Each way to let one of two actors take some steps, then the other one, and then the first one all that are left."""
+
+
+def a_spooler_ends_a_job(world: World, is_first: bool) -> list[Actor]:
+    spooler = world.add_spooler()
+    world.settle()
+    world.add_caller()
+    world.settle()
+    spooler.runs = False
+    return [spooler, world.add_caller(is_first=is_first)]
+
+
+def a_called_spooler_starts_another_job(world: World, is_first: bool) -> list[Actor]:
+    called, _ = world.add_spooler(), world.add_spooler()
+    for _ in range(2):
+        world.add_caller()
+        world.settle()
+    called.runs = False
+    world.settle()
+    caller = world.add_caller()
+    while caller.can_step:
+        caller.step()
+    return [called, world.add_caller(is_first=is_first)]
+
+
+def two_callers_see_the_same_idle_spooler(world: World, is_first: bool) -> list[Actor]:
+    world.add_spooler()
+    world.add_spooler()
+    world.settle()
+    return [world.add_caller(), world.add_caller(is_first=is_first)]
+
+
+@pytest.mark.parametrize(
+    "scene", [a_spooler_ends_a_job, a_called_spooler_starts_another_job, two_callers_see_the_same_idle_spooler]
+)
+@pytest.mark.parametrize("is_first", [False, True])
+def test_two_processes_that_change_a_slot_at_the_same_time_never_miss_each_other(
+    scene: Callable[[World, bool], list[Actor]], is_first: bool
+) -> None:
+    for order in ORDERS:
+        world = World()
+        try:
+            pair = scene(world, is_first)
+            for turn, steps in order:
+                for _ in range(steps):
+                    if pair[turn].can_step:
+                        pair[turn].step()
+            world.settle()
+            # All that ran before end, but for the job of the first spooler.
+            for other in [*world.spoolers.values()][1:]:
+                other.runs = False
+            world.settle()
+        finally:
+            world.close()
 
 
 SPOOLER = """

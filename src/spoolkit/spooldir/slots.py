@@ -1,12 +1,17 @@
 """Which spooler is called for a new job? The file ``spoolers/slots`` holds what is needed to decide that, and is cheap.
 
-Each spooler has a slot: a word that says what it does, and its pid and identity. All changes are made under a lock on
-the file. A word is one of these:
+Each spooler has a slot with two cells, its pid and its identity.
 
-- idle: the spooler waits for a signal;
-- called: it was idle, and got a signal for a job, which the word names; or for several jobs, then it names none;
-- running: it runs a job;
-- again: the same, and it scans the directory once more after that job, because another one was enqueued meanwhile.
+- *State* is written by the spooler alone: a number that grows with each change, even while it waits for a signal, odd
+  while it runs a job.
+- *Told* is written by callers alone, under a lock among themselves: the state in which they told the spooler something.
+  If that was an even one, it is called, for the job that the cell names (or for several jobs, then it names none). If
+  it was an odd one, it scans the directory once more after its job, because another one was enqueued meanwhile.
+
+So nobody waits for a spooler, and a spooler waits for nobody. Either writes its own cell first, and then reads the
+other's. Both writes take the lock of the inode in the kernel, one after the other, so whoever writes second sees what
+the first has written: the spooler that it was told something, or the caller that the state has changed, and then it
+tells again. At worst both see it, and one spooler more looks into the directory.
 
 A new job calls one spooler. A called spooler may start another job than the one that it was called for, because it
 takes the first that it finds. Then it calls the next spooler on behalf of that job: so no job waits behind a long one
@@ -36,19 +41,28 @@ PATIENCE = 0.002
 """Seconds for which a process that enqueues a job waits for the lock. Only a stopped process holds it for longer."""
 
 SPOOLER_PATIENCE = 0.2
-"""Seconds for which a spooler waits for the lock."""
+"""Seconds for which a spooler waits for the lock when it takes its slot, or gives it back."""
 
-_WORD = 8
-"""Bytes of a word: the state, and the end of the id of the job that the spooler was called for."""
+_TRIES = 100
+"""How often a caller tells spoolers whose states change while it does so."""
+
+_CELLS = 8
+"""Bytes of the cells: the state, the state that was told, and the end of the id of the job for which that was."""
 
 _OWNER = 64
 """Bytes of a pid with an identity."""
 
-_SLOT = _WORD + _OWNER
+_SLOT = _CELLS + _OWNER
 """Bytes of a slot. The file is as long as the slots that were ever taken, so that one read gets all of them."""
 
-# Capitals: they do not appear in ids.
-_FREE, _IDLE, _CALLED, _RUNNING, _AGAIN = b"\0", b"I", b"C", b"R", b"A"
+# The states are bytes, so that none is read half. They begin again after the last one: then an old value in the other
+# cell may seem to be new, and a spooler looks into the directory once too often.
+_FREE = b"\0"
+_FIRST, _LAST = 2, 255
+_EVEN, _ODD = 0, 1
+_IDLE = bytes(range(_FIRST, _LAST, 2))
+_RUNNING = bytes(range(_FIRST + 1, _LAST + 1, 2))
+_NOT_IDLE = _FREE + _RUNNING
 
 _may_lose_descriptors = False
 """Whether this process, or one that it was forked from, runs tasks, which may close any descriptor."""
@@ -66,9 +80,11 @@ class Slot:
         _may_lose_descriptors = True
         self._spool_dir = spool_dir
         self._owner = _own()
-        self._index: int | None = None
+        self._slots: _Slots | None = None
+        self._index = 0
+        self._state = _FIRST
         with contextlib.suppress(OSError):
-            self._set(_IDLE)
+            self._change(_EVEN)
 
     def start(self, id: str) -> bool:
         """Say that this process runs a job from now on.
@@ -80,11 +96,10 @@ class Slot:
             Whether another job relies on this process, so that another spooler must be called for it.
 
         Raises:
-            TimeoutError: The slots are locked by a process that is stopped.
-            OSError: The slots cannot be changed. Processes that enqueue jobs cannot use them either.
+            TimeoutError: There is no slot yet, and a process that is stopped holds the lock.
+            OSError: The slot cannot be changed. Processes that enqueue jobs cannot use the file either.
         """
-        before = self._set(_RUNNING)
-        return before[:1] == _CALLED and before != _called(id)
+        return self._change(_ODD) not in (None, _end_of(id))
 
     def end(self) -> bool:
         """Say that this process runs no job any more.
@@ -96,38 +111,46 @@ class Slot:
             TimeoutError: As :meth:`start`.
             OSError: As :meth:`start`.
         """
-        return self._set(_IDLE)[:1] == _AGAIN
+        return self._change(_EVEN) is not None
 
     def leave(self) -> None:
         """Give the slot back. Never raises ``OSError``."""
         with contextlib.suppress(OSError):
-            if self._index is not None:
-                self._set(_FREE)
+            if self._slots is not None:
+                _open(self._spool_dir, create=False).free(self._index, self._owner, SPOOLER_PATIENCE)
         if (slots := _opened.get().pop(self._spool_dir, None)) is not None:
             slots.close()
 
-    def _set(self, word: bytes) -> bytes:
-        """Replace the word of this process, and return the one before."""
+    def _change(self, parity: int) -> bytes | None:
+        """Go on to the next state of this parity.
+
+        Returns:
+            For which job callers have told this process something, as :func:`_end_of` has it; ``None``: nothing.
+        """
         slots = _open(self._spool_dir, create=True)
-        slots.acquire(SPOOLER_PATIENCE)
-        try:
-            index = self._index or 0
-            before = slots.slot(index)
-            # A process in another container does not see that this one is alive, and may have freed the slot.
-            if before[_WORD:] != self._owner:
-                index, before = slots.take(self._owner), _padded(_IDLE)
-            slots.write(index, word)
-            self._index = index
-        finally:
-            slots.release()
-        return before[:_WORD]
+        if slots is not self._slots:
+            self._index = slots.take(self._owner, self._state)
+            self._slots = slots
+        before = self._state
+        state = before + (1 if before % 2 != parity else 2)
+        if state > _LAST:
+            state = _FIRST + parity
+        slots.write(self._index, bytes((state,)))
+        self._state = state
+        slot = slots.slot(self._index)
+        # A process in another container does not see that this one is alive, and may have given its slot away.
+        if slot[_CELLS:] != self._owner:
+            self._index = slots.take(self._owner, state)
+            return None
+        # If it was told in the new state already, that may hide what it was told in the one before.
+        return slot[2:_CELLS] if slot[1] in (before, state) else None
 
 
 def running(spool_dir: str) -> list[int]:
     """Return the pids of the living spoolers of ``spool_dir`` that run a job by their slots. Raises ``OSError``."""
     content = _open(spool_dir, create=False).read()
     slots = (content[start : start + _SLOT] for start in range(0, len(content), _SLOT))
-    owners = (_process_of(slot[_WORD:]) for slot in slots if slot[:1] in (_RUNNING, _AGAIN))
+    owners = (_process_of(slot[_CELLS:]) for slot in slots if slot[0] in _RUNNING)
     return [pid for pid, identity in owners if process.is_alive(pid, identity)]
 
 
@@ -148,54 +171,57 @@ def call(spool_dir: str, id: str | None = None) -> int | None:
     slots = _open(spool_dir, create=False)
     while True:
         # First without the lock: while jobs come faster than they end, there is nothing to do.
-        taken = slots.read()[::_SLOT].strip(_FREE)
-        if not taken:
+        content = slots.read()
+        states = content[::_SLOT]
+        if not states.strip(_FREE):
             raise LookupError(f"no spooler of {spool_dir} has a slot")
-        if not taken.strip(_FREE + _AGAIN):
+        if states == content[1::_SLOT] and not states.translate(None, _NOT_IDLE):
             return None
         slots.acquire(PATIENCE)
         try:
-            chosen = _choose(slots, id)
+            chosen = _tell(slots, id)
         finally:
             slots.release()
         if chosen is None:
             return None
-        index, owner = chosen
         try:
-            return slots.signal(index, owner)
+            return slots.signal(*chosen)
         except ProcessLookupError:
-            slots.acquire(PATIENCE)
-            try:
-                if slots.slot(index)[_WORD:] == owner:
-                    slots.write(index, _FREE)
-            finally:
-                slots.release()
+            slots.free(*chosen, PATIENCE)
 
 
-def _choose(slots: _Slots, id: str | None) -> tuple[int, bytes] | None:
+def _tell(slots: _Slots, id: str | None) -> tuple[int, bytes] | None:
     """Return the slot and the owner of the spooler that must get a signal; if all run jobs, have them scan again."""
-    content = slots.read()
-    states = content[::_SLOT]
-    if (index := states.find(_IDLE)) >= 0:
-        slots.write(index, _called(id))
-    elif (index := states.find(_CALLED)) >= 0:
-        # Called for another job: it may have scanned the directory for that one already.
-        slots.write(index, _CALLED)
-    else:
-        again = bytearray(content)
-        again[::_SLOT] = states.replace(_RUNNING, _AGAIN)
-        slots.write(0, bytes(again))
-        return None
-    return index, content[index * _SLOT + _WORD : (index + 1) * _SLOT]
+    for _ in range(_TRIES):
+        content = slots.read()
+        states, told = content[::_SLOT], content[1::_SLOT]
+        index = called = -1
+        for at, state in enumerate(states):
+            if state in _IDLE:
+                if state != told[at]:
+                    index = at
+                    break
+                called = at
+        if index < 0 <= called:
+            # All idle ones are called for other jobs: this one may have scanned the directory already.
+            index, id = called, None
+        if index >= 0:
+            slots.tell(index, states[index], id)
+            slot = content[index * _SLOT : (index + 1) * _SLOT]
+            if slots.slot(index)[:1] == slot[:1]:
+                return index, slot[_CELLS:]
+        else:
+            for index, state in enumerate(states):
+                if state != told[index]:
+                    slots.tell(index, state, None)
+            if slots.read()[::_SLOT] == states:
+                return None
+    raise TimeoutError(errno.ETIMEDOUT, "the spoolers change their states faster than they can be told anything")
 
 
-def _called(id: str | None) -> bytes:
-    """Return the word of a spooler that is called for the job ``id``."""
-    return _padded(_CALLED + (id or "")[1 - _WORD :].encode("ascii", "replace").lower())
-
-
-def _padded(word: bytes) -> bytes:
-    return word.ljust(_WORD, b"\0")
+def _end_of(id: str | None) -> bytes:
+    """Return what stands for a job in the cells."""
+    return (id or "")[2 - _CELLS :].encode("ascii", "replace").lower().ljust(_CELLS - 2, b"\0")
 
 
 def _own() -> bytes:
@@ -267,27 +293,53 @@ class _Slots:
             self._mutex.release()
 
     def read(self) -> bytes:
-        """Return all slots."""
-        return os.pread(self._fd, MOST * _SLOT, 0)
+        """Return all slots, each of them whole."""
+        content = os.pread(self._fd, MOST * _SLOT, 0)
+        return content[: len(content) // _SLOT * _SLOT]
 
     def slot(self, index: int) -> bytes:
-        """Return a slot: its word, and the pid and the identity of the process to which it belongs."""
+        """Return a slot: its cells, and the pid and the identity of the process to which it belongs."""
         return os.pread(self._fd, _SLOT, index * _SLOT)
 
-    def write(self, index: int, data: bytes) -> None:
-        """Replace the word of a slot, or as many slots as ``data`` holds."""
-        os.pwrite(self._fd, _padded(data), index * _SLOT)
+    def write(self, index: int, data: bytes, start: int = 0) -> None:
+        """Replace a part of a slot."""
+        os.pwrite(self._fd, data, index * _SLOT + start)
 
-    def take(self, owner: bytes) -> int:
-        """Give a process a slot that is free, or that of a dead process. Raises ``OSError`` if there is none."""
-        content = self.read()
-        for index in range(MOST):
-            slot = content[index * _SLOT : (index + 1) * _SLOT]
-            before = slot[_WORD:]
-            if slot[:1] in (b"", _FREE) or before == owner or not process.is_alive(*_process_of(before)):
-                self.write(index, _padded(_IDLE) + owner)
-                return index
-        raise OSError(errno.ENOSPC, "all slots belong to living spoolers")
+    def tell(self, index: int, state: int, id: str | None) -> None:
+        """Tell a spooler in its state that it is called for a job, or that it must scan again. Only under the lock."""
+        self.write(index, bytes((state,)) + _end_of(id), 1)
+
+    def take(self, owner: bytes, state: int) -> int:
+        """Give a process its slot, or else one that is free or that of a dead process.
+
+        Raises:
+            TimeoutError: A process that is stopped holds the lock.
+            OSError: There is none.
+        """
+        self.acquire(SPOOLER_PATIENCE)
+        try:
+            content = self.read()
+            taken = [content[start : start + _SLOT] for start in range(0, len(content), _SLOT)]
+            owners = [slot[_CELLS:] for slot in taken]
+            if owner in owners:
+                # With what it was told: the task of the job that runs may have closed the file.
+                return owners.index(owner)
+            left = (i for i, slot in enumerate(taken) if not process.is_alive(*_process_of(slot[_CELLS:])))
+            if (index := next(left, len(taken))) == MOST:
+                raise OSError(errno.ENOSPC, "all slots belong to living spoolers")
+            self.write(index, bytes((state,)).ljust(_CELLS, b"\0") + owner)
+            return index
+        finally:
+            self.release()
+
+    def free(self, index: int, owner: bytes, patience: float) -> None:
+        """Take a slot away from a process, if it is still that one's. Raises ``OSError``."""
+        self.acquire(patience)
+        try:
+            if self.slot(index)[_CELLS:] == owner:
+                self.write(index, bytes(_SLOT))
+        finally:
+            self.release()
 
     def signal(self, index: int, owner: bytes) -> int:
         """Have a spooler scan its directory now, and return its pid. Raises ``ProcessLookupError`` if it is dead."""

@@ -13,9 +13,9 @@ standalone.FREQUENCY = 600.0
 
 if "OLD_SPOOLERS" in os.environ:
 
-    def without(self: slots.Slot, word: bytes) -> bytes:
+    def without(self: slots.Slot, states: bytes) -> bytes:
         raise OSError("this version has no slots")
 
-    slots.Slot._set = without  # type: ignore[method-assign]
+    slots.Slot._change = without  # type: ignore[method-assign]
 
 __all__ = ["app"]
