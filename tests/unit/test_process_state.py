@@ -176,3 +176,17 @@ except RuntimeError:
     pass
 assert os.umask(0) == 0o22
 """)
+
+
+def test_restore_puts_back_a_locale_that_differs_by_category() -> None:
+    run("""
+import locale
+locale.setlocale(locale.LC_ALL, "C")
+locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
+from spoolkit.attempt import process_state
+process_state._process.discard()
+state, before = State(), locale.setlocale(locale.LC_ALL)
+locale.setlocale(locale.LC_ALL, "C")
+assert state.restore() == []
+assert locale.setlocale(locale.LC_ALL) == before
+""")
