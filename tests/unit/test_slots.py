@@ -121,9 +121,13 @@ class SteppedSlots(slots._Slots):
         _acting.actor.pause()
         return super().slot(index)
 
-    def write(self, index: int, data: bytes, start: int = 0) -> None:
+    def write(self, index: int, data: bytes) -> None:
         _acting.actor.pause()
-        super().write(index, data, start)
+        super().write(index, data)
+
+    def tell(self, index: int, state: int, id: str | None) -> None:
+        _acting.actor.pause()
+        super().tell(index, state, id)
 
     def signal(self, index: int, owner: bytes) -> int:
         me: Actor = _acting.actor

@@ -196,9 +196,9 @@ def _tell(slots: _Slots, id: str | None) -> tuple[int, bytes] | None:
         content = slots.read()
         states, told = content[::_SLOT], content[1::_SLOT]
         index = called = -1
-        for at, state in enumerate(states):
+        for at, (state, known) in enumerate(zip(states, told, strict=False)):
             if state in _IDLE:
-                if state != told[at]:
+                if state != known:
                     index = at
                     break
                 called = at
@@ -211,9 +211,9 @@ def _tell(slots: _Slots, id: str | None) -> tuple[int, bytes] | None:
             if slots.slot(index)[:1] == slot[:1]:
                 return index, slot[_CELLS:]
         else:
-            for index, state in enumerate(states):
-                if state != told[index]:
-                    slots.tell(index, state, None)
+            for at, (state, known) in enumerate(zip(states, told, strict=False)):
+                if state != known:
+                    slots.tell(at, state, None)
             if slots.read()[::_SLOT] == states:
                 return None
     raise TimeoutError(errno.ETIMEDOUT, "the spoolers change their states faster than they can be told anything")
@@ -293,21 +293,20 @@ class _Slots:
             self._mutex.release()
 
     def read(self) -> bytes:
-        """Return all slots, each of them whole."""
-        content = os.pread(self._fd, MOST * _SLOT, 0)
-        return content[: len(content) // _SLOT * _SLOT]
+        """Return all slots."""
+        return os.pread(self._fd, MOST * _SLOT, 0)
 
     def slot(self, index: int) -> bytes:
         """Return a slot: its cells, and the pid and the identity of the process to which it belongs."""
         return os.pread(self._fd, _SLOT, index * _SLOT)
 
-    def write(self, index: int, data: bytes, start: int = 0) -> None:
-        """Replace a part of a slot."""
-        os.pwrite(self._fd, data, index * _SLOT + start)
+    def write(self, index: int, data: bytes) -> None:
+        """Replace the beginning of a slot."""
+        os.pwrite(self._fd, data, index * _SLOT)
 
     def tell(self, index: int, state: int, id: str | None) -> None:
         """Tell a spooler in its state that it is called for a job, or that it must scan again. Only under the lock."""
-        self.write(index, bytes((state,)) + _end_of(id), 1)
+        os.pwrite(self._fd, bytes((state,)) + _end_of(id), index * _SLOT + 1)
 
     def take(self, owner: bytes, state: int) -> int:
         """Give a process its slot, or else one that is free or that of a dead process.
