@@ -43,6 +43,8 @@ def section(*reports: Mapping[str, Any]) -> str:
                 rows.append([f"{figure.title}, {figure.unit}", *cells])
     about = reports[0]["about"]
     how = f"Medians of {reports[0]['rounds']} rounds in turn, {reports[0]['jobs']:,} jobs each."
+    if len(reports) > 1 and reports[1]["rounds"] != reports[0]["rounds"]:
+        how += f" With jobs pending: rounds {reports[1]['rounds']}."
     where = f"{about['date']}; {about['cpu']}; {about['system']}; {about['files']}."
     busy = f" Other programs ran as well (load {about['load']}): CPU and memory hold, times and rates do not."
     return f"{figures.markdown(rows)}\n{how}\n{where}{busy if float(about['load'].split()[0]) > QUIET else ''}"

@@ -232,6 +232,9 @@ def test_the_page_gets_a_table_between_its_markers(tmp_path: Path) -> None:
         "| Latency, idle, p50 [50,000 pending], ms | 1.00 | - |",
     ]
     assert "Other programs" not in section
+    assert "Medians of 3 rounds in turn, 2,000 jobs each.\n" in section
+    fewer = readme.section(asdict(made), {**asdict(with_pending), "rounds": 1})
+    assert "Medians of 3 rounds in turn, 2,000 jobs each. With jobs pending: rounds 1.\n" in fewer
     with_pending.about["load"] = "1.1 0.0 0.0"
     assert "Other programs ran as well (load 1.1 0.0 0.0)" in readme.section(asdict(with_pending))
     page = f"before {readme.BEGIN}old{readme.END} after"
