@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import signal
 import tempfile
 from collections import Counter
@@ -11,8 +13,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 from sampling import in_sample
 
-# Nobody else may find what the servers of tests publish for the folders of their code.
-os.environ["XDG_STATE_HOME"] = os.path.join(tempfile.gettempdir(), f"spoolkit-tests-state-{os.getpid()}")
+# Nobody else may find what the servers of tests publish for the folders of their code, and no later run either, whose
+# process may have the same pid.
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="spoolkit-tests-state-")
+atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
 
 MADE = pytest.StashKey[Counter[str]]()
 

@@ -55,7 +55,7 @@ def jobs_end(site: Site, job: str) -> str:
 @pytest.mark.parametrize("options", [(), ("--debug",)], ids=["plain", "reloader"])
 def test_ctrl_c_waits_for_the_running_job_and_names_it(start: Start, options: tuple[str, ...]) -> None:
     site = start("-m", "flask", "--app", "site_app", *options, "run", "--port", "{port}")
-    job = site.call("work", "long", 3)["job"]
+    job = site.call("work", "long", 5)["job"]
     site.history.wait_for("start", "long")
     ctrl_c(site)
     wait_for_exit(site.server)
@@ -80,7 +80,7 @@ def test_a_second_ctrl_c_interrupts_the_running_job(start: Start, options: tuple
 
 def test_a_signal_to_flask_run_alone_reaches_its_spooler(start: Start) -> None:
     site = start("-m", "flask", "--app", "site_app", "run", "--port", "{port}")
-    site.call("work", "long", 2)
+    site.call("work", "long", 5)
     site.history.wait_for("start", "long")
     os.kill(site.server.master_pid, signal.SIGTERM)
     wait_for_exit(site.server)

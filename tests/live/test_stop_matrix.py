@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,7 @@ class Row:
 
     name: str
     act: Callable[[Deployed], None]
-    seconds: float = 2.0
+    seconds: float = 4.0
     grace: float = GRACE
     finished: bool = True
     reloads: bool = False
@@ -106,7 +107,7 @@ def run(folder: Path, mode: str, row: Row) -> Cell:
             site.wait_until_up()
         running = [site.call(row.task, row.seconds) for _ in range(2 if row.seconds else 0)]
         for id in running:
-            site.site.history.wait_for("start", id, timeout=30)
+            site.site.history.wait_for("start", id)
         waiting = [site.call("work", 0.1) for _ in running]
         if row.reloads:
             code = folder / "code" / "drain_site.py"
@@ -116,10 +117,10 @@ def run(folder: Path, mode: str, row: Row) -> Cell:
         if row.reloads:
             reloaded(site, cell, mode)
         else:
-            cell.seconds = site.wait_for_exit(row.grace + 20)
+            cell.seconds = site.wait_for_exit(row.grace + 40)
             cell.queued_started = sum(site.starts(id) for id in waiting)
         if requested is not None:
-            requested.join(30)
+            requested.join(60)
         ended = {id for id in running if site.site.history.events("end", id)}
         cell.finished = len(ended)
         cell.endings = [site.endings(id) for id in running]
@@ -154,14 +155,20 @@ def reloaded(site: Deployed, cell: Cell, mode: str) -> None:
 
     def serves_new() -> bool:
         cell.most_spoolers = max(cell.most_spoolers, len(site.jobs.spooler_pids()))
-        return site.jobs.get("/version").json["version"] == "new"
+        try:
+            return site.jobs.get("/version").json["version"] == "new"
+        except (OSError, HTTPException):
+            # With a single thread, uWSGI drops a connection that it has just accepted when it is asked to exit.
+            if mode == "threads":
+                raise
+            return False
 
     if mode == "prefork":
         # Only a full reload reads the code again; a chain reload does not.
         wait_until(lambda: not site.unfinished(), timeout=40, message=site.jobs.log)
         return
     in_a_row = 0
-    deadline = time.monotonic() + 40
+    deadline = time.monotonic() + 60
     while in_a_row < 10:
         in_a_row = in_a_row + 1 if serves_new() else 0
         assert time.monotonic() < deadline, site.jobs.log()[-4000:]
@@ -241,4 +248,4 @@ def test_a_stop_or_reload_loses_no_job(matrix: Matrix, row: Row, mode: str) -> N
         assert cell.versions == {'"new"'}
         assert cell.most_spoolers <= 4
     if cell.seconds is not None:
-        assert cell.seconds < min(row.grace, LONG) + 8
+        assert cell.seconds < min(row.grace, LONG) + 20

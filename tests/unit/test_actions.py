@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from life_process import start_child
 from uwsgi_server import wait_until
 
 from spoolkit import Abort, Job, JobCancelled, JobStateError, UnknownJobError, current_job, spool
@@ -68,12 +69,7 @@ def listens(path: str) -> None:
 def spooler(directory: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """A spooler process that scans only when it is woken; a test may kill it."""
     monkeypatch.setattr(engine, "FREQUENCY", 1000)
-    pid = os.fork()
-    if not pid:
-        try:
-            Spooler(directory).run()
-        finally:
-            os._exit(0)
+    pid = start_child(lambda: Spooler(directory).run())
     wait_until(lambda: os.path.exists(f"{directory}/spoolers/{pid}"))
     yield pid
     with contextlib.suppress(ProcessLookupError):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from life_process import start_child
 from uwsgi_server import wait_until
 
 from spoolkit import Abort, Retry, UnknownJobError, current_job, job, spool, thread
@@ -53,12 +54,8 @@ def ends_in_a_thread() -> None: ...
 @pytest.fixture
 def spooler(directory: str) -> Iterator[int]:
     """A spooler process."""
-    pid = os.fork()
-    if not pid:
-        try:
-            Spooler(directory).run()
-        finally:
-            os._exit(0)
+    pid = start_child(lambda: Spooler(directory).run())
+    wait_until(lambda: os.path.exists(f"{directory}/spoolers/{pid}"))
     yield pid
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
