@@ -110,6 +110,18 @@ class DecodeError(SpoolkitError, ValueError):
     """Bytes from the spool directory are not a job of spoolkit's."""
 
 
+class NewerJobError(SpoolkitError):
+    """The job has options that only a newer version of spoolkit knows, and without which it must not run.
+
+    Its file is as it should be, and is left for that version.
+    """
+
+    def __init__(self, message: str, *, fields: tuple[str, ...]) -> None:
+        super().__init__(message)
+        #: The names of the fields of its packet that this version does not know.
+        self.fields = fields
+
+
 class UnknownTaskError(SpoolkitError, LookupError):
     """No task of this name is declared in this process."""
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from spoolkit.encoding import packet
 from spoolkit.encoding.packet import LIMIT, Packet
-from spoolkit.errors import DecodeError, TooLargeError
+from spoolkit.errors import DecodeError, NewerJobError, TooLargeError
 from spoolkit.job import JobSpec, new_id, replaced
 
 text = st.text(st.characters(codec="utf-8"))
@@ -165,6 +165,42 @@ def test_unpack_ignores_fields_of_a_newer_version() -> None:
     assert packet.unpack(Packet({**packed.fields, b"deadline": b"\xff"}, b"")) == packet.unpack(packed)
 
 
+def test_each_optional_field_is_an_attribute_of_a_job_that_is_none_by_default() -> None:
+    defaults = {field.name: field.default for field in fields(JobSpec)}
+    attributes = [field.attribute for field in packet.FIELDS.values()]
+    assert [defaults[name] for name in attributes] == [None] * len(set(attributes))
+
+
+@given(jobs)
+def test_a_packet_names_the_fields_that_its_reader_must_understand_in_the_order_of_the_table(job: JobSpec) -> None:
+    wanted = [key for key, field in packet.FIELDS.items() if field.must and getattr(job, field.attribute) is not None]
+    named = packet.load(packet.dump_job(job, b"[[],{}]")).fields.get(packet.MUST)
+    assert named == (b",".join(wanted) if wanted else None)
+
+
+@pytest.mark.parametrize(
+    ("must", "unknown"),
+    [
+        (b"frobnicate", ("frobnicate",)),
+        (b"queue,a,run_at,b", ("a", "b")),
+        (b"", ("",)),
+        (b"\xff", (r"\xff",)),
+        (b"id", ("id",)),  # no optional field
+    ],
+)
+def test_unpack_names_the_fields_that_it_does_not_know_and_must(must: bytes, unknown: tuple[str, ...]) -> None:
+    content = Packet({**packet.pack(a_job(), max_body=1000).fields, b"must": must, b"call": b"of a newer version"})
+    with pytest.raises(NewerJobError, match="update spoolkit") as refused:
+        packet.unpack(content)
+    assert refused.value.fields == unknown
+    assert packet.head(content).task == "tasks.one"
+
+
+def test_unpack_reads_a_job_whose_fields_it_knows() -> None:
+    content = Packet({**packet.pack(a_job(queue="/q"), max_body=1000).fields, b"must": b"queue"})
+    assert packet.unpack(content).queue == "/q"
+
+
 @given(st.binary(max_size=200) | st.binary(max_size=100).map(lambda data: b"\x11" + bytes([len(data), 0, 0]) + data))
 def test_load_gives_a_packet_or_a_decode_error_for_any_bytes(data: bytes) -> None:
     with contextlib.suppress(DecodeError):
@@ -176,17 +212,17 @@ def test_unpack_gives_a_job_or_a_decode_error_for_damaged_bytes(job: JobSpec, dr
     data = bytearray(packet.dump(packet.pack(job, max_body=10**7)))
     for _ in range(draw.draw(st.integers(1, 3))):
         data[draw.draw(st.integers(0, len(data) - 1))] = draw.draw(st.integers(0, 255))
-    with contextlib.suppress(DecodeError):
+    with contextlib.suppress(DecodeError, NewerJobError):
         packet.unpack(packet.load(bytes(data[: draw.draw(st.integers(0, len(data)))])))
 
 
-KEYS = st.sampled_from([b"spoolkit", b"id", b"task", b"enqueued_at", b"run_at", b"queue", b"priority", b"call"])
+KEYS = st.sampled_from([b"spoolkit", b"id", b"task", b"enqueued_at", b"call", b"must", *packet.FIELDS])
 VALUES = st.binary() | st.sampled_from([b"1", b"[[],{}]", b"0" * 32, b"1.5", b"\xb2", b"9" * 400, b"[[" + b"1" * 5000])
 
 
 @given(st.dictionaries(KEYS | st.binary(), VALUES), st.binary())
 def test_unpack_gives_a_job_or_a_decode_error_for_any_fields(fields: dict[bytes, bytes], body: bytes) -> None:
-    with contextlib.suppress(DecodeError):
+    with contextlib.suppress(DecodeError, NewerJobError):
         packet.unpack(Packet({**fields, b"spoolkit": b"1"}, body))
 
 

@@ -131,7 +131,13 @@ def head(content: packet.Packet) -> Chunk:
 
 
 def unpack(content: packet.Packet) -> tuple[Chunk, list[bytes]]:
-    """Read a chunk and the encoded arguments of its jobs. Raises :class:`DecodeError`, and nothing else."""
+    """Read a chunk and the encoded arguments of its jobs, to make a file of each.
+
+    Raises:
+        NewerJobError: The jobs have a field that this version must not ignore.
+        DecodeError: This is no chunk.
+    """
+    packet.check_understood(content)
     chunk, calls = head(content), content.body.split(b"\n")
     if len(calls) != _count(chunk.stem):
         raise DecodeError(f"the chunk has {len(calls)} lines of arguments, not {_count(chunk.stem)}")

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
 from functools import lru_cache
-from typing import NamedTuple
+from operator import attrgetter
+from typing import Any, NamedTuple
 
 from spoolkit.encoding import codec
-from spoolkit.errors import DecodeError, TooLargeError
+from spoolkit.errors import DecodeError, NewerJobError, TooLargeError
 from spoolkit.job import JobSpec
 
 MODIFIER = 17
@@ -28,6 +29,9 @@ FORMAT = b"1"
 
 CALL = b"call"
 """The key of the encoded arguments, if they fit into the packet."""
+
+MUST: bytes = b"must"
+"""The key of the names of the fields without which the job must not be run, separated by commas."""
 
 LIMIT = 0xFFFF
 """The greatest size in bytes of a key, a value and the whole packet: lengths are uint16, and uWSGI cuts silently."""
@@ -86,22 +90,27 @@ def encode_arguments(
 def dump_job(job: JobSpec, call: bytes) -> bytes:
     """Return the bytes of the spool file of a job whose arguments are encoded. Raises :class:`TooLargeError`."""
     # Written at once: a Packet, the sizes of its fields and their bytes took a sixth of the time of a call.
-    id, time, task = job.id.encode(), write_time(job.enqueued_at), _fixed(_TASK, job.task.encode())
-    fields = _FIELDS % (_LENGTH.pack(len(id)), id, task, _LENGTH.pack(len(time)), time)
-    if job.run_at is not None:
-        fields += _field(_RUN_AT, write_time(job.run_at))
-    if job.queue is not None:
-        # The name of a directory need not be UTF-8.
-        fields += _fixed(_QUEUE, job.queue.encode("utf-8", "surrogateescape"))
-    if job.priority is not None:
-        fields += _fixed(_PRIORITY, str(job.priority).encode())
-    if job.app is not None:
-        fields += _fixed(_APP, job.app.encode())
+    id, time, task = job.id.encode(), write_time(job.enqueued_at), _task_field(job.task)
+    fields = _BASE % (_LENGTH.pack(len(id)), id, task, _LENGTH.pack(len(time)), time)
+    if _optional(job) != _NONE:
+        fields += _dump_optional(job)
     if len(fields) + len(_CALL) + _LENGTH.size + len(call) <= LIMIT:
         return _file(fields + _field(_CALL, call), b"")
     if len(fields) > LIMIT:
         raise _too_large(len(fields))
     return _file(fields, call)
+
+
+def _dump_optional(job: JobSpec) -> bytes:
+    written, must = [], []
+    for key, field in FIELDS.items():
+        if (value := getattr(job, field.attribute)) is not None:
+            written.append(_any_field(_key(key), field.write(value)))
+            if field.must:
+                must.append(key)
+    if must:
+        written.append(_field(_key(MUST), b",".join(must)))
+    return b"".join(written)
 
 
 def arguments(packet: Packet) -> bytes:
@@ -110,15 +119,28 @@ def arguments(packet: Packet) -> bytes:
 
 
 def unpack(packet: Packet) -> JobSpec:
-    """Read the job in ``packet``. Fields that only a newer version knows are ignored.
+    """Read the job in ``packet``, to run it. Fields that only a newer version knows are ignored.
 
-    Raises :class:`DecodeError`, and nothing else, for any other packet.
+    Raises:
+        NewerJobError: A field that only a newer version knows decides over whether, or when, the job may run.
+        DecodeError: This is no job.
     """
+    check_understood(packet)
     return _job(packet.fields, *codec.decode_call(arguments(packet)))
 
 
+def check_understood(packet: Packet) -> None:
+    """Raise :class:`NewerJobError` if the job must not be run by a version that does not know all of its fields."""
+    names = packet.fields.get(MUST)
+    if names is not None and (unknown := [name for name in names.split(b",") if name not in FIELDS]):
+        raise _newer(unknown)
+
+
 def head(packet: Packet) -> JobSpec:
-    """Read the job without its arguments, which may be incomplete. Raises :class:`DecodeError`, and nothing else."""
+    """Read the job without its arguments, which may be incomplete, to show it or to move its file.
+
+    Raises :class:`DecodeError`, and nothing else.
+    """
     return _job(packet.fields, (), {})
 
 
@@ -135,15 +157,28 @@ def _job(fields: Mapping[bytes, bytes], args: tuple[object, ...], kwargs: Mappin
             args,
             kwargs,
             enqueued_at=read_time(fields[b"enqueued_at"]),
-            run_at=read_time(fields[b"run_at"]) if b"run_at" in fields else None,
-            queue=fields[b"queue"].decode("utf-8", "surrogateescape") if b"queue" in fields else None,
-            priority=_read_priority(fields[b"priority"]) if b"priority" in fields else None,
-            app=fields[b"app"].decode() if b"app" in fields else None,
+            **_read_optional(fields),
         )
     except KeyError as error:
         raise DecodeError(f"the packet has no {error.args[0].decode()!r}") from error
     except UnicodeDecodeError as error:
         raise DecodeError(f"a field of the packet is not UTF-8: {error}") from error
+
+
+def _read_optional(fields: Mapping[bytes, bytes]) -> dict[str, Any]:
+    """The attributes of the job that optional fields set."""
+    if FIELDS.keys().isdisjoint(fields):
+        return {}
+    return {field.attribute: field.read(fields[key]) for key, field in FIELDS.items() if key in fields}
+
+
+def _newer(unknown: Sequence[bytes]) -> NewerJobError:
+    names = tuple(name[:80].decode("utf-8", "backslashreplace") for name in unknown)
+    return NewerJobError(
+        f"the job has {', '.join(map(repr, names))}, which this version of spoolkit does not know and must not ignore: "
+        "update spoolkit where its spoolers run",
+        fields=names,
+    )
 
 
 def dump(packet: Packet) -> bytes:
@@ -175,18 +210,21 @@ def _field(key: bytes, value: bytes) -> bytes:
     return b"%b%b%b" % (key, _LENGTH.pack(len(value)), value)
 
 
-@lru_cache(maxsize=256)
-def _fixed(key: bytes, value: bytes) -> bytes:
-    """Return the bytes of a field that many jobs have, perhaps with a value over the limit."""
+def _any_field(key: bytes, value: bytes) -> bytes:
+    """Return the bytes of a field, perhaps with a value over the limit."""
     # A value over the limit has no length: the file, which holds all of it, is refused.
     return _field(key, value) if len(value) <= LIMIT else value
 
 
-_FIELDS = b"".join((_field(_key(MARKER), FORMAT), _key(b"id"), b"%b%b", b"%b", _key(b"enqueued_at"), b"%b%b"))
+@lru_cache(maxsize=256)
+def _task_field(task: str) -> bytes:
+    return _any_field(_TASK, task.encode())
+
+
+_BASE = b"".join((_field(_key(MARKER), FORMAT), _key(b"id"), b"%b%b", b"%b", _key(b"enqueued_at"), b"%b%b"))
 """The fields that each job has: the length and the value of its id, its task, the length and the value of its time."""
 
-_TASK, _RUN_AT, _QUEUE, _PRIORITY, _APP = map(_key, (b"task", b"run_at", b"queue", b"priority", b"app"))
-_CALL = _key(CALL)
+_TASK, _CALL = map(_key, (b"task", CALL))
 
 
 def load(data: bytes) -> Packet:
@@ -233,6 +271,41 @@ def _read_priority(text: bytes) -> int:
     if not text.isdigit() or len(text) > 9:
         raise DecodeError(f"the priority is {text[:80]!r}, not a number")
     return int(text)
+
+
+def _write_path(path: str) -> bytes:
+    return path.encode("utf-8", "surrogateescape")  # the name of a directory need not be UTF-8
+
+
+def _read_path(text: bytes) -> str:
+    return text.decode("utf-8", "surrogateescape")
+
+
+class Field(NamedTuple):
+    """An optional field of a job."""
+
+    #: The attribute of :class:`JobSpec`. Where that is ``None``, the packet does not have the field.
+    attribute: str
+    #: Returns the bytes of a value. A value over the limit makes the job too large.
+    write: Callable[[Any], bytes]
+    #: Reads them again. Raises :class:`DecodeError` or ``UnicodeDecodeError``.
+    read: Callable[[bytes], Any]
+    #: Whether a version that does not know the field must leave the job alone: it decides whether the job may run, or
+    #: when.
+    must: bool = False
+
+
+FIELDS: dict[bytes, Field] = {
+    b"run_at": Field("run_at", write_time, read_time),
+    b"queue": Field("queue", _write_path, _read_path),
+    b"priority": Field("priority", lambda number: b"%d" % number, _read_priority),
+    b"app": Field("app", str.encode, bytes.decode),
+}
+"""The optional fields of a job, by their keys, in the order in which they are written."""
+
+_optional: Callable[[JobSpec], tuple[Any, ...]] = attrgetter(*(field.attribute for field in FIELDS.values()))
+_NONE = (None,) * len(FIELDS)
+"""What :func:`_optional` returns for a job without optional fields: it costs one comparison."""
 
 
 def _refuse_size(

@@ -77,6 +77,7 @@ def expand(path: str, spool_dir: str, content: packet.Packet, *, fsync: bool = F
         fsync: Whether the files of the jobs must be on the disk before the chunk is removed.
 
     Raises:
+        NewerJobError: Its jobs have a field that this version must not ignore.
         DecodeError: This is no chunk, or a copy of one under another name, or one without the files of its jobs.
         OSError: The chunk is left for another try, which goes on from there.
     """
@@ -119,6 +120,7 @@ def expand_for(spool_dir: str, id: str, *, fsync: bool = False) -> None:
         fsync: As for :func:`expand`.
 
     Raises:
+        NewerJobError: Its jobs have a field that this version must not ignore.
         OSError: This user may not change the directory, or it is full.
     """
     if path := find(spool_dir, id):
@@ -154,6 +156,12 @@ def _move(chunk: Chunk, staging: str, folder: str, spool_dir: str) -> None:
     for index, id in enumerate(codec.ids(chunk.stem)):
         with contextlib.suppress(FileNotFoundError):  # it was moved before
             later.place(os.path.join(staging, f"{PREFIX}{id}"), folder, spool_dir, chunk.run_at(index))
+
+
+def put_off(path: str, run_at: float) -> None:
+    """Let a chunk, which this process has locked, be expanded at another time (unix seconds). Raises ``OSError``."""
+    # Under its name, by which its jobs are found. A spooler that has seen the old time looks at it again.
+    os.utime(path, ns=spoolfile.ns_of(run_at))
 
 
 def sweep(spool_dir: str) -> None:

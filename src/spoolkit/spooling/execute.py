@@ -15,7 +15,14 @@ from spoolkit import application, registry
 from spoolkit.attempt import bookkeeping, job_log, process_state, runner
 from spoolkit.attempt.runner import AttemptResult
 from spoolkit.encoding import chunk, packet
-from spoolkit.errors import DecodeError, SignatureError, SpoolkitError, StoreUnavailableError, UnknownTaskError
+from spoolkit.errors import (
+    DecodeError,
+    NewerJobError,
+    SignatureError,
+    SpoolkitError,
+    StoreUnavailableError,
+    UnknownTaskError,
+)
 from spoolkit.job import SPOOL_RETRY, Dead, Failure, JobSpec, Outcome, RetryAt, replaced
 from spoolkit.registry import Declared
 from spoolkit.settings import Settings
@@ -57,6 +64,9 @@ def execute(content: packet.Packet, file: SpoolFileRef, working_directory: str) 
             chunks.expand(file.path, file.spool_dir, content, fsync=config.fsync)
             return True
         job = packet.unpack(content)
+    except NewerJobError as error:
+        _leave_for_newer_version(content, file, error, store, config)
+        return True
     except DecodeError as error:
         settle_file(file, AttemptResult(_dead(error)), task=other_libraries.task_name(content.fields))
         return True
@@ -223,8 +233,31 @@ def _wait_for_other_code(job: JobSpec, error: SpoolkitError, store: Store, confi
         return _dead(error)
     text = "job %s is left for another version of the code, for %.0f s more (SPOOLKIT_UNKNOWN_GRACE): %s"
     log.complain(text, job.id, left, error)
+    return _retry_at(now + min(_pause(waited), left), error)
+
+
+def _pause(waited: float) -> float:
+    """Seconds until the next try of a job that has waited for so many seconds for a version that can run it."""
     shortest, longest = UNKNOWN_PAUSES
-    return _retry_at(now + min(max(waited / 10, shortest), longest, left), error)
+    return min(max(waited / 10, shortest), longest)
+
+
+def _leave_for_newer_version(
+    content: packet.Packet, file: SpoolFileRef, error: NewerJobError, store: Store, config: Settings
+) -> None:
+    """Leave a job or a chunk alone, however long it takes until a version comes that knows its fields."""
+    is_chunk = chunk.is_chunk(content)
+    job = chunk.head(content).common if is_chunk else packet.head(content)
+    if running.is_running(locations.spool_dir_of(job.queue, config), job.id):
+        return  # by a spooler of that version whose task has dropped the lock
+    log.complain("job %s of %s is left for a newer version of spoolkit: %s", job.id, job.task, error)
+    now = clock.now()
+    run_at = now + _pause(now - _first_due(job, store))
+    with contextlib.suppress(FileNotFoundError):
+        if is_chunk:
+            chunks.put_off(file.path, run_at)
+        else:
+            later.put_off(file.path, file.spool_dir, run_at)
 
 
 def _first_due(job: JobSpec, store: Store) -> float:

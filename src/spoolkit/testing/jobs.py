@@ -35,6 +35,9 @@ def waiting_jobs(task: str | None = None) -> list[Job[Any]]:
 
     Returns:
         The jobs, each with its ``args`` and ``kwargs`` as the task will receive them.
+
+    Raises:
+        NewerJobError: A job is of a newer version of spoolkit, and cannot be run by this one.
     """
     found = [job for path in _waiting() if (job := _read(path)) is not None and task in (None, job.task)]
     return sorted(found, key=lambda job: job.id)
@@ -55,6 +58,7 @@ def run_jobs(*, delayed: bool = False, check: bool = True) -> list[Job[Any]]:
 
     Raises:
         JobFailedError: An attempt raised an exception, or the job is dead for another reason.
+        NewerJobError: A job is of a newer version of spoolkit, and cannot be run by this one.
         ConfigurationError: pytest is not imported in this process, or more than 1,000 jobs ran.
     """
     _require_test_run("run_jobs")
