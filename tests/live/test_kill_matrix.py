@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from http.client import HTTPException
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -382,3 +383,24 @@ def test_a_delayed_job_runs_once_if_the_process_that_moves_it_in_is_killed(
     for id in ids:
         assert len(ran[id].said("start")) == 1
         assert ran[id].details.status.run_at <= ran[id].said("start")[0].time, "early"  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("spoolers", sampled(SPOOLERS, 4))
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_job_with_an_id_of_its_own_runs_once_if_the_process_that_links_it_to_its_name_is_killed(
+    tmp_path: Path, moment: str, spoolers: int
+) -> None:
+    """Afterwards the file has two names. Other processes write the same job meanwhile, also while it runs."""
+    id = "1" * 32
+    with serving(tmp_path, spoolers, DIES_LINKING=moment) as site:
+        with pytest.raises((OSError, HTTPException)):
+            site.server.post(f"/derived/{id}")
+        # uWSGI's master holds the socket: the next process answers what comes meanwhile.
+        if moment == "before":
+            assert site.server.post(f"/derived/{id}").json == {"accepted": True}
+        site.history.wait_for("start", id)
+        for _ in range(3):
+            site.server.post(f"/derived/{id}")
+        ran = settled(site, [id])
+    assert ran[id].outcomes == ("done",)
+    assert len(ran[id].said("start")) == 1

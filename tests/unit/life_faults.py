@@ -16,7 +16,7 @@ from spoolkit.store.database import Database
 CRASHED = 77
 """The exit status of a process that was ended at a step."""
 
-CALLS = ("rename", "utime", "unlink", "open", "mkdir", "rmdir")
+CALLS = ("rename", "link", "utime", "unlink", "open", "mkdir", "rmdir")
 
 
 class Steps:

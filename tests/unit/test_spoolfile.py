@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import math
@@ -22,7 +23,7 @@ from hypothesis import strategies as st
 
 import spoolkit
 from spoolkit import spooldir
-from spoolkit.spooldir import checkpoints, chunks, dead, later, running, spoolers, spoolfile, waiting
+from spoolkit.spooldir import checkpoints, chunks, dead, later, places, running, spoolers, spoolfile, waiting
 from spoolkit.spooldir.spoolfile import PREFIX
 from spoolkit.system import clock, files
 
@@ -361,12 +362,139 @@ def test_a_task_cannot_open_the_file_of_its_own_job_and_so_drop_its_lock(spool: 
     assert others_may_lock(path)
 
 
-def test_each_folder_of_a_spool_directory_has_a_module_or_a_package_of_its_name() -> None:
+NOT_USED_YET = {"held", "parked", "schedules", "unique"}
+"""Places whose module is still to be written."""
+
+
+def test_each_place_of_a_spool_directory_has_a_module_or_a_package_of_its_name() -> None:
     wings = {module.name for module in pkgutil.iter_modules(spoolkit.__path__) if module.ispkg}
     modules = {module.name for module in pkgutil.iter_modules(spooldir.__path__)}
-    assert modules | wings >= spoolfile.FOLDERS
+    assert modules | wings >= places.NAMES - NOT_USED_YET
+    assert not NOT_USED_YET & (modules | wings)
     folders = {module.FOLDER for module in (checkpoints, chunks, dead, later, running, spoolers, waiting)}
-    assert folders | {"threads"} == spoolfile.FOLDERS
+    assert folders | {"threads"} == places.NAMES - NOT_USED_YET
+
+
+def test_no_place_has_a_name_that_uwsgi_takes_for_a_priority() -> None:
+    assert [place.name for place in places.PLACES] == sorted(places.NAMES)
+    assert not [name for name in places.NAMES if name[0].isdigit()]
+
+
+def fill_places(spool: str) -> dict[str, str]:
+    """A spool file in each folder that a spool directory may have; the path of each by the id of its job."""
+    folders = [*places.NAMES, "7", "later/7", "parked/" + "ab" * 32, "chunks/" + "0" * 29]
+    found = {}
+    for number, folder in enumerate(sorted(folders)):
+        os.makedirs(os.path.join(spool, folder), exist_ok=True)
+        id = f"{number:032x}"
+        found[id] = spoolfile.write(os.path.join(spool, folder), id, b"data")
+    found["f" * 32] = spoolfile.write(spool, "f" * 32, b"data")
+    return found
+
+
+def waits(path: str, spool: str) -> bool:
+    """Whether a file in this folder is that of a job that waits."""
+    return os.path.relpath(path, spool).split(os.sep)[0] in {"7", "later", "parked", os.path.basename(path)}
+
+
+def test_the_jobs_that_wait_are_those_in_the_places_that_say_so(spool: str) -> None:
+    paths = fill_places(spool)
+    waiting_paths = sorted(path for path in paths.values() if waits(path, spool))
+    assert len(waiting_paths) == 6
+    assert sorted(spoolfile.pending(spool)) == waiting_paths
+    assert sorted(map(os.path.dirname, waiting_paths)) == sorted(spoolfile.folders_of_jobs(spool))
+    for id, path in paths.items():
+        assert spoolfile.locate(spool, id) == (path if waits(path, spool) else None)
+
+
+def test_the_places_are_made_on_first_use(spool: str) -> None:
+    assert spoolfile.pending(spool) == []
+    assert spoolfile.folders_of_jobs(spool) == [spool]
+    spoolfile.sweep(spool)
+    assert os.listdir(spool) == []
+
+
+@pytest.mark.parametrize("folder", ["", "5", "later", "later/5", "held", "parked/ab"])
+def test_sweep_removes_what_was_never_accepted_where_jobs_are_written(
+    spool: str, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.makedirs(os.path.join(spool, folder), exist_ok=True)
+    path = Path(spool, folder, "tmp_one")
+    path.write_bytes(b"half")
+    spoolfile.sweep(spool)
+    assert path.exists()
+    monkeypatch.setattr(files, "STRAY_AGE", -1.0)
+    spoolfile.sweep(spool)
+    assert not path.exists()
+
+
+# A name that follows from something else than chance.
+
+
+def test_an_exclusive_write_leaves_a_file_of_that_name_alone(spool: str) -> None:
+    path = spoolfile.write(spool, "one", b"first", exclusive=True, fsync=True)
+    before = os.stat(path)
+    assert (Path(path).read_bytes(), before.st_nlink, before.st_mode & 0o777) == (b"first", 1, 0o600)
+    for _ in range(2):
+        with pytest.raises(FileExistsError):
+            spoolfile.write(spool, "one", b"second", exclusive=True)
+    assert (os.stat(path).st_ino, Path(path).read_bytes(), os.listdir(spool)) == (
+        *(before.st_ino, b"first"),
+        [os.path.basename(path)],
+    )
+
+
+def test_of_many_exclusive_writers_of_one_name_one_succeeds(spool: str) -> None:
+    go_reader, go_writer = os.pipe()
+    pids = []
+    for number in range(8):
+        pid = os.fork()
+        if not pid:
+            os.close(go_writer)
+            os.read(go_reader, 1)
+            status = 1
+            with contextlib.suppress(FileExistsError):
+                spoolfile.write(spool, "one", str(number).encode(), exclusive=True)
+                status = 0
+            os._exit(status)
+        pids.append(pid)
+    os.close(go_writer)
+    statuses = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+    os.close(go_reader)
+    assert sorted(statuses) == [0] + [1] * 7
+    assert Path(spool, f"{PREFIX}one").read_bytes() == str(statuses.index(0)).encode()
+    assert os.listdir(spool) == [f"{PREFIX}one"]
+
+
+def test_a_file_whose_writer_was_killed_before_it_lost_its_temporary_name_is_a_job_like_any_other(
+    spool: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id = "1" * 32
+    monkeypatch.setattr(files, "remove", lambda path: None)
+    path = spoolfile.write(spool, id, b"data", exclusive=True)
+    monkeypatch.undo()
+    assert os.stat(path).st_nlink == 2
+    assert (spoolfile.pending(spool), spoolfile.locate(spool, id)) == ([path], path)
+    assert spoolfile.peek(path) == b"data"
+    with spoolfile.claim(path) as fd:
+        assert fd is not None
+        assert not others_may_lock(path)
+    monkeypatch.setattr(files, "STRAY_AGE", -1.0)
+    spoolfile.sweep(spool)
+    assert (os.listdir(spool), Path(path).read_bytes()) == ([os.path.basename(path)], b"data")
+
+
+@pytest.mark.parametrize("step", ["link", "fsync"])
+def test_an_exclusive_write_that_fails_leaves_no_temporary_file(
+    spool: str, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, step, fail)
+    with pytest.raises(OSError, match="error"):
+        spoolfile.write(spool, "one", b"data", exclusive=True, fsync=True)
+    assert os.listdir(spool) == []
 
 
 def test_a_new_file_is_never_ahead_of_the_clock_of_uwsgi(spool: str) -> None:

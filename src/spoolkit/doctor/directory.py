@@ -14,7 +14,7 @@ from spoolkit.doctor import machine
 from spoolkit.doctor.findings import Check, Entry, Finding, Severity, Site, is_number, limit_findings, printable, quoted
 from spoolkit.encoding import packet
 from spoolkit.errors import DecodeError
-from spoolkit.spooldir import checkpoints, dead, later, running, spoolers, spoolfile, waiting
+from spoolkit.spooldir import dead, later, places, spoolfile, waiting
 from spoolkit.system import files
 
 HEADER_TIME = 60.0
@@ -23,10 +23,7 @@ HEADER_TIME = 60.0
 MAX_ENTRIES = 10_000
 """Entries of a folder that are examined: each costs a system call, a due job several."""
 
-OUR_FOLDERS = frozenset(
-    {dead.FOLDER, running.FOLDER, checkpoints.FOLDER, waiting.FOLDER, spoolers.FOLDER, later.FOLDER}
-)
-"""The folders of a spool directory in which spoolkit alone writes."""
+_WITH_FOLDERS = frozenset(place.name for place in places.PLACES if place.has_folders)
 
 _KINDS = {stat.S_IFDIR: "a directory", stat.S_IFLNK: "a symbolic link", stat.S_IFIFO: "a fifo"}
 
@@ -42,7 +39,7 @@ def scan(directory: str, folder: str | None = None) -> Iterator[Entry]:
             with contextlib.suppress(FileNotFoundError):
                 about = found.stat(follow_symlinks=False)
                 yield Entry(found.path, found.name, about, folder)
-                if folder in (None, later.FOLDER) and stat.S_ISDIR(about.st_mode):
+                if (folder is None or folder in _WITH_FOLDERS) and stat.S_ISDIR(about.st_mode):
                     with contextlib.suppress(PermissionError):  # such as lost+found, in a file system of its own
                         yield from scan(found.path, found.name if folder is None else os.path.join(folder, found.name))
 
@@ -92,9 +89,9 @@ def _priority_folder(site: Site) -> Iterator[Finding]:
     hidden = [
         entry
         for entry in site.entries
-        if not entry.is_scanned | entry.is_delayed and entry.name.startswith(spoolfile.PREFIX)
+        if not entry.is_scanned and entry.place is None and entry.name.startswith(spoolfile.PREFIX)
     ]
-    for folder in sorted({str(entry.folder) for entry in hidden} - {dead.FOLDER}):
+    for folder in sorted({str(entry.folder) for entry in hidden}):
         path = os.path.join(site.spool_dir, folder)
         problem = f"{printable(path)} is not a number, and so not a priority: the jobs in it never run"
         remedy = f"mv -n {quoted(path)}/{spoolfile.PREFIX}* {quoted(site.spool_dir)}"
@@ -152,7 +149,11 @@ def _strange_entry(site: Site) -> Iterator[Finding]:
     """In our own folders all readers ignore what is not a regular file of the directory's owner."""
     found = []
     owners = {0, files.owner(site.spool_dir)[0], os.stat(site.spool_dir).st_uid}
+    # A file that is being linked to its name, or whose writer was killed then, has a temporary name as well.
+    linked = {(entry.about.st_dev, entry.about.st_ino) for entry in site.entries if entry.is_temporary}
     for entry in site.entries:
+        if (entry.about.st_dev, entry.about.st_ino) in linked:
+            continue
         if (strangeness := _strangeness(entry, owners)) is not None:
             aside = quoted(os.path.join(os.path.dirname(site.spool_dir), f"strange-{entry.name}"))
             problem = f"{printable(entry.path)} {strangeness}: spoolkit ignores it"
@@ -162,11 +163,13 @@ def _strange_entry(site: Site) -> Iterator[Finding]:
 
 def _strangeness(entry: Entry, owners: set[int]) -> str | None:
     """Why our readers ignore the entry; ``None`` where they do not."""
-    if entry.folder is None and entry.name in OUR_FOLDERS:
+    if (entry.folder is None and entry.name in places.NAMES) or (
+        entry.folder == later.FOLDER and is_number(entry.name)
+    ):
         return None if entry.kind == stat.S_IFDIR else "is not a directory, but should be one"
-    if entry.folder == later.FOLDER and is_number(entry.name):
-        return None if entry.kind == stat.S_IFDIR else "is not a directory, but should be one"
-    if entry.folder in OUR_FOLDERS:
+    if entry.folder in _WITH_FOLDERS and entry.kind == stat.S_IFDIR:
+        return None if entry.folder != later.FOLDER else "is a directory"
+    if entry.place is not None:
         is_pipe = entry.folder == waiting.FOLDER or (entry.folder, entry.name) == (later.FOLDER, later.PIPE)
         if entry.kind != (stat.S_IFIFO if is_pipe else stat.S_IFREG):
             return f"is {_KINDS.get(entry.kind, 'not a file')}"
@@ -200,9 +203,7 @@ def _copies(site: Site) -> Iterator[Finding]:
 
 def _stray_file(site: Site) -> Iterator[Finding]:
     limit = site.now - files.STRAY_AGE
-    strays = [entry for entry in site.entries if entry.is_scanned | entry.is_delayed]
-    strays = [entry for entry in strays if entry.name.startswith(spoolfile.TEMPORARY)]
-    if strays := [entry for entry in strays if entry.about.st_ctime < limit]:
+    if strays := [entry for entry in site.entries if entry.is_temporary and entry.about.st_ctime < limit]:
         problem = f"unfinished files of calls that failed: {len(strays)}, such as {printable(strays[0].path)}"
         remedy = f"find {quoted(site.spool_dir)} -maxdepth 3 -name '{spoolfile.TEMPORARY}*' -cmin +60 -delete"
         yield Finding("stray-file", problem, remedy, "warning")

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
-from spoolkit.spooldir import spoolfile
+from spoolkit.spooldir import dead, places, spoolfile
+from spoolkit.spooldir.places import Place
 from spoolkit.uwsgi.instance import Instance
 
 Severity = Literal["error", "warning"]
@@ -33,6 +34,9 @@ class Finding:
     remedy: str
     #: ``error``: jobs do not run, or strangers can run code; ``warning``: that may happen later, or jobs are slow.
     severity: Severity = "error"
+
+
+_PLACES = {place.name: place for place in places.PLACES}
 
 
 class Entry(NamedTuple):
@@ -60,13 +64,24 @@ class Entry(NamedTuple):
     @property
     def is_delayed(self) -> bool:
         """Whether it is in the folder of delayed jobs, or in the folder of a priority there."""
-        return self.folder is not None and self.folder.partition(os.sep)[0] == spoolfile.LATER
+        return self.place is not None and self.place.name == spoolfile.LATER
+
+    @property
+    def place(self) -> Place | None:
+        """The folder of spoolkit's own in which it is; ``None`` if it is in none of them."""
+        return None if self.folder is None else _PLACES.get(self.folder.partition(os.sep)[0])
+
+    @property
+    def is_temporary(self) -> bool:
+        """Whether it is a spool file that is being written: to ``dead/`` they are only moved."""
+        is_in_place = self.place is not None and self.place.spool_files and self.place.name != dead.FOLDER
+        return (self.is_scanned or is_in_place) and self.name.startswith(spoolfile.TEMPORARY)
 
     @property
     def is_job(self) -> bool:
-        """Whether it is a spool file."""
+        """Whether it is the spool file of a job that waits or runs."""
         return (
-            (self.is_scanned or self.is_delayed)
+            (self.is_scanned or (self.place is not None and self.place.waits))
             and self.name.startswith(spoolfile.PREFIX)
             and self.name != spoolfile.TICKET
             and self.kind == stat.S_IFREG
@@ -101,8 +116,9 @@ class Site(NamedTuple):
         return [entry for entry in self.entries if entry.is_job]
 
     def due(self, seconds: float) -> list[Entry]:
-        """The spool files that have been due for at least ``seconds``."""
-        return [job for job in self.jobs() if job.about.st_mtime <= self.now - seconds]
+        """The spool files that have been due for at least ``seconds``, and for which nothing else is to wait."""
+        due = [job for job in self.jobs() if job.about.st_mtime <= self.now - seconds]
+        return [job for job in due if job.is_scanned or job.is_delayed]
 
     def written_directories(self) -> dict[str, str]:
         """The directories that spoolkit writes to, each with the setting that names it."""

@@ -33,7 +33,14 @@ Due = tuple[int, str]
 
 
 def write(
-    spool_dir: str, name: str, data: bytes, *, run_at: float, priority: int | None = None, fsync: bool = False
+    spool_dir: str,
+    name: str,
+    data: bytes,
+    *,
+    run_at: float,
+    priority: int | None = None,
+    fsync: bool = False,
+    exclusive: bool = False,
 ) -> str:
     """Write the file of a job that is not due yet, whole or not at all: afterwards the job is accepted.
 
@@ -44,19 +51,22 @@ def write(
         run_at: When the job is due, in unix seconds.
         priority: The priority of the job; ``None``: it has none.
         fsync: Whether the file must be on the disk when this function returns.
+        exclusive: As for :func:`spoolfile.write`. The job may have been moved in by then, or be over: see
+            :func:`~spoolkit.store.existence.exists`.
 
     Returns:
         The path of the file.
 
     Raises:
-        OSError: The file could not be written; then there is none.
+        FileExistsError: ``exclusive``, and the name exists here.
+        OSError: As for :func:`spoolfile.write`.
     """
     folder = _folder(spool_dir, "" if priority is None else str(priority))
     try:
-        path = spoolfile.write(folder, name, data, run_at=run_at, fsync=fsync)
+        path = spoolfile.write(folder, name, data, run_at=run_at, fsync=fsync, exclusive=exclusive)
     except FileNotFoundError:
         _make_folder(spool_dir, folder, fsync=fsync)
-        path = spoolfile.write(folder, name, data, run_at=run_at, fsync=fsync)
+        path = spoolfile.write(folder, name, data, run_at=run_at, fsync=fsync, exclusive=exclusive)
     _announce(spool_dir, path, run_at)
     return path
 

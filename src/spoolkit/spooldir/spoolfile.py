@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 from spoolkit.errors import DecodeError
+from spoolkit.spooldir import places
 from spoolkit.system import clock, files
 
 PREFIX = "uwsgi_spoolfile_on_"
@@ -42,9 +43,6 @@ LATER = "later"
 TICKET = f"{PREFIX}{LATER}"
 """The file by which uWSGI's spoolers look after delayed jobs; it is no job. See ``mover.py``."""
 
-FOLDERS = frozenset({"checkpoints", "chunks", "dead", LATER, "running", "spoolers", "threads", "waiting"})
-"""The folders that spoolkit makes in a spool directory. Each has a module or a package of its name."""
-
 _executing: set[str] = set()
 """The id of the job that this process is running. To open and close its file here would release uWSGI's lock on it."""
 
@@ -61,6 +59,7 @@ def write(
     run_at: float | None = None,
     fsync: bool = False,
     owned_by: tuple[int, int] | None = None,
+    exclusive: bool = False,
 ) -> str:
     """Write a spool file, whole or not at all.
 
@@ -71,22 +70,31 @@ def write(
         run_at: When the job is due, in unix seconds; ``None``: now.
         fsync: Whether the file must be on the disk when this function returns.
         owned_by: As for :func:`~spoolkit.system.files.create`.
+        exclusive: Whether the name may exist already, as one that follows from something else than chance. A file that
+            has it is left alone: it may be that of a running job.
 
     Returns:
         The path of the file.
 
     Raises:
-        OSError: The file could not be written; then there is none.
+        FileExistsError: ``exclusive``, and the name exists.
+        OSError: The file could not be written; then there is none, unless ``exclusive``: then there may be one.
     """
-    temporary = f"{folder}/{TEMPORARY}{name}"
     path = f"{folder}/{PREFIX}{name}"
+    # Of several processes that write the same name at once, each has a temporary name of its own.
+    temporary = f"{folder}/{TEMPORARY}{name}" + (f".{os.urandom(8).hex()}" if exclusive else "")
     try:
         write_unnamed(temporary, data, run_at=run_at, fsync=fsync, owned_by=owned_by)
-        os.rename(temporary, path)
+        if exclusive:
+            # A rename would put this file in the place of one that a spooler has locked, and the job would run twice.
+            os.link(temporary, path)
+            files.remove(temporary)
+        else:
+            os.rename(temporary, path)
         if fsync:
             files.fsync_folder(folder)
     except BaseException:
-        for leftover in (temporary, path):
+        for leftover in (temporary,) if exclusive else (temporary, path):
             files.remove(leftover)
         raise
     return path
@@ -269,8 +277,8 @@ def locate(spool_dir: str, id: str, known: str | None = None, *, max_entries: in
     Raises:
         OSError: This user may not look into the directory.
     """
-    # In this order: a job that is moved in meanwhile is found in the second folder.
-    folders = (os.path.join(spool_dir, LATER), spool_dir)
+    # In this order: a job that is moved in meanwhile is found in the last folder.
+    folders = [*_waiting_folders(spool_dir), spool_dir]
     for folder in folders:
         if path := find(folder, id, known):
             return path
@@ -279,19 +287,24 @@ def locate(spool_dir: str, id: str, known: str | None = None, *, max_entries: in
     for folder in folders:
         if max_entries is not None and (path := _guess(folder, id, known)):
             return path
-        with _may_be_missing(folder):
-            if path := _search(folder, id, known, max_entries):
+        with _may_be_missing(folder, spool_dir):
+            if path := _search(folder, id, known, max_entries, in_place=folder != spool_dir):
                 return path
     return None
 
 
+def _waiting_folders(spool_dir: str) -> list[str]:
+    """The folders of the spool directory with jobs that wait, apart from those that uWSGI scans. They may be missing"""
+    return [os.path.join(spool_dir, name) for name in places.WAITING]
+
+
 @contextlib.contextmanager
-def _may_be_missing(folder: str) -> Iterator[None]:
-    """Accept that the folder of delayed jobs is not there: the first of them makes it."""
+def _may_be_missing(folder: str, spool_dir: str) -> Iterator[None]:
+    """Accept that a folder in the spool directory is not there: its first file makes it."""
     try:
         yield
     except FileNotFoundError:
-        if os.path.basename(folder) != LATER:
+        if folder == spool_dir:
             raise
 
 
@@ -307,28 +320,28 @@ def _guess(spool_dir: str, id: str, known: str | None) -> str | None:
     return next(filter(None, (find(folder, id, known) for folder in folders)), None)
 
 
-def _search(spool_dir: str, id: str, known: str | None, max_entries: int | None) -> str | None:
-    """Return the path of the job's file under any name, in the spool directory or a priority folder of it."""
+def _search(directory: str, id: str, known: str | None, max_entries: int | None, *, in_place: bool) -> str | None:
+    """Return the path of the job's file under any name, in ``directory`` or a folder of jobs in it."""
     folders = []
-    for entry in islice(_walk(spool_dir), max_entries):
+    for entry in islice(_walk(directory, in_place=in_place), max_entries):
         if entry.name.startswith(PREFIX):
             if entry.name.startswith(id, len(PREFIX)) and id_of(entry.name) == id and _is_file(entry):
                 return entry.path
-        elif _is_priority(entry):
+        elif _is_folder(entry, in_place=in_place):
             folders.append(entry.path)
     return next(filter(None, (find(folder, id, known) for folder in folders)), None)
 
 
-def _walk(directory: str) -> Iterator[os.DirEntry[str]]:
-    """Yield the entries of ``directory``, then those of its priority folders."""
+def _walk(directory: str, *, in_place: bool) -> Iterator[os.DirEntry[str]]:
+    """Yield the entries of ``directory``, then those of the folders of jobs in it."""
     folders = []
     with os.scandir(directory) as entries:
         for entry in entries:
             yield entry
-            if _is_priority(entry):
+            if _is_folder(entry, in_place=in_place):
                 folders.append(entry.path)
     for folder in folders:
-        yield from _walk(folder)
+        yield from _walk(folder, in_place=False)
 
 
 def is_due(path: str) -> bool:
@@ -412,7 +425,7 @@ def id_of(name: str) -> str | None:
 
 
 def pending(spool_dir: str, max_files: int | None = None) -> list[str]:
-    """List the files of all jobs that wait or run, in no order but that the delayed jobs in ``later/`` come last.
+    """List the files of all jobs that wait or run, in no order but that those which uWSGI scans come first.
 
     Args:
         spool_dir: The spool directory.
@@ -424,16 +437,17 @@ def pending(spool_dir: str, max_files: int | None = None) -> list[str]:
     Raises:
         OSError: The directory cannot be read.
     """
-    delayed: list[str] = []
-    # Read first, although it comes last: a job that is moved in meanwhile is listed all the same.
-    with contextlib.suppress(FileNotFoundError):
-        delayed = _files(os.path.join(spool_dir, LATER), max_files)
-    return (_files(spool_dir, max_files) + delayed)[:max_files]
+    others: list[str] = []
+    # Read first, although they come last: a job that is moved in meanwhile is listed all the same.
+    for folder in _waiting_folders(spool_dir):
+        with contextlib.suppress(FileNotFoundError):
+            others += _files(folder, max_files, in_place=True)
+    return (_files(spool_dir, max_files, in_place=False) + others)[:max_files]
 
 
-def _files(folder: str, max_files: int | None) -> list[str]:
-    """The spool files in a folder, then those in its folders of priorities: at most ``max_files``."""
-    found, folders = _read(folder, max_files)
+def _files(folder: str, max_files: int | None, *, in_place: bool) -> list[str]:
+    """The spool files in a folder, then those in the folders of jobs in it: at most ``max_files``."""
+    found, folders = _read(folder, max_files, in_place=in_place)
     for one in folders:
         if max_files is not None and len(found) >= max_files:
             break
@@ -451,14 +465,14 @@ def scanned(spool_dir: str) -> list[str]:
     return paths + sorted(found)
 
 
-def _read(folder: str, max_files: int | None = None) -> tuple[list[str], list[str]]:
-    """The spool files in a folder, at most ``max_files``, and the folders of priorities in it."""
+def _read(folder: str, max_files: int | None = None, *, in_place: bool = False) -> tuple[list[str], list[str]]:
+    """The spool files in a folder, at most ``max_files``, and the folders of jobs in it."""
     found, folders = [], []
     with os.scandir(folder) as entries:
         for entry in entries:
             if _is_file(entry):
                 found.append(entry.path)
-            elif _is_priority(entry):
+            elif _is_folder(entry, in_place=in_place):
                 folders.append(entry.path)
             if len(found) == max_files:
                 break
@@ -489,7 +503,7 @@ def may_become_spool_directory(path: str) -> bool:
 
 
 def _may_be_of_a_site(name: str) -> bool:
-    return name.startswith((".", PREFIX, TEMPORARY, "spoolkit.db")) or name in FOLDERS or name.isdigit()
+    return name.startswith((".", PREFIX, TEMPORARY, "spoolkit.db")) or name in places.NAMES or name.isdigit()
 
 
 def priority_folders(spool_dir: str) -> list[str]:
@@ -502,9 +516,9 @@ def priority_folders(spool_dir: str) -> list[str]:
 def folders_of_jobs(spool_dir: str) -> list[str]:
     """Return all folders that may hold waiting jobs: the spool directory first. Raises ``OSError``."""
     folders = [spool_dir, *priority_folders(spool_dir)]
-    later = os.path.join(spool_dir, LATER)
-    with contextlib.suppress(FileNotFoundError):
-        folders += [later, *priority_folders(later)]
+    for folder in _waiting_folders(spool_dir):
+        with contextlib.suppress(FileNotFoundError):
+            folders += [folder, *_read(folder, in_place=True)[1]]
     return folders
 
 
@@ -516,11 +530,19 @@ def _is_priority(entry: os.DirEntry[str]) -> bool:
     return entry.name.isascii() and entry.name.isdigit() and entry.is_dir(follow_symlinks=False)
 
 
+def _is_folder(entry: os.DirEntry[str], *, in_place: bool) -> bool:
+    """Whether it is a folder of jobs: in the spool directory one of a priority, in a place of its own any folder."""
+    return entry.is_dir(follow_symlinks=False) if in_place else _is_priority(entry)
+
+
 def sweep(spool_dir: str) -> None:
-    """Remove temporary files whose writer died before the rename: these jobs were not accepted. Raises ``OSError``."""
-    for folder in (spool_dir, os.path.join(spool_dir, LATER)):
-        with _may_be_missing(folder):
-            for entry in _walk(folder):
+    """Remove temporary files whose writer died before the rename: these jobs were not accepted. Raises ``OSError``.
+
+    A file that was linked to its name before its writer died is an accepted job: it loses its temporary name.
+    """
+    for folder in (spool_dir, *(os.path.join(spool_dir, place.name) for place in places.PLACES if place.spool_files)):
+        with _may_be_missing(folder, spool_dir):
+            for entry in _walk(folder, in_place=folder != spool_dir):
                 if entry.name.startswith(TEMPORARY):
                     files.remove_stray(entry)
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from spoolkit.encoding import packet
 from spoolkit.errors import DecodeError
-from spoolkit.spooldir import chunks, dead, spoolers, spoolfile
+from spoolkit.spooldir import chunks, dead, places, spoolers, spoolfile
 from spoolkit.system import clock, files, log
 
 HEADER_TIME = 60.0
@@ -36,6 +36,9 @@ def tidy(spool_dir: str) -> None:
             spoolfile.sweep(spool_dir)
             dead.sweep(spool_dir)
             chunks.sweep(spool_dir)
+            for place in places.PLACES:
+                if not place.spool_files:
+                    files.sweep(os.path.join(spool_dir, place.name))
             _set_unreadable_files_aside(spool_dir)
 
 

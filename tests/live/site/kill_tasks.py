@@ -16,7 +16,9 @@ from flask import Flask, Response, jsonify, request
 from history import record
 
 from spoolkit import SPOOL_RETRY, Abort, JobTimeout, Retry, SpoolKit, current_job, spool
-from spoolkit.spooldir import later
+from spoolkit.encoding import packet
+from spoolkit.job import JobSpec
+from spoolkit.spooldir import later, spoolfile
 from spoolkit.uwsgi import bridge
 
 app = Flask(__name__)
@@ -258,3 +260,33 @@ def _die_moving(moment: str) -> None:
 
 if moment := os.environ.get("DIES_MOVING"):
     _die_moving(moment)
+
+
+@app.post("/derived/<id>")
+def derived(id: str) -> Response:
+    """Write a job whose id follows from something else, as that of a schedule's tick, unless there is one."""
+    job = JobSpec(id, innocent.name, enqueued_at=time.time())
+    try:
+        spoolfile.write(os.environ["SPOOLKIT_SPOOL"], id, packet.dump_job(job, b"[[0.2],{}]"), exclusive=True)
+    except FileExistsError:
+        return jsonify(accepted=False)
+    return jsonify(accepted=True)
+
+
+def _die_linking(moment: str) -> None:
+    """Kill the process that links a file to its name, once, ``before`` or ``after`` it does so."""
+    link = os.link
+
+    def link_and_die(old: str, new: str) -> None:
+        if moment == "after":
+            link(old, new)
+        with contextlib.suppress(FileExistsError):
+            Path(os.environ["HISTORY"]).with_name("died").touch(exist_ok=False)
+            os.kill(os.getpid(), signal.SIGKILL)
+        link(old, new)
+
+    os.link = link_and_die  # type: ignore[assignment]
+
+
+if moment := os.environ.get("DIES_LINKING"):
+    _die_linking(moment)
