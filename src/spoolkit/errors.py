@@ -76,7 +76,7 @@ class TooLargeError(ArgumentError):
 
 
 class ScheduleError(ArgumentError):
-    """An ``at`` or a ``delay`` is not a usable time: no time zone, negative, or many years ahead."""
+    """An ``at``, ``delay`` or ``expires`` is not a usable time: no time zone, negative, or many years ahead."""
 
 
 class QueueOptionError(ArgumentError):
@@ -171,6 +171,10 @@ class StoreUnavailableError(SpoolkitError):
         super().__init__(message)
         #: The path of the store's file.
         self.path = path
+
+
+class NewerStoreError(StoreUnavailableError):
+    """A newer spoolkit has written the store: jobs are accepted, but no spooler of this version starts one."""
 
 
 class JobError(SpoolkitError):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
+import sqlite3
 import time
 from pathlib import Path
 
@@ -55,3 +58,30 @@ def test_a_job_of_a_newer_version_waits_until_that_version_comes(start_site: Sta
     wait_until(lambda: not spoolfile.pending(str(newer_version.spool)))
     assert [len(newer_version.history.events("note", word)) for word in words] == [1] * 4
     assert os.listdir(newer_version.spool / "dead") == []
+
+
+def write_newer_store(spool: Path) -> None:
+    with contextlib.closing(sqlite3.connect(spool / "spoolkit.db")) as db:
+        db.execute("PRAGMA user_version = 99")
+    (spool / "spoolkit.db").chmod(0o600)
+
+
+def test_no_job_starts_beside_a_store_of_a_newer_version(start_site: StartSite, tmp_path: Path) -> None:
+    """Also after a reload, which replaces the spoolers that wait."""
+    (tmp_path / "spool").mkdir(mode=0o700)
+    write_newer_store(tmp_path / "spool")
+    site = start_site(spoolers=2)
+    site.server.wait_for_log(r"spooler \d+ starts no job.*schema has version 99.*update spoolkit")
+    site.server.wait_for_log("accepts jobs, which wait")
+    site.call("note", "one")
+    before = set(site.server.spooler_pids())
+    os.kill(site.server.master_pid, signal.SIGHUP)
+    wait_until(lambda: (pids := set(site.server.spooler_pids())) and not pids & before, message=site.server.log)
+    site.call("note", "two")
+    removed = time.time()
+    (site.spool / "spoolkit.db").unlink()
+    for word in ("one", "two"):
+        (event,) = site.history.wait_for("note", word)
+        assert event.time > removed
+    site.wait_empty()
+    assert site.dead() == {}

@@ -50,6 +50,8 @@ def run(processes: int, until_eof: bool, as_json: bool) -> None:
             )
     except OSError as error:
         raise files.unavailable(spool_dir, error) from error
+    locations.store().check_version()
+    locations.store().close()  # each process that is forked from here opens it for itself
     if as_json:
         print_json({"spool": spool_dir, "application": current_app.name, "pid": os.getpid(), "processes": processes})
     else:

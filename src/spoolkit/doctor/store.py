@@ -29,22 +29,29 @@ def _store(site: Site) -> Iterator[Finding]:
             if mode & 0o777 != 0o600:
                 problem = f"{printable(path)} has mode {mode & 0o777:04o}; it holds arguments and results of jobs"
                 yield Finding("store", problem, f"chmod 600 {quoted(path)}")
-    if os.path.lexists(site.store) and (reason := _defect(site.store)) is not None:
+    if not os.path.lexists(site.store):
+        return
+    version, reason = _examine(site.store)
+    if version > len(database.MIGRATIONS):
+        problem = (
+            f"a newer version of spoolkit has written {printable(site.store)} (schema {version}; this one knows "
+            f"{len(database.MIGRATIONS)}): jobs are accepted, but none starts"
+        )
+        yield Finding("store", problem, "pip install --upgrade spoolkit  # the spoolers then start jobs by themselves")
+    elif reason is not None:
         yield Finding("store", f"{printable(site.store)} cannot be used, so jobs are not recorded: {reason}", aside)
 
 
-def _defect(path: str) -> str | None:
-    """Why the database cannot be used; ``None`` where it can."""
+def _examine(path: str) -> tuple[int, str | None]:
+    """The version of the database, and why it cannot be used; ``None`` where it can."""
     try:
         # By SQLite alone: to open and close the file here would drop the locks that SQLite has in this process.
         with contextlib.closing(sqlite3.connect(f"file:{quote(os.fsencode(path))}?mode=ro", uri=True)) as db:
             (result,) = db.execute("PRAGMA quick_check(1)").fetchone()
             (version,) = db.execute("PRAGMA user_version").fetchone()
     except sqlite3.Error as error:
-        return str(error)
-    if version > len(database.MIGRATIONS):
-        return f"it was written by a later version of spoolkit (schema version {version})"
-    return None if result == "ok" else str(result)
+        return 0, str(error)
+    return version, None if result == "ok" else str(result)
 
 
 CHECKS: tuple[Check, ...] = (_store,)

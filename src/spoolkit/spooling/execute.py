@@ -18,6 +18,7 @@ from spoolkit.encoding import chunk, packet
 from spoolkit.errors import (
     DecodeError,
     NewerJobError,
+    NewerStoreError,
     SignatureError,
     SpoolkitError,
     StoreUnavailableError,
@@ -56,6 +57,9 @@ def execute(content: packet.Packet, file: SpoolFileRef, working_directory: str) 
 
     Returns:
         Whether this process can run another job.
+
+    Raises:
+        NewerStoreError: A newer version of spoolkit has written the store. The file is as it was.
     """
     config = application.settings()
     store = locations.store(config)
@@ -99,6 +103,9 @@ def execute_job(
 
     Returns:
         What became of the job; ``None`` if another process runs it, so that nothing was touched.
+
+    Raises:
+        NewerStoreError: A newer version of spoolkit has written the store; nothing was touched.
     """
     prepared = _prepare(job, store, config, working_directory)
     files_dir = locations.spool_dir_of(job.queue, config)
@@ -141,7 +148,10 @@ def _prepare(job: JobSpec, store: Store, config: Settings, working_directory: st
 def _claim(
     job: JobSpec, declared: Declared, file: SpoolFileRef, store: Store, config: Settings, arguments: bytes
 ) -> tuple[SpoolFileRef, Granted | AttemptResult | None]:
-    """The answer to the claim, and the file: an attempt that the store cannot count is counted in the file's name."""
+    """The answer to the claim, and the file: an attempt that the store cannot count is counted in the file's name.
+
+    Raises :class:`NewerStoreError`, because jobs do not run beside a store that only needs another version.
+    """
 
     def count_in_name() -> int:
         nonlocal file
@@ -152,6 +162,8 @@ def _claim(
     options = declared.options
     try:
         return file, bookkeeping.claim(job, options, store, config, path=file.path, arguments=arguments)
+    except NewerStoreError:
+        raise
     except StoreUnavailableError as error:
         claim = bookkeeping.claim_without_store(job, options, config, error, count_in_name)
         return file, claim

@@ -14,13 +14,14 @@ from typing import NoReturn
 
 from spoolkit import application, registry, settings
 from spoolkit.encoding import packet
+from spoolkit.errors import NewerStoreError
 from spoolkit.job import SPOOL_RETRY
 from spoolkit.lifecycle import shutdown, spooler_signals
 from spoolkit.spooldir import gate, later, mover, running, spoolers, spoolfile
-from spoolkit.spooling import other_libraries, startup
+from spoolkit.spooling import other_libraries, startup, store_version
 from spoolkit.spooling.execute import SpoolFileRef, execute, execute_foreign
 from spoolkit.store import locations, retention
-from spoolkit.system import clock, files, log, process, published, sandbox, task_signals
+from spoolkit.system import clock, log, process, published, sandbox, task_signals
 from spoolkit.uwsgi import bridge, instance, served
 
 STAND_BY = 0.2
@@ -61,6 +62,8 @@ def install() -> None:
     if this_process.working_directory is None:
         this_process.working_directory = os.getcwd()
         shutdown.install()
+        if bridge.is_uwsgi():
+            bridge.at_start(store_version.warn)
     bridge.install(on_spool, start)
 
 
@@ -73,12 +76,12 @@ def start(spool_dir: str) -> None:
         task_signals.ignore_harmless()
     try:
         startup.make_private(spool_dir)
-        files.sweep(os.path.join(spool_dir, spoolers.FOLDER))
         # uWSGI enters the directory before its first scan. If this process is in it, a job of another library is
         # running, which is the first to import spoolkit: to look into all files would open that job's file and drop
         # its lock.
         if os.path.realpath(os.curdir) != os.path.realpath(spool_dir):
             startup.tidy(spool_dir)
+        store_version.look()
         retention.delete_leftovers(locations.store(), spool_dir)
         this_process.presence = spoolers.SpoolerFile(spool_dir)
         if bridge.is_uwsgi():
@@ -145,13 +148,17 @@ def on_spool(env: bridge.Env) -> int:
 
 
 def _stand_by(path: str, spool_dir: str) -> None:
-    """Wait until jobs of the spool directory may start again, or, if uWSGI stops, until this process is ended."""
+    """Wait until jobs of the spool directory may start again, or until this process is ended.
+
+    A stop of uWSGI ends it, and so does a reload, by a signal: this process runs no job.
+    """
     # To open and close the file drops uWSGI's lock on it, so that the waiting job can be cancelled meanwhile.
     with contextlib.suppress(OSError):
         os.close(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC))
-    log.warning("pid %d starts no job of %s: the queue is paused, or uWSGI is stopping", os.getpid(), spool_dir)
+    if gate.is_closed(spool_dir):
+        log.warning("pid %d starts no job of %s: the queue is paused, or uWSGI is stopping", os.getpid(), spool_dir)
     master_pid = os.getppid()
-    while gate.is_closed(spool_dir):
+    while gate.is_closed(spool_dir) or store_version.is_newer():
         if os.getppid() != master_pid:
             os._exit(0)  # the master was killed: nothing else would end this process
         time.sleep(STAND_BY)
@@ -184,6 +191,8 @@ def serve(env: bridge.Env, path: str, spool_dir: str) -> int | None:
             # A reload asks by a signal, which a task may have ignored, blocked or taken for its own.
             spooler_signals.request_exit()
             return _LEAVE
+        if store_version.is_newer():
+            return None
         if not _has_application():
             return _LEAVE
         file = SpoolFileRef(path, spool_dir)
@@ -198,6 +207,9 @@ def serve(env: bridge.Env, path: str, spool_dir: str) -> int | None:
         if not usable:
             _replace()
         return answer
+    except NewerStoreError as error:
+        store_version.found(error)
+        return None
     finally:
         if presence is not None:
             presence.idle(left=name if left else None)

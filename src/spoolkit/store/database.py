@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from spoolkit.errors import StoreUnavailableError
+from spoolkit.errors import NewerStoreError, StoreUnavailableError
 from spoolkit.system import files, process
 from spoolkit.system.process import PerProcess
 
@@ -85,7 +85,8 @@ class NewerSchemaError(Exception):
 class Database:
     """The SQLite file ``path``, which the first write creates. It may be used by all threads, and after a fork.
 
-    Every use raises :class:`StoreUnavailableError` if the file is damaged, locked for too long, or on a full disk.
+    Every use raises :class:`StoreUnavailableError` if the file is damaged, locked for too long, or on a full disk, and
+    its subclass :class:`NewerStoreError` if a newer version of spoolkit has written it.
     """
 
     def __init__(self, path: str) -> None:
@@ -105,6 +106,15 @@ class Database:
                 return _execute(db, sql, values).fetchall()
             except sqlite3.Error as error:
                 raise self._failure(connection, error) from error
+
+    def check_version(self) -> None:
+        """Raise :class:`NewerStoreError` if a newer version of spoolkit has written the file, and nothing else."""
+        try:
+            self.read("PRAGMA user_version")
+        except NewerStoreError:
+            raise
+        except StoreUnavailableError:
+            pass  # it cannot be used for another reason: jobs run all the same
 
     def _exists(self) -> bool:
         try:
@@ -208,7 +218,9 @@ class Database:
                 connection.sqlite.create_function("still_there", 0, lambda: connection.still_there())
                 connection.file = _file(self.path)
                 connection.descriptors = _descriptors(self.path)
-        except (sqlite3.Error, OSError, NewerSchemaError) as error:
+        except NewerSchemaError as error:
+            raise NewerStoreError(f"{self.path}: {error}", path=self.path) from error
+        except (sqlite3.Error, OSError) as error:
             raise StoreUnavailableError(f"{self.path}: {error}", path=self.path) from error
         return connection.sqlite
 
@@ -336,7 +348,8 @@ def _migrate(db: sqlite3.Connection) -> None:
         version = _version(db)  # another process may have been faster
         if version > len(MIGRATIONS):
             known = len(MIGRATIONS)
-            raise NewerSchemaError(f"its schema has version {version}, this spoolkit knows {known}: update spoolkit")
+            text = f"a newer spoolkit has written it, its schema has version {version}, this one knows {known}"
+            raise NewerSchemaError(f"{text}: set SPOOLKIT_STORE to another file, or update spoolkit")
         for script in MIGRATIONS[version:]:
             for statement in script.split(";\n"):
                 db.execute(statement)
