@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any, Generic, TypeVar, cast
 
 from spoolkit import job
@@ -60,12 +59,13 @@ class Job(job.JobSpec, Generic[R]):
             enqueued_at=found.enqueued_at or 0.0,
             run_at=found.run_at,
             queue=found.queue,
+            expires_at=found.expires_at,
         )
 
     @classmethod
     def of(cls, spec: job.JobSpec) -> Job[R]:
         """The handle of a job that is known in full, such as one that was read from its file."""
-        return cls(**{field.name: getattr(spec, field.name) for field in fields(spec)})
+        return cls(**vars(spec))
 
     @property
     def status(self) -> Status:

@@ -42,7 +42,7 @@ class State(StrEnum):
     DEAD = "dead"
     """Out of attempts, or unable to run. It is kept with its arguments, and can be run again."""
     CANCELLED = "cancelled"
-    """Somebody cancelled it, or its task declared it pointless."""
+    """Somebody cancelled it, its task declared it pointless, or it expired."""
     LOST = "lost"
     """Its process or its file is gone, and nothing is left to run."""
 
@@ -100,6 +100,8 @@ class JobSpec:
     priority: int | None = None
     #: The name of the application in whose context it runs, where the process has several. ``None``: the latest one.
     app: str | None = None
+    #: The time from which on no attempt of it starts, unix time in seconds (UTC). ``None``: it does not expire.
+    expires_at: float | None = None
 
     def __init__(
         self,
@@ -113,8 +115,12 @@ class JobSpec:
         queue: str | None = None,
         priority: int | None = None,
         app: str | None = None,
+        **options: object,
     ) -> None:
-        # That of a frozen dataclass calls object.__setattr__() for each field: this is four times as fast.
+        if options and (unknown := options.keys() - type(self).__dataclass_fields__.keys()):
+            raise TypeError(f"a job has no {', '.join(sorted(unknown))}")
+        # That of a frozen dataclass calls object.__setattr__() for each field: this is four times as fast. A field that
+        # is not given here has its default from the class, and costs nothing.
         vars(self).update(
             id=id,
             task=task,
@@ -126,6 +132,7 @@ class JobSpec:
             queue=queue,
             priority=priority,
             app=app,
+            **options,
         )
 
     @property
@@ -170,8 +177,8 @@ class TaskOptions:
         return self.retries + 1
 
 
-Ending = Literal["failed", "retry", "timeout", "crashed", "aborted", "discarded", "cancelled", "interrupted"]
-"""How an attempt ended that did not complete its job."""
+Ending = Literal["failed", "retry", "timeout", "crashed", "aborted", "discarded", "cancelled", "interrupted", "expired"]
+"""How an attempt ended that did not complete its job; ``expired``: how a job ended before an attempt could start."""
 
 
 @dataclass(frozen=True)
@@ -219,7 +226,7 @@ class Dead:
 
 @dataclass(frozen=True)
 class Cancelled:
-    """The job was cancelled, or its task declared it pointless."""
+    """The job was cancelled, its task declared it pointless, or it expired."""
 
     #: Why it does not run.
     failure: Failure
@@ -298,6 +305,8 @@ class Status:
     enqueued_at: float | None = None
     #: The time before which its next attempt does not start, unix time in seconds (UTC).
     run_at: float | None = None
+    #: The time from which on no attempt of it starts, unix time in seconds (UTC).
+    expires_at: float | None = None
     #: When its last attempt started, unix time in seconds (UTC).
     started_at: float | None = None
     #: When its last attempt ended, unix time in seconds (UTC).

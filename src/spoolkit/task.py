@@ -26,6 +26,8 @@ At = float | datetime
 Delay = float | timedelta
 """Seconds, or a timedelta."""
 
+Expires = Delay | datetime
+"""Seconds or a timedelta from the call on, or an aware datetime."""
 
 Row = tuple[Any, ...] | dict[str, Any]
 """The arguments of one job: by position, or by name."""
@@ -105,11 +107,9 @@ class Task(Generic[P, R]):
                 return calling.run_coroutine(self._function, args, kwargs)  # type: ignore[no-any-return]
             return self._function(*args, **kwargs)
 
-    def _enqueue(
-        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], at: object = None, delay: object = None, **target: Any
-    ) -> Job[R]:
+    def _enqueue(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], **options: Any) -> Job[R]:
         self._check(args, kwargs)
-        return self._submit(self._job(args, kwargs, self._engine.name, at, delay, **target))
+        return self._submit(self._job(args, kwargs, self._engine.name, **options))
 
     def _submit(self, job: Job[R]) -> Job[R]:
         return self._engine.submit(job, self.declared)
@@ -119,15 +119,21 @@ class Task(Generic[P, R]):
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         engine: str,
+        *,
         at: object = None,
         delay: object = None,
+        expires: object = None,
         queue: str | None = None,
-        priority: int | None = None,
+        **options: Any,
     ) -> Job[R]:
+        """The job of a call. ``options``: those that are fields of a job by their names."""
         now = clock.now()
         run_at = times.run_at(at, delay, now=now)
+        if expires is not None:
+            options["expires_at"] = times.expires_at(expires, now=now)
         queue = None if queue is None else sandbox.private_directory(queue)
-        return Job(new_id(), self.name, args, kwargs, engine, now, run_at, queue, priority, application.current_name())
+        app = application.current_name()
+        return Job(new_id(), self.name, args, kwargs, engine, now, run_at, queue, app=app, **options)
 
     def _check(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         if problem := self.declared.mismatch(args, kwargs):
@@ -194,6 +200,7 @@ class SpoolTask(Task[P, R]):
         *,
         at: At | None = None,
         delay: Delay | None = None,
+        expires: Expires | None = None,
         priority: int | None = None,
         queue: str | None = None,
     ) -> Callable[P, Job[R]]:
@@ -202,6 +209,8 @@ class SpoolTask(Task[P, R]):
         Args:
             at: The time before which the job does not start: unix time in seconds (UTC), or an aware datetime.
             delay: The same, as seconds from the call on, or as a timedelta. At most one of the two.
+            expires: The time from which on no attempt starts: seconds from the call on, a timedelta, or an aware
+                datetime. The job ends as cancelled then, when its next attempt is due.
             priority: A number; lower ones run first. uWSGI needs ``spooler-ordered``.
             queue: Another spool directory, absolute.
 
@@ -211,10 +220,10 @@ class SpoolTask(Task[P, R]):
         Raises:
             QueueOptionError: ``priority`` or ``queue`` cannot be used.
         """
-        target = _target(priority, queue)
+        options = _options(at=at, delay=delay, expires=expires, priority=priority, queue=queue)
 
         def call(*args: P.args, **kwargs: P.kwargs) -> Job[R]:
-            return self._enqueue(args, kwargs, at, delay, **target)
+            return self._enqueue(args, kwargs, **options)
 
         return call
 
@@ -225,6 +234,7 @@ class SpoolTask(Task[P, R]):
         spread: Delay = 0,
         at: At | None = None,
         delay: Delay | None = None,
+        expires: Expires | None = None,
         priority: int | None = None,
         queue: str | None = None,
     ) -> list[Job[R]]:
@@ -238,6 +248,7 @@ class SpoolTask(Task[P, R]):
             spread: Seconds, or a timedelta, over which the due times are spread evenly, in the order of the rows.
             at: As for :meth:`using`, for the first job.
             delay: As for :meth:`using`, for the first job.
+            expires: As for :meth:`using`, for all of them.
             priority: As for :meth:`using`.
             queue: As for :meth:`using`.
 
@@ -254,7 +265,8 @@ class SpoolTask(Task[P, R]):
                 calls.append(self._call_of(row))
         except ArgumentError as error:
             raise of_row(error, len(calls)) from None
-        first = self._job((), {}, self._engine.name, at, delay, **_target(priority, queue))
+        options = _options(at=at, delay=delay, expires=expires, priority=priority, queue=queue)
+        first = self._job((), {}, self._engine.name, **options)
         seconds = times.spread(spread)
         if seconds and first.run_at is None:
             first = replaced(first, run_at=first.enqueued_at)
@@ -339,6 +351,23 @@ class ThreadTask(Task[P, R]):
         super().__init__(function, engine, options, name, aliases)
         self._overflow_engine = overflow_engine
 
+    def using(self, *, expires: Expires | None = None) -> Callable[P, Job[R]]:
+        """The task with options for the next call, apart from its arguments: ``task.using(expires=30)(5)``.
+
+        Args:
+            expires: The time from which on no attempt starts: seconds from the call on, a timedelta, or an aware
+                datetime. The job ends as cancelled then, when a thread is free for it.
+
+        Returns:
+            A function to call with the task's arguments. It returns and raises as a call of the task does.
+        """
+        options = _options(expires=expires)
+
+        def call(*args: P.args, **kwargs: P.kwargs) -> Job[R]:
+            return self._enqueue(args, kwargs, **options)
+
+        return call
+
     def _submit(self, job: Job[R]) -> Job[R]:
         overflow = self._overflow_engine
         try:
@@ -349,13 +378,18 @@ class ThreadTask(Task[P, R]):
         return overflow.submit(replaced(job, engine=overflow.name), self.declared)
 
 
-def _target(priority: int | None, queue: str | None) -> dict[str, Any]:
-    target: dict[str, Any] = {}
-    if priority is not None:
-        target["priority"] = uwsgi_args.priority(priority)
-    if queue is not None:
-        target["queue"] = os.path.realpath(uwsgi_args.spool_dir(queue))
-    return target
+_CHECKS: dict[str, Callable[[Any], object]] = {
+    "priority": uwsgi_args.priority,
+    "queue": lambda path: os.path.realpath(uwsgi_args.spool_dir(path)),
+}
+"""Checks of options that need no more than the value; each returns the value as the job has it."""
+
+
+def _options(**given: Any) -> dict[str, Any]:
+    """The options of a call that are given, checked; the times among them are checked by each call."""
+    return {
+        name: _CHECKS[name](value) if name in _CHECKS else value for name, value in given.items() if value is not None
+    }
 
 
 def _as_name(key: object) -> str:

@@ -1,4 +1,4 @@
-"""When may a job start at the earliest, and which values of ``at`` and ``delay`` are usable? Pure."""
+"""When may a job start at the earliest and at the latest, and which values of a call's times are usable? Pure."""
 
 from __future__ import annotations
 
@@ -37,6 +37,23 @@ def run_at(at: object, delay: object, *, now: float) -> float | None:
     if delay is not None:
         return _checked(now + _delay(delay), now, "delay", delay)
     return None
+
+
+def expires_at(expires: object, *, now: float) -> float:
+    """The time from which on no attempt of a job starts.
+
+    Args:
+        expires: Seconds from ``now`` on, an int or a float; a timedelta; or an aware datetime, which may be past.
+        now: Unix time in seconds (UTC).
+
+    Returns:
+        Unix time in seconds (UTC).
+
+    Raises:
+        ScheduleError: ``expires`` is of another type, negative, without a time zone, or more than ten years ahead.
+    """
+    time = _at(expires, "expires") if isinstance(expires, datetime) else now + _delay(expires, "expires")
+    return _checked(time, now, "expires", expires)
 
 
 def spread(seconds: object) -> float:
@@ -78,21 +95,22 @@ def seconds_from_text(text: str | bytes, *, argument: str = "at") -> float:
     return float(digits)
 
 
-def _at(at: object) -> float:
+def _at(at: object, argument: str = "at") -> float:
     if isinstance(at, datetime):
         if at.utcoffset() is None:
             raise ScheduleError(
-                f"at is {shown(at)}, which has no time zone: give datetime.now(timezone.utc) + ..., or unix time",
-                argument="at",
+                f"{argument} is {shown(at)}, which has no time zone: give datetime.now(timezone.utc) + ..., or "
+                f"{'unix time' if argument == 'at' else 'seconds'}",
+                argument=argument,
             )
         at = at.timestamp()
-    return _seconds(at, "at", "unix time in seconds or an aware datetime")
+    return _seconds(at, argument, "unix time in seconds or an aware datetime")
 
 
 def _delay(delay: object, argument: str = "delay") -> float:
     if isinstance(delay, timedelta):
         return _seconds(delay.total_seconds(), argument, "a timedelta of zero or more")
-    return _seconds(delay, argument, "seconds or a timedelta")
+    return _seconds(delay, argument, "seconds or a timedelta" + " or an aware datetime" * (argument == "expires"))
 
 
 def _seconds(value: object, argument: str, wanted: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import threading
@@ -23,6 +24,7 @@ from spoolkit import (
     Abort,
     ArgumentError,
     Job,
+    JobCancelled,
     JobFailedError,
     Retry,
     ScheduleError,
@@ -31,7 +33,7 @@ from spoolkit import (
     current_job,
     registry,
 )
-from spoolkit.admin import actions
+from spoolkit.admin import actions, lookup
 from spoolkit.errors import UnknownJobError
 from spoolkit.job import FINISHED, AnyJob, TaskOptions, new_id
 from spoolkit.spooldir import checkpoints, dead, running, spoolfile
@@ -39,6 +41,7 @@ from spoolkit.spooldir.running import AttemptFile
 from spoolkit.spooling import handler
 from spoolkit.spooling.engine import SpoolEngine
 from spoolkit.spooling.standalone import Spooler
+from spoolkit.store import locations
 from spoolkit.task import Engine
 from spoolkit.testing.inline import InlineEngine
 from spoolkit.threads.engine import ThreadEngine
@@ -169,6 +172,30 @@ def test_a_scheduled_job_waits_or_is_refused(engine: Engine, work: Callable[[], 
     work()
     wait_until(lambda: seen)
     assert [entry[0] for entry in seen] == ["now"]
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_job_that_has_expired_ends_as_cancelled_without_an_attempt(
+    engine: Engine, work: Callable[[], None], end: Callable[[Job], Job], broken: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    expired, lasting = (a_job(engine, word, expires_at=time) for word, time in (("late", 2.0), ("in time", 4e9)))
+    broken &= not isinstance(engine, BulkEngine)  # which cancels a job, in the store
+    with no_store_after(0) if broken else contextlib.nullcontext():
+        for job in (expired, lasting):
+            engine.submit(job, DECLARED)
+            work()
+        wait_until(lambda: seen and "expired" in caplog.text)
+    assert [entry[0] for entry in seen] == ["in time"]
+    assert f"job {expired.id} of {DECLARED.name} is cancelled: it expired" in caplog.text
+    if not broken:
+        status = end(expired).status
+        assert (status.state, status.ending, status.attempt) == (State.CANCELLED, "expired", 0)
+        assert (status.expires_at, lasting.status.expires_at) == (2.0, 4e9)
+        assert ([event.kind for event in lookup.details(expired.id).events], expired.attempts) == (["expired"], [])
+        assert expired.wait(0)
+        with pytest.raises(JobCancelled, match="it expired"):
+            expired.result  # noqa: B018
+    assert not isinstance(engine, SpoolEngine) or spoolfile.pending(locations.spool_dir()) == []
 
 
 def test_submit_returns_the_job_as_it_was_accepted(engine: Engine, work: Callable[[], None]) -> None:

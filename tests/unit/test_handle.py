@@ -13,7 +13,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import fields
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -350,7 +349,7 @@ def test_the_result_of_a_job_whose_file_is_gone_raises_job_lost_error(work: Call
 
 def test_a_handle_has_the_fields_of_the_job(directory: str) -> None:
     job = gives_back.using(delay=1000, priority=7)([1])
-    plain = made.JobSpec(**{field.name: getattr(job, field.name) for field in fields(made.JobSpec)})
+    plain = made.JobSpec(**vars(job))
     assert vars(Job.of(plain)) == vars(job)
     assert (job.args, job.priority, job.task) == (([1],), 7, gives_back.name)
 

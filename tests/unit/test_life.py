@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import shutil
 import tempfile
@@ -40,12 +41,12 @@ from spoolkit.encoding import chunk, packet
 from spoolkit.errors import JobStateError, UnknownJobError
 from spoolkit.job import JobSpec, State
 from spoolkit.settings import Settings
-from spoolkit.spooldir import chunks, dead, mover, spoolfile
+from spoolkit.spooldir import chunks, dead, later, mover, spoolfile
 from spoolkit.spooldir.spoolfile import PREFIX
 from spoolkit.spooling import handler, startup
 from spoolkit.spooling.engine import SpoolEngine
 from spoolkit.spooling.standalone import Spooler
-from spoolkit.store import locations
+from spoolkit.store import existence, locations
 from spoolkit.system import clock, log
 from spoolkit.system.process import PerProcess
 
@@ -131,11 +132,13 @@ class World:
             if name.startswith(locations.STORE_FILE):
                 os.rename(os.path.join(source, name), os.path.join(target, name))
 
-    def submit(self, number: int, task: str, plan: list[str], delay: float | None) -> JobSpec:
+    def submit(
+        self, number: int, task: str, plan: list[str], delay: float | None, expires: float | None = None
+    ) -> JobSpec:
         """The job that is to be submitted. Its id follows from the number: the same plan gives the same files."""
-        run_at = None if delay is None else self.now + delay
-        declared = TASKS[task]
-        return JobSpec(f"{number:032x}", declared.name, (plan,), enqueued_at=self.now, run_at=run_at)
+        run_at, expires_at = (None if seconds is None else self.now + seconds for seconds in (delay, expires))
+        options = {} if expires is None else {"expires_at": expires_at}
+        return JobSpec(f"{number:032x}", TASKS[task].name, (plan,), enqueued_at=self.now, run_at=run_at, **options)
 
     def chunk(self, number: int, task: str, size: int, delay: float | None) -> tuple[JobSpec, list[str]]:
         """The first of so many jobs to be submitted at once, and the ids that they will have."""
@@ -184,6 +187,7 @@ class Known:
     task: str
     plan: list[str]
     at: float
+    expires: float = math.inf
     fresh: int = 0
     """Starts before the last fresh count."""
     over: int | None = None
@@ -204,6 +208,7 @@ def garbage(path: str) -> None:
 
 PLANS = st.lists(st.sampled_from(WORDS), min_size=1, max_size=4)
 DELAYS = st.none() | st.sampled_from([0.0, 0.25, 10.0, 1000.0])
+EXPIRES = st.none() | st.sampled_from([0.0, 8.0, 1000.0])
 STEP = st.integers(0, 90)
 
 
@@ -227,12 +232,12 @@ class Life(RuleBasedStateMachine):
 
     # Rules.
 
-    @rule(target=ids, task=st.sampled_from(sorted(TASKS)), plan=PLANS, delay=DELAYS)
-    def enqueue_one(self, task: str, plan: list[str], delay: float | None) -> str:
-        return self.enqueue(task, plan, delay)
+    @rule(target=ids, task=st.sampled_from(sorted(TASKS)), plan=PLANS, delay=DELAYS, expires=EXPIRES)
+    def enqueue_one(self, task: str, plan: list[str], delay: float | None, expires: float | None) -> str:
+        return self.enqueue(task, plan, delay, expires)
 
-    def enqueue(self, task: str, plan: list[str], delay: float | None) -> str:
-        job = self._next(task, plan, delay)
+    def enqueue(self, task: str, plan: list[str], delay: float | None, expires: float | None = None) -> str:
+        job = self._next(task, plan, delay, expires)
         SpoolEngine().submit(job, TASKS[task])
         return self._accepted(job, task, plan)
 
@@ -476,6 +481,7 @@ class Life(RuleBasedStateMachine):
             _, id, time, _ = line
             assert id in self.known, "something ran that was never accepted"
             assert float(time) >= self.known[id].at, "too early"
+            assert float(time) < self.known[id].expires, "too late"
             started[id] = started.get(id, 0) + 1
         for id, job in self.known.items():
             count = started.get(id, 0)
@@ -487,12 +493,13 @@ class Life(RuleBasedStateMachine):
 
     # Within.
 
-    def _next(self, task: str, plan: list[str], delay: float | None) -> JobSpec:
+    def _next(self, task: str, plan: list[str], delay: float | None, expires: float | None = None) -> JobSpec:
         self.number += 1
-        return self.world.submit(self.number, task, plan, delay)
+        return self.world.submit(self.number, task, plan, delay, expires)
 
     def _accepted(self, job: JobSpec, task: str, plan: list[str]) -> str:
-        self.known[job.id] = Known(task, plan, job.run_at or 0.0)
+        expires = math.inf if job.expires_at is None else job.expires_at
+        self.known[job.id] = Known(task, plan, job.run_at or 0.0, expires)
         return job.id
 
     def _drop(self, name: str, data: bytes) -> None:
@@ -658,6 +665,55 @@ def test_a_caller_killed_at_any_step_leaves_a_job_that_is_not_early_or_none(worl
         assert world.starts(job.id) == accepted
         if status == 0:
             assert accepted
+            return
+    pytest.fail("it never came to its end")
+
+
+@pytest.mark.parametrize("attempt", [1, 2])
+def test_a_kill_at_any_step_of_its_end_starts_no_job_that_has_expired(attempt: int) -> None:
+    for step in range(100):
+        with contextlib.closing(World()) as world:
+            job = world.submit(1, "steady", ["fail"], None, expires=AHEAD / 2)
+            SpoolEngine().submit(job, TASKS["steady"])
+            for _ in range(attempt - 1):
+                world.spooler.run_due()
+            world.now += AHEAD
+            status = world.child(world.spooler.run_due, step)
+            assert status in (0, CRASHED)
+            world.drain()
+            assert (lookup.find(job.id).state, world.starts(job.id)) == (State.CANCELLED, attempt - 1)
+            assert [event.kind for event in lookup.details(job.id).events] == ["expired"]
+            assert world.complaints.found == []
+            if status == 0:
+                return
+    pytest.fail("it never came to its end")
+
+
+@pytest.mark.parametrize("delay", [None, 10.0])
+def test_a_job_with_an_id_of_its_own_is_there_once_wherever_its_writers_are_killed(
+    world: World, delay: float | None
+) -> None:
+    """As the tick of a schedule: each process that finds it missing writes it, also while it runs, or has run."""
+    for step in range(100):
+        job = world.submit(step, "steady", ["ok"], delay)
+        data = packet.dump(packet.pack(job, max_body=1000))
+
+        def write(job: JobSpec = job, data: bytes = data) -> None:
+            with contextlib.suppress(FileExistsError):
+                if existence.exists(world.store, [world.spool], job.id):
+                    return
+                if job.run_at is None:
+                    spoolfile.write(world.spool, job.id, data, exclusive=True)
+                else:
+                    later.write(world.spool, job.id, data, run_at=job.run_at, exclusive=True)
+
+        status = world.child(write, step)
+        life_tasks.on_start = lambda id, write=write: write()  # type: ignore[misc]
+        for _ in range(2):
+            write()
+            world.drain()
+        assert world.starts(job.id) == 1
+        if status == 0:
             return
     pytest.fail("it never came to its end")
 

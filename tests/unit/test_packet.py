@@ -36,6 +36,7 @@ jobs = st.builds(
     run_at=st.none() | st.floats(1, 1e11),
     queue=st.none() | text,
     priority=st.none() | st.integers(0, 999_999_999),
+    expires_at=st.none() | times,
 )
 
 
@@ -272,7 +273,11 @@ def test_times_in_a_packet_are_exact() -> None:
 
 def test_a_job_has_exactly_its_fields() -> None:
     job = JobSpec("1" * 32, "tasks.one")
-    assert list(vars(job)) == [field.name for field in fields(JobSpec)]
+    names = [field.name for field in fields(JobSpec)]
+    assert list(vars(job)) == names[: len(vars(job))]
+    assert list(vars(replace(job, app="shop"))) == names
+    with pytest.raises(TypeError, match="expires_never"):
+        JobSpec("1" * 32, "tasks.one", expires_at=1.0, expires_never=True)
     assert replaced(job, app="shop") == replace(job, app="shop") != job
     with pytest.raises(FrozenInstanceError):
         job.app = "shop"  # type: ignore[misc]

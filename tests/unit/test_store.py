@@ -45,6 +45,7 @@ from spoolkit.system import clock, process
 ID = f"{1:032x}"
 FAILURE = Failure("no luck", "ValueError", "Traceback ...")
 LATER = RetryAt(5000.0, FAILURE)
+EXPIRED = Cancelled(Failure("it expired", ending="expired"))
 ENDS: dict[State, Outcome] = {
     State.DONE: Done(),
     State.RETRYING: LATER,
@@ -146,6 +147,9 @@ MOVE: dict[str, Callable[[Store], object]] = {
     "claim": lambda store: claim(store),
     "claim under its next name": lambda store: claim(store, file="first.1"),
     "claim, but its file has left the name": lambda store: claim(store, file="first.1", still_there=lambda: False),
+    "expire": lambda store: claim(store, instead=EXPIRED),
+    "expire under its next name": lambda store: claim(store, file="first.1", instead=EXPIRED),
+    "put off": lambda store: claim(store, instead=RetryAt(5000.0, FAILURE)),
     "done": lambda store: store.finish(a_job(), 1, Done()),
     "retry later": lambda store: store.finish(a_job(), 1, LATER),
     "die": lambda store: store.finish(a_job(), 1, Dead(FAILURE)),
@@ -162,16 +166,21 @@ NEXT: dict[str, dict[str, str]] = {
     "unknown": {
         "claim": "running",
         "claim under its next name": "running",
+        "expire": "cancelled",
+        "expire under its next name": "cancelled",
         "refuse": "dead",
         "cancel": "cancelled",
     },
     "queued": {
         "claim": "running",
         "claim under its next name": "running",
+        "expire": "cancelled",
+        "expire under its next name": "cancelled",
         "refuse": "dead",
         "cancel": "cancelled",
     },
     "running": {
+        "expire under its next name": "cancelled",
         "done": "done",
         "retry later": "retrying",
         "die": "dead",
@@ -179,6 +188,7 @@ NEXT: dict[str, dict[str, str]] = {
         "refuse": "dead",
     },
     "running, process gone": {
+        "expire under its next name": "cancelled",
         "done": "done",
         "retry later": "retrying",
         "die": "dead",
@@ -189,6 +199,7 @@ NEXT: dict[str, dict[str, str]] = {
     },
     "retrying": {
         "claim under its next name": "running",
+        "expire under its next name": "cancelled",
         "refuse": "dead",
         "cancel": "cancelled",
         "retried": "queued",
@@ -196,6 +207,8 @@ NEXT: dict[str, dict[str, str]] = {
     "dead": {
         "claim": "running",
         "claim under its next name": "running",
+        "expire": "cancelled",
+        "expire under its next name": "cancelled",
         "retried": "queued",
         "cancel": "cancelled",
     },

@@ -63,6 +63,30 @@ def test_run_at_refuses_an_unusable_at_or_delay_by_its_name(at: object, delay: o
     assert argument in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("expires", "expected"),
+    [
+        (60, NOW + 60),
+        (0, NOW),  # at once, and not never
+        (0.5, NOW + 0.5),
+        (timedelta(minutes=1), NOW + 60),
+        (datetime.fromtimestamp(NOW + 5, UTC), NOW + 5),
+        (datetime.fromtimestamp(NOW - 5, UTC), NOW - 5),
+    ],
+)
+def test_expires_at_counts_from_now_or_is_the_time_itself(expires: object, expected: float) -> None:
+    assert times.expires_at(expires, now=NOW) == expected
+
+
+@pytest.mark.parametrize(
+    "expires", [datetime(2026, 1, 1), "5", True, -1, math.nan, math.inf, NOW, timedelta(seconds=-1), Decimal(5), []]
+)
+def test_expires_at_refuses_what_is_no_time_by_its_name(expires: object) -> None:
+    with pytest.raises(ScheduleError, match="expires is") as refused:
+        times.expires_at(expires, now=NOW)
+    assert refused.value.argument == "expires"
+
+
 @given(st.floats(0, times.MAX_AHEAD / 2))
 def test_run_at_counts_a_delay_from_now(delay: float) -> None:
     assert times.run_at(None, delay, now=NOW) == NOW + delay

@@ -37,6 +37,7 @@ def public(status: Status) -> dict[str, Any]:
         "attempt": status.attempt,
         "max_attempts": status.max_attempts,
         "run_at": status.run_at,
+        "expires_at": status.expires_at,
         "enqueued_at": status.enqueued_at,
         "started_at": status.started_at,
         "finished_at": status.finished_at if status.state in FINISHED else None,

@@ -287,7 +287,13 @@ def _in_chunk(path: str, id: str) -> Status | None:
 
 def _of_job(job: JobSpec, state: State) -> Status:
     return Status(
-        id=job.id, task=job.task, state=state, queue=job.queue, enqueued_at=job.enqueued_at, run_at=job.run_at
+        id=job.id,
+        task=job.task,
+        state=state,
+        queue=job.queue,
+        enqueued_at=job.enqueued_at,
+        run_at=job.run_at,
+        expires_at=job.expires_at,
     )
 
 

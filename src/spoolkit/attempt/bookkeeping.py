@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Callable
 
-from spoolkit.attempt import crash, job_log
+from spoolkit.attempt import admission, crash, job_log
 from spoolkit.attempt.runner import AttemptResult
 from spoolkit.errors import StoreUnavailableError
 from spoolkit.job import Cancelled, Dead, Done, Failure, JobSpec, RetryAt, TaskOptions
@@ -37,13 +37,15 @@ def claim(
         arguments: The job's arguments in the codec's bytes, kept to be shown once the file is gone.
 
     Returns:
-        ``Granted`` if the attempt may start; an ``AttemptResult`` if none may, with what is left to record and to do
-        with the file; ``None`` if another process runs the job, so that nothing may be touched.
+        ``Granted`` if the attempt may start; an ``AttemptResult`` if none may, for one of the reasons in
+        :mod:`~spoolkit.attempt.admission` or because of what is recorded, with what is left to record and to do with
+        the file; ``None`` if another process runs the job, so that nothing may be touched.
 
     Raises:
         StoreUnavailableError: The attempt could not be counted; see :func:`claim_without_store`.
     """
-    found = _ask(job, options, store, path, arguments)
+    instead = admission.instead_of_attempt(job)
+    found = _ask(job, options, store, path, arguments, instead)
     if isinstance(found, PreviousCrashed):
         marks_dir = locations.spool_dir(config)
         if spoolers.was_stopped(marks_dir, found.pid, found.identity):
@@ -55,7 +57,7 @@ def claim(
             )
             # Not earlier: until the store has recorded the stop, the mark is all that is known of it.
             spoolers.unmark_stopped(marks_dir, found.pid)
-            found = _ask(job, options, store, path, arguments)
+            found = _ask(job, options, store, path, arguments, instead)
     match found:
         case Granted():
             return found
@@ -68,8 +70,8 @@ def claim(
             progress, text = running.read(locations.spool_dir_of(job.queue, config), job.id, found.pid)
             return crash.result_of(job, options, found, progress, text)
         case AlreadySettled(outcome):
-            # The process that recorded the outcome died before it could do the same to the file.
-            if isinstance(outcome, Dead):
+            # By this claim, or by a process that died before it could do the same to the file.
+            if isinstance(outcome, Dead) or (outcome is instead and isinstance(outcome, Cancelled)):
                 job_log.ended(job, outcome)
             return AttemptResult(outcome, logged=isinstance(outcome, Dead))
 
@@ -92,6 +94,9 @@ def claim_without_store(
     log.unrecorded(error)
     if running.is_running(locations.spool_dir_of(job.queue, config), job.id):
         return None
+    if (instead := admission.instead_of_attempt(job)) is not None:
+        job_log.ended(job, instead)
+        return AttemptResult(instead, recordable=False)
     attempt = count()
     if attempt <= options.attempts:
         return Granted(attempt, attempt, recorded=False)
@@ -110,7 +115,7 @@ def record(job: JobSpec, result: AttemptResult, store: Store, spool_dir: str, *,
         spool_dir: The spool directory with the files of the job.
         file: The name of the job's file, if it has one.
     """
-    if not result.attempt and not isinstance(result.outcome, Dead):
+    if not result.attempt and isinstance(result.outcome, RetryAt):
         return
     # Errors are logged and none is raised: the file of a job that is done must be removed, or the job runs again.
     try:
@@ -148,9 +153,23 @@ def _clean_up(job: JobSpec, result: AttemptResult, spool_dir: str) -> None:
         waiting.wake_waiters(spool_dir, job.id)
 
 
-def _ask(job: JobSpec, options: TaskOptions, store: Store, path: str | None, arguments: bytes | None) -> Claim:
+def _ask(
+    job: JobSpec,
+    options: TaskOptions,
+    store: Store,
+    path: str | None,
+    arguments: bytes | None,
+    instead: Cancelled | RetryAt | None,
+) -> Claim:
     if path is None:
-        return store.claim(job, file=None, still_there=lambda: True, max_attempts=options.attempts, arguments=arguments)
+        return store.claim(
+            job,
+            file=None,
+            still_there=lambda: True,
+            max_attempts=options.attempts,
+            arguments=arguments,
+            instead=instead,
+        )
     return store.claim(
         job,
         file=path.rpartition("/")[2],
@@ -159,6 +178,7 @@ def _ask(job: JobSpec, options: TaskOptions, store: Store, path: str | None, arg
         attempts_in_filename=spoolfile.attempts_in_filename(path),
         arguments=arguments,
         file_exists=_is_a_spool_file,
+        instead=instead,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spoolkit.attempt import bookkeeping, runner
+from spoolkit.attempt import admission, bookkeeping, job_log, runner
 from spoolkit.attempt.runner import AttemptResult
 from spoolkit.errors import StoreUnavailableError
 from spoolkit.job import JobSpec
@@ -53,4 +53,7 @@ def _claim_and_run(
 
 def attempt_untracked(job: JobSpec, declared: Declared, config: Settings, number: int) -> AttemptResult:
     """Run one attempt of ``job`` without a record of it. Never raises. The arguments are those of :func:`attempt`."""
+    if (instead := admission.instead_of_attempt(job)) is not None:
+        job_log.ended(job, instead, tracked=False)
+        return AttemptResult(instead)
     return runner.run(job, declared, Granted(number, number), config, attempt_file=None)

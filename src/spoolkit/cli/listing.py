@@ -96,6 +96,7 @@ def _facts(found: Details) -> list[tuple[str, object]]:
         ("arguments", "not kept" if found.arguments is None else _call(*found.arguments)),
         ("attempts", f"{status.attempt} of {status.max_attempts}" if status.max_attempts else status.attempt),
         ("due", stamp(status.run_at)),
+        ("expires", stamp(status.expires_at)),
         ("progress", bar(status.progress) if status.progress else None),
         ("result", None if status.result is None else status.result.decode()),
         ("error", ": ".join(filter(None, (status.error_type, status.error_message)))),

@@ -300,6 +300,7 @@ FIELDS: dict[bytes, Field] = {
     b"queue": Field("queue", _write_path, _read_path),
     b"priority": Field("priority", lambda number: b"%d" % number, _read_priority),
     b"app": Field("app", str.encode, bytes.decode),
+    b"expires": Field("expires_at", write_time, read_time, must=True),
 }
 """The optional fields of a job, by their keys, in the order in which they are written."""
 

@@ -39,9 +39,9 @@ class InUse:
 
 @dataclass(frozen=True)
 class AlreadySettled:
-    """The job's end is recorded, but its file was not settled: the process died between the two."""
+    """The job's end is recorded, but not done to its file: by this claim, or by a process that died between the two."""
 
-    #: What was recorded, and must be done to the file now.
+    #: What is recorded, and must be done to the file now.
     outcome: Outcome
 
 
@@ -79,6 +79,7 @@ def claim(
     attempts_in_filename: int = 0,
     arguments: bytes | None = None,
     file_exists: Callable[[str], bool] = lambda name: False,
+    instead: Cancelled | RetryAt | None = None,
 ) -> Claim:
     """Count an attempt of ``job`` before it starts, or say why it must not start.
 
@@ -91,17 +92,19 @@ def claim(
         attempts_in_filename: How many of these were counted in the file's name, while the store could not be written.
         arguments: The job's arguments in the codec's bytes, to be kept if they are small.
         file_exists: Whether the job has another file of the given name.
+        instead: What becomes of the job instead of an attempt, unless the record says that it runs or is over. That it
+            is cancelled is recorded here; that it runs later is written nowhere but in its file's time.
 
     Raises:
         StoreUnavailableError: The attempt cannot be recorded.
     """
     now, (pid, identity), attempt = clock.now(), process.this(), attempts_in_filename + 1
     kept = arguments if arguments and len(arguments) <= ARGUMENTS_LIMIT else None
-    spec = (job.id, job.task, job.engine, job.queue, job.enqueued_at, job.run_at)
+    spec = (job.id, job.task, job.engine, job.queue, job.enqueued_at, job.run_at, job.expires_at)
     first = (*spec, attempt, max_attempts, now, file, pid, identity, kept)
     # Without a question before: almost every attempt is the first one of a job that has no row. Otherwise, or if the
     # file no longer exists, nothing is inserted.
-    if attempt <= max_attempts:
+    if attempt <= max_attempts and instead is None:
         try:
             begun = store.write_before_task(_FIRST, first, still_there)
         except UnicodeEncodeError:
@@ -112,17 +115,16 @@ def claim(
         if not still_there():
             return InUse()
         row = rows.find(db, job.id)
+        if row is not None and (answer := _refusal(row, file, file_exists)) is not None:
+            return answer
+        if instead is not None:
+            if isinstance(instead, Cancelled):
+                _cancel(db, job, row, instead.failure, now, file, kept)
+            return AlreadySettled(instead)
         if row is None:
             return InUse() if attempt <= max_attempts else _NONE_LEFT  # it had a row, or no file, a moment ago
-        if (answer := _refusal(row, file, file_exists)) is not None:
-            return answer
-        before, events = State(row["state"]), list[rows.EventRow]()
         attempts, attempts_before_reset, cancel_asked = row["attempt"], row["base"], row["cancel"]
-        if before is State.RUNNING:
-            # The file was settled, but the store could not be written then: the result is not known any more.
-            detail = {"message": "how it ended was not recorded"}
-            events.append(rows.event(now, "failed", attempts, detail=detail))
-            before = State.RETRYING
+        before, events = _before(row, now)
         if before in (State.DEAD, State.QUEUED):
             # The file was moved back to be run again: the count is reset.
             attempts_before_reset, cancel_asked = attempts, 0
@@ -140,10 +142,46 @@ def claim(
 
 
 _FIRST = (
-    "INSERT INTO jobs (id, task, engine, queue, enqueued_at, run_at, attempt, max_attempts, started_at, file, pid,"
-    " identity, arguments, state, base, has_events) SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'running', 0, 0"
+    "INSERT INTO jobs (id, task, engine, queue, enqueued_at, run_at, expires_at, attempt, max_attempts, started_at,"
+    " file, pid, identity, arguments, state, base, has_events)"
+    " SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'running', 0, 0"
     " WHERE still_there() ON CONFLICT (id) DO NOTHING"
 )
+
+
+def _before(row: sqlite3.Row, now: float) -> tuple[State, list[rows.EventRow]]:
+    """The state in which a job is that may start now, and what has to be recorded first."""
+    state = State(row["state"])
+    if state is not State.RUNNING:
+        return state, []
+    # The file was settled, but the store could not be written then: the result is not known any more.
+    detail = {"message": "how it ended was not recorded"}
+    return State.RETRYING, [rows.event(now, "failed", row["attempt"], detail=detail)]
+
+
+def _cancel(
+    db: sqlite3.Connection,
+    job: JobSpec,
+    row: sqlite3.Row | None,
+    failure: Failure,
+    now: float,
+    file: str | None,
+    arguments: bytes | None,
+) -> None:
+    """Record a job as cancelled instead of an attempt."""
+    columns: dict[str, Any] = {"file": file, "ending": failure.ending}
+    columns.update(error_type=failure.type, error_message=failure.message)
+    ended = rows.event(now, failure.ending, detail={"message": failure.message})
+    if row is None:
+        columns.update(task=job.task, engine=job.engine, queue=job.queue, enqueued_at=job.enqueued_at)
+        columns.update(run_at=job.run_at, expires_at=job.expires_at, arguments=arguments)
+        rows.insert(db, job.id, State.CANCELLED, now, columns, ended)
+        return
+    before, events = _before(row, now)
+    if before is State.LOST:
+        return  # its file was found again, but nothing is left to run: it stays lost
+    columns.update(pid=None, identity=None)
+    rows.move(db, row, State.CANCELLED, now, columns, *events, ended, before=before)
 
 
 def _refusal(row: sqlite3.Row, file: str | None, file_exists: Callable[[str], bool]) -> Claim | None:

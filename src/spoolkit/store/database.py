@@ -74,6 +74,7 @@ MIGRATIONS = (
     DROP INDEX jobs_by_state;
     CREATE INDEX jobs_by_state ON jobs (state, finished_at, task)
     """,
+    "ALTER TABLE jobs ADD COLUMN expires_at REAL",
 )
 """Each script migrates a file of the version before it. Never change one that was released: add another."""
 

@@ -19,8 +19,8 @@ ENDINGS = frozenset({"done", "lost", *get_args(Ending)})
 
 # All columns but the blobs: many results at once may be a gigabyte.
 _WITHOUT_BLOBS = (
-    "id, task, engine, queue, file, state, attempt, max_attempts, enqueued_at, run_at, started_at, finished_at, pid,"
-    " identity, progress, NULL AS result, result_error, error_type, error_message, ending, cancel"
+    "id, task, engine, queue, file, state, attempt, max_attempts, enqueued_at, run_at, expires_at, started_at,"
+    " finished_at, pid, identity, progress, NULL AS result, result_error, error_type, error_message, ending, cancel"
 )
 
 
@@ -159,6 +159,7 @@ def _status_of(row: sqlite3.Row) -> Status:
         max_attempts=row["max_attempts"],
         enqueued_at=row["enqueued_at"],
         run_at=row["run_at"],
+        expires_at=row["expires_at"],
         started_at=row["started_at"],
         finished_at=row["finished_at"],
         pid=row["pid"] if rows.is_running(row) else None,
