@@ -117,10 +117,7 @@ class JobSpec:
         app: str | None = None,
         **options: object,
     ) -> None:
-        if options and (unknown := options.keys() - type(self).__dataclass_fields__.keys()):
-            raise TypeError(f"a job has no {', '.join(sorted(unknown))}")
-        # That of a frozen dataclass calls object.__setattr__() for each field: this is four times as fast. A field that
-        # is not given here has its default from the class, and costs nothing.
+        # That of a frozen dataclass calls object.__setattr__() for each field: this is four times as fast.
         vars(self).update(
             id=id,
             task=task,
@@ -132,8 +129,12 @@ class JobSpec:
             queue=queue,
             priority=priority,
             app=app,
-            **options,
         )
+        # A field that is not given here has its default from the class, and costs nothing.
+        if options:
+            if unknown := options.keys() - type(self).__dataclass_fields__.keys():
+                raise TypeError(f"a job has no {', '.join(sorted(unknown))}")
+            vars(self).update(options)
 
     @property
     def has_file(self) -> bool:

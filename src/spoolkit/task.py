@@ -107,9 +107,11 @@ class Task(Generic[P, R]):
                 return calling.run_coroutine(self._function, args, kwargs)  # type: ignore[no-any-return]
             return self._function(*args, **kwargs)
 
-    def _enqueue(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], **options: Any) -> Job[R]:
+    def _enqueue(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: Mapping[str, Any] | None = None
+    ) -> Job[R]:
         self._check(args, kwargs)
-        return self._submit(self._job(args, kwargs, self._engine.name, **options))
+        return self._submit(self._job(args, kwargs, self._engine.name, options))
 
     def _submit(self, job: Job[R]) -> Job[R]:
         return self._engine.submit(job, self.declared)
@@ -119,21 +121,11 @@ class Task(Generic[P, R]):
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         engine: str,
-        *,
-        at: object = None,
-        delay: object = None,
-        expires: object = None,
-        queue: str | None = None,
-        **options: Any,
+        options: Mapping[str, Any] | None = None,
     ) -> Job[R]:
-        """The job of a call. ``options``: those that are fields of a job by their names."""
-        now = clock.now()
-        run_at = times.run_at(at, delay, now=now)
-        if expires is not None:
-            options["expires_at"] = times.expires_at(expires, now=now)
-        queue = None if queue is None else sandbox.private_directory(queue)
-        app = application.current_name()
-        return Job(new_id(), self.name, args, kwargs, engine, now, run_at, queue, app=app, **options)
+        now, app = clock.now(), application.current_name()
+        job: Job[R] = Job(new_id(), self.name, args, kwargs, engine, now, None, None, None, app)
+        return replaced(job, **_fields(options, now)) if options else job
 
     def _check(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         if problem := self.declared.mismatch(args, kwargs):
@@ -223,7 +215,7 @@ class SpoolTask(Task[P, R]):
         options = _options(at=at, delay=delay, expires=expires, priority=priority, queue=queue)
 
         def call(*args: P.args, **kwargs: P.kwargs) -> Job[R]:
-            return self._enqueue(args, kwargs, **options)
+            return self._enqueue(args, kwargs, options)
 
         return call
 
@@ -266,7 +258,7 @@ class SpoolTask(Task[P, R]):
         except ArgumentError as error:
             raise of_row(error, len(calls)) from None
         options = _options(at=at, delay=delay, expires=expires, priority=priority, queue=queue)
-        first = self._job((), {}, self._engine.name, **options)
+        first = self._job((), {}, self._engine.name, options)
         seconds = times.spread(spread)
         if seconds and first.run_at is None:
             first = replaced(first, run_at=first.enqueued_at)
@@ -314,7 +306,7 @@ class SpoolTask(Task[P, R]):
             options["queue"] = os.path.realpath(uwsgi_args.spool_dir(arguments.pop("spooler")))
         if "body" in arguments:
             arguments["body"] = uwsgi_args.body(arguments["body"])
-        return self._enqueue((), arguments, **options)
+        return self._enqueue((), arguments, options)
 
     def _from_packet(self, packet: Mapping[bytes, bytes]) -> dict[str, object]:
         types = uwsgi_args.hints(self.declared.function)
@@ -364,7 +356,7 @@ class ThreadTask(Task[P, R]):
         options = _options(expires=expires)
 
         def call(*args: P.args, **kwargs: P.kwargs) -> Job[R]:
-            return self._enqueue(args, kwargs, **options)
+            return self._enqueue(args, kwargs, options)
 
         return call
 
@@ -390,6 +382,18 @@ def _options(**given: Any) -> dict[str, Any]:
     return {
         name: _CHECKS[name](value) if name in _CHECKS else value for name, value in given.items() if value is not None
     }
+
+
+def _fields(options: Mapping[str, Any], now: float) -> dict[str, Any]:
+    """The fields of a job that these options of its call set: those with the name of a field, as they are."""
+    fields = dict(options)
+    at, delay, expires = (fields.pop(name, None) for name in ("at", "delay", "expires"))
+    fields["run_at"] = times.run_at(at, delay, now=now)
+    if expires is not None:
+        fields["expires_at"] = times.expires_at(expires, now=now)
+    if "queue" in fields:
+        fields["queue"] = sandbox.private_directory(fields["queue"])
+    return fields
 
 
 def _as_name(key: object) -> str:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from spoolkit.encoding import codec
 from spoolkit.errors import DecodeError, NewerJobError, TooLargeError
-from spoolkit.job import JobSpec
+from spoolkit.job import JobSpec, replaced
 
 MODIFIER = 17
 """The first byte of a spool file: uWSGI's number for requests to the spooler."""
@@ -151,14 +151,10 @@ def _job(fields: Mapping[bytes, bytes], args: tuple[object, ...], kwargs: Mappin
         id = fields[b"id"]
         if not _IS_ID.fullmatch(id):
             raise DecodeError(f"the id is {id[:80]!r}, not 32 hex digits")
-        return JobSpec(
-            id.decode(),
-            fields[b"task"].decode(),
-            args,
-            kwargs,
-            enqueued_at=read_time(fields[b"enqueued_at"]),
-            **_read_optional(fields),
+        job = JobSpec(
+            id.decode(), fields[b"task"].decode(), args, kwargs, enqueued_at=read_time(fields[b"enqueued_at"])
         )
+        return job if FIELDS.keys().isdisjoint(fields) else replaced(job, **_read_optional(fields))
     except KeyError as error:
         raise DecodeError(f"the packet has no {error.args[0].decode()!r}") from error
     except UnicodeDecodeError as error:
@@ -167,8 +163,6 @@ def _job(fields: Mapping[bytes, bytes], args: tuple[object, ...], kwargs: Mappin
 
 def _read_optional(fields: Mapping[bytes, bytes]) -> dict[str, Any]:
     """The attributes of the job that optional fields set."""
-    if FIELDS.keys().isdisjoint(fields):
-        return {}
     return {field.attribute: field.read(fields[key]) for key, field in FIELDS.items() if key in fields}
 
 

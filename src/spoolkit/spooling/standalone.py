@@ -78,7 +78,7 @@ class Spooler:
         self._serve_due(paths)
 
     def _pending(self) -> list[str]:
-        if self._must_not_start():
+        if gate.is_paused(self.spool_dir) or store_version.is_newer():
             return []  # not even listed: there may be 100,000 of them, and a paused spooler asks every second
         try:
             return spoolfile.scanned(self.spool_dir)
@@ -90,14 +90,10 @@ class Spooler:
 
     def _serve_due(self, paths: list[str]) -> None:
         for path in paths:
-            if self._should_exit() or self._must_not_start():
+            if self._should_exit() or gate.is_paused(self.spool_dir):
                 return
             if spoolfile.is_due(path):
                 self._serve(path)
-
-    def _must_not_start(self) -> bool:
-        """Whether no job may start, here or in any process that is as this one."""
-        return gate.is_paused(self.spool_dir) or store_version.is_newer()
 
     def _should_exit(self) -> bool:
         # Checked between two jobs and not by a thread: every task that forks would then fork a threaded process.

@@ -5,7 +5,6 @@ After a roll-back of the store, or an update of spoolkit, it goes on by itself.
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from dataclasses import dataclass
@@ -22,8 +21,8 @@ PAUSE = 3.0
 class _ThisProcess:
     """What this spooler knows of the store."""
 
-    #: When it looks at the store again, on the monotonic clock; infinite: not before a claim finds that it is newer.
-    next_look: float = math.inf
+    #: When it looks at the store again, on the monotonic clock. ``None``: once a claim finds that the store is newer.
+    next_look: float | None = None
 
 
 this_process = _ThisProcess()
@@ -36,15 +35,15 @@ def look() -> bool:
     except NewerStoreError as error:
         found(error)
         return True
-    if not math.isinf(this_process.next_look):
-        this_process.next_look = math.inf
+    if this_process.next_look is not None:
+        this_process.next_look = None
         log.warning("spooler %d starts jobs again: the store is one of this version", os.getpid())
     return False
 
 
 def found(error: NewerStoreError) -> None:
     """Start no job from here on until the store is one of this version."""
-    if math.isinf(this_process.next_look):
+    if this_process.next_look is None:
         text = "spooler %d starts no job, and looks again every %g s. Jobs are accepted meanwhile, and wait: %s"
         log.error(text, os.getpid(), PAUSE, error)
     this_process.next_look = time.monotonic() + PAUSE
@@ -52,9 +51,8 @@ def found(error: NewerStoreError) -> None:
 
 def is_newer() -> bool:
     """Return whether no job may start because of the store, which is looked at every :data:`PAUSE` seconds then."""
-    if math.isinf(this_process.next_look):
-        return False
-    return time.monotonic() < this_process.next_look or look()
+    next_look = this_process.next_look
+    return next_look is not None and (time.monotonic() < next_look or look())
 
 
 def warn() -> None:
