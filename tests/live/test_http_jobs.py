@@ -17,6 +17,7 @@ KEYS = {
     "attempt",
     "max_attempts",
     "run_at",
+    "expires_at",
     "enqueued_at",
     "started_at",
     "finished_at",
