@@ -89,7 +89,7 @@ def test_a_stop_ends_after_the_grace_period_although_requests_never_end(tmp_path
         site.site.history.wait_for("start", job)
         with requests_without_end(site, 2 if mode == "lazy-apps" else 8):
             site.signal(signal.SIGTERM)
-            site.wait_for_exit(30)  # the requests and the job would take 60 s
+            site.wait_for_exit(50)  # the requests and the job would take 60 s
         assert site.endings(job) == ["interrupted"]
 
 
@@ -107,7 +107,7 @@ def test_a_stop_by_the_fifo_ends_after_the_grace_period(tmp_path: Path, busy: st
             site.wait_until_up()
             asking.enter_context(requests_without_end(site, 2))
         site.fifo("q")
-        site.wait_for_exit(30)  # the requests would take 60 s
+        site.wait_for_exit(50)  # the requests would take 60 s
 
 
 def test_a_busy_spooler_finishes_its_job_before_it_exits_by_a_signal(tmp_path: Path) -> None:
