@@ -404,3 +404,19 @@ def test_a_job_with_an_id_of_its_own_runs_once_if_the_process_that_links_it_to_i
         ran = settled(site, [id])
     assert ran[id].outcomes == ("done",)
     assert len(ran[id].said("start")) == 1
+
+
+@pytest.mark.parametrize("spoolers", sampled(SPOOLERS, 4))
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_job_that_has_expired_never_starts_if_its_spooler_is_killed_beside_the_removal_of_its_file(
+    tmp_path: Path, moment: str, spoolers: int
+) -> None:
+    with serving(tmp_path, spoolers, DIES_FINISHING=moment) as site:
+        expired = site.call("innocent", using={"expires": 0})["job"]
+        wait_until(lambda: (tmp_path / "died").exists(), message=site.server.log)
+        lasting = site.call("innocent", using={"expires": 600})["job"]
+        ran = settled(site, [expired, lasting])
+    status = ran[expired].details.status
+    assert (status.state, status.ending, ran[expired].events) == (State.CANCELLED, "expired", [])
+    assert [event.kind for event in ran[expired].details.events] == ["expired"]
+    assert ran[lasting].outcomes == ("done",)

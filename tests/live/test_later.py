@@ -103,3 +103,12 @@ def test_jobs_of_the_version_before_run_from_the_spool_directory(start_site: Sta
     os.rename(site.spool / "later" / name, site.spool / name)
     (event,) = site.history.wait_for("note", "old")
     assert event.time >= due
+
+
+def test_a_job_that_expires_before_it_is_due_does_not_start(site: Site) -> None:
+    expired = site.call("note", "too-late", using={"delay": 1.0, "expires": 0.5})["job"]
+    site.call("note", "in-time", using={"delay": 1.5, "expires": 600})
+    site.history.wait_for("note", "in-time")
+    site.server.wait_for_log(f"job {expired} of site_tasks.note is cancelled: it expired")
+    site.wait_empty()
+    assert site.history.events("note", "too-late") == []

@@ -949,6 +949,34 @@ def test_a_store_in_a_missing_directory_is_found(site: Site) -> None:
     assert site.examine(store=store) == []
 
 
+@pytest.mark.parametrize("place", ["held", "parked", "schedules", "unique"])
+def test_a_place_that_is_not_a_directory_is_found(site: Site, place: str) -> None:
+    (site.spool / place).mkdir(mode=0o700)
+    assert site.examine() == []
+    (site.spool / place).rmdir()
+    (site.spool / place).write_bytes(b"")
+    assert site.only().check == "foreign-file"
+
+
+@pytest.mark.parametrize("folder", ["held", "parked/" + "ab" * 32])
+def test_a_job_that_waits_for_something_else_is_neither_late_nor_lost(site: Site, folder: str) -> None:
+    os.makedirs(site.spool / folder, mode=0o700)
+    path = site.job(folder=folder, due=1000)
+    assert site.examine() == []
+    os.link(path, site.spool / "another name")
+    assert "has another name elsewhere" in site.only().problem
+
+
+@pytest.mark.parametrize("folder", ["", "later"])
+def test_the_temporary_name_of_a_file_that_was_linked_to_its_own_is_not_taken_for_a_stranger(
+    site: Site, folder: str
+) -> None:
+    (site.spool / "later").mkdir(mode=0o700, exist_ok=True)
+    path = site.job(folder=folder, due=-60)
+    os.link(path, site.spool / folder / f"{TEMPORARY}{new_id()}")
+    assert site.examine() == []
+
+
 def test_a_store_written_by_a_later_version_is_found(site: Site) -> None:
     made(site.store).close()
     with contextlib.closing(sqlite3.connect(site.store)) as db:

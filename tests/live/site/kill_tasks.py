@@ -290,3 +290,22 @@ def _die_linking(moment: str) -> None:
 
 if moment := os.environ.get("DIES_LINKING"):
     _die_linking(moment)
+
+
+def _die_finishing(moment: str) -> None:
+    """Kill the spooler that removes the file of a job, once, ``before`` or ``after`` it does so."""
+    finish = spoolfile.finish
+
+    def finish_and_die(path: str) -> None:
+        if moment == "after":
+            finish(path)
+        with contextlib.suppress(FileExistsError):
+            Path(os.environ["HISTORY"]).with_name("died").touch(exist_ok=False)
+            os.kill(os.getpid(), signal.SIGKILL)
+        finish(path)
+
+    spoolfile.finish = finish_and_die
+
+
+if moment := os.environ.get("DIES_FINISHING"):
+    _die_finishing(moment)
