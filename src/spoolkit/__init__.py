@@ -1,7 +1,7 @@
 """Background tasks for Flask on the uWSGI server that already runs the site."""
 
 from spoolkit.attempt.current_job import current_job
-from spoolkit.decorators import spool, thread
+from spoolkit.decorators import periodic, spool, thread
 from spoolkit.encoding.codec import register
 from spoolkit.encoding.uwsgi_args import restore_spooler_args
 from spoolkit.errors import (
@@ -35,6 +35,7 @@ from spoolkit.errors import (
     TaskFunctionError,
     TooLargeError,
     UnknownJobError,
+    UnknownScheduleError,
     UnknownTaskError,
 )
 from spoolkit.extension import SpoolKit
@@ -87,8 +88,10 @@ __all__ = [
     "TaskFunctionError",
     "TooLargeError",
     "UnknownJobError",
+    "UnknownScheduleError",
     "UnknownTaskError",
     "current_job",
+    "periodic",
     "prepare_spooler_args",
     "register",
     "restore_spooler_args",

@@ -1,15 +1,19 @@
-"""``@spool`` and ``@thread``: how is a function declared as a task, and with which options?"""
+"""``@spool``, ``@thread`` and ``@periodic``: how is a function declared as a task, and with which options?"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Protocol, TypeVar, get_args, overload
+from zoneinfo import ZoneInfo
 
 from spoolkit import times
 from spoolkit.errors import ConfigurationError, shown
 from spoolkit.job import Backoff, TaskOptions
-from spoolkit.lifecycle import hooks
+from spoolkit.lifecycle import hooks, sweeping
+from spoolkit.schedules import declared, ticks
+from spoolkit.schedules.schedule import Missed
+from spoolkit.schedules.schedule import Overlap as OverlapOfRuns
 from spoolkit.spooling import handler
 from spoolkit.spooling.engine import SpoolEngine
 from spoolkit.task import Delay, P, R, SpoolTask, ThreadTask
@@ -173,6 +177,55 @@ def thread(
         return ThreadTask(function, engine, options, name, aliases, overflow_engine)
 
     return declare if function is None else declare(function)
+
+
+def periodic(
+    *,
+    cron: str | None = None,
+    every: Delay | None = None,
+    tz: str | ZoneInfo | None = None,
+    missed: Missed = "once",
+    overlap: OverlapOfRuns = "skip",
+    max_late: Delay | None = None,
+    name: str | None = None,
+    args: tuple[Any, ...] = (),
+    kwargs: Mapping[str, Any] | None = None,
+) -> Callable[[T], T]:
+    """Have a task of ``@spool`` run by itself: write it above ``@spool``, also several times.
+
+    Each due time is a job with that ``run_at``, so retries, timeouts and the commands are those of any job. Each due
+    time has at most one job, and the next one is made before this one runs.
+
+    Args:
+        cron: Five fields, as in a crontab: minute, hour, day of the month, month, day of the week. A time of day that
+            the clocks skip runs right after the gap; one that comes twice runs once.
+        every: Seconds or a timedelta, at least a second. It counts from the epoch (1970, UTC) and not from a start of
+            the server: ``every=900`` runs at each quarter of an hour. Exactly one of ``cron`` and ``every``.
+        tz: The time zone of ``cron``, such as ``"Europe/Berlin"``. ``None``: UTC.
+        missed: What follows for due times at which nothing could run, as after a downtime. ``"once"``: one late run.
+            ``"skip"``: none; what starts more than a minute late, or ``max_late``, counts as missed. ``"all"``: each of
+            them, but only about the latest 1,000.
+        overlap: What becomes of a run whose predecessor still runs. ``"skip"``: it ends as cancelled; with
+            ``missed="all"`` it waits. ``"allow"``: both run.
+        max_late: Seconds or a timedelta after its due time at which a run may still start. ``None``: no limit.
+        name: The name of the schedule, for people. ``None``: that of the task, with a number from the second one on.
+        args: The positional arguments of each run.
+        kwargs: The arguments by name.
+
+    Returns:
+        A decorator that returns the task unchanged.
+
+    Raises:
+        ConfigurationError: An option has a value that cannot be used, or what is decorated is no task of ``@spool``.
+    """
+    options = {"cron": cron, "every": every, "tz": tz, "missed": missed, "overlap": overlap, "max_late": max_late}
+
+    def declare(task: T) -> T:
+        declared.add(task, name, args, kwargs or {}, options)
+        sweeping.add(ticks.reconcile)
+        return task
+
+    return declare
 
 
 def _task_options(

@@ -131,6 +131,15 @@ class UnknownTaskError(SpoolkitError, LookupError):
         self.task = task
 
 
+class UnknownScheduleError(SpoolkitError, LookupError):
+    """No periodic task has a schedule of this name."""
+
+    def __init__(self, message: str, *, schedule: str) -> None:
+        super().__init__(message)
+        #: The name.
+        self.schedule = schedule
+
+
 class NoCurrentJobError(SpoolkitError, RuntimeError):
     """``current_job()`` was called outside a running job."""
 

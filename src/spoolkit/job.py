@@ -102,6 +102,10 @@ class JobSpec:
     app: str | None = None
     #: The time from which on no attempt of it starts, unix time in seconds (UTC). ``None``: it does not expire.
     expires_at: float | None = None
+    #: The name of the schedule of a periodic task that made it, for ``run_at``. ``None``: a call made it.
+    schedule: str | None = None
+    #: Whether it is a periodic run that starts late, as after a downtime. Only the process that runs it knows.
+    is_late: bool = field(default=False, repr=False, compare=False)
 
     def __init__(
         self,
@@ -178,8 +182,10 @@ class TaskOptions:
         return self.retries + 1
 
 
-Ending = Literal["failed", "retry", "timeout", "crashed", "aborted", "discarded", "cancelled", "interrupted", "expired"]
-"""How an attempt ended that did not complete its job; ``expired``: how a job ended before an attempt could start."""
+Ending = Literal[
+    "failed", "retry", "timeout", "crashed", "aborted", "discarded", "cancelled", "interrupted", "expired", "skipped"
+]
+"""How an attempt ended that did not complete its job; the last two: how a job ended before an attempt could start."""
 
 
 @dataclass(frozen=True)

@@ -144,6 +144,8 @@ class Registry:
         self.tasks: dict[str, Declared] = {}
         #: The same by the names that they had in earlier versions of the code.
         self.aliases: dict[str, Declared] = {}
+        #: The schedules of periodic tasks by name, each with its task: see :mod:`spoolkit.schedules.declared`.
+        self.schedules: dict[str, tuple[Any, Declared]] = {}
 
     def get(self, name: str) -> Declared | None:
         """The task with this name, or with this name as an alias; ``None`` if there is none."""

@@ -25,6 +25,7 @@ def claim(
     *,
     path: str | None = None,
     arguments: bytes | None = None,
+    instead: Cancelled | RetryAt | None = None,
 ) -> Granted | AttemptResult | None:
     """Count an attempt of ``job`` in the store, or say why none may start.
 
@@ -35,6 +36,7 @@ def claim(
         config: The settings in force.
         path: The job's spool file, for an engine that has files.
         arguments: The job's arguments in the codec's bytes, kept to be shown once the file is gone.
+        instead: What becomes of the job instead of an attempt, if the caller knows that.
 
     Returns:
         ``Granted`` if the attempt may start; an ``AttemptResult`` if none may, for one of the reasons in
@@ -44,7 +46,7 @@ def claim(
     Raises:
         StoreUnavailableError: The attempt could not be counted; see :func:`claim_without_store`.
     """
-    instead = admission.instead_of_attempt(job)
+    instead = instead or admission.instead_of_attempt(job)
     found = _ask(job, options, store, path, arguments, instead)
     if isinstance(found, PreviousCrashed):
         marks_dir = locations.spool_dir(config)
@@ -77,7 +79,12 @@ def claim(
 
 
 def claim_without_store(
-    job: JobSpec, options: TaskOptions, config: Settings, error: StoreUnavailableError, count: Callable[[], int]
+    job: JobSpec,
+    options: TaskOptions,
+    config: Settings,
+    error: StoreUnavailableError,
+    count: Callable[[], int],
+    instead: Cancelled | RetryAt | None = None,
 ) -> Granted | AttemptResult | None:
     """Let the job run although the store cannot be written; :func:`record` leaves the store alone then.
 
@@ -87,6 +94,7 @@ def claim_without_store(
         config: The settings in force.
         error: Why the store cannot be written.
         count: Counts the attempt elsewhere, and returns its number, from 1. Not called if another process runs the job.
+        instead: As for :func:`claim`.
 
     Returns:
         As :func:`claim`.
@@ -94,7 +102,7 @@ def claim_without_store(
     log.unrecorded(error)
     if running.is_running(locations.spool_dir_of(job.queue, config), job.id):
         return None
-    if (instead := admission.instead_of_attempt(job)) is not None:
+    if (instead := instead or admission.instead_of_attempt(job)) is not None:
         job_log.ended(job, instead)
         return AttemptResult(instead, recordable=False)
     attempt = count()

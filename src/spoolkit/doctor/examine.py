@@ -6,7 +6,7 @@ import contextlib
 import os
 from importlib import metadata
 
-from spoolkit.doctor import directory, machine, options, spoolers, store
+from spoolkit.doctor import directory, machine, options, schedules, spoolers, store
 from spoolkit.doctor.findings import Check, Entry, Finding, Site
 from spoolkit.errors import SpoolUnavailableError
 from spoolkit.spooldir import spoolers as living
@@ -14,7 +14,9 @@ from spoolkit.system import clock, files
 from spoolkit.uwsgi import inifile, instance
 from spoolkit.uwsgi.instance import Instance
 
-CHECKS: tuple[Check, ...] = options.CHECKS + spoolers.CHECKS + directory.CHECKS + machine.CHECKS + store.CHECKS
+CHECKS: tuple[Check, ...] = (
+    options.CHECKS + spoolers.CHECKS + directory.CHECKS + machine.CHECKS + store.CHECKS + schedules.CHECKS
+)
 
 CHECKS_WITHOUT_DIRECTORY: tuple[Check, ...] = options.CHECKS + store.CHECKS
 """Those that can be made where the spool directory cannot be read."""

@@ -295,6 +295,7 @@ FIELDS: dict[bytes, Field] = {
     b"priority": Field("priority", lambda number: b"%d" % number, _read_priority),
     b"app": Field("app", str.encode, bytes.decode),
     b"expires": Field("expires_at", write_time, read_time, must=True),
+    b"schedule": Field("schedule", str.encode, bytes.decode, must=True),
 }
 """The optional fields of a job, by their keys, in the order in which they are written."""
 

@@ -1,7 +1,7 @@
 """How do delayed jobs come into the spool directory under uWSGI? By a thread of one of its HTTP processes.
 
 Every HTTP process has the thread, and the lock in ``later/`` decides which one moves the jobs; if that process ends, in
-any way, another one follows.
+any way, another one follows. The thread sweeps as well, see ``sweeping.py``.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Sequence
 
+from spoolkit.lifecycle import sweeping
 from spoolkit.spooldir import later, mover
 from spoolkit.system import log
 from spoolkit.system.process import PerProcess
@@ -23,6 +24,7 @@ class _Movers:
     """What the thread of this HTTP process does."""
 
     def __init__(self, spool_dirs: Sequence[str]) -> None:
+        self._spool_dirs = spool_dirs
         self._movers = [mover.Mover(spool_dir) for spool_dir in spool_dirs]
         self._step = threading.Lock()
         self._is_stopped = False
@@ -36,6 +38,9 @@ class _Movers:
                     if self._is_stopped:
                         break
                     seconds = min([one.step() for one in self._movers])
+                for spool_dir in filter(sweeping.is_due, self._spool_dirs):
+                    if bridge.has_application():  # before, not all is declared; and it may not be able to load its code
+                        sweeping.run(spool_dir)
                 mover.wait(self._movers, seconds)
             except Exception as error:
                 log.complain("delayed jobs could not be moved, and are tried again", error=error)

@@ -320,6 +320,19 @@ def delete(spool_dir: str, id: str) -> None:
         files.remove(found.path)
 
 
+def taken(spool_dir: str) -> list[tuple[str, bool]]:
+    """Return the ids of the jobs that other living processes have taken last, and of each whether its attempt runs.
+
+    One whose attempt does not run may be about to, or over.
+    """
+    found = []
+    for file in _all(spool_dir):
+        if _is_alive(file.owner) and not _is_own(file.owner):
+            last = os.pread(file.fd, 32, _TAKEN_FOR.start).rstrip(b"\0").decode("ascii", "replace")
+            found.append((file.id or last, bool(file.id)))
+    return found
+
+
 def job_ids(spool_dir: str) -> list[str]:
     """Return the ids of the jobs of which an attempt is shown."""
     return [found.id for found in _all(spool_dir) if found.id]

@@ -24,8 +24,10 @@ from spoolkit.errors import (
     StoreUnavailableError,
     UnknownTaskError,
 )
-from spoolkit.job import SPOOL_RETRY, Dead, Failure, JobSpec, Outcome, RetryAt, replaced
+from spoolkit.job import SPOOL_RETRY, Cancelled, Dead, Failure, JobSpec, Outcome, RetryAt, TaskOptions, replaced
+from spoolkit.lifecycle import sweeping
 from spoolkit.registry import Declared
+from spoolkit.schedules import ticks
 from spoolkit.settings import Settings
 from spoolkit.spooldir import chunks, dead, later, running, spoolers, spoolfile
 from spoolkit.spooling import other_libraries
@@ -75,10 +77,14 @@ def execute(content: packet.Packet, file: SpoolFileRef, working_directory: str) 
         settle_file(file, AttemptResult(_dead(error)), task=other_libraries.task_name(content.fields))
         return True
     with log.about(job.id, job.task), spoolfile.executing(job.id):
-        result = execute_job(job, content, file, store, config, working_directory)
+        instead = None
+        if job.schedule is not None:
+            job, instead = ticks.before_attempt(job, file.spool_dir, store, config)
+        result = execute_job(job, content, file, store, config, working_directory, instead)
         if (result is not None and result.damage) or store.is_lost:
             return False
-        retention.delete_some(store, file.spool_dir, config)
+        if retention.delete_some(store, file.spool_dir, config):
+            sweeping.run(file.spool_dir)
     return True
 
 
@@ -89,6 +95,7 @@ def execute_job(
     store: Store,
     config: Settings,
     working_directory: str | None,
+    instead: Cancelled | RetryAt | None = None,
 ) -> AttemptResult | None:
     """Claim the job, run it, record the result, settle the file.
 
@@ -100,6 +107,7 @@ def execute_job(
         config: The settings in force.
         working_directory: Where the task runs. ``None``: this process is not a spooler but runs a test. It must not be
             ended for what a task does to it, and there is no other version of the code for which a job could wait.
+        instead: What becomes of the job instead of an attempt, if that is known.
 
     Returns:
         What became of the job; ``None`` if another process runs it, so that nothing was touched.
@@ -111,12 +119,17 @@ def execute_job(
     files_dir = locations.spool_dir_of(job.queue, config)
     result: AttemptResult | None
     if isinstance(prepared, AttemptResult):
-        record_and_settle(job, prepared, file, store, files_dir)
-        return prepared
+        result = prepared
+        if instead is not None:
+            file, claim = _claim(job, TaskOptions(), file, store, config, packet.arguments(content), instead)
+            result = None if isinstance(claim, Granted) else claim
+        if result is not None:
+            record_and_settle(job, result, file, store, files_dir)
+        return result
     if job.task != prepared.name:
         job = replaced(job, task=prepared.name)
     with running.AttemptFile(files_dir, job.id) as attempt_file:
-        file, claim = _claim(job, prepared, file, store, config, packet.arguments(content))
+        file, claim = _claim(job, prepared.options, file, store, config, packet.arguments(content), instead)
         if isinstance(claim, Granted):
             result = _run(job, prepared, claim, config, attempt_file, owns_process=working_directory is not None)
         else:
@@ -146,7 +159,13 @@ def _prepare(job: JobSpec, store: Store, config: Settings, working_directory: st
 
 
 def _claim(
-    job: JobSpec, declared: Declared, file: SpoolFileRef, store: Store, config: Settings, arguments: bytes
+    job: JobSpec,
+    options: TaskOptions,
+    file: SpoolFileRef,
+    store: Store,
+    config: Settings,
+    arguments: bytes,
+    instead: Cancelled | RetryAt | None,
 ) -> tuple[SpoolFileRef, Granted | AttemptResult | None]:
     """The answer to the claim, and the file: an attempt that the store cannot count is counted in the file's name.
 
@@ -159,13 +178,14 @@ def _claim(
         file = SpoolFileRef(path, file.spool_dir)
         return attempts
 
-    options = declared.options
     try:
-        return file, bookkeeping.claim(job, options, store, config, path=file.path, arguments=arguments)
+        return file, bookkeeping.claim(
+            job, options, store, config, path=file.path, arguments=arguments, instead=instead
+        )
     except NewerStoreError:
         raise
     except StoreUnavailableError as error:
-        claim = bookkeeping.claim_without_store(job, options, config, error, count_in_name)
+        claim = bookkeeping.claim_without_store(job, options, config, error, count_in_name, instead)
         return file, claim
 
 

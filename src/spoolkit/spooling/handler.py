@@ -16,7 +16,7 @@ from spoolkit import application, registry, settings
 from spoolkit.encoding import packet
 from spoolkit.errors import NewerStoreError
 from spoolkit.job import SPOOL_RETRY
-from spoolkit.lifecycle import shutdown, spooler_signals
+from spoolkit.lifecycle import shutdown, spooler_signals, sweeping
 from spoolkit.spooldir import gate, later, mover, running, spoolers, spoolfile
 from spoolkit.spooling import other_libraries, startup, store_version
 from spoolkit.spooling.execute import SpoolFileRef, execute, execute_foreign
@@ -91,6 +91,7 @@ def start(spool_dir: str) -> None:
             instance.publish(spool_dir, options, bridge.master_pid(), bridge.version(), bridge.directories())
         if not sandbox.is_test_run():
             published.publish(_code_folders(), locations.spool_dir(), settings.SPOOL_FOLDER)
+            sweeping.run(spool_dir)
     except Exception:
         # The jobs run anyway.
         text = "spooler %d could not check and tidy the spool directory %s at its start; it runs jobs anyway"

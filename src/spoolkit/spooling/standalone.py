@@ -13,7 +13,7 @@ from spoolkit.attempt.runner import AttemptResult
 from spoolkit.encoding import packet
 from spoolkit.errors import DecodeError
 from spoolkit.job import Dead, Failure
-from spoolkit.lifecycle import hooks
+from spoolkit.lifecycle import hooks, sweeping
 from spoolkit.spooldir import chunks, gate, mover, spoolfile
 from spoolkit.spooling import handler, store_version
 from spoolkit.spooling.execute import SpoolFileRef, settle_file
@@ -71,6 +71,8 @@ class Spooler:
     def run_due(self) -> None:
         """Run all jobs that are due, by priority, and the oldest first."""
         mover.move_all_due(self.spool_dir)
+        if sweeping.is_due(self.spool_dir):
+            sweeping.run(self.spool_dir)
         paths = self._pending()
         if expandable := [path for path in paths if chunks.is_chunk(path)]:
             self._serve_due(expandable)

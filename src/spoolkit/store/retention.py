@@ -35,7 +35,7 @@ last_deletion = PerProcess(lambda: -INTERVAL)
 """When this process last deleted something, on the monotonic clock."""
 
 
-def delete_some(store: Database, spool_dir: str, config: Settings) -> None:
+def delete_some(store: Database, spool_dir: str, config: Settings) -> bool:
     """Delete some of the jobs that ended long enough ago. Never raises.
 
     Does nothing within :data:`INTERVAL` seconds after the last deletion of this process, unless there was more to
@@ -45,10 +45,13 @@ def delete_some(store: Database, spool_dir: str, config: Settings) -> None:
         store: Where the jobs are recorded.
         spool_dir: The spool directory that this process serves.
         config: The settings, which say how long jobs are kept.
+
+    Returns:
+        Whether it was time to: other work that is done now and then may be done as well.
     """
     begun = time.monotonic()
     if begun - last_deletion.get() < INTERVAL:
-        return
+        return False
     last_deletion.set(begun)
     now = clock.now()
     running.sweep(spool_dir)
@@ -57,9 +60,10 @@ def delete_some(store: Database, spool_dir: str, config: Settings) -> None:
         deleted = delete(store, [spool_dir], FINAL, now - config.keep_done, BATCH)
         deleted = max(deleted, delete_dead(store, spool_dir, now - config.keep_dead, BATCH))
     except (StoreUnavailableError, OSError):
-        return  # the next job that is run logs it
+        return True  # the next job that is run logs it
     if deleted >= BATCH:
         last_deletion.set(begun - INTERVAL)
+    return True
 
 
 def delete_leftovers(store: Database, spool_dir: str) -> None:

@@ -146,14 +146,23 @@ def write_all(fd: int, data: bytes) -> None:
             written = os.write(fd, rest)
 
 
-def write(path: str, data: bytes) -> None:
-    """Write ``data`` to a small file, whole or not at all. Raises ``OSError``."""
+def write(path: str, data: bytes, *, fsync: bool = False) -> None:
+    """Write ``data`` to a small file, whole or not at all. Raises ``OSError``.
+
+    Args:
+        path: The file.
+        data: All that it will hold.
+        fsync: Whether the data must be on the disk before the file gets its name.
+    """
     temporary = f"{path}.{os.getpid()}-{threading.get_native_id()}.new"
     remove(temporary)  # left by a killed process with the same pid
     fd = create(temporary)
     try:
         with open(fd, "wb") as file:
             file.write(data)
+            if fsync:
+                file.flush()
+                os.fsync(fd)
         os.rename(temporary, path)
     except BaseException:
         remove(temporary)

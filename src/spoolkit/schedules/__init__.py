@@ -1,0 +1,1 @@
+"""When do the jobs of periodic tasks run, and who makes the next one? See docs/periodic.md."""

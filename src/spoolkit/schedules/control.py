@@ -1,0 +1,182 @@
+"""What do people see of schedules, and what can they do to them? List, pause, resume; no click here."""
+
+from __future__ import annotations
+
+import difflib
+import zoneinfo
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from itertools import islice
+
+from spoolkit import application
+from spoolkit.errors import StoreUnavailableError, UnknownScheduleError, shown
+from spoolkit.job import FINISHED, Status
+from spoolkit.schedules import declared, ticks
+from spoolkit.schedules.schedule import SECOND, Schedule, is_tick_of, is_zone
+from spoolkit.settings import Settings
+from spoolkit.spooldir import schedules
+from spoolkit.store import locations
+from spoolkit.system import clock, files, log
+
+RUNS = 5
+"""How many of the last and of the next runs are shown."""
+
+MAX_EXAMINED = 1000
+"""Records of a task's finished jobs among which its last runs are looked for: those of calls are among them."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that is to come."""
+
+    #: When, unix time in seconds (UTC).
+    time: float
+    #: Whether the clocks skip the time of day that was asked for, so that it runs right after the gap.
+    is_moved: bool
+
+
+@dataclass(frozen=True)
+class Known:
+    """A schedule, as people see it."""
+
+    #: When it is due and what runs.
+    schedule: Schedule
+    #: When it is due, in English.
+    text: str
+    #: Whether the code that this process has loaded declares it.
+    is_declared: bool
+    #: Whether a process that serves has added it.
+    is_added: bool
+    #: Whether somebody has paused it.
+    paused: bool
+    #: Its last runs that are over, latest first.
+    last: tuple[Status, ...]
+    #: Its next runs; empty while it is paused.
+    next: tuple[Run, ...]
+
+    def local(self, time: float) -> str:
+        """Return unix time in seconds as the date and time in the zone of the schedule."""
+        zone = zoneinfo.ZoneInfo(self.schedule.tz) if is_zone(self.schedule.tz) else UTC
+        return f"{datetime.fromtimestamp(time, zone):%Y-%m-%d %H:%M:%S %Z}"
+
+
+def known() -> list[Known]:
+    """Return all schedules that the code declares or a process that serves has added, by name.
+
+    Raises:
+        SpoolUnavailableError: The spool directory cannot be read.
+        StoreUnavailableError: This process may not read the store.
+    """
+    own, spool_dir = declared.here(), ticks.own_spool_dir(application.settings())
+    with _using(spool_dir):
+        states = {state.name: state for state in schedules.read_all(spool_dir) if state.definition is not None}
+    return [_known(name, own.get(name), states.get(name)) for name in sorted(own.keys() | states.keys())]
+
+
+def _known(name: str, own: Schedule | None, state: schedules.State | None) -> Known:
+    if state is None or state.definition is None:
+        schedule, paused, start = own, False, _now()
+    else:
+        schedule, paused = Schedule.from_json(state.definition), state.paused
+        start = _now() if state.next is None else state.next - 1
+    if schedule is None:
+        raise LookupError(name)
+    # Without its zone, nothing is known of the times.
+    runs = islice(schedule.after(start), RUNS) if not paused and is_zone(schedule.tz) else ()
+    next = tuple(Run(due / SECOND, schedule.is_moved(due)) for due in runs)
+    is_added = state is not None
+    return Known(schedule, schedule.explain(), own is not None, is_added, paused, _last(schedule), next)
+
+
+def _last(schedule: Schedule) -> tuple[Status, ...]:
+    try:
+        found = locations.store().statuses(states=FINISHED, task=schedule.task, limit=MAX_EXAMINED)
+    except StoreUnavailableError as error:
+        log.unrecorded(error)
+        return ()
+    return tuple(islice((status for status in found if is_tick_of(schedule.name, status.id)), RUNS))
+
+
+def pause(name: str) -> None:
+    """Let no job of the schedule start until :func:`resume`. A running one goes on.
+
+    Raises:
+        UnknownScheduleError: There is no such schedule, or no process that serves has added it yet.
+        SpoolUnavailableError: This process may not change the spool directory.
+    """
+    with _changing(name) as (spool_dir, state, config):
+        schedules.write(spool_dir, replace(state, paused=True), fsync=config.fsync)
+
+
+def resume(name: str) -> bool:
+    """Let the schedule run again, from its next due time on. What was due while it was paused does not run.
+
+    Returns:
+        Whether it was paused.
+
+    Raises:
+        UnknownScheduleError: There is no such schedule.
+        SpoolUnavailableError: This process may not change the spool directory.
+        StoreUnavailableError: The store cannot be read.
+    """
+    with _changing(name) as (spool_dir, state, config):
+        ticks.write_and_make(
+            ticks.heal(replace(state, paused=False), _now(), spool_dir, locations.store(config)), spool_dir, config
+        )
+        return state.paused
+
+
+def task_of(name: str) -> Schedule:
+    """Return the schedule of this name as the code declares it, or else as it was added.
+
+    Raises:
+        UnknownScheduleError: There is no such schedule.
+    """
+    if (own := declared.here().get(name)) is not None:
+        return own
+    spool_dir = ticks.own_spool_dir(application.settings())
+    with _using(spool_dir):
+        state = schedules.read(spool_dir, name)
+    if state is None or state.definition is None:
+        raise _unknown(name)
+    return Schedule.from_json(state.definition)
+
+
+@contextmanager
+def _changing(name: str) -> Iterator[tuple[str, schedules.State, Settings]]:
+    config = application.settings()
+    spool_dir = ticks.own_spool_dir(config)
+    task_of(name)
+    with _using(spool_dir):
+        files.check_user(spool_dir)
+        with schedules.locked(spool_dir):
+            state = schedules.read(spool_dir, name)
+            if state is None or state.definition is None:
+                raise UnknownScheduleError(
+                    f"no spooler knows the schedule {name} yet: a process that serves adds it at its start",
+                    schedule=name,
+                )
+            yield spool_dir, state, config
+
+
+@contextmanager
+def _using(spool_dir: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise files.unavailable(spool_dir, error) from error
+
+
+def _unknown(name: str) -> UnknownScheduleError:
+    names = sorted(one.schedule.name for one in known())
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names[:3]
+    return UnknownScheduleError(
+        f"there is no schedule {shown(name)}; there {'is' if len(near) == 1 else 'are'} {', '.join(near) or 'none'}",
+        schedule=name,
+    )
+
+
+def _now() -> int:
+    return int(clock.now() * SECOND)

@@ -1,0 +1,324 @@
+"""How does each due time of a schedule become one job, a *tick*? Each tick makes the next one before it runs.
+
+What breaks this chain (a kill, a full disk, a file that somebody removed) is healed by :func:`reconcile`, which each
+process that serves calls at its start and every half minute. It also adds and changes what the code declares.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import NamedTuple
+
+from spoolkit import application
+from spoolkit.encoding import codec, packet
+from spoolkit.errors import NewerStoreError, StoreUnavailableError
+from spoolkit.job import Cancelled, Failure, JobSpec, RetryAt, State, Status, replaced
+from spoolkit.schedules import declared
+from spoolkit.schedules.schedule import SECOND, Schedule, due_of, is_tick_of, tick_id
+from spoolkit.settings import Settings
+from spoolkit.spooldir import later, running, schedules, spoolers, spoolfile
+from spoolkit.store import Store, existence, locations
+from spoolkit.system import clock, log
+
+PAUSES = 1.0, 15.0
+"""Seconds, at least and at most, for which a tick is put off that may not start yet."""
+
+MAX_STEPS = 100
+"""Due times whose jobs are over already, of which one call looks at the next: somebody may have cancelled them."""
+
+REMOVED = "its schedule was removed: no version of the code declares it any more"
+
+
+class Decision(NamedTuple):
+    """What is known of a tick before an attempt of it."""
+
+    #: What becomes of it instead of the attempt; ``None``: it may start.
+    instead: Cancelled | RetryAt | None = None
+    #: Whether its first attempt started late, as after a downtime.
+    is_late: bool = False
+
+
+# Before a tick runs
+
+
+def before_attempt(
+    job: JobSpec, spool_dir: str, store: Store, config: Settings
+) -> tuple[JobSpec, Cancelled | RetryAt | None]:
+    """Make the next tick, and decide whether this one may start. Never raises ``OSError``.
+
+    Args:
+        job: A job that has a ``schedule``. This process has locked its file.
+        spool_dir: The spool directory that holds the file.
+        store: Where jobs are recorded.
+        config: The settings in force.
+
+    Returns:
+        The job, which is marked if it starts late; and what becomes of it instead of the attempt, if it may not start.
+    """
+    # Shown already: two runs that start at the same time must not both find that none runs.
+    with running.AttemptFile(locations.spool_dir_of(job.queue, config), job.id):
+        decision = _decide(job, spool_dir, store, config)
+    return replaced(job, is_late=decision.is_late), decision.instead
+
+
+def _decide(job: JobSpec, spool_dir: str, store: Store, config: Settings) -> Decision:
+    name, due, now = job.schedule or "", due_of(job.id), _now()
+    try:
+        status, began = _recorded(job.id, store)
+        with schedules.locked(spool_dir):
+            state = schedules.read(spool_dir, name)
+            if status is None:
+                found = _fire(state, name, due, now, spool_dir, config)
+                if not isinstance(found, schedules.State):
+                    return Decision(found)
+                state = found
+        if state is None or state.definition is None:
+            return Decision()  # a retry of what has begun before the schedule was removed
+        schedule = Schedule.from_json(state.definition)
+    except (OSError, TypeError) as error:
+        # It must not run before it is written that it does: it would run again. A TypeError: of a newer version.
+        log.complain("the job %s of the schedule %s waits: %s", job.id, name, error)
+        return Decision(_put_off(due, now, str(error)))
+    if status is None and (reason := schedule.why_not(due, now)):
+        return Decision(_skipped(reason))
+    if schedule.overlap == "skip" and (others := _running(job, name, spool_dir, store, config)):
+        reason = f"the run before it, job {others[0]}, still runs"
+        if status is None and schedule.missed != "all" and min(map(due_of, others)) < due:
+            return Decision(_skipped(reason))
+        return Decision(_put_off(due, now, reason))
+    return Decision(is_late=schedule.is_late(due, now if began is None else round(began * SECOND)))
+
+
+def _recorded(id: str, store: Store) -> tuple[Status | None, float | None]:
+    """What is recorded of a job, and when its first attempt started. Nothing where the store cannot be read."""
+    try:
+        if (status := store.status(id)) is None:
+            return None, None
+        attempts = store.history(id)[0]
+    except NewerStoreError:
+        raise
+    except StoreUnavailableError:
+        return None, None
+    return status, attempts[0].started_at if attempts else None
+
+
+def _fire(
+    state: schedules.State | None, name: str, due: int, now: int, spool_dir: str, config: Settings
+) -> schedules.State | Cancelled | RetryAt:
+    """Write that the due time has come, and make the next tick. The caller holds the lock.
+
+    Returns:
+        The state of the schedule; or what becomes of the tick, because the schedule is removed or paused.
+    """
+    own = declared.here().get(name)
+    if own is None:
+        if state is None or state.definition is None:
+            return _skipped(REMOVED)
+        if not schedules.is_older_than_this_process(state):
+            return _wait_for_other_code(due, now, name, config)
+        # Kept, so that no process of an older version adds the schedule anew.
+        removed = schedules.written_here(state, definition=None, next=None, fired=max(state.fired, due))
+        schedules.write(spool_dir, removed, fsync=config.fsync)
+        log.info("the schedule %s was removed: the code does not declare it any more", name)
+        return _skipped(REMOVED)
+    state = _adopted(state or _new(own, due), own)
+    if state.definition is None:
+        return _skipped(REMOVED)
+    if state.next is not None and due < state.next:
+        _make_if_missing(state, now, spool_dir, config)
+        return state
+    state = replace(state, fired=max(state.fired, due), next=None)
+    if not state.paused:
+        state = replace(state, next=Schedule.from_json(state.definition or {}).following(due, now))
+    write_and_make(state, spool_dir, config)
+    return _skipped("its schedule is paused") if state.paused else state
+
+
+def _new(own: Schedule, next: int | None) -> schedules.State:
+    return schedules.written_here(schedules.State(own.name, own.to_json(), next))
+
+
+def _adopted(state: schedules.State, own: Schedule) -> schedules.State:
+    """The state with the definition of this process, if that is the newer one.
+
+    In a rolling deploy, processes of two versions declare the same schedule. The one that started later is right.
+    """
+    if state.definition == own.to_json() or not schedules.has_older_writer(state):
+        return state
+    return schedules.written_here(state, definition=own.to_json())
+
+
+def _wait_for_other_code(due: int, now: int, name: str, config: Settings) -> Cancelled | RetryAt:
+    """This process is older than the schedule, which it does not declare: another one may know it."""
+    if now - due > config.unknown_grace * SECOND:
+        return _skipped(f"no process declares its schedule within {config.unknown_grace:g} s (SPOOLKIT_UNKNOWN_GRACE)")
+    reason = f"the schedule {name} is declared by another version of the code"
+    log.complain("a job is left for another version of the code: %s", reason)
+    return _put_off(due, now, reason)
+
+
+def _running(job: JobSpec, name: str, spool_dir: str, store: Store, config: Settings) -> list[str]:
+    """The other ticks of the schedule that run, or are about to: those that a living process has taken."""
+    found = []
+    for id, is_shown in running.taken(locations.spool_dir_of(job.queue, config)):
+        if id == job.id or not spoolfile.is_id(id) or not is_tick_of(name, id):
+            continue
+        try:
+            status = store.status(id)
+        except StoreUnavailableError:
+            status = None
+        # A process still shows which job it has taken last. A job that it has taken and not claimed has a file.
+        is_claimed = status is not None and status.state is State.RUNNING and status.pid is not None
+        if is_shown or is_claimed or (status is None and spoolfile.locate(spool_dir, id)):
+            found.append(id)
+    return found
+
+
+def _skipped(reason: str) -> Cancelled:
+    return Cancelled(Failure(reason, ending="skipped"))
+
+
+def _put_off(due: int, now: int, reason: str) -> RetryAt:
+    shortest, longest = PAUSES
+    pause = min(max((now - due) / SECOND / 10, shortest), longest)
+    return RetryAt(now / SECOND + pause, Failure(reason))
+
+
+# The chain
+
+
+def _make_if_missing(state: schedules.State, now: int, spool_dir: str, config: Settings) -> None:
+    """Make the tick that the state names, unless it is there under its first name. The caller holds the lock.
+
+    If the disk is full, :func:`reconcile` makes it.
+    """
+    if state.next is None or state.definition is None:
+        return
+    id = tick_id(state.name, state.next)
+    if not any(spoolfile.find(folder, id, None) for folder in (os.path.join(spool_dir, later.FOLDER), spool_dir)):
+        try:
+            _make(Schedule.from_json(state.definition), state.next, now, spool_dir, config)
+        except OSError as error:
+            log.complain("the next job of the schedule %s could not be made, and is tried again: %s", state.name, error)
+
+
+def _make(schedule: Schedule, due: int, now: int, spool_dir: str, config: Settings) -> None:
+    id, call = tick_id(schedule.name, due), schedule.call.encode()
+    args, kwargs = codec.decode_call(b"[[],{}]")
+    job = JobSpec(
+        id,
+        schedule.task,
+        args,
+        kwargs,
+        enqueued_at=now / SECOND,
+        run_at=due / SECOND,
+        queue=None if spool_dir == own_spool_dir(config) else spool_dir,
+        app=application.current_name(),
+        schedule=schedule.name,
+    )
+    data = packet.dump_job(job, call)
+    try:
+        if due > now:
+            later.write(spool_dir, id, data, run_at=due / SECOND, fsync=config.fsync, exclusive=True)
+        else:
+            spoolfile.write(spool_dir, id, data, run_at=due / SECOND, fsync=config.fsync, exclusive=True)
+            spoolers.wake(spool_dir, id)
+    except FileExistsError:
+        pass  # made by a process that was killed then
+
+
+def own_spool_dir(config: Settings) -> str:
+    """Return the spool directory in which this application's schedules are."""
+    return locations.spool_dir_of(None, config)
+
+
+def reconcile(spool_dir: str) -> None:
+    """Bring the schedules of ``spool_dir`` to what this process declares, and make jobs that are missing. Never raises.
+
+    Only for processes that serve: a script may have imported half of the tasks.
+    """
+    try:
+        config = application.settings()
+        if not (own := declared.here()) or os.path.realpath(spool_dir) != os.path.realpath(own_spool_dir(config)):
+            return
+        for schedule in own.values():
+            if not _is_in_order(schedule, spool_dir):
+                _reconcile(schedule, spool_dir, locations.store(config), config)
+    except Exception as error:
+        log.complain("the schedules of %s could not be checked, and are checked again later", spool_dir, error=error)
+
+
+def _is_in_order(own: Schedule, spool_dir: str) -> bool:
+    """Whether there is nothing to do for the schedule, as nearly always: that is found without the lock."""
+    state = schedules.read(spool_dir, own.name)
+    if state is None or _adopted(state, own) is not state:
+        return False
+    if state.next is None:
+        return state.paused or state.definition is None
+    id = tick_id(own.name, state.next)
+    return any(spoolfile.find(folder, id, None) for folder in (os.path.join(spool_dir, later.FOLDER), spool_dir))
+
+
+def _reconcile(own: Schedule, spool_dir: str, store: Store, config: Settings) -> None:
+    with schedules.locked(spool_dir):
+        now = _now()
+        before = schedules.read(spool_dir, own.name)
+        state = _new(own, own.next_after(now)) if before is None else _adopted(before, own)
+        if before is not None and state is not before and not (before.next is not None and before.next <= now):
+            # The definition has changed. What is due already runs all the same, and is followed by what is due now.
+            if not _withdraw(before, spool_dir):
+                return  # a process has locked the file, and changes it at this moment
+            state = replace(state, next=None if state.paused else own.next_after(max(now, state.fired)))
+        if state.definition is not None and not state.paused:
+            state = heal(state, now, spool_dir, store)
+        write_and_make(state, spool_dir, config)
+        if before is None or state.definition != before.definition:
+            log.info("schedule %s of the task %s: %s", own.name, own.task, own.explain())
+
+
+def write_and_make(state: schedules.State, spool_dir: str, config: Settings) -> None:
+    """Write what is known of a schedule, then make the job that it names, if that is missing. Raises ``OSError``.
+
+    In this order: a job that exists is never due later than what the state names, which so is the truth about what has
+    run. The caller holds the lock.
+    """
+    schedules.write(spool_dir, state, fsync=config.fsync)
+    _make_if_missing(state, _now(), spool_dir, config)
+
+
+def heal(state: schedules.State, now: int, spool_dir: str, store: Store) -> schedules.State:
+    """Return the state with the next due time whose job waits, or does not exist yet. The caller holds the lock.
+
+    A job that is over without having made the next one was cancelled before it ran, or could not be read.
+
+    Raises:
+        StoreUnavailableError: That cannot be known now.
+    """
+    schedule = Schedule.from_json(state.definition or {})
+    for _ in range(MAX_STEPS):
+        if state.next is None:
+            return replace(state, next=schedule.next_after(max(now, state.fired)))
+        id = tick_id(state.name, state.next)
+        if spoolfile.locate(spool_dir, id) or not existence.exists(store, [spool_dir], id):
+            return state
+        state = replace(state, fired=max(state.fired, state.next), next=schedule.following(state.next, now))
+    return state
+
+
+def _withdraw(state: schedules.State, spool_dir: str) -> bool:
+    """Remove the job of a due time that is not due any more. Returns whether it is gone.
+
+    It leaves no record: the same due time may come again, if the definition is changed back.
+    """
+    path = None if state.next is None else spoolfile.locate(spool_dir, tick_id(state.name, state.next))
+    if path is None:
+        return True
+    with spoolfile.claim(path) as fd:
+        if fd is not None:
+            spoolfile.finish(path)
+    return fd is not None
+
+
+def _now() -> int:
+    return int(clock.now() * SECOND)

@@ -1,0 +1,158 @@
+"""Periodic tasks on real servers: each due time once, through restarts, kills, clock steps and two versions at once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from uwsgi_server import wait_until
+
+from spoolkit.spooldir import schedules
+
+from .conftest import SITE, History, Site, StartSite, environment_in, site_in
+
+
+def runs(history: History, name: str) -> list[tuple[int, int, str]]:
+    """The due time and the number of each attempt, and whether it was late."""
+    return [(int(words[1]), int(words[2]), words[3]) for words in (event.words for event in history.events(name))]
+
+
+def check_each_once(history: History, name: str) -> list[int]:
+    """Check that no attempt was made twice; return the due times, in order."""
+    attempts = Counter((due, attempt) for due, attempt, _ in runs(history, name))
+    assert [key for key, number in attempts.items() if number > 1] == [], "twice"
+    return sorted({due for due, _, _ in runs(history, name)})
+
+
+def check_complete(history: History, name: str, step: int) -> None:
+    dues = check_each_once(history, name)
+    assert [after - before for before, after in pairwise(dues)] == [step] * (len(dues) - 1), "one is missing"
+
+
+def wait_for_runs(site: Site, name: str, number: int, timeout: float = 40) -> None:
+    site.history.wait_for(name, count=number, timeout=timeout)
+
+
+def test_periodic_tasks_run_when_they_are_due_and_catch_up_after_a_downtime(tmp_path: Path) -> None:
+    # So rarely that a scan of uWSGI cannot be what finds them.
+    site = site_in(tmp_path, module="periodic_app", spoolers=2, frequency=600, env={"VERSION": "quick"})
+    with site.server:
+        wait_for_runs(site, "each", 3)
+    down = time.time()
+    wait_until(lambda: time.time() > down + 3.2)
+    began = len(site.history.events("once"))
+    again = site_in(tmp_path, module="periodic_app", spoolers=2, frequency=600, env={"VERSION": "quick"})
+    with again.server:
+        wait_for_runs(again, "once", began + 2)
+        wait_for_runs(again, "each", len(site.history.events("each")) + 1)
+    check_complete(site.history, "each", 1)
+    dues = check_each_once(site.history, "once")
+    gaps = [after - before for before, after in pairwise(dues)]
+    assert max(gaps) >= 2, "one run for all that were missed"
+    assert "late" in {late for _, _, late in runs(site.history, "once")}
+    early = [event for event in site.history.events("each") if event.time < int(event.words[1])]
+    assert early == []
+
+
+@pytest.mark.parametrize("options", [["lazy-apps = true", "spooler-import = spoolkit.guard"], []])
+def test_an_idle_server_adds_what_its_code_declares(start_site: StartSite, options: list[str]) -> None:
+    site = start_site(*options, module="periodic_app", frequency=600, env={"VERSION": "quick"})
+    wait_for_runs(site, "each", 2)
+
+
+def test_a_run_is_skipped_while_the_one_before_it_runs(start_site: StartSite) -> None:
+    site = start_site(module="periodic_app", spoolers=3, env={"VERSION": "long"})
+    wait_for_runs(site, "once", 2)
+    first, second = check_each_once(site.history, "once")[:2]
+    assert second - first >= 2
+    times = [event.time for event in site.history.events("once")]
+    assert times[1] - times[0] >= 2.5
+
+
+@contextlib.contextmanager
+def spool_run(folder: Path, **env: str) -> Iterator[None]:
+    (folder / "spool").mkdir(mode=0o700, exist_ok=True)
+    environment = {**os.environ, **environment_in(folder), **env}
+    command = [sys.executable, "-m", "flask", "--app", "periodic_app", "spool", "run", "--processes", "2"]
+    with (folder / "run.log").open("ab") as log:
+        process = subprocess.Popen(command, cwd=SITE, env=environment, stdout=log, stderr=log)
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def test_periodic_tasks_run_without_uwsgi(tmp_path: Path) -> None:
+    history = History(tmp_path / "history")
+    with spool_run(tmp_path, VERSION="quick"):
+        history.wait_for("each", count=3)
+    check_complete(history, "each", 1)
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [
+        "before the link",
+        pytest.param("before the state", marks=pytest.mark.matrix),
+        pytest.param("after the link", marks=pytest.mark.matrix),
+    ],
+)
+def test_a_kill_while_the_next_run_is_made_loses_none_and_doubles_none(start_site: StartSite, moment: str) -> None:
+    site = start_site(module="periodic_app", spoolers=2, env={"VERSION": "quick", "DIES_PERIODIC": moment})
+    site.history.wait_for("each", count=4)
+    assert site.history.path.with_name("died").exists()
+    check_complete(site.history, "each", 1)
+    check_each_once(site.history, "once")
+
+
+@pytest.mark.matrix
+def test_minute_marks_under_kills_reloads_clock_steps_and_two_versions(tmp_path: Path) -> None:
+    """Half a minute of the machine is 30 minutes of the sites, whose clock is put forward and back by minutes."""
+    now, seed = time.time(), int(time.time())
+    rng = random.Random(seed)
+    env = {"CLOCK": f"{now}:{now - 10 * 3600}:60"}
+    spool = tmp_path / "spool"
+    sites = []
+    for version in ("1", "2"):
+        (tmp_path / version).mkdir()
+        own = {**env, "VERSION": version, "HISTORY": str(tmp_path / "history")}
+        sites.append(site_in(tmp_path / version, module="periodic_app", spoolers=2, env=own, spool=spool))
+    history, step = History(tmp_path / "history"), tmp_path / "step"
+    with sites[0].server, sites[1].server:
+        until = time.monotonic() + 45
+        while time.monotonic() < until:
+            server = rng.choice(sites).server
+            action = rng.choice(["spooler", "spooler", "spooler", "worker", "reload", "step", "rest"])
+            if action == "step":
+                step.write_text(str(rng.choice([0, 0, -200, -90, 150, 400])))
+            elif action == "reload":
+                os.kill(server.master_pid, signal.SIGHUP)
+            elif action != "rest":
+                pids = server.spooler_pids() if action == "spooler" else server.worker_pids()
+                with contextlib.suppress(ProcessLookupError, IndexError):
+                    os.kill(rng.choice(pids), signal.SIGKILL)
+            pause = time.monotonic() + rng.uniform(0.1, 1.0)
+            wait_until(lambda pause=pause: time.monotonic() > pause)  # type: ignore[misc]
+        step.write_text("0")
+        # What is under way ends, and the chain of each goes on.
+        for name in ("each", "once", "skipped", "changed"):
+            last = len(history.events(name))
+            history.wait_for(name, count=last + 2, timeout=120)
+        final = schedules.read_all(str(spool))
+    assert {state.name.rpartition(".")[2] for state in final} == {"each", "once", "skipped", "changed"}, seed
+    check_complete(history, "each", 60)
+    for name in ("once", "skipped", "changed"):
+        dues = check_each_once(history, name)
+        assert all(due % 60 == 0 for due in dues), (name, seed)
+    assert len(check_each_once(history, "each")) > 25, seed
