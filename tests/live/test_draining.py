@@ -93,6 +93,25 @@ def test_a_stop_ends_after_the_grace_period_although_requests_never_end(tmp_path
         assert site.endings(job) == ["interrupted"]
 
 
+def test_no_job_starts_once_uwsgi_stops_although_its_http_process_hangs(tmp_path: Path) -> None:
+    with deployed(tmp_path, "lazy-apps", processes=1) as site:
+        for _ in range(100):
+            site.call("work", 0.1)
+        site.site.history.wait_for("end", count=4)
+        http = site.web.get("/version").json["pid"]
+        os.kill(http, signal.SIGSTOP)
+        try:
+            site.signal(signal.SIGTERM)
+            time.sleep(1)  # the gate closes within half a second
+            started = len(site.site.history.events("start"))
+            time.sleep(1)
+            assert len(site.site.history.events("start")) == started
+        finally:
+            os.kill(http, signal.SIGCONT)
+        site.wait_for_exit(30)
+        assert not [id for id in site.ids if site.endings(id) not in ([], ["done"])]
+
+
 @pytest.mark.parametrize("busy", sampled(["requests", "import"], "requests"))
 def test_a_stop_by_the_fifo_ends_after_the_grace_period(tmp_path: Path, busy: str) -> None:
     """No signal tells of it, and a process that starts does not hear of it at all."""

@@ -21,6 +21,9 @@ UNTIL_START = b"drain"
 STOP_MARGIN = 5.0
 """Seconds after the grace period for which an announced stop is believed: after that, the master would have exited."""
 
+STOP_CHECK = 0.5
+"""Seconds between two looks at the master while the first HTTP process, which announces a stop, lives."""
+
 
 def pause(spool_dir: str) -> None:
     """Start no job of ``spool_dir`` until :func:`resume`. Raises ``OSError``."""
@@ -100,12 +103,13 @@ def is_closed(spool_dir: str) -> bool:
     if not bridge.is_spooler():
         return False
     # What an HTTP process publishes comes before that process looks which spoolers are busy, and also where there was
-    # no signal. The signal counts where no HTTP process may be able to say so: the first one is gone, or still starts.
+    # no signal. The signal counts where no HTTP process says so: all may be gone, still start, or hang.
     return _is_master_stopping() or _is_stop_published(spool_dir)
 
 
+_shows_stop = clock.Sampled(lambda: master.is_stopping(bridge.master_pid()), STOP_CHECK)
 _is_master_stopping = clock.Sampled(
-    lambda: not bridge.is_first_worker_unchanged() and master.is_stopping(bridge.master_pid())
+    lambda: _shows_stop() if bridge.is_first_worker_unchanged() else master.is_stopping(bridge.master_pid())
 )
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 
 SAMPLE_TIME = 0.05
-"""Seconds for which the value of a :class:`Sampled` is believed."""
+"""Seconds for which the value of a :class:`Sampled` is believed, unless it says otherwise."""
 
 DEADLINE_CHECK = 0.1
 """Seconds between two checks, while waiting for a :class:`Deadline`, of whether it was brought forward."""
@@ -40,17 +40,19 @@ class Sampled:
 
     Args:
         look: Returns whether it is true.
+        seconds: How long the answer is believed.
     """
 
-    def __init__(self, look: Callable[[], bool]) -> None:
+    def __init__(self, look: Callable[[], bool], seconds: float = SAMPLE_TIME) -> None:
         self._look = look
+        self._seconds = seconds
         self._until = 0.0
         self._seen = False
 
     def __call__(self) -> bool:
-        """Return whether it was true within the last :data:`SAMPLE_TIME` seconds."""
+        """Return whether it was true when it was last looked at."""
         if (now := time.monotonic()) >= self._until:
-            self._seen, self._until = self._look(), now + SAMPLE_TIME
+            self._seen, self._until = self._look(), now + self._seconds
         return self._seen
 
 

@@ -33,7 +33,7 @@ def slow(seconds: float) -> Response:
 
 @app.get("/version")
 def version() -> Response:
-    return jsonify(version=VERSION)
+    return jsonify(version=VERSION, pid=os.getpid())
 
 
 @spool(retries=0)
