@@ -526,6 +526,14 @@ def test_the_slot_of_a_dead_spooler_is_freed_and_taken_by_the_next(spooler: subp
     slot.leave()
 
 
+def test_a_slot_that_belongs_to_no_process_is_freed(spooler: subprocess.Popen[str], folder: str) -> None:
+    with open(f"{folder}/spoolers/slots", "r+b") as file:
+        content = file.read()
+        file.seek(0)
+        file.write(b"\x02".ljust(len(content), b"\0") + content)  # a stray state, before the slot of the spooler
+    assert slots.call(folder) == spooler.pid
+
+
 def test_a_lock_that_a_stopped_process_holds_delays_a_call_by_milliseconds_only(
     spooler: subprocess.Popen[str], folder: str
 ) -> None:

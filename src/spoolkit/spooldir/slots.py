@@ -221,7 +221,7 @@ def _tell(slots: _Slots, id: str | None) -> tuple[int, bytes] | None:
 
 def _end_of(id: str | None) -> bytes:
     """Return what stands for a job in the cells."""
-    return (id or "")[2 - _CELLS :].encode("ascii", "replace").lower().ljust(_CELLS - 2, b"\0")
+    return (id or "")[2 - _CELLS :].encode("ascii", "replace").ljust(_CELLS - 2, b"\0")
 
 
 def _own() -> bytes:
@@ -346,7 +346,10 @@ class _Slots:
         if target is None or known != owner:
             if target is not None:
                 target.close()
-            target = Target(*_process_of(owner), keep=not _may_lose_descriptors)
+            pid, identity = _process_of(owner)
+            if not pid:
+                raise ProcessLookupError(errno.ESRCH, "the slot is in use, but belongs to no process")
+            target = Target(pid, identity, keep=not _may_lose_descriptors)
             self._targets[index] = owner, target
         target.signal(signal.SIGUSR1)
         return target.pid
