@@ -15,7 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from uwsgi_server import wait_until
+from uwsgi_server import free_port, wait_until
 
 from spoolkit.spooldir import schedules
 
@@ -80,12 +80,12 @@ def test_a_run_is_skipped_while_the_one_before_it_runs(start_site: StartSite) ->
 
 
 @contextlib.contextmanager
-def spool_run(folder: Path, **env: str) -> Iterator[None]:
+def flask(folder: Path, *words: str, **env: str) -> Iterator[None]:
     (folder / "spool").mkdir(mode=0o700, exist_ok=True)
     environment = {**os.environ, **environment_in(folder), **env}
-    command = [sys.executable, "-m", "flask", "--app", "periodic_app", "spool", "run", "--processes", "2"]
-    with (folder / "run.log").open("ab") as log:
-        process = subprocess.Popen(command, cwd=SITE, env=environment, stdout=log, stderr=log)
+    command = [sys.executable, "-m", "flask", "--app", "periodic_app", *words]
+    with (folder / "flask.log").open("ab") as log:
+        process = subprocess.Popen(command, cwd=SITE, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:
         yield
     finally:
@@ -93,9 +93,11 @@ def spool_run(folder: Path, **env: str) -> Iterator[None]:
         process.wait(60)
 
 
-def test_periodic_tasks_run_without_uwsgi(tmp_path: Path) -> None:
+@pytest.mark.parametrize("words", [("spool", "run", "--processes", "2"), ("run", "--port")])
+def test_periodic_tasks_run_without_uwsgi(tmp_path: Path, words: tuple[str, ...]) -> None:
     history = History(tmp_path / "history")
-    with spool_run(tmp_path, VERSION="quick"):
+    port = [str(free_port())] if words[-1] == "--port" else []
+    with flask(tmp_path, *words, *port, VERSION="quick"):
         history.wait_for("each", count=3)
     check_complete(history, "each", 1)
 

@@ -20,7 +20,7 @@ PROJECT = Path(__file__).parents[2]
 TYPED = """
 from datetime import datetime, timedelta
 from typing import Any
-from spoolkit import Job, spool, thread
+from spoolkit import Job, periodic, spool, thread
 
 @spool
 def plain(duration: int) -> str:
@@ -39,6 +39,14 @@ async def later(duration: int) -> float:
 @thread(retries=1)
 async def later_in_thread(duration: int) -> float:
     return 1.0
+
+@periodic(every=60, kwargs={"duration": 1})
+@periodic(cron="0 3 * * *", tz="Europe/Berlin", missed="all", overlap="allow", max_late=timedelta(hours=1), args=(5,))
+@spool(retries=1)
+def by_itself(duration: int) -> str:
+    return ""
+
+kept: Job[str] = by_itself(5)
 
 class Site:
     job: Job[str] = plain(5)

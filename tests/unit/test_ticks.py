@@ -721,6 +721,21 @@ def test_a_task_that_is_declared_again_has_the_schedules_of_its_latest_declarati
     registry.this_process.tasks.pop("again")
 
 
+def test_a_schedule_that_cannot_be_read_does_not_keep_others_from_being_made(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    periodic(every=60, name="a")(periodic(every=60, name="b")(task))
+    site.work()
+    newer = replace(site.state("b"), definition={"name": "b", "of_a_newer_version": 1})
+    schedules.write(site.spool, newer)
+    for name in ("a", "b"):
+        (path,) = [path for path in spoolfile.pending(site.spool) if tick_id(name, int(MINUTE * SECOND)) in path]
+        os.unlink(path)
+    site.as_if(monkeypatch, older=False)
+    site.work()
+    assert site.waiting() == [MINUTE]
+
+
 def test_only_the_directory_of_the_application_gets_its_schedules(site: Site, tmp_path: Path) -> None:
     periodic(every=60)(task)
     other = tmp_path / "other"

@@ -193,7 +193,7 @@ def _make_if_missing(state: schedules.State, now: int, spool_dir: str, config: S
 
     If the disk is full, :func:`reconcile` makes it.
     """
-    if state.next is None or state.definition is None:
+    if state.next is None or state.definition is None or state.paused:
         return
     id = tick_id(state.name, state.next)
     if not any(spoolfile.find(folder, id, None) for folder in (os.path.join(spool_dir, later.FOLDER), spool_dir)):
@@ -234,19 +234,19 @@ def own_spool_dir(config: Settings) -> str:
 
 
 def reconcile(spool_dir: str) -> None:
-    """Bring the schedules of ``spool_dir`` to what this process declares, and make jobs that are missing. Never raises.
+    """Bring the schedules of ``spool_dir`` to what this process declares, and make jobs that are missing.
 
     Only for processes that serve: a script may have imported half of the tasks.
     """
-    try:
-        config = application.settings()
-        if not (own := declared.here()) or os.path.realpath(spool_dir) != os.path.realpath(own_spool_dir(config)):
-            return
-        for schedule in own.values():
+    own, config = declared.here(), application.settings()
+    if not own or os.path.realpath(spool_dir) != os.path.realpath(own_spool_dir(config)):
+        return
+    for schedule in own.values():
+        try:
             if not _is_in_order(schedule, spool_dir):
                 _reconcile(schedule, spool_dir, locations.store(config), config)
-    except Exception as error:
-        log.complain("the schedules of %s could not be checked, and are checked again later", spool_dir, error=error)
+        except (OSError, TypeError, StoreUnavailableError) as error:  # TypeError: of a newer version
+            log.complain("the schedule %s could not be checked, and is checked again later: %s", schedule.name, error)
 
 
 def _is_in_order(own: Schedule, spool_dir: str) -> bool:
@@ -296,9 +296,11 @@ def heal(state: schedules.State, now: int, spool_dir: str, store: Store) -> sche
         StoreUnavailableError: That cannot be known now.
     """
     schedule = Schedule.from_json(state.definition or {})
+    if state.next is None:
+        state = replace(state, next=schedule.next_after(max(now, state.fired)))
     for _ in range(MAX_STEPS):
         if state.next is None:
-            return replace(state, next=schedule.next_after(max(now, state.fired)))
+            return state
         id = tick_id(state.name, state.next)
         if spoolfile.locate(spool_dir, id) or not existence.exists(store, [spool_dir], id):
             return state
