@@ -99,8 +99,6 @@ class World:
         patch.setattr(logger, "handlers", [self.complaints])
         patch.setattr(logger, "propagate", False)
         self.spooler = Spooler(self.spool)
-        for fd in (self.spooler._wakeup, self.spooler._wakeup_write):
-            self.undo.callback(os.close, fd)
         self.store = locations.store()
         self.undo.callback(self.store.close)
 

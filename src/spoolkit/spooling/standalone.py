@@ -43,12 +43,14 @@ class Spooler:
         self._leash = leash
         self._stopping = False
         self._stop_request = StopRequest()
-        self._wakeup, self._wakeup_write = os.pipe()
-        os.set_blocking(self._wakeup, False)
-        os.set_blocking(self._wakeup_write, False)
+        self._wakeup = self._wakeup_write = -1
+        """The ends of a pipe that interrupts the wait for jobs; there is none before :meth:`run`."""
 
     def run(self) -> None:
         """Run jobs until :meth:`stop` is called, a signal asks this process to exit, or the leash is let go."""
+        self._wakeup, self._wakeup_write = os.pipe()
+        os.set_blocking(self._wakeup, False)
+        os.set_blocking(self._wakeup_write, False)
         signal.set_wakeup_fd(self._wakeup_write, warn_on_full_buffer=False)
         task_signals.ignore_harmless()
         signal.signal(signal.SIGUSR1, lambda signum, frame: None)
@@ -65,8 +67,9 @@ class Spooler:
     def stop(self) -> None:
         """Let the running job finish and start no other. May be called from any thread."""
         self._stopping = True
-        with contextlib.suppress(BlockingIOError):
-            os.write(self._wakeup_write, b"\0")
+        if self._wakeup_write != -1:
+            with contextlib.suppress(BlockingIOError):
+                os.write(self._wakeup_write, b"\0")
 
     def run_due(self) -> None:
         """Run all jobs that are due, by priority, and the oldest first."""
