@@ -86,7 +86,7 @@ def read_all(spool_dir: str) -> list[State]:
     """Read what is known of all schedules, by name. Raises ``OSError``."""
     try:
         names = sorted(os.listdir(os.path.join(spool_dir, FOLDER)))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # the doctor reports a file in its place
         return []
     contents = [files.read(os.path.join(spool_dir, FOLDER, name)) for name in names if name.endswith(SUFFIX)]
     return [state for state in map(_parsed, contents) if state is not None]
