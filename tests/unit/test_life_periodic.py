@@ -172,5 +172,5 @@ class LongSchedules(Schedules):
 
 TestLongSchedules = pytest.mark.matrix(LongSchedules.TestCase)
 TestLongSchedules.settings = settings(
-    max_examples=400, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=100, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
 )
