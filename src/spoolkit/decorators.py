@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Protocol, TypeVar, get_args, overload
 from zoneinfo import ZoneInfo
 
 from spoolkit import times
+from spoolkit.coordination.unique import named_by
 from spoolkit.errors import ConfigurationError, shown
-from spoolkit.job import Backoff, TaskOptions
+from spoolkit.job import Backoff, OnDuplicate, TaskOptions, Unique, Until
 from spoolkit.lifecycle import hooks, sweeping
 from spoolkit.schedules import declared, ticks
 from spoolkit.schedules.schedule import Missed
@@ -23,6 +25,9 @@ T = TypeVar("T")
 
 Errors = type[BaseException] | Iterable[type[BaseException]]
 """An exception class, or several of them."""
+
+Key = bool | Sequence[str] | Callable[..., object]
+"""Of which arguments a key consists."""
 
 MAX_RETRIES = 10_000
 """The most ``retries`` that a task may have."""
@@ -47,6 +52,9 @@ def spool(
     timeout: Delay | None = ...,
     retry_on: Errors | None = ...,
     discard_on: Errors = ...,
+    unique: Key = ...,
+    until: Until = ...,
+    on_duplicate: OnDuplicate = ...,
     name: str | None = ...,
     aliases: Sequence[str] = ...,
 ) -> _SpoolDecorator: ...
@@ -59,6 +67,9 @@ def spool(
     timeout: Delay | None = None,
     retry_on: Errors | None = None,
     discard_on: Errors = (),
+    unique: Key = False,
+    until: Until = "end",
+    on_duplicate: OnDuplicate = "return",
     name: str | None = None,
     aliases: Sequence[str] = (),
 ) -> Any:
@@ -74,6 +85,14 @@ def spool(
         retry_on: The exception class, or a list of them, after which another attempt is made; after any other one the
             job is dead. ``None``: all exceptions.
         discard_on: The exception class, or a list of them, after which the job is pointless and ends as cancelled.
+        unique: Whether there is one job at a time of the calls with the same key. ``True``: the key consists of all
+            arguments; a tuple of names: of these arguments; a function: it returns the key, and gets by name those
+            arguments that its own signature names. ``False``: each call makes a job.
+        until: How long a job holds its key. ``"end"``: until it is done, dead, cancelled or lost. ``"start"``: until
+            its first attempt starts.
+        on_duplicate: What a call does whose key another job holds. ``"return"``: it returns a handle of that job, whose
+            ``duplicate`` is true. ``"raise"``: it raises :class:`DuplicateJobError`. ``"replace"``: that job gets the
+            arguments and the due time of the call, if it has not started yet; otherwise as ``"return"``.
         name: The task's name in jobs and records. ``None``: ``module.function``.
         aliases: Names that the task had in earlier versions of the code, whose jobs may still be waiting.
 
@@ -84,6 +103,7 @@ def spool(
         ConfigurationError: An option has a value that cannot be used, or the function cannot be a task.
     """
     options = _task_options(retries, backoff, timeout, retry_on, discard_on)
+    options = replace(options, unique=_unique(unique, until, on_duplicate))
     _check_names(name, aliases)
 
     def declare(function: Callable[P, R]) -> SpoolTask[P, R]:
@@ -256,6 +276,31 @@ def _task_options(
         (BaseException,) if retry_on is None else _errors("retry_on", retry_on),
         _errors("discard_on", discard_on),
     )
+
+
+def _unique(key: Key, until: Until, on_duplicate: OnDuplicate) -> Unique | None:
+    """Check the options of a unique task."""
+    for setting, value, known in (("until", until, Until), ("on_duplicate", on_duplicate, OnDuplicate)):
+        if value not in get_args(known):
+            raise ConfigurationError(f"{setting} is {shown(value)}: give one of {get_args(known)}", setting=setting)
+    if key is False:
+        if (until, on_duplicate) != (Unique.until, Unique.on_duplicate):
+            raise ConfigurationError(
+                "until and on_duplicate are about unique tasks: add unique=True, or the names of arguments",
+                setting="unique",
+            )
+        return None
+    if isinstance(key, (list, tuple)) and key and all(isinstance(name, str) for name in key):
+        key = tuple(key)
+    elif key is not True and not callable(key):
+        raise ConfigurationError(
+            f'unique is {shown(key)}: give True, a tuple of names of arguments such as ("user_id",), or a function '
+            "that returns the key",
+            setting="unique",
+        )
+    elif callable(key):
+        named_by(key)
+    return Unique(key, until, on_duplicate)
 
 
 def _check_names(name: str | None, aliases: Sequence[str]) -> None:

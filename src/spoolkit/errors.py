@@ -217,6 +217,15 @@ class JobStateError(JobError):
         self.state = state
 
 
+class DuplicateJobError(JobStateError):
+    """Another job holds the key of a unique task's job, which therefore was not made, or not run again."""
+
+    def __init__(self, message: str, *, job: str, state: str, holder: str) -> None:
+        super().__init__(message, job=job, state=state)
+        #: The id of the job that holds the key. For a call, :attr:`job` is the same.
+        self.holder = holder
+
+
 class ResultUnavailableError(JobError):
     """The job is done, but its result could not be kept: it is too large, or of an unsupported type."""
 

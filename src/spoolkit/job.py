@@ -106,6 +106,10 @@ class JobSpec:
     schedule: str | None = None
     #: Whether it is a periodic run that starts late, as after a downtime. Only the process that runs it knows.
     is_late: bool = field(default=False, repr=False, compare=False)
+    #: Seconds after the first call of a unique job beyond which later calls do not put it off. ``None``: no limit.
+    max_wait: float | None = None
+    #: Whether another call has made the job: one with the same key, of a task that is unique.
+    duplicate: bool = False
 
     def __init__(
         self,
@@ -161,6 +165,25 @@ Backoff = float | Callable[[int], float | timedelta]
 """Seconds before the next attempt, or a function that returns them for the number of the attempt that failed."""
 
 
+Until = Literal["end", "start"]
+"""How long a job holds its key: until it is over, or until its first attempt starts."""
+
+OnDuplicate = Literal["return", "raise", "replace"]
+"""What happens to a call whose key another job holds."""
+
+
+@dataclass(frozen=True)
+class Unique:
+    """There is one job at a time of those calls of a task that have the same key."""
+
+    #: What the key is made of: ``True``: all arguments; or the names of some; or a function of those that it names.
+    key: Literal[True] | tuple[str, ...] | Callable[..., object] = True
+    #: How long a job holds its key.
+    until: Until = "end"
+    #: What happens to a call whose key another job holds.
+    on_duplicate: OnDuplicate = "return"
+
+
 @dataclass(frozen=True)
 class TaskOptions:
     """How the jobs of a task are run."""
@@ -175,6 +198,8 @@ class TaskOptions:
     retry_on: tuple[type[BaseException], ...] = (BaseException,)
     #: The exceptions after which the job is pointless: it ends as cancelled.
     discard_on: tuple[type[BaseException], ...] = ()
+    #: Which of its calls there is one job of at a time. ``None``: each call makes a job.
+    unique: Unique | None = None
 
     @property
     def attempts(self) -> int:

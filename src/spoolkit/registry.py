@@ -67,6 +67,22 @@ class Declared:
             return f"{error}{self._advice(args, kwargs)}"
         return None
 
+    def bound(self, args: Sequence[object], kwargs: Mapping[str, object]) -> dict[str, Any]:
+        """The arguments of a call that fits, by the names of the function's parameters, with defaults applied."""
+        if self._defaults is not None:  # ten times as fast as bind()
+            return {**self._defaults, **dict(zip(self.positional, args, strict=False)), **kwargs}
+        bound = self.signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        return bound.arguments
+
+    @cached_property
+    def _defaults(self) -> dict[str, Any] | None:
+        """The parameters in order, with their defaults; ``None`` if the function takes any number of arguments."""
+        parameters = self.signature.parameters.values()
+        if any(one.kind in (one.VAR_POSITIONAL, one.VAR_KEYWORD) for one in parameters):
+            return None
+        return {one.name: one.default for one in parameters}
+
     @cached_property
     def _by_keyword(self) -> frozenset[str]:
         """The names of the parameters that take keyword arguments."""

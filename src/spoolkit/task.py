@@ -10,8 +10,18 @@ from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 
 from spoolkit import application, callables, registry, times
 from spoolkit.attempt import calling, current_job
+from spoolkit.coordination import unique
 from spoolkit.encoding import uwsgi_args
-from spoolkit.errors import ArgumentError, ArgumentTypeError, DecodeError, QueueFull, SignatureError, of_row, shown
+from spoolkit.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    DecodeError,
+    QueueFull,
+    ScheduleError,
+    SignatureError,
+    of_row,
+    shown,
+)
 from spoolkit.handle import Job
 from spoolkit.job import AnyJob, TaskOptions, new_id, replaced
 from spoolkit.registry import Declared
@@ -186,12 +196,15 @@ class SpoolTask(Task[P, R]):
         aliases: Sequence[str] = (),
     ) -> None:
         super().__init__(function, engine, options, name, aliases)
+        if options.unique is not None:
+            unique.check_key(self.declared, options.unique)
 
     def using(
         self,
         *,
         at: At | None = None,
         delay: Delay | None = None,
+        max_wait: Delay | None = None,
         expires: Expires | None = None,
         priority: int | None = None,
         queue: str | None = None,
@@ -201,6 +214,8 @@ class SpoolTask(Task[P, R]):
         Args:
             at: The time before which the job does not start: unix time in seconds (UTC), or an aware datetime.
             delay: The same, as seconds from the call on, or as a timedelta. At most one of the two.
+            max_wait: Seconds or a timedelta from the first call on: no later call puts the job off beyond that. For a
+                task with ``on_duplicate="replace"``.
             expires: The time from which on no attempt starts: seconds from the call on, a timedelta, or an aware
                 datetime. The job ends as cancelled then, when its next attempt is due.
             priority: A number; lower ones run first. uWSGI needs ``spooler-ordered``.
@@ -211,13 +226,25 @@ class SpoolTask(Task[P, R]):
 
         Raises:
             QueueOptionError: ``priority`` or ``queue`` cannot be used.
+            ScheduleError: ``max_wait`` is not a time, or no later call of this task would put the job off.
         """
-        options = _options(at=at, delay=delay, expires=expires, priority=priority, queue=queue)
+        if max_wait is not None:
+            self._check_replaces()
+        options = _options(at=at, delay=delay, max_wait=max_wait, expires=expires, priority=priority, queue=queue)
 
         def call(*args: P.args, **kwargs: P.kwargs) -> Job[R]:
             return self._enqueue(args, kwargs, options)
 
         return call
+
+    def _check_replaces(self) -> None:
+        rule = self.declared.options.unique
+        if rule is None or rule.on_duplicate != "replace":
+            raise ScheduleError(
+                f"max_wait bounds how long later calls put a job off, and those of {self.name} do not: declare it with "
+                '@spool(unique=..., on_duplicate="replace")',
+                argument="max_wait",
+            )
 
     def map(
         self,
@@ -371,6 +398,7 @@ class ThreadTask(Task[P, R]):
 
 
 _CHECKS: dict[str, Callable[[Any], object]] = {
+    "max_wait": times.max_wait,
     "priority": uwsgi_args.priority,
     "queue": lambda path: os.path.realpath(uwsgi_args.spool_dir(path)),
 }

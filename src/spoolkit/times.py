@@ -68,6 +68,18 @@ def spread(seconds: object) -> float:
     return _checked(_delay(seconds, "spread"), 0.0, "spread", seconds)
 
 
+def max_wait(seconds: object) -> float:
+    """The seconds for which a unique job can be put off at most.
+
+    Args:
+        seconds: A number of seconds, or a timedelta.
+
+    Raises:
+        ScheduleError: It is of another type, negative, or more than ten years.
+    """
+    return _checked(_delay(seconds, "max_wait"), 0.0, "max_wait", seconds)
+
+
 def seconds_from_text(text: str | bytes, *, argument: str = "at") -> float:
     """Read a number of seconds from text, such as a value of uWSGI's packet or of a query string.
 

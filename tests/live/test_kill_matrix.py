@@ -420,3 +420,24 @@ def test_a_job_that_has_expired_never_starts_if_its_spooler_is_killed_beside_the
     assert (status.state, status.ending, ran[expired].events) == (State.CANCELLED, "expired", [])
     assert [event.kind for event in ran[expired].details.events] == ["expired"]
     assert ran[lasting].outcomes == ("done",)
+
+
+@pytest.mark.parametrize("spoolers", sampled(SPOOLERS, 4))
+@pytest.mark.parametrize("moment", sampled(["key written", "half way", "replaced"], "half way"))
+def test_a_unique_job_is_there_once_if_its_caller_is_killed_when(tmp_path: Path, moment: str, spoolers: int) -> None:
+    """The next caller replaces the job, or makes it if it was not accepted; it runs once, with the last arguments."""
+    with serving(tmp_path, spoolers, DIES_CALLING=moment) as site:
+
+        def call(seconds: float, delay: float) -> str:
+            return str(site.call("debounced", "key", seconds, using={"delay": delay})["job"])
+
+        first = None if moment == "key written" else call(0.001, 60)
+        with pytest.raises((OSError, HTTPException)):
+            call(0.002, 60)
+        assert (tmp_path / "died").exists(), "nothing was killed"
+        id = call(0.003, 0.5)
+        assert first in (None, id)
+        assert [name for name in site.files() if "uwsgi_spoolfile" in name and id not in name] == []
+        ran = settled(site, [id])
+    assert ran[id].outcomes == ("done",)
+    assert [event.words[2] for event in ran[id].said("slept")] == ["0.003"]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from spoolkit import SPOOL_RETRY, Abort, Retry, current_job, registry
-from spoolkit.job import TaskOptions
+from spoolkit.job import TaskOptions, Unique
 from spoolkit.system import clock
 
 BACKOFF = 5.0
@@ -80,6 +80,13 @@ def picky(plan: list[str]) -> Any:
     return _do(plan)
 
 
+def only(plan: list[str]) -> Any:
+    return _do(plan)
+
+
+UNIQUE = registry.declare(only, TaskOptions(retries=2, backoff=BACKOFF, unique=Unique(lambda plan: len(plan) % 2)))
+"""Not among the tasks whose calls always make a job."""
+
 TASKS = {
     "steady": registry.declare(steady, TaskOptions(retries=2, backoff=BACKOFF)),
     "picky": registry.declare(
@@ -87,5 +94,5 @@ TASKS = {
     ),
 }
 WORDS = ("ok", "fail", "wrong", "pointless", "retry", "again", "abort", "obey", "die")
-LAST = {"steady": {"abort"}, "picky": {"abort", "wrong"}}
+LAST = {"steady": {"abort"}, "only": {"abort"}, "picky": {"abort", "wrong"}}
 """The words of a plan after which the job is dead, even if attempts are left."""

@@ -32,13 +32,14 @@ from hypothesis.stateful import (
 )
 from life_faults import CRASHED, die_at, no_store_after
 from life_process import in_child, start_child, wait_child
-from life_tasks import LAST, TASKS, WORDS
+from life_tasks import LAST, TASKS, UNIQUE, WORDS
 
 from spoolkit import StoreUnavailableError, application
 from spoolkit.admin import actions, lookup
 from spoolkit.attempt import process_state
+from spoolkit.coordination.unique import HOLDING
 from spoolkit.encoding import chunk, packet
-from spoolkit.errors import JobStateError, UnknownJobError
+from spoolkit.errors import DuplicateJobError, JobStateError, UnknownJobError
 from spoolkit.job import JobSpec, State
 from spoolkit.settings import Settings
 from spoolkit.spooldir import chunks, dead, later, mover, spoolfile
@@ -55,6 +56,8 @@ START = 4e9
 
 AHEAD = 5000.0
 """Seconds beyond which nothing is planned."""
+
+DECLARED = {**TASKS, "only": UNIQUE}
 
 WAITING = {State.QUEUED, State.RETRYING}
 
@@ -136,7 +139,7 @@ class World:
         """The job that is to be submitted. Its id follows from the number: the same plan gives the same files."""
         run_at, expires_at = (None if seconds is None else self.now + seconds for seconds in (delay, expires))
         options = {} if expires is None else {"expires_at": expires_at}
-        return JobSpec(f"{number:032x}", TASKS[task].name, (plan,), enqueued_at=self.now, run_at=run_at, **options)
+        return JobSpec(f"{number:032x}", DECLARED[task].name, (plan,), enqueued_at=self.now, run_at=run_at, **options)
 
     def chunk(self, number: int, task: str, size: int, delay: float | None) -> tuple[JobSpec, list[str]]:
         """The first of so many jobs to be submitted at once, and the ids that they will have."""
@@ -247,6 +250,27 @@ class Life(RuleBasedStateMachine):
         there = f"{PREFIX}{job.id}" in self.world.names()
         assert there or status == CRASHED, "accepted, but not there"
         return self._accepted(job, "steady", plan) if there else ""
+
+    @rule(target=ids, plan=PLANS, delay=DELAYS, step=st.none() | st.integers(0, 20))
+    def enqueue_unique(self, plan: list[str], delay: float | None, step: int | None) -> str:
+        """There is one job at a time of the plans of even length, and of those of odd length; the caller may die."""
+        job, holders = self._next("only", plan, delay), self._holders(plan)
+        assert len(holders) <= 1
+        if step is None:
+            accepted = SpoolEngine().submit(job, UNIQUE)
+            assert accepted.duplicate == bool(holders)
+            assert accepted.id == (holders or [job.id])[0]
+        else:
+            assert self.world.child(lambda: SpoolEngine().submit(job, UNIQUE), step) in (0, CRASHED)
+        there = f"{PREFIX}{job.id}" in self.world.names()
+        assert not (there and holders)
+        assert there or holders or step is not None
+        return self._accepted(job, "only", plan) if there else ""
+
+    def _holders(self, plan: list[str]) -> list[str]:
+        key = len(plan) % 2
+        same = [id for id, job in self.known.items() if job.task == "only" and len(job.plan) % 2 == key]
+        return [id for id in same if self._state(id) in HOLDING["end"]]
 
     @rule(target=ids, plans=st.lists(PLANS, min_size=1, max_size=3), delay=DELAYS, step=st.none() | st.integers(0, 16))
     def enqueue_many(self, plans: list[list[str]], delay: float | None, step: int | None) -> MultipleResults[str]:
@@ -382,6 +406,9 @@ class Life(RuleBasedStateMachine):
             actions.retry(id)
         except StoreUnavailableError:
             assert self.world.broken
+        except DuplicateJobError:
+            assert was is State.DEAD
+            assert self._holders(self.known[id].plan)
         except (JobStateError, UnknownJobError):
             # Dead by a record that has missed what became of it since: there is no file to be run again.
             assert was is not State.DEAD or self.known[id].lost
@@ -409,8 +436,8 @@ class Life(RuleBasedStateMachine):
     @rule(id=ids)
     def put_back_by_hand(self, id: str) -> None:
         path = id and dead.locate(self.world.spool, id)
-        if not path:
-            return
+        if not path or self.known[id].task == "only":
+            return  # by hand, a job gets past the one that has its key
         os.rename(path, os.path.join(self.world.spool, os.path.basename(path)))
         recorded = None if self.world.broken else self.world.store.status(id)
         if recorded is None or recorded.state is State.DEAD:
@@ -483,7 +510,7 @@ class Life(RuleBasedStateMachine):
             started[id] = started.get(id, 0) + 1
         for id, job in self.known.items():
             count = started.get(id, 0)
-            most = TASKS[job.task].options.attempts
+            most = DECLARED[job.task].options.attempts
             assert count - job.fresh <= (2 * most if job.blind else most), "too many attempts"
             assert job.over is None or count == job.over, "it ran again"
             if self._state(id) in (State.DONE, State.CANCELLED, State.DEAD):
@@ -563,7 +590,7 @@ class Life(RuleBasedStateMachine):
             if state is State.DEAD and not job.disturbed and not job.blind:
                 count = self.world.starts(id)
                 last = job.plan[min(count, len(job.plan)) - 1]
-                most = TASKS[job.task].options.attempts
+                most = DECLARED[job.task].options.attempts
                 assert count - job.fresh == most or last in LAST[job.task], "dead before its time"
 
 

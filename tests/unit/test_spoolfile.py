@@ -23,7 +23,19 @@ from hypothesis import strategies as st
 
 import spoolkit
 from spoolkit import spooldir
-from spoolkit.spooldir import checkpoints, chunks, dead, later, places, running, schedules, spoolers, spoolfile, waiting
+from spoolkit.spooldir import (
+    checkpoints,
+    chunks,
+    dead,
+    later,
+    places,
+    running,
+    schedules,
+    spoolers,
+    spoolfile,
+    unique,
+    waiting,
+)
 from spoolkit.spooldir.spoolfile import PREFIX
 from spoolkit.system import clock, files
 
@@ -362,7 +374,7 @@ def test_a_task_cannot_open_the_file_of_its_own_job_and_so_drop_its_lock(spool: 
     assert others_may_lock(path)
 
 
-NOT_USED_YET = {"held", "parked", "unique"}
+NOT_USED_YET = {"held", "parked"}
 """Places whose module is still to be written."""
 
 
@@ -371,7 +383,9 @@ def test_each_place_of_a_spool_directory_has_a_module_or_a_package_of_its_name()
     modules = {module.name for module in pkgutil.iter_modules(spooldir.__path__)}
     assert modules | wings >= places.NAMES - NOT_USED_YET
     assert not NOT_USED_YET & (modules | wings)
-    folders = {module.FOLDER for module in (checkpoints, chunks, dead, later, running, schedules, spoolers, waiting)}
+    folders = {
+        module.FOLDER for module in (checkpoints, chunks, dead, later, running, schedules, spoolers, unique, waiting)
+    }
     assert folders | {"threads"} == places.NAMES - NOT_USED_YET
 
 

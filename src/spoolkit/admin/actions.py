@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 
 from spoolkit import application
+from spoolkit.admin import keys
 from spoolkit.admin.lookup import Listing, check_id, directories, find, from_store, jobs, recorded
 from spoolkit.encoding import packet
 from spoolkit.errors import DecodeError, JobStateError
@@ -34,6 +35,7 @@ def retry(id: str) -> None:
     Raises:
         UnknownJobError: There is neither a file nor a record of the job.
         JobStateError: The job is not dead, or its arguments are gone, or its file is damaged.
+        DuplicateJobError: Its task is unique, and another job has its key.
         SpoolUnavailableError: This process may not change the spool directory.
     """
     known = recorded(check_id(id))
@@ -41,7 +43,7 @@ def retry(id: str) -> None:
         with changing(spool_dir):
             path = dead.locate(spool_dir, id, known.file if known else None)
             if path is not None:
-                with contextlib.suppress(FileNotFoundError):
+                with contextlib.suppress(FileNotFoundError), keys.retaken(id, path, spool_dir):
                     _requeue(id, path, _target_folder(id, path, spool_dir))
                     spoolers.wake(spool_dir, id)
                     return

@@ -107,7 +107,7 @@ def list_files(max_names: int | None = None) -> Files:
     )
 
 
-def find(id: str) -> Status:
+def find(id: str, *, hint: tuple[str, str] | None = None) -> Status:
     """Return the state of a job, and what else is known of it.
 
     Within an HTTP request, the job's file is searched under its likely names, and among the first 1,000 files only. If
@@ -116,6 +116,7 @@ def find(id: str) -> Status:
 
     Args:
         id: The full id of the job.
+        hint: The spool directory of its file, and a name that this has had. With it, the job is found wherever it is.
 
     Returns:
         The status of this moment, combined from the file and the record.
@@ -133,7 +134,7 @@ def find(id: str) -> Status:
         status = recorded(id)
         if status is not None and (status.state in FINAL or not status.has_file):
             return _with_progress(status)
-        found = _from_file_and_record(id, status)
+        found = _from_file_and_record(id, status, hint)
         if found is not None:
             return _with_progress(found)
         if status == before:
@@ -193,10 +194,13 @@ def full_id(prefix: str) -> str:
     return ids.pop()
 
 
-def _from_file_and_record(id: str, status: Status | None) -> Status | None:
+def _from_file_and_record(id: str, status: Status | None, hint: tuple[str, str] | None = None) -> Status | None:
     """The recorded status, corrected by the job's file; ``None`` where there is no file."""
     known_name, max_entries = None if status is None else status.file, _max_names()
-    for spool_dir in directories(status):
+    spool_dirs = directories(status)
+    if hint is not None:
+        spool_dirs, known_name, max_entries = list(dict.fromkeys([hint[0], *spool_dirs])), known_name or hint[1], None
+    for spool_dir in spool_dirs:
         with _reading(spool_dir):
             # First: a chunk has few names, and once it is gone each of its jobs has a file of its own, or a record.
             if status is None and (found := _from_chunk(spool_dir, id, max_entries)) is not None:

@@ -28,6 +28,10 @@ MARKER = b"spoolkit_later"
 
 _COARSE = int(spoolfile.COARSE * 1e9)
 
+REPLACE_TIME = 60.0
+"""Seconds for which a job that is being replaced is put off: nobody moves it in before it has its new content. Only a
+kill in between makes it wait that long."""
+
 Due = tuple[int, str]
 """When a file is due, in unix nanoseconds, and its path in the folder."""
 
@@ -145,6 +149,53 @@ def bring_forward(path: str, spool_dir: str) -> str:
     new = os.path.join(_target_folder(spool_dir, path), os.path.basename(spoolfile.next_name(path)))
     os.utime(path, ns=spoolfile.ns_of(spoolfile.due_now()))
     os.rename(path, new)
+    return new
+
+
+def replace(path: str, spool_dir: str, data: bytes, *, run_at: float | None, fsync: bool = False) -> str:
+    """Give a job that waits another content and another due time, under another name. The caller has claimed the file.
+
+    At each moment there is one file: with the old content, or with the new one.
+
+    Args:
+        path: The file.
+        spool_dir: The spool directory.
+        data: The new content.
+        run_at: When the job is due, in unix seconds; ``None``: now.
+        fsync: Whether the new content must be on the disk when this function returns.
+
+    Returns:
+        The new path.
+
+    Raises:
+        FileNotFoundError: The file has become due, and was moved in; nothing else was changed.
+        OSError: The new content could not be written; the job has the old one.
+    """
+    due = spoolfile.due_now() if run_at is None else run_at
+    folder = _folder(spool_dir, _priority(path, spool_dir))
+    name = os.path.basename(spoolfile.next_name(path))
+    new, temporary = os.path.join(folder, name), os.path.join(folder, f"{spoolfile.TEMPORARY}{name}")
+    _make_folder(spool_dir, folder, fsync=fsync)
+    files.remove(temporary)  # of a caller that was killed
+    try:
+        spoolfile.write_unnamed(temporary, data, run_at=due, fsync=fsync)
+        # Into this folder first, where no spooler looks. A spooler that has opened the old file, but has not locked it
+        # yet, would run the old content if its name came back; and the process that moves jobs in takes no lock.
+        os.utime(path, ns=spoolfile.ns_of(max(due, clock.now() + REPLACE_TIME)))
+        os.rename(path, new)
+        os.rename(temporary, new)
+    except BaseException:
+        files.remove(temporary)
+        raise
+    if fsync:
+        files.fsync_folder(folder)
+    if run_at is not None:
+        _announce(spool_dir, new, run_at)
+        return new
+    with contextlib.suppress(FileNotFoundError):  # it was moved in by the process that does so
+        new = bring_forward(new, spool_dir)
+        if fsync:
+            files.fsync_folder(os.path.dirname(new))
     return new
 
 

@@ -7,12 +7,16 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
 from spoolkit import application, registry
+from spoolkit.admin import keys as holders
 from spoolkit.encoding import chunk, packet
 from spoolkit.errors import ArgumentError, QueueOptionError, SpoolUnavailableError, of_row
 from spoolkit.job import AnyJob, JobSpec, replaced
 from spoolkit.registry import Declared
 from spoolkit.settings import Settings
 from spoolkit.spooldir import chunks, later, spoolers, spoolfile
+from spoolkit.spooldir import unique as keys
+from spoolkit.spooling import unique_jobs
+from spoolkit.spooling.unique_jobs import BeforeWrite
 from spoolkit.store import locations
 from spoolkit.system import clock, files, log, sandbox
 from spoolkit.uwsgi import bridge
@@ -39,27 +43,23 @@ class SpoolEngine:
             ArgumentError: An argument is not of the supported types, or is too large, or an option cannot be used.
             SpoolUnavailableError: The spool directory is full, read-only or missing.
             DuplicateTaskError: Another function has been declared under the task's name since.
+            DuplicateJobError: The task is unique, another job has the key, and ``on_duplicate`` is ``"raise"``.
         """
         registry.check_not_replaced(declared)
         config = application.settings(declared.code_folder)
         limit = min(config.max_body, MAX_BODY)
         call = packet.encode_arguments(job.args, job.kwargs, max_body=limit, names=declared.positional)
-        content = packet.dump_job(job, call)
         served = bridge.directories()
         spool_dir = _spool_dir_of(job, config, served)
-        run_at = None if job.run_at is None or job.run_at <= clock.now() else job.run_at
+        if declared.options.unique is None:
+            return _write(job, call, spool_dir, config, served)
         try:
-            folder, owner = _folder(job, spool_dir, config, served)
-            if run_at is None:
-                spoolfile.write(folder, job.id, content, run_at=job.run_at, fsync=config.fsync, owned_by=owner)
-            else:
-                later.write(spool_dir, job.id, content, run_at=run_at, priority=job.priority, fsync=config.fsync)
+            _prepare_keys(config, served)
+            return unique_jobs.submit(
+                job, call, declared, spool_dir, config, write=lambda one: _write(one, call, spool_dir, config, served)
+            )
         except OSError as error:
             raise _unavailable(spool_dir, error) from error
-        log.debug("job %s of %s is accepted in %s", job.id, job.task, spool_dir)
-        if run_at is None:
-            spoolers.wake(spool_dir, job.id)
-        return job
 
     def submit_many(self, first: AnyJob, calls: Sequence[Call], declared: Declared, *, step: float) -> list[AnyJob]:
         """Write many jobs of one task, a chunk of them per file, wake a spooler, and return the jobs.
@@ -76,32 +76,72 @@ class SpoolEngine:
             ArgumentError: As :meth:`submit`; its ``row`` is the index of the call at fault.
             SpoolUnavailableError: The spool directory is full, read-only or missing.
             DuplicateTaskError: Another function has been declared under the task's name since.
+            DuplicateJobError: As :meth:`submit`; its message names the row.
         """
         registry.check_not_replaced(declared)
         config = application.settings(declared.code_folder)
         served = bridge.directories()
         spool_dir = _spool_dir_of(first, config, served)
         encoded = _encode(calls, min(config.max_body, MAX_BODY), declared.positional)
-        packed: list[tuple[str, bytes]] = []
-        jobs: list[AnyJob] = []
-        # The id of a job is that of its chunk and its place in it.
-        for start, end in chunk.cut(encoded):
-            run_at = None if first.run_at is None else first.run_at + start * step
-            stem = chunk.stem(first.id, len(packed), end - start)
-            one = chunk.Chunk(stem, replaced(first, run_at=run_at), step)
-            packed.append((stem, packet.dump(chunk.pack(one, encoded[start:end]))))
-            jobs += (
-                replaced(first, id=chunk.id_of(stem, index), run_at=one.run_at(index), args=args, kwargs=kwargs)
-                for index, (args, kwargs) in enumerate(calls[start:end])
-            )
-        try:
+
+        def write(calls: Sequence[Call], encoded: Sequence[bytes], before: BeforeWrite | None = None) -> list[AnyJob]:
+            packed, jobs = _pack(first, calls, encoded, step)
+            if before is not None:
+                before(jobs)
             folder, _ = _folder(first, spool_dir, config, served)
             chunks.write(folder, packed, fsync=config.fsync)
+            log.debug("%d jobs of %s are accepted in %s", len(jobs), first.task, spool_dir)
+            return jobs
+
+        try:
+            if declared.options.unique is None:
+                jobs = write(calls, encoded)
+            else:
+                _prepare_keys(config, served)
+                jobs = unique_jobs.submit_many(
+                    first, calls, encoded, declared, spool_dir, config, step=step, write=write
+                )
         except OSError as error:
             raise _unavailable(spool_dir, error) from error
-        log.debug("%d jobs of %s are accepted in %s", len(jobs), first.task, spool_dir)
         spoolers.wake(spool_dir)
         return jobs
+
+
+def _write(job: AnyJob, call: bytes, spool_dir: str, config: Settings, served: Sequence[str]) -> AnyJob:
+    """Write the file of a job, and wake a spooler. Returns the job."""
+    content = packet.dump_job(job, call)
+    run_at = None if job.run_at is None or job.run_at <= clock.now() else job.run_at
+    try:
+        folder, owner = _folder(job, spool_dir, config, served)
+        if run_at is None:
+            spoolfile.write(folder, job.id, content, run_at=job.run_at, fsync=config.fsync, owned_by=owner)
+        else:
+            later.write(spool_dir, job.id, content, run_at=run_at, priority=job.priority, fsync=config.fsync)
+    except OSError as error:
+        raise _unavailable(spool_dir, error) from error
+    log.debug("job %s of %s is accepted in %s", job.id, job.task, spool_dir)
+    if run_at is None:
+        spoolers.wake(spool_dir, job.id)
+    return job
+
+
+def _pack(
+    first: AnyJob, calls: Sequence[Call], encoded: Sequence[bytes], step: float
+) -> tuple[list[tuple[str, bytes]], list[AnyJob]]:
+    """The stems and contents of the chunks of many jobs, and the jobs."""
+    packed: list[tuple[str, bytes]] = []
+    jobs: list[AnyJob] = []
+    # The id of a job is that of its chunk and its place in it.
+    for start, end in chunk.cut(encoded):
+        run_at = None if first.run_at is None else first.run_at + start * step
+        stem = chunk.stem(first.id, len(packed), end - start)
+        one = chunk.Chunk(stem, replaced(first, run_at=run_at), step)
+        packed.append((stem, packet.dump(chunk.pack(one, encoded[start:end]))))
+        jobs += (
+            replaced(first, id=chunk.id_of(stem, index), run_at=one.run_at(index), args=args, kwargs=kwargs)
+            for index, (args, kwargs) in enumerate(calls[start:end])
+        )
+    return packed, jobs
 
 
 def _encode(calls: Sequence[Call], limit: int, names: Sequence[str]) -> list[bytes]:
@@ -187,6 +227,15 @@ def was_missing(spool_dir: str) -> bool:
 
 
 _make_once = lru_cache(maxsize=16)(files.make_spool_directory)
+
+
+def _prepare_keys(config: Settings, served: Sequence[str]) -> None:
+    """Make sure that there is a folder for the keys of unique tasks. Raises ``OSError``."""
+    spool_dir = holders.folder(config)
+    if not keys.is_prepared(spool_dir):
+        if spool_dir not in served:
+            _prepare(spool_dir, config)
+        keys.prepare(spool_dir)
 
 
 def _prepare(spool_dir: str, config: Settings) -> None:

@@ -12,6 +12,7 @@ from contextvars import copy_context
 from typing import NamedTuple
 
 from spoolkit import application, registry
+from spoolkit.admin import keys as holders
 from spoolkit.attempt import bookkeeping, job_log, process_state, runner
 from spoolkit.attempt.runner import AttemptResult
 from spoolkit.encoding import chunk, packet
@@ -85,6 +86,7 @@ def execute(content: packet.Packet, file: SpoolFileRef, working_directory: str) 
             return False
         if retention.delete_some(store, file.spool_dir, config):
             sweeping.run(file.spool_dir)
+        holders.remove_some(store, config)
     return True
 
 

@@ -8,6 +8,7 @@ import stat
 import time
 from collections.abc import Iterator
 
+from spoolkit.admin import keys
 from spoolkit.encoding import packet
 from spoolkit.errors import DecodeError
 from spoolkit.spooldir import chunks, dead, places, spoolers, spoolfile
@@ -40,6 +41,7 @@ def tidy(spool_dir: str) -> None:
                 if not place.spool_files:
                     files.sweep(os.path.join(spool_dir, place.name))
             _set_unreadable_files_aside(spool_dir)
+            keys.sweep(spool_dir)
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from history import record
 from spoolkit import SPOOL_RETRY, Abort, JobTimeout, Retry, SpoolKit, current_job, spool
 from spoolkit.encoding import packet
 from spoolkit.job import JobSpec
-from spoolkit.spooldir import later, spoolfile
+from spoolkit.spooldir import later, spoolfile, unique
 from spoolkit.uwsgi import bridge
 
 app = Flask(__name__)
@@ -309,3 +309,39 @@ def _die_finishing(moment: str) -> None:
 
 if moment := os.environ.get("DIES_FINISHING"):
     _die_finishing(moment)
+
+
+@spool(unique=("key",), until="start", on_duplicate="replace")
+def debounced(key: str, seconds: float) -> None:
+    with noted():
+        record("slept", current_job().id, seconds)
+
+
+def _die_calling(moment: str) -> None:
+    """Kill a process that calls a unique task, once, at a moment of the call."""
+
+    def die() -> None:
+        with contextlib.suppress(FileExistsError):
+            Path(os.environ["HISTORY"]).with_name("died").touch(exist_ok=False)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    rename, take = os.rename, unique.take
+
+    def rename_and_die(old: str, new: str) -> None:
+        rename(old, new)
+        # A job that is replaced moves under its next name, and the new content is renamed over it.
+        is_content = os.path.basename(old).startswith(spoolfile.TEMPORARY)
+        if new.endswith(".1") and f"/{later.FOLDER}/" in new and moment == ("replaced" if is_content else "half way"):
+            die()
+
+    def take_and_die(*args: Any, **options: Any) -> None:
+        take(*args, **options)
+        if moment == "key written":
+            die()
+
+    os.rename = rename_and_die  # type: ignore[assignment]
+    unique.take = take_and_die
+
+
+if moment := os.environ.get("DIES_CALLING"):
+    _die_calling(moment)

@@ -1,0 +1,158 @@
+"""Which job holds the key of a unique task? The key's file names it; the job's own file and record tell its state."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+from spoolkit import registry
+from spoolkit.admin import lookup
+from spoolkit.coordination import unique
+from spoolkit.encoding import packet
+from spoolkit.errors import (
+    DecodeError,
+    DuplicateJobError,
+    NewerJobError,
+    SpoolkitError,
+    StoreUnavailableError,
+    UnknownJobError,
+)
+from spoolkit.job import FINAL, FINISHED, State, Status
+from spoolkit.registry import Declared
+from spoolkit.settings import Settings
+from spoolkit.spooldir import running, spoolfile
+from spoolkit.spooldir import unique as keys
+from spoolkit.spooldir.unique import Holder
+from spoolkit.store import Store, locations
+from spoolkit.system.process import PerProcess
+
+SWEPT_AT_ONCE = 2000
+"""Keys that a spooler examines when it starts."""
+
+OVER = frozenset({State.DONE, State.CANCELLED})
+"""The states that a job never leaves."""
+
+INTERVAL = 30.0
+"""Seconds between two removals of one process, if the earlier one left few."""
+
+
+def folder(config: Settings | None = None) -> str:
+    """Return the spool directory with the keys: one for all queues."""
+    return locations.spool_dir_of(None, config)
+
+
+def status_of(holder: Holder | None) -> Status | None:
+    """Return the state of the job that a key names; ``None`` if there is no such job, or it is done or cancelled.
+
+    Raises:
+        SpoolUnavailableError: This process cannot read a spool directory.
+        StoreUnavailableError: This process may not read the store.
+    """
+    if holder is None:
+        return None
+    with contextlib.suppress(StoreUnavailableError):
+        # Of most keys that are used again the job is over, and a tenth of the questions tells so.
+        if locations.store().states([holder.job]).get(holder.job) in OVER:
+            return None
+    try:
+        status = lookup.find(holder.job, hint=(holder.spool_dir, holder.file))
+    except UnknownJobError:
+        return None
+    if status.state is State.QUEUED and status.attempt == 0 and _runs_unrecorded(status):
+        return replace(status, state=State.RUNNING)
+    return status
+
+
+def _runs_unrecorded(status: Status) -> bool:
+    """Whether the job runs although the store, which cannot be read, does not say so."""
+    try:
+        locations.store().status(status.id)
+    except StoreUnavailableError:
+        return running.is_running(locations.spool_dir_of(status.queue), status.id)
+    return False
+
+
+@contextlib.contextmanager
+def retaken(id: str, path: str, spool_dir: str) -> Iterator[None]:
+    """Let a dead job that is to be retried hold its key again, if its task is unique.
+
+    Args:
+        id: The id of the job.
+        path: Its file, among the dead letters.
+        spool_dir: The spool directory.
+
+    Raises:
+        DuplicateJobError: Another job holds the key.
+        OSError: The key cannot be written.
+    """
+    if (found := _key_of(path)) is None:
+        yield
+        return
+    declared, key = found
+    assert declared.options.unique is not None
+    place = folder()
+    keys.prepare(place)
+    with keys.locked(place, key):
+        holder = keys.holder(place, key)
+        status = None if holder is None or holder.job == id else status_of(holder)
+        if status is not None and unique.holds(status.state, declared.options.unique.until):
+            raise DuplicateJobError(
+                f"job {id} is dead, and job {status.id}, which is {status.state}, has its key: {declared.name} is "
+                "unique. Retry the job once that one is over, or cancel that one",
+                job=id,
+                state="dead",
+                holder=status.id,
+            )
+        keys.take(place, key, Holder(id, spool_dir, path.rpartition("/")[2]))
+        yield
+
+
+def _key_of(path: str) -> tuple[Declared, str] | None:
+    """The task and the key of a dead job; ``None`` if this process declares no unique task that could run it."""
+    try:
+        data = spoolfile.peek(path)
+        job = None if data is None else packet.unpack(packet.load(data))
+    except (DecodeError, NewerJobError):
+        return None
+    declared = None if job is None else registry.this_process.get(job.task)
+    if job is None or declared is None or declared.options.unique is None or declared.mismatch(job.args, job.kwargs):
+        return None
+    return declared, unique.digest(declared, declared.options.unique, job.args, job.kwargs)
+
+
+last_removal = PerProcess(lambda: -INTERVAL)
+"""When this process last removed keys, on the monotonic clock."""
+
+
+def remove_some(store: Store, config: Settings) -> None:
+    """Remove some of the keys whose jobs are over, every 30 seconds or while there are many. Never raises."""
+    begun = time.monotonic()
+    if begun - last_removal.get() < INTERVAL:
+        return
+    last_removal.set(begun)
+
+    def are_over(found: list[Holder]) -> set[str]:
+        try:
+            states = store.states([holder.job for holder in found])
+        except StoreUnavailableError:
+            return set()
+        # A dead job may have been moved back, and is found to wait then.
+        return {id for id, state in states.items() if state in FINAL}
+
+    if keys.remove_over(folder(config), are_over):
+        last_removal.set(begun - INTERVAL)  # there are more
+
+
+def sweep(spool_dir: str) -> None:
+    """Remove the keys whose jobs are over, also those without a record. Nothing depends on it. Never raises."""
+    for count, key in enumerate(keys.unused(spool_dir)):
+        if count == SWEPT_AT_ONCE:
+            break
+        with (
+            contextlib.suppress(OSError, SpoolkitError),
+            keys.locked(spool_dir, key, wait=False) as is_held,
+        ):
+            if is_held and ((status := status_of(keys.holder(spool_dir, key))) is None or status.state in FINISHED):
+                keys.remove(spool_dir, key)
