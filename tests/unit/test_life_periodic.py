@@ -139,7 +139,8 @@ class Schedules(RuleBasedStateMachine):
     def end(self) -> None:
         """The chain goes on, and of all that was due nothing is missing where all of it was to run."""
         control.resume("x")
-        for _ in range(3):
+        rounds = 0
+        for _ in range(20):  # in some of them, what is due was cancelled
             self.sweep()
             before = len(ran())
             next = self.state().next
@@ -148,7 +149,11 @@ class Schedules(RuleBasedStateMachine):
             for _ in range(40):
                 self.world.spooler.run_due()
                 self.world.now += 1.2
-            assert len(ran()) > before, "the chain is broken"
+            rounds += len(ran()) > before
+            if rounds == 3:
+                break
+        else:
+            pytest.fail("the chain is broken")
         self.nothing_runs_twice_or_early()
         if self.missed == "all" and self.is_plain:
             dues = sorted({due for due, _, _ in ran()} | self.left_out)

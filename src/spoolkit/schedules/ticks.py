@@ -68,7 +68,8 @@ def _decide(job: JobSpec, spool_dir: str, store: Store, config: Settings) -> Dec
         status, began = _recorded(job.id, store)
         with schedules.locked(spool_dir):
             state = schedules.read(spool_dir, name)
-            if status is None:
+            # Also one that was cancelled before the definition came to the same due time again: the chain goes on.
+            if status is None or (state is not None and state.next is not None and due >= state.next):
                 found = _fire(state, name, due, now, spool_dir, config)
                 if not isinstance(found, schedules.State):
                     return Decision(found)
