@@ -411,6 +411,10 @@ def test_a_process_that_is_older_than_the_schedule_leaves_its_jobs_to_others(
     site.work()
     assert ran == []
     assert site.waiting() == [HOUR + 1]
+    site.declare(every=3600)
+    ticks.reconcile(site.spool)
+    assert site.waiting() == [HOUR + 1], "it has another name now, and is there"
+    site.declare()
     site.pass_to(HOUR + 601)
     site.work()
     state, reason = site.end(HOUR)
@@ -534,6 +538,34 @@ def test_a_process_that_has_taken_a_run_counts_until_the_run_is_over(site: Site)
     assert seen == [[tick_id(task.name, int(MINUTE * SECOND))], []]
     for fd in (read, write, ready, is_ready):
         os.close(fd)
+
+
+@pytest.mark.parametrize("is_put_off", [False, True])
+def test_a_run_that_was_put_off_holds_up_no_other(
+    site: Site, monkeypatch: pytest.MonkeyPatch, is_put_off: bool
+) -> None:
+    """The process that put it off still shows it, as one would that is about to start it."""
+    periodic(every=60, missed="all")(task)
+    site.work()
+    (path,) = spoolfile.pending(site.spool)
+    site.pass_to(MINUTE)
+    if is_put_off:
+        later.put_off(path, site.spool, MINUTE + 15)
+    id = tick_id(task.name, int(MINUTE * SECOND))
+    monkeypatch.setattr(ticks.running, "taken", lambda spool_dir: [(id, False)])
+    job = JobSpec("1" * 32, task.name)
+    config = ticks.application.settings()
+    found = ticks._running(job, task.name, site.spool, locations.store(config), config)
+    assert found == ([] if is_put_off else [id])
+
+
+def test_what_a_newer_version_knows_of_a_schedule_besides_is_ignored(site: Site) -> None:
+    periodic(every=60, name="a")(task)
+    site.work()
+    command(site, "pause", "a")
+    path = schedules.path_of(site.spool, "a")
+    Path(path).write_text(json.dumps({**json.loads(Path(path).read_text()), "frobnicate": 1}))
+    assert site.state("a").paused
 
 
 # What people see and do

@@ -132,7 +132,7 @@ def _fire(
     state = replace(state, fired=max(state.fired, due), next=None)
     if not state.paused:
         state = replace(state, next=Schedule.from_json(state.definition or {}).following(due, now))
-    write_and_make(state, spool_dir, config)
+    write_and_make(state, spool_dir, config, is_new=True)
     return _skipped("its schedule is paused") if state.paused else state
 
 
@@ -169,9 +169,11 @@ def _running(job: JobSpec, name: str, spool_dir: str, store: Store, config: Sett
             status = store.status(id)
         except StoreUnavailableError:
             status = None
-        # A process still shows which job it has taken last. A job that it has taken and not claimed has a file.
+        # A process still shows which job it has taken last. A job that it has taken and not claimed has a file that is
+        # due. One that it has put off is not: two such jobs would wait for each other.
         is_claimed = status is not None and status.state is State.RUNNING and status.pid is not None
-        if is_shown or is_claimed or (status is None and spoolfile.locate(spool_dir, id)):
+        path = spoolfile.locate(spool_dir, id) if status is None and not is_shown else None
+        if is_shown or is_claimed or (path is not None and spoolfile.is_due(path)):
             found.append(id)
     return found
 
@@ -189,15 +191,19 @@ def _put_off(due: int, now: int, reason: str) -> RetryAt:
 # The chain
 
 
-def _make_if_missing(state: schedules.State, now: int, spool_dir: str, config: Settings) -> None:
-    """Make the tick that the state names, unless it is there under its first name. The caller holds the lock.
+def _make_if_missing(
+    state: schedules.State, now: int, spool_dir: str, config: Settings, *, is_new: bool = False
+) -> None:
+    """Make the tick that the state names, unless it is there. The caller holds the lock.
 
     If the disk is full, :func:`reconcile` makes it.
     """
     if state.next is None or state.definition is None or state.paused:
         return
     id = tick_id(state.name, state.next)
-    if not any(spoolfile.find(folder, id, None) for folder in (os.path.join(spool_dir, later.FOLDER), spool_dir)):
+    # One that was put off before it was taken to run has another name by now. A new one was never put off: no folder
+    # with 100,000 names is read for it.
+    if not (_has_first_name(spool_dir, id) or (not is_new and spoolfile.locate(spool_dir, id))):
         try:
             _make(Schedule.from_json(state.definition), state.next, now, spool_dir, config)
         except OSError as error:
@@ -229,6 +235,11 @@ def _make(schedule: Schedule, due: int, now: int, spool_dir: str, config: Settin
         pass  # made by a process that was killed then
 
 
+def _has_first_name(spool_dir: str, id: str) -> bool:
+    folders = os.path.join(spool_dir, later.FOLDER), spool_dir
+    return any(spoolfile.find(folder, id, None) for folder in folders)
+
+
 def own_spool_dir(config: Settings) -> str:
     """Return the spool directory in which this application's schedules are."""
     return locations.spool_dir_of(None, config)
@@ -257,8 +268,7 @@ def _is_in_order(own: Schedule, spool_dir: str) -> bool:
         return False
     if state.next is None:
         return state.paused or state.definition is None
-    id = tick_id(own.name, state.next)
-    return any(spoolfile.find(folder, id, None) for folder in (os.path.join(spool_dir, later.FOLDER), spool_dir))
+    return _has_first_name(spool_dir, tick_id(own.name, state.next))
 
 
 def _reconcile(own: Schedule, spool_dir: str, store: Store, config: Settings) -> None:
@@ -278,14 +288,14 @@ def _reconcile(own: Schedule, spool_dir: str, store: Store, config: Settings) ->
             log.info("schedule %s of the task %s: %s", own.name, own.task, own.explain())
 
 
-def write_and_make(state: schedules.State, spool_dir: str, config: Settings) -> None:
+def write_and_make(state: schedules.State, spool_dir: str, config: Settings, *, is_new: bool = False) -> None:
     """Write what is known of a schedule, then make the job that it names, if that is missing. Raises ``OSError``.
 
     In this order: a job that exists is never due later than what the state names, which so is the truth about what has
-    run. The caller holds the lock.
+    run. The caller holds the lock. ``is_new``: the state did not name this job before.
     """
     schedules.write(spool_dir, state, fsync=config.fsync)
-    _make_if_missing(state, _now(), spool_dir, config)
+    _make_if_missing(state, _now(), spool_dir, config, is_new=is_new)
 
 
 def heal(state: schedules.State, now: int, spool_dir: str, store: Store) -> schedules.State:

@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 from urllib.parse import quote
 
@@ -53,6 +53,9 @@ class State:
     pid: int = 0
     #: What tells that process from others with the same pid, and its start: see :func:`~.process.identity`.
     identity: str = ""
+
+
+_FIELDS = frozenset(field.name for field in fields(State))
 
 
 @contextlib.contextmanager
@@ -113,8 +116,8 @@ def path_of(spool_dir: str, name: str) -> str:
 def written_here(state: State, **changes: Any) -> State:
     """Return ``state`` with ``changes`` in its definition, which this process writes now."""
     now = time.clock_gettime(time.CLOCK_BOOTTIME)
-    fields = {**asdict(state), "written": now, "pid": os.getpid(), "identity": process.own().decode()}
-    return State(**{**fields, **changes})
+    written = {**asdict(state), "written": now, "pid": os.getpid(), "identity": process.own().decode()}
+    return State(**{**written, **changes})
 
 
 def has_older_writer(state: State) -> bool:
@@ -142,7 +145,9 @@ def _boot(identity: bytes) -> bytes:
 
 def _parsed(data: bytes | None, name: str | None = None) -> State | None:
     try:
-        state = State(**json.loads(data or b""))
+        found = dict(json.loads(data or b""))
+        # A newer version may have more fields. If its file counted as damaged, a pause would be forgotten.
+        state = State(**{key: found[key] for key in found if key in _FIELDS})
     except (ValueError, TypeError):
         return None
     return state if name in (None, state.name) else None
