@@ -21,6 +21,7 @@ from spoolkit import ConfigurationError, Job, SpoolKit, State, current_job, peri
 from spoolkit.admin import actions, lookup
 from spoolkit.cli import commands
 from spoolkit.doctor.examine import examine
+from spoolkit.errors import StoreUnavailableError
 from spoolkit.job import JobSpec
 from spoolkit.lifecycle import sweeping
 from spoolkit.schedules import declared, ticks
@@ -28,6 +29,7 @@ from spoolkit.schedules.schedule import SECOND, due_of, tick_id
 from spoolkit.spooldir import dead, later, schedules, spoolfile
 from spoolkit.spooling.standalone import Spooler
 from spoolkit.store import locations
+from spoolkit.store.database import Database
 from spoolkit.system import clock, process
 
 NOW = 2_500_000_040.0  # after the machine's own time, which files get
@@ -221,6 +223,21 @@ def test_max_late_ends_what_is_too_late_and_runs_what_is_not(site: Site) -> None
     assert [run[0] for run in ran] == [MINUTE + 540]
     assert site.end(MINUTE) == (State.CANCELLED, "it was 605 s late, and max_late is 90 s")
     assert site.waiting() == [MINUTE + 660]
+
+
+def test_a_retry_is_not_too_late_where_nothing_is_recorded(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    periodic(every=3600, max_late=5, args=("fail",))(task)
+    site.work()
+
+    def broken(*_: object) -> None:
+        raise StoreUnavailableError("on purpose", path="")
+
+    monkeypatch.setattr(Database, "_opened", broken)
+    site.pass_to(HOUR)
+    site.run()
+    site.pass_to(HOUR + 11)
+    site.run()
+    assert [run[0] for run in ran] == [HOUR, HOUR]
 
 
 def test_a_clock_that_is_put_back_runs_nothing_again(site: Site) -> None:

@@ -43,12 +43,13 @@ class Decision(NamedTuple):
 
 
 def before_attempt(
-    job: JobSpec, spool_dir: str, store: Store, config: Settings
+    job: JobSpec, path: str, spool_dir: str, store: Store, config: Settings
 ) -> tuple[JobSpec, Cancelled | RetryAt | None]:
     """Make the next tick, and decide whether this one may start. Never raises ``OSError``.
 
     Args:
-        job: A job that has a ``schedule``. This process has locked its file.
+        job: A job that has a ``schedule``.
+        path: Its file, which this process has locked.
         spool_dir: The spool directory that holds the file.
         store: Where jobs are recorded.
         config: The settings in force.
@@ -58,11 +59,11 @@ def before_attempt(
     """
     # Shown already: two runs that start at the same time must not both find that none runs.
     with running.AttemptFile(locations.spool_dir_of(job.queue, config), job.id):
-        decision = _decide(job, spool_dir, store, config)
+        decision = _decide(job, path, spool_dir, store, config)
     return replaced(job, is_late=decision.is_late), decision.instead
 
 
-def _decide(job: JobSpec, spool_dir: str, store: Store, config: Settings) -> Decision:
+def _decide(job: JobSpec, path: str, spool_dir: str, store: Store, config: Settings) -> Decision:
     name, due, now = job.schedule or "", due_of(job.id), _now()
     try:
         status, began = _recorded(job.id, store)
@@ -81,11 +82,13 @@ def _decide(job: JobSpec, spool_dir: str, store: Store, config: Settings) -> Dec
         # It must not run before it is written that it does: it would run again. A TypeError: of a newer version.
         log.complain("the job %s of the schedule %s waits: %s", job.id, name, error)
         return Decision(_put_off(due, now, str(error)))
-    if status is None and (reason := schedule.why_not(due, now)):
+    # Of an attempt that the store could not count, only the file's name tells: what follows is a retry.
+    is_first = status is None and not spoolfile.attempts_in_filename(path)
+    if is_first and (reason := schedule.why_not(due, now)):
         return Decision(_skipped(reason))
     if schedule.overlap == "skip" and (others := _running(job, name, spool_dir, store, config)):
         reason = f"the run before it, job {others[0]}, still runs"
-        if status is None and schedule.missed != "all" and min(map(due_of, others)) < due:
+        if is_first and schedule.missed != "all" and min(map(due_of, others)) < due:
             return Decision(_skipped(reason))
         return Decision(_put_off(due, now, reason))
     return Decision(is_late=schedule.is_late(due, now if began is None else round(began * SECOND)))

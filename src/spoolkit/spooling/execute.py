@@ -80,7 +80,7 @@ def execute(content: packet.Packet, file: SpoolFileRef, working_directory: str) 
     with log.about(job.id, job.task), spoolfile.executing(job.id):
         instead = None
         if job.schedule is not None:
-            job, instead = ticks.before_attempt(job, file.spool_dir, store, config)
+            job, instead = ticks.before_attempt(job, file.path, file.spool_dir, store, config)
         result = execute_job(job, content, file, store, config, working_directory, instead)
         if (result is not None and result.damage) or store.is_lost:
             return False
