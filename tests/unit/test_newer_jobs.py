@@ -132,6 +132,26 @@ def test_the_pauses_between_two_tries_grow_and_other_jobs_run(
     assert "update spoolkit" in record.getMessage()
 
 
+def test_one_whose_other_fields_cannot_be_read_either_is_left_alone_and_not_tried_at_each_scan(
+    directory: str, time_passes: Callable[[float], None]
+) -> None:
+    job = JobSpec(new_id(), task.name, enqueued_at=clock.now())
+    fields = packet.load(newer(packet.pack(job, max_body=1000))).fields
+    data = packet.dump(packet.Packet({**fields, b"priority": b"high"}, b""))
+    path = spoolfile.write(directory, job.id, data)
+    spooler = Spooler(directory)
+    spooler.run_due()
+    (waiting,) = spoolfile.pending(directory)
+    assert waiting != path
+    time_passes(1.0)
+    spooler.run_due()
+    assert spoolfile.pending(directory) == [waiting]
+    time_passes(15.0)
+    spooler.run_due()
+    assert spoolfile.pending(directory) != [waiting]
+    assert (ran, dead.paths(directory)) == ([], [])
+
+
 def test_a_chunk_with_such_a_field_waits_under_its_name_and_so_do_all_of_its_jobs(
     directory: str, time_passes: Callable[[float], None], update: Callable[[], None]
 ) -> None:

@@ -281,12 +281,17 @@ def _leave_for_newer_version(
 ) -> None:
     """Leave a job or a chunk alone, however long it takes until a version comes that knows its fields."""
     is_chunk = chunk.is_chunk(content)
-    job = chunk.head(content).common if is_chunk else packet.head(content)
-    if running.is_running(locations.spool_dir_of(job.queue, config), job.id):
-        return  # by a spooler of that version whose task has dropped the lock
-    log.complain("job %s of %s is left for a newer version of spoolkit: %s", job.id, job.task, error)
     now = clock.now()
-    run_at = now + _pause(now - _first_due(job, store))
+    try:
+        job = chunk.head(content).common if is_chunk else packet.head(content)
+    except DecodeError as unreadable:  # that version may write other fields in another way as well
+        log.complain("%s is left for a newer version of spoolkit: %s; %s", file.path, error, unreadable)
+        run_at = now + UNKNOWN_PAUSES[1]
+    else:
+        if running.is_running(locations.spool_dir_of(job.queue, config), job.id):
+            return  # by a spooler of that version whose task has dropped the lock
+        log.complain("job %s of %s is left for a newer version of spoolkit: %s", job.id, job.task, error)
+        run_at = now + _pause(now - _first_due(job, store))
     with contextlib.suppress(FileNotFoundError):
         if is_chunk:
             chunks.put_off(file.path, run_at)
