@@ -395,6 +395,30 @@ def test_a_job_that_is_locked_is_not_replaced(directory: str, monkeypatch: pytes
     assert spoolfile.pending(directory) == [path]
 
 
+def test_a_job_that_starts_while_a_call_is_about_to_replace_it_keeps_its_arguments(
+    directory: str, work: Callable[[], None], now: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, status_of = indexed(1, "one"), holders.status_of
+
+    def starts_and_fails() -> None:
+        raise ValueError("once")
+
+    def start_afterwards(holder: Any) -> Any:
+        status = status_of(holder)
+        if not ran:
+            inside.append(starts_and_fails)
+            work()
+        return status
+
+    monkeypatch.setattr(holders, "status_of", start_afterwards)
+    second = indexed(1, "two")
+    assert first.state is State.RETRYING
+    assert not second.duplicate
+    now[0] += 3600
+    work()
+    assert sorted(ran) == [(1, "one"), (1, "one"), (1, "two")]
+
+
 def test_a_job_that_was_moved_in_meanwhile_is_replaced_there(
     directory: str, work: Callable[[], None], now: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -648,7 +672,7 @@ def assert_one_holder_each(directory: str) -> None:
     "calls", [pytest.param(60, id="short"), pytest.param(3000, id="long", marks=pytest.mark.matrix)]
 )
 def test_a_storm_of_calls_and_kills_never_gives_a_key_two_holders(
-    directory: str, work: Callable[[], None], calls: int
+    directory: str, work: Callable[[], None], calls: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Four processes call for three keys of two tasks, a fifth runs the jobs; all are killed again and again."""
 
@@ -699,6 +723,9 @@ def test_a_storm_of_calls_and_kills_never_gives_a_key_two_holders(
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
     assert_one_holder_each(directory)
+    # A caller that was killed in the middle of a replacement may have put its job off, and no later one put it right.
+    real = clock.now
+    monkeypatch.setattr(clock, "now", lambda: real() + later.REPLACE_TIME)
     wait_until(lambda: work() or not waiting(directory))  # type: ignore[func-returns-value]
     for task in (stormy, stormy_to_the_start):
         assert [task(key).duplicate for key in range(3)] == [False] * 3, "a key is held by nobody"

@@ -16,13 +16,14 @@ from spoolkit.admin import lookup
 from spoolkit.coordination import unique
 from spoolkit.coordination.unique import Action
 from spoolkit.encoding import packet
-from spoolkit.errors import DuplicateJobError
+from spoolkit.errors import DuplicateJobError, StoreUnavailableError
 from spoolkit.job import AnyJob, JobSpec, State, Status, Unique, replaced
 from spoolkit.registry import Declared
 from spoolkit.settings import Settings
 from spoolkit.spooldir import chunks, later, spoolers, spoolfile
 from spoolkit.spooldir import unique as keys
 from spoolkit.spooldir.unique import Holder
+from spoolkit.store import locations
 from spoolkit.system import clock
 
 Call = tuple[tuple[object, ...], Mapping[str, object]]
@@ -164,13 +165,13 @@ def _existing(
             return _handle(job, status)
         if (new := _replaced(job, call, status, holder, place, key, config)) is not None:
             return new
-        time.sleep(0.01)  # a spooler has locked the file, or it has just been moved in
+        time.sleep(0.01)  # a spooler has locked the file, or has just moved or run it
 
 
 def _replaced(
     job: AnyJob, call: bytes, status: Status, holder: Holder, place: str, key: str, config: Settings
 ) -> AnyJob | None:
-    """Give a waiting job the arguments and the due time of a call. ``None``: its file is locked, or gone."""
+    """Give a waiting job the arguments and the due time of a call. ``None``: it is locked, gone, or has started."""
     for spool_dir in dict.fromkeys([holder.spool_dir, *lookup.directories(status)]):
         with contextlib.suppress(FileNotFoundError):
             chunks.expand_for(spool_dir, status.id, fsync=config.fsync)
@@ -178,7 +179,8 @@ def _replaced(
             if path is None:
                 continue
             with spoolfile.claim(path) as fd:
-                if fd is None:
+                # Asked while no attempt can begin: since its state was read, one may have begun and failed.
+                if fd is None or _has_started(status.id):
                     return None
                 earlier = packet.head(packet.load(spoolfile.read(fd, packet.HEAD_SIZE)))
                 new = _bounded(job, earlier.enqueued_at)
@@ -199,6 +201,13 @@ def _replaced(
                 spoolers.wake(spool_dir, new.id)
             return new
     return None
+
+
+def _has_started(id: str) -> bool:
+    with contextlib.suppress(StoreUnavailableError):
+        # The file of a dead job was moved back, to start anew.
+        return locations.store().states([id]).get(id, State.QUEUED) not in (State.QUEUED, State.DEAD)
+    return False
 
 
 def _bounded(job: AnyJob, since: float) -> AnyJob:
