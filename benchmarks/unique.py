@@ -44,7 +44,6 @@ def main() -> int:
 
         def remove_keys() -> None:
             """What spoolers do from time to time."""
-            keys.last_removal.set(-keys.INTERVAL)
             for _ in range(jobs // 200):
                 keys.last_removal.set(-keys.INTERVAL)
                 keys.remove_some(locations.store(), application.settings())

@@ -286,7 +286,7 @@ class SpoolTask(Task[P, R]):
             raise of_row(error, len(calls)) from None
         options = _options(at=at, delay=delay, expires=expires, priority=priority, queue=queue)
         first = self._job((), {}, self._engine.name, options)
-        seconds = times.spread(spread)
+        seconds = times.seconds(spread, "spread")
         if seconds and first.run_at is None:
             first = replaced(first, run_at=first.enqueued_at)
         if not calls:
@@ -398,7 +398,7 @@ class ThreadTask(Task[P, R]):
 
 
 _CHECKS: dict[str, Callable[[Any], object]] = {
-    "max_wait": times.max_wait,
+    "max_wait": lambda value: times.seconds(value, "max_wait"),
     "priority": uwsgi_args.priority,
     "queue": lambda path: os.path.realpath(uwsgi_args.spool_dir(path)),
 }

@@ -56,28 +56,17 @@ def expires_at(expires: object, *, now: float) -> float:
     return _checked(time, now, "expires", expires)
 
 
-def spread(seconds: object) -> float:
-    """The seconds over which due times are spread.
+def seconds(value: object, argument: str) -> float:
+    """The seconds that an argument of a call gives.
 
     Args:
-        seconds: A number of seconds, or a timedelta.
+        value: A number of seconds, or a timedelta.
+        argument: The name of the argument, for the error.
 
     Raises:
         ScheduleError: It is of another type, negative, or more than ten years.
     """
-    return _checked(_delay(seconds, "spread"), 0.0, "spread", seconds)
-
-
-def max_wait(seconds: object) -> float:
-    """The seconds for which a unique job can be put off at most.
-
-    Args:
-        seconds: A number of seconds, or a timedelta.
-
-    Raises:
-        ScheduleError: It is of another type, negative, or more than ten years.
-    """
-    return _checked(_delay(seconds, "max_wait"), 0.0, "max_wait", seconds)
+    return _checked(_delay(value, argument), 0.0, argument, value)
 
 
 def seconds_from_text(text: str | bytes, *, argument: str = "at") -> float:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from flask import Flask
+from put_clock import NOW
 
 from spoolkit import SpoolKit
 from spoolkit.attempt import process_state
@@ -44,3 +45,15 @@ def directory(tmp_path: Path) -> Iterator[str]:
 def work(directory: str) -> Callable[[], None]:
     """Let run here what is due."""
     return Spooler(directory).run_due
+
+
+@pytest.fixture
+def time_passes(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Put the clock forward by so many seconds."""
+    now = [NOW]
+    monkeypatch.setattr(clock, "now", lambda: now[0])
+
+    def put_forward(seconds: float) -> None:
+        now[0] += seconds
+
+    return put_forward

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from flask import Flask
 from life_process import in_child
+from put_clock import NOW
 
 from spoolkit import Job, SpoolKit, State, current_job, spool, thread
 from spoolkit.admin import actions, lookup
@@ -20,10 +21,7 @@ from spoolkit.encoding import packet
 from spoolkit.spooldir import dead, spoolfile
 from spoolkit.spooling.standalone import Spooler
 from spoolkit.store import locations
-from spoolkit.system import clock
 from spoolkit.testing import run_jobs, waiting_jobs
-
-NOW = 2_500_000_000.0  # after the machine's own time, which files get
 
 ran: list[object] = []
 during: list[Callable[[], None]] = []
@@ -44,18 +42,6 @@ def task(how: str = "") -> None:
 @thread(overflow="spool")
 def in_thread() -> None:
     ran.append("thread")
-
-
-@pytest.fixture
-def time_passes(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Put the clock forward by so many seconds."""
-    now = [NOW]
-    monkeypatch.setattr(clock, "now", lambda: now[0])
-
-    def put_forward(seconds: float) -> None:
-        now[0] += seconds
-
-    return put_forward
 
 
 @pytest.fixture

@@ -23,7 +23,6 @@ from spoolkit.system import clock, log
 from spoolkit.system.process import PerProcess
 from spoolkit.testing import clear_jobs, run_jobs, waiting_jobs
 
-NOW = 2_500_000_000.0  # after the machine's own time, which files get
 DAY = 86400.0
 
 ran: list[object] = []
@@ -35,20 +34,8 @@ def task(word: str) -> None:
 
 
 @pytest.fixture
-def time_passes(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Put the clock forward by so many seconds."""
-    now = [NOW]
-    monkeypatch.setattr(clock, "now", lambda: now[0])
+def app(tmp_path: Path, time_passes: Callable[[float], None], monkeypatch: pytest.MonkeyPatch) -> Iterator[Flask]:
     monkeypatch.setattr(log, "_complaints", PerProcess(dict))
-
-    def put_forward(seconds: float) -> None:
-        now[0] += seconds
-
-    return put_forward
-
-
-@pytest.fixture
-def app(tmp_path: Path, time_passes: Callable[[float], None]) -> Iterator[Flask]:
     app = Flask("the_application")
     app.config.update(SPOOLKIT_SPOOL=tmp_path / "spool")
     SpoolKit(app)

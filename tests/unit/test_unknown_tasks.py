@@ -13,25 +13,12 @@ from spoolkit import Job, SpoolKit, State, registry, spool
 from spoolkit.admin import actions
 from spoolkit.spooldir import spoolfile
 from spoolkit.spooling.standalone import Spooler
-from spoolkit.system import clock, log
+from spoolkit.system import log
 from spoolkit.system.process import PerProcess
 
-NOW = 2_500_000_000.0  # after the machine's own time, which files get
 GRACE = 600.0
 
 ran: list[object] = []
-
-
-@pytest.fixture
-def time_passes(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Put the clock forward by so many seconds."""
-    now = [NOW]
-    monkeypatch.setattr(clock, "now", lambda: now[0])
-
-    def put_forward(seconds: float) -> None:
-        now[0] += seconds
-
-    return put_forward
 
 
 @pytest.fixture

@@ -111,7 +111,7 @@ def pause(name: str) -> None:
 
 
 def resume(name: str) -> bool:
-    """Let the schedule run again, from its next due time on. What was due while it was paused does not run.
+    """Let the schedule run again, from its next due time on. What a spooler saw due while it was paused does not run.
 
     Returns:
         Whether it was paused.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
 from spoolkit import application, registry
@@ -16,14 +16,10 @@ from spoolkit.settings import Settings
 from spoolkit.spooldir import chunks, later, spoolers, spoolfile
 from spoolkit.spooldir import unique as keys
 from spoolkit.spooling import unique_jobs
-from spoolkit.spooling.unique_jobs import BeforeWrite
+from spoolkit.spooling.unique_jobs import BeforeWrite, Call
 from spoolkit.store import locations
 from spoolkit.system import clock, files, log, sandbox
 from spoolkit.uwsgi import bridge
-
-Call = tuple[tuple[object, ...], Mapping[str, object]]
-"""The arguments of a call by position, and by name."""
-
 
 MAX_BODY = spoolfile.MAX_SIZE - packet.HEAD_SIZE
 """Bytes that arguments take at most: a larger file would be accepted here, but become a dead letter unrun."""
