@@ -140,6 +140,15 @@ class UnknownScheduleError(SpoolkitError, LookupError):
         self.schedule = schedule
 
 
+class NewerScheduleError(SpoolkitError):
+    """A newer version of spoolkit has declared the schedule, with options that this one does not know."""
+
+    def __init__(self, message: str, *, schedule: str) -> None:
+        super().__init__(message)
+        #: The name of the schedule.
+        self.schedule = schedule
+
+
 class NoCurrentJobError(SpoolkitError, RuntimeError):
     """``current_job()`` was called outside a running job."""
 

@@ -25,7 +25,7 @@ class Steps:
     def __init__(self, patch: pytest.MonkeyPatch, reached: Callable[[], None]) -> None:
         for name in CALLS:
             patch.setattr(os, name, self._around(getattr(os, name), reached))
-        for name in ("begin", "close"):  # they write through a mapping
+        for name in ("begin", "hold", "close"):  # they write through a mapping
             patch.setattr(AttemptFile, name, self._around(getattr(AttemptFile, name), reached))
         transaction = Database.transaction
 

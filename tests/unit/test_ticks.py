@@ -22,11 +22,11 @@ from spoolkit.admin import actions, lookup
 from spoolkit.cli import commands
 from spoolkit.doctor.examine import examine
 from spoolkit.errors import StoreUnavailableError
-from spoolkit.job import JobSpec
 from spoolkit.lifecycle import sweeping
 from spoolkit.schedules import declared, ticks
 from spoolkit.schedules.schedule import SECOND, due_of, tick_id
-from spoolkit.spooldir import dead, later, schedules, spoolfile
+from spoolkit.spooldir import dead, later, running, schedules, spoolfile
+from spoolkit.spooling import execute
 from spoolkit.spooling.standalone import Spooler
 from spoolkit.store import locations
 from spoolkit.store.database import Database
@@ -473,7 +473,7 @@ def test_which_of_two_processes_is_newer_is_told_by_their_starts(site: Site, mon
 def overlapping(site: Site, monkeypatch: pytest.MonkeyPatch, *, pending: float) -> None:
     """As if another process ran the job of that due time."""
     id = tick_id(task.name, int(pending * SECOND))
-    monkeypatch.setattr(ticks.running, "taken", lambda spool_dir: [(id, True), ("0" * 32, True)])
+    monkeypatch.setattr(ticks.running, "held", lambda spool_dir: [id, "0" * 32])
 
 
 def test_a_run_is_skipped_while_the_one_before_it_runs(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -496,10 +496,40 @@ def test_with_all_a_run_waits_while_another_one_runs(site: Site, monkeypatch: py
         site.pass_to(MINUTE)
         site.work()
     assert ran == []
-    assert site.waiting() == [MINUTE + 1, MINUTE + 60]
+    assert site.waiting() == [MINUTE + 1], "the one after it cannot come first"
     site.pass_to(MINUTE + 1)
     site.work()
     assert [run[0] for run in ran] == [MINUTE]
+    assert site.waiting() == [MINUTE + 60]
+
+
+def test_with_all_late_runs_go_one_after_another(site: Site) -> None:
+    """Each is made when the one before it is over: no other spooler can take it, and put it off, before that."""
+    periodic(every=60, missed="all")(task)
+    site.work()
+    site.pass_to(MINUTE + 125)
+    during.append(lambda: ran.append(tuple(site.waiting())))
+    site.run()
+    assert ran == [(MINUTE, "", True), (MINUTE,), (MINUTE + 60, "", True), (MINUTE + 120, "", False)]
+    assert site.waiting() == [MINUTE + 180]
+
+
+def test_a_kill_at_the_end_of_a_late_run_loses_no_run(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When its file is gone, and before the next one is made."""
+    periodic(every=60, missed="all")(task)
+    site.work()
+    site.pass_to(MINUTE + 65)
+
+    def run_and_die() -> None:
+        monkeypatch.setattr(ticks, "heal", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        site._spooler.run_due()
+
+    in_child(run_and_die)
+    assert site.end(MINUTE) == (State.DONE, None)
+    assert site.waiting() == []
+    site.work()
+    assert [run[0] for run in ran] == [MINUTE + 60]
+    assert site.waiting() == [MINUTE + 120]
 
 
 def test_a_retry_waits_while_a_later_run_runs(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -524,56 +554,72 @@ def test_runs_may_overlap_where_that_is_allowed(site: Site, monkeypatch: pytest.
     assert [run[0] for run in ran] == [MINUTE]
 
 
-def test_a_process_that_has_taken_a_run_counts_until_the_run_is_over(site: Site) -> None:
-    """Really: another process runs the job of one due time, and this one that of the next."""
-    periodic(every=60)(task)
+@pytest.mark.parametrize("missed", ["once", "all"])
+@pytest.mark.parametrize("moment", ["before the claim", "while it runs", "before its file is settled"])
+def test_a_run_holds_up_others_from_its_decision_until_it_is_settled(
+    site: Site, monkeypatch: pytest.MonkeyPatch, missed: Any, moment: str
+) -> None:
+    """Really: another process stands still with the job of one due time, and this one takes that of the next."""
+    periodic(every=60, missed=missed)(task)
     site.work()
     site.pass_to(MINUTE)
-    seen: list[list[str]] = []
-    job = JobSpec("1" * 32, task.name)
+    (reached, is_reached), (go_on, goes_on) = os.pipe(), os.pipe()
 
-    def look() -> None:
-        config = ticks.application.settings()
-        seen.append(ticks._running(job, task.name, site.spool, locations.store(), config))
+    def stand_still() -> None:
+        os.write(is_reached, b"x")
+        os.read(go_on, 1)
 
-    read, write = os.pipe()
-    ready, is_ready = os.pipe()
-    during.append(lambda: (os.write(is_ready, b"x"), os.read(read, 1)))  # type: ignore[arg-type,return-value]
+    def stand_still_before(call: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *args, **given: (stand_still(), call(*args, **given))[1]
+
     pid = os.fork()
     if pid == 0:
         try:
+            if moment == "while it runs":
+                during.append(stand_still)
+            else:
+                function = "_claim" if moment == "before the claim" else "settle_file"
+                monkeypatch.setattr(execute, function, stand_still_before(getattr(execute, function)))
             site._spooler.run_due()
         finally:
-            os.write(is_ready, b"x")
             os._exit(0)
-    during.clear()
-    os.read(ready, 1)
-    look()
-    os.write(write, b"x")
+    os.read(reached, 1)
+    site.pass_to(MINUTE + 60)
+    site._spooler.run_due()
+    assert ran == []
+    os.write(goes_on, b"x")
     os.waitpid(pid, 0)
-    look()
-    assert seen == [[tick_id(task.name, int(MINUTE * SECOND))], []]
-    for fd in (read, write, ready, is_ready):
+    if missed == "once":
+        assert site.end(MINUTE + 60)[0] is State.CANCELLED
+    site.pass_to(MINUTE + 120)
+    site.run()
+    assert [run[0] for run in ran] == ([MINUTE + 60] if missed == "all" else []) + [MINUTE + 120]
+    for fd in (reached, is_reached, go_on, goes_on):
         os.close(fd)
 
 
-@pytest.mark.parametrize("is_put_off", [False, True])
-def test_a_run_that_was_put_off_holds_up_no_other(
-    site: Site, monkeypatch: pytest.MonkeyPatch, is_put_off: bool
-) -> None:
-    """The process that put it off still shows it, as one would that is about to start it."""
+def test_a_run_that_was_put_off_holds_up_no_other(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     periodic(every=60, missed="all")(task)
     site.work()
-    (path,) = spoolfile.pending(site.spool)
     site.pass_to(MINUTE)
-    if is_put_off:
-        later.put_off(path, site.spool, MINUTE + 15)
-    id = tick_id(task.name, int(MINUTE * SECOND))
-    monkeypatch.setattr(ticks.running, "taken", lambda spool_dir: [(id, False)])
-    job = JobSpec("1" * 32, task.name)
-    config = ticks.application.settings()
-    found = ticks._running(job, task.name, site.spool, locations.store(config), config)
-    assert found == ([] if is_put_off else [id])
+    with monkeypatch.context() as context:
+        overlapping(site, context, pending=MINUTE - 60)
+        site._spooler.run_due()
+    assert in_child(lambda: os._exit(len(running.held(site.spool)))) == 0
+
+
+def test_a_run_waits_where_nothing_can_show_that_it_runs(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    periodic(every=60)(task)
+    site.work()
+    site.pass_to(MINUTE)
+    with monkeypatch.context() as full:
+        full.setattr(running, "_take", lambda free: None)
+        full.setattr(running, "_ProcessFile", lambda spool_dir: (_ for _ in ()).throw(OSError(28, "No space left")))
+        site._spooler.run_due()
+    assert ran == []
+    site.pass_to(MINUTE + 1)
+    site.run()
+    assert [run[0] for run in ran] == [MINUTE]
 
 
 def test_what_a_newer_version_knows_of_a_schedule_besides_is_ignored(site: Site) -> None:
@@ -586,6 +632,45 @@ def test_what_a_newer_version_knows_of_a_schedule_besides_is_ignored(site: Site)
 
 
 # What people see and do
+
+
+def of_newer_version(site: Site, name: str, **definition: object) -> None:
+    """Let the definition be one that a newer version of spoolkit has written."""
+    state = site.state(name)
+    schedules.write(site.spool, replace(state, definition={**(state.definition or {}), **definition}))
+
+
+@pytest.mark.parametrize(
+    ("newer", "text"),
+    [({"frobnicate": 1}, "frobnicate=1"), ({"missed": "latest"}, "missed='latest'"), ({"overlap": 2}, "overlap=2")],
+)
+@pytest.mark.parametrize("is_declared", [True, False])
+def test_a_schedule_of_a_newer_version_is_listed_and_can_be_paused(
+    site: Site, monkeypatch: pytest.MonkeyPatch, newer: dict[str, object], text: str, is_declared: bool
+) -> None:
+    site.as_if(monkeypatch, older=False)
+    periodic(every=60, name="a")(periodic(every=60, name="b")(task))
+    site.work()
+    of_newer_version(site, "b", **newer)
+    if not is_declared:
+        registry.this_process.schedules.pop("b")
+    listed = command(site, "--json")
+    assert [one["task"] for one in listed] == [task.name, None]
+    assert listed[1]["text"] == (
+        f"the schedule b was declared by a newer version of spoolkit, and this one cannot read it: {text}"
+    )
+    assert (listed[1]["declared"], listed[1]["next"]) == (is_declared, [])
+    assert text in command(site)
+    assert command(site, "pause", "b") == "b is paused\n"
+    refused = command(site, "resume", "b")
+    assert (refused.exit_code, text in refused.output) == (1, True)
+    if not is_declared:
+        refused = command(site, "run", "b")
+        assert (refused.exit_code, text in refused.output) == (1, True)
+    assert findings(site).keys() <= {"undeclared-schedule"}
+    site.pass_to(MINUTE)
+    site.run()
+    assert site.waiting() == [MINUTE + 1, MINUTE + 60], "it waits for that version"
 
 
 def command(site: Site, *words: str) -> Any:

@@ -42,15 +42,19 @@ def _list(as_json: bool) -> None:
     for number, one in enumerate(found):
         if number:
             print_lines("")
-        print_lines(line(one.schedule.name), table(("", ""), _facts(one), wrap=True))
+        print_lines(line(one.name), table(("", ""), _facts(one), wrap=True))
 
 
 def _facts(one: Known) -> list[tuple[str, object]]:
     schedule = one.schedule
-    zone = f", {schedule.tz}" if schedule.cron is not None else ""
-    facts: list[tuple[str, object]] = [("  due", f"{one.text}{zone}"), ("  task", schedule.task)]
+    facts: list[tuple[str, object]] = []
+    if schedule is None:
+        facts.append(("  newer", line(one.text)))
+    else:
+        zone = f", {schedule.tz}" if schedule.cron is not None else ""
+        facts += [("  due", f"{one.text}{zone}"), ("  task", schedule.task)]
     if one.paused:
-        facts.append(("  paused", f"flask spool periodic resume {line(schedule.name)}"))
+        facts.append(("  paused", f"flask spool periodic resume {line(one.name)}"))
     if not one.is_declared:
         facts.append(("  removed", "the code does not declare it: it goes when it is due"))
     if not one.is_added:
@@ -67,23 +71,27 @@ def _ending(state: object, message: str | None) -> str:
 
 
 def _as_json(one: Known) -> dict[str, Any]:
-    schedule = one.schedule
+    known = {} if one.schedule is None else one.schedule.to_json()
     return {
-        "name": schedule.name,
-        "task": schedule.task,
-        "cron": schedule.cron,
-        "every": None if schedule.every is None else schedule.every / 1e9,
-        "tz": schedule.tz,
+        "name": one.name,
+        "task": known.get("task"),
+        "cron": known.get("cron"),
+        "every": _seconds(known.get("every")),
+        "tz": known.get("tz"),
         "text": one.text,
-        "missed": schedule.missed,
-        "overlap": schedule.overlap,
-        "max_late": None if schedule.max_late is None else schedule.max_late / 1e9,
+        "missed": known.get("missed"),
+        "overlap": known.get("overlap"),
+        "max_late": _seconds(known.get("max_late")),
         "declared": one.is_declared,
         "added": one.is_added,
         "paused": one.paused,
         "last": [brief(status) for status in one.last],
         "next": [{"time": run.time, "moved": run.is_moved} for run in one.next],
     }
+
+
+def _seconds(nanoseconds: Any) -> float | None:
+    return None if nanoseconds is None else nanoseconds / 1e9
 
 
 @command("run")

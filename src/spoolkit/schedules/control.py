@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from itertools import islice
 
 from spoolkit import application
-from spoolkit.errors import StoreUnavailableError, UnknownScheduleError, shown
+from spoolkit.errors import NewerScheduleError, StoreUnavailableError, UnknownScheduleError, shown
 from spoolkit.job import FINISHED, Status
 from spoolkit.schedules import declared, ticks
 from spoolkit.schedules.schedule import SECOND, Schedule, is_tick_of, is_zone
@@ -41,9 +41,11 @@ class Run:
 class Known:
     """A schedule, as people see it."""
 
-    #: When it is due and what runs.
-    schedule: Schedule
-    #: When it is due, in English.
+    #: Its name.
+    name: str
+    #: When it is due and what runs; ``None``: a newer version of spoolkit has declared it, and this one cannot read it.
+    schedule: Schedule | None
+    #: When it is due, in English; or why that is not known.
     text: str
     #: Whether the code that this process has loaded declares it.
     is_declared: bool
@@ -58,7 +60,8 @@ class Known:
 
     def local(self, time: float) -> str:
         """Return unix time in seconds as the date and time in the zone of the schedule."""
-        zone = zoneinfo.ZoneInfo(self.schedule.tz) if is_zone(self.schedule.tz) else UTC
+        tz = "UTC" if self.schedule is None else self.schedule.tz
+        zone = zoneinfo.ZoneInfo(tz) if is_zone(tz) else UTC
         return f"{datetime.fromtimestamp(time, zone):%Y-%m-%d %H:%M:%S %Z}"
 
 
@@ -76,10 +79,12 @@ def known() -> list[Known]:
 
 
 def _known(name: str, own: Schedule | None, state: schedules.State | None) -> Known:
-    if state is None or state.definition is None:
-        schedule, paused, start = own, False, _now()
-    else:
-        schedule, paused = Schedule.from_json(state.definition), state.paused
+    schedule, paused, start = own, False, _now()
+    if state is not None and state.definition is not None:
+        try:
+            schedule, paused = Schedule.from_json(state.definition), state.paused
+        except NewerScheduleError as error:
+            return Known(name, None, str(error), own is not None, True, state.paused, (), ())
         start = _now() if state.next is None else state.next - 1
     if schedule is None:
         raise LookupError(name)
@@ -87,7 +92,7 @@ def _known(name: str, own: Schedule | None, state: schedules.State | None) -> Kn
     runs = islice(schedule.after(start), RUNS) if not paused and is_zone(schedule.tz) else ()
     next = tuple(Run(due / SECOND, schedule.is_moved(due)) for due in runs)
     is_added = state is not None
-    return Known(schedule, schedule.explain(), own is not None, is_added, paused, _last(schedule), next)
+    return Known(name, schedule, schedule.explain(), own is not None, is_added, paused, _last(schedule), next)
 
 
 def _last(schedule: Schedule) -> tuple[Status, ...]:
@@ -118,6 +123,7 @@ def resume(name: str) -> bool:
 
     Raises:
         UnknownScheduleError: There is no such schedule.
+        NewerScheduleError: A newer version of spoolkit has declared it.
         SpoolUnavailableError: This process may not change the spool directory.
         StoreUnavailableError: The store cannot be read.
     """
@@ -133,6 +139,7 @@ def task_of(name: str) -> Schedule:
 
     Raises:
         UnknownScheduleError: There is no such schedule.
+        NewerScheduleError: A newer version of spoolkit has declared it, and this process does not.
     """
     if (own := declared.here().get(name)) is not None:
         return own
@@ -148,12 +155,13 @@ def task_of(name: str) -> Schedule:
 def _changing(name: str) -> Iterator[tuple[str, schedules.State, Settings]]:
     config = application.settings()
     spool_dir = ticks.own_spool_dir(config)
-    task_of(name)
     with _using(spool_dir):
         files.check_user(spool_dir)
         with schedules.locked(spool_dir):
             state = schedules.read(spool_dir, name)
             if state is None or state.definition is None:
+                if name not in declared.here():
+                    raise _unknown(name)
                 raise UnknownScheduleError(
                     f"no spooler knows the schedule {name} yet: a process that serves adds it at its start",
                     schedule=name,
@@ -170,7 +178,7 @@ def _using(spool_dir: str) -> Iterator[None]:
 
 
 def _unknown(name: str) -> UnknownScheduleError:
-    names = sorted(one.schedule.name for one in known())
+    names = sorted(one.name for one in known())
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names[:3]
     return UnknownScheduleError(
         f"there is no schedule {shown(name)}; there {'is' if len(near) == 1 else 'are'} {', '.join(near) or 'none'}",

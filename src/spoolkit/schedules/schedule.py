@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 from cronsim import CronSim, CronSimError
 
-from spoolkit.errors import ConfigurationError, shown
+from spoolkit.errors import ConfigurationError, NewerScheduleError, shown
 
 Missed = Literal["once", "skip", "all"]
 """What follows for due times at which nothing ran: one run, none, or all."""
@@ -207,8 +207,26 @@ class Schedule:
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Schedule:
-        """Read what :meth:`to_json` returned. Raises ``TypeError`` for fields that this version does not know."""
-        return cls(**fields)
+        """Read what :meth:`to_json` returned.
+
+        Raises:
+            NewerScheduleError: It has fields or words that this version of spoolkit does not know.
+        """
+        unknown = [f"{field}={shown(fields[field], 20)}" for field in fields.keys() - cls.__dataclass_fields__.keys()]
+        for field, words in (("missed", get_args(Missed)), ("overlap", get_args(Overlap))):
+            if fields.get(field, words[0]) not in words:
+                unknown.append(f"{field}={shown(fields[field], 20)}")
+        name = fields.get("name")
+        try:
+            if not unknown:
+                return cls(**fields)
+        except TypeError as error:  # without a name, for example
+            unknown = [str(error)]
+        raise NewerScheduleError(
+            f"the schedule {name} was declared by a newer version of spoolkit, and this one cannot read it: "
+            f"{', '.join(sorted(unknown))}",
+            schedule=str(name),
+        )
 
 
 def tick_id(name: str, due: int) -> str:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from spoolkit import application
 from spoolkit.encoding import codec, packet
-from spoolkit.errors import NewerStoreError, StoreUnavailableError
+from spoolkit.errors import NewerScheduleError, NewerStoreError, StoreUnavailableError
 from spoolkit.job import Cancelled, Failure, JobSpec, RetryAt, State, Status, replaced
 from spoolkit.schedules import declared
 from spoolkit.schedules.schedule import SECOND, Schedule, due_of, is_tick_of, tick_id
@@ -39,11 +39,11 @@ class Decision(NamedTuple):
     is_late: bool = False
 
 
-# Before a tick runs
+# Before a tick runs, and after
 
 
 def before_attempt(
-    job: JobSpec, path: str, spool_dir: str, store: Store, config: Settings
+    job: JobSpec, path: str, spool_dir: str, store: Store, config: Settings, shown: running.AttemptFile
 ) -> tuple[JobSpec, Cancelled | RetryAt | None]:
     """Make the next tick, and decide whether this one may start. Never raises ``OSError``.
 
@@ -53,45 +53,91 @@ def before_attempt(
         spool_dir: The spool directory that holds the file.
         store: Where jobs are recorded.
         config: The settings in force.
+        shown: What this process shows of the job, until it is settled.
 
     Returns:
         The job, which is marked if it starts late; and what becomes of it instead of the attempt, if it may not start.
     """
-    # Shown already: two runs that start at the same time must not both find that none runs.
-    with running.AttemptFile(locations.spool_dir_of(job.queue, config), job.id):
-        decision = _decide(job, path, spool_dir, store, config)
+    decision = _decide(job, path, spool_dir, store, config, shown)
     return replaced(job, is_late=decision.is_late), decision.instead
 
 
-def _decide(job: JobSpec, path: str, spool_dir: str, store: Store, config: Settings) -> Decision:
+def _decide(
+    job: JobSpec, path: str, spool_dir: str, store: Store, config: Settings, shown: running.AttemptFile
+) -> Decision:
     name, due, now = job.schedule or "", due_of(job.id), _now()
     try:
         status, began = _recorded(job.id, store)
+        # Of an attempt that the store could not count, only the file's name tells: what follows is a retry.
+        is_first = status is None and not spoolfile.attempts_in_filename(path)
+        # All in one piece: of two that are taken at the same time, the second one to come here sees the first.
         with schedules.locked(spool_dir):
             state = schedules.read(spool_dir, name)
             # Also one that was cancelled before the definition came to the same due time again: the chain goes on.
-            if status is None or (state is not None and state.next is not None and due >= state.next):
-                found = _fire(state, name, due, now, spool_dir, config)
+            fires = status is None or (state is not None and state.next is not None and due >= state.next)
+            if fires:
+                found = _current(state, name, due, now, spool_dir, config)
                 if not isinstance(found, schedules.State):
                     return Decision(found)
                 state = found
-        if state is None or state.definition is None:
-            return Decision()  # a retry of what has begun before the schedule was removed
-        schedule = Schedule.from_json(state.definition)
-    except (OSError, TypeError) as error:
-        # It must not run before it is written that it does: it would run again. A TypeError: of a newer version.
+            if state is None or state.definition is None:
+                return Decision()  # a retry of what has begun before the schedule was removed
+            schedule = Schedule.from_json(state.definition)
+            instead = None
+            if status is None or status.state not in (State.DONE, State.CANCELLED):
+                instead = _instead(job, state, schedule, is_first, now, config)
+                if instead is None:
+                    shown.hold()
+            # One that waits has not fired: the one after it is not made, and cannot come first.
+            if fires and not isinstance(instead, RetryAt):
+                _fire(state, schedule, due, now, spool_dir, config)
+    except (OSError, NewerScheduleError) as error:
+        # It must not run before it is written that it does: it would run again.
         log.complain("the job %s of the schedule %s waits: %s", job.id, name, error)
         return Decision(_put_off(due, now, str(error)))
-    # Of an attempt that the store could not count, only the file's name tells: what follows is a retry.
-    is_first = status is None and not spoolfile.attempts_in_filename(path)
+    return Decision(instead, schedule.is_late(due, now if began is None else round(began * SECOND)))
+
+
+def _instead(
+    job: JobSpec, state: schedules.State, schedule: Schedule, is_first: bool, now: int, config: Settings
+) -> Cancelled | RetryAt | None:
+    """What becomes of a tick instead of an attempt; ``None``: it may start. The caller holds the lock."""
+    due = due_of(job.id)
+    if is_first and state.paused:
+        return _skipped("its schedule is paused")
     if is_first and (reason := schedule.why_not(due, now)):
-        return Decision(_skipped(reason))
-    if schedule.overlap == "skip" and (others := _running(job, name, spool_dir, store, config)):
-        reason = f"the run before it, job {others[0]}, still runs"
-        if is_first and schedule.missed != "all" and min(map(due_of, others)) < due:
-            return Decision(_skipped(reason))
-        return Decision(_put_off(due, now, reason))
-    return Decision(is_late=schedule.is_late(due, now if began is None else round(began * SECOND)))
+        return _skipped(reason)
+    if schedule.overlap == "allow" or not (others := _running(job, state.name, config)):
+        return None
+    reason = f"the run before it, job {others[0]}, still runs"
+    if is_first and schedule.missed != "all" and min(map(due_of, others)) < due:
+        return _skipped(reason)
+    return _put_off(due, now, reason)
+
+
+def after_attempt(job: JobSpec, spool_dir: str, store: Store, config: Settings) -> None:
+    """Make the next tick, if its due time had come before that of this one was over. Never raises ``OSError``.
+
+    Not earlier: another spooler would take it at once, and put it off for seconds, because this one still ran. If this
+    process is killed before, :func:`reconcile` makes it.
+    """
+    name = job.schedule or ""
+    try:
+        if not _has_come(schedules.read(spool_dir, name), job, _now()):
+            return
+        with schedules.locked(spool_dir):
+            state, now = schedules.read(spool_dir, name), _now()
+            if state is not None and _has_come(state, job, now):
+                write_and_make(heal(state, now, spool_dir, store), spool_dir, config)
+    except (OSError, NewerScheduleError, StoreUnavailableError) as error:
+        log.complain("the next job of the schedule %s could not be made, and is tried again: %s", name, error)
+
+
+def _has_come(state: schedules.State | None, job: JobSpec, now: int) -> bool:
+    """Whether the tick after ``job`` is due, so that it was not made before the attempt."""
+    if state is None or state.definition is None or state.paused or state.next is None:
+        return False
+    return due_of(job.id) < state.next <= now
 
 
 def _recorded(id: str, store: Store) -> tuple[Status | None, float | None]:
@@ -107,13 +153,12 @@ def _recorded(id: str, store: Store) -> tuple[Status | None, float | None]:
     return status, attempts[0].started_at if attempts else None
 
 
-def _fire(
+def _current(
     state: schedules.State | None, name: str, due: int, now: int, spool_dir: str, config: Settings
 ) -> schedules.State | Cancelled | RetryAt:
-    """Write that the due time has come, and make the next tick. The caller holds the lock.
+    """The schedule of a tick as it is declared now; or what becomes of the tick, because nobody declares the schedule.
 
-    Returns:
-        The state of the schedule; or what becomes of the tick, because the schedule is removed or paused.
+    The caller holds the lock.
     """
     own = declared.here().get(name)
     if own is None:
@@ -127,16 +172,19 @@ def _fire(
         log.info("the schedule %s was removed: the code does not declare it any more", name)
         return _skipped(REMOVED)
     state = _adopted(state or _new(own, due), own)
-    if state.definition is None:
-        return _skipped(REMOVED)
-    if state.next is not None and due < state.next:
-        _make_if_missing(state, now, spool_dir, config)
-        return state
-    state = replace(state, fired=max(state.fired, due), next=None)
-    if not state.paused:
-        state = replace(state, next=Schedule.from_json(state.definition or {}).following(due, now))
-    write_and_make(state, spool_dir, config, is_new=True)
-    return _skipped("its schedule is paused") if state.paused else state
+    return _skipped(REMOVED) if state.definition is None else state
+
+
+def _fire(state: schedules.State, schedule: Schedule, due: int, now: int, spool_dir: str, config: Settings) -> None:
+    """Write that the due time has come, and make the next tick. The caller holds the lock."""
+    is_new = state.next is None or due >= state.next
+    if is_new:
+        next = None if state.paused else schedule.following(due, now)
+        state = replace(state, fired=max(state.fired, due), next=next)
+        schedules.write(spool_dir, state, fsync=config.fsync)
+    # One that must wait until this one is over is made then: see after_attempt().
+    if schedule.overlap == "allow" or (state.next or 0) > now:
+        _make_if_missing(state, now, spool_dir, config, is_new=is_new)
 
 
 def _new(own: Schedule, next: int | None) -> schedules.State:
@@ -162,23 +210,10 @@ def _wait_for_other_code(due: int, now: int, name: str, config: Settings) -> Can
     return _put_off(due, now, reason)
 
 
-def _running(job: JobSpec, name: str, spool_dir: str, store: Store, config: Settings) -> list[str]:
-    """The other ticks of the schedule that run, or are about to: those that a living process has taken."""
-    found = []
-    for id, is_shown in running.taken(locations.spool_dir_of(job.queue, config)):
-        if id == job.id or not spoolfile.is_id(id) or not is_tick_of(name, id):
-            continue
-        try:
-            status = store.status(id)
-        except StoreUnavailableError:
-            status = None
-        # A process still shows which job it has taken last. A job that it has taken and not claimed has a file that is
-        # due. One that it has put off is not: two such jobs would wait for each other.
-        is_claimed = status is not None and status.state is State.RUNNING and status.pid is not None
-        path = spoolfile.locate(spool_dir, id) if status is None and not is_shown else None
-        if is_shown or is_claimed or (path is not None and spoolfile.is_due(path)):
-            found.append(id)
-    return found
+def _running(job: JobSpec, name: str, config: Settings) -> list[str]:
+    """The other ticks of the schedule that run, or are about to. The caller holds the lock."""
+    held = running.held(locations.spool_dir_of(job.queue, config))
+    return [id for id in held if id != job.id and spoolfile.is_id(id) and is_tick_of(name, id)]
 
 
 def _skipped(reason: str) -> Cancelled:
@@ -199,7 +234,7 @@ def _make_if_missing(
 ) -> None:
     """Make the tick that the state names, unless it is there. The caller holds the lock.
 
-    If the disk is full, :func:`reconcile` makes it.
+    ``is_new``: the state did not name it before. If the disk is full, :func:`reconcile` makes it.
     """
     if state.next is None or state.definition is None or state.paused:
         return
@@ -260,7 +295,7 @@ def reconcile(spool_dir: str) -> None:
         try:
             if not _is_in_order(schedule, spool_dir):
                 _reconcile(schedule, spool_dir, locations.store(config), config)
-        except (OSError, TypeError, StoreUnavailableError) as error:  # TypeError: of a newer version
+        except (OSError, NewerScheduleError, StoreUnavailableError) as error:
             log.complain("the schedule %s could not be checked, and is checked again later: %s", schedule.name, error)
 
 
@@ -291,14 +326,14 @@ def _reconcile(own: Schedule, spool_dir: str, store: Store, config: Settings) ->
             log.info("schedule %s of the task %s: %s", own.name, own.task, own.explain())
 
 
-def write_and_make(state: schedules.State, spool_dir: str, config: Settings, *, is_new: bool = False) -> None:
+def write_and_make(state: schedules.State, spool_dir: str, config: Settings) -> None:
     """Write what is known of a schedule, then make the job that it names, if that is missing. Raises ``OSError``.
 
     In this order: a job that exists is never due later than what the state names, which so is the truth about what has
-    run. The caller holds the lock. ``is_new``: the state did not name this job before.
+    run. The caller holds the lock.
     """
     schedules.write(spool_dir, state, fsync=config.fsync)
-    _make_if_missing(state, _now(), spool_dir, config, is_new=is_new)
+    _make_if_missing(state, _now(), spool_dir, config)
 
 
 def heal(state: schedules.State, now: int, spool_dir: str, store: Store) -> schedules.State:

@@ -11,6 +11,7 @@ The version before made a file for each attempt, ``running/<job id>``. Such file
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import mmap
 import os
@@ -37,6 +38,9 @@ _STOP = slice(_JOB.stop, _JOB.stop + 32)
 
 _TAKEN_FOR = slice(_STOP.stop, _STOP.stop + 32)
 """The id of the job for which the process has taken the file, also before the attempt is claimed and shown."""
+
+_HELD = slice(_TAKEN_FOR.stop, _TAKEN_FOR.stop + 32)
+"""The id of the job, if others must not run beside it: from before it is claimed until its file is settled."""
 
 _LOG = 4096
 """The offset of the log, and the size of the head, which is mapped."""
@@ -142,6 +146,16 @@ class AttemptFile:
                 file.empty_log()
         file.head[_JOB] = self._id  # last: from here on, what is before it is that of this job
 
+    def hold(self) -> None:
+        """Show until the end that the job is about to run, or runs, for those that must not run beside it.
+
+        Raises:
+            OSError: There is no file to show it in.
+        """
+        if self._file is None:
+            raise OSError(errno.ENOSPC, "this process cannot make its file", os.path.join(self.spool_dir, FOLDER))
+        self._file.head[_HELD] = self._id
+
     @property
     def fd(self) -> int:
         """The descriptor to which the log is appended; -1 if there is none."""
@@ -193,6 +207,7 @@ class AttemptFile:
         if file is None:
             return
         file.head[_JOB] = _NOBODY
+        file.head[_HELD] = _NOBODY
         self._free.append(file)
 
 
@@ -320,17 +335,14 @@ def delete(spool_dir: str, id: str) -> None:
         files.remove(found.path)
 
 
-def taken(spool_dir: str) -> list[tuple[str, bool]]:
-    """Return the ids of the jobs that other living processes have taken last, and of each whether its attempt runs.
-
-    One whose attempt does not run may be about to, or over.
-    """
-    found = []
-    for file in _all(spool_dir):
-        if _is_alive(file.owner) and not _is_own(file.owner):
-            last = os.pread(file.fd, 32, _TAKEN_FOR.start).rstrip(b"\0").decode("ascii", "replace")
-            found.append((file.id or last, bool(file.id)))
-    return found
+def held(spool_dir: str) -> list[str]:
+    """Return the ids of the jobs that other living processes hold: see :meth:`AttemptFile.hold`."""
+    found = [(file.owner, os.pread(file.fd, 32, _HELD.start)) for file in _all(spool_dir)]
+    return [
+        id.rstrip(b"\0").decode("ascii", "replace")
+        for owner, id in found
+        if id.rstrip(b"\0") and not _is_own(owner) and _is_alive(owner)
+    ]
 
 
 def job_ids(spool_dir: str) -> list[str]:

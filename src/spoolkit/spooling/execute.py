@@ -78,16 +78,27 @@ def execute(content: packet.Packet, file: SpoolFileRef, working_directory: str) 
         settle_file(file, AttemptResult(_dead(error)), task=other_libraries.task_name(content.fields))
         return True
     with log.about(job.id, job.task), spoolfile.executing(job.id):
-        instead = None
-        if job.schedule is not None:
-            job, instead = ticks.before_attempt(job, file.path, file.spool_dir, store, config)
-        result = execute_job(job, content, file, store, config, working_directory, instead)
+        result = _execute(job, content, file, store, config, working_directory)
         if (result is not None and result.damage) or store.is_lost:
             return False
         if retention.delete_some(store, file.spool_dir, config):
             sweeping.run(file.spool_dir)
         holders.remove_some(store, config)
     return True
+
+
+def _execute(
+    job: JobSpec, content: packet.Packet, file: SpoolFileRef, store: Store, config: Settings, working_directory: str
+) -> AttemptResult | None:
+    """:func:`execute_job`, within what a periodic run does before and after it."""
+    if job.schedule is None:
+        return execute_job(job, content, file, store, config, working_directory)
+    # Shown until it is settled, so that no other run starts beside it.
+    with running.AttemptFile(locations.spool_dir_of(job.queue, config), job.id) as shown:
+        job, instead = ticks.before_attempt(job, file.path, file.spool_dir, store, config, shown)
+        result = execute_job(job, content, file, store, config, working_directory, instead, shown)
+    ticks.after_attempt(job, file.spool_dir, store, config)
+    return result
 
 
 def execute_job(
@@ -98,6 +109,7 @@ def execute_job(
     config: Settings,
     working_directory: str | None,
     instead: Cancelled | RetryAt | None = None,
+    shown: running.AttemptFile | None = None,
 ) -> AttemptResult | None:
     """Claim the job, run it, record the result, settle the file.
 
@@ -110,6 +122,7 @@ def execute_job(
         working_directory: Where the task runs. ``None``: this process is not a spooler but runs a test. It must not be
             ended for what a task does to it, and there is no other version of the code for which a job could wait.
         instead: What becomes of the job instead of an attempt, if that is known.
+        shown: What this process shows of the job already, if it does: its caller closes it.
 
     Returns:
         What became of the job; ``None`` if another process runs it, so that nothing was touched.
@@ -130,7 +143,7 @@ def execute_job(
         return result
     if job.task != prepared.name:
         job = replaced(job, task=prepared.name)
-    with running.AttemptFile(files_dir, job.id) as attempt_file:
+    with contextlib.nullcontext(shown) if shown else running.AttemptFile(files_dir, job.id) as attempt_file:
         file, claim = _claim(job, prepared.options, file, store, config, packet.arguments(content), instead)
         if isinstance(claim, Granted):
             result = _run(job, prepared, claim, config, attempt_file, owns_process=working_directory is not None)
