@@ -20,8 +20,9 @@ from spoolkit.admin import actions
 from spoolkit.errors import JobStateError, UnknownJobError
 from spoolkit.lifecycle import sweeping
 from spoolkit.schedules import control, ticks
-from spoolkit.schedules.schedule import SECOND, due_of, tick_id
+from spoolkit.schedules.schedule import SECOND
 from spoolkit.spooldir import schedules, spoolfile
+from spoolkit.spooldir.schedules import due_of, tick_id
 from spoolkit.system import clock
 
 EVERY = 60

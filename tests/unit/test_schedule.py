@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from spoolkit.errors import ConfigurationError
 from spoolkit.schedules import schedule
-from spoolkit.schedules.schedule import LATE, MAX_MISSED, SECOND, Schedule, checked, due_of, is_tick_of, tick_id
+from spoolkit.schedules.schedule import LATE, MAX_MISSED, SECOND, Schedule, checked
+from spoolkit.spooldir.schedules import due_of, is_tick_of, tick_id
 
 ZONES = [
     "Europe/Berlin",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -10,6 +11,7 @@ import signal
 import zoneinfo
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +26,10 @@ from spoolkit.doctor.examine import examine
 from spoolkit.errors import StoreUnavailableError
 from spoolkit.lifecycle import sweeping
 from spoolkit.schedules import declared, ticks
-from spoolkit.schedules.schedule import SECOND, due_of, tick_id
+from spoolkit.schedules.schedule import SECOND
 from spoolkit.spooldir import dead, later, running, schedules, spoolfile
-from spoolkit.spooling import execute
+from spoolkit.spooldir.schedules import due_of, tick_id
+from spoolkit.spooling import execute, startup
 from spoolkit.spooling.standalone import Spooler
 from spoolkit.store import locations
 from spoolkit.store.database import Database
@@ -759,10 +762,28 @@ def test_a_name_that_no_schedule_has_is_refused(site: Site, word: str) -> None:
         assert "no spooler knows the schedule nightly yet" in command(site, word, "nightly").output
 
 
+def test_a_job_names_the_schedule_whose_run_it_is(site: Site) -> None:
+    periodic(every=60, name="a")(periodic(every=60, name="b")(task))
+    site.work()
+    called = task.using(at=datetime.fromtimestamp(MINUTE, UTC))()
+    ids = {"a": tick_id("a", int(MINUTE * SECOND)), "b": tick_id("b", int(MINUTE * SECOND)), None: called.id}
+
+    def shown() -> dict[str | None, str | None]:
+        words = ["show", "--json"]
+        answers = {name: site.app.test_cli_runner().invoke(commands, [*words, id]) for name, id in ids.items()}
+        return {name: json.loads(answer.output)["schedule"] for name, answer in answers.items()}
+
+    assert shown() == {name: name for name in ids}, "while they wait"
+    site.pass_to(MINUTE)
+    site.run()
+    assert shown() == {name: name for name in ids}, "when they are over"
+    assert "schedule" in site.app.test_cli_runner().invoke(commands, ["show", ids["a"]]).output
+
+
 def findings(site: Site) -> dict[str, str]:
     """What the doctor finds of schedules, with the first word of each remedy."""
     found = examine(site.spool, store=locations.store().path)
-    names = ("overdue-schedule", "undeclared-schedule", "schedule-clock", "time-zones")
+    names = ("hard-links", "overdue-schedule", "undeclared-schedule", "schedule-clock", "time-zones")
     return {finding.check: finding.remedy for finding in found if finding.check in names}
 
 
@@ -790,6 +811,28 @@ def test_the_doctor_finds_a_clock_that_was_put_back_and_its_remedy_helps(site: S
     site.work()
     assert findings(site) == {}
     assert MINUTE - 86400 in site.waiting()
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP])
+def test_a_file_system_without_hard_links_is_named(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, number: int
+) -> None:
+    periodic(every=60)(task)
+    startup.tidy(site.spool)
+    assert findings(site) == {}
+    assert caplog.messages == []
+
+    def no_links(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as context:
+        context.setattr(os, "link", no_links)
+        startup.tidy(site.spool)
+        assert caplog.messages == [
+            f"{site.spool} is on a file system without hard links: periodic tasks do not run there"
+        ]
+        assert findings(site).keys() == {"hard-links"}
+    assert os.listdir(os.path.join(site.spool, "spoolers")) == ["tidied"]
 
 
 def test_the_doctor_finds_a_zone_that_the_machine_does_not_know(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

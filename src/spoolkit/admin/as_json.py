@@ -62,6 +62,7 @@ def detailed(details: Details) -> dict[str, Any]:
         arguments = {"args": args, "kwargs": kwargs}
     return {
         **public(details.status),
+        "schedule": details.schedule,
         "arguments": arguments,
         "attempts": [vars(attempt) for attempt in details.attempts],
         "events": [vars(event) for event in details.events],

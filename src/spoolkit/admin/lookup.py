@@ -18,7 +18,7 @@ from flask import has_request_context
 from spoolkit.encoding import chunk, codec, packet
 from spoolkit.errors import AmbiguousJobError, DecodeError, StoreUnavailableError, UnknownJobError, shown
 from spoolkit.job import FINAL, FINISHED, Attempt, Event, JobSpec, State, Status, first_id
-from spoolkit.spooldir import chunks, dead, running, spoolfile
+from spoolkit.spooldir import chunks, dead, running, schedules, spoolfile
 from spoolkit.store import locations, orphans, write_behind
 from spoolkit.system import files, log
 
@@ -55,6 +55,8 @@ class Details:
     attempts: list[Attempt]
     #: What else happened to it, in order.
     events: list[Event]
+    #: The name of the schedule of a periodic task whose run it is; ``None``: a call made it.
+    schedule: str | None = None
 
 
 class Listing(list[Status]):
@@ -539,7 +541,15 @@ def details(id: str) -> Details:
     if attempts and attempts[-1].finished_at is None:
         _, log = running.read(locations.spool_dir_of(status.queue), id, status.pid)
         attempts[-1] = replace(attempts[-1], log=log)
-    return Details(status, _arguments(status), attempts, events)
+    return Details(status, _arguments(status), attempts, events, _schedule(status))
+
+
+def _schedule(status: Status) -> str | None:
+    for spool_dir in directories(status):
+        with _reading(spool_dir):
+            if (name := schedules.name_of(spool_dir, status.id)) is not None:
+                return name
+    return None
 
 
 def _arguments(status: Status) -> tuple[tuple[object, ...], dict[str, object]] | None:

@@ -90,6 +90,7 @@ def _facts(found: Details) -> list[tuple[str, object]]:
     facts = [
         ("job", status.id),
         ("task", status.task or "?"),
+        ("schedule", found.schedule),
         ("state", status.state),
         ("engine", status.engine),
         ("queue", status.queue),

@@ -16,8 +16,8 @@ from collections.abc import Iterator, Sequence
 
 from spoolkit import times
 from spoolkit.doctor.findings import Check, Entry, Finding, Severity, Site, printable, quoted
-from spoolkit.spooldir import spoolfile
-from spoolkit.system import clock
+from spoolkit.spooldir import spoolers, spoolfile
+from spoolkit.system import clock, files
 
 MIN_FREE_BYTES = 50 * 1024 * 1024
 """Free bytes below which a disk is reported."""
@@ -68,6 +68,13 @@ def _file_system(site: Site) -> Iterator[Finding]:
             yield Finding("file-system", problem, f"{setting}=/var/spool/app  # on a local disk", severity)
 
 
+def _hard_links(site: Site) -> Iterator[Finding]:
+    with contextlib.suppress(OSError):  # no spooler was ever started, or the disk is full
+        if not files.has_links(os.path.join(site.spool_dir, spoolers.FOLDER)):
+            problem = f"{printable(site.spool_dir)} is on a file system without hard links: periodic tasks do not run"
+            yield Finding("hard-links", problem, "SPOOLKIT_SPOOL=/var/spool/app  # on ext4 or XFS, for example")
+
+
 def _disk(site: Site) -> Iterator[Finding]:
     for path in {os.stat(path).st_dev: path for path in reversed(site.written_directories())}.values():
         disk = os.statvfs(path)
@@ -80,7 +87,7 @@ def _disk(site: Site) -> Iterator[Finding]:
             yield Finding("disk", problem, f"df -i {quoted(path)}", "warning")
 
 
-CHECKS: tuple[Check, ...] = (_clock, _file_system, _disk)
+CHECKS: tuple[Check, ...] = (_clock, _file_system, _hard_links, _disk)
 
 
 def _file_system_type(path: str) -> str:

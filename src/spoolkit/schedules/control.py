@@ -14,9 +14,10 @@ from spoolkit import application
 from spoolkit.errors import NewerScheduleError, StoreUnavailableError, UnknownScheduleError, shown
 from spoolkit.job import FINISHED, Status
 from spoolkit.schedules import declared, ticks
-from spoolkit.schedules.schedule import SECOND, Schedule, is_tick_of, is_zone
+from spoolkit.schedules.schedule import SECOND, Schedule, is_zone
 from spoolkit.settings import Settings
 from spoolkit.spooldir import schedules
+from spoolkit.spooldir.schedules import is_tick_of
 from spoolkit.store import locations
 from spoolkit.system import clock, files, log
 

@@ -229,21 +229,6 @@ class Schedule:
         )
 
 
-def tick_id(name: str, due: int) -> str:
-    """Return the id of the job that runs the schedule ``name`` at ``due``: it sorts by time, as all ids do."""
-    return f"{due:016x}{hashlib.sha256(f'{due} {name}'.encode()).hexdigest()[:16]}"
-
-
-def due_of(id: str) -> int:
-    """Return the due time in the id of a tick."""
-    return int(id[:16], 16)
-
-
-def is_tick_of(name: str, id: str) -> bool:
-    """Return whether ``id`` is that of a job of the schedule ``name``."""
-    return tick_id(name, due_of(id)) == id
-
-
 def checked(
     name: object,
     task: str,

@@ -15,9 +15,10 @@ from spoolkit.encoding import codec, packet
 from spoolkit.errors import NewerScheduleError, NewerStoreError, StoreUnavailableError
 from spoolkit.job import Cancelled, Failure, JobSpec, RetryAt, State, Status, replaced
 from spoolkit.schedules import declared
-from spoolkit.schedules.schedule import SECOND, Schedule, due_of, is_tick_of, tick_id
+from spoolkit.schedules.schedule import SECOND, Schedule
 from spoolkit.settings import Settings
 from spoolkit.spooldir import later, running, schedules, spoolers, spoolfile
+from spoolkit.spooldir.schedules import due_of, is_tick_of, tick_id
 from spoolkit.store import Store, existence, locations
 from spoolkit.system import clock, log
 

@@ -8,8 +8,10 @@ whatever became of its job's file.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -28,6 +30,8 @@ LOCK = "lock"
 
 LOCK_TIMEOUT = 5.0
 """Seconds to wait for the lock, which another process holds for some milliseconds."""
+
+_ID = re.compile("[0-9a-f]{32}")
 
 _thread_lock = PerProcess(threading.Lock)
 """Held with the file's lock, which is that of the process: a second thread would get it as well, and release it."""
@@ -111,6 +115,29 @@ def write(spool_dir: str, state: State, *, fsync: bool = False) -> None:
 def path_of(spool_dir: str, name: str) -> str:
     """Return the path of a schedule's file."""
     return os.path.join(spool_dir, FOLDER, quote(name, safe=" ") + SUFFIX)
+
+
+def tick_id(name: str, due: int) -> str:
+    """Return the id of the job that runs the schedule ``name`` at ``due``: it sorts by time, as all ids do."""
+    return f"{due:016x}{hashlib.sha256(f'{due} {name}'.encode()).hexdigest()[:16]}"
+
+
+def due_of(id: str) -> int:
+    """Return the due time in the id of a tick."""
+    return int(id[:16], 16)
+
+
+def is_tick_of(name: str, id: str) -> bool:
+    """Return whether ``id`` is that of a job of the schedule ``name``."""
+    return tick_id(name, due_of(id)) == id
+
+
+def name_of(spool_dir: str, id: str) -> str | None:
+    """Return the name of the schedule whose run a job is; ``None`` if it is none. Raises ``OSError``."""
+    # Due times are whole milliseconds, as the time in the id of a call nearly never is: then nothing is read.
+    if not _ID.fullmatch(id) or due_of(id) % 10**6:
+        return None
+    return next((state.name for state in read_all(spool_dir) if is_tick_of(state.name, id)), None)
 
 
 def written_here(state: State, **changes: Any) -> State:

@@ -42,6 +42,13 @@ def tidy(spool_dir: str) -> None:
                     files.sweep(os.path.join(spool_dir, place.name))
             _set_unreadable_files_aside(spool_dir)
             keys.sweep(spool_dir)
+            _check_links(spool_dir)
+
+
+def _check_links(spool_dir: str) -> None:
+    with contextlib.suppress(OSError):  # the disk is full, for example
+        if not files.has_links(os.path.join(spool_dir, spoolers.FOLDER)):
+            log.error("%s is on a file system without hard links: periodic tasks do not run there", spool_dir)
 
 
 @contextlib.contextmanager

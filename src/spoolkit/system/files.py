@@ -182,6 +182,28 @@ def try_lock(fd: int) -> bool:
     return True
 
 
+def has_links(folder: str) -> bool:
+    """Return whether a file in ``folder`` can have a second name. Some file systems, such as FAT, have no hard links.
+
+    Raises ``OSError`` if that cannot be known.
+    """
+    own = f"{os.getpid()}-{threading.get_native_id()}.new"
+    first, second = f"{folder}/link.{own}", f"{folder}/linked.{own}"
+    remove(first)  # left by a killed process with the same pid
+    remove(second)
+    os.close(create(first))
+    try:
+        os.link(first, second)
+    except OSError as error:
+        if error.errno in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK):
+            return False
+        raise
+    finally:
+        remove(second)
+        remove(first)
+    return True
+
+
 def fsync_folder(folder: str) -> None:
     """Wait until the names in ``folder`` are on the disk. Raises ``OSError``."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
