@@ -8,9 +8,9 @@ from datetime import timedelta
 from typing import Any, Protocol, TypeVar, get_args, overload
 from zoneinfo import ZoneInfo
 
-from spoolkit import times
+from spoolkit.attempt import options as attempt_options
 from spoolkit.coordination.unique import named_by
-from spoolkit.errors import ConfigurationError, shown
+from spoolkit.errors import ArgumentError, ConfigurationError, shown
 from spoolkit.job import Backoff, OnDuplicate, TaskOptions, Unique, Until
 from spoolkit.lifecycle import hooks, sweeping
 from spoolkit.schedules import declared, ticks
@@ -28,9 +28,6 @@ Errors = type[BaseException] | Iterable[type[BaseException]]
 
 Key = bool | Sequence[str] | Callable[..., object]
 """Of which arguments a key consists."""
-
-MAX_RETRIES = 10_000
-"""The most ``retries`` that a task may have."""
 
 
 class _SpoolDecorator(Protocol):
@@ -256,19 +253,12 @@ def _task_options(
     discard_on: Errors,
 ) -> TaskOptions:
     """Check the options of attempts."""
-    if type(retries) is not int or not 0 <= retries <= MAX_RETRIES:
-        problem = f"retries is {shown(retries)}: give a whole number, 0 to {MAX_RETRIES}"
-        raise ConfigurationError(problem, setting="retries")
-    backoff, timeout = _seconds(backoff), _seconds(timeout)
-    if backoff is not None and not callable(backoff) and not _is_time(backoff):
-        raise ConfigurationError(
-            f"backoff is {shown(backoff)}: give seconds or a timedelta, zero or more, or a function that returns them",
-            setting="backoff",
-        )
-    if timeout is not None and (not _is_time(timeout) or timeout == 0):
-        raise ConfigurationError(
-            f"timeout is {shown(timeout)}: give seconds or a timedelta, more than zero", setting="timeout"
-        )
+    try:
+        retries = attempt_options.retries(retries)
+        backoff = None if backoff is None else attempt_options.declared_backoff(backoff)
+        timeout = None if timeout is None else attempt_options.timeout(timeout)
+    except ArgumentError as error:
+        raise ConfigurationError(str(error), setting=error.argument) from None
     return TaskOptions(
         retries,
         backoff,
@@ -331,14 +321,6 @@ def _thread_options(concurrency: int | None, overflow: Overflow, track: bool, co
             'overflow="spool" cannot be combined with copy_request: a spooler has no request', setting="overflow"
         )
     return ThreadOptions(concurrency, overflow, track, copy_request)
-
-
-def _is_time(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= times.MAX_AHEAD
-
-
-def _seconds(value: T | timedelta) -> T | float:
-    return value.total_seconds() if isinstance(value, timedelta) else value
 
 
 def _errors(name: str, given: Errors) -> tuple[type[BaseException], ...]:

@@ -102,6 +102,12 @@ class JobSpec:
     app: str | None = None
     #: The time from which on no attempt of it starts, unix time in seconds (UTC). ``None``: it does not expire.
     expires_at: float | None = None
+    #: How many attempts may follow the first one. ``None``: as many as its task says.
+    retries: int | None = None
+    #: Seconds before its next attempt. ``None``: those of its task.
+    backoff: float | None = None
+    #: Seconds after which :class:`~spoolkit.errors.JobTimeout` is raised in it. ``None``: those of its task.
+    timeout: float | None = None
     #: The name of the schedule of a periodic task that made it, for ``run_at``. ``None``: a call made it.
     schedule: str | None = None
     #: Whether it is a periodic run that starts late, as after a downtime. Only the process that runs it knows.
@@ -339,6 +345,12 @@ class Status:
     run_at: float | None = None
     #: The time from which on no attempt of it starts, unix time in seconds (UTC).
     expires_at: float | None = None
+    #: The ``retries`` of its call; ``None`` where the call named none.
+    retries: int | None = None
+    #: The ``backoff`` of its call, in seconds; ``None`` where the call named none.
+    backoff: float | None = None
+    #: The ``timeout`` of its call, in seconds; ``None`` where the call named none.
+    timeout: float | None = None
     #: When its last attempt started, unix time in seconds (UTC).
     started_at: float | None = None
     #: When its last attempt ended, unix time in seconds (UTC).

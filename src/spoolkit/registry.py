@@ -7,17 +7,24 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from operator import attrgetter
 from typing import Any
 
 from spoolkit import callables
 from spoolkit.errors import DuplicateTaskError, SignatureError, UnknownTaskError
-from spoolkit.job import TaskOptions
+from spoolkit.job import JobSpec, TaskOptions
 from spoolkit.system import modules
 
 ONE_DICT = frozenset({"args", "arguments", "env", "environ", "vars", "kwargs", "data", "params", "packet", "payload"})
 """Names that uWSGI's manual and its users give the one argument of a function declared with uwsgidecorators."""
+
+CALL_OPTIONS = ("retries", "backoff", "timeout")
+"""The options of a task that a call of it may give as well: they have the same names in its job."""
+
+_call_options: Callable[[JobSpec], tuple[Any, ...]] = attrgetter(*CALL_OPTIONS)
+_NO_OPTIONS = (None,) * len(CALL_OPTIONS)
 
 
 @dataclass(frozen=True)
@@ -40,6 +47,13 @@ class Declared:
     module_spec: object = field(default=None, repr=False, compare=False)
     #: What the decorator returned in place of the function, a :class:`~spoolkit.task.Task`.
     task: Any = field(default=None, repr=False, compare=False)
+
+    def for_job(self, job: JobSpec) -> Declared:
+        """The task with the options that the call of ``job`` gave; itself, as nearly always, if it gave none."""
+        if (values := _call_options(job)) == _NO_OPTIONS:
+            return self
+        given = {name: value for name, value in zip(CALL_OPTIONS, values, strict=True) if value is not None}
+        return replace(self, options=replace(self.options, **given))
 
     @cached_property
     def signature(self) -> inspect.Signature:

@@ -10,6 +10,7 @@ from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 
 from spoolkit import application, callables, registry, times
 from spoolkit.attempt import calling, current_job
+from spoolkit.attempt import options as attempt_options
 from spoolkit.coordination import unique
 from spoolkit.encoding import uwsgi_args
 from spoolkit.errors import (
@@ -208,6 +209,9 @@ class SpoolTask(Task[P, R]):
         expires: Expires | None = None,
         priority: int | None = None,
         queue: str | None = None,
+        retries: int | None = None,
+        backoff: Delay | None = None,
+        timeout: Delay | None = None,
     ) -> Callable[P, Job[R]]:
         """The task with options for the next call, apart from its arguments: ``task.using(delay=30)(5)``.
 
@@ -220,17 +224,31 @@ class SpoolTask(Task[P, R]):
                 datetime. The job ends as cancelled then, when its next attempt is due.
             priority: A number; lower ones run first. uWSGI needs ``spooler-ordered``.
             queue: Another spool directory, absolute.
+            retries: How many attempts may follow the first one, instead of as many as the task says; 0 to 10,000.
+            backoff: Seconds or a timedelta before the next attempt, instead of those of the task.
+            timeout: Seconds or a timedelta after which :class:`JobTimeout` is raised in the task, instead of its own.
 
         Returns:
             A function to call with the task's arguments. It returns and raises as a call of the task does.
 
         Raises:
+            ArgumentError: ``retries``, ``backoff`` or ``timeout`` cannot be used.
             QueueOptionError: ``priority`` or ``queue`` cannot be used.
             ScheduleError: ``max_wait`` is not a time, or no later call of this task would put the job off.
         """
         if max_wait is not None:
             self._check_replaces()
-        options = _options(at=at, delay=delay, max_wait=max_wait, expires=expires, priority=priority, queue=queue)
+        options = _options(
+            at=at,
+            delay=delay,
+            max_wait=max_wait,
+            expires=expires,
+            priority=priority,
+            queue=queue,
+            retries=retries,
+            backoff=backoff,
+            timeout=timeout,
+        )
 
         def call(*args: P.args, **kwargs: P.kwargs) -> Job[R]:
             return self._enqueue(args, kwargs, options)
@@ -256,6 +274,9 @@ class SpoolTask(Task[P, R]):
         expires: Expires | None = None,
         priority: int | None = None,
         queue: str | None = None,
+        retries: int | None = None,
+        backoff: Delay | None = None,
+        timeout: Delay | None = None,
     ) -> list[Job[R]]:
         """Enqueue a job for each row, for a fraction of the price of as many calls.
 
@@ -270,6 +291,9 @@ class SpoolTask(Task[P, R]):
             expires: As for :meth:`using`, for all of them.
             priority: As for :meth:`using`.
             queue: As for :meth:`using`.
+            retries: As for :meth:`using`.
+            backoff: As for :meth:`using`.
+            timeout: As for :meth:`using`.
 
         Returns:
             The jobs, in the order of the rows.
@@ -284,7 +308,16 @@ class SpoolTask(Task[P, R]):
                 calls.append(self._call_of(row))
         except ArgumentError as error:
             raise of_row(error, len(calls)) from None
-        options = _options(at=at, delay=delay, expires=expires, priority=priority, queue=queue)
+        options = _options(
+            at=at,
+            delay=delay,
+            expires=expires,
+            priority=priority,
+            queue=queue,
+            retries=retries,
+            backoff=backoff,
+            timeout=timeout,
+        )
         first = self._job((), {}, self._engine.name, options)
         seconds = times.seconds(spread, "spread")
         if seconds and first.run_at is None:
@@ -370,17 +403,30 @@ class ThreadTask(Task[P, R]):
         super().__init__(function, engine, options, name, aliases)
         self._overflow_engine = overflow_engine
 
-    def using(self, *, expires: Expires | None = None) -> Callable[P, Job[R]]:
+    def using(
+        self,
+        *,
+        expires: Expires | None = None,
+        retries: int | None = None,
+        backoff: Delay | None = None,
+        timeout: Delay | None = None,
+    ) -> Callable[P, Job[R]]:
         """The task with options for the next call, apart from its arguments: ``task.using(expires=30)(5)``.
 
         Args:
             expires: The time from which on no attempt starts: seconds from the call on, a timedelta, or an aware
                 datetime. The job ends as cancelled then, when a thread is free for it.
+            retries: How many attempts may follow the first one, instead of as many as the task says; 0 to 10,000.
+            backoff: Seconds or a timedelta before the next attempt, instead of those of the task.
+            timeout: Seconds or a timedelta after which :class:`JobTimeout` is raised in the task, instead of its own.
 
         Returns:
             A function to call with the task's arguments. It returns and raises as a call of the task does.
+
+        Raises:
+            ArgumentError: ``retries``, ``backoff`` or ``timeout`` cannot be used.
         """
-        options = _options(expires=expires)
+        options = _options(expires=expires, retries=retries, backoff=backoff, timeout=timeout)
 
         def call(*args: P.args, **kwargs: P.kwargs) -> Job[R]:
             return self._enqueue(args, kwargs, options)
@@ -401,6 +447,9 @@ _CHECKS: dict[str, Callable[[Any], object]] = {
     "max_wait": lambda value: times.seconds(value, "max_wait"),
     "priority": uwsgi_args.priority,
     "queue": lambda path: os.path.realpath(uwsgi_args.spool_dir(path)),
+    "retries": attempt_options.retries,
+    "backoff": attempt_options.backoff,
+    "timeout": attempt_options.timeout,
 }
 """Checks of options that need no more than the value; each returns the value as the job has it."""
 

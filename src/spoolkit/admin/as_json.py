@@ -63,6 +63,9 @@ def detailed(details: Details) -> dict[str, Any]:
     return {
         **public(details.status),
         "schedule": details.schedule,
+        "retries": details.status.retries,
+        "backoff": details.status.backoff,
+        "timeout": details.status.timeout,
         "arguments": arguments,
         "attempts": [vars(attempt) for attempt in details.attempts],
         "events": [vars(event) for event in details.events],

@@ -300,6 +300,9 @@ def _of_job(job: JobSpec, state: State) -> Status:
         enqueued_at=job.enqueued_at,
         run_at=job.run_at,
         expires_at=job.expires_at,
+        retries=job.retries,
+        backoff=job.backoff,
+        timeout=job.timeout,
     )
 
 

@@ -42,6 +42,7 @@ def _claim_and_run(
     job: JobSpec, declared: Declared, store: Store, config: Settings, number: int, attempt_file: running.AttemptFile
 ) -> AttemptResult | None:
     claim: Granted | AttemptResult | None
+    declared = declared.for_job(job)
     try:
         claim = bookkeeping.claim(job, declared.options, store, config)
     except StoreUnavailableError as error:
@@ -56,4 +57,4 @@ def attempt_untracked(job: JobSpec, declared: Declared, config: Settings, number
     if (instead := admission.instead_of_attempt(job)) is not None:
         job_log.ended(job, instead, tracked=False)
         return AttemptResult(instead)
-    return runner.run(job, declared, Granted(number, number), config, attempt_file=None)
+    return runner.run(job, declared.for_job(job), Granted(number, number), config, attempt_file=None)

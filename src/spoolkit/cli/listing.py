@@ -13,6 +13,7 @@ from spoolkit.cli.format import HEADERS, bar, duration, line, print_lines, stamp
 from spoolkit.cli.group import command, print_json
 from spoolkit.encoding import codec
 from spoolkit.job import Attempt, State
+from spoolkit.registry import CALL_OPTIONS
 
 DEFAULT_LIMIT = 50
 
@@ -98,6 +99,10 @@ def _facts(found: Details) -> list[tuple[str, object]]:
         ("attempts", f"{status.attempt} of {status.max_attempts}" if status.max_attempts else status.attempt),
         ("due", stamp(status.run_at)),
         ("expires", stamp(status.expires_at)),
+        (
+            "options",
+            ", ".join(f"{name}={value:g}" for name in CALL_OPTIONS if (value := getattr(status, name)) is not None),
+        ),
         ("progress", bar(status.progress) if status.progress else None),
         ("result", None if status.result is None else status.result.decode()),
         ("error", ": ".join(filter(None, (status.error_type, status.error_message)))),

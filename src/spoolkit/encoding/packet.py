@@ -261,9 +261,13 @@ def read_time(text: bytes) -> float:
     return float(text)
 
 
-def _read_priority(text: bytes) -> int:
+def _write_number(number: int) -> bytes:
+    return b"%d" % number
+
+
+def _read_number(text: bytes) -> int:
     if not text.isdigit() or len(text) > 9:
-        raise DecodeError(f"the priority is {text[:80]!r}, not a number")
+        raise DecodeError(f"a number is {text[:80]!r}, not digits")
     return int(text)
 
 
@@ -292,9 +296,12 @@ class Field(NamedTuple):
 FIELDS: dict[bytes, Field] = {
     b"run_at": Field("run_at", write_time, read_time),
     b"queue": Field("queue", _write_path, _read_path),
-    b"priority": Field("priority", lambda number: b"%d" % number, _read_priority),
+    b"priority": Field("priority", _write_number, _read_number),
     b"app": Field("app", str.encode, bytes.decode),
     b"expires": Field("expires_at", write_time, read_time, must=True),
+    b"retries": Field("retries", _write_number, _read_number, must=True),
+    b"backoff": Field("backoff", write_time, read_time, must=True),
+    b"timeout": Field("timeout", write_time, read_time, must=True),
     b"schedule": Field("schedule", str.encode, bytes.decode, must=True),
 }
 """The optional fields of a job, by their keys, in the order in which they are written."""

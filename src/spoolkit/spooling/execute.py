@@ -170,7 +170,7 @@ def _prepare(job: JobSpec, store: Store, config: Settings, working_directory: st
         except OSError as error:
             log.error("job %s of %s did not start: %s", job.id, declared.name, error)
             return AttemptResult(_retry_at(clock.now() + config.retry_delay, error))
-    return declared
+    return declared.for_job(job)
 
 
 def _claim(

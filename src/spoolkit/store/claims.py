@@ -100,7 +100,7 @@ def claim(
     """
     now, (pid, identity), attempt = clock.now(), process.this(), attempts_in_filename + 1
     kept = arguments if arguments and len(arguments) <= ARGUMENTS_LIMIT else None
-    spec = (job.id, job.task, job.engine, job.queue, job.enqueued_at, job.run_at, job.expires_at)
+    spec = (job.id, job.task, job.engine, job.queue, job.enqueued_at, job.run_at, job.expires_at, rows.options_of(job))
     first = (*spec, attempt, max_attempts, now, file, pid, identity, kept)
     # Without a question before: almost every attempt is the first one of a job that has no row. Otherwise, or if the
     # file no longer exists, nothing is inserted.
@@ -142,9 +142,9 @@ def claim(
 
 
 _FIRST = (
-    "INSERT INTO jobs (id, task, engine, queue, enqueued_at, run_at, expires_at, attempt, max_attempts, started_at,"
-    " file, pid, identity, arguments, state, base, has_events)"
-    " SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'running', 0, 0"
+    "INSERT INTO jobs (id, task, engine, queue, enqueued_at, run_at, expires_at, options, attempt, max_attempts,"
+    " started_at, file, pid, identity, arguments, state, base, has_events)"
+    " SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'running', 0, 0"
     " WHERE still_there() ON CONFLICT (id) DO NOTHING"
 )
 
@@ -174,7 +174,8 @@ def _cancel(
     ended = rows.event(now, failure.ending, detail={"message": failure.message})
     if row is None:
         columns.update(task=job.task, engine=job.engine, queue=job.queue, enqueued_at=job.enqueued_at)
-        columns.update(run_at=job.run_at, expires_at=job.expires_at, arguments=arguments)
+        columns.update(run_at=job.run_at, expires_at=job.expires_at, options=rows.options_of(job))
+        columns.update(arguments=arguments)
         rows.insert(db, job.id, State.CANCELLED, now, columns, ended)
         return
     before, events = _before(row, now)

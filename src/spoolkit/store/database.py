@@ -75,6 +75,8 @@ MIGRATIONS = (
     CREATE INDEX jobs_by_state ON jobs (state, finished_at, task)
     """,
     "ALTER TABLE jobs ADD COLUMN expires_at REAL",
+    # JSON of what the call said that no query asks for: see rows.options_of().
+    "ALTER TABLE jobs ADD COLUMN options TEXT",
 )
 """Each script migrates a file of the version before it. Never change one that was released: add another."""
 

@@ -20,7 +20,8 @@ ENDINGS = frozenset({"done", "lost", *get_args(Ending)})
 # All columns but the blobs: many results at once may be a gigabyte.
 _WITHOUT_BLOBS = (
     "id, task, engine, queue, file, state, attempt, max_attempts, enqueued_at, run_at, expires_at, started_at,"
-    " finished_at, pid, identity, progress, NULL AS result, result_error, error_type, error_message, ending, cancel"
+    " finished_at, pid, identity, progress, NULL AS result, result_error, error_type, error_message, ending, cancel,"
+    " options"
 )
 
 
@@ -170,4 +171,5 @@ def _status_of(row: sqlite3.Row) -> Status:
         error_message=row["error_message"],
         ending=row["ending"],
         cancel_asked=bool(row["cancel"]),
+        **rows.read_options(row["options"]),
     )

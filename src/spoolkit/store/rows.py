@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any, NamedTuple
 
-from spoolkit.job import FINISHED, MOVES, Progress, State
+from spoolkit.job import FINISHED, MOVES, JobSpec, Progress, State, Status
 from spoolkit.system import process
 
 
@@ -60,6 +61,25 @@ def derived_events(row: sqlite3.Row) -> list[EventRow]:
         ended = row["finished_at"]
         events.append(event(ended, "done", attempt, ended - began))
     return events
+
+
+_OPTIONS = ("retries", "backoff", "timeout")
+"""The attributes of a job that the column ``options`` holds."""
+
+_given: Callable[[object], tuple[object, ...]] = attrgetter(*_OPTIONS)
+_NOTHING = (None,) * len(_OPTIONS)
+
+
+def options_of(job: JobSpec | Status) -> str | None:
+    """Return the column ``options`` of a job: what its call said, as JSON; ``None`` if it said nothing of that kind."""
+    if (given := _given(job)) == _NOTHING:
+        return None
+    return json.dumps({name: value for name, value in zip(_OPTIONS, given, strict=True) if value is not None})
+
+
+def read_options(text: str | None) -> dict[str, Any]:
+    """Return the attributes that the column ``options`` gives a job."""
+    return {name: value for name, value in json.loads(text).items() if name in _OPTIONS} if text else {}
 
 
 def find(db: sqlite3.Connection, id: str) -> sqlite3.Row | None:

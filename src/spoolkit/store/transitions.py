@@ -40,14 +40,16 @@ class Result:
 
 def record_queued(store: Database, jobs: Iterable[JobSpec]) -> None:
     """Record that ``jobs`` wait in this process; those that are recorded already are left as they are."""
+    owner = os.getpid(), process.own()
     queued = [
-        (job.id, rows.encodable(job.task), job.enqueued_at, job.expires_at, os.getpid(), process.own()) for job in jobs
+        (job.id, rows.encodable(job.task), job.enqueued_at, job.expires_at, rows.options_of(job), *owner)
+        for job in jobs
     ]
     with store.transaction() as db:
         db.executemany(
             "INSERT OR IGNORE INTO jobs"
-            " (id, task, engine, state, attempt, base, enqueued_at, expires_at, pid, identity, has_events)"
-            " VALUES (?, ?, 'thread', 'queued', 0, 0, ?, ?, ?, ?, 0)",
+            " (id, task, engine, state, attempt, base, enqueued_at, expires_at, options, pid, identity, has_events)"
+            " VALUES (?, ?, 'thread', 'queued', 0, 0, ?, ?, ?, ?, ?, 0)",
             queued,
         )
 
@@ -136,6 +138,7 @@ def refuse(store: Database, job: JobSpec, failure: Failure, *, file: str | None)
         if row is None:
             columns.update(task=job.task, engine=job.engine, queue=job.queue)
             columns.update(enqueued_at=job.enqueued_at, run_at=job.run_at, expires_at=job.expires_at)
+            columns.update(options=rows.options_of(job))
             rows.insert(db, job.id, State.DEAD, now, columns, event)
         elif rows.may_move(row, State.DEAD):
             rows.move(db, row, State.DEAD, now, columns, event)
@@ -171,6 +174,7 @@ def cancel(
         if row is None:
             columns.update(task=status.task or "?", engine=status.engine, queue=status.queue)
             columns.update(enqueued_at=status.enqueued_at, run_at=status.run_at, expires_at=status.expires_at)
+            columns.update(options=rows.options_of(status))
             event = rows.event(now, "cancelled", detail=detail, log=log)
             rows.insert(db, status.id, State.CANCELLED, now, columns, event)
         elif rows.may_move(row, State.CANCELLED) and not (row["file"] == file and rows.is_running(row)):
