@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Protocol, TypeVar, get_args, overload
 from zoneinfo import ZoneInfo
 
+from spoolkit import application
 from spoolkit.attempt import options as attempt_options
 from spoolkit.coordination.unique import named_by
 from spoolkit.errors import ArgumentError, ConfigurationError, shown
@@ -16,8 +18,9 @@ from spoolkit.lifecycle import hooks, sweeping
 from spoolkit.schedules import declared, ticks
 from spoolkit.schedules.schedule import Missed
 from spoolkit.schedules.schedule import Overlap as OverlapOfRuns
+from spoolkit.settings import is_queue_name
 from spoolkit.spooling import handler
-from spoolkit.spooling.engine import SpoolEngine
+from spoolkit.spooling.engine import SpoolEngine, check_queue
 from spoolkit.task import Delay, P, R, SpoolTask, ThreadTask
 from spoolkit.threads.engine import Overflow, ThreadEngine, ThreadOptions
 
@@ -52,6 +55,7 @@ def spool(
     unique: Key = ...,
     until: Until = ...,
     on_duplicate: OnDuplicate = ...,
+    queue: str | None = ...,
     name: str | None = ...,
     aliases: Sequence[str] = ...,
 ) -> _SpoolDecorator: ...
@@ -67,6 +71,7 @@ def spool(
     unique: Key = False,
     until: Until = "end",
     on_duplicate: OnDuplicate = "return",
+    queue: str | None = None,
     name: str | None = None,
     aliases: Sequence[str] = (),
 ) -> Any:
@@ -90,6 +95,8 @@ def spool(
         on_duplicate: What a call does whose key another job holds. ``"return"``: it returns a handle of that job, whose
             ``duplicate`` is true. ``"raise"``: it raises :class:`DuplicateJobError`. ``"replace"``: that job gets the
             arguments and the due time of the call, if it has not started yet; otherwise as ``"return"``.
+        queue: The queue of its jobs, if a call does not say otherwise: a name in ``SPOOLKIT_QUEUES``. ``None``: the
+            default one.
         name: The task's name in jobs and records. ``None``: ``module.function``.
         aliases: Names that the task had in earlier versions of the code, whose jobs may still be waiting.
 
@@ -100,12 +107,15 @@ def spool(
         ConfigurationError: An option has a value that cannot be used, or the function cannot be a task.
     """
     options = _task_options(retries, backoff, timeout, retry_on, discard_on)
-    options = replace(options, unique=_unique(unique, until, on_duplicate))
+    options = replace(options, unique=_unique(unique, until, on_duplicate), queue=_queue(queue))
     _check_names(name, aliases)
 
     def declare(function: Callable[P, R]) -> SpoolTask[P, R]:
         handler.install()
-        return SpoolTask(function, SpoolEngine(), options, name, aliases)
+        task = SpoolTask(function, SpoolEngine(), options, name, aliases)
+        if options.queue is not None and (app := application.current()) is not None:
+            check_queue(task.declared, app)
+        return task
 
     return declare if function is None else declare(function)
 
@@ -291,6 +301,15 @@ def _unique(key: Key, until: Until, on_duplicate: OnDuplicate) -> Unique | None:
     elif callable(key):
         named_by(key)
     return Unique(key, until, on_duplicate)
+
+
+def _queue(queue: str | None) -> str | None:
+    """Check the queue of a task; whether there is one of that name is known once there is an application."""
+    if queue is not None and not (isinstance(queue, str) and (is_queue_name(queue) or os.path.isabs(queue))):
+        raise ConfigurationError(
+            f'queue is {shown(queue)}: give a name in SPOOLKIT_QUEUES, such as "mail"', setting="queue"
+        )
+    return queue
 
 
 def _check_names(name: str | None, aliases: Sequence[str]) -> None:

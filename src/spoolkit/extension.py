@@ -7,11 +7,12 @@ from weakref import WeakSet
 
 from flask import Flask
 
-from spoolkit import application, task
+from spoolkit import application, registry, task
 from spoolkit.cli import commands
 from spoolkit.errors import ConfigurationError
 from spoolkit.lifecycle import flask_run, hooks
 from spoolkit.spooling import engine
+from spoolkit.store import locations
 from spoolkit.system import log
 from spoolkit.task import Task
 from spoolkit.threads.background import BackgroundThread, BackgroundThreads, Where
@@ -53,6 +54,8 @@ class SpoolKit:
         if directories and served.has_separate_interpreters(served.options()):
             raise ConfigurationError(served.SEPARATE_INTERPRETERS, setting="single-interpreter")
         application.add(app)
+        for declared in registry.this_process.tasks.values():
+            engine.check_queue(declared, app)
         if directories and config.spool not in directories:
             log.warning(
                 "uWSGI serves the spool directory %s, but SPOOLKIT_SPOOL is %s: jobs that processes outside uWSGI "
@@ -65,7 +68,8 @@ class SpoolKit:
             hooks.at_start(app, self._threads.start)
         if not bridge.is_uwsgi():
             # The answer of this moment is cached: the first job creates the directory if it is missing now.
-            engine.was_missing(config.spool)
+            for path in locations.queue_dirs(config).values():
+                engine.was_missing(path)
             if config.dev_runner:
                 flask_run.start_spooler()
 

@@ -94,7 +94,7 @@ class JobSpec:
     enqueued_at: float = 0.0
     #: The time before which it does not start, unix time in seconds (UTC). ``None``: it may start at once.
     run_at: float | None = None
-    #: Its spool directory, absolute. ``None``: the default one.
+    #: Its queue: the name, or the absolute path of a spool directory without a name. ``None``: the default one.
     queue: str | None = None
     #: uWSGI's priority; lower numbers run first. ``None``: no priority.
     priority: int | None = None
@@ -206,6 +206,8 @@ class TaskOptions:
     discard_on: tuple[type[BaseException], ...] = ()
     #: Which of its calls there is one job of at a time. ``None``: each call makes a job.
     unique: Unique | None = None
+    #: The queue of its jobs: a name of ``SPOOLKIT_QUEUES``, or a spool directory. ``None``: the default one.
+    queue: str | None = None
 
     @property
     def attempts(self) -> int:
@@ -331,7 +333,7 @@ class Status:
     state: State
     #: The name of the engine that carries it.
     engine: str = "spool"
-    #: Its spool directory, absolute.
+    #: Its queue: the name, or the absolute path of a spool directory without a name. ``None``: the default one.
     queue: str | None = None
     #: The name that its file had when it was last claimed.
     file: str | None = None

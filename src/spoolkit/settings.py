@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from operator import is_
@@ -16,6 +19,34 @@ SPOOL_FOLDER = "my_spools"
 
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off", ""})
+
+
+QUEUES_SUFFIX = "-queues"
+"""What follows the path of the spool directory in that of the folder with the directories of other queues."""
+
+MAX_PROCESSES = 64
+"""The most spooler processes of one queue."""
+
+DEFAULT_QUEUE = "default"
+"""The name of the queue whose directory is the spool directory."""
+
+_QUEUE_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
+
+
+def is_queue_name(text: str) -> bool:
+    """Return whether ``text`` has the form of a queue's name: letters, digits, ``-`` and ``_``."""
+    return _QUEUE_NAME.fullmatch(text) is not None
+
+
+class Queue(NamedTuple):
+    """A spool directory with a name, and with spoolers of its own."""
+
+    #: Its name.
+    name: str
+    #: Its directory, absolute. Empty: ``<spool>-queues/<name>``.
+    path: str = ""
+    #: How many spooler processes ``flask spool run`` starts for it, and ``flask spool ini`` writes down.
+    processes: int = 1
 
 
 @dataclass(frozen=True)
@@ -52,6 +83,8 @@ class Settings:
     thread_queue: int = 1000
     #: Seconds that the jobs of ``@thread`` get to finish when their process is asked to exit.
     thread_grace: float = 10.0
+    #: The queues besides the default one.
+    queues: tuple[Queue, ...] = ()
 
     @classmethod
     def load(cls, config: Mapping[str, object], root: str) -> Settings:
@@ -83,7 +116,8 @@ class Settings:
         if not sandbox.is_test_run():
             return parsed
         store = parsed.store and sandbox.private(parsed.store)
-        return replace(parsed, spool=sandbox.private_directory(parsed.spool), store=store)
+        queues = tuple(queue._replace(path=queue.path and sandbox.private(queue.path)) for queue in parsed.queues)
+        return replace(parsed, spool=sandbox.private_directory(parsed.spool), store=store, queues=queues)
 
 
 class _Latest(NamedTuple):
@@ -121,7 +155,27 @@ def _parse(given: tuple[object, ...], root: str) -> Settings:
         if read is _path and values[field]:
             found = published.find(root) if unset and name == "SPOOLKIT_SPOOL" else None
             values[field] = found or os.path.realpath(os.path.join(root, values[field]))
+    _check_directories(values["spool"], values["queues"])
     return Settings(**values)
+
+
+def _check_directories(spool: str, queues: tuple[Queue, ...]) -> None:
+    """Refuse two queues with one directory, and one within another: a spooler would run the jobs of both, or neither.
+
+    Raises:
+        ConfigurationError: There are such queues.
+    """
+    paths = {spool: DEFAULT_QUEUE}
+    for queue in queues:
+        path = queue.path or f"{spool}{QUEUES_SUFFIX}/{queue.name}"
+        for other, name in paths.items():
+            if os.path.commonpath([path, other]) in (path, other):
+                raise ConfigurationError(
+                    f"SPOOLKIT_QUEUES: the directory of {queue.name!r}, {path}, is that of {name!r}, or one of them is "
+                    f"inside the other, {other}: give each queue a path of its own",
+                    setting="SPOOLKIT_QUEUES",
+                )
+        paths[path] = queue.name
 
 
 def _path(name: str, value: object) -> str:
@@ -160,6 +214,53 @@ def _one_or_more(name: str, value: object) -> int:
     return number
 
 
+def _queues(name: str, value: object) -> tuple[Queue, ...]:
+    if isinstance(value, str):  # from the environment
+        with contextlib.suppress(ValueError):
+            value = json.loads(value)
+    if value == ():
+        return ()
+    if not isinstance(value, Mapping):
+        raise ConfigurationError(
+            f'{name} is {shown(value)}: give a dict of queues, such as {{"mail": {{"processes": 2}}}}', setting=name
+        )
+    return tuple(_queue(name, queue, {} if options is None else options) for queue, options in value.items())
+
+
+def _queue(setting: str, name: object, options: object) -> Queue:
+    if not isinstance(name, str) or not is_queue_name(name):
+        problem = f"{shown(name)} is no name of a queue: give letters, digits, - and _; a path is the option path"
+        raise ConfigurationError(f"{setting}: {problem}", setting=setting)
+    if name == DEFAULT_QUEUE:
+        problem = f"{name!r} is the queue in SPOOLKIT_SPOOL: give this one another name"
+        raise ConfigurationError(f"{setting}: {problem}", setting=setting)
+    where = f"{setting}[{name!r}]"
+    if not isinstance(options, Mapping):
+        problem = f'{shown(options)}: give a dict of options, such as {{"processes": 2}}'
+        raise ConfigurationError(f"{where} is {problem}", setting=setting)
+    if unknown := options.keys() - _QUEUE_OPTIONS.keys():
+        problem = f"has no option {', '.join(sorted(map(shown, unknown)))}: give some of {', '.join(_QUEUE_OPTIONS)}"
+        raise ConfigurationError(f"{where} {problem}", setting=setting)
+    read = {option: _QUEUE_OPTIONS[option](f"{where}[{option!r}]", value) for option, value in options.items()}
+    return Queue(name, **read)
+
+
+def _absolute(name: str, value: object) -> str:
+    path = _path(name, value)
+    if not os.path.isabs(path):
+        raise ConfigurationError(f"{name} is {shown(value)}: give an absolute path", setting=name)
+    return os.path.realpath(path)
+
+
+def _processes(name: str, value: object) -> int:
+    if type(value) is not int or not 1 <= value <= MAX_PROCESSES:
+        raise ConfigurationError(f"{name} is {shown(value)}: give a number, 1 to {MAX_PROCESSES}", setting=name)
+    return value
+
+
+_QUEUE_OPTIONS: dict[str, Callable[[str, object], Any]] = {"processes": _processes, "path": _absolute}
+"""The options of a queue."""
+
 _READERS: dict[str, Callable[[str, object], object]] = {
     "SPOOLKIT_SPOOL": _path,
     "SPOOLKIT_FSYNC": _flag,
@@ -176,4 +277,5 @@ _READERS: dict[str, Callable[[str, object], object]] = {
     "SPOOLKIT_THREADS": _one_or_more,
     "SPOOLKIT_THREAD_QUEUE": _whole,
     "SPOOLKIT_THREAD_GRACE": _number,
+    "SPOOLKIT_QUEUES": _queues,
 }

@@ -26,6 +26,7 @@ from spoolkit.errors import (
 from spoolkit.handle import Job
 from spoolkit.job import AnyJob, TaskOptions, new_id, replaced
 from spoolkit.registry import Declared
+from spoolkit.settings import DEFAULT_QUEUE, is_queue_name
 from spoolkit.system import clock, sandbox
 
 P = ParamSpec("P")
@@ -87,6 +88,8 @@ class Task(Generic[P, R]):
         self.name = declared.name
         self._function = function
         self._engine = engine
+        self._defaults: dict[str, Any] = {}
+        """The options of each call that does not give them itself."""
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
         """Enqueue a job that runs the function with these arguments as soon as possible.
@@ -134,6 +137,8 @@ class Task(Generic[P, R]):
         engine: str,
         options: Mapping[str, Any] | None = None,
     ) -> Job[R]:
+        if self._defaults and engine == self._engine.name:
+            options = {**self._defaults, **(options or {})}
         now, app = clock.now(), application.current_name()
         job: Job[R] = Job(new_id(), self.name, args, kwargs, engine, now, None, None, None, app)
         return replaced(job, **_fields(options, now)) if options else job
@@ -197,6 +202,7 @@ class SpoolTask(Task[P, R]):
         aliases: Sequence[str] = (),
     ) -> None:
         super().__init__(function, engine, options, name, aliases)
+        self._defaults = _options(queue=options.queue)
         if options.unique is not None:
             unique.check_key(self.declared, options.unique)
 
@@ -223,10 +229,10 @@ class SpoolTask(Task[P, R]):
             expires: The time from which on no attempt starts: seconds from the call on, a timedelta, or an aware
                 datetime. The job ends as cancelled then, when its next attempt is due.
             priority: A number; lower ones run first. uWSGI needs ``spooler-ordered``.
-            queue: Another spool directory, absolute.
             retries: How many attempts may follow the first one, instead of as many as the task says; 0 to 10,000.
             backoff: Seconds or a timedelta before the next attempt, instead of those of the task.
             timeout: Seconds or a timedelta after which :class:`JobTimeout` is raised in the task, instead of its own.
+            queue: The name of a queue in ``SPOOLKIT_QUEUES``, ``"default"``, or the absolute path of a spool directory.
 
         Returns:
             A function to call with the task's arguments. It returns and raises as a call of the task does.
@@ -363,7 +369,7 @@ class SpoolTask(Task[P, R]):
         if "priority" in arguments:
             options["priority"] = uwsgi_args.priority(arguments.pop("priority"))
         if "spooler" in arguments:
-            options["queue"] = os.path.realpath(uwsgi_args.spool_dir(arguments.pop("spooler")))
+            options["queue"] = _queue(arguments.pop("spooler"))
         if "body" in arguments:
             arguments["body"] = uwsgi_args.body(arguments["body"])
         return self._enqueue((), arguments, options)
@@ -443,13 +449,22 @@ class ThreadTask(Task[P, R]):
         return overflow.submit(replaced(job, engine=overflow.name), self.declared)
 
 
+def _queue(value: object) -> str:
+    """The name of a queue as it is, or the real path of a spool directory."""
+    if isinstance(value, bytes) and is_queue_name(text := value.decode("ascii", "replace")):
+        return text
+    if isinstance(value, str) and is_queue_name(value):
+        return value
+    return os.path.realpath(uwsgi_args.spool_dir(value))
+
+
 _CHECKS: dict[str, Callable[[Any], object]] = {
     "max_wait": lambda value: times.seconds(value, "max_wait"),
     "priority": uwsgi_args.priority,
-    "queue": lambda path: os.path.realpath(uwsgi_args.spool_dir(path)),
     "retries": attempt_options.retries,
     "backoff": attempt_options.backoff,
     "timeout": attempt_options.timeout,
+    "queue": _queue,
 }
 """Checks of options that need no more than the value; each returns the value as the job has it."""
 
@@ -468,8 +483,10 @@ def _fields(options: Mapping[str, Any], now: float) -> dict[str, Any]:
     fields["run_at"] = times.run_at(at, delay, now=now)
     if expires is not None:
         fields["expires_at"] = times.expires_at(expires, now=now)
-    if "queue" in fields:
-        fields["queue"] = sandbox.private_directory(fields["queue"])
+    if (queue := fields.get("queue")) == DEFAULT_QUEUE:
+        fields["queue"] = None
+    elif queue is not None and os.path.isabs(queue):
+        fields["queue"] = sandbox.private_directory(queue)
     return fields
 
 

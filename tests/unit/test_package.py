@@ -177,7 +177,7 @@ def test_every_setting_is_in_the_readme() -> None:
 def test_the_readme_has_the_default_of_each_setting() -> None:
     readme = (PROJECT / "README.md").read_text()
     for field in fields(Settings):
-        if field.name not in ("spool", "store"):  # which depend on where the code lies
+        if field.name not in ("spool", "store", "queues"):  # which depend on the site
             row = re.search(rf"^\| `SPOOLKIT_{field.name.upper()}` \| `([^`]*)`", readme, re.MULTILINE)
             assert row is not None, field.name
             assert json.loads(row[1]) == field.default, field.name

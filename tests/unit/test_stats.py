@@ -49,7 +49,8 @@ def due(path: str, seconds: float) -> None:
 
 
 def test_gather_returns_empty_figures_before_the_first_job(directory: str) -> None:
-    assert stats.gather() == stats.Statistics({}, None, 0, {}, {})
+    default = stats.QueueFigures("default", directory, 0, 0, 0, "open")
+    assert stats.gather() == stats.Statistics({}, None, 0, {}, {}, queues=[default])
     assert os.listdir(directory) == []
 
 

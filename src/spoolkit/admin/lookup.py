@@ -338,8 +338,9 @@ def from_store(read: Callable[[], T]) -> T | None:
 
 def directories(status: Status | None = None) -> list[str]:
     """The spool directories that may hold the job's file, the likely one first."""
-    queue = [status.queue] if status is not None and status.queue is not None and os.path.isdir(status.queue) else []
-    return list(dict.fromkeys([*queue, *locations.spool_dirs()]))
+    queue = None if status is None else status.queue
+    likely = [] if queue is None else [locations.spool_dir_of(queue)]
+    return list(dict.fromkeys([*likely, *locations.spool_dirs()]))
 
 
 def jobs(

@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from spoolkit import application
 from spoolkit.admin import lookup
 from spoolkit.admin.lookup import Files
 from spoolkit.job import FINAL, State
@@ -30,6 +31,24 @@ MAX_DURATIONS = 10_000
 
 
 @dataclass(frozen=True)
+class QueueFigures:
+    """The figures of one queue."""
+
+    #: Its name; its spool directory where it has none.
+    queue: str
+    #: Its spool directory.
+    directory: str
+    #: How many jobs wait, are delayed or run.
+    jobs: int
+    #: How many of its spoolers run a job.
+    running: int
+    #: How many spoolers it has.
+    spoolers: int
+    #: ``open``, ``paused``, or ``drained``: until the next start of uWSGI.
+    state: str
+
+
+@dataclass(frozen=True)
 class Statistics:
     """The figures of one moment. Ages and durations are in seconds, ``None`` where there is nothing to measure."""
 
@@ -48,6 +67,8 @@ class Statistics:
     #: False where not all waiting jobs were read: the rest is counted as ``queued``, with the task ``?``. Their number
     #: is exact all the same.
     complete: bool = True
+    #: The figures of each queue, the default one first.
+    queues: list[QueueFigures] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         """The figures as a dictionary for ``json.dumps()``."""
@@ -59,6 +80,7 @@ class Statistics:
             "paused": self.paused,
             "broken": self.broken,
             "complete": self.complete,
+            "queues": [vars(queue) for queue in self.queues],
         }
 
 
@@ -95,8 +117,33 @@ def gather(*, max_examined: int = MAX_EXAMINED, files: Files | None = None) -> S
     took = lookup.from_store(lambda: locations.store().durations(now - HOUR, MAX_DURATIONS)) or []
     oldest_due = _oldest_due(now, files, running, max_examined)
     return Statistics(
-        dict(sorted(counts.items())), oldest_due, done, _percentiles(took), _paused(), _broken(), others.complete
+        dict(sorted(counts.items())),
+        oldest_due,
+        done,
+        _percentiles(took),
+        _paused(),
+        _broken(),
+        others.complete,
+        _queues(files),
     )
+
+
+def _queues(files: Files) -> list[QueueFigures]:
+    config, waiting = application.settings(), Counter[str]()
+    paths = locations.spool_dirs(config)
+    for path in files.waiting.values():
+        waiting[next((spool_dir for spool_dir in paths if path.startswith(f"{spool_dir}/")), "")] += 1
+    return [
+        QueueFigures(
+            locations.queue_name(spool_dir, config) or spool_dir,
+            spool_dir,
+            waiting[spool_dir],
+            len(spoolers.busy([spool_dir])),
+            len(spoolers.pids(spool_dir)),
+            gate.state(spool_dir) or "open",
+        )
+        for spool_dir in paths
+    ]
 
 
 def _paused() -> dict[str, str]:

@@ -27,10 +27,13 @@ def _change(change: Callable[[str], object], spool_dirs: list[str]) -> None:
 
 
 def _spool_dirs(queue: str | None) -> list[str]:
-    """The spool directory with this path or name; without ``queue``, all known spool directories."""
+    """The spool directory of the queue with this name or path; without ``queue``, all known spool directories."""
     known = locations.spool_dirs()
     if queue is None:
         return known
+    if (spool_dir := locations.queue_dirs().get(queue)) is not None:
+        files.check_readable(spool_dir)
+        return [spool_dir]
     for spool_dir in known:
         if queue in (spool_dir, os.path.basename(spool_dir)):
             return [spool_dir]
@@ -40,7 +43,8 @@ def _spool_dirs(queue: str | None) -> list[str]:
         if spoolfile.is_spool_directory(spool_dir):
             return [spool_dir]
     raise click.BadParameter(
-        f"{queue!r} is not a spool directory: give one of {', '.join(known)}, or another one's path"
+        f"{queue!r} is no queue: give one of {', '.join(locations.queue_dirs())}, or a spool directory such as "
+        f"{', '.join(known)}"
     )
 
 
@@ -58,8 +62,8 @@ def _print_states(spool_dirs: list[str], as_json: bool) -> None:
 def pause(queue: str | None, as_json: bool) -> None:
     """Stop starting jobs until resume.
 
-    The pause outlasts a restart. Running jobs continue, and new jobs can be enqueued. QUEUE is the path of a spool
-    directory or its last part; without it, all spool directories are paused.
+    The pause outlasts a restart. Running jobs continue, and new jobs can be enqueued. QUEUE is a name in
+    SPOOLKIT_QUEUES, default, or the path of a spool directory; without it, all queues are paused.
     """
     spool_dirs = _spool_dirs(queue)
     _change(gate.pause, spool_dirs)
@@ -123,6 +127,8 @@ def ini(
     to that folder.
     """
     spool = _in_ini(locations.spool_dir())
+    config = application.settings()
+    queues = [(_in_ini(locations.queue_dir(queue.name, config)), queue.processes) for queue in config.queues]
     is_configured = bool(current_app.config.get("SPOOLKIT_SPOOL"))
     made_by = entry_point.of_option(module) if module else entry_point.of_command()
     text = recommended.ini(
@@ -130,9 +136,10 @@ def ini(
         pythonpath=_in_ini(folder) if (folder := entry_point.folder(made_by)) else "%d",
         processes=processes,
         threads=threads,
-        spoolers=spoolers,
+        spoolers=spoolers or (_spoolers_now() if queues else None),
+        queues=queues,
         # The application's configuration takes precedence over the environment.
-        spool=spool if is_configured else None,
+        spool=spool if is_configured or queues else None,
         spool_default=recommended.MY_SPOOLS if os.environ.get("SPOOLKIT_SPOOL") else spool,
         socket=socket,
     )
@@ -140,6 +147,12 @@ def ini(
         print_json({"ini": text})
     else:
         click.echo(text, nl=False)
+
+
+def _spoolers_now() -> int:
+    """The number of spoolers for an ini with queues, in which there is a line for each."""
+    text = os.environ.get("SPOOLERS", "")
+    return int(text) if text.isascii() and text.isdigit() and int(text) else recommended.SPOOLERS
 
 
 def _in_ini(path: str) -> str:

@@ -145,7 +145,7 @@ def _ending(attempt: Attempt) -> str:
 
 @command("stats")
 def stats(as_json: bool) -> None:
-    """Count jobs by task and state.
+    """Count jobs by task and state, and by queue where there are several.
 
     Also shows how long the oldest due job has been waiting, and the run times of the last hour.
     """
@@ -158,6 +158,10 @@ def stats(as_json: bool) -> None:
     if tasks:
         rows = [[task, *(figures.counts.get((task, state), 0) for state in states)] for task in tasks]
         print_lines(table(("TASK", *(str(state).upper() for state in states)), rows), "")
+    if len(figures.queues) > 1:
+        head = "QUEUE", "JOBS", "RUNNING", "SPOOLERS", "STATE"
+        lines = [[one.queue, one.jobs, one.running, one.spoolers, one.state] for one in figures.queues]
+        print_lines(table(head, lines), "")
     oldest = (
         "no job is due"
         if figures.oldest_due is None

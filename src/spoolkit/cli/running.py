@@ -16,7 +16,8 @@ from spoolkit import application, settings
 from spoolkit.cli.group import command, print_json, seconds
 from spoolkit.doctor.examine import examine
 from spoolkit.doctor.findings import Finding
-from spoolkit.doctor.spoolers import stranded
+from spoolkit.doctor.spoolers import stranded, too_few
+from spoolkit.settings import MAX_PROCESSES, Settings
 from spoolkit.spooldir import spoolfile
 from spoolkit.spooling.standalone import GUARDED
 from spoolkit.spooling.supervisor import supervise
@@ -31,35 +32,73 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @command("run", needs_spool_dir=False)
 @click.option(
-    "--processes", type=click.IntRange(1, 64), default=1, show_default=True, help="How many jobs run at the same time."
+    "--processes",
+    type=click.IntRange(1, MAX_PROCESSES),
+    help="How many jobs run at the same time, in each queue.  [default: SPOOLKIT_QUEUES, else 1]",
+)
+@click.option(
+    "--queue",
+    "queues",
+    multiple=True,
+    metavar="QUEUE",
+    help="Only the jobs of this queue: a name in SPOOLKIT_QUEUES, default, or a path of a spool directory. Repeatable.",
 )
 @click.option("--until-eof", is_flag=True, hidden=True, help="Stop when standard input is closed.")
-def run(processes: int, until_eof: bool, as_json: bool) -> None:
-    """Run the jobs of the spool directory without uWSGI.
+def run(processes: int | None, queues: tuple[str, ...], until_eof: bool, as_json: bool) -> None:
+    """Run the jobs of all queues without uWSGI.
 
-    Ctrl-C or SIGTERM stops it after the running jobs have finished. A second one interrupts the running jobs, which run
-    again later.
+    Each queue has as many processes as SPOOLKIT_QUEUES says. Ctrl-C or SIGTERM stops them after the running jobs have
+    finished. A second one interrupts the running jobs, which run again later.
     """
-    spool_dir = application.settings().spool
-    try:
-        files.make_spool_directory(spool_dir)
-        files.check_readable(spool_dir)
-        if not spoolfile.may_become_spool_directory(spool_dir):
-            raise click.ClickException(
-                f"{spool_dir} is not a spool directory: it holds other files. Set SPOOLKIT_SPOOL"
-            )
-    except OSError as error:
-        raise files.unavailable(spool_dir, error) from error
+    config = application.settings()
+    served = _served(config, processes, queues)
+    for spool_dir in served:
+        _prepare(spool_dir, config)
     locations.store().check_version()
     locations.store().close()  # each process that is forked from here opens it for itself
     if as_json:
-        print_json({"spool": spool_dir, "application": current_app.name, "pid": os.getpid(), "processes": processes})
+        first, number = next(iter(served.items()))
+        about = {"spool": first, "application": current_app.name, "pid": os.getpid(), "processes": number}
+        print_json({**about, "queues": served})
     else:
-        click.echo(f"spoolkit: running the jobs of {spool_dir} for {current_app.name}, pid {os.getpid()}", err=True)
-    status = supervise(spool_dir, processes, until_eof=sys.stdin.fileno() if until_eof else None)
+        paths = ", ".join(served)
+        click.echo(f"spoolkit: running the jobs of {paths} for {current_app.name}, pid {os.getpid()}", err=True)
+    status = supervise(served, until_eof=sys.stdin.fileno() if until_eof else None)
     # At exit Python restores the default handlers: a signal that comes then would decide the exit status.
     signal.pthread_sigmask(signal.SIG_BLOCK, GUARDED)
     sys.exit(status)
+
+
+def _served(config: Settings, processes: int | None, queues: Sequence[str]) -> dict[str, int]:
+    """How many processes each spool directory gets."""
+    known = {name: (path, 1) for name, path in locations.queue_dirs(config).items()}
+    known.update({one.name: (known[one.name][0], one.processes) for one in config.queues})
+    found = {}
+    for queue in queues or known:
+        if queue not in known and not os.path.isabs(queue):
+            raise click.BadParameter(
+                f"{queue!r} is no queue: give one of {', '.join(known)}, or the path of a spool directory",
+                param_hint="--queue",
+            )
+        path, number = known.get(queue, (os.path.realpath(queue), 1))
+        found[path] = processes or number
+    return found
+
+
+def _prepare(spool_dir: str, config: Settings) -> None:
+    try:
+        if spool_dir in locations.queue_dirs(config).values() and spool_dir != config.spool:
+            files.make_queue_directory(spool_dir, config.spool)
+        else:
+            files.make_spool_directory(spool_dir)
+        files.check_readable(spool_dir)
+        if not spoolfile.may_become_spool_directory(spool_dir):
+            raise click.ClickException(
+                f"{spool_dir} is not a spool directory: it holds other files. Set SPOOLKIT_SPOOL, or path in "
+                "SPOOLKIT_QUEUES"
+            )
+    except OSError as error:
+        raise files.unavailable(spool_dir, error) from error
 
 
 def doctor_options(function: F) -> F:
@@ -85,9 +124,12 @@ def doctor(ini: str | None, max_due_age: float, as_json: bool) -> None:
     """
     findings = []
     spool_dirs = locations.spool_dirs()
+    config = application.settings()
     for spool_dir in spool_dirs:
-        path = ini or _ini(spool_dir)
-        findings += examine(spool_dir, store=locations.store().path, ini=path, max_due_age=max_due_age)
+        path, name = ini or _ini(spool_dir), locations.queue_name(spool_dir, config)
+        findings += examine(spool_dir, store=locations.store().path, ini=path, max_due_age=max_due_age, queue=name)
+    for queue in config.queues:
+        findings += too_few(queue, locations.queue_dir(queue.name, config))
     findings += stranded(_other_spool_dirs(), spool_dirs)
     report(findings, spool_dirs, as_json=as_json)
 

@@ -22,7 +22,9 @@ CHECKS_WITHOUT_DIRECTORY: tuple[Check, ...] = options.CHECKS + store.CHECKS
 """Those that can be made where the spool directory cannot be read."""
 
 
-def examine(spool_dir: str, *, store: str, ini: str | None = None, max_due_age: float = 60.0) -> list[Finding]:
+def examine(
+    spool_dir: str, *, store: str, ini: str | None = None, max_due_age: float = 60.0, queue: str | None = None
+) -> list[Finding]:
     """Examine the spool directory, the uWSGI that serves it, the store and the machine.
 
     It opens spool files, which would release uWSGI's lock on the running job's file. So do not call it in a spooler,
@@ -33,6 +35,7 @@ def examine(spool_dir: str, *, store: str, ini: str | None = None, max_due_age: 
         store: The path of the store.
         ini: The path of the ini file that uWSGI is started with; ``None``: examine the options of the running uWSGI.
         max_due_age: How long a job may be due and still wait, in seconds.
+        queue: The name of the queue whose directory it is; ``None``: unknown.
 
     Returns:
         The problems found. It never raises for what it examines: what cannot be read is a finding.
@@ -52,7 +55,7 @@ def examine(spool_dir: str, *, store: str, ini: str | None = None, max_due_age: 
     except (OSError, SpoolUnavailableError) as error:
         findings.append(directory.unreadable(spool_dir, error))
         is_readable = False
-    site = Site(spool_dir, store, max_due_age, clock.now(), living.pids(spool_dir), entries, uwsgi)
+    site = Site(spool_dir, store, max_due_age, clock.now(), living.pids(spool_dir), entries, uwsgi, queue)
     for check in CHECKS if is_readable else CHECKS_WITHOUT_DIRECTORY:
         try:
             findings += check(site)

@@ -110,6 +110,8 @@ class Site(NamedTuple):
     entries: Sequence[Entry] = ()
     #: The options of uWSGI; ``None`` where no uWSGI is known.
     uwsgi: Instance | None = None
+    #: The name of the queue whose directory it is; ``None``: it is the default one, or has no name.
+    queue: str | None = None
 
     def jobs(self) -> list[Entry]:
         """The spool files."""

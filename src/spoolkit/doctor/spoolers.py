@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from spoolkit.doctor import machine
 from spoolkit.doctor.findings import START_COMMAND, Check, Finding, Site, limit_findings, printable, quoted
+from spoolkit.settings import DEFAULT_QUEUE, Queue
 from spoolkit.spooldir import gate, later, spoolers, spoolfile
 
 MIN_LOCKED = 5.0
@@ -18,7 +19,9 @@ MIN_LOCKED = 5.0
 def _spooler_alive(site: Site) -> Iterator[Finding]:
     if not site.spoolers:
         unknown = "" if site.uwsgi else "; no uWSGI is known, so its options were not examined"
-        yield Finding("spooler-alive", f"no spooler of {printable(site.spool_dir)} is alive{unknown}", START_COMMAND)
+        of = "" if site.queue in (None, DEFAULT_QUEUE) else f"the queue {site.queue} has no spooler: "
+        problem = f"{of}no spooler of {printable(site.spool_dir)} is alive{unknown}"
+        yield Finding("spooler-alive", problem, f"spooler = {printable(site.spool_dir)}" if of else START_COMMAND)
     for pid in filter(machine.is_stopped, site.spoolers):
         yield Finding("spooler-alive", f"the spooler with pid {pid} is stopped", f"kill -CONT {pid}")
 
@@ -69,7 +72,10 @@ def _due_job(site: Site) -> Iterator[Finding]:
     if ages:
         path = printable(site.spool_dir)
         problem = f"due jobs that still wait in {path}: {len(ages)}, the oldest for {max(ages):.0f} s"
-        remedy = f"spooler-processes = {2 * len(site.spoolers)}" if site.spoolers else START_COMMAND
+        more = f"spooler-processes = {2 * len(site.spoolers)}"
+        if site.uwsgi is not None and len(site.uwsgi.directories) > 1:
+            more = f"spooler = {path}  ; one more such line"  # spooler-processes applies to all queues
+        remedy = more if site.spoolers else START_COMMAND
         yield Finding("due-job", problem, remedy)
 
 
@@ -90,6 +96,28 @@ def _paused(site: Site) -> Iterator[Finding]:
 
 
 CHECKS: tuple[Check, ...] = (_spooler_alive, _old_code, _broken_code, _lock, _due_job, _delayed_jobs, _paused)
+
+
+def too_few(queue: Queue, spool_dir: str) -> list[Finding]:
+    """Find out whether a queue has fewer spoolers than it is declared with.
+
+    Args:
+        queue: The queue.
+        spool_dir: Its spool directory.
+
+    Returns:
+        A finding if that is so. A directory that exists without any spooler is one of the check ``spooler-alive``.
+    """
+    alive, path = len(spoolers.pids(spool_dir)), printable(spool_dir)
+    if not alive and os.path.isdir(spool_dir):
+        return []
+    if not alive:
+        problem = f"the queue {queue.name} has no spooler: its directory {path} does not exist"
+        return [Finding("queue", problem, "flask spool ini  # prints a spooler = line for each process")]
+    if alive >= queue.processes:
+        return []
+    problem = f"the queue {queue.name} has {alive} of {queue.processes} spoolers (SPOOLKIT_QUEUES)"
+    return [Finding("queue", problem, f"spooler = {path}  ; one line for each process", "warning")]
 
 
 def stranded(candidates: Iterable[str], spool_dirs: Sequence[str]) -> list[Finding]:

@@ -6,13 +6,15 @@ import os
 from collections.abc import Sequence
 from functools import lru_cache
 
+from flask import Flask
+
 from spoolkit import application, registry
 from spoolkit.admin import keys as holders
 from spoolkit.encoding import chunk, packet
-from spoolkit.errors import ArgumentError, QueueOptionError, SpoolUnavailableError, of_row
+from spoolkit.errors import ArgumentError, ConfigurationError, QueueOptionError, SpoolUnavailableError, of_row
 from spoolkit.job import AnyJob, JobSpec, replaced
 from spoolkit.registry import Declared
-from spoolkit.settings import Settings
+from spoolkit.settings import DEFAULT_QUEUE, Settings
 from spoolkit.spooldir import chunks, later, spoolers, spoolfile
 from spoolkit.spooldir import unique as keys
 from spoolkit.spooling import unique_jobs
@@ -47,6 +49,8 @@ class SpoolEngine:
         call = packet.encode_arguments(job.args, job.kwargs, max_body=limit, names=declared.positional)
         served = bridge.directories()
         spool_dir = _spool_dir_of(job, config, served)
+        if job.queue is not None:
+            job = _with_name(job, spool_dir, config)
         if declared.options.unique is None:
             return _write(job, call, spool_dir, config, served)
         try:
@@ -78,6 +82,8 @@ class SpoolEngine:
         config = application.settings(declared.code_folder)
         served = bridge.directories()
         spool_dir = _spool_dir_of(first, config, served)
+        if first.queue is not None:
+            first = _with_name(first, spool_dir, config)
         encoded = _encode(calls, min(config.max_body, MAX_BODY), declared.positional)
 
         def write(calls: Sequence[Call], encoded: Sequence[bytes], before: BeforeWrite | None = None) -> list[AnyJob]:
@@ -180,18 +186,62 @@ def _folder(
 def _spool_dir_of(job: JobSpec, config: Settings, served: Sequence[str]) -> str:
     if job.queue is None:
         return served[0] if served else config.spool
+    if not os.path.isabs(job.queue):
+        return _named(job.queue, config, served)
     if served and job.queue not in served:
         raise QueueOptionError(
             f"spooler is {job.queue!r}, which this uWSGI does not serve; it serves {', '.join(served)}",
             argument="spooler",
         )
-    if not served and job.queue not in (known := locations.spool_dirs(config)) and not _is_spool_directory(job.queue):
+    known = dict.fromkeys([*locations.spool_dirs(config), *locations.queue_dirs(config).values()])
+    if not served and job.queue not in known and not _is_spool_directory(job.queue):
         raise QueueOptionError(
             f"spooler is {job.queue!r}, which is not a spool directory: the job would never run. Known are "
             f"{', '.join(known)}; another one is known once `flask spool run` or uWSGI has served it",
             argument="spooler",
         )
     return job.queue
+
+
+def check_queue(declared: Declared, app: Flask) -> None:
+    """Refuse a task of an application that is declared for a queue which the application does not have.
+
+    Raises:
+        ConfigurationError: It is.
+    """
+    queue = declared.options.queue
+    if queue is None or os.path.isabs(queue) or declared.code_folder != application.folder(app):
+        return
+    known = [DEFAULT_QUEUE, *(one.name for one in application.settings_of(app).queues)]
+    if queue not in known:
+        raise ConfigurationError(
+            f"{declared.name} ({declared.place}) is declared for the queue {queue!r}, which is not in SPOOLKIT_QUEUES; "
+            f"known are {', '.join(known)}",
+            setting="SPOOLKIT_QUEUES",
+        )
+
+
+def _named(name: str, config: Settings, served: Sequence[str]) -> str:
+    known = locations.queue_dirs(config)
+    if name not in known:
+        raise QueueOptionError(
+            f"queue is {name!r}, which is not in SPOOLKIT_QUEUES: nothing would run the job. Known are "
+            f"{', '.join(known)}",
+            argument="queue",
+        )
+    if served and known[name] not in served:
+        raise QueueOptionError(
+            f"the queue {name!r} has no spooler in this uWSGI, which serves {', '.join(served)}: add the line "
+            f"spooler = {known[name]}, as `flask spool ini` prints it",
+            argument="queue",
+        )
+    return known[name]
+
+
+def _with_name(job: AnyJob, spool_dir: str, config: Settings) -> AnyJob:
+    """The job with the name of its queue, also where the call named the directory of one that has a name."""
+    name = next((one.name for one in config.queues if locations.queue_dir(one.name, config) == spool_dir), job.queue)
+    return job if job.queue == name else replaced(job, queue=name)
 
 
 def _is_spool_directory(path: str) -> bool:
@@ -223,6 +273,7 @@ def was_missing(spool_dir: str) -> bool:
 
 
 _make_once = lru_cache(maxsize=16)(files.make_spool_directory)
+_make_queue_once = lru_cache(maxsize=16)(files.make_queue_directory)
 
 
 def _prepare_keys(config: Settings, served: Sequence[str]) -> None:
@@ -236,6 +287,9 @@ def _prepare_keys(config: Settings, served: Sequence[str]) -> None:
 
 def _prepare(spool_dir: str, config: Settings) -> None:
     """Make sure that the spoolers of the directory can run a job of this process. Raises ``OSError``."""
-    if spool_dir == config.spool and was_missing(spool_dir):
-        _make_once(spool_dir)
+    if was_missing(spool_dir):
+        if spool_dir == config.spool:
+            _make_once(spool_dir)
+        elif spool_dir in locations.queue_dirs(config).values():
+            _make_queue_once(spool_dir, config.spool)
     files.check_user(spool_dir)

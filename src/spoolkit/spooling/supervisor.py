@@ -9,7 +9,8 @@ import select
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from types import FrameType
 
 from spoolkit import application
@@ -27,7 +28,7 @@ RESPAWN_PAUSE = 1.0
 
 
 def supervise(
-    spool_dir: str, processes: int, *, until_eof: int | None = None, run: Callable[[str, int], None] = run_spooler
+    processes: Mapping[str, int], *, until_eof: int | None = None, run: Callable[[str, int], None] = run_spooler
 ) -> int:
     """Keep spooler processes running until a signal asks to stop, and replace those that die.
 
@@ -37,28 +38,28 @@ def supervise(
     jobs are recorded as interrupted.
 
     Args:
-        spool_dir: The spool directory.
-        processes: How many processes there are.
+        processes: How many processes there are, by spool directory.
         until_eof: A file descriptor whose end has the effect of a signal.
         run: What each process does: it gets the directory and the read end of a pipe that this process holds open.
 
     Returns:
         The exit status: 1 if jobs were interrupted, else 0.
     """
-    return _Supervisor(spool_dir, run, until_eof).keep(processes)
+    return _Supervisor(list(processes), run, until_eof).keep(processes)
 
 
 class _Supervisor:
     """Starts the spooler processes, replaces those that die, and stops them."""
 
-    def __init__(self, spool_dir: str, run: Callable[[str, int], None], until_eof: int | None) -> None:
-        self._spool_dir = spool_dir
+    def __init__(self, spool_dirs: list[str], run: Callable[[str, int], None], until_eof: int | None) -> None:
+        self._spool_dirs = spool_dirs
         self._run = run
         self._until_eof = until_eof
-        self._mover = mover.Mover(os.path.realpath(spool_dir))
-        self._children: set[int] = set()
-        self._missing: list[float] = []
-        """When the missing processes are started, on the monotonic clock."""
+        self._movers = [mover.Mover(os.path.realpath(spool_dir)) for spool_dir in spool_dirs]
+        self._children: dict[int, str] = {}
+        """The spool directory of each process, by its pid."""
+        self._missing: list[tuple[float, str]] = []
+        """When the missing processes are started, on the monotonic clock, and for which spool directory."""
         self._stopping = False
         self._stop_request = StopRequest()
         self._announced = False
@@ -72,7 +73,7 @@ class _Supervisor:
         os.set_blocking(self._wakeup, False)
         os.set_blocking(self._wakeup_write, False)
 
-    def keep(self, processes: int) -> int:
+    def keep(self, processes: Mapping[str, int]) -> int:
         signal.set_wakeup_fd(self._wakeup_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda signum, frame: None)
         ignores_hangup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
@@ -80,8 +81,10 @@ class _Supervisor:
         signal.signal(signal.SIGUSR1, lambda signum, frame: None)
         for signum in STOP_SIGNALS if ignores_hangup else (*STOP_SIGNALS, signal.SIGHUP):
             signal.signal(signum, self._on_stop_signal)
-        gate.on_start(self._spool_dir)
-        self._missing = [time.monotonic()] * processes
+        for spool_dir in self._spool_dirs:
+            gate.on_start(spool_dir)
+        now = time.monotonic()
+        self._missing = [(now, spool_dir) for spool_dir in Counter(processes).elements()]
         while True:
             if not self._stopping:
                 self._start_missing()
@@ -96,12 +99,11 @@ class _Supervisor:
 
     def _wait(self) -> None:
         ends = [self._wakeup] if self._until_eof is None else [self._wakeup, self._until_eof]
-        soonest = self._deadline if self._stopping else min(self._missing, default=None)
-        left = self._mover.step()
+        soonest = self._deadline if self._stopping else min((at for at, _ in self._missing), default=None)
+        left = min([one.step() for one in self._movers])
         if soonest is not None:
             left = min(left, max(0.0, soonest - time.monotonic()))
-        if self._mover.pipe is not None:
-            ends.append(self._mover.pipe)
+        ends += [one.pipe for one in self._movers if one.pipe is not None]
         ready, _, _ = select.select(ends, [], [], left)
         if self._wakeup in ready:
             with contextlib.suppress(BlockingIOError):
@@ -119,14 +121,14 @@ class _Supervisor:
                 found, status = pid, 0
             if not found:
                 continue
-            self._children.discard(pid)
+            spool_dir = self._children.pop(pid)
             if os.waitstatus_to_exitcode(status) == 0:
                 self._interrupted.discard(pid)  # it had finished before it was killed
             if not self._stopping:
                 exit_code = os.waitstatus_to_exitcode(status)
                 reason = f"by signal {-exit_code}" if exit_code < 0 else f"with status {exit_code}"
                 log.error("spooler process %d ended %s and is started again", pid, reason)
-                self._missing.append(time.monotonic() + RESPAWN_PAUSE)
+                self._missing.append((time.monotonic() + RESPAWN_PAUSE, spool_dir))
 
     def _on_stop_signal(self, signum: int, frame: FrameType | None) -> None:
         if self._stop_request.again():
@@ -158,7 +160,7 @@ class _Supervisor:
 
     def _interrupt(self) -> None:
         self._deadline = None
-        self._interrupted = self._children.intersection(spoolers.busy([self._spool_dir]))
+        self._interrupted = set(spoolers.busy(self._spool_dirs, self._children))
         shutdown.interrupt_jobs(self._children)
         for pid in self._children:
             with contextlib.suppress(ProcessLookupError):
@@ -166,23 +168,23 @@ class _Supervisor:
 
     def _start_missing(self) -> None:
         now = time.monotonic()
-        due = [at for at in self._missing if at <= now]
-        self._missing = [at for at in self._missing if at > now]
-        for _ in due:
+        due = [spool_dir for at, spool_dir in self._missing if at <= now]
+        self._missing = [(at, spool_dir) for at, spool_dir in self._missing if at > now]
+        for spool_dir in due:
             # A signal between the fork and the next statement would miss this child, or be handled by it.
             signal.pthread_sigmask(signal.SIG_BLOCK, GUARDED)
             try:
                 if not self._stopping:
-                    self._children.add(self._spawn())
+                    self._children[self._spawn(spool_dir)] = spool_dir
             except OSError as error:
                 log.error(
                     "a spooler process could not be started, and is tried again in %g s: %s", RESPAWN_PAUSE, error
                 )
-                self._missing.append(now + RESPAWN_PAUSE)
+                self._missing.append((now + RESPAWN_PAUSE, spool_dir))
             finally:
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, GUARDED)
 
-    def _spawn(self) -> int:
+    def _spawn(self, spool_dir: str) -> int:
         _flush()  # or the child would write the buffered text a second time
         pid = os.fork()
         if pid:
@@ -190,7 +192,7 @@ class _Supervisor:
         status = 1
         try:
             self._become_child()
-            self._run(self._spool_dir, self._leash)
+            self._run(spool_dir, self._leash)
             status = 0
         except BaseException:
             log.exception("spooler process %d exits because of an error", os.getpid())
@@ -209,7 +211,8 @@ class _Supervisor:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         # The guarded signals stay blocked until the spooler handles them.
         os.close(self._leash_held)
-        self._mover.close()
+        for one in self._movers:
+            one.close()
         # Outside the terminal's process group, a task that reads from the terminal would be stopped for ever. And the
         # input may be until_eof, which belongs to the parent.
         devnull = os.open(os.devnull, os.O_RDONLY)

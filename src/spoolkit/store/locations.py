@@ -7,7 +7,7 @@ import os
 
 from spoolkit import application, registry
 from spoolkit.errors import SpoolUnavailableError, StoreUnavailableError
-from spoolkit.settings import Settings
+from spoolkit.settings import DEFAULT_QUEUE, QUEUES_SUFFIX, Settings
 from spoolkit.store import Store
 from spoolkit.system import files
 from spoolkit.uwsgi import bridge, instance
@@ -37,33 +37,69 @@ def spool_dir_of(queue: str | None, config: Settings | None = None) -> str:
     agree on the directory of the settings, which processes outside uWSGI know as well, if uWSGI serves it.
 
     Args:
-        queue: The spool directory that the call named; ``None``: it named none.
+        queue: The queue of the job: a name or a spool directory; ``None``: the default one.
         config: The settings; ``None``: those in force.
 
     Returns:
-        ``queue`` if it exists, otherwise the spool directory of the settings if uWSGI serves it, otherwise the one in
-        use.
+        The directory of ``queue`` if it exists, otherwise the spool directory of the settings if uWSGI serves it,
+        otherwise the one in use.
     """
-    if queue is not None and os.path.isdir(queue):
-        return queue
     config = config or _current()
+    if queue is not None and os.path.isdir(path := queue if os.path.isabs(queue) else queue_dir(queue, config)):
+        return path
     return config.spool if config.spool in bridge.directories() else spool_dir(config)
 
 
-def spool_dirs(config: Settings | None = None) -> list[str]:
-    """Return all spool directories that are known: those of the uWSGI that serves the site, and that of the settings.
+def queue_dir(name: str, config: Settings | None = None) -> str:
+    """Return the spool directory of the queue ``name``, which need not exist, nor be configured any more.
+
+    Args:
+        name: The name of the queue.
+        config: The settings; ``None``: those in force.
+    """
+    config = config or _current()
+    own = next((queue.path for queue in config.queues if queue.name == name), "")
+    return own or f"{spool_dir_of(None, config)}{QUEUES_SUFFIX}/{name}"
+
+
+def queue_dirs(config: Settings | None = None) -> dict[str, str]:
+    """Return the spool directories of all queues by their names, the default one first.
 
     Args:
         config: The settings; ``None``: those in force.
     """
-    configured = (config or _current()).spool
-    served = bridge.directories()
+    config = config or _current()
+    named = {queue.name: queue_dir(queue.name, config) for queue in config.queues}
+    return {DEFAULT_QUEUE: spool_dir_of(None, config), **named}
+
+
+def queue_name(path: str, config: Settings | None = None) -> str | None:
+    """Return the name of the queue with the spool directory ``path``; ``None`` if it has no name.
+
+    Args:
+        path: The spool directory.
+        config: The settings; ``None``: those in force.
+    """
+    return next((name for name, known in queue_dirs(config).items() if known == path), None)
+
+
+def spool_dirs(config: Settings | None = None) -> list[str]:
+    """Return all spool directories that are known: those of the uWSGI that serves the site, and and those of the
+    settings: the default one, and those of other queues that exist.
+
+    Args:
+        config: The settings; ``None``: those in force.
+    """
+    config = config or _current()
+    configured, served = config.spool, bridge.directories()
+    named = [path for queue in config.queues if os.path.isdir(path := queue_dir(queue.name, config))]
     if bridge.is_uwsgi():
         if served and not os.access(configured, os.R_OK | os.X_OK):
-            return served  # the settings may name a directory that does not exist: what counts is what uWSGI serves
+            # The settings may name a directory that does not exist: what counts is what uWSGI serves.
+            return list(dict.fromkeys([*served, *named]))
     elif running := instance.read(configured):
         served = list(running.directories)
-    return list(dict.fromkeys([*served, configured]))
+    return list(dict.fromkeys([*served, configured, *named]))
 
 
 def check_readable() -> None:

@@ -236,11 +236,15 @@ def remove(path: str) -> None:
         os.unlink(path)
 
 
-def make_folder(path: str) -> None:
+def make_folder(path: str, owned_by: tuple[int, int] | None = None) -> None:
     """Create the folder ``path`` if it is missing; it belongs to the owner of the folder above. Raises ``OSError``.
 
     The folder above must exist: a spool directory that was removed must not come back as an empty one that no spooler
     serves.
+
+    Args:
+        path: The folder.
+        owned_by: The user id and the group id to which it belongs instead.
     """
     try:
         os.mkdir(path, 0o700)
@@ -251,7 +255,7 @@ def make_folder(path: str) -> None:
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         os.fchmod(fd, 0o700)
-        give(fd, path)
+        give(fd, path, owned_by)
     finally:
         os.close(fd)
 
@@ -260,6 +264,19 @@ def make_spool_directory(path: str) -> None:
     """Create a spool directory and the folders above it if they are missing. Raises ``OSError``."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     make_folder(path)
+
+
+def make_queue_directory(path: str, spool_dir: str) -> None:
+    """Create the spool directory of another queue, for the user to whom ``spool_dir`` belongs. Raises ``OSError``.
+
+    ``spool_dir`` is created as well, and so is the folder above ``path`` if it is beside ``spool_dir``.
+    """
+    if not os.path.isdir(spool_dir):
+        make_spool_directory(spool_dir)
+    owned_by, above = owner(spool_dir), os.path.dirname(path)
+    if os.path.dirname(above) == os.path.dirname(spool_dir):
+        make_folder(above, owned_by)
+    make_folder(path, owned_by)
 
 
 def owner(directory: str) -> tuple[int, int]:

@@ -132,6 +132,8 @@ class _Reader:
             if name in _PLACEHOLDERS:
                 key, _, text = value.partition("=")
                 self.options.append((key, text))
+        elif value.startswith("exec://"):
+            pass  # what a command prints is not known without running it; that of `flask spool ini` prints nothing
         elif name != "ini" and not value.endswith(".ini") and ".ini:" not in value:
             raise ConfigurationError(f"it includes {value}, which is not an ini file")
         elif name == "inherit":

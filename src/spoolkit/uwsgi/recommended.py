@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+
+from spoolkit.settings import QUEUES_SUFFIX
 from spoolkit.uwsgi.instance import Instance
 
 STOP = (
@@ -82,9 +86,7 @@ hook-post-fork = unix_signal:1 worker_wakeup
 {reload}
 module = {module}
 
-; How many jobs run at once. This line must come before the directory, and uWSGI resolves no placeholder in it.
 {spoolers}
-spooler = {spool}
 ; Seconds between two scans of the directory: how late a delayed job may start. The default is 30.
 spooler-frequency = 1
 spooler-quiet = true
@@ -97,6 +99,17 @@ endif =
 set-ph = {placeholder}={default}
 """
 
+_ONE_QUEUE = """\
+; How many jobs run at once. This line must come before the directory, and uWSGI resolves no placeholder in it.
+{number}
+spooler = {spool}"""
+
+_QUEUES = """\
+; The directories of the queues, made before uWSGI looks for them.
+ini = exec://mkdir -p -m 700 {paths}
+; One line for each process: spooler-processes would apply to all queues. The first directory is the default queue.
+{lines}"""
+
 _SPOOLERS_FROM_ENVIRONMENT = """\
 if-env = SPOOLERS
 spooler-processes = %(_)
@@ -104,6 +117,9 @@ endif =
 if-not-env = SPOOLERS
 spooler-processes = 2
 endif ="""
+
+SPOOLERS = 2
+"""How many jobs run at once by default."""
 
 MY_SPOOLS = "%dmy_spools"
 """The default spool directory, beside the ini file, in the notation of ini files."""
@@ -119,6 +135,7 @@ def ini(
     spool_default: str = MY_SPOOLS,
     socket: str | None = None,
     pythonpath: str = "%d",
+    queues: Sequence[tuple[str, int]] = (),
 ) -> str:
     """Return a complete, commented uwsgi.ini.
 
@@ -134,6 +151,8 @@ def ini(
         spool_default: The spool directory if ``SPOOLKIT_SPOOL`` is not set, in the same notation.
         socket: The address on which HTTP is served, such as ``127.0.0.1:8000``.
         pythonpath: The folder from which the application is imported, in the same notation.
+        queues: The spool directories of other queues, in the same notation, and how many jobs of each run at once.
+            With them, ``spool`` and ``spoolers`` must be given: there is a line for each process.
     """
     variables: list[tuple[str, str, str]] = []
 
@@ -151,13 +170,31 @@ def ini(
         "site": address if is_path else f"http://{address}",
         "processes": value(processes, "PROCESSES", "2"),
         "threads": value(threads, "THREADS", "4"),
-        "spool": value(spool, "SPOOLKIT_SPOOL", spool_default),
-        "spoolers": _SPOOLERS_FROM_ENVIRONMENT if spoolers is None else f"spooler-processes = {spoolers}",
+        "spoolers": _queues([(spool or spool_default, spoolers or SPOOLERS), *queues])
+        if queues
+        else _ONE_QUEUE.format(
+            spool=value(spool, "SPOOLKIT_SPOOL", spool_default),
+            number=_SPOOLERS_FROM_ENVIRONMENT if spoolers is None else f"spooler-processes = {spoolers}",
+        ),
         "reload": "\n".join(f"{name} = {wanted}" for name, wanted in RELOAD),
         "module": module,
         "pythonpath": pythonpath,
     }
     return _INI.format(variables=_from_environment(variables), **shown)
+
+
+def _queues(queues: Sequence[tuple[str, int]]) -> str:
+    # The folder of the directories with names must be there as well, and be for its owner only.
+    paths = [path for path, _ in queues]
+    above = [folder for folder in map(os.path.dirname, paths) if folder.endswith(QUEUES_SUFFIX)]
+    quoted = " ".join(map(_quoted, dict.fromkeys([*above, *paths])))
+    lines = "\n".join(f"spooler = {path}" for path, number in queues for _ in range(number))
+    return _QUEUES.format(paths=quoted, lines=lines)
+
+
+def _quoted(path: str) -> str:
+    """The path as a word of a shell command. Always in quotes: ``%d`` may become a path with spaces."""
+    return "'" + path.replace("'", "'\\''") + "'"
 
 
 def _from_environment(variables: list[tuple[str, str, str]]) -> str:

@@ -1,0 +1,277 @@
+"""Queues with names: their settings, where calls write, and what the commands do with them."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from flask import Flask
+
+from spoolkit import Job, SpoolKit, registry, spool
+from spoolkit.admin import stats
+from spoolkit.cli import running
+from spoolkit.errors import ConfigurationError, QueueOptionError
+from spoolkit.settings import Queue, Settings
+from spoolkit.spooldir import gate, spoolfile
+from spoolkit.spooling.standalone import Spooler
+from spoolkit.task import SpoolTask
+from spoolkit.uwsgi import bridge, inifile, recommended
+
+done: list[Any] = []
+
+
+note: SpoolTask[[Any], None]
+mail: SpoolTask[[Any], None]
+
+
+@pytest.fixture(autouse=True)
+def tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two tasks that no other test knows: their application must have the queue."""
+    global note, mail
+    monkeypatch.setattr(registry, "this_process", registry.Registry())
+    done.clear()
+
+    @spool(name="queues.note")
+    def note(number: Any) -> None:
+        done.append(number)
+
+    @spool(queue="mail", name="queues.mail")
+    def mail(number: Any) -> None:
+        done.append(number)
+
+
+@pytest.fixture
+def app(tasks: None, tmp_path: Path) -> Iterator[Flask]:
+    """An application with two queues, in whose context the test runs."""
+    app = Flask("queues_of_a_site")
+    queues = {"mail": {"processes": 2}, "reports": {"path": str(tmp_path / "own")}}
+    app.config.update(SPOOLKIT_SPOOL=tmp_path / "spool", SPOOLKIT_QUEUES=queues)
+    SpoolKit(app)
+    with app.app_context():
+        yield app
+
+
+@pytest.fixture
+def command(app: Flask) -> Callable[..., Result]:
+    return lambda *words: app.test_cli_runner().invoke(args=["spool", *words])
+
+
+def files_in(folder: Path) -> list[str]:
+    return [os.path.basename(path) for path in spoolfile.scanned(str(folder))]
+
+
+# Settings
+
+
+def test_a_queue_has_a_directory_beside_the_spool_directory_or_one_of_its_own(app: Flask, tmp_path: Path) -> None:
+    config = Settings.load(app.config, "/")
+    assert config.queues == (Queue("mail", "", 2), Queue("reports", str(tmp_path / "own"), 1))
+    assert [job.queue for job in (mail(1), note.using(queue="reports")(2), note(3))] == ["mail", "reports", None]
+    folders = (tmp_path / "spool-queues" / "mail", tmp_path / "own", tmp_path / "spool")
+    assert [len(files_in(folder)) for folder in folders] == [1, 1, 1]
+
+
+def test_the_environment_gives_queues_as_json(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SPOOLKIT_QUEUES", '{"mail": {"processes": 3}, "slow": null}')
+    assert Settings.load({}, str(tmp_path)).queues == (Queue("mail", "", 3), Queue("slow"))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "mail",
+        ["mail"],
+        {"": {}},
+        {"a/b": {}},
+        {"..": {}},
+        {"default": {}},
+        {"mäil": {}},
+        {5: {}},
+        {"mail": 2},
+        {"mail": {"proceses": 2}},
+        {"mail": {"processes": 0}},
+        {"mail": {"processes": True}},
+        {"mail": {"processes": "2"}},
+        {"mail": {"path": "relative"}},
+        {"mail": {"path": 5}},
+        {"a": {"path": "/q"}, "b": {"path": "/q"}},
+        {"a": {"path": "/q"}, "b": {"path": "/q/inside"}},
+        {"a": {"path": "/spool"}},
+        {"a": {"path": "/spool/inside"}},
+    ],
+    ids=str,
+)
+def test_what_is_no_queue_is_refused_by_name(value: object) -> None:
+    with pytest.raises(ConfigurationError, match="SPOOLKIT_QUEUES") as refused:
+        Settings.load({"SPOOLKIT_SPOOL": "/spool", "SPOOLKIT_QUEUES": value}, "/")
+    assert refused.value.setting is not None
+    assert refused.value.setting.startswith("SPOOLKIT_QUEUES")
+
+
+# Calls
+
+
+def test_the_directory_of_a_queue_is_made_by_its_first_job_for_its_owner_only(app: Flask, tmp_path: Path) -> None:
+    mail(1)
+    for folder in (tmp_path / "spool-queues", tmp_path / "spool-queues" / "mail"):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_a_call_may_name_another_queue_than_its_task(app: Flask, tmp_path: Path) -> None:
+    assert mail.using(queue="default")(1).queue is None
+    assert len(files_in(tmp_path / "spool")) == 1
+    assert mail.using(queue=str(tmp_path / "own"))(1).queue == "reports", "the directory of a queue with a name"
+    assert mail.spool(number=1, spooler="reports").queue == "reports"
+    assert mail.spool(number=1, spooler=b"reports").queue == "reports"
+
+
+def test_many_jobs_of_one_call_go_to_their_queue(app: Flask, tmp_path: Path) -> None:
+    assert {job.queue for job in mail.map([(1,), (2,)])} == {"mail"}
+    Spooler(str(tmp_path / "spool-queues" / "mail")).run_due()
+    assert sorted(done) == [1, 2]
+
+
+@pytest.mark.parametrize("queue", ["mial", "Default"])
+def test_an_unknown_queue_is_refused_at_the_call(app: Flask, queue: str, tmp_path: Path) -> None:
+    with pytest.raises(QueueOptionError, match=f"{queue!r}.*mail") as refused:
+        note.using(queue=queue)(1)
+    assert refused.value.argument == "queue"
+    assert not (tmp_path / "spool-queues").exists()
+
+
+def test_a_queue_that_uwsgi_does_not_serve_is_refused_at_the_call(
+    app: Flask, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "spool").mkdir(0o700)
+    monkeypatch.setattr(bridge, "directories", lambda: [str(tmp_path / "spool")])
+    with pytest.raises(QueueOptionError, match=r"spooler = .*spool-queues/mail"):
+        mail(1)
+
+
+def test_a_task_for_an_unknown_queue_is_refused_once_there_is_an_application(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    app = Flask(__name__)
+    app.config.update(SPOOLKIT_SPOOL=tmp_path / "spool")
+    with pytest.raises(ConfigurationError, match=r"queues\.mail .*'mail'"):
+        SpoolKit(app)
+    app.config.update(SPOOLKIT_QUEUES={"mail": {}})
+    SpoolKit(app)
+    with app.app_context(), pytest.raises(ConfigurationError, match="'slow'"):
+        spool(queue="slow", name="queues.slow")(lambda: None)
+
+
+@pytest.mark.parametrize("queue", ["", "a b", "../x", 5, True])
+def test_a_task_with_an_impossible_queue_is_refused(queue: object) -> None:
+    with pytest.raises(ConfigurationError, match="queue is"):
+        spool(queue=queue)(lambda: None)  # type: ignore[call-overload]
+
+
+def test_a_job_of_a_queue_is_found_run_and_retried_there(
+    app: Flask, command: Callable[..., Result], tmp_path: Path
+) -> None:
+    job = mail("no number")
+    folder = str(tmp_path / "spool-queues" / "mail")
+    assert (job.state, Job.get(job.id).queue) == ("queued", "mail")
+    assert "queue      mail" in command("show", job.id).output
+    job.cancel()
+    delayed = mail.using(delay=60)(2)
+    assert command("run-now", delayed.id).exit_code == 0
+    Spooler(folder).run_due()
+    assert (done, delayed.state, Job.get(delayed.id).queue) == ([2], "done", "mail")
+    assert delayed.wait(timeout=0)
+
+
+def test_a_queue_that_is_not_configured_any_more_keeps_its_jobs(app: Flask, tmp_path: Path) -> None:
+    job = mail(1)
+    Spooler(str(tmp_path / "spool-queues" / "mail")).run_due()
+    app.config["SPOOLKIT_QUEUES"] = {}
+    assert (job.state, job.status.queue) == ("done", "mail")
+
+
+# Commands
+
+
+def test_pause_resume_and_drain_take_the_name_of_a_queue(
+    app: Flask, command: Callable[..., Result], tmp_path: Path
+) -> None:
+    mail(1)
+    note(2)
+    folder = str(tmp_path / "spool-queues" / "mail")
+    assert command("pause", "mail").output == f"{folder} is paused\n"
+    assert [gate.is_paused(path) for path in (folder, str(tmp_path / "spool"))] == [True, False]
+    assert command("resume", "mail").output == f"{folder} is open\n"
+    assert command("drain", "mail", "--wait").output == f"{folder} is drained\n"
+    assert command("pause", "default").output == f"{tmp_path / 'spool'} is paused\n"
+    assert command("pause", "unknown").exit_code == 2
+
+
+def test_stats_count_by_queue(app: Flask, command: Callable[..., Result]) -> None:
+    mail(1)
+    mail(2)
+    note(3)
+    command("pause", "mail")
+    found = [(one.queue, one.jobs, one.running, one.spoolers, one.state) for one in stats.gather().queues]
+    assert found == [("default", 1, 0, 0, "open"), ("mail", 2, 0, 0, "paused")]
+    assert "QUEUE" in command("stats").output
+
+
+def test_the_doctor_says_which_queue_has_no_spooler(app: Flask, command: Callable[..., Result]) -> None:
+    mail(1)
+    output = command("doctor").output
+    assert "[spooler-alive] the queue mail has no spooler" in output
+    assert "[queue] the queue reports has no spooler: its directory" in output
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ((), {"spool": 1, "spool-queues/mail": 2, "own": 1}),
+        (("--queue", "mail"), {"spool-queues/mail": 2}),
+        (("--queue", "mail", "--processes", "3"), {"spool-queues/mail": 3}),
+        (("--processes", "3"), {"spool": 3, "spool-queues/mail": 3, "own": 3}),
+        (("--queue", "default", "--queue", "reports"), {"spool": 1, "own": 1}),
+    ],
+    ids=str,
+)
+def test_run_serves_all_queues_or_those_that_are_named(
+    words: tuple[str, ...],
+    expected: dict[str, int],
+    command: Callable[..., Result],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    served: dict[str, int] = {}
+    monkeypatch.setattr(running, "supervise", lambda processes, **_: served.update(processes) or 0)
+    assert command("run", *words).exit_code == 0
+    assert served == {str(tmp_path / path): number for path, number in expected.items()}
+    assert all(stat.S_IMODE(os.stat(path).st_mode) == 0o700 for path in served)
+
+
+def test_run_refuses_an_unknown_queue(command: Callable[..., Result]) -> None:
+    assert command("run", "--queue", "unknown").exit_code == 2
+
+
+def test_the_printed_ini_has_a_line_for_each_process(tmp_path: Path) -> None:
+    folder = tmp_path / "a folder's"
+    folder.mkdir()
+    path = folder / "uwsgi.ini"
+    queues = [("%dspool-queues/mail", 2), ("/var/spool/own", 1)]
+    path.write_text(recommended.ini(module="app:app", spool="%dspool", spoolers=2, queues=queues))
+    options = inifile.read(str(path), {})
+    own, mails = f"{folder}/spool", f"{folder}/spool-queues/mail"
+    assert options["spooler"] == [own, own, mails, mails, "/var/spool/own"]
+    assert "spooler-processes" not in options, "its last value would apply to all queues"
+
+
+def test_ini_prints_the_queues_of_the_application(command: Callable[..., Result], tmp_path: Path) -> None:
+    lines = [
+        line for line in command("ini", "--module", "app:app").output.splitlines() if line.startswith("spooler = ")
+    ]
+    folders = ["spool", "spool", "spool-queues/mail", "spool-queues/mail", "own"]
+    assert lines == [f"spooler = {tmp_path / folder}" for folder in folders]
