@@ -9,6 +9,8 @@ from weakref import WeakKeyDictionary, WeakValueDictionary, ref
 
 from flask import Flask, current_app, has_app_context
 
+from spoolkit import callbacks
+from spoolkit.callbacks import Callbacks
 from spoolkit.settings import Settings
 from spoolkit.system import modules
 from spoolkit.uwsgi import bridge
@@ -26,6 +28,8 @@ class Applications:
         self.served: dict[str, Flask] = {}
         #: The folder of each, as :func:`folder` found it.
         self.folders: WeakKeyDictionary[Flask, str] = WeakKeyDictionary()
+        #: What each has called for its jobs.
+        self.callbacks: WeakKeyDictionary[Flask, Callbacks] = WeakKeyDictionary()
 
 
 this_process = Applications()
@@ -34,8 +38,9 @@ this_process = Applications()
 _chosen: ContextVar[Flask | None] = ContextVar("spoolkit.application", default=None)
 
 
-def add(app: Flask) -> None:
-    """Make ``app`` the latest application of this process."""
+def add(app: Flask, called: Callbacks = callbacks.NONE) -> None:
+    """Make ``app`` the latest application of this process, which has ``called`` for its jobs."""
+    this_process.callbacks[app] = called
     name = name_of(app)
     this_process.alive.pop(name, None)
     this_process.alive[name] = app
@@ -79,6 +84,13 @@ def current_name() -> str | None:
     if len(this_process.alive) < 2 or (app := current()) is None:
         return None
     return name_of(app)
+
+
+def own_callbacks() -> Callbacks:
+    """What the application in force has called for its jobs."""
+    if not callbacks.this_process.has_any or (app := current()) is None:
+        return callbacks.NONE
+    return this_process.callbacks.get(app, callbacks.NONE)
 
 
 def context(name: str | None = None) -> AbstractContextManager[object]:

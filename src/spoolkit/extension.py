@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakSet
 
 from flask import Flask
 
-from spoolkit import application, registry, task
+from spoolkit import application, callbacks, registry, task
+from spoolkit.callbacks import Callbacks, HeadersFunction
 from spoolkit.cli import commands
 from spoolkit.errors import ConfigurationError
 from spoolkit.lifecycle import flask_run, hooks
@@ -17,6 +18,8 @@ from spoolkit.system import log
 from spoolkit.task import Task
 from spoolkit.threads.background import BackgroundThread, BackgroundThreads, Where
 from spoolkit.uwsgi import bridge, served
+
+H = TypeVar("H", bound=HeadersFunction)
 
 
 class SpoolKit:
@@ -30,6 +33,7 @@ class SpoolKit:
     def __init__(self, app: Flask | None = None) -> None:
         self._threads = BackgroundThreads()
         self._apps: WeakSet[Flask] = WeakSet()
+        self._callbacks = Callbacks()
         if app is not None:
             self.init_app(app)
 
@@ -53,7 +57,7 @@ class SpoolKit:
         directories = bridge.directories()
         if directories and served.has_separate_interpreters(served.options()):
             raise ConfigurationError(served.SEPARATE_INTERPRETERS, setting="single-interpreter")
-        application.add(app)
+        application.add(app, self._callbacks)
         for declared in registry.this_process.tasks.values():
             engine.check_queue(declared, app)
         if directories and config.spool not in directories:
@@ -98,6 +102,22 @@ class SpoolKit:
     def start_threads(self) -> None:
         """Start the threads of :meth:`add_thread` in this process: for tests, and for programs without a server."""
         self._threads.start()
+
+    def headers(self, function: H) -> H:
+        """Have ``function()`` return headers for each job that is called: a decorator.
+
+        It is called in the call of a task, so it sees the request. Where it raises, or returns what cannot be headers,
+        the error is logged, and the job is accepted without these headers.
+
+        Args:
+            function: Returns a dict of str to str, or ``None``. Of several functions, the later ones win.
+
+        Returns:
+            The function.
+        """
+        self._callbacks.headers.append(function)
+        callbacks.this_process.has_any = True
+        return function
 
     def drain(self, grace: float | None = None) -> None:
         """End the background work of this process, as its server does before the process exits.

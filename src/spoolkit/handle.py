@@ -60,6 +60,7 @@ class Job(job.JobSpec, Generic[R]):
             run_at=found.run_at,
             queue=found.queue,
             expires_at=found.expires_at,
+            headers=found.headers,
         )
 
     @classmethod

@@ -110,6 +110,8 @@ class JobSpec:
     timeout: float | None = None
     #: The name of the schedule of a periodic task that made it, for ``run_at``. ``None``: a call made it.
     schedule: str | None = None
+    #: What its call has sent along, such as the id of the request. ``None``: nothing.
+    headers: Mapping[str, str] | None = None
     #: Whether it is a periodic run that starts late, as after a downtime. Only the process that runs it knows.
     is_late: bool = field(default=False, repr=False, compare=False)
     #: Seconds after the first call of a unique job beyond which later calls do not put it off. ``None``: no limit.
@@ -373,6 +375,8 @@ class Status:
     ending: str | None = None
     #: Whether somebody asked the running job to stop.
     cancel_asked: bool = False
+    #: What the call has sent along. ``None``: nothing.
+    headers: Mapping[str, str] | None = None
 
     @property
     def has_file(self) -> bool:

@@ -85,6 +85,8 @@ class Settings:
     thread_grace: float = 10.0
     #: The queues besides the default one.
     queues: tuple[Queue, ...] = ()
+    #: The names of the headers that each log line of a job has, if the job has them.
+    log_headers: tuple[str, ...] = ("request_id",)
 
     @classmethod
     def load(cls, config: Mapping[str, object], root: str) -> Settings:
@@ -261,6 +263,14 @@ def _processes(name: str, value: object) -> int:
 _QUEUE_OPTIONS: dict[str, Callable[[str, object], Any]] = {"processes": _processes, "path": _absolute}
 """The options of a queue."""
 
+
+def _names(name: str, value: object) -> tuple[str, ...]:
+    names = value.split(",") if isinstance(value, str) else value
+    if not isinstance(names, (list, tuple)) or not all(isinstance(one, str) for one in names):
+        raise ConfigurationError(f"{name} is {shown(value)}: give names, separated by commas", setting=name)
+    return tuple(filter(None, map(str.strip, names)))
+
+
 _READERS: dict[str, Callable[[str, object], object]] = {
     "SPOOLKIT_SPOOL": _path,
     "SPOOLKIT_FSYNC": _flag,
@@ -278,4 +288,5 @@ _READERS: dict[str, Callable[[str, object], object]] = {
     "SPOOLKIT_THREAD_QUEUE": _whole,
     "SPOOLKIT_THREAD_GRACE": _number,
     "SPOOLKIT_QUEUES": _queues,
+    "SPOOLKIT_LOG_HEADERS": _names,
 }

@@ -8,15 +8,17 @@ from datetime import datetime, timedelta
 from functools import update_wrapper
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 
-from spoolkit import application, callables, registry, times
+from spoolkit import application, callables, callbacks, registry, times
 from spoolkit.attempt import calling, current_job
 from spoolkit.attempt import options as attempt_options
 from spoolkit.coordination import unique
+from spoolkit.encoding import headers as job_headers
 from spoolkit.encoding import uwsgi_args
 from spoolkit.errors import (
     ArgumentError,
     ArgumentTypeError,
     DecodeError,
+    JobTimeout,
     QueueFull,
     ScheduleError,
     SignatureError,
@@ -27,7 +29,7 @@ from spoolkit.handle import Job
 from spoolkit.job import AnyJob, TaskOptions, new_id, replaced
 from spoolkit.registry import Declared
 from spoolkit.settings import DEFAULT_QUEUE, is_queue_name
-from spoolkit.system import clock, sandbox
+from spoolkit.system import clock, log, sandbox
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -37,6 +39,9 @@ At = float | datetime
 
 Delay = float | timedelta
 """Seconds, or a timedelta."""
+
+Headers = Mapping[str, str]
+"""What a call sends along with the job: texts by name."""
 
 Expires = Delay | datetime
 """Seconds or a timedelta from the call on, or an aware datetime."""
@@ -125,7 +130,7 @@ class Task(Generic[P, R]):
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: Mapping[str, Any] | None = None
     ) -> Job[R]:
         self._check(args, kwargs)
-        return self._submit(self._job(args, kwargs, self._engine.name, options))
+        return self._submit(_with_headers(self._job(args, kwargs, self._engine.name, options)))
 
     def _submit(self, job: Job[R]) -> Job[R]:
         return self._engine.submit(job, self.declared)
@@ -218,6 +223,7 @@ class SpoolTask(Task[P, R]):
         retries: int | None = None,
         backoff: Delay | None = None,
         timeout: Delay | None = None,
+        headers: Headers | None = None,
     ) -> Callable[P, Job[R]]:
         """The task with options for the next call, apart from its arguments: ``task.using(delay=30)(5)``.
 
@@ -233,6 +239,7 @@ class SpoolTask(Task[P, R]):
             backoff: Seconds or a timedelta before the next attempt, instead of those of the task.
             timeout: Seconds or a timedelta after which :class:`JobTimeout` is raised in the task, instead of its own.
             queue: The name of a queue in ``SPOOLKIT_QUEUES``, ``"default"``, or the absolute path of a spool directory.
+            headers: A dict of str to str that the job has as ``current_job().headers``: at most 8 KB, no secrets.
 
         Returns:
             A function to call with the task's arguments. It returns and raises as a call of the task does.
@@ -254,6 +261,7 @@ class SpoolTask(Task[P, R]):
             retries=retries,
             backoff=backoff,
             timeout=timeout,
+            headers=headers,
         )
 
         def call(*args: P.args, **kwargs: P.kwargs) -> Job[R]:
@@ -283,6 +291,7 @@ class SpoolTask(Task[P, R]):
         retries: int | None = None,
         backoff: Delay | None = None,
         timeout: Delay | None = None,
+        headers: Headers | None = None,
     ) -> list[Job[R]]:
         """Enqueue a job for each row, for a fraction of the price of as many calls.
 
@@ -300,6 +309,7 @@ class SpoolTask(Task[P, R]):
             retries: As for :meth:`using`.
             backoff: As for :meth:`using`.
             timeout: As for :meth:`using`.
+            headers: As for :meth:`using`, for all of them.
 
         Returns:
             The jobs, in the order of the rows.
@@ -323,8 +333,9 @@ class SpoolTask(Task[P, R]):
             retries=retries,
             backoff=backoff,
             timeout=timeout,
+            headers=headers,
         )
-        first = self._job((), {}, self._engine.name, options)
+        first = _with_headers(self._job((), {}, self._engine.name, options))
         seconds = times.seconds(spread, "spread")
         if seconds and first.run_at is None:
             first = replaced(first, run_at=first.enqueued_at)
@@ -416,6 +427,7 @@ class ThreadTask(Task[P, R]):
         retries: int | None = None,
         backoff: Delay | None = None,
         timeout: Delay | None = None,
+        headers: Headers | None = None,
     ) -> Callable[P, Job[R]]:
         """The task with options for the next call, apart from its arguments: ``task.using(expires=30)(5)``.
 
@@ -425,6 +437,7 @@ class ThreadTask(Task[P, R]):
             retries: How many attempts may follow the first one, instead of as many as the task says; 0 to 10,000.
             backoff: Seconds or a timedelta before the next attempt, instead of those of the task.
             timeout: Seconds or a timedelta after which :class:`JobTimeout` is raised in the task, instead of its own.
+            headers: A dict of str to str that the job has as ``current_job().headers``: at most 8 KB, no secrets.
 
         Returns:
             A function to call with the task's arguments. It returns and raises as a call of the task does.
@@ -432,7 +445,7 @@ class ThreadTask(Task[P, R]):
         Raises:
             ArgumentError: ``retries``, ``backoff`` or ``timeout`` cannot be used.
         """
-        options = _options(expires=expires, retries=retries, backoff=backoff, timeout=timeout)
+        options = _options(expires=expires, retries=retries, backoff=backoff, timeout=timeout, headers=headers)
 
         def call(*args: P.args, **kwargs: P.kwargs) -> Job[R]:
             return self._enqueue(args, kwargs, options)
@@ -459,6 +472,7 @@ def _queue(value: object) -> str:
 
 
 _CHECKS: dict[str, Callable[[Any], object]] = {
+    "headers": job_headers.check,
     "max_wait": lambda value: times.seconds(value, "max_wait"),
     "priority": uwsgi_args.priority,
     "retries": attempt_options.retries,
@@ -488,6 +502,35 @@ def _fields(options: Mapping[str, Any], now: float) -> dict[str, Any]:
     elif queue is not None and os.path.isabs(queue):
         fields["queue"] = sandbox.private_directory(queue)
     return fields
+
+
+def _with_headers(job: Job[R]) -> Job[R]:
+    """The job with the headers of its call, those that the application provides, and those of the job that calls it.
+
+    Of several with one name, the first counts. No call is refused because of the last two.
+    """
+    inherited, functions = current_job.headers(), application.own_callbacks().headers
+    if not inherited and not functions:
+        return job
+    found: Mapping[str, str] = job.headers or {}
+    for more in (*map(_provided, reversed(functions)), inherited):
+        if (both := job_headers.joined(more, found)) is None:
+            text = "a job of %s is accepted without some of its headers: together they are larger than %d bytes"
+            log.complain(text, job.task, job_headers.LIMIT)
+        else:
+            found = both
+    return replaced(job, headers=found) if found else job
+
+
+def _provided(function: callbacks.HeadersFunction) -> Mapping[str, str]:
+    """What a function of the application provides as headers; none if it fails."""
+    try:
+        return job_headers.check(function() or {})
+    except JobTimeout:
+        raise  # that of the task which makes this call
+    except Exception as error:
+        log.complain("the headers of a job cannot be provided, it is accepted without them", error=error)
+        return {}
 
 
 def _as_name(key: object) -> str:

@@ -55,7 +55,7 @@ def brief(status: Status) -> dict[str, Any]:
 
 
 def detailed(details: Details) -> dict[str, Any]:
-    """Everything that is known of a job: :func:`public`, and the job's arguments, attempts and events."""
+    """Everything that is known of a job: :func:`public`, and its arguments, headers, attempts and events."""
     arguments = None
     if details.arguments is not None:
         args, kwargs = json.loads(codec.encode_call(*details.arguments))
@@ -67,6 +67,7 @@ def detailed(details: Details) -> dict[str, Any]:
         "backoff": details.status.backoff,
         "timeout": details.status.timeout,
         "arguments": arguments,
+        "headers": dict(details.status.headers or {}),
         "attempts": [vars(attempt) for attempt in details.attempts],
         "events": [vars(event) for event in details.events],
     }

@@ -303,6 +303,7 @@ def _of_job(job: JobSpec, state: State) -> Status:
         retries=job.retries,
         backoff=job.backoff,
         timeout=job.timeout,
+        headers=job.headers,
     )
 
 

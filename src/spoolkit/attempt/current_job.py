@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import count, islice
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from spoolkit.errors import ArgumentTypeError, JobCancelled, NoCurrentJobError, shown
@@ -16,6 +17,8 @@ from spoolkit.spooldir.checkpoints import Checkpoint
 from spoolkit.spooldir.running import AttemptFile
 
 T = TypeVar("T")
+
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 NOTE_LIMIT = 800
 """Characters of a progress note that are stored, at most: the file has no room for more beside the numbers."""
@@ -37,6 +40,8 @@ class CurrentJob(JobSpec):
     attempt: int = 1
     #: How many attempts the job may have.
     max_attempts: int = 1
+    #: What its call has sent along, such as the id of the request. Read-only; empty where that is nothing.
+    headers: Mapping[str, str] = field(default_factory=dict)
     _attempt_file: AttemptFile | None = field(default=None, repr=False, compare=False)
     _saw_cancellation: list[bool] = field(default_factory=list, repr=False, compare=False)
 
@@ -47,6 +52,7 @@ class CurrentJob(JobSpec):
         fields = self.__dict__
         fields.update(job.__dict__)
         fields["attempt"], fields["max_attempts"] = attempt, max_attempts
+        fields["headers"] = job.headers or NO_HEADERS
         fields["_attempt_file"], fields["_saw_cancellation"] = attempt_file, []
 
     @cached_property
@@ -157,6 +163,12 @@ def current_job() -> CurrentJob:
         return _current.get()
     except LookupError:
         raise NoCurrentJobError("current_job() was called outside of a running task") from None
+
+
+def headers() -> Mapping[str, str]:
+    """Return the headers of the job that is running in this context; none outside of a job."""
+    job = _current.get(None)
+    return NO_HEADERS if job is None else job.headers
 
 
 class as_current_job:  # noqa: N801 - see calling.no_child

@@ -8,10 +8,23 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from spoolkit.job import Cancelled, Dead, Done, JobSpec, Outcome, RetryAt
+from spoolkit.settings import Settings
 from spoolkit.system import clock, log
+
+HEADER_LIMIT = 200
+"""Characters of a header's value that each line of a job holds, at most."""
 
 MESSAGE_LIMIT = 1000
 """Characters of an error's message that a line holds, at most: the traceback has all of it."""
+
+
+def about(job: JobSpec, config: Settings) -> log.about:
+    """Return a context manager: in its ``with`` block, log lines belong to ``job``."""
+    shown, headers = "", job.headers
+    if headers:
+        names = [name for name in config.log_headers if name in headers]
+        shown = " ".join(f"{name}={headers[name][:HEADER_LIMIT]}" for name in names)
+    return log.about(job.id, job.task, shown)
 
 
 def started(job: JobSpec, attempt: int, max_attempts: int, *, tracked: bool = True) -> float:

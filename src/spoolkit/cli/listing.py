@@ -96,6 +96,7 @@ def _facts(found: Details) -> list[tuple[str, object]]:
         ("engine", status.engine),
         ("queue", status.queue),
         ("arguments", "not kept" if found.arguments is None else _call(*found.arguments)),
+        ("headers", ", ".join(f"{name}={value}" for name, value in (status.headers or {}).items())),
         ("attempts", f"{status.attempt} of {status.max_attempts}" if status.max_attempts else status.attempt),
         ("due", stamp(status.run_at)),
         ("expires", stamp(status.expires_at)),

@@ -14,7 +14,7 @@ from functools import lru_cache
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-from spoolkit.encoding import codec
+from spoolkit.encoding import codec, headers
 from spoolkit.errors import DecodeError, NewerJobError, TooLargeError
 from spoolkit.job import JobSpec, replaced
 
@@ -303,6 +303,7 @@ FIELDS: dict[bytes, Field] = {
     b"backoff": Field("backoff", write_time, read_time, must=True),
     b"timeout": Field("timeout", write_time, read_time, must=True),
     b"schedule": Field("schedule", str.encode, bytes.decode, must=True),
+    b"headers": Field("headers", headers.write, headers.read),
 }
 """The optional fields of a job, by their keys, in the order in which they are written."""
 

@@ -77,7 +77,7 @@ def execute(content: packet.Packet, file: SpoolFileRef, working_directory: str) 
     except DecodeError as error:
         settle_file(file, AttemptResult(_dead(error)), task=other_libraries.task_name(content.fields))
         return True
-    with log.about(job.id, job.task), spoolfile.executing(job.id):
+    with job_log.about(job, config), spoolfile.executing(job.id):
         result = _execute(job, content, file, store, config, working_directory)
         if (result is not None and result.damage) or store.is_lost:
             return False

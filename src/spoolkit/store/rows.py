@@ -63,7 +63,7 @@ def derived_events(row: sqlite3.Row) -> list[EventRow]:
     return events
 
 
-_OPTIONS = ("retries", "backoff", "timeout")
+_OPTIONS = ("retries", "backoff", "timeout", "headers")
 """The attributes of a job that the column ``options`` holds."""
 
 _given: Callable[[object], tuple[object, ...]] = attrgetter(*_OPTIONS)
@@ -74,7 +74,8 @@ def options_of(job: JobSpec | Status) -> str | None:
     """Return the column ``options`` of a job: what its call said, as JSON; ``None`` if it said nothing of that kind."""
     if (given := _given(job)) == _NOTHING:
         return None
-    return json.dumps({name: value for name, value in zip(_OPTIONS, given, strict=True) if value is not None})
+    said = {name: value for name, value in zip(_OPTIONS, given, strict=True) if value is not None}
+    return json.dumps(said, default=dict)  # headers are a read-only mapping
 
 
 def read_options(text: str | None) -> dict[str, Any]:

@@ -24,7 +24,7 @@ COMPLAINT_INTERVAL = 60.0
 """Seconds for which :func:`complain` suppresses a line that it has written."""
 
 _logger = logging.getLogger(LOGGER)
-_job: ContextVar[tuple[str, str] | None] = ContextVar("spoolkit.logged_job", default=None)
+_job: ContextVar[tuple[str, str, str] | None] = ContextVar("spoolkit.logged_job", default=None)
 _complaints: PerProcess[dict[str, tuple[float, int]]] = PerProcess(dict)
 """By message: when it was last written, on the monotonic clock, and how often it was suppressed since."""
 
@@ -54,10 +54,16 @@ def _escape_but_tab(found: re.Match[str]) -> str:
 
 
 class about:  # noqa: N801 - a function would be a generator, whose frames take three times as long
-    """In the ``with`` block, log lines belong to the job with the id ``job``, of the task named ``task``."""
+    """In the ``with`` block, log lines belong to the job with the id ``job``, of the task named ``task``.
 
-    def __init__(self, job: str, task: str) -> None:
-        self._job = job, task
+    Args:
+        job: The id of the job.
+        task: The name of its task.
+        headers: Those headers of the job that each of its lines has, as text.
+    """
+
+    def __init__(self, job: str, task: str, headers: str = "") -> None:
+        self._job = job, task, headers
 
     def __enter__(self) -> None:
         self._token = _job.set(self._job)
@@ -67,15 +73,17 @@ class about:  # noqa: N801 - a function would be a generator, whose frames take 
 
 
 class JobLogFilter(logging.Filter):
-    """Gives each log record ``job_id`` and ``task_name``, so that a format can contain ``%(job_id)s``.
+    """Gives each log record ``job_id``, ``task_name`` and ``job_headers``: a format can contain ``%(job_id)s``.
 
-    Outside of a job both are ``-``. Add the filter to a handler: the filters of a logger do not see the records of the
-    loggers below it. Threads that a task starts do not belong to its job, unless they run in a copy of its context.
+    Outside of a job all are ``-``. The headers are those of ``SPOOLKIT_LOG_HEADERS``. Add the filter to a handler: the
+    filters of a logger do not see the records of the loggers below it. Threads that a task starts do not belong to its
+    job, unless they run in a copy of its context.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Add the attributes to the record; every record passes."""
-        record.job_id, record.task_name = _job.get() or ("-", "-")
+        record.job_id, record.task_name, headers = _job.get() or ("-", "-", "")
+        record.job_headers = headers or "-"
         return True
 
 
@@ -146,6 +154,8 @@ def _say(
     level: int, message: str, args: tuple[object, ...], error: BaseException | None = None, details: str = ""
 ) -> None:
     configured = False
+    if (job := _job.get()) is not None and job[2]:
+        message, args = (message if args else message.replace("%", "%%")) + " [%s]", (*args, job[2])
     try:
         # Checked each time: the site may configure its logging after it has imported spoolkit.
         configured = trusts_handlers() and _logger.hasHandlers()

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from spoolkit import application
-from spoolkit.attempt import in_process
+from spoolkit.attempt import in_process, job_log
 from spoolkit.errors import ScheduleError
 from spoolkit.job import AnyJob, JobSpec, Outcome, RetryAt
 from spoolkit.registry import Declared
 from spoolkit.store import locations
-from spoolkit.system import log
 from spoolkit.threads.context import check_arguments, copy_caller_context
 
 
@@ -39,6 +38,6 @@ class InlineEngine:
 
 def _attempt(job: JobSpec, declared: Declared, number: int) -> Outcome | None:
     config = application.settings(declared.code_folder)
-    with log.about(job.id, job.task):
+    with job_log.about(job, config):
         result = in_process.attempt(job, declared, locations.store(config), config, number)
     return None if result is None else result.outcome

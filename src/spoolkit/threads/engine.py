@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from spoolkit import application
-from spoolkit.attempt import in_process
+from spoolkit.attempt import in_process, job_log
 from spoolkit.errors import QueueFull, ScheduleError, StoreUnavailableError
 from spoolkit.job import AnyJob, Cancelled, Failure, JobSpec, Outcome, RetryAt
 from spoolkit.lifecycle import hooks
@@ -117,7 +117,7 @@ class ThreadJob:
             _lose([self], "its process exited before the next attempt was due")
 
     def _run(self) -> Outcome:
-        with log.about(self.job.id, self.job.task):
+        with job_log.about(self.job, self._config):
             if self.store is None:
                 return in_process.attempt_untracked(self.job, self._declared, self._config, self._attempts).outcome
             result = in_process.attempt(self.job, self._declared, self.store, self._config, self._attempts)

@@ -1,0 +1,56 @@
+"""The code on docs/signals.md does what the page says."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask, current_app, g, has_request_context
+
+from spoolkit import SpoolKit, callbacks, current_job, spool
+
+PAGE = (Path(__file__).parents[2] / "docs" / "signals.md").read_text()
+
+
+def blocks(heading: str) -> list[str]:
+    (section,) = re.findall(rf"^#+ {heading}\n(.*?)(?=^#|\Z)", PAGE, re.DOTALL | re.MULTILINE)
+    return re.findall(r"^```python\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)
+
+
+def app() -> Flask:
+    return current_app._get_current_object()  # type: ignore[attr-defined, no-any-return]
+
+
+@pytest.fixture
+def page(directory: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The names that the code of the page uses."""
+    monkeypatch.setattr(callbacks, "this_process", callbacks.ThisProcess())
+    return {
+        "kit": SpoolKit(app()),
+        "spool": spool,
+        "current_job": current_job,
+        "g": g,
+        "has_request_context": has_request_context,
+        "done": [],
+        "__name__": __name__,
+    }
+
+
+def run(code: str, namespace: dict[str, Any], body: str = "") -> None:
+    exec(code.replace(" ...\n", f" {body}\n") if body else code, namespace)
+
+
+def test_headers_come_with_the_job(page: dict[str, Any], work: Callable[[], None]) -> None:
+    declaration, call, provided = blocks("Headers")
+    run(declaration, page, "done.append((locale, dict(current_job().headers)))")
+    run(call, page)
+    run(provided, page)
+    with app().test_request_context():
+        g.request_id = "4f1c"
+        run(call, page)
+    work()
+    given = {"locale": "de", "tenant": "acme"}
+    assert page["done"] == [("de", given), ("de", {**given, "request_id": "4f1c"})]
