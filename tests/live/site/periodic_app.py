@@ -70,20 +70,26 @@ def changed() -> None:
 
 
 @spool
-def note(word: str) -> None:
-    record("note", word)
+def lasting() -> None:
+    due = f"{current_job().run_at:.0f}"
+    record("lasting", "begin", due)
+    time.sleep(1.2)
+    record("lasting", "end", due)
 
 
 if VERSION == "quick":
     periodic(every=1, missed="all")(each)
     periodic(every=1)(once)
+    periodic(every=1)(lasting)
+elif VERSION in ("with once", "without once"):
+    periodic(every=1, missed="all")(each)
+    if VERSION == "with once":
+        periodic(every=1)(once)
 elif VERSION in ("1", "2"):
     periodic(every=60, missed="all", overlap="allow")(each)
     periodic(every=60, kwargs={"seconds": 0.05})(once)
     periodic(every=60, missed="skip")(skipped)
     periodic(every=60 if VERSION == "1" else 120)(changed)
-elif VERSION == "long":
-    periodic(every=1, kwargs={"seconds": 2.5})(once)
 
 
 def _die(moment: str) -> None:
