@@ -161,6 +161,7 @@ def thread(
     discard_on: Errors = (),
     name: str | None = None,
     aliases: Sequence[str] = (),
+    **of_spool: object,
 ) -> Any:
     """Declare a task whose jobs run in a bounded pool of threads of the calling process, and are lost with it.
 
@@ -183,14 +184,16 @@ def thread(
         discard_on: The exception class, or a list of them, after which the job is pointless and ends as cancelled.
         name: The task's name in jobs and records. ``None``: ``module.function``.
         aliases: Names that the task had in earlier versions of the code.
+        of_spool: No other option. One of ``@spool`` that needs a file is refused with the reason.
 
     Returns:
         The task: calling it puts a job into the pool.
 
     Raises:
-        ConfigurationError: An option has a value that cannot be used, the function cannot be a task, or this uWSGI runs
-            without ``enable-threads``.
+        ConfigurationError: An option has a value that cannot be used, or is one of ``@spool``; the function cannot be a
+            task; or this uWSGI runs without ``enable-threads``.
     """
+    _refuse_options_of_spool(of_spool)
     hooks.check_threads()
     options = _task_options(retries, backoff, timeout, retry_on, discard_on)
     _check_names(name, aliases)
@@ -276,6 +279,18 @@ def _task_options(
         (BaseException,) if retry_on is None else _errors("retry_on", retry_on),
         _errors("discard_on", discard_on),
     )
+
+
+def _refuse_options_of_spool(options: Mapping[str, object]) -> None:
+    """Refuse the options that a thread task cannot have, with the reason."""
+    for name in options:
+        if name not in ("unique", "until", "on_duplicate"):
+            raise TypeError(f"thread() has no option {name!r}")
+        raise ConfigurationError(
+            f"{name} cannot be promised for @thread: a thread job has no file by which other processes could tell that "
+            "it lives. Use @spool(unique=...); within one process, @thread(concurrency=1) runs one job at a time",
+            setting=name,
+        )
 
 
 def _unique(key: Key, until: Until, on_duplicate: OnDuplicate) -> Unique | None:

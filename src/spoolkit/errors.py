@@ -97,6 +97,20 @@ class SpoolUnavailableError(SpoolkitError):
         self.errno = errno
 
 
+class PartlyAcceptedError(SpoolUnavailableError):
+    """A call of ``map()`` that replaces jobs stopped in the middle: the calls in :attr:`accepted` stand, no other does.
+
+    Only with ``on_duplicate="replace"``; any other call of ``map()`` is accepted as a whole or not at all.
+    """
+
+    def __init__(
+        self, message: str, *, accepted: tuple[int, ...], directory: str | None = None, errno: int | None = None
+    ) -> None:
+        super().__init__(message, directory=directory, errno=errno)
+        #: The indexes of the rows that were accepted, from 0.
+        self.accepted = accepted
+
+
 class QueueFull(SpoolkitError):  # noqa: N818 - the field's own word
     """The thread pool of this process is full, or the process is exiting; the job was not accepted. Over HTTP a 503."""
 
@@ -233,6 +247,20 @@ class DuplicateJobError(JobStateError):
         super().__init__(message, job=job, state=state)
         #: The id of the job that holds the key. For a call, :attr:`job` is the same.
         self.holder = holder
+
+
+class KeyLockedError(SpoolkitError):
+    """A call of a unique task was refused: another caller has locked its key for long. Over HTTP a 503.
+
+    Raised at once where that caller is the same thread: its signal handler, or a finalizer, has called the task.
+    """
+
+    def __init__(self, message: str, *, key: str, pid: int | None) -> None:
+        super().__init__(message)
+        #: The name of the key's file in ``unique/``; empty: all keys.
+        self.key = key
+        #: The process of that caller, if it is known.
+        self.pid = pid
 
 
 class ResultUnavailableError(JobError):

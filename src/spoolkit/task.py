@@ -316,7 +316,8 @@ class SpoolTask(Task[P, R]):
 
         Raises:
             ArgumentError: As a call of the task does. Its ``row`` is the index of the row at fault.
-            SpoolUnavailableError: The spool directory takes no jobs now; none was accepted.
+            SpoolUnavailableError: The spool directory takes no jobs now; none was accepted, unless it is a
+                :class:`PartlyAcceptedError`, which names the rows that were.
         """
         calls: list[Call] = []
         try:

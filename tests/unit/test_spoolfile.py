@@ -15,6 +15,7 @@ import sys
 import time
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import pytest
 from descriptors import descriptors
@@ -37,7 +38,7 @@ from spoolkit.spooldir import (
     waiting,
 )
 from spoolkit.spooldir.spoolfile import PREFIX
-from spoolkit.system import clock, files
+from spoolkit.system import clock, files, locks
 
 
 @pytest.fixture
@@ -158,19 +159,24 @@ def test_claim_gives_none_if_another_process_has_the_lock(spool: str) -> None:
         holder.stdin.close()
 
 
-def test_claim_gives_none_if_the_name_now_means_another_file(spool: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    lock = fcntl.lockf
+@pytest.mark.parametrize(
+    ("claim", "module", "name"), [(spoolfile.claim, locks, "try_lock"), (spoolfile.claim_to_run, fcntl, "lockf")]
+)
+def test_claim_gives_none_if_the_name_now_means_another_file(
+    spool: str, monkeypatch: pytest.MonkeyPatch, claim: Any, module: Any, name: str
+) -> None:
+    lock = getattr(module, name)
     for change in (os.unlink, lambda path: os.rename(path, path + "x"), lambda path: os.replace(path + "-other", path)):
         path = spoolfile.write(spool, "one", b"data")
         spoolfile.write(spool, "one-other", b"data")
 
-        def late(fd: int, how: int, change=change, path=path) -> None:  # type: ignore[no-untyped-def]
+        def late(*args: Any, change=change, path=path) -> Any:  # type: ignore[no-untyped-def]
             change(path)
-            lock(fd, how)
+            return lock(*args)
 
         with monkeypatch.context() as patch:
-            patch.setattr(fcntl, "lockf", late)
-            with spoolfile.claim(path) as fd:
+            patch.setattr(module, name, late)
+            with claim(path) as fd:
                 assert fd is None
 
 

@@ -36,6 +36,7 @@ def retry(id: str) -> None:
         UnknownJobError: There is neither a file nor a record of the job.
         JobStateError: The job is not dead, or its arguments are gone, or its file is damaged.
         DuplicateJobError: Its task is unique, and another job has its key.
+        KeyLockedError: Its task is unique, and a caller has locked its key for long.
         SpoolUnavailableError: This process may not change the spool directory.
     """
     known = recorded(check_id(id))
@@ -43,8 +44,8 @@ def retry(id: str) -> None:
         with changing(spool_dir):
             path = dead.locate(spool_dir, id, known.file if known else None)
             if path is not None:
-                with contextlib.suppress(FileNotFoundError), keys.retaken(id, path, spool_dir):
-                    _requeue(id, path, _target_folder(id, path, spool_dir))
+                with contextlib.suppress(FileNotFoundError):  # somebody else was faster
+                    keys.retake(id, path, spool_dir, partial(_requeue, id, path, spool_dir))
                     spoolers.wake(spool_dir, id)
                     return
     status = find(id)
@@ -69,7 +70,8 @@ def changing(spool_dir: str) -> Iterator[None]:
         raise files.unavailable(spool_dir, error) from error
 
 
-def _requeue(id: str, path: str, folder: str) -> None:
+def _requeue(id: str, path: str, spool_dir: str) -> None:
+    folder = _target_folder(id, path, spool_dir)
     from_store(lambda: locations.store().requeue(id, still_there=lambda: os.path.lexists(path)))
     dead.requeue(path, folder)
 

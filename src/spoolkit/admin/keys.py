@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 from spoolkit import registry
@@ -26,6 +26,7 @@ from spoolkit.spooldir import running, spoolfile
 from spoolkit.spooldir import unique as keys
 from spoolkit.spooldir.unique import Holder
 from spoolkit.store import Store, locations
+from spoolkit.system import files
 from spoolkit.system.process import PerProcess
 
 SWEPT_AT_ONCE = 2000
@@ -74,39 +75,48 @@ def _runs_unrecorded(status: Status) -> bool:
     return False
 
 
-@contextlib.contextmanager
-def retaken(id: str, path: str, spool_dir: str) -> Iterator[None]:
-    """Let a dead job that is to be retried hold its key again, if its task is unique.
+def retake(id: str, path: str, spool_dir: str, requeue: Callable[[], None]) -> None:
+    """Requeue a dead job. If its task is unique, the job holds its key again.
 
     Args:
         id: The id of the job.
         path: Its file, among the dead letters.
         spool_dir: The spool directory.
+        requeue: Does it.
 
     Raises:
         DuplicateJobError: Another job holds the key.
-        OSError: The key cannot be written.
+        KeyLockedError: Another caller has locked the key for long.
+        SpoolUnavailableError: The key cannot be written.
+        FileNotFoundError: ``requeue`` finds no file.
     """
     if (found := _key_of(path)) is None:
-        yield
+        requeue()
         return
     declared, key = found
     assert declared.options.unique is not None
     place = folder()
-    keys.prepare(place)
-    with keys.locked(place, key):
-        holder = keys.holder(place, key)
-        status = None if holder is None or holder.job == id else status_of(holder)
-        if status is not None and unique.holds(status.state, declared.options.unique.until):
-            raise DuplicateJobError(
-                f"job {id} is dead, and job {status.id}, which is {status.state}, has its key: {declared.name} is "
-                "unique. Retry the job once that one is over, or cancel that one",
-                job=id,
-                state="dead",
-                holder=status.id,
-            )
-        keys.take(place, key, Holder(id, spool_dir, path.rpartition("/")[2]))
-        yield
+    try:
+        keys.prepare(place)
+        lock = keys.locked(place, key, task=declared.name)
+    except OSError as error:
+        raise files.unavailable(place, error) from error
+    with lock:
+        try:
+            holder = keys.holder(place, key)
+            status = None if holder is None or holder.job == id else status_of(holder)
+            if status is not None and unique.holds(status.state, declared.options.unique.until):
+                raise DuplicateJobError(
+                    f"job {id} is dead, and job {status.id}, which is {status.state}, has its key: {declared.name} is "
+                    "unique. Retry the job once that one is over, or cancel that one",
+                    job=id,
+                    state="dead",
+                    holder=status.id,
+                )
+            keys.take(place, key, Holder(id, spool_dir, path.rpartition("/")[2]))
+        except OSError as error:
+            raise files.unavailable(place, error) from error
+        requeue()
 
 
 def _key_of(path: str) -> tuple[Declared, str] | None:
@@ -152,7 +162,7 @@ def sweep(spool_dir: str) -> None:
             break
         with (
             contextlib.suppress(OSError, SpoolkitError),
-            keys.locked(spool_dir, key, wait=False) as is_held,
+            keys.locked(spool_dir, key, wait=0),
         ):
-            if is_held and ((status := status_of(keys.holder(spool_dir, key))) is None or status.state in FINISHED):
+            if (status := status_of(keys.holder(spool_dir, key))) is None or status.state in FINISHED:
                 keys.remove(spool_dir, key)

@@ -2,7 +2,7 @@
 
 Never open a spool file in a spooler process: closing any of its descriptors releases the lock that uWSGI's C code holds
 (fcntl locks belong to the process). Functions that use the path alone (:func:`finish`, :func:`reschedule`) are safe
-there; :func:`claim` is for every other process.
+there; :func:`claim` and :func:`claim_to_run` are for every other process.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from itertools import islice
 
 from spoolkit.errors import DecodeError
 from spoolkit.spooldir import places
-from spoolkit.system import clock, files
+from spoolkit.system import clock, files, locks
 
 PREFIX = "uwsgi_spoolfile_on_"
 """The names that uWSGI looks for begin like this; it ignores all others."""
@@ -136,27 +136,45 @@ def write_unnamed(
 
 @contextlib.contextmanager
 def claim(path: str) -> Iterator[int | None]:
-    """Hold the lock that a spooler takes on the file.
+    """Hold a lock on the file, which excludes spoolers and other callers, threads of this process among them.
 
     A process that is not a spooler may read, unlink, rename or touch the file only within this context manager. Never
-    use it in a uWSGI spooler, nor twice at the same time on one file in one process.
+    use it in a uWSGI spooler.
 
     Yields:
-        A descriptor of the file; ``None`` if the file is gone, another process has the lock, or the file is that of the
+        A descriptor of the file; ``None`` if the file is gone, somebody else has the lock, or the file is that of the
         job that this process is running.
     """
-    if id_of(os.path.basename(path)) in _executing:
+    if (fd := _open_to_lock(path)) is None:
         yield None
         return
-    try:
-        fd = files.open_regular(path, os.O_RDWR, linked=True)
-    except OSError:
+    with locks.LockedFile(fd):
+        yield fd if locks.try_lock(fd) and _is_still(fd, path) else None
+
+
+@contextlib.contextmanager
+def claim_to_run(path: str) -> Iterator[int | None]:
+    """Hold the lock that a spooler takes on the file of the job that it runs; else as :func:`claim`.
+
+    It belongs to this process: one that the task forks does not keep the job locked when this process is dead. Never
+    use it twice at the same time on one file in one process.
+    """
+    if (fd := _open_to_lock(path)) is None:
         yield None
         return
     try:
         yield fd if _lock(fd) and _is_still(fd, path) else None
     finally:
         os.close(fd)
+
+
+def _open_to_lock(path: str) -> int | None:
+    if id_of(os.path.basename(path)) in _executing:
+        return None
+    try:
+        return files.open_regular(path, os.O_RDWR, linked=True)
+    except OSError:
+        return None
 
 
 def _lock(fd: int) -> bool:

@@ -10,23 +10,30 @@ where that file is removed.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import random
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
+from spoolkit.errors import KeyLockedError
 from spoolkit.spooldir import spoolfile
-from spoolkit.system import clock, files
-from spoolkit.system.process import PerProcess
+from spoolkit.system import clock, files, locks
 
 FOLDER = "unique"
 
 LOCK = "lock"
 """The file in the folder on which callers lock the keys."""
+
+LOCK_TIME = 30.0
+"""Seconds to wait for the lock of a key, which another call has for a millisecond, or ``map()`` for its rows: a process
+that has it longer is stopped, or hangs."""
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.0001, 0.005
+"""Seconds between two tries to get it."""
 
 UNUSED_AGE = 60.0
 """Seconds after which a key whose job is over can be removed by the sweep."""
@@ -48,64 +55,94 @@ class Holder(NamedTuple):
     file: str
 
 
-class _Turn:
-    """What this process has open. Its threads take turns: ``fcntl()`` locks belong to the process, not to a thread."""
+class _Lock(locks.LockedFile):
+    """A lock on a key, or on all of them."""
 
-    def __init__(self) -> None:
-        self.mutex = threading.RLock()
-        self.fds: list[int] = []
-        self.depth = 0
+    def __init__(self, fd: int, folder: str, start: int, length: int) -> None:
+        super().__init__(fd)
+        self.folder = folder
+        self.start = start
+        self.length = length
+        self.outer: _Lock | None = None
+
+    def note(self) -> None:
+        """Remember which one this thread has open already: a signal handler or a finalizer may call a unique task."""
+        outer = _own.latest
+        while outer is not None and outer.closed:
+            outer = outer.outer
+        self.outer = outer
+        _own.latest = self
+
+    def is_within_itself(self) -> bool:
+        """Whether this thread itself has one of the keys locked, or waits for it, in a call that it has interrupted."""
+        one = self.outer
+        while one is not None:
+            overlaps = not (self.length and one.length) or self.start == one.start
+            if not one.closed and one.folder == self.folder and overlaps:
+                return True
+            one = one.outer
+        return False
 
 
-_turn = PerProcess(_Turn)
+class _Own(threading.local):
+    latest: _Lock | None = None
 
 
-class locked:  # noqa: N801 - a function would be a generator, whose frames take three times as long
-    """Hold a key. No other thread and no other process has it meanwhile; the kernel releases it where this one dies.
+_own = _Own()
+"""The lock that this thread has opened last."""
+
+
+def locked(spool_dir: str, key: str | None, *, wait: float | None = None, task: str = "") -> locks.LockedFile:
+    """Lock a key. No other thread and no other process has it until the lock, a context manager, is closed.
+
+    The kernel releases it where this process dies. Whoever waits asks again and again: the kernel has no bounded wait.
 
     Args:
         spool_dir: The spool directory with the keys.
         key: The key; ``None``: all keys.
-        wait: Whether to wait for it.
+        wait: Seconds to wait for it at most; ``None``: :data:`LOCK_TIME`.
+        task: The name of the task that is called, for the error.
 
-    The context is whether the key is held: always, if ``wait``. Entering it raises ``OSError`` if the folder cannot be
-    made or written.
+    Raises:
+        KeyLockedError: It was locked all the time, or this thread itself has locked it.
+        OSError: The folder cannot be written.
     """
+    wait, folder = LOCK_TIME if wait is None else wait, f"{spool_dir}/{FOLDER}"
+    start, length = (0, 0) if key is None else (int(key[1:16], 16), 1)
+    lock = _Lock(_open_lock(folder), folder, start, length)
+    try:
+        lock.note()
+        deadline, pause = 0.0, FIRST_PAUSE
+        while not locks.try_lock(lock.fileno(), start, length):
+            if lock.is_within_itself():
+                raise _locked_error(lock, key, task, [])
+            now = time.monotonic()
+            deadline = deadline or now + wait
+            if now >= deadline:
+                pids = locks.holders(f"{folder}/{LOCK}", start, length) if wait else []
+                raise _locked_error(lock, key, task, pids, wait)
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+    except BaseException:
+        lock.close()  # first: nothing can come between an exception and the first call of its handler
+        raise
+    return lock
 
-    def __init__(self, spool_dir: str, key: str | None, *, wait: bool = True) -> None:
-        self._folder = f"{spool_dir}/{FOLDER}"
-        self._range = (0, 0) if key is None else (1, int(key[1:16], 16))
-        self._wait = wait
-        self._turn = _turn.get()
 
-    def __enter__(self) -> bool:
-        turn = self._turn
-        self._has_turn = turn.mutex.acquire(blocking=self._wait)
-        if not self._has_turn:
-            return False
-        turn.depth += 1
-        try:
-            turn.fds.append(fd := _open_lock(self._folder))
-            # By fcntl(), not by flock(): a process that a request forks does not inherit the lock.
-            fcntl.lockf(fd, fcntl.LOCK_EX if self._wait else fcntl.LOCK_EX | fcntl.LOCK_NB, *self._range)
-        except BlockingIOError:
-            return False
-        except BaseException:
-            self.__exit__()
-            raise
-        return True
-
-    def __exit__(self, *_: object) -> None:
-        turn = self._turn
-        if not self._has_turn:
-            return
-        turn.depth -= 1
-        if turn.depth == 0:
-            # Not earlier: a signal handler may call a unique task while this thread holds another key, and to close
-            # any descriptor of the file releases all of the locks of this process.
-            while turn.fds:
-                os.close(turn.fds.pop())
-        turn.mutex.release()
+def _locked_error(lock: _Lock, key: str | None, task: str, pids: list[int], wait: float = 0.0) -> KeyLockedError:
+    what = f"all keys in {lock.folder} are" if key is None else f"the key {key} in {lock.folder} is"
+    about = f"{task} is unique, and " if task else ""
+    if not pids and lock.is_within_itself():
+        pids = [os.getpid()]
+        by = f"by this very thread of process {os.getpid()}, whose call a signal handler or a finalizer has interrupted"
+        advice = "call the task from the code that is interrupted, or with another key"
+    else:
+        by = f"by process {', '.join(map(str, pids))}" if pids else "by a process that this user may not see"
+        by += f", and have been for {wait:g} s" if key is None else f", and has been for {wait:g} s"
+        advice = "see whether that process is stopped or hangs, and end it if so: its end releases the key"
+    return KeyLockedError(
+        f"{about}{what} locked {by}: nothing was accepted; {advice}", key=key or "", pid=pids[0] if pids else None
+    )
 
 
 def _open_lock(folder: str) -> int:
@@ -174,9 +211,7 @@ def remove_over(spool_dir: str, are_over: Callable[[list[Holder]], set[str]]) ->
         Whether there may be more of them.
     """
     try:
-        with locked(spool_dir, None, wait=False) as are_held:
-            if not are_held:
-                return False
+        with locked(spool_dir, None, wait=0):
             names = [name for name in os.listdir(f"{spool_dir}/{FOLDER}") if _KEY.fullmatch(name)]
             chosen = names if len(names) <= EXAMINED else random.sample(names, EXAMINED)
             named = {name: holder for name in chosen if (holder := _read(f"{spool_dir}/{FOLDER}/{name}"))}
@@ -185,7 +220,7 @@ def remove_over(spool_dir: str, are_over: Callable[[list[Holder]], set[str]]) ->
             for name in removed:
                 remove(spool_dir, name)
             return len(removed) > EXAMINED / 2
-    except OSError:
+    except (OSError, KeyLockedError):
         return False
 
 

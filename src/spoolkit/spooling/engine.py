@@ -42,6 +42,7 @@ class SpoolEngine:
             SpoolUnavailableError: The spool directory is full, read-only or missing.
             DuplicateTaskError: Another function has been declared under the task's name since.
             DuplicateJobError: The task is unique, another job has the key, and ``on_duplicate`` is ``"raise"``.
+            KeyLockedError: The task is unique, and another caller has locked the key for long.
         """
         registry.check_not_replaced(declared)
         config = application.settings(declared.code_folder)
@@ -77,6 +78,8 @@ class SpoolEngine:
             SpoolUnavailableError: The spool directory is full, read-only or missing.
             DuplicateTaskError: Another function has been declared under the task's name since.
             DuplicateJobError: As :meth:`submit`; its message names the row.
+            KeyLockedError: As :meth:`submit`.
+            PartlyAcceptedError: The task is unique, and a job could not be replaced after other calls were accepted.
         """
         registry.check_not_replaced(declared)
         config = application.settings(declared.code_folder)
@@ -101,7 +104,15 @@ class SpoolEngine:
             else:
                 _prepare_keys(config, served)
                 jobs = unique_jobs.submit_many(
-                    first, calls, encoded, declared, spool_dir, config, step=step, write=write
+                    first,
+                    calls,
+                    encoded,
+                    declared,
+                    spool_dir,
+                    config,
+                    step=step,
+                    write_all=write,
+                    write=lambda job, call: _write(job, call, spool_dir, config, served),
                 )
         except OSError as error:
             raise _unavailable(spool_dir, error) from error

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from spoolkit import application, registry
 from spoolkit.admin import keys as holders
-from spoolkit.attempt import bookkeeping, job_log, process_state, runner
+from spoolkit.attempt import admission, bookkeeping, job_log, process_state, runner
 from spoolkit.attempt.runner import AttemptResult
 from spoolkit.encoding import chunk, packet
 from spoolkit.errors import (
@@ -267,6 +267,38 @@ def settle_file(file: SpoolFileRef, result: AttemptResult, *, task: str | None =
             later.put_off(file.path, file.spool_dir, outcome.time)
     else:  # done or cancelled
         spoolfile.finish(file.path)
+
+
+def end_expired(content: packet.Packet, file: SpoolFileRef, declared: Declared, config: Settings) -> bool:
+    """End a job that waits and has expired, as a spooler does that looks at it. The caller has locked its file.
+
+    Args:
+        content: What the file holds.
+        file: The file.
+        declared: The task of the job.
+        config: The settings in force.
+
+    Returns:
+        Whether anything has changed: not if it has not expired, or the store is unavailable, or the job runs.
+
+    Raises:
+        NewerJobError: It has options that this version does not know.
+        DecodeError: The file does not hold a job.
+    """
+    job, store = packet.unpack(content), locations.store(config)
+    if (instead := admission.instead_of_attempt(job)) is None:
+        return False
+    arguments = packet.arguments(content)
+    try:
+        result = bookkeeping.claim(
+            job, declared.options, store, config, path=file.path, arguments=arguments, instead=instead
+        )
+    except StoreUnavailableError:
+        return False
+    if not isinstance(result, AttemptResult):
+        return False
+    record_and_settle(job, result, file, store, locations.spool_dir_of(job.queue, config))
+    return True
 
 
 # A job that this version of the code cannot run

@@ -107,7 +107,7 @@ class Spooler:
         return self._stopping
 
     def _serve(self, path: str) -> None:
-        with spoolfile.claim(path) as fd:
+        with spoolfile.claim_to_run(path) as fd:
             if fd is None or os.fstat(fd).st_size < 4:
                 return
             try:

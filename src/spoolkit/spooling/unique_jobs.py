@@ -9,31 +9,64 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from spoolkit.admin import keys as holders
 from spoolkit.admin import lookup
 from spoolkit.coordination import unique
 from spoolkit.coordination.unique import Action
 from spoolkit.encoding import packet
-from spoolkit.errors import DuplicateJobError, StoreUnavailableError
-from spoolkit.job import AnyJob, JobSpec, State, Status, Unique, replaced
+from spoolkit.errors import (
+    DecodeError,
+    DuplicateJobError,
+    KeyLockedError,
+    NewerJobError,
+    PartlyAcceptedError,
+    SpoolkitError,
+    SpoolUnavailableError,
+    StoreUnavailableError,
+)
+from spoolkit.job import AnyJob, JobSpec, State, Status, Unique, new_id, replaced
 from spoolkit.registry import Declared
 from spoolkit.settings import Settings
 from spoolkit.spooldir import chunks, later, spoolers, spoolfile
 from spoolkit.spooldir import unique as keys
 from spoolkit.spooldir.unique import Holder
+from spoolkit.spooling import execute
+from spoolkit.spooling.execute import SpoolFileRef
 from spoolkit.store import locations
 from spoolkit.system import clock
 
 Call = tuple[tuple[object, ...], Mapping[str, object]]
 """The arguments of a call by position, and by name."""
 
+Busy = dict[str, float]
+"""The keys whose jobs could not be locked, and until when their caller looks again, on the monotonic clock."""
+
 BeforeWrite = Callable[[Sequence[JobSpec]], None]
 """Called with jobs that are about to be written."""
 
 CLAIM_TIME = 2.0
-"""Seconds after which a job whose file is locked counts as one that runs: it is replaced no more."""
+"""Seconds after which a job whose file is locked counts as one that runs: it is replaced no more, nor ended."""
+
+PAUSE = 0.01
+"""Seconds until a caller looks at such a job again. Meanwhile the key is not locked."""
+
+
+class _BusyError(Exception):
+    """Somebody has locked the file of the job that holds the key, or has just moved or run it: look again."""
+
+
+class _Held(NamedTuple):
+    """The job that holds a key."""
+
+    #: What the key says of it.
+    holder: Holder
+    #: What is known of it.
+    status: Status
+    #: Whether the call replaces it.
+    is_replaced: bool
 
 
 def submit(
@@ -55,17 +88,21 @@ def submit(
     Raises:
         DuplicateJobError: Another job holds the key, and ``on_duplicate`` is ``"raise"``.
         ArgumentTypeError: The key has a part of an unsupported type.
+        KeyLockedError: Another caller has locked the key for long.
         OSError: The key, or a new content of the job that holds it, cannot be written.
     """
     rule = _rule(declared)
     key, place = unique.digest(declared, rule, job.args, job.kwargs), holders.folder(config)
     job = _bounded(job, job.enqueued_at)
-    with keys.locked(place, key):
-        if (existing := _existing(job, call, rule, place, key, config)) is not None:
-            return existing
-        keys.take(place, key, _holder(job, spool_dir), fsync=config.fsync)
-        write(job)
-    return job
+    busy: Busy = {}
+    while True:
+        with contextlib.suppress(_BusyError), keys.locked(place, key, task=job.task):
+            if (held := _held(job.task, declared, place, key, config, busy)) is not None:
+                return _existing(job, call, held, place, key, config, busy)
+            keys.take(place, key, _holder(job, spool_dir), fsync=config.fsync)
+            write(job)
+            return job
+        time.sleep(PAUSE)
 
 
 def submit_many(
@@ -77,9 +114,12 @@ def submit_many(
     config: Settings,
     *,
     step: float,
-    write: Callable[[Sequence[Call], Sequence[bytes], BeforeWrite], list[AnyJob]],
+    write_all: Callable[[Sequence[Call], Sequence[bytes], BeforeWrite], list[AnyJob]],
+    write: Callable[[AnyJob, bytes], object],
 ) -> list[AnyJob]:
     """Accept many calls of a unique task at once, in one pass. Nothing is written if one of them is refused.
+
+    The new jobs are written first, all or none. Then each job that a call replaces gets its new content.
 
     Args:
         first: The first job, but for its id and its arguments.
@@ -89,7 +129,8 @@ def submit_many(
         spool_dir: As for :func:`submit`.
         config: As for :func:`submit`.
         step: Seconds between the due times of two calls.
-        write: Writes a job for each of some calls.
+        write_all: Writes a job for each of some calls, all or none.
+        write: Writes a job with its encoded arguments.
 
     Returns:
         A handle for each call, in their order.
@@ -97,7 +138,9 @@ def submit_many(
     Raises:
         DuplicateJobError: As :func:`submit`. Two calls with the same key are refused as well.
         ArgumentTypeError: As :func:`submit`.
-        OSError: As :func:`submit`.
+        KeyLockedError: As :func:`submit`.
+        PartlyAcceptedError: A job could not be replaced, and other calls were accepted before.
+        OSError: As :func:`submit`, before any call was accepted.
     """
     rule, place = _rule(declared), holders.folder(config)
     names = [unique.digest(declared, rule, *call) for call in calls]
@@ -108,26 +151,51 @@ def submit_many(
             raise _duplicate(first.task, f"row {index}: ", f"row {decisive[key]}", job="", state="")
         if rule.on_duplicate == "replace" or key not in decisive:
             decisive[key] = index
-    jobs: dict[str, AnyJob] = {}
-    new: dict[str, int] = {}
-    with keys.locked(place, None):
-        for key, index in decisive.items():
-            run_at = None if first.run_at is None else first.run_at + index * step
-            args, kwargs = calls[index]
-            job = _bounded(replaced(first, args=args, kwargs=kwargs, run_at=run_at), first.enqueued_at)
-            existing = _existing(job, encoded[index], rule, place, key, config, row=f"row {index}: ")
-            if existing is None:
-                new[key] = index
-            else:
-                jobs[key] = existing
 
+    def job_of(key: str) -> AnyJob:
+        index = decisive[key]
+        run_at = None if first.run_at is None else first.run_at + index * step
+        args, kwargs = calls[index]
+        return _bounded(replaced(first, args=args, kwargs=kwargs, run_at=run_at), first.enqueued_at)
+
+    jobs: dict[str, AnyJob] = {}
+    left: list[str] = []
+
+    def write_new(new: Sequence[str]) -> None:
         def take(jobs: Sequence[JobSpec]) -> None:
             for key, job in zip(new, jobs, strict=True):
                 keys.take(place, key, _holder(job, spool_dir), fsync=config.fsync)
 
-        if new:
-            written = write([calls[index] for index in new.values()], [encoded[index] for index in new.values()], take)
-            jobs.update(zip(new, written, strict=True))
+        indexes = [decisive[key] for key in new]
+        jobs.update(zip(new, write_all([calls[i] for i in indexes], [encoded[i] for i in indexes], take), strict=True))
+
+    def write_existing(found: Mapping[str, _Held]) -> None:
+        for key, held in found.items():
+            try:
+                jobs[key] = _existing(job_of(key), encoded[decisive[key]], held, place, key, config, busy)
+            except _BusyError:
+                left.append(key)
+
+    busy: Busy = {}
+    try:
+        while True:
+            with contextlib.suppress(_BusyError), keys.locked(place, None, task=first.task):
+                found = {
+                    key: _held(first.task, declared, place, key, config, busy, row=f"row {index}: ")
+                    for key, index in decisive.items()
+                }
+                if new := [key for key, held in found.items() if held is None]:
+                    write_new(new)
+                write_existing({key: held for key, held in found.items() if held is not None})
+                break
+            time.sleep(PAUSE)
+        for key in left:
+            job, call = replaced(job_of(key), id=new_id()), encoded[decisive[key]]
+            jobs[key] = submit(job, call, declared, spool_dir, config, write=lambda one, call=call: write(one, call))  # type: ignore[misc]
+    except (OSError, SpoolUnavailableError, KeyLockedError) as error:
+        if accepted := tuple(index for index, key in enumerate(names) if key in jobs):
+            raise _partly_accepted(accepted, len(names), spool_dir, error) from error
+        raise
     handles: list[AnyJob] = []
     for key in names:
         handles.append(jobs[key])
@@ -141,73 +209,132 @@ def _rule(declared: Declared) -> Unique:
     return declared.options.unique
 
 
-def _existing(
-    job: AnyJob, call: bytes, rule: Unique, place: str, key: str, config: Settings, *, row: str = ""
-) -> AnyJob | None:
-    """A handle of the job that holds the key; ``None``: no job does.
+def _held(
+    task: str, declared: Declared, place: str, key: str, config: Settings, busy: Busy, *, row: str = ""
+) -> _Held | None:
+    """The job that holds the key, which this thread has locked; ``None``: no job does, and the call makes one.
 
-    It has the arguments of this call now, if these replace the earlier ones.
+    A job that waits and has expired is ended here, as a spooler would do that looked at it.
     """
     if (holder := keys.holder(place, key)) is None:
         return None
-    deadline = time.monotonic() + CLAIM_TIME
-    while True:
+    rule = _rule(declared)
+    status = holders.status_of(holder)
+    for _ in range(3):  # how an attempt ended whose process is gone is recorded first
+        if status is None or not unique.holds(status.state, rule.until) or not _has_expired(status):
+            break
+        if not _end_expired(holder, status, declared, key, config, busy):
+            break
         status = holders.status_of(holder)
-        state = None if status is None else status.state
-        if state is State.QUEUED and time.monotonic() > deadline:
-            state = State.RUNNING  # it is locked: about to run, or it runs and the store is unavailable
-        action = unique.decide(state, rule)
-        if status is None or action is Action.ACCEPT:
-            return None
-        if action is Action.RAISE:
-            raise _duplicate(job.task, row, f"job {status.id}", job=status.id, state=str(state))
-        if action is Action.RETURN:
-            return _handle(job, status)
-        if (new := _replaced(job, call, status, holder, place, key, config)) is not None:
-            return new
-        time.sleep(0.01)  # a spooler has locked the file, or has just moved or run it
+    state = None if status is None else status.state
+    if state is State.QUEUED and _is_busy_for_long(key, busy):
+        state = State.RUNNING  # about to run, or it runs and the store is unavailable
+    action = unique.decide(state, rule)
+    if status is None or action is Action.ACCEPT:
+        return None
+    if action is Action.RAISE:
+        raise _duplicate(task, row, f"job {status.id}", job=status.id, state=str(state))
+    return _Held(holder, status, action is Action.REPLACE)
 
 
-def _replaced(
-    job: AnyJob, call: bytes, status: Status, holder: Holder, place: str, key: str, config: Settings
-) -> AnyJob | None:
-    """Give a waiting job the arguments and the due time of a call. ``None``: it is locked, gone, or has started."""
+def _has_expired(status: Status) -> bool:
+    waits = status.state in (State.QUEUED, State.RETRYING)
+    return waits and status.expires_at is not None and status.expires_at <= clock.now()
+
+
+def _end_expired(holder: Holder, status: Status, declared: Declared, key: str, config: Settings, busy: Busy) -> bool:
+    """End a job that waits and has expired. Returns whether anything has changed."""
+    try:
+        with _locked_file(holder, status, config) as found:
+            if found is None:
+                return _look_again(key, busy)
+            fd, path, spool_dir = found
+            content = packet.load(spoolfile.read(fd))
+            return execute.end_expired(content, SpoolFileRef(path, spool_dir), declared, config)
+    except (NewerJobError, DecodeError):
+        return False  # a spooler decides
+
+
+def _existing(job: AnyJob, call: bytes, held: _Held, place: str, key: str, config: Settings, busy: Busy) -> AnyJob:
+    """A handle of the job that holds the key. It has the arguments of this call now, if these replace its own."""
+    if held.is_replaced:
+        with contextlib.suppress(NewerJobError):  # it has options that this version would lose
+            return _replaced(job, call, held, place, key, config, busy)
+    return _handle(job, held.status)
+
+
+def _replaced(job: AnyJob, call: bytes, held: _Held, place: str, key: str, config: Settings, busy: Busy) -> AnyJob:
+    """Give a waiting job the arguments and the due time of a call, and return a handle of it."""
+    holder, status, _ = held
+    with _locked_file(holder, status, config) as found:
+        # Asked while no attempt can begin: since its state was read, one may have begun and failed.
+        recorded = None if found is None else _recorded(status.id)
+        if found is None or recorded not in (None, State.QUEUED, State.DEAD):
+            _look_again(key, busy)
+            raise _BusyError
+        fd, path, spool_dir = found
+        content = packet.load(spoolfile.read(fd, packet.HEAD_SIZE))
+        packet.check_understood(content)
+        earlier = packet.head(content)
+        new = _bounded(job, earlier.enqueued_at)
+        new = replaced(
+            new,
+            id=earlier.id,
+            task=earlier.task,
+            enqueued_at=earlier.enqueued_at,
+            queue=earlier.queue,
+            priority=earlier.priority,
+            duplicate=True,
+        )
+        run_at = None if new.run_at is None or new.run_at <= clock.now() else new.run_at
+        try:
+            path = later.replace(path, spool_dir, packet.dump_job(new, call), run_at=run_at, fsync=config.fsync)
+        except FileNotFoundError:
+            raise _BusyError from None  # it has become due, and was moved in
+        if recorded is not None:
+            with contextlib.suppress(StoreUnavailableError):
+                locations.store().record_replaced(new)
+    with contextlib.suppress(OSError):  # the key names the job already, and the job is found without its file's name
+        keys.take(place, key, Holder(new.id, spool_dir, path.rpartition("/")[2]), fsync=config.fsync)
+    if run_at is None:
+        spoolers.wake(spool_dir, new.id)
+    return new
+
+
+@contextlib.contextmanager
+def _locked_file(holder: Holder, status: Status, config: Settings) -> Iterator[tuple[int, str, str] | None]:
+    """Lock the file of a job that waits. Yields its descriptor, its path and its spool directory.
+
+    ``None``: somebody else has locked it, or it is gone.
+    """
     for spool_dir in dict.fromkeys([holder.spool_dir, *lookup.directories(status)]):
+        path = None
         with contextlib.suppress(FileNotFoundError):
             chunks.expand_for(spool_dir, status.id, fsync=config.fsync)
             path = spoolfile.locate(spool_dir, status.id, holder.file)
-            if path is None:
-                continue
+        if path is not None:
             with spoolfile.claim(path) as fd:
-                # Asked while no attempt can begin: since its state was read, one may have begun and failed.
-                if fd is None or _has_started(status.id):
-                    return None
-                earlier = packet.head(packet.load(spoolfile.read(fd, packet.HEAD_SIZE)))
-                new = _bounded(job, earlier.enqueued_at)
-                new = replaced(
-                    new,
-                    id=earlier.id,
-                    task=earlier.task,
-                    enqueued_at=earlier.enqueued_at,
-                    queue=earlier.queue,
-                    priority=earlier.priority,
-                    duplicate=True,
-                )
-                run_at = None if new.run_at is None or new.run_at <= clock.now() else new.run_at
-                content = packet.dump_job(new, call)
-                path = later.replace(path, spool_dir, content, run_at=run_at, fsync=config.fsync)
-            keys.take(place, key, Holder(new.id, spool_dir, path.rpartition("/")[2]), fsync=config.fsync)
-            if run_at is None:
-                spoolers.wake(spool_dir, new.id)
-            return new
-    return None
+                yield None if fd is None else (fd, path, spool_dir)
+            return
+    yield None
 
 
-def _has_started(id: str) -> bool:
+def _look_again(key: str, busy: Busy) -> bool:
+    """Have the caller look at the job again, if it has not done so for long: returns false then."""
+    if _is_busy_for_long(key, busy):
+        return False
+    busy.setdefault(key, time.monotonic() + CLAIM_TIME)
+    raise _BusyError
+
+
+def _is_busy_for_long(key: str, busy: Busy) -> bool:
+    return key in busy and time.monotonic() > busy[key]
+
+
+def _recorded(id: str) -> State | None:
     with contextlib.suppress(StoreUnavailableError):
-        # The file of a dead job was moved back, to start anew.
-        return locations.store().states([id]).get(id, State.QUEUED) not in (State.QUEUED, State.DEAD)
-    return False
+        return locations.store().states([id]).get(id)
+    return None
 
 
 def _bounded(job: AnyJob, since: float) -> AnyJob:
@@ -231,6 +358,20 @@ def _handle(job: AnyJob, status: Status) -> AnyJob:
         queue=status.queue,
         expires_at=status.expires_at,
         duplicate=True,
+    )
+
+
+def _partly_accepted(
+    accepted: tuple[int, ...], count: int, spool_dir: str, error: OSError | SpoolkitError
+) -> PartlyAcceptedError:
+    others = [str(index) for index in range(count) if index not in set(accepted)]
+    shown = ", ".join(others[:20]) + (", ..." if len(others) > 20 else "")
+    return PartlyAcceptedError(
+        f"{len(accepted)} of {count} calls were accepted, all but those with the index {shown}: "
+        f"{getattr(error, 'strerror', None) or error}. Make those again; the spool directory is {spool_dir}",
+        accepted=accepted,
+        directory=spool_dir,
+        errno=getattr(error, "errno", None),
     )
 
 

@@ -29,6 +29,7 @@ class Store(Database):
     ask_to_stop = transitions.ask_to_stop
     requeue = transitions.requeue
     record_event = transitions.record_event
+    record_replaced = transitions.record_replaced
 
     # Questions
     status = queries.status

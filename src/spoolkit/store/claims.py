@@ -134,11 +134,18 @@ def claim(
         if attempts or row["has_events"]:  # otherwise the row tells it: see rows.derived_events()
             events.append(rows.event(now, "started", attempt, detail={"pid": pid}))
         columns: dict[str, Any] = {"task": job.task, "run_at": job.run_at, "started_at": now, "file": file}
+        columns.update(_current(job, arguments, kept))
         columns.update(pid=pid, identity=identity, cancel=cancel_asked)
         columns.update(attempt=attempt, base=attempts_before_reset, max_attempts=attempts_before_reset + max_attempts)
         columns.update(error_type=None, error_message=None, ending=None, progress=None)
         rows.move(db, row, State.RUNNING, now, columns, *events, before=before)
     return Granted(attempt, attempt - attempts_before_reset)
+
+
+def _current(job: JobSpec, arguments: bytes | None, kept: bytes | None) -> dict[str, Any]:
+    """The columns with what a later call of a unique task may have changed since the row was made."""
+    columns: dict[str, Any] = {"expires_at": job.expires_at}
+    return columns if arguments is None else {**columns, "arguments": kept}
 
 
 _FIRST = (

@@ -241,6 +241,13 @@ def record_event(store: Database, id: str, kind: str) -> None:
             rows.update(db, row, {}, rows.event(clock.now(), kind))
 
 
+def record_replaced(store: Database, job: JobSpec) -> None:
+    """Record that a call has replaced the arguments of a job that waits, if the job is recorded: it was retried."""
+    with store.transaction() as db:
+        if (row := rows.find(db, job.id)) is not None and row["state"] in (State.QUEUED, State.DEAD):
+            rows.update(db, row, {"expires_at": job.expires_at}, rows.event(clock.now(), "replaced"))
+
+
 def requeue(store: Database, id: str, *, still_there: Callable[[], bool]) -> None:
     """Record the dead job ``id`` as queued, with a new count of attempts.
 

@@ -125,7 +125,7 @@ def _read(path: str) -> Job[Any] | None:
 def _run(job: Job[Any], path: str) -> Outcome | None:
     """Run one attempt of the job in the file ``path`` and settle it; ``None`` if another thread has the file."""
     spool_dir = next(spool_dir for spool_dir in lookup.directories() if path.startswith(spool_dir + os.sep))
-    with spoolfile.claim(path) as fd:
+    with spoolfile.claim_to_run(path) as fd:
         if fd is None:
             return None
         config = application.settings()
