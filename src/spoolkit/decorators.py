@@ -52,6 +52,7 @@ def spool(
     timeout: Delay | None = ...,
     retry_on: Errors | None = ...,
     discard_on: Errors = ...,
+    memory: int | None = ...,
     unique: Key = ...,
     until: Until = ...,
     on_duplicate: OnDuplicate = ...,
@@ -68,6 +69,7 @@ def spool(
     timeout: Delay | None = None,
     retry_on: Errors | None = None,
     discard_on: Errors = (),
+    memory: int | None = None,
     unique: Key = False,
     until: Until = "end",
     on_duplicate: OnDuplicate = "return",
@@ -87,6 +89,8 @@ def spool(
         retry_on: The exception class, or a list of them, after which another attempt is made; after any other one the
             job is dead. ``None``: all exceptions.
         discard_on: The exception class, or a list of them, after which the job is pointless and ends as cancelled.
+        memory: Bytes of memory that an attempt may take, beyond what its spooler has before. More raises
+            ``MemoryError`` in the task, and the attempt fails with a :class:`JobMemoryError`. ``None``: no limit.
         unique: Whether there is one job at a time of the calls with the same key. ``True``: the key consists of all
             arguments; a tuple of names: of these arguments; a function: it returns the key, and gets by name those
             arguments that its own signature names. ``False``: each call makes a job.
@@ -106,7 +110,7 @@ def spool(
     Raises:
         ConfigurationError: An option has a value that cannot be used, or the function cannot be a task.
     """
-    options = _task_options(retries, backoff, timeout, retry_on, discard_on)
+    options = _task_options(retries, backoff, timeout, retry_on, discard_on, memory)
     options = replace(options, unique=_unique(unique, until, on_duplicate), queue=_queue(queue))
     _check_names(name, aliases)
 
@@ -264,12 +268,14 @@ def _task_options(
     timeout: float | timedelta | None,
     retry_on: Errors | None,
     discard_on: Errors,
+    memory: int | None = None,
 ) -> TaskOptions:
     """Check the options of attempts."""
     try:
         retries = attempt_options.retries(retries)
         backoff = None if backoff is None else attempt_options.declared_backoff(backoff)
         timeout = None if timeout is None else attempt_options.timeout(timeout)
+        memory = None if memory is None else attempt_options.memory(memory)
     except ArgumentError as error:
         raise ConfigurationError(str(error), setting=error.argument) from None
     return TaskOptions(
@@ -278,6 +284,7 @@ def _task_options(
         timeout,
         (BaseException,) if retry_on is None else _errors("retry_on", retry_on),
         _errors("discard_on", discard_on),
+        memory,
     )
 
 

@@ -287,6 +287,18 @@ class JobTimeout(JobFailedError):  # noqa: N818 - the field's own word; a task c
         super().__init__(message, job=job, error_type=error_type)
 
 
+class JobMemoryError(JobFailedError, MemoryError):
+    """A task took more memory than its ``memory=`` allows: the record of the attempt names this type.
+
+    In the task itself it is a ``MemoryError``, which it may catch.
+    """
+
+    def __init__(self, message: str = "", *, limit: int = 0) -> None:
+        super().__init__(message)
+        #: How many bytes the attempt could take.
+        self.limit = limit
+
+
 class JobCancelled(JobError):  # noqa: N818 - as above
     """Raised in a cancelled job by ``progress()``, and by ``job.result`` of a cancelled job."""
 

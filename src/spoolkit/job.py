@@ -206,6 +206,8 @@ class TaskOptions:
     retry_on: tuple[type[BaseException], ...] = (BaseException,)
     #: The exceptions after which the job is pointless: it ends as cancelled.
     discard_on: tuple[type[BaseException], ...] = ()
+    #: Bytes of memory that an attempt may take, beyond what its process has before. ``None``: no limit.
+    memory: int | None = None
     #: Which of its calls there is one job of at a time. ``None``: each call makes a job.
     unique: Unique | None = None
     #: The queue of its jobs: a name of ``SPOOLKIT_QUEUES``, or a spool directory. ``None``: the default one.

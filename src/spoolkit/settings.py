@@ -77,6 +77,10 @@ class Settings:
     keep_done: float = 7 * 86400.0
     #: Seconds for which a dead job is kept, with its file.
     keep_dead: float = 90 * 86400.0
+    #: How many jobs a spooler runs before another one takes its place; 0: any number.
+    spooler_max_jobs: int = 0
+    #: Bytes of memory beyond which another spooler takes its place after the running job; 0: any number.
+    spooler_max_memory: int = 0
     #: How many jobs of ``@thread`` run at once in one process.
     threads: int = 8
     #: How many more jobs of ``@thread`` may wait in one process.
@@ -284,6 +288,8 @@ _READERS: dict[str, Callable[[str, object], object]] = {
     "SPOOLKIT_UNKNOWN_GRACE": _number,
     "SPOOLKIT_KEEP_DONE": _number,
     "SPOOLKIT_KEEP_DEAD": _number,
+    "SPOOLKIT_SPOOLER_MAX_JOBS": _whole,
+    "SPOOLKIT_SPOOLER_MAX_MEMORY": _whole,
     "SPOOLKIT_THREADS": _one_or_more,
     "SPOOLKIT_THREAD_QUEUE": _whole,
     "SPOOLKIT_THREAD_GRACE": _number,

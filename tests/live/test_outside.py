@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -205,6 +206,20 @@ def test_several_processes_of_flask_spool_run_share_the_jobs_and_are_replaced_wh
     assert sorted(int(event.words[1]) for event in history.events("note")) == list(range(60))
     runner.send_signal(signal.SIGTERM)
     assert runner.wait(60) == 0
+
+
+def test_a_process_of_flask_spool_run_is_replaced_after_so_many_jobs(
+    flask: Start, environment: dict[str, str], history: History, spool: Path, tmp_path: Path
+) -> None:
+    environment["SPOOLKIT_SPOOLER_MAX_JOBS"] = "2"
+    runner = flask("spool", "run")
+    script(environment, "import site_tasks\nfor i in range(7): site_tasks.note(str(i))")
+    history.wait_for("note", count=7, timeout=120)
+    jobs_of = Counter(event.pid for event in history.events("note"))
+    assert max(jobs_of.values()) <= 2
+    runner.send_signal(signal.SIGTERM)
+    assert runner.wait(60) == 0
+    assert " ended with status " not in (tmp_path / "flask.log").read_text()
 
 
 def test_flask_spool_run_beside_uwsgi_runs_no_job_twice(

@@ -11,6 +11,9 @@ from spoolkit.job import Backoff
 MAX_RETRIES = 10_000
 """The most ``retries`` that a job may have."""
 
+MIN_MEMORY, MAX_MEMORY = 1 << 20, 1 << 50
+"""The bytes of ``memory``. With fewer no task does anything: a number of megabytes was meant."""
+
 _WANTED = "give seconds or a timedelta, zero or more"
 
 
@@ -18,6 +21,13 @@ def retries(value: object) -> int:
     """Return the number of attempts after the first one. Raises :class:`ArgumentError`."""
     if type(value) is not int or not 0 <= value <= MAX_RETRIES:
         raise ArgumentError(f"retries is {shown(value)}: give a whole number, 0 to {MAX_RETRIES}", argument="retries")
+    return value
+
+
+def memory(value: object) -> int:
+    """Return the bytes that an attempt may take. Raises :class:`ArgumentError`."""
+    if type(value) is not int or not MIN_MEMORY <= value <= MAX_MEMORY:
+        raise ArgumentError(f"memory is {shown(value)}: give bytes, {MIN_MEMORY} or more", argument="memory")
     return value
 
 

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from spoolkit import application
-from spoolkit.attempt import calling, job_log, output, process_state, retry, timeouts
+from spoolkit.attempt import calling, job_log, memory, output, process_state, retry, timeouts
 from spoolkit.attempt.current_job import CurrentJob, as_current_job
 from spoolkit.encoding import codec
 from spoolkit.errors import ArgumentError
@@ -99,7 +99,9 @@ def run(
             calling.NOTHING if owns_process else task_signals.job(),
         ):
             try:
-                returned = calling.call(declared, job.args, job.kwargs)
+                # Innermost: what follows the task must not lack memory.
+                with memory.limited(options.memory) if owns_process and options.memory else calling.NOTHING:
+                    returned = calling.call(declared, job.args, job.kwargs)
             finally:
                 if state is not None:
                     state.stop_alarm()

@@ -57,6 +57,11 @@ def request_exit() -> None:
     _spooler.exit_requested = True
 
 
+def is_exit_requested() -> bool:
+    """Return whether this process exits before its next job."""
+    return _spooler.exit_requested
+
+
 def job_ended(last: Callable[[], None]) -> None:
     """Let the signals end this process again: the job is settled. Exit now if a signal came meanwhile.
 

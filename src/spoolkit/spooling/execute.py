@@ -31,7 +31,7 @@ from spoolkit.registry import Declared
 from spoolkit.schedules import ticks
 from spoolkit.settings import Settings
 from spoolkit.spooldir import chunks, dead, later, running, spoolers, spoolfile
-from spoolkit.spooling import other_libraries
+from spoolkit.spooling import other_libraries, recycling
 from spoolkit.store import Store, locations, retention
 from spoolkit.store.claims import Granted
 from spoolkit.system import clock, log
@@ -84,6 +84,7 @@ def execute(content: packet.Packet, file: SpoolFileRef, working_directory: str) 
         if retention.delete_some(store, file.spool_dir, config):
             sweeping.run(file.spool_dir)
         holders.remove_some(store, config)
+    recycling.after_job(config)
     return True
 
 
@@ -386,6 +387,7 @@ def execute_foreign(env: bridge.Env, file: SpoolFileRef, presence: spoolers.Spoo
     process_state.stop_log_handlers_if_closed(damage)
     if damage:
         job_log.replaced(task, damage)
+    recycling.after_job(application.settings())
     if isinstance(outcome, int):
         return outcome, not damage
     settle_file(file, AttemptResult(outcome), task=task)

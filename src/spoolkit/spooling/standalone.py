@@ -13,7 +13,7 @@ from spoolkit.attempt.runner import AttemptResult
 from spoolkit.encoding import packet
 from spoolkit.errors import DecodeError
 from spoolkit.job import Dead, Failure
-from spoolkit.lifecycle import hooks, sweeping
+from spoolkit.lifecycle import hooks, spooler_signals, sweeping
 from spoolkit.spooldir import chunks, gate, mover, spoolfile
 from spoolkit.spooling import handler, store_version
 from spoolkit.spooling.execute import SpoolFileRef, settle_file
@@ -60,7 +60,7 @@ class Spooler:
         handler.start(self.spool_dir)
         while not self._should_exit():
             self.run_due()
-            if not self._stopping:
+            if not self._should_exit():
                 self._wait()
         handler.leave()
 
@@ -104,7 +104,7 @@ class Spooler:
         # Checked between two jobs and not by a thread: every task that forks would then fork a threaded process.
         if self._leash is not None and not self._stopping:
             self._stopping = bool(select.select([self._leash], [], [], 0)[0])
-        return self._stopping
+        return self._stopping or spooler_signals.is_exit_requested()
 
     def _serve(self, path: str) -> None:
         with spoolfile.claim_to_run(path) as fd:

@@ -16,8 +16,9 @@ from types import FrameType
 from spoolkit import application
 from spoolkit.errors import StoreUnavailableError
 from spoolkit.job import State
-from spoolkit.lifecycle import shutdown
+from spoolkit.lifecycle import shutdown, spooler_signals
 from spoolkit.spooldir import gate, mover, spoolers
+from spoolkit.spooling import recycling
 from spoolkit.spooling.standalone import GUARDED, StopRequest, run_spooler
 from spoolkit.store import locations
 from spoolkit.system import log, task_signals
@@ -121,11 +122,12 @@ class _Supervisor:
                 found, status = pid, 0
             if not found:
                 continue
-            spool_dir = self._children.pop(pid)
-            if os.waitstatus_to_exitcode(status) == 0:
+            spool_dir, exit_code = self._children.pop(pid), os.waitstatus_to_exitcode(status)
+            if exit_code in (0, recycling.EXIT_STATUS):
                 self._interrupted.discard(pid)  # it had finished before it was killed
-            if not self._stopping:
-                exit_code = os.waitstatus_to_exitcode(status)
+            if not self._stopping and exit_code == recycling.EXIT_STATUS:
+                self._missing.append((time.monotonic(), spool_dir))
+            elif not self._stopping:
                 reason = f"by signal {-exit_code}" if exit_code < 0 else f"with status {exit_code}"
                 log.error("spooler process %d ended %s and is started again", pid, reason)
                 self._missing.append((time.monotonic() + RESPAWN_PAUSE, spool_dir))
@@ -193,7 +195,7 @@ class _Supervisor:
         try:
             self._become_child()
             self._run(spool_dir, self._leash)
-            status = 0
+            status = recycling.EXIT_STATUS if spooler_signals.is_exit_requested() else 0
         except BaseException:
             log.exception("spooler process %d exits because of an error", os.getpid())
         finally:

@@ -162,6 +162,24 @@ def wait_until_gone(
     return left
 
 
+def resident_size() -> int:
+    """Return the bytes of physical memory that this process takes. Raises ``OSError``."""
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[1]) * _PAGE_SIZE
+
+
+def data_size() -> int:
+    """Return the bytes of private memory that this process may write: ``RLIMIT_DATA`` bounds it. Raises ``OSError``."""
+    with open("/proc/self/status", "rb") as file:
+        for line in file:
+            if line.startswith(b"VmData:"):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
+_PAGE_SIZE = os.sysconf("SC_PAGE_SIZE")
+
+
 def file_of(fd: int) -> tuple[int, int] | None:
     """Return the device and the inode of the file behind the descriptor; ``None`` if the descriptor is closed."""
     try:

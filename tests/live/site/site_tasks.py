@@ -36,6 +36,15 @@ def holds(name: str) -> None:
     record("end", name)
 
 
+@spool(memory=64 << 20, retries=0)
+def takes(size: int | None) -> int:
+    if size is not None:
+        return len(bytearray(size))
+    small: list[object] = []
+    while True:
+        small.append([])
+
+
 @spool(backoff=0.2)
 def flaky(how: str, failures: int) -> object:
     record("flaky", how)
