@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import re
 import shutil
 import signal
 import sqlite3
+import struct
+import sys
 import tempfile
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import closing
 from pathlib import Path
 
@@ -21,6 +24,22 @@ def cpu_seconds(pids: Iterable[int]) -> float:
     Of the kernel's clock for each process, which counts nanoseconds: /proc counts in steps of 10 ms.
     """
     return sum(time.clock_gettime((~pid << 3) | 2) for pid in pids)
+
+
+def instructions() -> Callable[[], int]:
+    """Return a function that counts the user instructions of this thread from now on.
+
+    Other programs disturb that count little, and time much. Where the kernel does not count for this user, it counts
+    nanoseconds of CPU instead.
+    """
+    number = {"x86_64": 298, "aarch64": 241}.get(platform.machine())  # perf_event_open
+    # struct perf_event_attr of linux/perf_event.h in its first version: type hardware, size, config instructions; then
+    # three numbers, and the bits exclude_kernel and exclude_hv.
+    attributes = struct.pack("IIQQQQQQQ", 0, 64, 1, 0, 0, 0, 1 << 5 | 1 << 6, 0, 0)
+    fd = -1 if number is None else ctypes.CDLL(None).syscall(number, attributes, 0, -1, -1, 0)
+    if fd < 0:
+        return time.process_time_ns
+    return lambda: int.from_bytes(os.read(fd, 8), sys.byteorder)
 
 
 def pss_bytes(pids: Iterable[int]) -> int:

@@ -292,7 +292,7 @@ def end_expired(content: packet.Packet, file: SpoolFileRef, declared: Declared, 
     arguments = packet.arguments(content)
     try:
         result = bookkeeping.claim(
-            job, declared.options, store, config, path=file.path, arguments=arguments, instead=instead
+            job, declared.for_job(job).options, store, config, path=file.path, arguments=arguments, instead=instead
         )
     except StoreUnavailableError:
         return False

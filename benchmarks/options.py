@@ -1,0 +1,131 @@
+"""The price of a job with an option beside that of a plain one, in turn, in one process: enqueued and run.
+
+    .venv/bin/python -m benchmarks.options [JOBS] [ROUNDS] [OPTION ...]
+
+Prints for each option the ratio of the whole of a job, its call and its run, in user instructions and in CPU time; that
+of the instructions, which other programs hardly disturb, must be at most the bar. Ends with status 1 if one is not.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from flask import Flask
+
+from benchmarks import machine
+from spoolkit import SpoolKit, application, spool
+from spoolkit.admin import keys
+from spoolkit.spooling.standalone import Spooler
+from spoolkit.store import locations
+
+
+@dataclass(frozen=True)
+class Option:
+    """What distinguishes a job from a plain one."""
+
+    #: What ``@spool`` gets.
+    task: Mapping[str, Any] = field(default_factory=dict)
+    #: What ``.using()`` gets.
+    call: Mapping[str, Any] = field(default_factory=dict)
+    #: Done once, before the first round, with the spooler: what the jobs are measured beside.
+    before: Callable[[Spooler], object] | None = None
+    #: The greatest ratio of the whole of a job.
+    bar: float = 1.3
+
+
+OPTIONS: dict[str, Option] = {
+    "plain": Option(bar=1.05),  # how much the machine disturbs
+    "unique": Option(task={"unique": ("number",)}),
+    "headers": Option(call={"headers": {"request": "0123456789abcdef"}}),
+    "expires": Option(call={"expires": 3600}),
+}
+"""One line for each."""
+
+Price = tuple[float, float]
+"""Thousands of user instructions of this process, and microseconds of its CPU, for each job."""
+
+
+def main() -> int:
+    sizes = [int(text) for text in sys.argv[1:] if text.isdigit()]
+    jobs, rounds = [*sizes, *(2000, 5)[len(sizes) :]][:2]
+    chosen = [text for text in sys.argv[1:] if not text.isdigit()] or list(OPTIONS)
+    logging.basicConfig(level=logging.WARNING)
+    print(f"{jobs} jobs, {rounds} rounds in turn: with the option ÷ plain, in instructions (in CPU time)")
+    missed = [name for name in chosen if not measure(name, OPTIONS[name], jobs, rounds)]
+    return int(bool(missed))
+
+
+def measure(name: str, option: Option, jobs: int, rounds: int) -> bool:
+    """Print what an option costs. Returns whether that is within its bar."""
+    count = machine.instructions()
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=machine.directory()) as folder:
+        app = Flask(__name__)
+        app.config.update(SPOOLKIT_SPOOL=os.path.join(folder, "spool"))
+        SpoolKit(app)
+
+        @spool(name=f"{name}.without")
+        def without(number: int, text: str) -> None: ...
+
+        @spool(name=f"{name}.with", **option.task)
+        def with_it(number: int, text: str) -> None: ...
+
+        spooler = Spooler(os.path.join(folder, "spool"))
+        prices: dict[str, list[tuple[Price, Price]]] = {"whole": [], "call": [], "run": []}
+        with app.app_context():
+            calls = (without, with_it.using(**option.call) if option.call else with_it)
+            for call in calls:
+                call(0, "the first job makes the folders")
+            spooler.run_due()
+            if option.before is not None:
+                option.before(spooler)
+            for done in range(rounds):
+                numbers = range(1 + done * jobs, 1 + (done + 1) * jobs)
+                pairs = [_prices(call, spooler, numbers, count) for call in calls]
+                for index, what in enumerate(("call", "run")):
+                    prices[what].append((pairs[0][index], pairs[1][index]))
+                prices["whole"].append((_sum(*pairs[0]), _sum(*pairs[1])))
+    ratios = {
+        what: [statistics.median(other[unit] / plain[unit] for plain, other in found if plain[unit]) for unit in (0, 1)]
+        for what, found in prices.items()
+    }
+    ratio = ratios["whole"][0]
+    shown = ", ".join(f"{what} {one:.2f} ({other:.2f})" for what, (one, other) in ratios.items())
+    print(f"{name:10} {shown}; at most {option.bar}: {'yes' if ratio <= option.bar else 'NO'}")
+    return ratio <= option.bar
+
+
+def _prices(
+    call: Callable[[int, str], object], spooler: Spooler, numbers: range, count: Callable[[], int]
+) -> tuple[Price, Price]:
+    def price(work: Callable[[], object]) -> Price:
+        begun, instructions = time.process_time(), count()
+        work()
+        instructions, seconds = count() - instructions, time.process_time() - begun
+        return instructions / len(numbers) / 1e3, seconds / len(numbers) * 1e6
+
+    called = price(lambda: [call(number, "short") for number in numbers])
+    return called, price(lambda: _run(spooler, len(numbers)))
+
+
+def _sum(one: Price, other: Price) -> Price:
+    return one[0] + other[0], one[1] + other[1]
+
+
+def _run(spooler: Spooler, jobs: int) -> None:
+    """What spoolers do: they run the jobs, and from time to time remove the keys of unique tasks."""
+    spooler.run_due()
+    for _ in range(jobs // 200):
+        keys.last_removal.set(-keys.INTERVAL)
+        keys.remove_some(locations.store(), application.settings())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
