@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakSet
 
 from flask import Flask
@@ -10,14 +10,18 @@ from flask import Flask
 from spoolkit import application, callbacks, registry, task
 from spoolkit.callbacks import Callbacks, HeadersFunction
 from spoolkit.cli import commands
-from spoolkit.errors import ConfigurationError
-from spoolkit.lifecycle import flask_run, hooks
-from spoolkit.spooling import engine
+from spoolkit.coordination import commits
+from spoolkit.errors import ConfigurationError, shown
+from spoolkit.lifecycle import flask_run, hooks, sweeping
+from spoolkit.spooling import engine, leftovers
 from spoolkit.store import locations
 from spoolkit.system import log
 from spoolkit.task import Task
 from spoolkit.threads.background import BackgroundThread, BackgroundThreads, Where
 from spoolkit.uwsgi import bridge, served
+
+if TYPE_CHECKING:
+    import sqlalchemy
 
 H = TypeVar("H", bound=HeadersFunction)
 
@@ -32,6 +36,7 @@ class SpoolKit:
 
     def __init__(self, app: Flask | None = None) -> None:
         self._threads = BackgroundThreads()
+        self._commits = commits.Options()
         self._apps: WeakSet[Flask] = WeakSet()
         self._callbacks = Callbacks()
         if app is not None:
@@ -60,6 +65,10 @@ class SpoolKit:
         application.add(app, self._callbacks)
         for declared in registry.this_process.tasks.values():
             engine.check_queue(declared, app)
+        commits.register(app, self._commits)
+        if config.after_commit:
+            commits.listen_for_writes()
+        sweeping.add(leftovers.sweep)
         if directories and config.spool not in directories:
             log.warning(
                 "uWSGI serves the spool directory %s, but SPOOLKIT_SPOOL is %s: jobs that processes outside uWSGI "
@@ -118,6 +127,40 @@ class SpoolKit:
         self._callbacks.headers.append(function)
         callbacks.this_process.has_any = True
         return function
+
+    @property
+    def on_commit(self) -> commits.OnCommit | None:
+        """How ``after_commit=True`` learns of a commit, for a database layer that spoolkit does not know.
+
+        A function that gets a function without arguments. It is to call that one once the transaction in progress is
+        committed, at once if there is none, and to drop it if the transaction is rolled back.
+        """
+        return self._commits.on_commit
+
+    @on_commit.setter
+    def on_commit(self, hook: commits.OnCommit | None) -> None:
+        if hook is not None and not callable(hook):
+            raise ConfigurationError(f"on_commit is {shown(hook)}: give a function", setting="on_commit")
+        self._commits.on_commit = hook
+
+    def outbox(self, engine: sqlalchemy.Engine) -> sqlalchemy.Table:
+        """Let the application's database tell, after a crash, which jobs of ``after_commit`` were committed.
+
+        Args:
+            engine: A synchronous engine of the database in which the application's sessions commit.
+
+        Returns:
+            The table ``spoolkit_outbox``, for the application to create in that database.
+
+        Raises:
+            ConfigurationError: It is no such engine.
+        """
+        from spoolkit.coordination.outbox import TABLE, Outbox
+        from spoolkit.coordination.sessions import listen
+
+        self._commits.outbox = Outbox(engine)
+        listen()
+        return TABLE
 
     def drain(self, grace: float | None = None) -> None:
         """End the background work of this process, as its server does before the process exits.

@@ -18,7 +18,7 @@ from spoolkit.errors import (
     ResultUnavailableError,
 )
 from spoolkit.job import FINISHED, Attempt, Progress, State, Status
-from spoolkit.spooldir import waiting
+from spoolkit.spooldir import held, waiting
 from spoolkit.store import locations
 
 R = TypeVar("R", covariant=True)  # a result is only ever read
@@ -79,6 +79,15 @@ class Job(job.JobSpec, Generic[R]):
         return self.status.state
 
     @property
+    def held(self) -> bool:
+        """Whether the job waits for the commit of a transaction of this process, and is not accepted before.
+
+        Its state is ``queued`` meanwhile, and other processes do not know it. If the transaction is not committed, the
+        job is unknown afterwards.
+        """
+        return held.find(self.id) is not None
+
+    @property
     def attempt(self) -> int:
         """How many attempts were started."""
         return self.status.attempt
@@ -123,7 +132,14 @@ class Job(job.JobSpec, Generic[R]):
 
         Returns:
             Whether the job is finished: done, dead, cancelled or lost.
+
+        Raises:
+            JobStateError: The job waits for a commit: the wait could be for ever.
         """
+        if self.held:
+            raise JobStateError(
+                f"job {self.id} waits for a commit: wait() for it afterwards", job=self.id, state="queued"
+            )
         spool_dir = locations.spool_dir_of(self.queue)
         return waiting.wait(lambda: self.state in FINISHED, spool_dir, self.id, timeout)
 

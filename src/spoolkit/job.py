@@ -116,7 +116,8 @@ class JobSpec:
     is_late: bool = field(default=False, repr=False, compare=False)
     #: Seconds after the first call of a unique job beyond which later calls do not put it off. ``None``: no limit.
     max_wait: float | None = None
-    #: Whether another call has made the job: one with the same key, of a task that is unique.
+    #: Whether another call has made the job: one with the same key, of a task that is unique. Of a call that waits for
+    #: a commit it is known after that, and then there is no job with this id.
     duplicate: bool = False
 
     def __init__(

@@ -91,6 +91,8 @@ class Settings:
     queues: tuple[Queue, ...] = ()
     #: The names of the headers that each log line of a job has, if the job has them.
     log_headers: tuple[str, ...] = ("request_id",)
+    #: Whether a call waits for the commit of the transaction in progress without being asked to: ``"auto"``.
+    after_commit: bool = False
 
     @classmethod
     def load(cls, config: Mapping[str, object], root: str) -> Settings:
@@ -209,6 +211,15 @@ def _number(name: str, value: object) -> float:
     return number
 
 
+def _auto(name: str, value: object) -> bool:
+    text = (value if isinstance(value, str) else shown(value)).strip().lower()
+    if text == "auto":
+        return True
+    if text in _FALSE:
+        return False
+    raise ConfigurationError(f'{name} is {shown(value)}: give "auto", or false', setting=name)
+
+
 def _whole(name: str, value: object) -> int:
     return int(_number(name, value))
 
@@ -295,4 +306,5 @@ _READERS: dict[str, Callable[[str, object], object]] = {
     "SPOOLKIT_THREAD_GRACE": _number,
     "SPOOLKIT_QUEUES": _queues,
     "SPOOLKIT_LOG_HEADERS": _names,
+    "SPOOLKIT_AFTER_COMMIT": _auto,
 }

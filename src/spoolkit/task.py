@@ -46,6 +46,9 @@ Headers = Mapping[str, str]
 Expires = Delay | datetime
 """Seconds or a timedelta from the call on, or an aware datetime."""
 
+AfterCommit = Any
+"""``True``, ``False``, or a session of SQLAlchemy, which is not imported here."""
+
 Row = tuple[Any, ...] | dict[str, Any]
 """The arguments of one job: by position, or by name."""
 
@@ -59,14 +62,21 @@ class Engine(Protocol):
     #: The engine's name in jobs and records: ``spool``, ``thread`` or ``inline``.
     name: str
 
-    def submit(self, job: AnyJob, declared: Declared) -> AnyJob:
+    def submit(self, job: AnyJob, declared: Declared, after_commit: object = None) -> AnyJob:
         """Accept ``job``, a call of the task ``declared``, to run it once its ``run_at`` has come.
 
+        Args:
+            job: The job.
+            declared: The task.
+            after_commit: For what the job waits before it is accepted: see
+                :func:`spoolkit.coordination.commits.current`.
+
         Returns:
-            The job, which is accepted by then.
+            The job, which is accepted by then, or waits for a commit.
 
         Raises:
             ArgumentError: This engine cannot carry the job. As with each error, nothing was accepted.
+            ConfigurationError: It is not known for which transaction the job is to wait.
             SpoolUnavailableError: The spool directory takes no job now.
             QueueFull: The thread pool takes no job now.
         """
@@ -130,10 +140,11 @@ class Task(Generic[P, R]):
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: Mapping[str, Any] | None = None
     ) -> Job[R]:
         self._check(args, kwargs)
-        return self._submit(_with_headers(self._job(args, kwargs, self._engine.name, options)))
+        after_commit = options.get("after_commit") if options else None
+        return self._submit(_with_headers(self._job(args, kwargs, self._engine.name, options)), after_commit)
 
-    def _submit(self, job: Job[R]) -> Job[R]:
-        return self._engine.submit(job, self.declared)
+    def _submit(self, job: Job[R], after_commit: object) -> Job[R]:
+        return self._engine.submit(job, self.declared, after_commit)
 
     def _job(
         self,
@@ -174,7 +185,9 @@ def by_name(name: str) -> Task[..., Any]:
 class BulkEngine(Engine, Protocol):
     """An engine that accepts many jobs at once."""
 
-    def submit_many(self, first: AnyJob, calls: Sequence[Call], declared: Declared, *, step: float) -> list[AnyJob]:
+    def submit_many(
+        self, first: AnyJob, calls: Sequence[Call], declared: Declared, *, step: float, after_commit: object = None
+    ) -> list[AnyJob]:
         """Accept a job for each call, as :meth:`submit` does.
 
         Args:
@@ -182,6 +195,7 @@ class BulkEngine(Engine, Protocol):
             calls: The arguments of each job, by position and by name.
             declared: The task.
             step: Seconds between the due times of two jobs.
+            after_commit: As for :meth:`submit`.
 
         Returns:
             The jobs, in the order of the calls.
@@ -224,6 +238,7 @@ class SpoolTask(Task[P, R]):
         backoff: Delay | None = None,
         timeout: Delay | None = None,
         headers: Headers | None = None,
+        after_commit: AfterCommit | None = None,
     ) -> Callable[P, Job[R]]:
         """The task with options for the next call, apart from its arguments: ``task.using(delay=30)(5)``.
 
@@ -240,6 +255,9 @@ class SpoolTask(Task[P, R]):
             timeout: Seconds or a timedelta after which :class:`JobTimeout` is raised in the task, instead of its own.
             queue: The name of a queue in ``SPOOLKIT_QUEUES``, ``"default"``, or the absolute path of a spool directory.
             headers: A dict of str to str that the job has as ``current_job().headers``: at most 8 KB, no secrets.
+            after_commit: ``True``: the job is accepted once the transaction in progress is committed, and never if it
+                is not; or the session of SQLAlchemy in which that is. ``False``: at once, whatever
+                ``SPOOLKIT_AFTER_COMMIT`` says.
 
         Returns:
             A function to call with the task's arguments. It returns and raises as a call of the task does.
@@ -262,6 +280,7 @@ class SpoolTask(Task[P, R]):
             backoff=backoff,
             timeout=timeout,
             headers=headers,
+            after_commit=after_commit,
         )
 
         def call(*args: P.args, **kwargs: P.kwargs) -> Job[R]:
@@ -292,6 +311,7 @@ class SpoolTask(Task[P, R]):
         backoff: Delay | None = None,
         timeout: Delay | None = None,
         headers: Headers | None = None,
+        after_commit: AfterCommit | None = None,
     ) -> list[Job[R]]:
         """Enqueue a job for each row, for a fraction of the price of as many calls.
 
@@ -310,6 +330,7 @@ class SpoolTask(Task[P, R]):
             backoff: As for :meth:`using`.
             timeout: As for :meth:`using`.
             headers: As for :meth:`using`, for all of them.
+            after_commit: As for :meth:`using`, for all of them.
 
         Returns:
             The jobs, in the order of the rows.
@@ -342,7 +363,8 @@ class SpoolTask(Task[P, R]):
             first = replaced(first, run_at=first.enqueued_at)
         if not calls:
             return []
-        return self._engine.submit_many(first, calls, self.declared, step=seconds / len(calls))
+        step = seconds / len(calls)
+        return self._engine.submit_many(first, calls, self.declared, step=step, after_commit=after_commit)
 
     def _call_of(self, row: Row) -> Call:
         args: tuple[Any, ...] = row if isinstance(row, tuple) else ()
@@ -429,6 +451,7 @@ class ThreadTask(Task[P, R]):
         backoff: Delay | None = None,
         timeout: Delay | None = None,
         headers: Headers | None = None,
+        after_commit: AfterCommit | None = None,
     ) -> Callable[P, Job[R]]:
         """The task with options for the next call, apart from its arguments: ``task.using(expires=30)(5)``.
 
@@ -439,6 +462,7 @@ class ThreadTask(Task[P, R]):
             backoff: Seconds or a timedelta before the next attempt, instead of those of the task.
             timeout: Seconds or a timedelta after which :class:`JobTimeout` is raised in the task, instead of its own.
             headers: A dict of str to str that the job has as ``current_job().headers``: at most 8 KB, no secrets.
+            after_commit: As for :meth:`SpoolTask.using`. Whether the pool has room is asked in the call.
 
         Returns:
             A function to call with the task's arguments. It returns and raises as a call of the task does.
@@ -446,21 +470,28 @@ class ThreadTask(Task[P, R]):
         Raises:
             ArgumentError: ``retries``, ``backoff`` or ``timeout`` cannot be used.
         """
-        options = _options(expires=expires, retries=retries, backoff=backoff, timeout=timeout, headers=headers)
+        options = _options(
+            expires=expires,
+            retries=retries,
+            backoff=backoff,
+            timeout=timeout,
+            headers=headers,
+            after_commit=after_commit,
+        )
 
         def call(*args: P.args, **kwargs: P.kwargs) -> Job[R]:
             return self._enqueue(args, kwargs, options)
 
         return call
 
-    def _submit(self, job: Job[R]) -> Job[R]:
+    def _submit(self, job: Job[R], after_commit: object) -> Job[R]:
         overflow = self._overflow_engine
         try:
-            return super()._submit(job)
+            return super()._submit(job, after_commit)
         except QueueFull:
             if overflow is None:
                 raise
-        return overflow.submit(replaced(job, engine=overflow.name), self.declared)
+        return overflow.submit(replaced(job, engine=overflow.name), self.declared, after_commit)
 
 
 def _queue(value: object) -> str:
@@ -494,6 +525,7 @@ def _options(**given: Any) -> dict[str, Any]:
 def _fields(options: Mapping[str, Any], now: float) -> dict[str, Any]:
     """The fields of a job that these options of its call set: those with the name of a field, as they are."""
     fields = dict(options)
+    fields.pop("after_commit", None)  # of the call alone
     at, delay, expires = (fields.pop(name, None) for name in ("at", "delay", "expires"))
     fields["run_at"] = times.run_at(at, delay, now=now)
     if expires is not None:

@@ -15,7 +15,7 @@ from spoolkit.admin.lookup import Listing, check_id, directories, find, from_sto
 from spoolkit.encoding import packet
 from spoolkit.errors import DecodeError, JobStateError
 from spoolkit.job import FINAL, FINISHED, State, Status
-from spoolkit.spooldir import chunks, dead, later, running, spoolers, spoolfile, waiting
+from spoolkit.spooldir import chunks, dead, held, later, running, spoolers, spoolfile, waiting
 from spoolkit.store import locations, retention
 from spoolkit.system import clock, files, process
 
@@ -131,6 +131,9 @@ def cancel(id: str, *, force: bool = False) -> State:
         spool_dir = locations.spool_dir_of(status.queue)
         if status.state in FINISHED:
             raise JobStateError(f"job {id} is already {status.state}", job=id, state=str(status.state))
+        if held.find(id) is not None:
+            message = f"job {id} is not accepted yet: roll its transaction back, and it never is"
+            raise JobStateError(message, job=id, state=str(status.state))
         if status.state is not State.RUNNING:
             if _cancel_waiting(status) if status.has_file else _cancel_in_process(status):
                 return State.CANCELLED

@@ -18,7 +18,7 @@ from flask import has_request_context
 from spoolkit.encoding import chunk, codec, packet
 from spoolkit.errors import AmbiguousJobError, DecodeError, StoreUnavailableError, UnknownJobError, shown
 from spoolkit.job import FINAL, FINISHED, Attempt, Event, JobSpec, State, Status, first_id
-from spoolkit.spooldir import chunks, dead, running, schedules, spoolfile
+from spoolkit.spooldir import chunks, dead, held, running, schedules, spoolfile
 from spoolkit.store import locations, orphans, write_behind
 from spoolkit.system import files, log
 
@@ -130,6 +130,9 @@ def find(id: str, *, hint: tuple[str, str] | None = None) -> Status:
     """
     check_id(id)
     locations.check_readable()
+    # First: once it is held no more, it has a file.
+    if (job := held.find(id)) is not None:
+        return _of_job(job, State.QUEUED)
     write_behind.writer().flush(id)
     before: object = ()
     for _ in range(5):  # between two steps the job may be settled, and its file renamed

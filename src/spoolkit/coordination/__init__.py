@@ -1,1 +1,1 @@
-"""May a job be made or run beside others? Derived from living jobs: no counter, no lease."""
+"""May a job be made or run, beside others, or before a transaction is committed? Derived from living jobs and files."""

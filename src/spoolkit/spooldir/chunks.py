@@ -38,13 +38,16 @@ _access = PerProcess(threading.RLock)
 the lock on it."""
 
 
-def write(folder: str, chunks: Iterable[tuple[str, bytes]], *, fsync: bool = False) -> None:
+def write(folder: str, chunks: Iterable[tuple[str, bytes]], *, fsync: bool = False) -> list[str]:
     """Write chunks. All are written before the first is accepted, so that on a full disk none is.
 
     Args:
         folder: The spool directory, or the folder of a priority in it.
         chunks: The stem and the content of each.
         fsync: Whether they must be on the disk when this function returns.
+
+    Returns:
+        Their paths.
 
     Raises:
         OSError: They could not be written; then there is none.
@@ -63,6 +66,7 @@ def write(folder: str, chunks: Iterable[tuple[str, bytes]], *, fsync: bool = Fal
         for leftover in itertools.chain(*names):
             files.remove(leftover)
         raise
+    return [path for _, path in names]
 
 
 def expand(path: str, spool_dir: str, content: packet.Packet, *, fsync: bool = False) -> None:

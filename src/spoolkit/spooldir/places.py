@@ -25,7 +25,7 @@ PLACES = (
     Place("checkpoints"),
     Place("chunks", spool_files=True, has_folders=True),
     Place("dead", spool_files=True),
-    Place("held", spool_files=True),
+    Place("held", spool_files=True, has_folders=True),
     Place("later", spool_files=True, waits=True, has_folders=True),
     Place("parked", spool_files=True, waits=True, has_folders=True),
     Place("running"),

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 
 from flask import Flask
 
 from spoolkit import application, registry
 from spoolkit.admin import keys as holders
+from spoolkit.coordination import commits, unique
 from spoolkit.encoding import chunk, packet
 from spoolkit.errors import ArgumentError, ConfigurationError, QueueOptionError, SpoolUnavailableError, of_row
-from spoolkit.job import AnyJob, JobSpec, replaced
+from spoolkit.job import AnyJob, JobSpec, new_id, replaced
 from spoolkit.registry import Declared
 from spoolkit.settings import DEFAULT_QUEUE, Settings
-from spoolkit.spooldir import chunks, later, spoolers, spoolfile
+from spoolkit.spooldir import chunks, held, later, spoolers, spoolfile
 from spoolkit.spooldir import unique as keys
-from spoolkit.spooling import unique_jobs
+from spoolkit.spooling import publication, unique_jobs
 from spoolkit.spooling.unique_jobs import BeforeWrite, Call
 from spoolkit.store import locations
 from spoolkit.system import clock, files, log, sandbox
@@ -32,13 +33,14 @@ class SpoolEngine:
 
     name = "spool"
 
-    def submit(self, job: AnyJob, declared: Declared) -> AnyJob:
+    def submit(self, job: AnyJob, declared: Declared, after_commit: object = None) -> AnyJob:
         """Write ``job`` into its spool directory, wake a spooler, and return the job.
 
-        Nothing is written if this raises.
+        A job that is to wait for a commit is written where no spooler sees it. Nothing is written if this raises.
 
         Raises:
             ArgumentError: An argument is not of the supported types, or is too large, or an option cannot be used.
+            ConfigurationError: It is not known for which transaction the job is to wait.
             SpoolUnavailableError: The spool directory is full, read-only or missing.
             DuplicateTaskError: Another function has been declared under the task's name since.
             DuplicateJobError: The task is unique, another job has the key, and ``on_duplicate`` is ``"raise"``.
@@ -52,6 +54,9 @@ class SpoolEngine:
         spool_dir = _spool_dir_of(job, config, served)
         if job.queue is not None:
             job = _with_name(job, spool_dir, config)
+        transaction = commits.current(after_commit, is_automatic=config.after_commit)
+        if transaction is not None:
+            return _hold([job], [call], declared, spool_dir, config, served, transaction)[0]
         if declared.options.unique is None:
             return _write(job, call, spool_dir, config, served)
         try:
@@ -62,7 +67,9 @@ class SpoolEngine:
         except OSError as error:
             raise _unavailable(spool_dir, error) from error
 
-    def submit_many(self, first: AnyJob, calls: Sequence[Call], declared: Declared, *, step: float) -> list[AnyJob]:
+    def submit_many(
+        self, first: AnyJob, calls: Sequence[Call], declared: Declared, *, step: float, after_commit: object = None
+    ) -> list[AnyJob]:
         """Write many jobs of one task, a chunk of them per file, wake a spooler, and return the jobs.
 
         Nothing is written if this raises.
@@ -72,6 +79,7 @@ class SpoolEngine:
             calls: The arguments of each job, by position and by name.
             declared: The task.
             step: Seconds between the due times of two jobs.
+            after_commit: As for :meth:`submit`.
 
         Raises:
             ArgumentError: As :meth:`submit`; its ``row`` is the index of the call at fault.
@@ -88,12 +96,15 @@ class SpoolEngine:
         if first.queue is not None:
             first = _with_name(first, spool_dir, config)
         encoded = _encode(calls, min(config.max_body, MAX_BODY), declared.positional)
+        transaction = commits.current(after_commit, is_automatic=config.after_commit)
+        if transaction is not None:
+            return _hold_many(first, calls, encoded, declared, spool_dir, config, served, transaction, step=step)
 
         def write(calls: Sequence[Call], encoded: Sequence[bytes], before: BeforeWrite | None = None) -> list[AnyJob]:
             packed, jobs = _pack(first, calls, encoded, step)
             if before is not None:
                 before(jobs)
-            folder, _ = _folder(first, spool_dir, config, served)
+            folder, _ = folder_of(first, spool_dir, config, served)
             chunks.write(folder, packed, fsync=config.fsync)
             log.debug("%d jobs of %s are accepted in %s", len(jobs), first.task, spool_dir)
             return jobs
@@ -125,7 +136,7 @@ def _write(job: AnyJob, call: bytes, spool_dir: str, config: Settings, served: S
     content = packet.dump_job(job, call)
     run_at = None if job.run_at is None or job.run_at <= clock.now() else job.run_at
     try:
-        folder, owner = _folder(job, spool_dir, config, served)
+        folder, owner = folder_of(job, spool_dir, config, served)
         if run_at is None:
             spoolfile.write(folder, job.id, content, run_at=job.run_at, fsync=config.fsync, owned_by=owner)
         else:
@@ -136,6 +147,96 @@ def _write(job: AnyJob, call: bytes, spool_dir: str, config: Settings, served: S
     if run_at is None:
         spoolers.wake(spool_dir, job.id)
     return job
+
+
+def _hold(
+    jobs: list[AnyJob],
+    encoded: Sequence[bytes],
+    declared: Declared,
+    spool_dir: str,
+    config: Settings,
+    served: Sequence[str],
+    transaction: commits.Transaction,
+) -> list[AnyJob]:
+    """Write the files of jobs, one each, where they wait for a commit. Returns the jobs."""
+    rule = declared.options.unique
+    if rule is not None:
+        jobs = [unique_jobs.bounded(job, job.enqueued_at) for job in jobs]
+        for job in jobs:
+            unique.digest(declared, rule, job.args, job.kwargs)  # what it raises is for the caller
+    contents = [packet.dump_job(job, call) for job, call in zip(jobs, encoded, strict=True)]
+
+    def write(folder: str) -> list[str]:
+        paths: list[str] = []
+        try:
+            for job, content in zip(jobs, contents, strict=True):
+                paths.append(spoolfile.write(folder, job.id, content, run_at=job.run_at, fsync=config.fsync))
+        except BaseException:
+            for path in paths:
+                files.remove(path)
+            raise
+        return paths
+
+    _wait_for(transaction, jobs, write, declared, spool_dir, config, served, run_at=jobs[0].run_at)
+    return jobs
+
+
+def _hold_many(
+    first: AnyJob,
+    calls: Sequence[Call],
+    encoded: Sequence[bytes],
+    declared: Declared,
+    spool_dir: str,
+    config: Settings,
+    served: Sequence[str],
+    transaction: commits.Transaction,
+    *,
+    step: float,
+) -> list[AnyJob]:
+    """As :func:`_hold`, with chunks of jobs; but any job of a unique task may be a duplicate, and has its own file."""
+    if declared.options.unique is not None:
+        jobs = [
+            replaced(
+                first,
+                id=new_id(),
+                args=args,
+                kwargs=kwargs,
+                run_at=None if first.run_at is None else first.run_at + index * step,
+            )
+            for index, (args, kwargs) in enumerate(calls)
+        ]
+        return _hold(jobs, encoded, declared, spool_dir, config, served, transaction)
+    packed, jobs = _pack(first, calls, encoded, step)
+
+    def write(folder: str) -> list[str]:
+        return chunks.write(folder, packed, fsync=config.fsync)
+
+    _wait_for(transaction, jobs, write, declared, spool_dir, config, served, run_at=None)
+    return jobs
+
+
+def _wait_for(
+    transaction: commits.Transaction,
+    jobs: Sequence[JobSpec],
+    write: Callable[[str], list[str]],
+    declared: Declared,
+    spool_dir: str,
+    config: Settings,
+    served: Sequence[str],
+    *,
+    run_at: float | None,
+) -> None:
+    try:
+        if declared.options.unique is not None:
+            _prepare_keys(config, served)
+        folder, _ = folder_of(jobs[0], spool_dir, config, served)
+        accept = partial(
+            publication.accept, folder=folder, spool_dir=spool_dir, run_at=run_at, declared=declared, config=config
+        )
+        files_of_call = held.hold(jobs, spool_dir, write, accept, with_rows=transaction.has_rows)
+    except OSError as error:
+        raise _unavailable(spool_dir, error) from error
+    transaction.hold(files_of_call)
 
 
 def _pack(
@@ -180,7 +281,7 @@ _first_owner = lru_cache(maxsize=16)(files.owner)
 """The owner of a spool directory when this process first asked."""
 
 
-def _folder(
+def folder_of(
     job: JobSpec, spool_dir: str, config: Settings, served: Sequence[str]
 ) -> tuple[str, tuple[int, int] | None]:
     """The folder for the file of a job, and the owner of its files if that is known. Raises ``OSError``."""

@@ -93,7 +93,7 @@ def submit(
     """
     rule = _rule(declared)
     key, place = unique.digest(declared, rule, job.args, job.kwargs), holders.folder(config)
-    job = _bounded(job, job.enqueued_at)
+    job = bounded(job, job.enqueued_at)
     busy: Busy = {}
     while True:
         with contextlib.suppress(_BusyError), keys.locked(place, key, task=job.task):
@@ -156,7 +156,7 @@ def submit_many(
         index = decisive[key]
         run_at = None if first.run_at is None else first.run_at + index * step
         args, kwargs = calls[index]
-        return _bounded(replaced(first, args=args, kwargs=kwargs, run_at=run_at), first.enqueued_at)
+        return bounded(replaced(first, args=args, kwargs=kwargs, run_at=run_at), first.enqueued_at)
 
     jobs: dict[str, AnyJob] = {}
     left: list[str] = []
@@ -276,7 +276,7 @@ def _replaced(job: AnyJob, call: bytes, held: _Held, place: str, key: str, confi
         content = packet.load(spoolfile.read(fd, packet.HEAD_SIZE))
         packet.check_understood(content)
         earlier = packet.head(content)
-        new = _bounded(job, earlier.enqueued_at)
+        new = bounded(job, earlier.enqueued_at)
         new = replaced(
             new,
             id=earlier.id,
@@ -337,7 +337,7 @@ def _recorded(id: str) -> State | None:
     return None
 
 
-def _bounded(job: AnyJob, since: float) -> AnyJob:
+def bounded(job: AnyJob, since: float) -> AnyJob:
     """The job, due no later than its ``max_wait`` after the time of the first call."""
     if job.max_wait is None or job.run_at is None:
         return job

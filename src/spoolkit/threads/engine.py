@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
+from collections.abc import Sequence
 from contextlib import suppress
 from contextvars import Context
 from dataclasses import dataclass, replace
@@ -11,12 +12,13 @@ from typing import Literal
 
 from spoolkit import application
 from spoolkit.attempt import in_process, job_log
+from spoolkit.coordination import commits
 from spoolkit.errors import QueueFull, ScheduleError, StoreUnavailableError
 from spoolkit.job import AnyJob, Cancelled, Failure, JobSpec, Outcome, RetryAt
 from spoolkit.lifecycle import hooks
 from spoolkit.registry import Declared
 from spoolkit.settings import Settings
-from spoolkit.spooldir import running
+from spoolkit.spooldir import held, running
 from spoolkit.store import Store, locations, orphans, retention, write_behind
 from spoolkit.system import clock, files, log
 from spoolkit.system.process import PerProcess
@@ -51,15 +53,15 @@ class ThreadEngine:
     def __init__(self, options: ThreadOptions = ThreadOptions()) -> None:
         self._options = options
 
-    def submit(self, job: AnyJob, declared: Declared) -> AnyJob:
-        """Put ``job`` into the pool and return it.
+    def submit(self, job: AnyJob, declared: Declared, after_commit: object = None) -> AnyJob:
+        """Put ``job`` into the pool and return it; at the commit, if it is to wait for one.
 
         Raises:
             ScheduleError: The job has a ``run_at``.
             ArgumentTypeError: An argument belongs to the caller's request or to its database session.
             QueueFull: The pool accepts no more jobs, and the task has no ``overflow="run"``.
             ConfigurationError: This process is the master of a server, or the task has ``copy_request=True`` and was
-                called outside a request.
+                called outside a request. Or it is not known for which transaction the job is to wait.
         """
         if job.run_at is not None:
             raise ScheduleError("a @thread task runs at once: declare it with @spool to use at or delay", argument="at")
@@ -67,11 +69,16 @@ class ThreadEngine:
         config = application.settings(declared.code_folder)
         pool = _pool(config)
         thread_job = ThreadJob(job, declared, self._options, config, pool)
+        transaction = commits.current(after_commit, is_automatic=config.after_commit)
+        if transaction is not None:
+            if self._options.overflow == "run" or pool.has_room(thread_job.call):
+                transaction.hold(HeldThreadJob(thread_job))
+                return job
         # The pool calls announce(), once it has accepted the job: the thread that writes the rows of waiting jobs must
         # never see a job that is refused.
-        if pool.put(thread_job.call, thread_job.announce):
+        elif pool.put(thread_job.call, thread_job.announce):
             return job
-        if self._options.overflow == "run":
+        elif self._options.overflow == "run":
             thread_job.attempt()
             return job
         reason = "its process is exiting" if pool.closed else f"{pool.max_waiting} calls already wait for a thread"
@@ -104,6 +111,11 @@ class ThreadJob:
         if self.store is not None:
             write_behind.writer().add(self.store, self.job)
 
+    def put(self) -> None:
+        """Put the job into the pool, in which it has its place since its call."""
+        if not self._pool.put(self.call, self.announce, has_place=True):
+            _lose([self], "its process is exiting, or can start no thread")
+
     def withdraw(self) -> None:
         """Keep the background writer from writing a row for this job, which does not wait any more."""
         write_behind.writer().discard(self.job)
@@ -125,6 +137,28 @@ class ThreadJob:
                 return Cancelled(Failure("another process runs the job"))
             retention.delete_some(self.store, locations.spool_dir(self._config), self._config)
             return result.outcome
+
+
+class HeldThreadJob:
+    """A job that comes into the thread pool at the commit: see :class:`~spoolkit.coordination.commits.Held`."""
+
+    def __init__(self, thread_job: ThreadJob) -> None:
+        self.jobs: Sequence[JobSpec] = [thread_job.job]
+        self.spool = ""
+        self.names: Sequence[str] = ()
+        self._thread_job = thread_job
+        held.add(self.jobs)
+
+    def publish(self) -> None:
+        """Put the job into the pool."""
+        self._thread_job.put()
+        held.remove(self.jobs)
+
+    def discard(self) -> None:
+        """Forget the job."""
+        held.remove(self.jobs)
+
+    doubt = discard
 
 
 _own_pool: PerProcess[Pool] = PerProcess()

@@ -53,19 +53,20 @@ class Pool:
         self._closed = False
         self._order = itertools.count()
 
-    def put(self, call: Call, on_accept: Callable[[], object] = lambda: None) -> bool:
+    def put(self, call: Call, on_accept: Callable[[], object] = lambda: None, *, has_place: bool = False) -> bool:
         """Accept ``call`` if there is room for it.
 
         Args:
             call: Runs as soon as a thread is free and the bound of its key allows it.
             on_accept: Called before ``call`` can start, and only if it is accepted.
+            has_place: Whether it is accepted even if too many calls wait: it had its place before.
 
         Returns:
             Whether the call was accepted: ``False`` if too many calls wait, if no thread can be started, or if the
             pool is closed.
         """
         with self._work_came:
-            if self._closed or not self._has_room(call):
+            if self._closed or not (has_place or self._has_room(call)):
                 return False
             self._admit(call)
             if self._threads == 0:
@@ -89,6 +90,11 @@ class Pool:
             heapq.heappush(self._later, (time.monotonic() + delay, next(self._order), call))
             self._wake_or_start_thread()
             return True
+
+    def has_room(self, call: Call) -> bool:
+        """Whether the pool would accept ``call`` now."""
+        with self._work_came:
+            return not self._closed and self._has_room(call)
 
     @property
     def closed(self) -> bool:

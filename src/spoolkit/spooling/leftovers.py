@@ -1,0 +1,103 @@
+"""What becomes of held jobs whose process was killed, or whose commit failed? The processes that serve look after them.
+
+Without a row in an outbox no commit is known, so the job is deleted. With one, the row decides.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from typing import TYPE_CHECKING
+
+from spoolkit import application, registry
+from spoolkit.coordination import commits
+from spoolkit.encoding import packet
+from spoolkit.errors import KeyLockedError, NewerJobError, SpoolUnavailableError, StoreUnavailableError
+from spoolkit.spooldir import chunks, dead, held
+from spoolkit.spooling import engine, publication
+from spoolkit.system import files, log
+from spoolkit.system.process import PerProcess
+from spoolkit.uwsgi import bridge
+
+if TYPE_CHECKING:
+    from spoolkit.coordination.outbox import Outbox
+
+_asking: PerProcess[threading.Thread] = PerProcess()
+"""The thread of this process that asks the database."""
+
+
+def sweep(spool_dir: str) -> None:
+    """Look after the held jobs of a spool directory. Any number of processes may do so at once.
+
+    Raises:
+        OSError: They cannot be read.
+    """
+    if not os.path.isdir(os.path.join(spool_dir, held.FOLDER)):
+        return
+    files.check_user(spool_dir)
+    found = held.leftovers(spool_dir)
+    for path in found.committed:
+        accept(path, spool_dir)
+    for path in found.abandoned:
+        _abandon(path, "its process was killed before its transaction was committed, as far as is known")
+    outboxes = commits.outboxes()
+    if not outboxes:
+        return
+    if not bridge.is_uwsgi() or bridge.is_spooler():
+        _ask(spool_dir, found.in_outbox, outboxes)
+        return
+    # In an HTTP process, the thread that sweeps moves delayed jobs as well, which must not wait for a slow database.
+    asking = _asking.peek()
+    if asking is None or not asking.is_alive():
+        asking = threading.Thread(target=_ask, args=(spool_dir, found.in_outbox, outboxes), daemon=True)
+        _asking.set(asking)
+        asking.start()
+
+
+def _ask(spool_dir: str, paths: list[str], outboxes: list[Outbox]) -> None:
+    """Let the rows decide over these files, and delete rows that nobody needs any more. Never raises ``Exception``."""
+    try:
+        for path in paths:
+            answers = [outbox.was_committed(held.name_of(path)) for outbox in outboxes]
+            if True in answers:
+                accept(path, spool_dir)
+            elif None not in answers:
+                _abandon(path, "its transaction was not committed")
+        for outbox in outboxes:
+            outbox.forget(spool_dir, held.names)
+    except Exception as error:
+        log.complain("the outbox of the held jobs of %s cannot be asked, and is asked again", spool_dir, error=error)
+
+
+def accept(path: str, spool_dir: str) -> None:
+    """Accept the job in a held file whose transaction was committed. Never raises ``Exception``.
+
+    A file that another process has accepted or deleted meanwhile is no error, and one that can never be accepted
+    becomes a dead letter.
+    """
+    try:
+        job = packet.head(packet.load(publication.read(path, packet.HEAD_SIZE)))
+        declared = registry.this_process.get(job.task)
+        config = application.settings(None if declared is None else declared.code_folder)
+        folder, _ = engine.folder_of(job, spool_dir, config, bridge.directories())
+        run_at = None if chunks.is_chunk(path) else job.run_at
+        if publication.accept(
+            path, folder=folder, spool_dir=spool_dir, run_at=run_at, declared=declared, config=config
+        ):
+            log.warning("job %s of %s is accepted by a sweep: its transaction was committed", job.id, job.task)
+    except FileNotFoundError:
+        pass
+    except (OSError, KeyLockedError, NewerJobError, SpoolUnavailableError, StoreUnavailableError) as error:
+        log.complain("the held job %s cannot be accepted yet, and is tried again", path, error=error)
+    except Exception as error:
+        with contextlib.suppress(FileNotFoundError):
+            log.error("a held job is dead: %s", dead.quarantine(path, spool_dir, reason=str(error)), error=error)
+
+
+def _abandon(path: str, reason: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return  # another process was faster
+    log.warning("the held job %s was deleted: %s", held.name_of(path), reason)
