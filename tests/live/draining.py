@@ -60,6 +60,15 @@ class Deployed:
         path.write_text("")
         os.utime(path, (time.time() + 5, time.time() + 5))
 
+    def release(self) -> None:
+        """Let the jobs of ``holds`` and ``deaf`` end, also those that start later."""
+        (self.folder / "released").touch()
+
+    def wait_for_stop(self) -> None:
+        """Wait until every spooler knows that uWSGI stops: no job starts from then on."""
+        stopping = self.site.spool / "spoolers" / "stopping"
+        wait_until(lambda: stopping.exists() or self.jobs.exited, message=self.jobs.log)
+
     def wait_for_exit(self, timeout: float) -> float:
         """Seconds until the server was gone."""
         begun = time.monotonic()

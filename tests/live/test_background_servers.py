@@ -49,9 +49,7 @@ def test_background_threads_start_once_in_each_serving_process_and_stop_with_it(
     assert len(history.events("one", "startup")) == len(history.events("one", "shutdown"))
 
 
-@pytest.mark.parametrize(
-    "kind", sampled([kind for kind in ALL if kind != "flask"], "uwsgi-lazy", "gunicorn-gthread", "flask-reloader")
-)
+@pytest.mark.parametrize("kind", sampled([kind for kind in ALL if kind != "flask"], "uwsgi-lazy", "flask-reloader"))
 def test_a_reload_stops_background_threads_and_starts_new_ones(
     kind: str, start: Start, history: History, tmp_path: Path
 ) -> None:

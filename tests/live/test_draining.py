@@ -199,7 +199,7 @@ def check_steps(site: Deployed, job: str) -> None:
 def test_a_stop_while_all_http_processes_are_replaced_waits_for_jobs(tmp_path: Path, version: str) -> None:
     with deployed(tmp_path, "threads", grace=20) as site:
         site.wait_until_up()
-        job = site.call("work", 6.0)
+        job = site.call("holds")
         site.site.history.wait_for("start", job)
         if version == "a broken one":
             rewrite(site, 'VERSION = "old"', "VERSION = 1 / 0")
@@ -207,6 +207,8 @@ def test_a_stop_while_all_http_processes_are_replaced_waits_for_jobs(tmp_path: P
         site.jobs.wait_for_log("racefully killing worker" if version == "the next" else "ZeroDivisionError")
         time.sleep(0.3)  # they have looked whether this is a stop by then
         site.signal(signal.SIGTERM)
+        site.wait_for_stop()
+        site.release()
         site.wait_for_exit(60)
         assert len(site.site.history.events("end", job)) == 1
         assert site.endings(job) == ["done"]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from uwsgi_server import wait_until
 
 from spoolkit.uwsgi import recommended
@@ -14,6 +15,7 @@ from spoolkit.uwsgi import recommended
 from .conftest import StartSite
 
 
+@pytest.mark.matrix  # test_later.py has one HTTP process that idles
 def test_jobs_start_while_http_processes_idle_and_after(
     start_site: StartSite, environment: dict[str, str], tmp_path: Path
 ) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 from uwsgi_server import wait_until
 
 from spoolkit.spooldir import later, spoolfile
+from spoolkit.uwsgi import recommended
 
 from .conftest import Site, StartSite
 
@@ -29,12 +32,13 @@ def test_delayed_jobs_run_on_time_and_never_early(start_site: StartSite) -> None
     site = start_site(spoolers=2, frequency=600)
     wait_for_mover(site)
     # In a while, so that all are accepted before. The fourth lies on a whole second, at which uWSGI may be behind.
-    now = time.time() + 3
+    now = time.time() + 2
     times = [now + 1.0, now + 1.2507, now + 1.6003, float(int(now) + 3), float(int(now) + 3) + 0.001]
     expected = {}
     for at, word in zip(times, "abcde", strict=True):
         expected[word] = site.call("note", word, using={"at": at})["run_at"]
-    assert len(names_in_later(site)) == len(times)
+    waiting = len(names_in_later(site))
+    assert waiting == len(times) or time.time() >= min(times), "unless a machine that stood still has made them due"
     events = {event.words[1]: event.time for event in site.history.wait_for("note", count=len(times))}
     assert all(events[word] >= at for word, at in expected.items()), "early"
     site.wait_empty()
@@ -51,18 +55,19 @@ def test_a_retry_waits_where_uwsgi_does_not_look_and_runs_without_a_scan(start_s
 def test_a_delayed_job_keeps_its_priority(start_site: StartSite) -> None:
     site = start_site("spooler-ordered = true", frequency=600)
     wait_for_mover(site)
-    job = site.call("note", "urgent", using={"delay": 4, "priority": 3})["job"]
-    assert os.listdir(site.spool / "later" / "3") == [f"{spoolfile.PREFIX}{job}"], "it is not due yet"
+    answer = site.call("note", "urgent", using={"delay": 2, "priority": 3})
+    waiting = os.listdir(site.spool / "later" / "3")
+    assert waiting == [f"{spoolfile.PREFIX}{answer['job']}"] or time.time() >= answer["run_at"], "it is not due yet"
     site.history.wait_for("note", "urgent")
     site.wait_empty()
-    assert os.listdir(site.spool / "later" / "3") == []
+    wait_until(lambda: os.listdir(site.spool / "later" / "3") == [])
 
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_another_process_takes_over_when_the_elected_one_is_killed(start_site: StartSite, processes: int) -> None:
     site = start_site(frequency=600, processes=processes)
     wait_for_mover(site)
-    site.call("note", "delayed", using={"delay": 3})
+    site.call("note", "delayed", using={"delay": 2})
     for pid in site.server.worker_pids():
         if is_mover(site, pid):
             os.kill(pid, signal.SIGKILL)
@@ -71,11 +76,21 @@ def test_another_process_takes_over_when_the_elected_one_is_killed(start_site: S
     assert len(site.history.events("note", "delayed")) == 1
 
 
-def test_delayed_jobs_start_after_the_last_http_process_has_exited(start_site: StartSite) -> None:
-    site = start_site("idle = 2", processes=1)
+def test_jobs_start_after_the_last_http_process_has_exited(start_site: StartSite, environment: dict[str, str]) -> None:
+    """``idle`` ends it, which is not a stop. Delayed jobs start, and new ones of another process."""
+    lines = [f"{name} = {value}" for name, value in (*recommended.STOP, *recommended.RELOAD)]
+    site = start_site(*lines, "idle = 2", processes=1)
     wait_for_mover(site)
-    site.call("note", "delayed", using={"delay": 8})
-    wait_until(lambda: not later.has_mover(str(site.spool)) and not site.server.worker_pids())
+    site.call("note", "delayed", using={"delay": 6})
+
+    def has_none() -> bool:
+        assert not (site.spool / "spoolers" / "stopping").exists()
+        return not later.has_mover(str(site.spool)) and not site.server.worker_pids()
+
+    wait_until(has_none)
+    enqueue = "import site_tasks; site_tasks.note('new')"
+    subprocess.run([sys.executable, "-c", enqueue], env={**os.environ, **environment}, check=True, timeout=60)
+    site.history.wait_for("note", "new")
     site.history.wait_for("note", "delayed")
     # The file that called the spoolers goes with the last delayed job.
     wait_until(lambda: not (site.spool / spoolfile.TICKET).exists())

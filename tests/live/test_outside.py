@@ -153,9 +153,11 @@ def test_flask_spool_run_finishes_the_running_job_when_stopped(
     flask: Start, environment: dict[str, str], history: History, spool: Path
 ) -> None:
     runner = flask("spool", "run")
-    script(environment, "import site_tasks; site_tasks.work('long', 4); site_tasks.note('next')")
+    script(environment, "import site_tasks; site_tasks.holds('long'); site_tasks.note('next')")
     history.wait_for("start", "long")
     runner.send_signal(signal.SIGTERM)
+    wait_until(lambda: "waiting up to 30 s" in (spool.parent / "flask.log").read_text())
+    release(history)
     assert runner.wait(60) == 0
     assert len(history.events("end", "long")) == 1
     assert history.events("note") == []
@@ -194,7 +196,7 @@ def test_several_processes_of_flask_spool_run_share_the_jobs_and_are_replaced_wh
     runner = flask("spool", "run", "--processes", "3")
     wait_until(lambda: len(spool_runners(spool)) == 3)
     enqueue = (
-        "import site_tasks\nfor i in range(60): site_tasks.note(str(i))\nfor i in range(3): site_tasks.work(str(i), 3)"
+        "import site_tasks\nfor i in range(60): site_tasks.note(str(i))\nfor i in range(3): site_tasks.holds(str(i))"
     )
     script(environment, enqueue)
     starts = history.wait_for("start", count=3)
@@ -202,6 +204,7 @@ def test_several_processes_of_flask_spool_run_share_the_jobs_and_are_replaced_wh
     assert runner.pid not in {event.pid for event in starts}
     os.kill(starts[0].pid, signal.SIGKILL)
     history.wait_for("start", starts[0].words[1], count=2)
+    release(history)
     wait_until(lambda: not files(spool))
     assert sorted(int(event.words[1]) for event in history.events("note")) == list(range(60))
     runner.send_signal(signal.SIGTERM)
@@ -288,13 +291,20 @@ def test_after_a_kill_of_flask_spool_run_the_running_job_finishes_and_no_other_s
     flask: Start, environment: dict[str, str], history: History, spool: Path
 ) -> None:
     runner = flask("spool", "run")
-    script(environment, "import site_tasks; site_tasks.work('long', 4); site_tasks.note('next')")
+    script(environment, "import site_tasks; site_tasks.holds('long'); site_tasks.note('next')")
     (start,) = history.wait_for("start", "long")
     runner.send_signal(signal.SIGKILL)
+    runner.wait(60)
+    release(history)
     history.wait_for("end", "long")
     wait_until(lambda: is_gone(start.pid), message="the child outlived its parent")
     assert history.events("note") == []
     assert len(files(spool)) == 1
+
+
+def release(history: History) -> None:
+    """Let the jobs of ``holds`` end."""
+    Path(f"{history.path}.release").touch()
 
 
 def spool_runners(spool: Path) -> list[int]:

@@ -85,19 +85,19 @@ def test_processes_that_a_task_starts_under_uwsgi_end_by_signals_as_usual(
 def test_a_job_survives_every_signal_but_sigkill(
     runner: subprocess.Popen[bytes], environment: dict[str, str], history: History, tmp_path: Path
 ) -> None:
-    enqueue(environment, "work('long', 8)")
+    enqueue(environment, "holds('long')")
     (start,) = history.wait_for("start", "long")
     harmless = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGPIPE)
     for signum in (*harmless, signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGQUIT):
         deliver(start.pid, signum)
     for signum in (*harmless, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
         deliver(runner.pid, signum)
+    wait_until(lambda: "waiting up to 30 s for job" in (tmp_path / "log").read_text())
+    Path(f"{history.path}.release").touch()
     assert runner.wait(60) == 0, "nothing was cut off"
     assert len(history.events("end", "long")) == 1
     assert len(history.events("start")) == 1
-    log = (tmp_path / "log").read_text()
-    assert "waiting up to 30 s for job" in log
-    assert "of site_tasks.work" in log
+    assert "of site_tasks.holds" in (tmp_path / "log").read_text()
 
 
 @pytest.mark.parametrize("signum", [signal.SIGQUIT, signal.SIGHUP])

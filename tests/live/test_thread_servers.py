@@ -70,7 +70,7 @@ def states(found: Sequence[Status | None]) -> list[State | None]:
     return [None if status is None else status.state for status in found]
 
 
-@pytest.mark.parametrize("kind", sampled(ALL, "uwsgi-threads", "gunicorn-preload", "flask"))
+@pytest.mark.parametrize("kind", sampled(ALL, "uwsgi-threads", "gunicorn-preload"))
 def test_the_pool_starts_with_the_first_call_in_its_process_and_grows_to_its_bound(kind: str, start: Start) -> None:
     server = start(kind, processes=1)
 
@@ -94,7 +94,7 @@ def _tasks(pid: int) -> list[str]:
     return os.listdir(f"/proc/{pid}/task")
 
 
-@pytest.mark.parametrize("kind", sampled(ALL, "uwsgi", "uwsgi-lazy", "gunicorn-gthread", "flask-reloader"))
+@pytest.mark.parametrize("kind", sampled(ALL, "uwsgi-lazy", "gunicorn-gthread", "flask-reloader"))
 def test_a_stop_lets_waiting_thread_jobs_finish(
     kind: str, start: Start, history: History, statuses: Callable[..., list[Status | None]]
 ) -> None:
@@ -129,9 +129,7 @@ def test_thread_jobs_unfinished_after_the_grace_period_of_a_stop_are_lost_and_lo
 
 @pytest.mark.parametrize(
     "kind",
-    sampled(
-        [kind for kind in ALL if kind != "flask"], "uwsgi-threads", "uwsgi-lazy", "gunicorn-gthread", "flask-reloader"
-    ),
+    sampled([kind for kind in ALL if kind != "flask"], "uwsgi-threads", "gunicorn-gthread", "flask-reloader"),
 )
 def test_a_reload_lets_waiting_thread_jobs_finish(
     kind: str, start: Start, history: History, statuses: Callable[..., list[Status | None]], tmp_path: Path
@@ -168,7 +166,7 @@ def test_a_process_that_reaches_max_requests_lets_waiting_thread_jobs_finish(
     assert len(history.events("end")) == 6
 
 
-@pytest.mark.parametrize("kind", sampled(ALL, "uwsgi-threads", "gunicorn-sync"))
+@pytest.mark.parametrize("kind", sampled(ALL, "uwsgi-threads"))
 def test_thread_jobs_of_a_killed_server_process_are_lost_at_the_next_look(
     kind: str, start: Start, history: History, statuses: Callable[..., list[Status | None]], tmp_path: Path
 ) -> None:

@@ -72,17 +72,22 @@ class TimersSite:
             message=lambda: self.server.log()[-4000:],
         )
 
-    def fire_once_a_second(self, *kinds: str) -> bool:
-        """Whether each of these timers of one second fires once a second from now on.
+    def wait_until_once_a_second(self, *kinds: str, since: int | None = None) -> None:
+        """Wait until each of these timers of one second has fired once a second, by six of its calls in a row.
 
-        By six of its calls: one that is late on a busy machine makes the time between them shorter.
+        A timer with two entries never does. One of a machine that stood still does so again after a while.
+
+        Args:
+            kinds: The timers.
+            since: How many calls of each do not count; ``None``: those until now.
         """
-        begun = {kind: len(self.history.events(kind)) for kind in kinds}
-        for kind in kinds:
-            times = [event.time for event in self.history.wait_for(kind, count=begun[kind] + 6)[begun[kind] :]]
-            if (len(times) - 1) / (times[-1] - times[0]) > 1.5:
-                return False
-        return True
+        begun = {kind: len(self.history.events(kind)) if since is None else since for kind in kinds}
+
+        def is_steady(kind: str) -> bool:
+            times = [event.time for event in self.history.events(kind)[begun[kind] :]][-6:]
+            return len(times) == 6 and 5 / (times[-1] - times[0]) <= 1.5
+
+        wait_until(lambda: all(map(is_steady, kinds)), message=lambda: str(self.history.events()))
 
 
 @pytest.fixture(scope="module")
@@ -93,12 +98,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TimersSite]:
         yield site
 
 
-def test_a_timer_fires_once_per_due_time_through_reloads(site: TimersSite) -> None:
-    assert site.fire_once_a_second("timer", "rbtimer")
-    site.reload()
-    assert site.fire_once_a_second("timer", "rbtimer")
-
-
 def test_spoolers_import_an_application_with_timers(site: TimersSite) -> None:
     jobs = len(site.history.events("job"))
     site.server.get("/call")
@@ -106,12 +105,9 @@ def test_spoolers_import_an_application_with_timers(site: TimersSite) -> None:
     assert "unable to register signal" not in site.server.log()
 
 
-def test_a_cron_fires_once_a_minute(site: TimersSite) -> None:
-    times = [event.time for event in site.history.wait_for("cron")]
-    assert len(times) <= 1 + (times[-1] - times[0]) / 55
-
-
 def test_a_file_monitor_fires_once_for_a_change(site: TimersSite) -> None:
+    # uWSGI's master begins to look at the file where it begins with the timers.
+    site.history.wait_for("timer")
     before = len(site.history.events("filemon"))
     seen = len(site.history.events("timer"))
     site.monitored.write_text("changed")
@@ -119,6 +115,17 @@ def test_a_file_monitor_fires_once_for_a_change(site: TimersSite) -> None:
     site.history.wait_for("timer", count=seen + 3)  # a second entry would have called it by now
     # Writing truncates the file first, which uWSGI may see as a change by itself.
     assert len(site.history.events("filemon")) <= before + 2
+
+
+def test_a_timer_fires_once_per_due_time_through_reloads(site: TimersSite) -> None:
+    site.wait_until_once_a_second("timer", "rbtimer", since=0)
+    site.reload()
+    site.wait_until_once_a_second("timer", "rbtimer")
+
+
+def test_a_cron_fires_once_a_minute(site: TimersSite) -> None:
+    times = [event.time for event in site.history.wait_for("cron")]
+    assert len(times) <= 1 + (times[-1] - times[0]) / 40
 
 
 def test_a_target_that_cannot_work_is_reported_by_log_and_doctor(site: TimersSite) -> None:
@@ -135,7 +142,7 @@ def test_a_change_of_timers_calls_no_other_function(site: TimersSite) -> None:
     site.rewrite(removed, added)
     site.reload()
     gone = len(site.history.events("timer"))
-    assert site.fire_once_a_second("fresh", "rbtimer")
+    site.wait_until_once_a_second("fresh", "rbtimer")
     assert len(site.history.events("timer")) == gone
     assert "Segmentation Fault" not in site.server.log()
 
@@ -144,5 +151,5 @@ def test_a_change_of_timers_calls_no_other_function(site: TimersSite) -> None:
 def test_a_timer_fires_once_after_more_reloads_than_uwsgi_has_places_for_timers(site: TimersSite) -> None:
     for _ in range(64 + 6):
         site.reload()
-    assert site.fire_once_a_second("rbtimer")
+    site.wait_until_once_a_second("rbtimer")
     assert "you can register max" not in site.server.log()

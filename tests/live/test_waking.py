@@ -147,12 +147,13 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def test_one_new_job_wakes_one_spooler(served: Served) -> None:
+    before = served.all_idle()
     for number in range(10):
-        before = served.all_idle()
         served.call("note", f"single-{number}")
         (event,) = served.history.wait_for("note", f"single-{number}")
         after = served.all_idle()
         assert [pid for pid in before if before[pid] != after[pid]] == [event.pid]
+        before = after
 
 
 def test_no_job_waits_behind_a_long_one_while_a_spooler_is_idle(served: Served) -> None:

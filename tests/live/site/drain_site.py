@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import time
+from pathlib import Path
 
 from flask import Flask, Response, jsonify, request
 from history import record
@@ -46,6 +47,19 @@ def work(seconds: float) -> str:
     return VERSION
 
 
+@spool(retries=0)
+def holds() -> str:
+    """Goes on for as long as there is no file ``released`` beside the history."""
+    with noted():
+        wait_for_release()
+    return VERSION
+
+
+def wait_for_release() -> None:
+    while not Path(os.environ["HISTORY"]).with_name("released").exists():
+        time.sleep(0.01)
+
+
 @spool(retries=20, backoff=0.1)
 def sturdy(seconds: float) -> None:
     """May lose its process now and then."""
@@ -65,12 +79,12 @@ def overruns(seconds: float) -> str:
 
 
 @spool(retries=0)
-def deaf(seconds: float) -> str:
-    """Takes no notice of signals, and leaves the process so."""
+def deaf() -> str:
+    """Takes no notice of signals, and leaves the process so. Goes on until it is released."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     with noted():
-        time.sleep(seconds)
+        wait_for_release()
     return VERSION
 
 

@@ -247,6 +247,8 @@ def _die_moving(moment: str) -> None:
     move_in = later.move_in
 
     def move_and_die(path: str, spool_dir: str) -> int:
+        while not Path(os.environ["HISTORY"]).with_name("all-accepted").exists():
+            time.sleep(0.01)
         if moment == "after":
             move_in(path, spool_dir)
         with contextlib.suppress(FileExistsError):
@@ -278,12 +280,14 @@ def _die_linking(moment: str) -> None:
     link = os.link
 
     def link_and_die(old: str, new: str) -> None:
+        if spoolfile.PREFIX not in new:
+            return link(old, new)  # a spooler that starts looks whether the file system has links
         if moment == "after":
             link(old, new)
         with contextlib.suppress(FileExistsError):
             Path(os.environ["HISTORY"]).with_name("died").touch(exist_ok=False)
             os.kill(os.getpid(), signal.SIGKILL)
-        link(old, new)
+        return link(old, new)
 
     os.link = link_and_die  # type: ignore[assignment]
 
