@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +14,7 @@ from descriptors import descriptors
 
 from spoolkit.spooldir import gate, spoolfile
 from spoolkit.spooling.standalone import Spooler
+from spoolkit.system import polling
 
 USED_UP = """
 import os, resource, sys
@@ -50,3 +54,49 @@ def test_a_paused_spooler_does_not_list_the_jobs(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(spoolfile, "scanned", None)
     spooler.run_due()
     assert spooler._until_next() == 1.0
+
+
+MANY_OPEN = """
+import os, resource, sys
+from spoolkit.spooling import supervisor
+most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+while os.dup(0) < 1100:
+    pass
+sys.exit(supervisor.supervise({sys.argv[1]: 2}, until_eof=os.dup(0)))
+"""
+
+
+may_have_many = pytest.mark.skipif(
+    resource.getrlimit(resource.RLIMIT_NOFILE)[1] < 1200, reason="this user may not have so many descriptors"
+)
+
+
+@may_have_many
+def test_processes_with_more_than_1024_descriptors_wait_for_jobs_and_stop(tmp_path: Path) -> None:
+    """As in an application that opens many at its import. There ``select()`` fails."""
+    done = subprocess.run(
+        [sys.executable, "-c", MANY_OPEN, str(tmp_path)], input="", capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@may_have_many
+def test_what_can_be_read_is_told_by_descriptors_of_any_number() -> None:
+    (read, write), (other, held) = os.pipe(), os.pipe()
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most[1], most[1]))
+    high = fcntl.fcntl(read, fcntl.F_DUPFD_CLOEXEC, 1100)
+    try:
+        assert polling.readable([high, other], 0) == []
+        os.write(write, b"1")
+        assert polling.readable([high, other], 60) == [high]
+        os.read(high, 1)
+        os.close(write)
+        assert polling.readable([high, other], 60) == [high], "at its end"
+    finally:
+        for fd in (read, high, other, held):
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, most)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        polling.readable([high], 0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 import time
 from types import FrameType
@@ -17,7 +16,7 @@ from spoolkit.lifecycle import hooks, spooler_signals, sweeping
 from spoolkit.spooldir import chunks, gate, mover, spoolfile
 from spoolkit.spooling import handler, store_version
 from spoolkit.spooling.execute import SpoolFileRef, settle_file
-from spoolkit.system import clock, log, task_signals
+from spoolkit.system import clock, log, polling, task_signals
 from spoolkit.uwsgi import bridge
 
 FREQUENCY = 1.0
@@ -103,7 +102,7 @@ class Spooler:
     def _should_exit(self) -> bool:
         # Checked between two jobs and not by a thread: every task that forks would then fork a threaded process.
         if self._leash is not None and not self._stopping:
-            self._stopping = bool(select.select([self._leash], [], [], 0)[0])
+            self._stopping = bool(polling.readable([self._leash], 0))
         return self._stopping or spooler_signals.is_exit_requested()
 
     def _serve(self, path: str) -> None:
@@ -130,8 +129,7 @@ class Spooler:
 
     def _wait(self) -> None:
         ends = [self._wakeup] if self._leash is None else [self._wakeup, self._leash]
-        ready, _, _ = select.select(ends, [], [], min(FREQUENCY, self._until_next()))
-        if self._wakeup in ready:
+        if self._wakeup in polling.readable(ends, min(FREQUENCY, self._until_next())):
             with contextlib.suppress(BlockingIOError):
                 os.read(self._wakeup, 4096)
 

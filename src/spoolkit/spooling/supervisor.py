@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import select
 import signal
 import sys
 import time
@@ -21,7 +20,7 @@ from spoolkit.spooldir import gate, mover, spoolers
 from spoolkit.spooling import recycling
 from spoolkit.spooling.standalone import GUARDED, StopRequest, run_spooler
 from spoolkit.store import locations
-from spoolkit.system import log, task_signals
+from spoolkit.system import log, polling, task_signals
 from spoolkit.system.task_signals import STOP_SIGNALS
 
 RESPAWN_PAUSE = 1.0
@@ -105,7 +104,7 @@ class _Supervisor:
         if soonest is not None:
             left = min(left, max(0.0, soonest - time.monotonic()))
         ends += [one.pipe for one in self._movers if one.pipe is not None]
-        ready, _, _ = select.select(ends, [], [], left)
+        ready = polling.readable(ends, left)
         if self._wakeup in ready:
             with contextlib.suppress(BlockingIOError):
                 os.read(self._wakeup, 4096)
