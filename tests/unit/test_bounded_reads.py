@@ -55,7 +55,10 @@ class Entries:
 
 @pytest.fixture
 def cost(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """The names that are read, the scans of directories, the calls of ``os.lstat`` and the spool files opened."""
+    """The names that are read, the scans of directories, the spool files that are looked at and those that are opened.
+
+    Not the folders above them: how many there are depends on where the tests run.
+    """
     counted: Counter[str] = Counter()
 
     def counting(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -65,8 +68,12 @@ def cost(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
         return counted_call
 
+    def lstat(path: Any, *args: Any, old: Any = os.lstat, **kwargs: Any) -> os.stat_result:
+        counted["lstat"] += os.path.basename(str(path)).startswith(spoolfile.PREFIX)
+        return old(path, *args, **kwargs)  # type: ignore[no-any-return]
+
     monkeypatch.setattr(os, "scandir", counting("scans", lambda path, old=os.scandir: Entries(path, counted, old)))
-    monkeypatch.setattr(os, "lstat", counting("lstat", os.lstat))
+    monkeypatch.setattr(os, "lstat", lstat)
     monkeypatch.setattr(spoolfile, "peek", counting("opened", spoolfile.peek))
     return counted
 
