@@ -44,7 +44,7 @@ from spoolkit.errors import (
 )
 from spoolkit.extension import SpoolKit
 from spoolkit.handle import Job
-from spoolkit.job import SPOOL_IGNORE, SPOOL_OK, SPOOL_RETRY, State
+from spoolkit.job import SPOOL_IGNORE, SPOOL_OK, SPOOL_RETRY, Limit, State
 from spoolkit.spooling.uwsgi_arguments import prepare_spooler_args
 from spoolkit.system.log import JobLogFilter
 from spoolkit.threads.background import BackgroundThread, QueueThread
@@ -76,6 +76,7 @@ __all__ = [
     "JobStateError",
     "JobTimeout",
     "KeyLockedError",
+    "Limit",
     "NewerJobError",
     "NewerStoreError",
     "NoCurrentJobError",

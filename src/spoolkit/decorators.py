@@ -11,9 +11,10 @@ from zoneinfo import ZoneInfo
 
 from spoolkit import application
 from spoolkit.attempt import options as attempt_options
+from spoolkit.coordination import limits
 from spoolkit.coordination.unique import named_by
 from spoolkit.errors import ArgumentError, ConfigurationError, shown
-from spoolkit.job import Backoff, OnDuplicate, TaskOptions, Unique, Until
+from spoolkit.job import Backoff, Limit, OnDuplicate, TaskOptions, Unique, Until
 from spoolkit.lifecycle import hooks, sweeping
 from spoolkit.schedules import declared, ticks
 from spoolkit.schedules.schedule import Missed
@@ -57,6 +58,7 @@ def spool(
     until: Until = ...,
     on_duplicate: OnDuplicate = ...,
     queue: str | None = ...,
+    limit: Limit | None = ...,
     name: str | None = ...,
     aliases: Sequence[str] = ...,
 ) -> _SpoolDecorator: ...
@@ -74,6 +76,7 @@ def spool(
     until: Until = "end",
     on_duplicate: OnDuplicate = "return",
     queue: str | None = None,
+    limit: Limit | None = None,
     name: str | None = None,
     aliases: Sequence[str] = (),
 ) -> Any:
@@ -101,6 +104,8 @@ def spool(
             arguments and the due time of the call, if it has not started yet; otherwise as ``"return"``.
         queue: The queue of its jobs, if a call does not say otherwise: a name in ``SPOOLKIT_QUEUES``. ``None``: the
             default one.
+        limit: How many jobs run at once, of the task or for each value of a key, such as
+            ``Limit(3, key=lambda user_id: user_id)``. ``None``: as many as there are spoolers.
         name: The task's name in jobs and records. ``None``: ``module.function``.
         aliases: Names that the task had in earlier versions of the code, whose jobs may still be waiting.
 
@@ -111,11 +116,13 @@ def spool(
         ConfigurationError: An option has a value that cannot be used, or the function cannot be a task.
     """
     options = _task_options(retries, backoff, timeout, retry_on, discard_on, memory)
-    options = replace(options, unique=_unique(unique, until, on_duplicate), queue=_queue(queue))
+    options = replace(options, unique=_unique(unique, until, on_duplicate), queue=_queue(queue), limit=_limit(limit))
     _check_names(name, aliases)
 
     def declare(function: Callable[P, R]) -> SpoolTask[P, R]:
         handler.install()
+        if limit is not None:
+            sweeping.add(limits.sweep)
         task = SpoolTask(function, SpoolEngine(), options, name, aliases)
         if options.queue is not None and (app := application.current()) is not None:
             check_queue(task.declared, app)
@@ -332,6 +339,17 @@ def _queue(queue: str | None) -> str | None:
             f'queue is {shown(queue)}: give a name in SPOOLKIT_QUEUES, such as "mail"', setting="queue"
         )
     return queue
+
+
+def _limit(limit: Limit | None) -> Limit | None:
+    """Check the limit of a task."""
+    if limit is None:
+        return None
+    if not isinstance(limit, Limit):
+        raise ConfigurationError(f"limit is {shown(limit)}: give a Limit, such as Limit(3)", setting="limit")
+    if limit.key is not None:
+        named_by(limit.key)
+    return limit
 
 
 def _check_names(name: str | None, aliases: Sequence[str]) -> None:

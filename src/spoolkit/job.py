@@ -9,6 +9,7 @@ from enum import IntEnum, StrEnum
 from os import urandom
 from typing import Literal, TypeVar
 
+from spoolkit.errors import ConfigurationError, shown
 from spoolkit.system import clock
 
 
@@ -119,6 +120,8 @@ class JobSpec:
     #: Whether another call has made the job: one with the same key, of a task that is unique. Of a call that waits for
     #: a commit it is known after that, and then there is no job with this id.
     duplicate: bool = False
+    #: The key of its task's :class:`Limit`: so many jobs with this key run at once. ``None``: no limit.
+    limit_key: str | None = None
 
     def __init__(
         self,
@@ -194,6 +197,31 @@ class Unique:
 
 
 @dataclass(frozen=True)
+class Limit:
+    """How many jobs run at the same time: of a task, or of a task for each value of a key.
+
+    The jobs are counted over all spoolers of the host, when an attempt starts. One that finds no room is parked, in the
+    order of the due times, and comes back when another job with its key ends or dies.
+
+    Raises:
+        ConfigurationError: ``number`` or ``key`` cannot be used.
+    """
+
+    #: How many jobs with one key run at once, at most.
+    number: int
+    #: Returns the key of a job. It is called with those arguments of the job that have the names of its own parameters,
+    #: defaults included. ``None``: all jobs of the task have the same key.
+    key: Callable[..., object] | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if type(self.number) is not int or self.number < 1:
+            raise ConfigurationError(f"limit is {shown(self.number)}: give a number, one or more", setting="limit")
+        if self.key is not None and not callable(self.key):
+            problem = f"key is {shown(self.key)}: give a function, such as lambda user_id: user_id"
+            raise ConfigurationError(problem, setting="limit")
+
+
+@dataclass(frozen=True)
 class TaskOptions:
     """How the jobs of a task are run."""
 
@@ -213,6 +241,8 @@ class TaskOptions:
     unique: Unique | None = None
     #: The queue of its jobs: a name of ``SPOOLKIT_QUEUES``, or a spool directory. ``None``: the default one.
     queue: str | None = None
+    #: How many of its jobs run at once. ``None``: any number.
+    limit: Limit | None = None
 
     @property
     def attempts(self) -> int:
@@ -380,6 +410,10 @@ class Status:
     cancel_asked: bool = False
     #: What the call has sent along. ``None``: nothing.
     headers: Mapping[str, str] | None = None
+    #: The key of its task's limit, of a job that was claimed.
+    limit_key: str | None = None
+    #: The key of the limit under which it waits for room; ``None``: it does not wait for that.
+    parked_for: str | None = None
 
     @property
     def has_file(self) -> bool:

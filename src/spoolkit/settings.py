@@ -93,6 +93,8 @@ class Settings:
     log_headers: tuple[str, ...] = ("request_id",)
     #: Whether a call waits for the commit of the transaction in progress without being asked to: ``"auto"``.
     after_commit: bool = False
+    #: What a job with a limit does while the store cannot be written: ``wait``, or ``run`` without the limit.
+    limits_without_store: str = "wait"
 
     @classmethod
     def load(cls, config: Mapping[str, object], root: str) -> Settings:
@@ -286,6 +288,12 @@ def _names(name: str, value: object) -> tuple[str, ...]:
     return tuple(filter(None, map(str.strip, names)))
 
 
+def _wait_or_run(name: str, value: object) -> str:
+    if value not in ("wait", "run"):
+        raise ConfigurationError(f"{name} is {shown(value)}: give wait or run", setting=name)
+    return str(value)
+
+
 _READERS: dict[str, Callable[[str, object], object]] = {
     "SPOOLKIT_SPOOL": _path,
     "SPOOLKIT_FSYNC": _flag,
@@ -307,4 +315,5 @@ _READERS: dict[str, Callable[[str, object], object]] = {
     "SPOOLKIT_QUEUES": _queues,
     "SPOOLKIT_LOG_HEADERS": _names,
     "SPOOLKIT_AFTER_COMMIT": _auto,
+    "SPOOLKIT_LIMITS_WITHOUT_STORE": _wait_or_run,
 }

@@ -11,7 +11,7 @@ from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 from spoolkit import application, callables, callbacks, registry, times
 from spoolkit.attempt import calling, current_job
 from spoolkit.attempt import options as attempt_options
-from spoolkit.coordination import unique
+from spoolkit.coordination import limits, unique
 from spoolkit.encoding import headers as job_headers
 from spoolkit.encoding import uwsgi_args
 from spoolkit.errors import (
@@ -224,6 +224,8 @@ class SpoolTask(Task[P, R]):
         self._defaults = _options(queue=options.queue)
         if options.unique is not None:
             unique.check_key(self.declared, options.unique)
+        if options.limit is not None:
+            limits.check_key(self.declared, options.limit.key, "limit")
 
     def using(
         self,

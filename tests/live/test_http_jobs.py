@@ -18,6 +18,7 @@ KEYS = {
     "max_attempts",
     "run_at",
     "expires_at",
+    "parked",
     "enqueued_at",
     "started_at",
     "finished_at",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPException
 from itertools import pairwise
@@ -441,3 +442,63 @@ def test_a_unique_job_is_there_once_if_its_caller_is_killed_when(tmp_path: Path,
         ran = settled(site, [id])
     assert ran[id].outcomes == ("done",)
     assert [event.words[2] for event in ran[id].said("slept")] == ["0.003"]
+
+
+@pytest.mark.parametrize("moment", sampled(["in before", "in after", "out before", "out after"], "in after"))
+def test_each_job_under_a_limit_runs_once_if_the_process_that_parks_it_or_moves_it_back_is_killed(
+    tmp_path: Path, moment: str
+) -> None:
+    """Between the claim and the move; before the second look; between the record of the end and the move; after it."""
+    with serving(tmp_path, 4, DIES_PARKING=moment) as site:
+        ids = [site.call("limited", "a", True)["job"] for _ in range(2)]
+        wait_until(lambda: len(site.history.events("start")) == 2)
+        waiting = [site.call("limited", "a")["job"] for _ in range(3)]
+        if moment.startswith("in"):
+            wait_until((tmp_path / "died").exists, message="nothing was killed")
+        else:
+            wait_until(lambda: len(list((site.spool / "parked").glob("*/*"))) == len(waiting))
+        (tmp_path / "go").touch()
+        ran = settled(site, ids + waiting)
+        assert (tmp_path / "died").exists(), "nothing was killed"
+        for job in ran.values():
+            assert [event.words[0] for event in job.events] == ["start", "end"]
+            assert job.outcomes == ("done",)
+        assert_within_limit(site, ids + waiting, 2)
+
+
+@pytest.mark.matrix
+def test_jobs_under_limits_survive_the_kills_of_their_spoolers(tmp_path: Path) -> None:
+    """One process after the other is killed; none of the keys ever has more than two jobs, and none is left behind."""
+    with serving(tmp_path, 4) as site:
+        by_key = {key: [site.call("limited", key)["job"] for _ in range(30)] for key in ("a", "b", "c")}
+        ids = [id for of_key in by_key.values() for id in of_key]
+        for n in range(12):
+            wait_until(lambda n=n: len(site.history.events("start")) >= 5 * n + 3)  # type: ignore[misc]
+            pid = site.history.events("start")[-1].pid
+            # First: from here on, what this process writes is not about a job that runs.
+            with site.history.path.open("a") as history:
+                history.write(f"{time.time():.6f} {pid} killed - -\n")
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        ran = settled(site, ids)
+        for job in ran.values():
+            assert job.outcomes[-1] == "done"
+            job.assert_one_at_a_time()
+        for of_key in by_key.values():
+            assert_within_limit(site, of_key, 2)
+
+
+def assert_within_limit(site: Site, ids: list[str], number: int) -> None:
+    """Never did more of these jobs run at once. The order of the lines counts, and not their times."""
+    runs_in: dict[int, str] = {}
+    killed: set[int] = set()
+    for event in site.history.events():
+        if event.words[0] == "killed":
+            killed.add(event.pid)
+            runs_in.pop(event.pid, None)
+        elif event.words[1] in ids and event.pid not in killed:
+            if event.words[0] == "start":
+                runs_in[event.pid] = event.words[1]
+                assert len(runs_in) <= number, site.history.events()
+            else:
+                runs_in.pop(event.pid, None)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from spoolkit import SPOOL_RETRY, Abort, Retry, current_job, registry
-from spoolkit.job import TaskOptions, Unique
+from spoolkit.job import Limit, TaskOptions, Unique
 from spoolkit.system import clock
 
 BACKOFF = 5.0
@@ -87,12 +87,18 @@ def only(plan: list[str]) -> Any:
 UNIQUE = registry.declare(only, TaskOptions(retries=2, backoff=BACKOFF, unique=Unique(lambda plan: len(plan) % 2)))
 """Not among the tasks whose calls always make a job."""
 
+
+def limited(plan: list[str]) -> Any:
+    return _do(plan)
+
+
 TASKS = {
     "steady": registry.declare(steady, TaskOptions(retries=2, backoff=BACKOFF)),
     "picky": registry.declare(
         picky, TaskOptions(retries=1, backoff=BACKOFF, retry_on=(OSError,), discard_on=(KeyError,))
     ),
+    "limited": registry.declare(limited, TaskOptions(retries=2, backoff=BACKOFF, limit=Limit(1))),
 }
 WORDS = ("ok", "fail", "wrong", "pointless", "retry", "again", "abort", "obey", "die")
-LAST = {"steady": {"abort"}, "only": {"abort"}, "picky": {"abort", "wrong"}}
+LAST = {"steady": {"abort"}, "only": {"abort"}, "limited": {"abort"}, "picky": {"abort", "wrong"}}
 """The words of a plan after which the job is dead, even if attempts are left."""

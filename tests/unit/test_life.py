@@ -37,12 +37,13 @@ from life_tasks import LAST, TASKS, UNIQUE, WORDS
 from spoolkit import StoreUnavailableError, application
 from spoolkit.admin import actions, lookup
 from spoolkit.attempt import process_state
+from spoolkit.coordination import limits
 from spoolkit.coordination.unique import HOLDING
 from spoolkit.encoding import chunk, packet
 from spoolkit.errors import DuplicateJobError, JobStateError, UnknownJobError
 from spoolkit.job import JobSpec, State
 from spoolkit.settings import Settings
-from spoolkit.spooldir import chunks, dead, later, mover, spoolfile
+from spoolkit.spooldir import chunks, dead, later, mover, parked, spoolfile
 from spoolkit.spooldir.spoolfile import PREFIX
 from spoolkit.spooling import handler, startup
 from spoolkit.spooling.engine import SpoolEngine
@@ -138,7 +139,9 @@ class World:
     ) -> JobSpec:
         """The job that is to be submitted. Its id follows from the number: the same plan gives the same files."""
         run_at, expires_at = (None if seconds is None else self.now + seconds for seconds in (delay, expires))
-        options = {} if expires is None else {"expires_at": expires_at}
+        options: dict[str, object] = {} if expires is None else {"expires_at": expires_at}
+        if (key := limits.key_of(DECLARED[task], (plan,), {})) is not None:
+            options["limit_key"] = key
         return JobSpec(f"{number:032x}", DECLARED[task].name, (plan,), enqueued_at=self.now, run_at=run_at, **options)
 
     def chunk(self, number: int, task: str, size: int, delay: float | None) -> tuple[JobSpec, list[str]]:
@@ -165,10 +168,16 @@ class World:
         """Let time pass until nothing of ours waits any more."""
         for _ in range(30):
             self.now += AHEAD
+            self.sweep()
             self.spooler.run_due()
             if not self.waiting():
                 return
         pytest.fail(f"still there after 30 rounds: {self.waiting()}")
+
+    def sweep(self) -> None:
+        """What a spooler that starts does for jobs that are parked: it follows one that was killed."""
+        with contextlib.suppress(StoreUnavailableError):
+            limits.sweep(self.spool)
 
     def waiting(self) -> list[str]:
         names = [name for name in self.names() if spoolfile.id_of(name) or chunks.is_chunk(name)]
@@ -354,8 +363,10 @@ class Life(RuleBasedStateMachine):
                 os.close(wait)
                 id = os.read(ready, 32).decode()
                 before = self.world.starts(id)
+                running, started_before = self.known[id].task if id else "", self._starts_of("limited")
                 self.world.spooler.run_due()
                 assert self.world.starts(id) == before, "two at once"
+                assert running != "limited" or self._starts_of("limited") == started_before, "over the limit"
                 if id and what != "nothing" and not self.world.broken:
                     state = actions.cancel(id, force=what == "kill")
                     assert state is (State.CANCELLED if what == "kill" else State.RUNNING)
@@ -477,6 +488,7 @@ class Life(RuleBasedStateMachine):
     def vet(self) -> None:
         """A spooler starts."""
         startup.tidy(self.world.spool)
+        self.world.sweep()
 
     @precondition(lambda self: not self.world.broken)
     @rule(how=st.sampled_from([garbage, os.mkdir]))
@@ -558,6 +570,9 @@ class Life(RuleBasedStateMachine):
                 if starts[id] != self.world.starts(id) and not job.stopped:
                     job.over = None  # the record that said so cannot be had
 
+    def _starts_of(self, task: str) -> int:
+        return sum(self.world.starts(id) for id, job in self.known.items() if job.task == task)
+
     def _files(self, id: str) -> list[str]:
         chunked = chunks.find(self.world.spool, id)
         own = [name for name in self.world.names() if spoolfile.id_of(name) == id]
@@ -635,6 +650,7 @@ ENDS = {
     ("steady", "ok"): State.DONE,
     ("steady", "fail"): State.DEAD,
     ("steady", "abort"): State.DEAD,
+    ("limited", "ok"): State.DONE,
     ("picky", "wrong"): State.DEAD,
     ("picky", "pointless"): State.CANCELLED,
 }
@@ -712,6 +728,56 @@ def test_a_kill_at_any_step_of_its_end_starts_no_job_that_has_expired(attempt: i
             if status == 0:
                 return
     pytest.fail("it never came to its end")
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_a_kill_at_any_step_leaves_no_job_parked_for_ever(ends: bool) -> None:
+    """Of the process that parks a job; or of the one whose job ends, so that it moves the parked one back."""
+    for step in range(200):
+        with contextlib.closing(World()) as world:
+            holder, other = (world.submit(number, "limited", ["ok"], None) for number in (1, 2))
+            SpoolEngine().submit(holder, TASKS["limited"])
+            life_tasks.on_start = lambda id, world=world, other=other: SpoolEngine().submit(other, TASKS["limited"])  # type: ignore[misc]
+            if not ends:
+                status = meet_at(world, step)
+            else:
+                park_behind(world, holder, other)
+                status = world.child(world.spooler.run_due, step)
+            assert status in (0, CRASHED)
+            world.drain()
+            for job in (holder, other):
+                assert lookup.find(job.id).state is State.DONE
+                assert 1 <= world.starts(job.id) <= 2
+            assert world.complaints.found == []
+            if status == 0:
+                return
+    pytest.fail("it never came to its end")
+
+
+def meet_at(world: World, step: int) -> int:
+    """While this process runs the first job, another one finds no room for the second, and dies at a step."""
+    status = [0]
+    submit = life_tasks.on_start
+    assert submit is not None
+
+    def on_start(id: str) -> None:
+        submit(id)
+        life_tasks.on_start = None
+        status[0] = world.child(Spooler(world.spool).run_due, step)
+
+    life_tasks.on_start = on_start
+    world.spooler.run_due()
+    return status[0]
+
+
+def park_behind(world: World, holder: JobSpec, other: JobSpec) -> None:
+    """Have the second job parked before the first one has started."""
+    SpoolEngine().submit(other, TASKS["limited"])
+    life_tasks.on_start = None
+    path = spoolfile.locate(world.spool, other.id)
+    assert path is not None
+    assert other.limit_key is not None
+    parked.park(path, world.spool, limits.group(other.limit_key))
 
 
 @pytest.mark.parametrize("delay", [None, 10.0])

@@ -28,7 +28,9 @@ from spoolkit.spooldir import (
     checkpoints,
     chunks,
     dead,
+    held,
     later,
+    parked,
     places,
     running,
     schedules,
@@ -380,19 +382,13 @@ def test_a_task_cannot_open_the_file_of_its_own_job_and_so_drop_its_lock(spool: 
     assert others_may_lock(path)
 
 
-NOT_USED_YET = {"held", "parked"}
-"""Places whose module is still to be written."""
-
-
 def test_each_place_of_a_spool_directory_has_a_module_or_a_package_of_its_name() -> None:
     wings = {module.name for module in pkgutil.iter_modules(spoolkit.__path__) if module.ispkg}
     modules = {module.name for module in pkgutil.iter_modules(spooldir.__path__)}
-    assert modules | wings >= places.NAMES - NOT_USED_YET
-    assert not NOT_USED_YET & (modules | wings)
-    folders = {
-        module.FOLDER for module in (checkpoints, chunks, dead, later, running, schedules, spoolers, unique, waiting)
-    }
-    assert folders | {"threads"} == places.NAMES - NOT_USED_YET
+    assert modules | wings >= places.NAMES
+    modules_of_places = (checkpoints, chunks, dead, held, later, parked, running, schedules, spoolers, unique, waiting)
+    folders = {module.FOLDER for module in modules_of_places}
+    assert folders | {"threads"} == places.NAMES
 
 
 def test_no_place_has_a_name_that_uwsgi_takes_for_a_priority() -> None:

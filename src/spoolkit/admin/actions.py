@@ -12,10 +12,11 @@ from functools import partial
 from spoolkit import application
 from spoolkit.admin import keys
 from spoolkit.admin.lookup import Listing, check_id, directories, find, from_store, jobs, recorded
+from spoolkit.coordination import limits
 from spoolkit.encoding import packet
 from spoolkit.errors import DecodeError, JobStateError
 from spoolkit.job import FINAL, FINISHED, State, Status
-from spoolkit.spooldir import chunks, dead, held, later, running, spoolers, spoolfile, waiting
+from spoolkit.spooldir import chunks, dead, held, later, parked, running, spoolers, spoolfile, waiting
 from spoolkit.store import locations, retention
 from spoolkit.system import clock, files, process
 
@@ -150,6 +151,7 @@ def cancel(id: str, *, force: bool = False) -> State:
                     spoolfile.finish(path)
             running.delete(spool_dir, id)
             waiting.wake_waiters(spool_dir, id)
+            limits.ended(status.limit_key, status.task, store, application.settings())
             return State.CANCELLED
         if time.monotonic() > deadline:
             raise _locked(status)
@@ -168,6 +170,8 @@ def _cancel_waiting(status: Status) -> bool:
         spoolfile.finish(path)
     running.delete(spool_dir, status.id)
     waiting.wake_waiters(spool_dir, status.id)
+    # It may have been moved back, to run as the next one of its key.
+    limits.ended(status.limit_key, status.task, store, application.settings())
     return True
 
 
@@ -230,7 +234,10 @@ def run_now(id: str) -> State:
             if path is not None:
                 spool_dir = next(one for one in directories(status) if path.startswith(one + os.sep))
                 with contextlib.suppress(FileNotFoundError):  # it has become due, and was moved in
-                    later.bring_forward(path, spool_dir)
+                    if parked.group_of(path) is None:
+                        later.bring_forward(path, spool_dir)
+                    else:
+                        parked.move_back(path, spool_dir)  # with its time, which is its place in the line
                     from_store(lambda: locations.store().record_event(id, "run now"))
                     break
         if time.monotonic() > deadline:

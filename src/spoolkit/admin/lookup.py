@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from flask import has_request_context
 
+from spoolkit.coordination import limits
 from spoolkit.encoding import chunk, codec, packet
 from spoolkit.errors import AmbiguousJobError, DecodeError, StoreUnavailableError, UnknownJobError, shown
 from spoolkit.job import FINAL, FINISHED, Attempt, Event, JobSpec, State, Status, first_id
@@ -210,11 +211,18 @@ def _from_file_and_record(id: str, status: Status | None, hint: tuple[str, str] 
             # First: a chunk has few names, and once it is gone each of its jobs has a file of its own, or a record.
             if status is None and (found := _from_chunk(spool_dir, id, max_entries)) is not None:
                 return found
+            if path := _parked(spool_dir, id, status):
+                return _waiting(path, status)
             if path := spoolfile.locate(spool_dir, id, known_name, max_entries=max_entries):
                 return _waiting(path, status)
             if path := dead.locate(spool_dir, id, known_name, max_entries=max_entries):
                 return _dead(path, status)
     return None
+
+
+def _parked(spool_dir: str, id: str, status: Status | None) -> str | None:
+    """The file of a job that is parked, as its record says: thousands of others may be parked with other keys."""
+    return None if status is None else limits.find_parked(spool_dir, status.limit_key, id, status.file)
 
 
 def _max_names() -> int | None:
@@ -240,6 +248,8 @@ def _waiting(path: str, status: Status | None) -> Status | None:
         return None
     if status is None:
         return _from_file(path, State.QUEUED)
+    if status.limit_key is not None:
+        status = replace(status, parked_for=limits.parked_for(path))
     if status.state is State.DEAD:
         return replace(status, state=State.QUEUED, run_at=due, finished_at=None)
     if status.state is State.RUNNING and (status.pid is None or os.path.basename(path) != status.file):
@@ -273,7 +283,8 @@ def _from_file(path: str, state: State) -> Status | None:
         with contextlib.suppress(OSError):
             # The file's own time: it may have been rescheduled since the packet was written.
             job = replace(job, run_at=os.lstat(path).st_mtime)
-    return _of_job(job, state)
+    found = _of_job(job, state)
+    return found if job.limit_key is None else replace(found, parked_for=limits.parked_for(path))
 
 
 def _from_chunk(spool_dir: str, id: str, max_entries: int | None) -> Status | None:
@@ -470,7 +481,7 @@ def _by_name(row: Status) -> Status:
     for spool_dir in directories(row):
         with _reading(spool_dir):
             for folder in (os.path.join(spool_dir, spoolfile.LATER), spool_dir):
-                path = spoolfile.find(folder, row.id, row.file)
+                path = _parked(spool_dir, row.id, row) or spoolfile.find(folder, row.id, row.file)
                 if path and (found := _waiting(path, row)) is not None:
                     return found
             if path := dead.locate(spool_dir, row.id, row.file, max_entries=0):

@@ -12,6 +12,7 @@ from typing import Any
 from spoolkit import application
 from spoolkit.admin import lookup
 from spoolkit.admin.lookup import Files
+from spoolkit.coordination import limits
 from spoolkit.job import FINAL, State
 from spoolkit.spooldir import gate, later, spoolers
 from spoolkit.store import locations
@@ -25,6 +26,9 @@ HOUR = 3600.0
 
 PERCENTILES = (50, 90, 99)
 """Per cent of the jobs whose longest run time is reported."""
+
+MAX_KEYS = 10
+"""How many keys of limits are reported."""
 
 MAX_DURATIONS = 10_000
 """How many of the jobs that were done in the last hour are read for their run times, at most."""
@@ -64,6 +68,8 @@ class Statistics:
     paused: dict[str, str]
     #: The spool directories for which no new spooler starts, each with the reason.
     broken: dict[str, str] = field(default_factory=dict)
+    #: How many jobs wait for room under their limit, by its key: for the keys with the most of them.
+    parked: dict[str, int] = field(default_factory=dict)
     #: False where not all waiting jobs were read: the rest is counted as ``queued``, with the task ``?``. Their number
     #: is exact all the same.
     complete: bool = True
@@ -79,6 +85,7 @@ class Statistics:
             "run_time": {f"p{share}": seconds for share, seconds in self.percentiles.items()},
             "paused": self.paused,
             "broken": self.broken,
+            "parked": self.parked,
             "complete": self.complete,
             "queues": [vars(queue) for queue in self.queues],
         }
@@ -123,6 +130,7 @@ def gather(*, max_examined: int = MAX_EXAMINED, files: Files | None = None) -> S
         _percentiles(took),
         _paused(),
         _broken(),
+        _parked(),
         others.complete,
         _queues(files),
     )
@@ -154,6 +162,13 @@ def _paused() -> dict[str, str]:
 def _broken() -> dict[str, str]:
     reasons = {spool_dir: spoolers.load_error(spool_dir) for spool_dir in locations.spool_dirs()}
     return {spool_dir: reason for spool_dir, reason in reasons.items() if reason is not None}
+
+
+def _parked() -> dict[str, int]:
+    found = Counter[str]()
+    for spool_dir in locations.spool_dirs():
+        found.update(limits.counts(spool_dir, MAX_KEYS))
+    return dict(found.most_common(MAX_KEYS))
 
 
 def _oldest_due(now: float, files: Files, running: set[str], max_files: int) -> float | None:

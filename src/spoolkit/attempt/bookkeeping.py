@@ -13,8 +13,9 @@ from spoolkit.job import Cancelled, Dead, Done, Failure, JobSpec, RetryAt, TaskO
 from spoolkit.settings import Settings
 from spoolkit.spooldir import checkpoints, running, spoolers, spoolfile, waiting
 from spoolkit.store import Store, locations, orphans
-from spoolkit.store.claims import AlreadySettled, Claim, Granted, InUse, PreviousCrashed
-from spoolkit.system import log
+from spoolkit.store.claims import AlreadySettled, Claim, Full, Granted, InUse, PreviousCrashed
+from spoolkit.store.holders import Room
+from spoolkit.system import clock, log
 
 
 def claim(
@@ -26,7 +27,8 @@ def claim(
     path: str | None = None,
     arguments: bytes | None = None,
     instead: Cancelled | RetryAt | None = None,
-) -> Granted | AttemptResult | None:
+    room: Room | None = None,
+) -> Granted | AttemptResult | Full | None:
     """Count an attempt of ``job`` in the store, or say why none may start.
 
     Args:
@@ -37,17 +39,19 @@ def claim(
         path: The job's spool file, for an engine that has files.
         arguments: The job's arguments in the codec's bytes, kept to be shown once the file is gone.
         instead: What becomes of the job instead of an attempt, if the caller knows that.
+        room: What the limit of the job allows; ``None``: it may run whatever else does.
 
     Returns:
         ``Granted`` if the attempt may start; an ``AttemptResult`` if none may, for one of the reasons in
         :mod:`~spoolkit.attempt.admission` or because of what is recorded, with what is left to record and to do with
-        the file; ``None`` if another process runs the job, so that nothing may be touched.
+        the file; ``Full`` if it has to wait for room under its limit; ``None`` if another process runs the job, so that
+        nothing may be touched.
 
     Raises:
         StoreUnavailableError: The attempt could not be counted; see :func:`claim_without_store`.
     """
     instead = instead or admission.instead_of_attempt(job)
-    found = _ask(job, options, store, path, arguments, instead)
+    found = _ask(job, options, store, path, arguments, instead, room)
     if isinstance(found, PreviousCrashed):
         marks_dir = locations.spool_dir(config)
         if spoolers.was_stopped(marks_dir, found.pid, found.identity):
@@ -59,9 +63,9 @@ def claim(
             )
             # Not earlier: until the store has recorded the stop, the mark is all that is known of it.
             spoolers.unmark_stopped(marks_dir, found.pid)
-            found = _ask(job, options, store, path, arguments, instead)
+            found = _ask(job, options, store, path, arguments, instead, room)
     match found:
-        case Granted():
+        case Granted() | Full():
             return found
         case InUse(original):
             if original is not None:
@@ -85,6 +89,7 @@ def claim_without_store(
     error: StoreUnavailableError,
     count: Callable[[], int],
     instead: Cancelled | RetryAt | None = None,
+    room: Room | None = None,
 ) -> Granted | AttemptResult | None:
     """Let the job run although the store cannot be written; :func:`record` leaves the store alone then.
 
@@ -95,6 +100,7 @@ def claim_without_store(
         error: Why the store cannot be written.
         count: Counts the attempt elsewhere, and returns its number, from 1. Not called if another process runs the job.
         instead: As for :func:`claim`.
+        room: As for :func:`claim`; but nobody can count now: ``limits_without_store`` in ``config`` decides.
 
     Returns:
         As :func:`claim`.
@@ -105,6 +111,9 @@ def claim_without_store(
     if (instead := instead or admission.instead_of_attempt(job)) is not None:
         job_log.ended(job, instead)
         return AttemptResult(instead, recordable=False)
+    if room is not None and config.limits_without_store == "wait":
+        failure = Failure(f"its limit cannot be checked: {error}", type(error).__name__)
+        return AttemptResult(RetryAt(clock.now() + config.retry_delay, failure), recordable=False)
     attempt = count()
     if attempt <= options.attempts:
         return Granted(attempt, attempt, recorded=False)
@@ -168,6 +177,7 @@ def _ask(
     path: str | None,
     arguments: bytes | None,
     instead: Cancelled | RetryAt | None,
+    room: Room | None,
 ) -> Claim:
     if path is None:
         return store.claim(
@@ -177,6 +187,7 @@ def _ask(
             max_attempts=options.attempts,
             arguments=arguments,
             instead=instead,
+            room=room,
         )
     return store.claim(
         job,
@@ -187,6 +198,7 @@ def _ask(
         arguments=arguments,
         file_exists=_is_a_spool_file,
         instead=instead,
+        room=room,
     )
 
 

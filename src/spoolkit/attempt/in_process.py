@@ -10,7 +10,7 @@ from spoolkit.registry import Declared
 from spoolkit.settings import Settings
 from spoolkit.spooldir import running
 from spoolkit.store import Store, locations, write_behind
-from spoolkit.store.claims import Granted
+from spoolkit.store.claims import Full, Granted
 
 
 def attempt(job: JobSpec, declared: Declared, store: Store, config: Settings, number: int) -> AttemptResult | None:
@@ -41,14 +41,14 @@ def attempt(job: JobSpec, declared: Declared, store: Store, config: Settings, nu
 def _claim_and_run(
     job: JobSpec, declared: Declared, store: Store, config: Settings, number: int, attempt_file: running.AttemptFile
 ) -> AttemptResult | None:
-    claim: Granted | AttemptResult | None
+    claim: Granted | AttemptResult | Full | None
     declared = declared.for_job(job)
     try:
         claim = bookkeeping.claim(job, declared.options, store, config)
     except StoreUnavailableError as error:
         claim = bookkeeping.claim_without_store(job, declared.options, config, error, lambda: number)
     if not isinstance(claim, Granted):
-        return claim
+        return None if isinstance(claim, Full) else claim
     return runner.run(job, declared, claim, config, attempt_file=attempt_file)
 
 

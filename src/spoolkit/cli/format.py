@@ -130,19 +130,21 @@ def when(status: Status) -> str:
 
 
 def note(status: Status) -> str:
-    """The progress of a running job, the error of a failed one, or when a waiting one expires."""
+    """The progress of a running job, the error of a failed one, or what a waiting one waits for and when it expires."""
     asked = "stop requested  " if status.cancel_asked and status.state is State.RUNNING else ""
     if status.state is State.RUNNING:
         return asked + ("" if status.progress is None else bar(status.progress))
     if status.result_error is not None:
         return status.result_error
-    expiry = error = ""
+    line = expiry = error = ""
+    if status.parked_for is not None:
+        line = f"waits for room under the limit of {status.parked_for}"
     if status.expires_at is not None and status.state in (State.QUEUED, State.RETRYING):
         is_over = status.expires_at <= clock.now()
         expiry = f"expired {span(status.expires_at)} ago" if is_over else f"expires in {span(status.expires_at)}"
     if status.error_message is not None and status.state is not State.QUEUED:
         error = ": ".join(filter(None, (status.error_type, status.error_message)))
-    return "  ".join(filter(None, (expiry, error)))
+    return "  ".join(filter(None, (line, expiry, error)))
 
 
 def bar(progress: Progress) -> str:

@@ -171,6 +171,7 @@ def stats(as_json: bool) -> None:
     took = ", ".join(f"{share} % within {duration(seconds)}" for share, seconds in figures.percentiles.items())
     print_lines(*(f"{spool_dir} is {state}: no job starts" for spool_dir, state in figures.paused.items()))
     print_lines(*(f"{spool_dir}: no new spooler starts: {reason}" for spool_dir, reason in figures.broken.items()))
+    print_lines(*(f"{count} jobs wait for room under the limit of {key}" for key, count in figures.parked.items()))
     if not figures.complete:
         read = statistics.MAX_EXAMINED
         click.echo(f"only {read} of the waiting jobs were read; the others are counted as the task ?", err=True)

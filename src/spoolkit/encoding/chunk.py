@@ -51,11 +51,15 @@ class Chunk:
         return None if self.common.run_at is None else self.common.run_at + index * self.step
 
 
-def cut(calls: Sequence[bytes]) -> Iterator[tuple[int, int]]:
-    """Yield where the calls of each chunk start and end."""
+def cut(calls: Sequence[bytes], keys: Sequence[object] | None = None) -> Iterator[tuple[int, int]]:
+    """Yield where the calls of each chunk start and end; ``keys``: what the jobs of one chunk have in common."""
     start = size = 0
     for index, call in enumerate(calls):
-        if index > start and (index - start == MAX_JOBS or size + len(call) > MAX_SIZE):
+        if index > start and (
+            index - start == MAX_JOBS
+            or size + len(call) > MAX_SIZE
+            or (keys is not None and keys[index] != keys[start])
+        ):
             yield start, index
             start, size = index, 0
         size += len(call)

@@ -304,6 +304,7 @@ FIELDS: dict[bytes, Field] = {
     b"timeout": Field("timeout", write_time, read_time, must=True),
     b"schedule": Field("schedule", str.encode, bytes.decode, must=True),
     b"headers": Field("headers", headers.write, headers.read),
+    b"limit": Field("limit_key", str.encode, bytes.decode, must=True),
 }
 """The optional fields of a job, by their keys, in the order in which they are written."""
 

@@ -10,7 +10,8 @@ import os
 from dataclasses import replace
 from typing import NamedTuple
 
-from spoolkit import application
+from spoolkit import application, registry
+from spoolkit.coordination import limits
 from spoolkit.encoding import codec, packet
 from spoolkit.errors import NewerScheduleError, NewerStoreError, StoreUnavailableError
 from spoolkit.job import Cancelled, Failure, JobSpec, RetryAt, State, Status, replaced
@@ -262,6 +263,7 @@ def _make(schedule: Schedule, due: int, now: int, spool_dir: str, config: Settin
         queue=None if spool_dir == own_spool_dir(config) else spool_dir,
         app=application.current_name(),
         schedule=schedule.name,
+        limit_key=_limit_key(schedule, call),
     )
     data = packet.dump_job(job, call)
     try:
@@ -272,6 +274,18 @@ def _make(schedule: Schedule, due: int, now: int, spool_dir: str, config: Settin
             spoolers.wake(spool_dir, id)
     except FileExistsError:
         pass  # made by a process that was killed then
+
+
+def _limit_key(schedule: Schedule, call: bytes) -> str | None:
+    task = registry.this_process.get(schedule.task)
+    if task is None or task.options.limit is None:
+        return None
+    try:
+        return limits.key_of(task, *codec.decode_call(call))
+    except Exception as error:  # of the application's own function
+        text = "a run of the schedule %s has no limit: the key of %s could not be computed"
+        log.complain(text, schedule.name, task.name, error=error)
+        return None
 
 
 def _has_first_name(spool_dir: str, id: str) -> bool:

@@ -206,7 +206,7 @@ class AttemptFile:
         file, self._file = self._file, None
         if file is None:
             return
-        file.head[_JOB] = _NOBODY
+        file.head[_JOB] = file.head[_TAKEN_FOR] = _NOBODY
         file.head[_HELD] = _NOBODY
         self._free.append(file)
 
@@ -277,6 +277,22 @@ class _Found(NamedTuple):
 def is_running(spool_dir: str, id: str) -> bool:
     """Return whether another process is running an attempt of the job ``id``, by the file of that attempt."""
     return any(_is_alive(found.owner) and not _is_own(found.owner) for found in _of_job(spool_dir, id))
+
+
+def has_left(spool_dir: str, pid: int, identity: bytes, id: str) -> bool:
+    """Return whether a living process runs an attempt of the job ``id`` no longer, by all of its files.
+
+    Without any file it is not known, and the answer is no.
+    """
+    folder, owner = os.path.join(spool_dir, FOLDER), (b"%d%s" % (pid, identity)).rstrip(b" \0")
+    names = [name for name in _names(folder) if name.partition(".")[0] == str(pid)]
+    found = False
+    for file in _look_into([os.path.join(folder, name) for name in names]):
+        if file.owner == owner:
+            if os.pread(file.fd, 32, _TAKEN_FOR.start).rstrip(b"\0") == id.encode():
+                return False
+            found = True
+    return found
 
 
 def read(spool_dir: str, id: str, pid: int | None = None) -> tuple[Progress | None, str]:

@@ -10,7 +10,7 @@ from flask import Flask
 
 from spoolkit import application, registry
 from spoolkit.admin import keys as holders
-from spoolkit.coordination import commits, unique
+from spoolkit.coordination import commits, limits, unique
 from spoolkit.encoding import chunk, packet
 from spoolkit.errors import ArgumentError, ConfigurationError, QueueOptionError, SpoolUnavailableError, of_row
 from spoolkit.job import AnyJob, JobSpec, new_id, replaced
@@ -54,6 +54,8 @@ class SpoolEngine:
         spool_dir = _spool_dir_of(job, config, served)
         if job.queue is not None:
             job = _with_name(job, spool_dir, config)
+        if declared.options.limit is not None:
+            job = replaced(job, limit_key=limits.key_of(declared, job.args, job.kwargs))
         transaction = commits.current(after_commit, is_automatic=config.after_commit)
         if transaction is not None:
             return _hold([job], [call], declared, spool_dir, config, served, transaction)[0]
@@ -101,7 +103,7 @@ class SpoolEngine:
             return _hold_many(first, calls, encoded, declared, spool_dir, config, served, transaction, step=step)
 
         def write(calls: Sequence[Call], encoded: Sequence[bytes], before: BeforeWrite | None = None) -> list[AnyJob]:
-            packed, jobs = _pack(first, calls, encoded, step)
+            packed, jobs = _pack(first, calls, encoded, declared, step)
             if before is not None:
                 before(jobs)
             folder, _ = folder_of(first, spool_dir, config, served)
@@ -202,11 +204,12 @@ def _hold_many(
                 args=args,
                 kwargs=kwargs,
                 run_at=None if first.run_at is None else first.run_at + index * step,
+                limit_key=limits.key_of(declared, args, kwargs),
             )
             for index, (args, kwargs) in enumerate(calls)
         ]
         return _hold(jobs, encoded, declared, spool_dir, config, served, transaction)
-    packed, jobs = _pack(first, calls, encoded, step)
+    packed, jobs = _pack(first, calls, encoded, declared, step)
 
     def write(folder: str) -> list[str]:
         return chunks.write(folder, packed, fsync=config.fsync)
@@ -240,19 +243,21 @@ def _wait_for(
 
 
 def _pack(
-    first: AnyJob, calls: Sequence[Call], encoded: Sequence[bytes], step: float
+    first: AnyJob, calls: Sequence[Call], encoded: Sequence[bytes], declared: Declared, step: float
 ) -> tuple[list[tuple[str, bytes]], list[AnyJob]]:
     """The stems and contents of the chunks of many jobs, and the jobs."""
     packed: list[tuple[str, bytes]] = []
     jobs: list[AnyJob] = []
+    keys = limits.keys_of(declared, calls)
     # The id of a job is that of its chunk and its place in it.
-    for start, end in chunk.cut(encoded):
+    for start, end in chunk.cut(encoded, keys):
         run_at = None if first.run_at is None else first.run_at + start * step
         stem = chunk.stem(first.id, len(packed), end - start)
-        one = chunk.Chunk(stem, replaced(first, run_at=run_at), step)
+        common = first if keys is None else replaced(first, limit_key=keys[start])
+        one = chunk.Chunk(stem, replaced(common, run_at=run_at), step)
         packed.append((stem, packet.dump(chunk.pack(one, encoded[start:end]))))
         jobs += (
-            replaced(first, id=chunk.id_of(stem, index), run_at=one.run_at(index), args=args, kwargs=kwargs)
+            replaced(common, id=chunk.id_of(stem, index), run_at=one.run_at(index), args=args, kwargs=kwargs)
             for index, (args, kwargs) in enumerate(calls[start:end])
         )
     return packed, jobs

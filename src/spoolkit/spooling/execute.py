@@ -15,6 +15,7 @@ from spoolkit import application, registry
 from spoolkit.admin import keys as holders
 from spoolkit.attempt import admission, bookkeeping, job_log, process_state, runner
 from spoolkit.attempt.runner import AttemptResult
+from spoolkit.coordination import limits
 from spoolkit.encoding import chunk, packet
 from spoolkit.errors import (
     DecodeError,
@@ -33,7 +34,8 @@ from spoolkit.settings import Settings
 from spoolkit.spooldir import chunks, dead, later, running, spoolers, spoolfile
 from spoolkit.spooling import other_libraries, recycling
 from spoolkit.store import Store, locations, retention
-from spoolkit.store.claims import Granted
+from spoolkit.store.claims import Full, Granted
+from spoolkit.store.holders import Room
 from spoolkit.system import clock, log
 from spoolkit.uwsgi import bridge
 
@@ -126,7 +128,7 @@ def execute_job(
         shown: What this process shows of the job already, if it does: its caller closes it.
 
     Returns:
-        What became of the job; ``None`` if another process runs it, so that nothing was touched.
+        What became of the job; ``None`` if another process runs it, so that nothing was touched, or if it is parked.
 
     Raises:
         NewerStoreError: A newer version of spoolkit has written the store; nothing was touched.
@@ -138,20 +140,26 @@ def execute_job(
         result = prepared
         if instead is not None:
             file, claim = _claim(job, TaskOptions(), file, store, config, packet.arguments(content), instead)
-            result = None if isinstance(claim, Granted) else claim
+            result = None if isinstance(claim, (Granted, Full)) else claim
         if result is not None:
             record_and_settle(job, result, file, store, files_dir)
+            limits.ended(job.limit_key, job.task, store, config)
         return result
     if job.task != prepared.name:
         job = replaced(job, task=prepared.name)
+    room = limits.room(job, prepared.options.limit, config)
     with contextlib.nullcontext(shown) if shown else running.AttemptFile(files_dir, job.id) as attempt_file:
-        file, claim = _claim(job, prepared.options, file, store, config, packet.arguments(content), instead)
+        file, claim = _claim(job, prepared.options, file, store, config, packet.arguments(content), instead, room)
         if isinstance(claim, Granted):
             result = _run(job, prepared, claim, config, attempt_file, owns_process=working_directory is not None)
         else:
-            result = claim
+            result = None if isinstance(claim, Full) else claim
         if result is not None:
             record_and_settle(job, result, file, store, files_dir)
+    if isinstance(claim, Full) and room is not None:
+        limits.park(file.path, file.spool_dir, room, store, config)
+    elif result is not None:
+        limits.ended(job.limit_key, job.task, store, config)
     return result
 
 
@@ -182,7 +190,8 @@ def _claim(
     config: Settings,
     arguments: bytes,
     instead: Cancelled | RetryAt | None,
-) -> tuple[SpoolFileRef, Granted | AttemptResult | None]:
+    room: Room | None = None,
+) -> tuple[SpoolFileRef, Granted | AttemptResult | Full | None]:
     """The answer to the claim, and the file: an attempt that the store cannot count is counted in the file's name.
 
     Raises :class:`NewerStoreError`, because jobs do not run beside a store that only needs another version.
@@ -196,12 +205,12 @@ def _claim(
 
     try:
         return file, bookkeeping.claim(
-            job, options, store, config, path=file.path, arguments=arguments, instead=instead
+            job, options, store, config, path=file.path, arguments=arguments, instead=instead, room=room
         )
     except NewerStoreError:
         raise
     except StoreUnavailableError as error:
-        claim = bookkeeping.claim_without_store(job, options, config, error, count_in_name, instead)
+        claim = bookkeeping.claim_without_store(job, options, config, error, count_in_name, instead, room)
         return file, claim
 
 

@@ -30,7 +30,7 @@ from spoolkit.errors import (
 from spoolkit.job import AnyJob, JobSpec, State, Status, Unique, new_id, replaced
 from spoolkit.registry import Declared
 from spoolkit.settings import Settings
-from spoolkit.spooldir import chunks, later, spoolers, spoolfile
+from spoolkit.spooldir import chunks, later, parked, spoolers, spoolfile
 from spoolkit.spooldir import unique as keys
 from spoolkit.spooldir.unique import Holder
 from spoolkit.spooling import execute
@@ -287,6 +287,8 @@ def _replaced(job: AnyJob, call: bytes, held: _Held, place: str, key: str, confi
             duplicate=True,
         )
         run_at = None if new.run_at is None or new.run_at <= clock.now() else new.run_at
+        if parked.group_of(path) is not None:
+            path = parked.put_back(path, spool_dir, earlier.priority) or path
         try:
             path = later.replace(path, spool_dir, packet.dump_job(new, call), run_at=run_at, fsync=config.fsync)
         except FileNotFoundError:

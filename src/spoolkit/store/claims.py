@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from spoolkit.job import Cancelled, Dead, Done, Failure, JobSpec, Outcome, RetryAt, State
-from spoolkit.store import rows
+from spoolkit.store import holders, rows
 from spoolkit.store.database import Database
+from spoolkit.store.holders import Room
 from spoolkit.system import clock, process
 
 ARGUMENTS_LIMIT = 4096
@@ -63,10 +64,15 @@ class PreviousCrashed:
     identity: bytes = field(default=b"", compare=False)
 
 
+@dataclass(frozen=True)
+class Full:
+    """As many other jobs run as the limit of the job allows: no attempt is counted."""
+
+
 _NONE_LEFT = AlreadySettled(Dead(Failure("no attempt is left")))
 """The task allows fewer attempts than when it was scheduled, or the last one ended with its process, unrecorded."""
 
-Claim = Granted | InUse | AlreadySettled | PreviousCrashed
+Claim = Granted | InUse | AlreadySettled | PreviousCrashed | Full
 
 
 def claim(
@@ -80,6 +86,7 @@ def claim(
     arguments: bytes | None = None,
     file_exists: Callable[[str], bool] = lambda name: False,
     instead: Cancelled | RetryAt | None = None,
+    room: Room | None = None,
 ) -> Claim:
     """Count an attempt of ``job`` before it starts, or say why it must not start.
 
@@ -94,6 +101,7 @@ def claim(
         file_exists: Whether the job has another file of the given name.
         instead: What becomes of the job instead of an attempt, unless the record says that it runs or is over. That it
             is cancelled is recorded here; that it runs later is written nowhere but in its file's time.
+        room: What the limit of the job allows; ``None``: it may run whatever else does.
 
     Raises:
         StoreUnavailableError: The attempt cannot be recorded.
@@ -105,12 +113,14 @@ def claim(
     # Without a question before: almost every attempt is the first one of a job that has no row. Otherwise, or if the
     # file no longer exists, nothing is inserted.
     if attempt <= max_attempts and instead is None:
+        sql, values = (_FIRST, first) if room is None else (_FIRST_OF_KEY, (*first, room.key, room.key, room.number))
         try:
-            begun = store.write_before_task(_FIRST, first, still_there)
+            begun = store.write_before_task(sql, values, still_there)
         except UnicodeEncodeError:
-            begun = store.write_before_task(_FIRST, rows.encoded(first), still_there)
+            begun = store.write_before_task(sql, rows.encoded(values), still_there)
         if begun:
             return Granted(attempt, attempt)
+    columns: dict[str, Any]
     with store.transaction() as db:
         if not still_there():
             return InUse()
@@ -122,7 +132,17 @@ def claim(
                 _cancel(db, job, row, instead.failure, now, file, kept)
             return AlreadySettled(instead)
         if row is None:
-            return InUse() if attempt <= max_attempts else _NONE_LEFT  # it had a row, or no file, a moment ago
+            if attempt > max_attempts:
+                return _NONE_LEFT
+            if room is None:
+                return InUse()  # it had a row, or no file, a moment ago
+            columns = dict(zip(_COLUMNS, first, strict=True)) | {"limit_key": room.key}
+            if not holders.has_room(db, room, job.id):
+                columns.update(attempt=0, max_attempts=None, started_at=None, pid=None, identity=None)
+                rows.insert(db, job.id, State.QUEUED, now, columns)
+                return Full()
+            rows.insert(db, job.id, State.RUNNING, now, columns)
+            return Granted(attempt, attempt)
         attempts, attempts_before_reset, cancel_asked = row["attempt"], row["base"], row["cancel"]
         before, events = _before(row, now)
         if before in (State.DEAD, State.QUEUED):
@@ -131,9 +151,14 @@ def claim(
         attempt = max(attempts, attempts_before_reset + attempts_in_filename) + 1
         if attempt - attempts_before_reset > max_attempts:
             return _NONE_LEFT
+        key = None if room is None else room.key
+        if room is not None and not holders.has_room(db, room, job.id):
+            if key != row["limit_key"]:
+                rows.update(db, row, {"limit_key": key})
+            return Full()
         if attempts or row["has_events"]:  # otherwise the row tells it: see rows.derived_events()
             events.append(rows.event(now, "started", attempt, detail={"pid": pid}))
-        columns: dict[str, Any] = {"task": job.task, "run_at": job.run_at, "started_at": now, "file": file}
+        columns = {"task": job.task, "run_at": job.run_at, "started_at": now, "file": file, "limit_key": key}
         columns.update(_current(job, arguments, kept))
         columns.update(pid=pid, identity=identity, cancel=cancel_asked)
         columns.update(attempt=attempt, base=attempts_before_reset, max_attempts=attempts_before_reset + max_attempts)
@@ -148,11 +173,24 @@ def _current(job: JobSpec, arguments: bytes | None, kept: bytes | None) -> dict[
     return columns if arguments is None else {**columns, "arguments": kept}
 
 
+_COLUMNS = (
+    *("id", "task", "engine", "queue", "enqueued_at", "run_at", "expires_at", "options"),
+    *("attempt", "max_attempts", "started_at", "file", "pid", "identity", "arguments"),
+)
+"""What is known of a job when its first attempt starts."""
+
 _FIRST = (
-    "INSERT INTO jobs (id, task, engine, queue, enqueued_at, run_at, expires_at, options, attempt, max_attempts,"
-    " started_at, file, pid, identity, arguments, state, base, has_events)"
-    " SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 'running', 0, 0"
+    f"INSERT INTO jobs ({', '.join(_COLUMNS)}, state, base, has_events)"
+    f" SELECT {', '.join('?' * len(_COLUMNS))}, 'running', 0, 0"
     " WHERE still_there() ON CONFLICT (id) DO NOTHING"
+)
+
+# Rows of processes that are gone count here: whether they are alive is asked if there is no room otherwise.
+_FIRST_OF_KEY = (
+    f"INSERT INTO jobs ({', '.join(_COLUMNS)}, limit_key, state, base, has_events)"  # noqa: S608 - names of ours
+    f" SELECT {', '.join('?' * len(_COLUMNS))}, ?, 'running', 0, 0"
+    " WHERE (SELECT count(*) FROM jobs WHERE limit_key = ? AND state = 'running') < ? AND still_there()"
+    " ON CONFLICT (id) DO NOTHING"
 )
 
 

@@ -77,6 +77,11 @@ MIGRATIONS = (
     "ALTER TABLE jobs ADD COLUMN expires_at REAL",
     # JSON of what the call said that no query asks for: see rows.options_of().
     "ALTER TABLE jobs ADD COLUMN options TEXT",
+    # Jobs without a limit pay nothing for the index.
+    """
+    ALTER TABLE jobs ADD COLUMN limit_key TEXT;
+    CREATE INDEX jobs_of_limits ON jobs (limit_key) WHERE limit_key IS NOT NULL AND state = 'running'
+    """,
 )
 """Each script migrates a file of the version before it. Never change one that was released: add another."""
 

@@ -21,7 +21,7 @@ ENDINGS = frozenset({"done", "lost", *get_args(Ending)})
 _WITHOUT_BLOBS = (
     "id, task, engine, queue, file, state, attempt, max_attempts, enqueued_at, run_at, expires_at, started_at,"
     " finished_at, pid, identity, progress, NULL AS result, result_error, error_type, error_message, ending, cancel,"
-    " options"
+    " options, limit_key"
 )
 
 
@@ -172,4 +172,5 @@ def _status_of(row: sqlite3.Row) -> Status:
         ending=row["ending"],
         cancel_asked=bool(row["cancel"]),
         **rows.read_options(row["options"]),
+        limit_key=row["limit_key"],
     )

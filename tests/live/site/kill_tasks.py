@@ -15,7 +15,7 @@ from typing import Any
 from flask import Flask, Response, jsonify, request
 from history import record
 
-from spoolkit import SPOOL_RETRY, Abort, JobTimeout, Retry, SpoolKit, current_job, spool
+from spoolkit import SPOOL_RETRY, Abort, JobTimeout, Limit, Retry, SpoolKit, current_job, spool
 from spoolkit.encoding import packet
 from spoolkit.job import JobSpec
 from spoolkit.spooldir import later, spoolfile, unique
@@ -273,6 +273,37 @@ def derived(id: str) -> Response:
     except FileExistsError:
         return jsonify(accepted=False)
     return jsonify(accepted=True)
+
+
+@spool(retries=9, backoff=0.1, limit=Limit(2, key=lambda key: key))
+def limited(key: str, held: bool = False) -> None:
+    """``held``: it does not end before there is a file ``go``."""
+    with noted():
+        while held and not Path(os.environ["HISTORY"]).with_name("go").exists():
+            time.sleep(0.01)
+
+
+def _die_parking(moment: str) -> None:
+    """Kill a spooler that moves a file ``in`` to or ``out`` of ``parked/``, once, ``before`` or ``after`` that."""
+    way, when = moment.split()
+    rename = os.rename
+
+    def rename_and_die(old: str, new: str) -> None:
+        here = bridge.is_spooler() and "/parked/" in str(new if way == "in" else old)
+        if when == "after":
+            rename(old, new)
+        if here:
+            with contextlib.suppress(FileExistsError):
+                Path(os.environ["HISTORY"]).with_name("died").touch(exist_ok=False)
+                os.kill(os.getpid(), signal.SIGKILL)
+        if when == "before":
+            rename(old, new)
+
+    os.rename = rename_and_die  # type: ignore[assignment]
+
+
+if moment := os.environ.get("DIES_PARKING"):
+    _die_parking(moment)
 
 
 def _die_linking(moment: str) -> None:
