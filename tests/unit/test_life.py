@@ -11,6 +11,7 @@ import logging
 import math
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -335,9 +336,12 @@ class Life(RuleBasedStateMachine):
             else:
                 assert self.world.child(work, step) in (0, 1, CRASHED)
 
-    @rule(drop=st.booleans(), what=st.sampled_from(["nothing", "cancel", "kill"]))
+    @rule(drop=st.booleans(), what=st.sampled_from(["nothing", "cancel", "kill", "kill slowly"]))
     def two_at_once(self, drop: bool, what: str) -> None:
-        """Another process is in the middle of a job, perhaps with the file's lock dropped, while this one looks."""
+        """Another process is in the middle of a job, perhaps with the file's lock dropped, while this one looks.
+
+        Where it is killed slowly, it does nothing any more, and is still there with all its locks.
+        """
         ready, started = os.pipe()
         wait, go = os.pipe()
 
@@ -368,11 +372,16 @@ class Life(RuleBasedStateMachine):
                 assert self.world.starts(id) == before, "two at once"
                 assert running != "limited" or self._starts_of("limited") == started_before, "over the limit"
                 if id and what != "nothing" and not self.world.broken:
-                    state = actions.cancel(id, force=what == "kill")
-                    assert state is (State.CANCELLED if what == "kill" else State.RUNNING)
+                    is_killed = what != "cancel"
+                    with pytest.MonkeyPatch.context() as patch:
+                        if what == "kill slowly":
+                            patch.setattr(os, "kill", lambda pid, _, kill=os.kill: kill(pid, signal.SIGSTOP))
+                        state = actions.cancel(id, force=is_killed)
+                    assert state is (State.CANCELLED if is_killed else State.RUNNING)
                     asked = id
-                    if what == "kill":
+                    if is_killed:
                         self.known[id].over, self.known[id].stopped = before, True
+                        os.kill(pid, signal.SIGKILL)
             finally:
                 os.close(go)
                 os.close(ready)
@@ -937,6 +946,36 @@ def test_a_dead_job_whose_death_was_not_recorded_is_listed_as_dead(world: World)
     assert lookup.find(id).state is State.DEAD
     assert [status.id for status in lookup.jobs(states=(State.DEAD,))] == [id]
     assert [status.id for status in lookup.jobs(states=(State.RETRYING,))] == []
+
+
+def test_a_job_whose_process_was_killed_does_not_run_again_however_long_that_takes_to_end(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a busy machine it had the lock when its killer looked: the file was left, and without the record it ran."""
+    id = submit(world, "wrong", task="picky")
+    ready, started = os.pipe()
+    wait, go = os.pipe()
+
+    def work() -> None:
+        os.close(go)
+        life_tasks.on_start = lambda id: (os.write(started, b"1"), os.read(wait, 1))  # type: ignore[assignment, return-value]
+        world.spooler.run_due()
+
+    pid, kill = start_child(work), os.kill
+    try:
+        os.read(ready, 1)
+        # It is there, and does nothing.
+        monkeypatch.setattr(os, "kill", lambda pid, signum: kill(pid, signal.SIGSTOP))
+        assert actions.cancel(id, force=True) is State.CANCELLED
+    finally:
+        kill(pid, signal.SIGKILL)
+        assert wait_child(pid) == -signal.SIGKILL
+        for fd in (ready, started, wait, go):
+            os.close(fd)
+    assert world.names() == []
+    world.break_store(garbage)
+    world.drain()
+    assert world.starts(id) == 1
 
 
 # A chunk, killed at each single step in turn.

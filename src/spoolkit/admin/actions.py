@@ -146,9 +146,7 @@ def cancel(id: str, *, force: bool = False) -> State:
         elif store.cancel_running(
             id, kill=lambda pid: _kill(pid, id), read_leftovers=partial(running.read, spool_dir, id)
         ):
-            with _claimed(status) as path:  # None: a spooler has claimed the file already, and removes it
-                if path is not None:
-                    spoolfile.finish(path)
+            _remove_file(status)
             running.delete(spool_dir, id)
             waiting.wake_waiters(spool_dir, id)
             limits.ended(status.limit_key, status.task, store, application.settings())
@@ -266,6 +264,19 @@ def _claimed(status: Status) -> Iterator[str | None]:
                 yield path if fd is not None else None
             return
     yield None
+
+
+def _remove_file(status: Status) -> None:
+    """Remove the file of a job that is recorded as cancelled, whoever has locked it.
+
+    The process that was killed may have the lock still: it does nothing any more, but its end may take the machine a
+    while. If the file were left, only the record would keep the job from running again.
+    """
+    for spool_dir in directories(status):
+        with changing(spool_dir):
+            if (path := spoolfile.locate(spool_dir, status.id, status.file)) is not None:
+                spoolfile.finish(path)
+                return
 
 
 def purge(states: Iterable[State] = FINAL, before: float | None = None) -> int:
