@@ -632,6 +632,17 @@ def test_a_damaged_file_is_found_with_the_reason(site: Site) -> None:
     assert "the header announces 65535 bytes, but the file has 6" in site.only().problem
 
 
+def test_a_parked_file_that_is_damaged_is_found_and_a_sound_one_is_not(site: Site) -> None:
+    line = site.spool / "parked" / "k0"
+    line.mkdir(mode=0o700, parents=True)
+    os.rename(site.job(), line / f"{PREFIX}{'a' * 32}")
+    assert site.examine() == []
+    os.rename(site.job(data=b"\x11\xff\xff\x00broken"), line / f"{PREFIX}{'b' * 32}")
+    finding = site.only()
+    assert (finding.check, finding.severity) == ("foreign-file", "error")
+    assert "the header announces 65535 bytes" in finding.problem
+
+
 def test_a_job_whose_name_is_not_utf8_is_found(site: Site) -> None:
     os.rename(site.job(), os.fsencode(site.spool) + b"/" + PREFIX.encode() + b"\xff")
     assert "UTF-8" in site.only().problem

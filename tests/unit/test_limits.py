@@ -12,14 +12,15 @@ from flask import Flask
 from life_faults import no_store_after
 from life_process import start_child, wait_child
 
-from spoolkit import ConfigurationError, Limit, SpoolKit, State, application, spool
+from spoolkit import ConfigurationError, Job, Limit, SpoolKit, State, application, periodic, registry, spool
 from spoolkit.admin import actions, lookup, stats
 from spoolkit.cli.format import note
 from spoolkit.coordination import limits
 from spoolkit.encoding import packet
 from spoolkit.errors import ArgumentTypeError
+from spoolkit.schedules import ticks
 from spoolkit.settings import Settings
-from spoolkit.spooldir import parked, spoolfile
+from spoolkit.spooldir import dead, parked, spoolfile
 from spoolkit.spooling.standalone import Spooler
 from spoolkit.store import holders, locations, retention
 from spoolkit.system import clock
@@ -434,3 +435,91 @@ def test_jobs_without_a_limit_have_no_key(work: Callable[[], None]) -> None:
 
 def test_the_default_is_to_wait_for_the_store() -> None:
     assert Settings("/").limits_without_store == "wait"
+
+
+def test_a_sweep_moves_jobs_back_beside_a_living_holder_if_there_is_room(
+    work: Callable[[], None], holder: Callable[[], Callable[[], None]]
+) -> None:
+    shared()
+    end = holder()
+    waiting = [shared(n) for n in range(1, 4)]
+    for job in waiting:
+        park(job)
+    limits.sweep(locations.spool_dir())
+    assert [where(job.id) for job in waiting] == [".", "parked", "parked"]
+    end()
+
+
+def test_a_sweep_leaves_jobs_alone_that_have_no_room(holder: Callable[[], Callable[[], None]]) -> None:
+    export(1)
+    holder()
+    second = export(1)
+    park(second)
+    limits.sweep(locations.spool_dir())
+    assert where(second.id) == "parked"
+
+
+def test_a_damaged_file_in_a_line_is_handed_to_the_spoolers_which_say_what_is_wrong(
+    app: Flask, work: Callable[[], None]
+) -> None:
+    path = park(export(1))
+    os.truncate(path, 8)
+    limits.sweep(locations.spool_dir())
+    work()
+    assert [os.path.basename(path) for path in dead.paths(locations.spool_dir())] == [os.path.basename(path)]
+    assert os.listdir(os.path.join(locations.spool_dir(), parked.FOLDER)) == []
+
+
+def test_to_cancel_the_job_that_was_moved_back_lets_the_next_one_follow(
+    work: Callable[[], None], holder: Callable[[], Callable[[], None]]
+) -> None:
+    export(1)
+    end = holder()
+    waiting = [export(1, str(n)) for n in range(2)]
+    work()
+    end()
+    assert [where(job.id) for job in waiting] == [".", "parked"]
+    actions.cancel(waiting[0].id)
+    assert where(waiting[1].id) == "."
+
+
+@pytest.mark.parametrize("priority", [None, 7])
+def test_a_later_call_replaces_a_job_that_is_parked(
+    app: Flask, work: Callable[[], None], holder: Callable[[], Callable[[], None]], priority: int | None
+) -> None:
+    @spool(limit=Limit(1), unique=("user",), on_duplicate="replace", name="test.both")
+    def index(user: int, text: str) -> None:
+        ran.append(text)
+        if during:
+            during.pop()()
+
+    index(1, "first")
+    end = holder()
+    second = index.using(priority=priority)(2, "second")
+    work()
+    assert where(second.id) == "parked"
+    assert index(2, "third") == second
+    work()
+    assert where(second.id) == "parked"
+    end()
+    assert where(second.id) == ("." if priority is None else str(priority))
+    work()
+    assert ran == ["third"]
+
+
+def test_runs_of_a_schedule_have_the_limit_of_their_task(app: Flask) -> None:
+    declare = periodic(cron="0 3 * * *", name="test.nightly", args=(5,))
+    try:
+        declare(export)
+        ticks.reconcile(locations.spool_dir())
+        (path,) = spoolfile.pending(locations.spool_dir())
+        assert packet.head(packet.load(Path(path).read_bytes())).limit_key == f"{export.name} 5"
+    finally:
+        registry.this_process.schedules.pop("test.nightly")
+
+
+def park(job: Job[None]) -> str:
+    path = spoolfile.locate(locations.spool_dir(), job.id)
+    assert path is not None
+    assert job.limit_key is not None
+    return parked.park(path, locations.spool_dir(), limits.group(job.limit_key))

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 from flask import Flask, current_app
 
-from spoolkit import JobFailedError, Retry, SpoolKit, application, current_job, spool
+from spoolkit import JobFailedError, Limit, Retry, SpoolKit, application, current_job, spool
+from spoolkit.coordination import limits
 from spoolkit.job import new_id
-from spoolkit.spooldir import spoolfile
+from spoolkit.spooldir import parked, spoolfile
+from spoolkit.store import locations
 from spoolkit.system import sandbox
 from spoolkit.testing import clear_jobs, run_jobs, waiting_jobs
 
@@ -48,6 +50,11 @@ def asks_again() -> None:
 @spool
 def again() -> None:
     again()
+
+
+@spool(limit=Limit(1))
+def one_at_a_time(n: int) -> None:
+    ran.append(n)
 
 
 @pytest.fixture
@@ -168,6 +175,21 @@ def test_clear_jobs_leaves_neither_jobs_nor_records(app: Flask) -> None:
     clear_jobs()
     result = app.test_cli_runner().invoke(args=["spool", "ls"])
     assert (waiting_jobs(), result.output.strip()) == ([], "no jobs")
+
+
+def test_a_parked_job_is_a_waiting_job_and_can_be_run_and_cleared(app: Flask) -> None:
+    jobs = [one_at_a_time(n) for n in range(3)]
+    for job in jobs:
+        path = spoolfile.locate(locations.spool_dir(), job.id)
+        assert path is not None
+        parked.park(path, locations.spool_dir(), limits.group(job.limit_key or ""))
+    assert waiting_jobs() == jobs
+    assert sorted(run_jobs(), key=lambda job: job.id) == jobs
+    path = spoolfile.locate(locations.spool_dir(), one_at_a_time(3).id)
+    assert path is not None
+    parked.park(path, locations.spool_dir(), limits.group(jobs[0].limit_key or ""))
+    clear_jobs()
+    assert waiting_jobs() == []
 
 
 def test_run_jobs_and_clear_jobs_refuse_outside_a_test_run(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from spoolkit.doctor import machine
 from spoolkit.doctor.findings import Check, Entry, Finding, Severity, Site, is_number, limit_findings, printable, quoted
 from spoolkit.encoding import packet
 from spoolkit.errors import DecodeError
-from spoolkit.spooldir import dead, later, places, spoolfile, waiting
+from spoolkit.spooldir import dead, later, parked, places, spoolfile, waiting
 from spoolkit.system import files
 
 HEADER_TIME = 60.0
@@ -102,13 +102,18 @@ def _foreign_file(site: Site) -> Iterator[Finding]:
     target = quoted(os.path.join(site.spool_dir, dead.FOLDER))
     found = []
     for entry in site.entries:
-        if entry.is_scanned and (harm := _harm(entry, site)) is not None:
+        if (entry.is_scanned or _is_parked(entry)) and (harm := _harm(entry, site)) is not None:
             # By its inode, where the name cannot be written in a shell command.
             by_inode = f'"$(find {quoted(site.spool_dir)} -inum {entry.about.st_ino})"'
             name = quoted(entry.path) if entry.path.isprintable() else by_inode
             remedy = f"mkdir -p {target}; mv -n -t {target} {name}"
             found.append(Finding("foreign-file", f"{printable(entry.path)} {harm[0]}", remedy, harm[1]))
     yield from limit_findings(found)
+
+
+def _is_parked(entry: Entry) -> bool:
+    # A file that is damaged is moved back as well, but only when its group has room.
+    return entry.place is not None and entry.place.name == parked.FOLDER and entry.is_job
 
 
 def _harm(entry: Entry, site: Site) -> tuple[str, Severity] | None:

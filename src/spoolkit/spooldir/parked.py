@@ -176,6 +176,16 @@ def groups(spool_dir: str) -> Iterator[str]:
                 yield entry.name
 
 
+def paths(spool_dir: str) -> list[str]:
+    """Return the files of all groups, in the order of their places. Never raises ``OSError``."""
+    found: list[tuple[Place, str]] = []
+    for group in groups(spool_dir):
+        path = folder(spool_dir, group)
+        with contextlib.suppress(OSError):
+            found += ((place, os.path.join(path, place.name)) for place in _places(path, spool_dir))
+    return [path for _, path in sorted(found)]
+
+
 def any_job(spool_dir: str, group: str) -> JobSpec | None:
     """Return a job of a group, without its arguments; ``None`` if no file can be read. Never raises ``OSError``."""
     with contextlib.suppress(OSError), os.scandir(folder(spool_dir, group)) as entries:

@@ -18,7 +18,7 @@ from spoolkit.errors import (
 )
 from spoolkit.handle import Job
 from spoolkit.job import FINISHED, Dead, Outcome, RetryAt
-from spoolkit.spooldir import chunks, spoolfile
+from spoolkit.spooldir import chunks, parked, spoolfile
 from spoolkit.spooling.execute import SpoolFileRef, execute_job
 from spoolkit.store import locations
 from spoolkit.system import sandbox
@@ -109,6 +109,7 @@ def _waiting() -> list[str]:
             chunks.expand_unlocked(path, spool_dir)
         for folder in (spool_dir, os.path.join(spool_dir, spoolfile.LATER)):
             found += spoolfile.scanned(folder) if os.path.isdir(folder) else []
+        found += parked.paths(spool_dir)
     return [path for path in found if spoolfile.id_of(os.path.basename(path))]
 
 
