@@ -10,6 +10,7 @@ import random
 import signal
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -62,29 +63,32 @@ def app(tmp_path: Path) -> Iterator[Flask]:
 
 
 def storm(app: Flask, count: int, seconds_between_kills: float) -> None:
-    """Run so many jobs, and kill one process after the other."""
+    """Run so many jobs, a thousand of them at a time, and kill one process after the other."""
     spool_dir, dice = str(app.config["SPOOLKIT_SPOOL"]), random.Random(count)
-    limited.map([(dice.randrange(KEYS),) for _ in range(count)])
     names: dict[int, str] = {}
 
-    def start(number: int) -> None:
-        def work() -> None:
-            global name
-            name = str(number)
-            sweeping.run(spool_dir)  # as at the start of a spooler
-            spooler = Spooler(spool_dir)
-            while spoolfile.pending(spool_dir, 1):
-                spooler.run_due()
-                time.sleep(0.001)
+    def work() -> None:
+        sweeping.run(spool_dir)  # as at the start of a spooler
+        spooler = Spooler(spool_dir)
+        while spoolfile.pending(spool_dir, 1):
+            spooler.run_due()
+            time.sleep(0.001)
 
-        names[start_child(work)] = str(number)
+    def named(number: int) -> None:
+        global name
+        name = str(number)
+        work()
 
-    number = 0
+    number, left = 0, count
     next_kill, deadline = time.monotonic(), time.monotonic() + 60 + count / 50
-    while spoolfile.pending(spool_dir, 1) or names:
+    while left or names or spoolfile.pending(spool_dir, 1):
         assert time.monotonic() < deadline, spoolfile.pending(spool_dir, 10)
+        if left and len(spoolfile.pending(spool_dir, 500)) < 500:
+            batch = min(left, 500)
+            limited.map(sorted((dice.randrange(KEYS),) for _ in range(batch)))
+            left -= batch
         while len(names) < PROCESSES and spoolfile.pending(spool_dir, 1):
-            start(number)
+            names[start_child(partial(named, number))] = str(number)
             number += 1
         if names and time.monotonic() > next_kill and history.exists():
             pid = dice.choice(list(names))
