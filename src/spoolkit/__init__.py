@@ -1,6 +1,8 @@
 """Background tasks for Flask on the uWSGI server that already runs the site."""
 
 from spoolkit.attempt.current_job import current_job
+from spoolkit.batches import Batch, BatchProgress
+from spoolkit.chains import Chain, chain
 from spoolkit.decorators import periodic, spool, thread
 from spoolkit.encoding.codec import register
 from spoolkit.encoding.uwsgi_args import restore_spooler_args
@@ -9,6 +11,8 @@ from spoolkit.errors import (
     AmbiguousJobError,
     ArgumentError,
     ArgumentTypeError,
+    BatchError,
+    BatchStateError,
     ConfigurationError,
     DecodeError,
     DuplicateJobError,
@@ -38,13 +42,14 @@ from spoolkit.errors import (
     StoreUnavailableError,
     TaskFunctionError,
     TooLargeError,
+    UnknownBatchError,
     UnknownJobError,
     UnknownScheduleError,
     UnknownTaskError,
 )
 from spoolkit.extension import SpoolKit
 from spoolkit.handle import Job
-from spoolkit.job import SPOOL_IGNORE, SPOOL_OK, SPOOL_RETRY, Limit, State
+from spoolkit.job import RESULT, SPOOL_IGNORE, SPOOL_OK, SPOOL_RETRY, Limit, State
 from spoolkit.spooling.uwsgi_arguments import prepare_spooler_args
 from spoolkit.system.log import JobLogFilter
 from spoolkit.threads.background import BackgroundThread, QueueThread
@@ -53,6 +58,7 @@ from spoolkit.times import seconds_from_text
 __version__ = "0.1.0"
 
 __all__ = [
+    "RESULT",
     "SPOOL_IGNORE",
     "SPOOL_OK",
     "SPOOL_RETRY",
@@ -61,6 +67,11 @@ __all__ = [
     "ArgumentError",
     "ArgumentTypeError",
     "BackgroundThread",
+    "Batch",
+    "BatchError",
+    "BatchProgress",
+    "BatchStateError",
+    "Chain",
     "ConfigurationError",
     "DecodeError",
     "DuplicateJobError",
@@ -96,9 +107,11 @@ __all__ = [
     "StoreUnavailableError",
     "TaskFunctionError",
     "TooLargeError",
+    "UnknownBatchError",
     "UnknownJobError",
     "UnknownScheduleError",
     "UnknownTaskError",
+    "chain",
     "current_job",
     "periodic",
     "prepare_spooler_args",

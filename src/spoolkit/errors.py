@@ -209,6 +209,23 @@ class NewerStoreError(StoreUnavailableError):
     """A newer spoolkit has written the store: jobs are accepted, but no spooler of this version starts one."""
 
 
+class BatchError(SpoolkitError):
+    """The root of the errors about one batch."""
+
+    def __init__(self, message: str, *, batch: str) -> None:
+        super().__init__(message)
+        #: The id of the batch.
+        self.batch = batch
+
+
+class UnknownBatchError(BatchError, LookupError):
+    """There is no record of the batch: it was never accepted, or its record was deleted with those of its members."""
+
+
+class BatchStateError(BatchError):
+    """The batch takes no members: it was accepted already, or its ``with`` block was not entered."""
+
+
 class JobError(SpoolkitError):
     """The root of the errors about one job."""
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import IntEnum, StrEnum
+from hashlib import sha256
 from os import urandom
 from typing import Literal, TypeVar
 
@@ -66,6 +67,17 @@ FINAL = FINISHED - {State.DEAD}
 """The states of a job of which nothing is left to run: a dead job still has its file, and can be retried."""
 
 
+class ResultBefore:
+    """The type of :data:`RESULT`."""
+
+    def __repr__(self) -> str:
+        return "RESULT"
+
+
+RESULT = ResultBefore()
+"""Stands for the result of the job before it among the arguments of a call in ``chain()``."""
+
+
 def new_id() -> str:
     """A new job id: 32 hex digits that sort by time, and are unique across hosts and processes."""
     # In nanoseconds, so that the ids of one process are in the order of its calls: a single spooler runs them in it.
@@ -75,6 +87,18 @@ def new_id() -> str:
 def first_id(time: float) -> str:
     """A lower bound of the ids of all jobs made after ``time`` (unix time in seconds), up to a second too low."""
     return f"{max(0, int(time) - 1) * 10**9:016x}"
+
+
+def id_after(id: str, what: str, time: float | None = None) -> str:
+    """The id of a job that follows from another one, or from a batch: always the same one for the same arguments.
+
+    Args:
+        id: The id from which it follows.
+        what: What it is to that one, so that several may follow.
+        time: The unix time in seconds by which the id is sorted; ``None``: that of ``id``.
+    """
+    begin = id[:16] if time is None else f"{int(time * 1e9):016x}"
+    return begin + sha256(f"{id} {what}".encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -122,6 +146,12 @@ class JobSpec:
     duplicate: bool = False
     #: The key of its task's :class:`Limit`: so many jobs with this key run at once. ``None``: no limit.
     limit_key: str | None = None
+    #: The id of the batch of which it is a member or the callback. ``None``: it has nothing to do with a batch.
+    batch: str | None = None
+    #: The calls that follow it in its chain, each as the bytes of a spool file. ``None``: no call follows.
+    chain: tuple[bytes, ...] | None = None
+    #: Of a call in a chain that is not made yet: the arguments that :data:`RESULT` stands for, by position or by name.
+    result_at: tuple[int | str, ...] | None = None
 
     def __init__(
         self,
@@ -419,6 +449,32 @@ class Status:
     def has_file(self) -> bool:
         """Whether a file in a spool directory carries the job; otherwise it exists in one process only."""
         return _has_file(self.engine)
+
+
+OnDeath = Literal["wait", "cancel"]
+"""What a death does to the other members of a batch: nothing, or it cancels those that have not ended."""
+
+
+@dataclass(frozen=True)
+class BatchStatus:
+    """What is known of a batch."""
+
+    #: 32 hex digits.
+    id: str
+    #: The name that the application gave it.
+    name: str
+    #: When it was accepted, unix time in seconds (UTC).
+    created_at: float
+    #: When the last of its members ended, unix time in seconds (UTC). ``None``: some have not ended.
+    completed_at: float | None
+    #: How often it was complete: again after a dead member was retried.
+    generation: int
+    #: What a death does to the other members.
+    on_death: OnDeath
+    #: The id of the job of the latest callback. ``None``: there is none yet, or the batch has no callback.
+    callback: str | None
+    #: How many members are in each state. Members that have not started are ``queued``.
+    members: Mapping[State, int]
 
 
 def _has_file(engine: str) -> bool:

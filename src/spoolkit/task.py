@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import update_wrapper
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar
@@ -29,6 +30,7 @@ from spoolkit.handle import Job
 from spoolkit.job import AnyJob, TaskOptions, new_id, replaced
 from spoolkit.registry import Declared
 from spoolkit.settings import DEFAULT_QUEUE, is_queue_name
+from spoolkit.spooling.engine import SpoolEngine
 from spoolkit.system import clock, log, sandbox
 
 P = ParamSpec("P")
@@ -241,7 +243,7 @@ class SpoolTask(Task[P, R]):
         timeout: Delay | None = None,
         headers: Headers | None = None,
         after_commit: AfterCommit | None = None,
-    ) -> Callable[P, Job[R]]:
+    ) -> Prepared[P, R]:
         """The task with options for the next call, apart from its arguments: ``task.using(delay=30)(5)``.
 
         Args:
@@ -262,7 +264,8 @@ class SpoolTask(Task[P, R]):
                 ``SPOOLKIT_AFTER_COMMIT`` says.
 
         Returns:
-            A function to call with the task's arguments. It returns and raises as a call of the task does.
+            A function to call with the task's arguments. It returns and raises as a call of the task does; its
+            ``call()`` is that of the task, with these options.
 
         Raises:
             ArgumentError: ``retries``, ``backoff`` or ``timeout`` cannot be used.
@@ -284,11 +287,25 @@ class SpoolTask(Task[P, R]):
             headers=headers,
             after_commit=after_commit,
         )
+        return Prepared(self, options)
 
-        def call(*args: P.args, **kwargs: P.kwargs) -> Job[R]:
-            return self._enqueue(args, kwargs, options)
+    def call(self, /, *args: P.args, **kwargs: P.kwargs) -> PlannedCall[R]:
+        """A call of the task that is not made yet: for :class:`~spoolkit.Batch` and :func:`~spoolkit.chain`.
 
-        return call
+        Raises:
+            SignatureError: The arguments do not fit the function.
+            ArgumentError: The task is unique.
+        """
+        return self._plan(args, kwargs, {})
+
+    def _plan(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: Mapping[str, Any]) -> PlannedCall[R]:
+        if self.declared.options.unique is not None:
+            raise ArgumentError(
+                f"{self.name} is unique, so that a call may make no job of its own: neither a batch nor a chain can "
+                "wait for that. Let a task of the batch or the chain call it"
+            )
+        self._check(args, kwargs)
+        return PlannedCall(self, args, kwargs, options)
 
     def _check_replaces(self) -> None:
         rule = self.declared.options.unique
@@ -430,6 +447,75 @@ class SpoolTask(Task[P, R]):
         return arguments
 
 
+@dataclass(frozen=True)
+class Prepared(Generic[P, R]):
+    """A task with options for its next call."""
+
+    _task: SpoolTask[P, R]
+    _options: Mapping[str, Any]
+
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
+        """As a call of the task."""
+        return self._task._enqueue(args, kwargs, self._options)
+
+    def call(self, /, *args: P.args, **kwargs: P.kwargs) -> PlannedCall[R]:
+        """As the task's own ``call()``."""
+        return self._task._plan(args, kwargs, self._options)
+
+
+@dataclass(frozen=True)
+class PlannedCall(Generic[R]):
+    """A call that is not made yet, with its arguments and its options."""
+
+    #: The task.
+    task: SpoolTask[..., R]
+    #: The positional arguments.
+    args: tuple[Any, ...]
+    #: The arguments by name.
+    kwargs: Mapping[str, Any]
+    #: What was given to ``using()``.
+    options: Mapping[str, Any]
+
+    def job(self) -> Job[R]:
+        """The job of this call, if it is made now.
+
+        Raises:
+            QueueOptionError: Its queue or its priority cannot be used.
+            SpoolUnavailableError: The spool directory is missing, or is another user's.
+        """
+        job = self.task._job(self.args, self.kwargs, self.task._engine.name, self.options)
+        return SpoolEngine().addressed(_with_headers(job))
+
+    def job_for_later(self, what: str) -> Job[R]:
+        """The job of this call, if it is made at a time that is not known yet.
+
+        Args:
+            what: What the call is, for the message.
+
+        Raises:
+            ScheduleError: An option counts seconds from the call on.
+            ArgumentError: As for :meth:`job`.
+        """
+        if self.options.get("after_commit"):
+            raise ArgumentError(
+                f"after_commit is given for {what} of {self.task.name}, which is made later, in another process: leave "
+                "it out",
+                argument="after_commit",
+            )
+        for name in ("delay", "expires"):
+            if name in self.options and not isinstance(self.options[name], datetime):
+                raise ScheduleError(
+                    f"{name} is {shown(self.options[name])}, from the call on, but {what} of {self.task.name} is made "
+                    "later, at a time that is not known: leave it out",
+                    argument=name,
+                )
+        return self.job()
+
+    def dump(self, job: Job[R]) -> bytes:
+        """Check the job of this call, and return the content of its file."""
+        return SpoolEngine().dump(job, self.task.declared)
+
+
 class ThreadTask(Task[P, R]):
     """A task whose jobs run in the threads of the calling process, and are lost with it."""
 
@@ -485,6 +571,14 @@ class ThreadTask(Task[P, R]):
             return self._enqueue(args, kwargs, options)
 
         return call
+
+    def call(self, /, *args: P.args, **kwargs: P.kwargs) -> Any:
+        """Not supported: raises :class:`ArgumentTypeError`. A job in a batch or a chain must survive its process."""
+        raise ArgumentTypeError(
+            f"{self.name} is a @thread task, whose jobs are lost with their process: declare it with @spool to use it "
+            "in a batch or a chain",
+            type_name=type(self).__qualname__,
+        )
 
     def _submit(self, job: Job[R], after_commit: object) -> Job[R]:
         overflow = self._overflow_engine

@@ -18,7 +18,7 @@ from flask import Flask
 from sampling import sampled
 from uwsgi_server import UwsgiServer, wait_until
 
-from spoolkit import SpoolKit
+from spoolkit import Batch, SpoolKit
 from spoolkit.admin import lookup
 from spoolkit.admin.lookup import Details
 from spoolkit.job import State
@@ -502,3 +502,44 @@ def assert_within_limit(site: Site, ids: list[str], number: int) -> None:
                 assert len(runs_in) <= number, site.history.events()
             else:
                 runs_in.pop(event.pid, None)
+
+
+@pytest.mark.parametrize("spoolers", sampled(SPOOLERS, 4))
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_a_batch_calls_back_once_if_the_spooler_that_links_the_callback_to_its_name_is_killed(
+    tmp_path: Path, moment: str, spoolers: int
+) -> None:
+    """Between the end of the last member and the callback's file, and between that file and its record."""
+    with serving(tmp_path, spoolers, DIES_LINKING=moment) as site:
+        made = site.server.post("/batch").json
+        wait_until(lambda: (tmp_path / "died").exists(), message=site.server.log)
+
+        def callback() -> str | None:
+            with looking_at(site):
+                return Batch.get(made["batch"]).status.callback
+
+        wait_until(lambda: callback() is not None, message=site.server.log)
+        id = callback()
+        assert id is not None
+        ran = settled(site, [*made["jobs"], id])
+        starts = [event.words[1] for event in site.history.events() if event.words[0] == "start"]
+    assert all(job.outcomes == ("done",) for job in ran.values())
+    assert sorted(starts) == sorted(ran)
+
+
+@pytest.mark.parametrize("spoolers", sampled(SPOOLERS, 4))
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("what", sampled(["DIES_LINKING", "DIES_FINISHING"], "DIES_LINKING"))
+def test_a_chain_goes_on_once_if_its_spooler_is_killed_beside_the_file_of_the_next_job(
+    tmp_path: Path, what: str, moment: str, spoolers: int
+) -> None:
+    """Around the link of the next job's file, and around the removal of the job's own."""
+    with serving(tmp_path, spoolers, **{what: moment}) as site:
+        ids = site.server.post("/chain").json["jobs"]
+        for id in ids:
+            site.history.wait_for("end", id, timeout=60)
+        assert (tmp_path / "died").exists(), "nothing was killed"
+        ran = settled(site, ids)
+    for job in ran.values():
+        assert job.outcomes == ("done",)
+        assert len(job.said("start")) == 1

@@ -61,7 +61,9 @@ def test_each_decision_has_its_number_its_three_parts_and_its_place_in_the_index
     index = (folder / "README.md").read_text()
     records = sorted(folder.glob("0*.md"))
     assert len(records) > 50
-    for number, path in enumerate(records, 1):
+    numbers = [int(path.name.split("-")[0]) for path in records]
+    assert len(set(numbers)) == len(numbers)
+    for number, path in zip(numbers, records, strict=True):
         text = path.read_text()
         assert path.name.startswith(f"{number:04d}-")
         assert text.startswith(f"# {number}. ")

@@ -12,7 +12,7 @@ from functools import partial
 from spoolkit import application
 from spoolkit.admin import keys
 from spoolkit.admin.lookup import Listing, check_id, directories, find, from_store, jobs, recorded
-from spoolkit.coordination import limits
+from spoolkit.coordination import batches, limits
 from spoolkit.encoding import packet
 from spoolkit.errors import DecodeError, JobStateError
 from spoolkit.job import FINAL, FINISHED, State, Status
@@ -109,7 +109,7 @@ def dead_jobs(task: str | None = None) -> Listing:
 
 
 def cancel(id: str, *, force: bool = False) -> State:
-    """Cancel a job.
+    """Cancel a job. If it was the last member of a batch that had not ended, the callback is accepted.
 
     A waiting job is cancelled for good. A running job is asked to stop: it continues until the task checks for that.
 
@@ -126,6 +126,18 @@ def cancel(id: str, *, force: bool = False) -> State:
         StoreUnavailableError: The store cannot be written, so a waiting job was not cancelled.
         SpoolUnavailableError: This process may not change the spool directory.
     """
+    state = _cancel(id, force=force)
+    if state is State.CANCELLED:
+        _follow_up()
+    return state
+
+
+def _follow_up() -> None:
+    """Have the callbacks of batches accepted that are complete by now. Otherwise a sweep does it."""
+    from_store(lambda: batches.call_back(locations.store(), application.settings()))
+
+
+def _cancel(id: str, *, force: bool) -> State:
     deadline, store = time.monotonic() + CLAIM_TIME, locations.store()
     while True:
         status = find(id)
@@ -296,6 +308,8 @@ def purge(states: Iterable[State] = FINAL, before: float | None = None) -> int:
     locations.check_readable()
     before, total, store = clock.now() if before is None else before, 0, locations.store()
     wanted = set(states)
+    # A callback that was accepted, but is not recorded as that, would be accepted again once its record is gone.
+    batches.call_back(store, application.settings())
     if State.DEAD in wanted:
         for spool_dir in locations.spool_dirs():
             while deleted := retention.delete_dead(store, spool_dir, before, PURGED_AT_ONCE):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from spoolkit.admin import lookup
+from spoolkit.admin import batches, lookup
 from spoolkit.admin import stats as statistics
 from spoolkit.admin.as_json import brief, detailed
 from spoolkit.admin.lookup import Details
@@ -84,6 +84,31 @@ def show(id: str, as_json: bool) -> None:
             if text:
                 print_lines("", f"attempt {attempt.number}, {title}:")
                 print_lines(*(f"  {line(text_line)}" for text_line in text.splitlines()))
+
+
+@command("batch")
+@click.argument("id")
+def batch(id: str, as_json: bool) -> None:
+    """Show a batch: how many of its members are in which state, and its callback."""
+    found = batches.details(id)
+    if as_json:
+        print_json(found.to_dict())
+        return
+    status = found.status
+    states = ", ".join(f"{status.members[state]} {state}" for state in State if state in status.members)
+    is_complete = status.completed_at is not None
+    facts = [
+        ("batch", status.id),
+        ("name", status.name),
+        ("state", f"complete, {stamp(status.completed_at)}" if is_complete else "open: some members have not ended"),
+        ("members", f"{sum(status.members.values())}" + (f": {states}" if states else "")),
+        ("made", stamp(status.created_at)),
+        ("completed", f"{status.generation} times" if status.generation > 1 else None),
+        ("on death", "cancel the others" if status.on_death == "cancel" else None),
+        ("callback", f"{status.callback} {found.callback_state or ''}".rstrip() if status.callback else None),
+        ("dead", "\n".join(found.dead)),
+    ]
+    print_lines(table(("", ""), [(name, value) for name, value in facts if value], wrap=True))
 
 
 def _facts(found: Details) -> list[tuple[str, object]]:

@@ -1,1 +1,1 @@
-"""May a job be made or run, beside others, or before a transaction is committed? Derived from living jobs and files."""
+"""May a job be made or run, beside others, or before a commit? What follows from its end? From living jobs, files."""

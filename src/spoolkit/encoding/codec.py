@@ -30,6 +30,7 @@ from zoneinfo import ZoneInfo
 
 from spoolkit.encoding import borrowed
 from spoolkit.errors import ArgumentTypeError, ConfigurationError, DecodeError, shown
+from spoolkit.job import ResultBefore
 from spoolkit.system import modules
 
 T = TypeVar("T")
@@ -156,6 +157,30 @@ def decode_call(data: bytes) -> tuple[tuple[object, ...], dict[str, object]]:
     except Exception as error:
         raise _unreadable("the data", error) from error
     raise DecodeError("the arguments are not a pair of a list and an object")
+
+
+def fill(call: bytes, places: Sequence[int | str], value: bytes) -> bytes:
+    """Put an encoded value into encoded arguments.
+
+    Args:
+        call: What :func:`encode_call` returned.
+        places: Where it goes, by position or by name, in place of what is there.
+        value: What :func:`encode` returned.
+
+    Raises:
+        DecodeError: ``call`` or ``value`` is something else, or there is no such place.
+    """
+    try:
+        tree, found = _parse(call), _parse(value)
+        for place in places:
+            part = tree[0] if type(place) is int else tree[1]
+            part[place]  # it must be there: a dict would take any name
+            part[place] = found
+        return _dump(tree)
+    except DecodeError:
+        raise
+    except Exception as error:
+        raise _unreadable("the arguments", error) from error
 
 
 # -- encode ------------------------------------------------------------------------------------------------------------
@@ -388,6 +413,8 @@ _ENCODERS: dict[type, Callable[[Any, str, int], Json]] = {
 
 _HINTS: dict[type, str] = {
     **dict.fromkeys((bytearray, memoryview), "send bytes(value)"),
+    ResultBefore: "it stands for the result of the job before: only among the arguments of a later call in chain(), "
+    "not within another value",
     **dict.fromkeys(
         (io.TextIOWrapper, io.BufferedReader, io.BufferedWriter, io.BufferedRandom, io.FileIO, io.BytesIO, io.StringIO),
         "an open file cannot be stored: send its path or its content",

@@ -6,6 +6,7 @@ its length as uint16) and the body, which is the rest (core/spooler.c, core/prot
 
 from __future__ import annotations
 
+import json
 import re
 import struct
 from collections.abc import Callable, Mapping, Sequence
@@ -41,6 +42,7 @@ HEAD_SIZE = 4 + LIMIT
 
 _HEADER = struct.Struct("<BHB")
 _LENGTH = struct.Struct("<H")
+_CALL_LENGTH = struct.Struct("<I")
 _IS_ID = re.compile(rb"[0-9a-f]{32}")
 _TIME = re.compile(rb"\d{1,12}(\.\d+)?")
 
@@ -126,7 +128,10 @@ def unpack(packet: Packet) -> JobSpec:
         DecodeError: This is no job.
     """
     check_understood(packet)
-    return _job(packet.fields, *codec.decode_call(arguments(packet)))
+    job = _job(packet.fields, *codec.decode_call(arguments(packet)))
+    for call in job.chain or ():
+        check_understood(load(call))  # it will be written anew, with the fields that this version knows
+    return job
 
 
 def check_understood(packet: Packet) -> None:
@@ -188,8 +193,8 @@ def _file(fields: bytes, body: bytes) -> bytes:
 
 def _too_large(size: int) -> TooLargeError:
     return TooLargeError(
-        f"the job does not fit into uWSGI's packet, its fields take {size} bytes: shorten the task's name or the "
-        "queue's path",
+        f"the job does not fit into uWSGI's packet, its fields take {size} bytes: shorten the task's name, the queue's "
+        "path, or the arguments of the calls that follow in its chain",
         size=size,
         limit=LIMIT,
     )
@@ -279,6 +284,38 @@ def _read_path(text: bytes) -> str:
     return text.decode("utf-8", "surrogateescape")
 
 
+def _write_calls(calls: Sequence[bytes]) -> bytes:
+    return b"".join(_CALL_LENGTH.pack(len(call)) + call for call in calls)
+
+
+def _read_calls(text: bytes) -> tuple[bytes, ...]:
+    calls, at = [], 0
+    try:
+        while at < len(text):
+            start = at + _CALL_LENGTH.size
+            at = start + _CALL_LENGTH.unpack_from(text, at)[0]
+            calls.append(text[start:at])
+    except struct.error:
+        at = len(text) + 1
+    if at > len(text):
+        raise DecodeError("the calls that follow in its chain break off")
+    return tuple(calls)
+
+
+def _write_places(places: Sequence[int | str]) -> bytes:
+    return json.dumps(list(places)).encode()
+
+
+def _read_places(text: bytes) -> tuple[int | str, ...]:
+    try:
+        places = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DecodeError(f"the places of the result are {text[:80]!r}: {error}") from error
+    if type(places) is not list or not all(type(place) in (int, str) for place in places):
+        raise DecodeError(f"the places of the result are {text[:80]!r}, not numbers and names")
+    return tuple(places)
+
+
 class Field(NamedTuple):
     """An optional field of a job."""
 
@@ -305,6 +342,9 @@ FIELDS: dict[bytes, Field] = {
     b"schedule": Field("schedule", str.encode, bytes.decode, must=True),
     b"headers": Field("headers", headers.write, headers.read),
     b"limit": Field("limit_key", str.encode, bytes.decode, must=True),
+    b"batch": Field("batch", str.encode, bytes.decode, must=True),
+    b"chain": Field("chain", _write_calls, _read_calls, must=True),
+    b"result_at": Field("result_at", _write_places, _read_places, must=True),
 }
 """The optional fields of a job, by their keys, in the order in which they are written."""
 

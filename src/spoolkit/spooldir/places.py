@@ -22,6 +22,7 @@ class Place(NamedTuple):
 
 
 PLACES = (
+    Place("batches", spool_files=True, has_folders=True),
     Place("checkpoints"),
     Place("chunks", spool_files=True, has_folders=True),
     Place("dead", spool_files=True),

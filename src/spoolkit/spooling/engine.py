@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
@@ -12,11 +14,18 @@ from spoolkit import application, registry
 from spoolkit.admin import keys as holders
 from spoolkit.coordination import commits, limits, unique
 from spoolkit.encoding import chunk, packet
-from spoolkit.errors import ArgumentError, ConfigurationError, QueueOptionError, SpoolUnavailableError, of_row
-from spoolkit.job import AnyJob, JobSpec, new_id, replaced
+from spoolkit.errors import (
+    ArgumentError,
+    ConfigurationError,
+    QueueOptionError,
+    SpoolUnavailableError,
+    StoreUnavailableError,
+    of_row,
+)
+from spoolkit.job import AnyJob, BatchStatus, JobSpec, new_id, replaced
 from spoolkit.registry import Declared
 from spoolkit.settings import DEFAULT_QUEUE, Settings
-from spoolkit.spooldir import chunks, held, later, spoolers, spoolfile
+from spoolkit.spooldir import batches, chunks, held, later, spoolers, spoolfile
 from spoolkit.spooldir import unique as keys
 from spoolkit.spooling import publication, unique_jobs
 from spoolkit.spooling.unique_jobs import BeforeWrite, Call
@@ -46,10 +55,8 @@ class SpoolEngine:
             DuplicateJobError: The task is unique, another job has the key, and ``on_duplicate`` is ``"raise"``.
             KeyLockedError: The task is unique, and another caller has locked the key for long.
         """
-        registry.check_not_replaced(declared)
         config = application.settings(declared.code_folder)
-        limit = min(config.max_body, MAX_BODY)
-        call = packet.encode_arguments(job.args, job.kwargs, max_body=limit, names=declared.positional)
+        call = _encoded(job, declared, config)
         served = bridge.directories()
         spool_dir = _spool_dir_of(job, config, served)
         if job.queue is not None:
@@ -68,6 +75,89 @@ class SpoolEngine:
             )
         except OSError as error:
             raise _unavailable(spool_dir, error) from error
+
+    def dump(self, job: JobSpec, declared: Declared) -> bytes:
+        """Check a job, and return the content of its file. Nothing is written.
+
+        Raises:
+            ArgumentError: An argument is not of the supported types, or is too large.
+            DuplicateTaskError: Another function has been declared under the task's name since.
+        """
+        call = _encoded(job, declared, application.settings(declared.code_folder))
+        if declared.options.limit is not None and job.result_at is None:
+            job = replaced(job, limit_key=limits.key_of(declared, job.args, job.kwargs))
+        return packet.dump_job(job, call)
+
+    def addressed(self, job: AnyJob) -> AnyJob:
+        """Check that a job can be written where its options say, and return it with the name of its queue.
+
+        Raises:
+            QueueOptionError: Its queue or its priority cannot be used.
+            SpoolUnavailableError: The spool directory is missing, or is another user's.
+        """
+        config, served = _settings(), bridge.directories()
+        spool_dir = _spool_dir_of(job, config, served)
+        try:
+            folder_of(job, spool_dir, config, served)
+        except OSError as error:
+            raise _unavailable(spool_dir, error) from error
+        return job if job.queue is None else _with_name(job, spool_dir, config)
+
+    def submit_batch(
+        self, batch: BatchStatus, members: Sequence[tuple[JobSpec, bytes]], callback: bytes | None
+    ) -> None:
+        """Write the members of a batch into their spool directories, and record it: all of them, or none.
+
+        Args:
+            batch: The batch.
+            members: The jobs, from :meth:`addressed`, each with what :meth:`dump` returned.
+            callback: The same of its callback, whatever id that has; ``None``: it has none.
+
+        Raises:
+            SpoolUnavailableError: A spool directory is full, read-only or missing. As with each error, nothing was
+                accepted.
+            StoreUnavailableError: The batch cannot be recorded.
+        """
+        config, served = _settings(), bridge.directories()
+        by_directory: dict[str, list[tuple[JobSpec, bytes]]] = {}
+        for job, data in members:
+            by_directory.setdefault(_spool_dir_of(job, config, served), []).append((job, data))
+        store, spool_dir = locations.store(config), ""
+        folders = [batches.folder_of(spool_dir, batch.id) for spool_dir in by_directory]
+
+        def still_there() -> bool:
+            return all(map(os.path.isdir, folders))
+
+        def remove() -> None:
+            for spool_dir in by_directory:
+                batches.remove(spool_dir, batch.id)
+
+        try:
+            for spool_dir, jobs in by_directory.items():
+                batches.stage(spool_dir, batch.id, jobs, fsync=config.fsync)
+            is_accepted = store.accept_batch(batch, [job for job, _ in members], callback, still_there=still_there)
+        except OSError as error:
+            remove()
+            raise _unavailable(spool_dir, error) from error
+        except StoreUnavailableError:
+            remove()
+            raise
+        except BaseException:
+            # By a time limit, for example, which may strike once the batch is accepted.
+            with contextlib.suppress(StoreUnavailableError):
+                store.forget_unless_accepted(batch.id, remove)
+            raise
+        if not is_accepted:
+            remove()
+            raise _unavailable(spool_dir, OSError(errno.ENOENT, "the files of the batch were removed meanwhile"))
+        for spool_dir in by_directory:
+            try:
+                batches.publish(spool_dir, batch.id, fsync=config.fsync)
+            except OSError as error:
+                # It is accepted: a sweep moves the files.
+                text = "the files of the batch %s in %s are moved later: %s"
+                log.complain(text, batch.id, spool_dir, error)
+        log.debug("the batch %s of %d jobs is accepted", batch.id, len(members))
 
     def submit_many(
         self, first: AnyJob, calls: Sequence[Call], declared: Declared, *, step: float, after_commit: object = None
@@ -261,6 +351,17 @@ def _pack(
             for index, (args, kwargs) in enumerate(calls[start:end])
         )
     return packed, jobs
+
+
+def _encoded(job: JobSpec, declared: Declared, config: Settings) -> bytes:
+    """The arguments of a job in the codec's bytes."""
+    registry.check_not_replaced(declared)
+    limit = min(config.max_body, MAX_BODY)
+    return packet.encode_arguments(job.args, job.kwargs, max_body=limit, names=declared.positional)
+
+
+def _settings() -> Settings:
+    return application.settings(registry.code_folder())
 
 
 def _encode(calls: Sequence[Call], limit: int, names: Sequence[str]) -> list[bytes]:

@@ -15,7 +15,7 @@ from spoolkit import application, registry
 from spoolkit.admin import keys as holders
 from spoolkit.attempt import admission, bookkeeping, job_log, process_state, runner
 from spoolkit.attempt.runner import AttemptResult
-from spoolkit.coordination import limits
+from spoolkit.coordination import batches, chains, limits
 from spoolkit.encoding import chunk, packet
 from spoolkit.errors import (
     DecodeError,
@@ -26,7 +26,19 @@ from spoolkit.errors import (
     StoreUnavailableError,
     UnknownTaskError,
 )
-from spoolkit.job import SPOOL_RETRY, Cancelled, Dead, Failure, JobSpec, Outcome, RetryAt, TaskOptions, replaced
+from spoolkit.job import (
+    SPOOL_RETRY,
+    Cancelled,
+    Dead,
+    Done,
+    Failure,
+    JobSpec,
+    Outcome,
+    RetryAt,
+    State,
+    TaskOptions,
+    replaced,
+)
 from spoolkit.lifecycle import sweeping
 from spoolkit.registry import Declared
 from spoolkit.schedules import ticks
@@ -142,7 +154,7 @@ def execute_job(
             file, claim = _claim(job, TaskOptions(), file, store, config, packet.arguments(content), instead)
             result = None if isinstance(claim, (Granted, Full)) else claim
         if result is not None:
-            record_and_settle(job, result, file, store, files_dir)
+            record_and_settle(job, result, file, store, config, files_dir)
             limits.ended(job.limit_key, job.task, store, config)
         return result
     if job.task != prepared.name:
@@ -152,10 +164,12 @@ def execute_job(
         file, claim = _claim(job, prepared.options, file, store, config, packet.arguments(content), instead, room)
         if isinstance(claim, Granted):
             result = _run(job, prepared, claim, config, attempt_file, owns_process=working_directory is not None)
+            if job.chain is not None:
+                result = _unless_chain_breaks(job, result, config)
         else:
             result = None if isinstance(claim, Full) else claim
         if result is not None:
-            record_and_settle(job, result, file, store, files_dir)
+            record_and_settle(job, result, file, store, config, files_dir)
     if isinstance(claim, Full) and room is not None:
         limits.park(file.path, file.spool_dir, room, store, config)
     elif result is not None:
@@ -229,25 +243,43 @@ def _run(
     )
 
 
-def record_and_settle(job: JobSpec, result: AttemptResult, file: SpoolFileRef, store: Store, files_dir: str) -> None:
+def _unless_chain_breaks(job: JobSpec, result: AttemptResult, config: Settings) -> AttemptResult:
+    """``result``; but the job is dead if it is done and its chain cannot go on with the result."""
+    if not isinstance(result.outcome, Done) or (problem := chains.problem(job, result.result, config)) is None:
+        return result
+    return result._replace(outcome=Dead(Failure(problem)), result=None, logged=False)
+
+
+def record_and_settle(
+    job: JobSpec, result: AttemptResult, file: SpoolFileRef, store: Store, config: Settings, files_dir: str
+) -> None:
     """Record the result, and do to the file what it says, in an order that survives a kill between the two.
 
     A dead job's file goes first: if it is not among the dead letters, it is run again. Every other result is recorded
-    first: the record tells the next claim what is left to do with the file.
+    first: the record tells the next claim what is left to do with the file. What follows from the end for other jobs
+    comes between: the next job of a chain is written, and the callback of a batch.
 
     Args:
         job: The job.
         result: What became of it.
         file: Its file.
         store: Where it is recorded.
+        config: The settings in force.
         files_dir: The spool directory with what the job has beside its file.
+
+    Raises:
+        StoreUnavailableError: The next job of a chain was not written, and the file is left for another try.
+        OSError: The same, or the file could not be settled.
     """
-    name = file.path.rpartition("/")[2]
-    if isinstance(result.outcome, Dead):
+    name, is_dead = file.path.rpartition("/")[2], isinstance(result.outcome, Dead)
+    if is_dead:
         settle_file(file, result, task=job.task)
-        bookkeeping.record(job, result, store, files_dir, file=name)
-    else:
-        bookkeeping.record(job, result, store, files_dir, file=name)
+    bookkeeping.record(job, result, store, files_dir, file=name)
+    if job.batch is not None and not isinstance(result.outcome, RetryAt):
+        batches.member_ended(job.batch, State.DEAD if is_dead else None, store, config)
+    if job.chain is not None and isinstance(result.outcome, Done):
+        chains.go_on(job, result.result, store, config, again=result.attempt != 1 or not result.recordable)
+    if not is_dead:
         settle_file(file, result, task=job.task)
 
 
@@ -307,7 +339,7 @@ def end_expired(content: packet.Packet, file: SpoolFileRef, declared: Declared, 
         return False
     if not isinstance(result, AttemptResult):
         return False
-    record_and_settle(job, result, file, store, locations.spool_dir_of(job.queue, config))
+    record_and_settle(job, result, file, store, config, locations.spool_dir_of(job.queue, config))
     return True
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from spoolkit import application, registry, settings
+from spoolkit.coordination import batches
 from spoolkit.encoding import packet
 from spoolkit.errors import NewerStoreError
 from spoolkit.job import SPOOL_RETRY
@@ -62,6 +63,7 @@ def install() -> None:
     if this_process.working_directory is None:
         this_process.working_directory = os.getcwd()
         shutdown.install()
+        sweeping.add(batches.sweep)
         if bridge.is_uwsgi():
             bridge.at_start(store_version.warn)
     bridge.install(on_spool, start)

@@ -7,7 +7,7 @@ are counted in the names of their files.
 
 from __future__ import annotations
 
-from spoolkit.store import claims, queries, transitions
+from spoolkit.store import batches, claims, queries, transitions
 from spoolkit.store.database import Database
 
 
@@ -41,3 +41,14 @@ class Store(Database):
     counts = queries.counts
     done_since = queries.done_since
     durations = queries.durations
+
+    # Batches
+    accept_batch = batches.accept
+    forget_unless_accepted = batches.forget_unless_accepted
+    batch = batches.batch
+    batch_members = batches.batch_members
+    asked_to_stop = batches.asked_to_stop
+    to_call_back = batches.to_call_back
+    call_back = batches.call_back
+    suspects = batches.suspects
+    end_members = batches.end_members

@@ -163,7 +163,8 @@ def claim(
         columns.update(pid=pid, identity=identity, cancel=cancel_asked)
         columns.update(attempt=attempt, base=attempts_before_reset, max_attempts=attempts_before_reset + max_attempts)
         columns.update(error_type=None, error_message=None, ending=None, progress=None)
-        rows.move(db, row, State.RUNNING, now, columns, *events, before=before)
+        is_member = job.batch is not None
+        rows.move(db, row, State.RUNNING, now, columns, *events, before=before, may_be_member=is_member)
     return Granted(attempt, attempt - attempts_before_reset)
 
 

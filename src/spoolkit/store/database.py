@@ -82,6 +82,30 @@ MIGRATIONS = (
     ALTER TABLE jobs ADD COLUMN limit_key TEXT;
     CREATE INDEX jobs_of_limits ON jobs (limit_key) WHERE limit_key IS NOT NULL AND state = 'running'
     """,
+    """
+    CREATE TABLE batches (
+        id           TEXT PRIMARY KEY,
+        name         TEXT NOT NULL,
+        on_death     TEXT NOT NULL,              -- as in job.OnDeath
+        created_at   REAL NOT NULL,              -- all times: unix seconds, UTC
+        completed_at REAL,                       -- while all members have ended
+        generation   INTEGER NOT NULL DEFAULT 0, -- how often that was so
+        callback     BLOB,                       -- the callback's spool file, but for its id
+        called_back  INTEGER NOT NULL DEFAULT 0, -- the generation whose callback is accepted
+        callback_job TEXT                        -- the id of that callback
+    );
+    CREATE INDEX batches_to_call_back ON batches (id) WHERE callback IS NOT NULL AND called_back < generation;
+    CREATE INDEX batches_open ON batches (id) WHERE completed_at IS NULL;
+    CREATE INDEX batches_by_end ON batches (completed_at) WHERE completed_at IS NOT NULL;
+    CREATE TABLE members (
+        job   TEXT PRIMARY KEY,
+        batch TEXT NOT NULL,
+        task  TEXT NOT NULL,
+        queue TEXT,
+        ended TEXT                               -- the state in which it ended; NULL: it has not
+    );
+    CREATE INDEX members_of_batches ON members (batch, ended)
+    """,
 )
 """Each script migrates a file of the version before it. Never change one that was released: add another."""
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterable
 
-from spoolkit.spooldir import chunks, dead, spoolfile
+from spoolkit.spooldir import batches, chunks, dead, spoolfile
 from spoolkit.store import queries
 from spoolkit.store.database import Database
 
@@ -29,6 +30,43 @@ def exists(store: Database, spool_dirs: Iterable[str], id: str) -> bool:
     # In this order: the end of a job is recorded before its file is removed. The files once more: between two looks, a
     # job that has no record yet may have been moved from one folder to another.
     return _has_file(spool_dirs, id) or queries.status(store, id) is not None or _has_file(spool_dirs, id)
+
+
+def without_file(spool_dirs: Iterable[str], ids: Iterable[str]) -> tuple[set[str], set[str]]:
+    """Return which of these jobs have no file at all, and of which the file is among the dead.
+
+    It opens no spool file, and reads the names of all jobs only if some are not where they are expected.
+
+    Raises:
+        OSError: A spool directory cannot be read.
+    """
+    spool_dirs, dead_ids = list(spool_dirs), set[str]()
+    missing = {id for id in ids if not any(_find(spool_dir, id) for spool_dir in spool_dirs)}
+    if not missing:
+        return set(), set()
+    # First: the files of a batch are moved from there into the folders that are read next.
+    for spool_dir in spool_dirs:
+        missing.difference_update(batches.staged_jobs(spool_dir))
+    # Twice: a job may be moved out of a folder that is not read yet, into one that was read.
+    for _ in range(2):
+        for spool_dir in spool_dirs:
+            with contextlib.suppress(FileNotFoundError):
+                missing.difference_update(
+                    spoolfile.id_of(os.path.basename(p)) or "" for p in spoolfile.pending(spool_dir)
+                )
+    for spool_dir in spool_dirs:
+        for id in list(missing):
+            if chunks.find(spool_dir, id):
+                missing.discard(id)
+            elif dead.locate(spool_dir, id):
+                missing.discard(id)
+                dead_ids.add(id)
+    return missing, dead_ids
+
+
+def _find(spool_dir: str, id: str) -> bool:
+    """Whether the job has its file where almost all have it: under its first name."""
+    return any(spoolfile.find(folder, id, None) for folder in (spool_dir, os.path.join(spool_dir, spoolfile.LATER)))
 
 
 def _has_file(spool_dirs: Iterable[str], id: str) -> bool:

@@ -11,7 +11,7 @@ from spoolkit.errors import StoreUnavailableError
 from spoolkit.job import FINAL, State
 from spoolkit.settings import Settings
 from spoolkit.spooldir import checkpoints, dead, running, spoolfile
-from spoolkit.store import locations, orphans, queries
+from spoolkit.store import batches, locations, orphans, queries
 from spoolkit.store.database import Database
 from spoolkit.system import clock, files
 from spoolkit.system.process import PerProcess
@@ -157,15 +157,17 @@ def delete_rows(
     """
     ids: list[str] = []
     with store.transaction() as db:
+        kept = batches.callbacks_to_record(db)
         for state in states:
             found = db.execute(
                 "SELECT id, file FROM jobs WHERE state = ? AND finished_at < ? ORDER BY finished_at LIMIT ?",
                 (state.value, before, limit - len(ids)),
             ).fetchall()
-            ids += [row["id"] for row in found if not file_exists(row["id"], row["file"])]
+            ids += [row["id"] for row in found if row["id"] not in kept and not file_exists(row["id"], row["file"])]
         for id in ids:
             db.execute("DELETE FROM events WHERE job = ?", (id,))
             db.execute("DELETE FROM jobs WHERE id = ?", (id,))
+        batches.delete_batches(db, before, limit)
     return len(ids)
 
 

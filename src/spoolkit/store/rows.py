@@ -10,6 +10,7 @@ from operator import attrgetter
 from typing import Any, NamedTuple
 
 from spoolkit.job import FINISHED, MOVES, JobSpec, Progress, State, Status
+from spoolkit.store import members
 from spoolkit.system import process
 
 
@@ -96,6 +97,8 @@ def insert(
     columns = {"id": id, "attempt": 0, "base": 0, **_state_columns(state, now), **columns, "has_events": bool(events)}
     db.execute(_insertion(tuple(columns)), encoded(columns.values()))
     _add_events(db, id, events)
+    if state in FINISHED:
+        note_end(db, id, state, now)
 
 
 # The same text each time, so that SQLite has it prepared.
@@ -135,6 +138,7 @@ def move(
     columns: dict[str, Any],
     *events: EventRow,
     before: State | None = None,
+    may_be_member: bool = True,
 ) -> None:
     """Move a job into the state ``after`` at ``now`` (unix seconds), change ``columns``, and add ``events``.
 
@@ -146,12 +150,46 @@ def move(
         columns: What else changes.
         events: What happened, in order.
         before: The state in which the job is known to be; ``None``: the one that is recorded.
+        may_be_member: Whether the job may be a member of a batch; if not, that is not looked up.
 
     Raises:
         ForbiddenMoveError: :data:`~spoolkit.job.MOVES` does not allow it; nothing is changed.
     """
-    check_move(before or State(row["state"]), after, row["id"])
+    before = before or State(row["state"])
+    check_move(before, after, row["id"])
     update(db, row, {**_state_columns(after, now), **columns}, *events)
+    if not may_be_member:
+        return
+    if after in FINISHED:
+        note_end(db, row["id"], after, now)
+    elif before in FINISHED or after is State.RUNNING:
+        # A sweep may have taken it for dead between the record of a retry by hand and the move of its file.
+        members.reopen(db, row["id"])
+
+
+def note_end(db: sqlite3.Connection, id: str, state: State, now: float) -> None:
+    """Tell the batch of the job ``id`` that the job has ended in ``state`` at ``now`` (unix seconds), if it has one.
+
+    If the job is dead and its batch says so, the other members that have not ended are cancelled: those that run are
+    asked to stop.
+    """
+    for member in members.end(db, id, state, now):
+        _cancel(db, member, f"the member {id} of its batch is dead", now)
+
+
+def _cancel(db: sqlite3.Connection, member: sqlite3.Row, reason: str, now: float) -> None:
+    row = find(db, member["job"])
+    if row is not None and row["state"] == State.RUNNING:
+        if not row["cancel"]:
+            update(db, row, {"cancel": 1}, event(now, "cancel asked", row["attempt"]))
+        return
+    columns: dict[str, Any] = {"cancel": 1, "error_type": None, "error_message": reason, "ending": "cancelled"}
+    cancelled = event(now, "cancelled", detail={"message": reason})
+    if row is None:
+        columns.update(task=member["task"], engine="spool", queue=member["queue"])
+        insert(db, member["job"], State.CANCELLED, now, columns, cancelled)
+    elif may_move(row, State.CANCELLED):
+        move(db, row, State.CANCELLED, now, {**columns, "pid": None, "identity": None}, cancelled)
 
 
 def check_move(before: State, after: State, id: str = "") -> None:

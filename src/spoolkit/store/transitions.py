@@ -23,7 +23,7 @@ from spoolkit.job import (
     State,
     Status,
 )
-from spoolkit.store import rows
+from spoolkit.store import members, rows
 from spoolkit.store.database import Database
 from spoolkit.system import clock, process
 
@@ -81,7 +81,7 @@ def finish(
     """
     now = clock.now()
     shown = None if progress is None else rows.encodable(rows.progress_text(progress))
-    if isinstance(outcome, Done) and not log:
+    if isinstance(outcome, Done) and not log and job.batch is None:
         data, error = (None, None) if result is None else (result.data, result.error and rows.encodable(result.error))
         if store.write_after_task(_FIRST_IS_DONE, (now, data, error, shown, job.id, attempt)):
             return True
@@ -108,7 +108,7 @@ def finish(
             columns.update(error_type=failure.type, error_message=failure.message, ending=ending)
             detail = {"type": failure.type, "message": failure.message, "traceback": failure.traceback}
         event = rows.event(now, ending, attempt, now - row["started_at"], detail, log)
-        rows.move(db, row, after, now, columns, event)
+        rows.move(db, row, after, now, columns, event, may_be_member=job.batch is not None)
     return True
 
 
@@ -262,7 +262,10 @@ def requeue(store: Database, id: str, *, still_there: Callable[[], bool]) -> Non
     now = clock.now()
     with store.transaction() as db:
         row = rows.find(db, id)
-        if row is None or not still_there():
+        if not still_there():
+            return
+        if row is None:
+            members.reopen(db, id)
             return
         columns = {"base": row["attempt"], "max_attempts": None, "run_at": None, "cancel": 0}
         columns.update(pid=None, identity=None)

@@ -15,7 +15,7 @@ from typing import Any
 from flask import Flask, Response, jsonify, request
 from history import record
 
-from spoolkit import SPOOL_RETRY, Abort, JobTimeout, Limit, Retry, SpoolKit, current_job, spool
+from spoolkit import SPOOL_RETRY, Abort, Batch, JobTimeout, Limit, Retry, SpoolKit, chain, current_job, spool
 from spoolkit.encoding import packet
 from spoolkit.job import JobSpec
 from spoolkit.spooldir import later, spoolfile, unique
@@ -304,6 +304,20 @@ def _die_parking(moment: str) -> None:
 
 if moment := os.environ.get("DIES_PARKING"):
     _die_parking(moment)
+
+
+@app.post("/batch")
+def batch() -> Response:
+    """Enqueue a batch of three jobs with a callback."""
+    with Batch("three", then=innocent.call(0.01)) as made:
+        jobs = [made.add(innocent, 0.01) for _ in range(3)]
+    return jsonify(batch=made.id, jobs=[job.id for job in jobs])
+
+
+@app.post("/chain")
+def three_in_a_row() -> Response:
+    """Enqueue a chain of three jobs."""
+    return jsonify(jobs=[job.id for job in chain(*[innocent.call(0.01)] * 3).jobs])
 
 
 def _die_linking(moment: str) -> None:

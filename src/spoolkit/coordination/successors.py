@@ -1,0 +1,61 @@
+"""How is a job written whose id follows from that of another one? Once, however often and by whomever it is done."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from spoolkit.encoding import packet
+from spoolkit.job import JobSpec
+from spoolkit.settings import Settings
+from spoolkit.spooldir import later, spoolers, spoolfile
+from spoolkit.store import Store, existence, locations
+from spoolkit.system import clock, files
+
+
+def exists(job: JobSpec, store: Store, config: Settings) -> bool:
+    """Return whether the job was written before. Raises :class:`StoreUnavailableError` and ``OSError``."""
+    return existence.exists(store, dict.fromkeys([_spool_dir(job, config), *locations.spool_dirs(config)]), job.id)
+
+
+def write(job: JobSpec, call: bytes, config: Settings) -> None:
+    """Write the file of a job unless its name exists: by ``link()``, because a spooler may run the job of that name.
+
+    Args:
+        job: The job, without its arguments.
+        call: The encoded arguments.
+        config: The settings in force.
+
+    Raises:
+        TooLargeError: The job does not fit into a packet.
+        OSError: The file could not be written.
+    """
+    spool_dir, data = _spool_dir(job, config), packet.dump_job(job, call)
+    with contextlib.suppress(FileExistsError):
+        if job.run_at is not None and job.run_at > clock.now():
+            later.write(
+                spool_dir,
+                job.id,
+                data,
+                run_at=job.run_at,
+                priority=job.priority,
+                fsync=config.fsync,
+                exclusive=True,
+            )
+            return
+        folder = spool_dir
+        if job.priority is not None:
+            folder = os.path.join(spool_dir, str(job.priority))
+            files.make_folder(folder)
+        spoolfile.write(folder, job.id, data, run_at=job.run_at, fsync=config.fsync, exclusive=True)
+
+
+def wake(job: JobSpec, config: Settings) -> None:
+    """Wake a spooler for a job that was written."""
+    spoolers.wake(_spool_dir(job, config), job.id)
+
+
+def _spool_dir(job: JobSpec, config: Settings) -> str:
+    if job.queue is None:
+        return locations.spool_dir(config)
+    return job.queue if os.path.isabs(job.queue) else locations.queue_dir(job.queue, config)

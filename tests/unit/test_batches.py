@@ -1,0 +1,404 @@
+"""Batches: the callback is accepted exactly once when all members have ended, wherever a process is killed.
+
+Huey's own scenarios (the classes for chords, groups and chained tasks in ``tests/test_api.py`` of its wheel, version
+3.5.4), as an outside yardstick:
+
+- They apply, and are tested here in our words: an empty chord, a chord, its handles, an error in a member, a
+  member that is revoked or expired, several of them at once, a member that fails and then succeeds, the order
+  of the results, a callback that fails; a group; and in ``test_chains.py`` a chain with tuples, an error in
+  the middle that stops it, a job that is revoked.
+- They apply, and have no test of their own yet: a result of None, a job in a chain that fails, is tried again
+  by itself and then goes on.
+- Bookkeeping that is cleared: here it is deleted with the records of the members, not when a result is read.
+- They do not apply: callbacks for the errors of one member (here the callback of the batch sees them),
+  pipelines as members and nested chords (no nesting), enqueueing the same chord again (a batch is accepted
+  once), priorities of groups (each call has its own), results that become arguments by name (``RESULT`` is
+  one argument).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask, current_app
+from life_faults import CRASHED, die_at, no_store_after
+from life_process import in_child
+
+from spoolkit import (
+    RESULT,
+    ArgumentError,
+    ArgumentTypeError,
+    Batch,
+    BatchStateError,
+    ConfigurationError,
+    ScheduleError,
+    SignatureError,
+    SpoolKit,
+    State,
+    StoreUnavailableError,
+    UnknownBatchError,
+    UnknownJobError,
+    chain,
+    current_job,
+    spool,
+    thread,
+)
+from spoolkit.admin import actions
+from spoolkit.cli import commands
+from spoolkit.coordination import batches as coordination
+from spoolkit.spooldir import batches, spoolfile
+from spoolkit.spooling.standalone import Spooler
+from spoolkit.store import locations
+from spoolkit.system import clock
+
+history = ""
+"""The file to which each run is appended."""
+
+
+def note(*words: object) -> None:
+    with open(history, "a", encoding="ascii") as file:
+        file.write(" ".join(map(str, words)) + "\n")
+
+
+def ran() -> list[str]:
+    return Path(history).read_text().splitlines() if os.path.exists(history) else []
+
+
+@spool(retries=0)
+def step(number: int) -> int:
+    note("step", number)
+    if number < 0 and not os.path.exists(f"{history}.mended"):
+        raise ValueError(number)
+    return number * 10
+
+
+@spool(retries=1, backoff=0)
+def flaky(number: int) -> int:
+    note("flaky", current_job().attempt)
+    if current_job().attempt == 1:
+        raise ValueError(number)
+    return number
+
+
+@spool(retries=0)
+def report(owner: int) -> dict[str, Any]:
+    batch = Batch.get(current_job().batch or "")
+    note("report", owner, *(f"{state}={number}" for state, number in sorted(batch.progress.states.items())))
+    return {"owner": owner, "results": batch.results}
+
+
+@thread
+def in_thread() -> None:
+    """Its jobs have no file."""
+
+
+@spool(unique=True)
+def only() -> None:
+    """A call of it may make no job."""
+
+
+@contextlib.contextmanager
+def site(folder: Path) -> Iterator[str]:
+    """An application with a spool directory of its own, which is yielded."""
+    app = Flask("batches")
+    app.config.update(SPOOLKIT_SPOOL=folder / "spool", SPOOLKIT_RETRY_DELAY=0)
+    SpoolKit(app)
+    (folder / "spool").mkdir(mode=0o700, parents=True)
+    with pytest.MonkeyPatch.context() as patch, app.app_context():
+        patch.setitem(globals(), "history", str(folder / "history"))
+        yield str(folder / "spool")
+        locations.store().close()
+
+
+@pytest.fixture
+def spool_dir(tmp_path: Path) -> Iterator[str]:
+    with site(tmp_path) as spool_dir:
+        yield spool_dir
+
+
+def sweep(spool_dir: str) -> None:
+    coordination.sweep(spool_dir)
+
+
+def run(spool_dir: str) -> None:
+    spooler = Spooler(spool_dir)
+    for _ in range(6):
+        spooler.run_due()
+
+
+def a_batch(*numbers: int, **options: Any) -> Batch:
+    with Batch("import", then=report.call(42), **options) as batch:
+        for number in numbers:
+            batch.add(step, number)
+    return batch
+
+
+def test_the_callback_runs_once_all_members_have_ended_and_finds_their_results(spool_dir: str) -> None:
+    batch = a_batch(3, 1, 2)
+    assert (batch.complete, batch.callback) == (False, None)
+    assert batch.progress.states == {State.QUEUED: 3}
+    run(spool_dir)
+    assert ran() == ["step 3", "step 1", "step 2", "report 42 done=3"]
+    assert batch.complete
+    assert batch.wait(0)
+    assert batch.callback is not None
+    assert batch.callback.result == {"owner": 42, "results": [30, 10, 20]}
+    assert (batch.progress.total, batch.progress.ended) == (3, 3)
+    assert Batch.get(batch.id) == batch
+    assert [job.id for job in batch.jobs] == [f"{job.id}" for job in Batch.get(batch.id).jobs]
+    assert batches.staged(spool_dir) == []
+
+
+def test_an_empty_batch_calls_back_at_once(spool_dir: str) -> None:
+    batch = a_batch()
+    assert batch.complete
+    run(spool_dir)
+    assert ran() == ["report 42"]
+
+
+def test_a_batch_without_a_callback_completes(spool_dir: str) -> None:
+    with Batch("plain") as batch:
+        batch.add(step.call(1))
+    run(spool_dir)
+    assert batch.complete
+    assert batch.callback is None
+
+
+def test_members_keep_the_options_of_their_calls(spool_dir: str) -> None:
+    with Batch("options", then=report.using(priority=7).call(1)) as batch:
+        late = batch.add(step.using(delay=500).call(1))
+        soon = batch.add(step.using(priority=3, expires=0).call(2))
+    assert os.path.exists(f"{spool_dir}/later/{spoolfile.PREFIX}{late.id}")
+    assert os.path.exists(f"{spool_dir}/3/{spoolfile.PREFIX}{soon.id}")
+    run(spool_dir)
+    assert ran() == []
+    assert soon.state is State.CANCELLED
+    actions.run_now(late.id)
+    run(spool_dir)
+    assert ran() == ["step 1", "report 1 cancelled=1 done=1"]
+    assert batch.callback is not None
+    assert batch.callback.status.state is State.DONE
+
+
+def test_nothing_is_accepted_after_an_exception_in_the_block(spool_dir: str) -> None:
+    batch = Batch("import", then=report.call(1))
+    with contextlib.suppress(KeyError), batch:
+        job = batch.add(step, 1)
+        raise KeyError
+    with pytest.raises(UnknownBatchError):
+        _ = batch.status
+    with pytest.raises(UnknownJobError):
+        _ = job.state
+    run(spool_dir)
+    assert ran() == []
+
+
+def test_nothing_is_accepted_without_the_store(spool_dir: str) -> None:
+    with pytest.raises(StoreUnavailableError), no_store_after(0):
+        a_batch(1, 2)
+    assert batches.staged(spool_dir) == []
+    run(spool_dir)
+    assert ran() == []
+
+
+def test_every_end_counts(spool_dir: str) -> None:
+    with Batch("all", then=report.call(1)) as batch:
+        jobs = [batch.add(step, number) for number in (1, -1, 2, 3)]
+    assert jobs[2].cancel() is State.CANCELLED
+    os.unlink(f"{spool_dir}/{spoolfile.PREFIX}{jobs[3].id}")  # by a careless person
+    run(spool_dir)
+    sweep(spool_dir)
+    run(spool_dir)
+    assert ran() == ["step 1", "step -1", "report 1 cancelled=1 dead=1 done=1 lost=1"]
+
+
+def test_the_last_member_that_is_cancelled_by_hand_calls_back(spool_dir: str) -> None:
+    with Batch("all", then=report.call(1)) as batch:
+        job = batch.add(step.using(delay=1000).call(1))
+    job.cancel()
+    assert batch.callback is not None
+    run(spool_dir)
+    assert ran() == ["report 1 cancelled=1"]
+
+
+def test_a_retry_by_hand_reopens_the_batch_and_its_end_calls_back_again(spool_dir: str) -> None:
+    batch = a_batch(1, -1)
+    run(spool_dir)
+    first = batch.callback
+    Path(f"{history}.mended").touch()
+    [dead] = actions.dead_jobs()
+    actions.retry(dead.id)
+    assert not batch.complete
+    assert batch.progress.states == {State.DONE: 1, State.QUEUED: 1}
+    run(spool_dir)
+    assert [line for line in ran() if "report" in line] == ["report 42 dead=1 done=1", "report 42 done=2"]
+    assert batch.callback != first
+    assert batch.status.generation == 2
+
+
+def test_the_first_death_cancels_the_rest_if_the_batch_says_so(spool_dir: str) -> None:
+    with Batch("import", then=report.call(1), on_death="cancel") as batch:
+        for number in (1, -1, 2):
+            batch.add(step, number)
+        late = batch.add(step.using(delay=1000).call(3))
+    run(spool_dir)
+    assert ran() == ["step 1", "step -1", "report 1 cancelled=2 dead=1 done=1"]
+    assert late.state is State.CANCELLED
+    assert "is dead" in (late.status.error_message or "")
+
+
+def test_an_end_that_the_store_missed_is_found_by_the_sweep(spool_dir: str) -> None:
+    batch = a_batch(1, -1)
+    with no_store_after(0), pytest.MonkeyPatch.context() as patch:
+        from spoolkit.store.database import Database
+
+        def broken(store: Database, *_: object) -> bool:
+            raise StoreUnavailableError("broken", path=store.path)
+
+        patch.setattr(Database, "write_before_task", broken)
+        run(spool_dir)
+    assert ran() == ["step 1", "step -1"]
+    assert not batch.complete
+    sweep(spool_dir)
+    assert batch.complete
+    run(spool_dir)
+    assert ran()[2:] == ["report 42 dead=1 lost=1"]
+
+
+def test_what_cannot_be_in_a_batch_is_refused(spool_dir: str) -> None:
+    with pytest.raises(ArgumentTypeError, match="then is"):
+        Batch("x", then=report)  # type: ignore[arg-type]
+    with pytest.raises(ScheduleError, match="delay"):
+        Batch("x", then=report.using(delay=5).call(1))
+    with pytest.raises(ArgumentTypeError, match="stands for the result"):
+        Batch("x", then=report.call(RESULT))  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="on_death"):
+        Batch("x", on_death="stop")  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="name"):
+        Batch("")
+    with Batch("x") as batch:
+        with pytest.raises(ArgumentTypeError, match="@thread"):
+            batch.add(in_thread)  # type: ignore[arg-type]
+        with pytest.raises(ArgumentError, match="is unique"):
+            batch.add(only)
+        with pytest.raises(ArgumentTypeError, match="not supported"):
+            batch.add(chain)  # type: ignore[arg-type]
+        with pytest.raises(SignatureError):
+            batch.add(step, 1, 2)  # type: ignore[call-arg]
+        with pytest.raises(ArgumentError, match="already"):
+            batch.add(step.call(1), 2)
+    with pytest.raises(BatchStateError):
+        batch.add(step, 1)
+    with pytest.raises(BatchStateError), batch:
+        pass
+    with pytest.raises(UnknownBatchError):
+        Batch.get("0" * 32)
+
+
+def test_a_batch_is_deleted_with_the_last_record_of_its_members(spool_dir: str) -> None:
+    batch = a_batch(1, -1)
+    run(spool_dir)
+    actions.purge()
+    assert batch.status.members == {State.DONE: 1, State.DEAD: 1}
+    actions.purge([State.DEAD])
+    with pytest.raises(UnknownBatchError):
+        _ = batch.status
+    assert locations.store().batch_members(batch.id) == []
+
+
+def test_a_folder_of_a_batch_that_was_never_accepted_is_removed(spool_dir: str, monkeypatch: Any) -> None:
+    assert in_child(lambda: die_in_block(10)) == CRASHED
+    assert len(batches.staged(spool_dir)) == 1
+    sweep(spool_dir)
+    assert len(batches.staged(spool_dir)) == 1, "its maker may be alive"
+    now = clock.now()
+    monkeypatch.setattr(clock, "now", lambda: now + 4000)
+    sweep(spool_dir)
+    assert os.listdir(f"{spool_dir}/batches") == []
+
+
+def die_in_block(step_number: int) -> None:
+    die_at(step_number)
+    a_batch(1, 2)
+
+
+@pytest.mark.parametrize("first", range(0, 60, 10))
+def test_a_maker_killed_at_any_step_leaves_all_of_a_batch_or_nothing(spool_dir: str, first: int) -> None:
+    for number in range(first, first + 10):
+        status = in_child(lambda number=number: die_in_block(number))  # type: ignore[misc]
+        before = len(ran())
+        sweep(spool_dir)
+        run(spool_dir)
+        lines = sorted(ran()[before:])
+        assert lines in ([], ["report 42 done=2", "step 1", "step 2"]), number
+        assert status == CRASHED or lines
+        assert [path for path in spoolfile.pending(spool_dir) if spoolfile.id_of(os.path.basename(path))] == []
+
+
+@pytest.mark.parametrize("stride", [pytest.param(1, marks=pytest.mark.matrix), 13])
+@pytest.mark.parametrize("numbers", [(1, 2), (1, -1)])
+def test_a_spooler_killed_at_any_step_accepts_the_callback_once(
+    tmp_path: Path, numbers: tuple[int, ...], stride: int
+) -> None:
+    for number in range(0, 500, stride):
+        # A directory of its own: what the killed processes leave behind would make each run longer than the last one.
+        with site(tmp_path / str(number)) as spool_dir:
+            batch = a_batch(*numbers)
+
+            def work(number: int = number, spool_dir: str = spool_dir) -> None:
+                die_at(number)
+                run(spool_dir)
+
+            status = in_child(work)
+            assert status in (0, CRASHED)
+            sweep(spool_dir)
+            run(spool_dir)
+            assert batch.complete
+            assert batch.status.generation == 1
+            assert batch.callback is not None
+            ids = [row["id"] for row in locations.store().read("SELECT id FROM jobs WHERE task = ?", (report.name,))]
+            assert ids == [batch.callback.id], number
+            assert ran(), number
+        if status == 0:
+            return
+    pytest.fail("it never came to its end")
+
+
+def test_a_member_that_fails_and_then_succeeds_counts_once_with_its_result(spool_dir: str) -> None:
+    with Batch("flaky", then=report.call(1)) as batch:
+        batch.add(flaky, 7)
+    run(spool_dir)
+    assert ran() == ["flaky 1", "flaky 2", "report 1 done=1"]
+    assert batch.results == [7]
+
+
+def test_a_callback_that_fails_is_a_dead_job_like_any_other(spool_dir: str) -> None:
+    with Batch("x", then=step.call(-5)) as batch:
+        batch.add(step, 1)
+    run(spool_dir)
+    assert batch.callback is not None
+    assert batch.callback.state is State.DEAD
+    actions.retry(batch.callback.id)
+    assert batch.complete, "the callback is no member"
+
+
+def test_the_command_shows_a_batch(spool_dir: str) -> None:
+    batch = a_batch(1, -1)
+    runner = current_app.test_cli_runner()
+    assert "open: some members have not ended" in runner.invoke(commands, ["batch", batch.id]).output
+    run(spool_dir)
+    output = runner.invoke(commands, ["batch", batch.id]).output
+    [dead] = actions.dead_jobs()
+    assert batch.callback is not None
+    for text in ("import", "complete", "2: 1 done, 1 dead", dead.id, f"{batch.callback.id} done"):
+        assert text in output
+    shown = json.loads(runner.invoke(commands, ["batch", batch.id, "--json"]).output)
+    assert (shown["total"], shown["ended"], shown["generation"], shown["dead"]) == (2, 2, 1, [dead.id])
+    unknown = runner.invoke(commands, ["batch", "0" * 32])
+    assert (unknown.exit_code, "unknown" in unknown.output) == (1, True)
