@@ -261,10 +261,10 @@ class Life(RuleBasedStateMachine):
         assert there or status == CRASHED, "accepted, but not there"
         return self._accepted(job, "steady", plan) if there else ""
 
-    @rule(target=ids, plan=PLANS, delay=DELAYS, step=st.none() | st.integers(0, 20))
-    def enqueue_unique(self, plan: list[str], delay: float | None, step: int | None) -> str:
+    @rule(target=ids, plan=PLANS, delay=DELAYS, expires=EXPIRES, step=st.none() | st.integers(0, 30))
+    def enqueue_unique(self, plan: list[str], delay: float | None, expires: float | None, step: int | None) -> str:
         """There is one job at a time of the plans of even length, and of those of odd length; the caller may die."""
-        job, holders = self._next("only", plan, delay), self._holders(plan)
+        job, holders = self._next("only", plan, delay, expires), self._holders(plan)
         assert len(holders) <= 1
         if step is None:
             accepted = SpoolEngine().submit(job, UNIQUE)
@@ -280,7 +280,12 @@ class Life(RuleBasedStateMachine):
     def _holders(self, plan: list[str]) -> list[str]:
         key = len(plan) % 2
         same = [id for id, job in self.known.items() if job.task == "only" and len(job.plan) % 2 == key]
-        return [id for id in same if self._state(id) in HOLDING["end"]]
+        return [id for id in same if self._state(id) in HOLDING["end"] and not self._has_expired(id)]
+
+    def _has_expired(self, id: str) -> bool:
+        """Whether the job waits and has expired, which the store must record before another one has its key."""
+        expired = self.known[id].expires <= self.world.now and self._state(id) in WAITING
+        return expired and not self.world.broken
 
     @rule(target=ids, plans=st.lists(PLANS, min_size=1, max_size=3), delay=DELAYS, step=st.none() | st.integers(0, 16))
     def enqueue_many(self, plans: list[list[str]], delay: float | None, step: int | None) -> MultipleResults[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import os
 import signal
@@ -11,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,10 +76,11 @@ def test_the_soft_limit_interrupts_a_thread_between_two_steps_of_python(work: Ca
 
 def test_a_task_may_catch_the_soft_limit_and_clean_up() -> None:
     steps = []
-    with timeouts.soft(0.2):
+    with contextlib.ExitStack() as stack:
         try:
+            stack.enter_context(timeouts.soft(0.2))
             asleep()
-        except JobTimeout:
+        except JobTimeout:  # it may have come before the line above was left
             time.sleep(0.05)
             steps.append("cleaned up")
     assert steps == ["cleaned up"]
@@ -145,6 +148,22 @@ def test_the_soft_limit_is_never_raised_after_its_block() -> None:
 def test_the_soft_limit_is_never_raised_after_its_block_in_a_thread() -> None:
     (hit,) = in_a_thread(hits)
     assert isinstance(hit, int), hit
+
+
+def test_the_soft_limit_that_strikes_before_its_block_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, setitimer = signal.getsignal(signal.SIGALRM), signal.setitimer
+
+    def ring_at_once(which: Any, seconds: float) -> Any:
+        set_before = setitimer(which, seconds)
+        if seconds:
+            signal.raise_signal(signal.SIGALRM)
+        return set_before
+
+    monkeypatch.setattr(signal, "setitimer", ring_at_once)
+    with pytest.raises(JobTimeout), timeouts.soft(60):
+        pytest.fail("it was entered")
+    assert signal.getsignal(signal.SIGALRM) is before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
 
 
 # Hard

@@ -54,9 +54,9 @@ def _by_alarm(seconds: float) -> Iterator[None]:
             raise JobTimeout(message(seconds))
 
     before = signal.signal(signal.SIGALRM, ring)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])  # an earlier task may have blocked it
-    signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])  # an earlier task may have blocked it
+        signal.setitimer(signal.ITIMER_REAL, seconds)  # it may ring before the next line
         yield
     finally:
         inside = False
@@ -76,10 +76,10 @@ def _by_thread(seconds: float) -> Iterator[None]:
 
     timer = threading.Timer(seconds, ring)
     timer.daemon = True
-    # Python 3.12 starts no thread during the interpreter's exit. Then the job has whatever time is left.
-    with contextlib.suppress(RuntimeError), lock:  # raised within start(), it would surface as a KeyError
-        timer.start()
     try:
+        # Python 3.12 starts no thread during the interpreter's exit. Then the job has whatever time is left.
+        with contextlib.suppress(RuntimeError), lock:  # raised within start(), it would surface as a KeyError
+            timer.start()
         yield
     finally:
         with lock:
