@@ -61,6 +61,7 @@ class Job(job.JobSpec, Generic[R]):
             queue=found.queue,
             expires_at=found.expires_at,
             headers=found.headers,
+            batch=found.batch,
         )
 
     @classmethod

@@ -440,6 +440,8 @@ class Status:
     cancel_asked: bool = False
     #: What the call has sent along. ``None``: nothing.
     headers: Mapping[str, str] | None = None
+    #: The id of the batch of which it is a member or the callback.
+    batch: str | None = None
     #: The key of its task's limit, of a job that was claimed.
     limit_key: str | None = None
     #: The key of the limit under which it waits for room; ``None``: it does not wait for that.

@@ -37,6 +37,8 @@ from spoolkit import (
     Batch,
     BatchStateError,
     ConfigurationError,
+    Job,
+    JobTimeout,
     ScheduleError,
     SignatureError,
     SpoolKit,
@@ -52,9 +54,10 @@ from spoolkit import (
 from spoolkit.admin import actions
 from spoolkit.cli import commands
 from spoolkit.coordination import batches as coordination
+from spoolkit.coordination import successors
 from spoolkit.spooldir import batches, spoolfile
 from spoolkit.spooling.standalone import Spooler
-from spoolkit.store import locations
+from spoolkit.store import Store, locations, retention
 from spoolkit.system import clock
 
 history = ""
@@ -104,10 +107,10 @@ def only() -> None:
 
 
 @contextlib.contextmanager
-def site(folder: Path) -> Iterator[str]:
+def site(folder: Path, **settings: Any) -> Iterator[str]:
     """An application with a spool directory of its own, which is yielded."""
     app = Flask("batches")
-    app.config.update(SPOOLKIT_SPOOL=folder / "spool", SPOOLKIT_RETRY_DELAY=0)
+    app.config.update(SPOOLKIT_SPOOL=folder / "spool", SPOOLKIT_RETRY_DELAY=0, **settings)
     SpoolKit(app)
     (folder / "spool").mkdir(mode=0o700, parents=True)
     with pytest.MonkeyPatch.context() as patch, app.app_context():
@@ -251,6 +254,7 @@ def test_the_first_death_cancels_the_rest_if_the_batch_says_so(spool_dir: str) -
     assert ran() == ["step 1", "step -1", "report 1 cancelled=2 dead=1 done=1"]
     assert late.state is State.CANCELLED
     assert "is dead" in (late.status.error_message or "")
+    assert Job.get(late.id).batch == batch.id
 
 
 def test_an_end_that_the_store_missed_is_found_by_the_sweep(spool_dir: str) -> None:
@@ -386,6 +390,112 @@ def test_a_callback_that_fails_is_a_dead_job_like_any_other(spool_dir: str) -> N
     assert batch.callback.state is State.DEAD
     actions.retry(batch.callback.id)
     assert batch.complete, "the callback is no member"
+
+
+def test_what_people_see_of_a_job_names_its_batch(spool_dir: str) -> None:
+    batch = a_batch(1)
+    runner = current_app.test_cli_runner()
+    for _ in range(2):  # as a file, and as a record
+        for job in (*batch.jobs, *filter(None, [batch.callback])):
+            assert job.batch == batch.id
+            assert batch.id in runner.invoke(commands, ["show", job.id]).output
+            assert json.loads(runner.invoke(commands, ["show", job.id, "--json"]).output)["batch"] == batch.id
+        run(spool_dir)
+    assert batch.callback is not None
+
+
+def test_the_members_of_two_directories_have_not_ended_while_one_of_these_is_not_moved_yet(
+    spool_dir: str, tmp_path: Path, monkeypatch: Any
+) -> None:
+    other = tmp_path / "other"
+    other.mkdir(mode=0o700)
+    publish = batches.publish
+
+    def sweep_first(directory: str, batch: str, **options: Any) -> None:
+        """The batch is accepted, and not one file of it is moved: another process sweeps its own directory."""
+        if directory == str(other):
+            sweep(spool_dir)
+        publish(directory, batch, **options)
+
+    with site(tmp_path / "two", SPOOLKIT_QUEUES={"other": {"path": str(other)}}) as spool_dir:
+        monkeypatch.setattr(batches, "publish", sweep_first)
+        with Batch("two") as batch:
+            batch.add(step, 1)
+            batch.add(step.using(queue="other").call(2))
+        assert batch.progress.states == {State.QUEUED: 2}
+        run(spool_dir)
+        run(str(other))
+        assert batch.complete
+
+
+def test_a_time_limit_that_strikes_when_a_batch_has_just_been_accepted_takes_no_member_away(
+    spool_dir: str, monkeypatch: Any
+) -> None:
+    accept = Store.accept_batch
+
+    def accept_and_raise(*args: Any, **options: Any) -> bool:
+        accept(*args, **options)
+        raise JobTimeout
+
+    monkeypatch.setattr(Store, "accept_batch", accept_and_raise)
+    with pytest.raises(JobTimeout), Batch("late") as batch:
+        batch.add(step, 1)
+    sweep(spool_dir)
+    run(spool_dir)
+    assert (batch.complete, ran()) == (True, ["step 1"])
+
+
+def test_a_callback_that_cannot_be_written_holds_up_no_other(spool_dir: str, monkeypatch: Any, caplog: Any) -> None:
+    write = successors.write
+
+    def fail(job: Any, *args: Any) -> None:
+        if job.batch == first.id:
+            raise OSError("no space left")
+        write(job, *args)
+
+    first, second = a_batch(1), a_batch(2)
+    with monkeypatch.context() as patch:
+        patch.setattr(successors, "write", fail)
+        run(spool_dir)
+    assert (first.callback, second.callback is None) == (None, False)
+    assert "no space left" in caplog.text
+    sweep(spool_dir)
+    assert first.callback is not None
+
+
+def test_the_record_of_a_callback_outlives_the_wish_to_call_back(spool_dir: str) -> None:
+    """A spooler is killed between the callback's file and the record that it was written; the callback runs, is done,
+    and done jobs are deleted at once: it must not be accepted again."""
+    batch = a_batch(1)
+    run(spool_dir)
+    assert batch.callback is not None
+    with locations.store().transaction() as db:
+        db.execute("UPDATE batches SET called_back = 0, callback_job = NULL")
+    retention.delete_rows(locations.store(), [State.DONE], clock.now() + 1000, 100)
+    sweep(spool_dir)
+    run(spool_dir)
+    assert [line for line in ran() if "report" in line] == ["report 42 done=1"]
+
+
+def test_a_retry_that_a_sweep_overtakes_calls_back_once_the_job_has_ended_again(spool_dir: str) -> None:
+    a_batch(-1)
+    run(spool_dir)
+    Path(f"{history}.mended").touch()
+    [job] = actions.dead_jobs()
+    locations.store().requeue(job.id, still_there=lambda: True)
+    sweep(spool_dir)  # the file still is among the dead
+    actions.retry(job.id)
+    run(spool_dir)
+    assert ran()[-1] == "report 42 done=1"
+
+
+def test_a_batch_does_not_wait_for_a_commit(spool_dir: str) -> None:
+    with Batch("x") as batch, pytest.raises(ArgumentError, match="after_commit"):
+        batch.add(step.using(after_commit=True).call(1))
+    with pytest.raises(ArgumentError, match="after_commit"):
+        Batch("x", then=report.using(after_commit=True).call(1))
+    with pytest.raises(BatchStateError, match="commit"):
+        Batch("x", after_commit=True)  # type: ignore[arg-type]
 
 
 def test_the_command_shows_a_batch(spool_dir: str) -> None:

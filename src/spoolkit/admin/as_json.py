@@ -56,7 +56,7 @@ def brief(status: Status) -> dict[str, Any]:
 
 
 def detailed(details: Details) -> dict[str, Any]:
-    """Everything that is known of a job: :func:`public`, and its arguments, headers, attempts and events."""
+    """Everything that is known of a job: :func:`public`, and its arguments, batch, headers, attempts, events."""
     arguments = None
     if details.arguments is not None:
         args, kwargs = json.loads(codec.encode_call(*details.arguments))
@@ -69,6 +69,7 @@ def detailed(details: Details) -> dict[str, Any]:
         "timeout": details.status.timeout,
         "parked_for": details.status.parked_for,
         "arguments": arguments,
+        "batch": details.status.batch,
         "headers": dict(details.status.headers or {}),
         "attempts": [vars(attempt) for attempt in details.attempts],
         "events": [vars(event) for event in details.events],

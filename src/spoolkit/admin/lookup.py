@@ -318,6 +318,7 @@ def _of_job(job: JobSpec, state: State) -> Status:
         backoff=job.backoff,
         timeout=job.timeout,
         headers=job.headers,
+        batch=job.batch,
     )
 
 

@@ -117,6 +117,7 @@ def _facts(found: Details) -> list[tuple[str, object]]:
         ("job", status.id),
         ("task", status.task or "?"),
         ("schedule", found.schedule),
+        ("batch", status.batch),
         ("state", status.state),
         ("engine", status.engine),
         ("queue", status.queue),

@@ -21,7 +21,7 @@ def end(db: sqlite3.Connection, job: str, state: State, now: float) -> list[sqli
         now: When, in unix seconds (UTC).
 
     Returns:
-        The members that are to be cancelled now, because this one is dead: ``job``, ``task`` and ``queue`` of each.
+        The members that are to be cancelled now, because this one is dead: ``job``, ``batch``, ``task``, ``queue``.
     """
     member = db.execute("SELECT batch FROM members WHERE job = ?", (job,)).fetchone()
     if member is None:
@@ -50,6 +50,6 @@ _COMPLETE = (
 )
 
 _REST = (
-    "SELECT job, task, queue FROM members WHERE batch = ? AND ended IS NULL"
+    "SELECT job, batch, task, queue FROM members WHERE batch = ? AND ended IS NULL"
     " AND EXISTS (SELECT 1 FROM batches WHERE id = members.batch AND on_death = 'cancel') ORDER BY rowid"
 )

@@ -64,7 +64,7 @@ def derived_events(row: sqlite3.Row) -> list[EventRow]:
     return events
 
 
-_OPTIONS = ("retries", "backoff", "timeout", "headers")
+_OPTIONS = ("retries", "backoff", "timeout", "headers", "batch")
 """The attributes of a job that the column ``options`` holds."""
 
 _given: Callable[[object], tuple[object, ...]] = attrgetter(*_OPTIONS)
@@ -187,6 +187,7 @@ def _cancel(db: sqlite3.Connection, member: sqlite3.Row, reason: str, now: float
     cancelled = event(now, "cancelled", detail={"message": reason})
     if row is None:
         columns.update(task=member["task"], engine="spool", queue=member["queue"])
+        columns.update(options=json.dumps({"batch": member["batch"]}))
         insert(db, member["job"], State.CANCELLED, now, columns, cancelled)
     elif may_move(row, State.CANCELLED):
         move(db, row, State.CANCELLED, now, {**columns, "pid": None, "identity": None}, cancelled)
