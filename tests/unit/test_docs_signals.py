@@ -11,6 +11,7 @@ import pytest
 from flask import Flask, current_app, g, has_request_context
 
 from spoolkit import SpoolKit, callbacks, current_job, spool
+from spoolkit.signals import job_dead
 
 PAGE = (Path(__file__).parents[2] / "docs" / "signals.md").read_text()
 
@@ -41,6 +42,20 @@ def page(directory: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 def run(code: str, namespace: dict[str, Any], body: str = "") -> None:
     exec(code.replace(" ...\n", f" {body}\n") if body else code, namespace)
+
+
+def test_a_receiver_hears_of_a_dead_job(page: dict[str, Any], work: Callable[[], None]) -> None:
+    page["alert"] = page["done"].append
+    run(*blocks("Signals"), page)
+
+    @spool(retries=0, name="docs.fails")
+    def fails() -> None:
+        raise ValueError("no")
+
+    job = fails()
+    work()
+    job_dead.disconnect(page["report"])
+    assert page["done"] == [f"job {job.id} of docs.fails is dead: ValueError: no"]
 
 
 def test_headers_come_with_the_job(page: dict[str, Any], work: Callable[[], None]) -> None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from spoolkit import (
     ArgumentError,
     ArgumentTypeError,
+    Batch,
     DecodeError,
     Job,
     JobLogFilter,
@@ -23,6 +24,7 @@ from spoolkit import (
     SpoolKit,
     TooLargeError,
     callbacks,
+    chain,
     current_job,
     spool,
     thread,
@@ -226,6 +228,20 @@ def test_a_job_that_calls_hands_its_headers_on(kit: SpoolKit, work: Callable[[],
     work()
     work()
     assert seen == [{"request_id": "4f1c", "own": "inner"}]
+
+
+def test_jobs_that_follow_have_those_of_the_moment_at_which_they_were_called(
+    kit: SpoolKit, work: Callable[[], None]
+) -> None:
+    given = [{"request_id": "1"}]
+    kit.headers(lambda: given[0])
+    chain(spooled.call(), spooled.call())
+    with Batch("both", then=spooled.call()) as batch:
+        batch.add(spooled)
+    given[0] = {"request_id": "2"}
+    for _ in range(3):
+        work()
+    assert seen == [{"request_id": "1"}] * 4
 
 
 @pytest.mark.parametrize("run_it", [False, True])

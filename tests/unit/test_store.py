@@ -255,21 +255,21 @@ def test_only_finished_jobs_have_a_finish_time(store: Store, before: str) -> Non
 def test_finish_changes_nothing_the_second_time(store: Store, state: State) -> None:
     end_as(state)(store)
     was, earlier = store.status(ID), events_of(store)
-    assert store.finish(a_job(), 1, ENDS[state]) is False
-    assert store.finish(a_job(), 1, Done(), result=Result(b"1")) is False
+    assert store.finish(a_job(), 1, ENDS[state]) is None
+    assert store.finish(a_job(), 1, Done(), result=Result(b"1")) is None
     assert (store.status(ID), events_of(store)) == (was, earlier)
 
 
 def test_finish_refuses_an_attempt_that_is_not_the_last(store: Store) -> None:
     end_as(State.RETRYING)(store)
     assert claim(store, file="first.1") == Granted(2, 2)
-    assert store.finish(a_job(), 1, Done()) is False
+    assert store.finish(a_job(), 1, Done()) is None
     assert state_of(store) is State.RUNNING
-    assert store.finish(a_job(), 2, Done()) is True
+    assert store.finish(a_job(), 2, Done()) is State.DONE
 
 
 def test_finish_refuses_an_unrecorded_job(store: Store) -> None:
-    assert store.finish(a_job(), 1, Done()) is False
+    assert store.finish(a_job(), 1, Done()) is None
     assert store.status(ID) is None
 
 

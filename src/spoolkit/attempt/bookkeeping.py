@@ -6,10 +6,11 @@ import contextlib
 import os
 from collections.abc import Callable
 
+from spoolkit import signals
 from spoolkit.attempt import admission, crash, job_log
 from spoolkit.attempt.runner import AttemptResult
 from spoolkit.errors import StoreUnavailableError
-from spoolkit.job import Cancelled, Dead, Done, Failure, JobSpec, RetryAt, TaskOptions
+from spoolkit.job import Cancelled, Dead, Done, Failure, JobSpec, RetryAt, State, TaskOptions
 from spoolkit.settings import Settings
 from spoolkit.spooldir import checkpoints, running, spoolers, spoolfile, waiting
 from spoolkit.store import Store, locations, orphans
@@ -55,7 +56,7 @@ def claim(
     if isinstance(found, PreviousCrashed):
         marks_dir = locations.spool_dir(config)
         if spoolers.was_stopped(marks_dir, found.pid, found.identity):
-            orphans.interrupt(
+            interrupted = orphans.interrupt(
                 store,
                 [found.pid],
                 kill=_is_dead,
@@ -63,6 +64,7 @@ def claim(
             )
             # Not earlier: until the store has recorded the stop, the mark is all that is known of it.
             spoolers.unmark_stopped(marks_dir, found.pid)
+            orphans.announce(interrupted)
             found = _ask(job, options, store, path, arguments, instead, room)
     match found:
         case Granted() | Full():
@@ -77,9 +79,10 @@ def claim(
             return crash.result_of(job, options, found, progress, text)
         case AlreadySettled(outcome):
             # By this claim, or by a process that died before it could do the same to the file.
-            if isinstance(outcome, Dead) or (outcome is instead and isinstance(outcome, Cancelled)):
+            is_new = isinstance(outcome, Dead) or (outcome is instead and isinstance(outcome, Cancelled))
+            if is_new:
                 job_log.ended(job, outcome)
-            return AttemptResult(outcome, logged=isinstance(outcome, Dead))
+            return AttemptResult(outcome, was_recorded=not is_new, logged=isinstance(outcome, Dead))
 
 
 def claim_without_store(
@@ -122,7 +125,9 @@ def claim_without_store(
     return AttemptResult(outcome, recordable=False, logged=True)
 
 
-def record(job: JobSpec, result: AttemptResult, store: Store, spool_dir: str, *, file: str | None = None) -> None:
+def record(
+    job: JobSpec, result: AttemptResult, store: Store, spool_dir: str, *, file: str | None = None
+) -> State | None:
     """Record how the attempt ended, remove its files from the spool directory, wake processes that wait. Never raises.
 
     Args:
@@ -131,12 +136,16 @@ def record(job: JobSpec, result: AttemptResult, store: Store, spool_dir: str, *,
         store: Where it is recorded.
         spool_dir: The spool directory with the files of the job.
         file: The name of the job's file, if it has one.
+
+    Returns:
+        The state in which the job is because of this result; ``None``: this call has recorded nothing.
     """
     if not result.attempt and isinstance(result.outcome, RetryAt):
-        return
+        return None
+    state: State | None = signals.state_of(result.outcome)
     # Errors are logged and none is raised: the file of a job that is done must be removed, or the job runs again.
     try:
-        _record(job, result, store, file)
+        state = _record(job, result, store, file)
     except StoreUnavailableError as error:
         log.unrecorded(error)
     except Exception as error:
@@ -145,19 +154,21 @@ def record(job: JobSpec, result: AttemptResult, store: Store, spool_dir: str, *,
         _clean_up(job, result, spool_dir)
     except Exception as error:
         log.complain(_UNRECORDED, job.id, error=error)
+    return state
 
 
 _UNRECORDED = "the end of job %s could not be recorded; its outcome stands"
 
 
-def _record(job: JobSpec, result: AttemptResult, store: Store, file: str | None) -> None:
+def _record(job: JobSpec, result: AttemptResult, store: Store, file: str | None) -> State | None:
     outcome = result.outcome
-    if not result.recordable:
-        return
-    if result.attempt:
-        store.finish(job, result.attempt, outcome, result=result.result, progress=result.progress, log=result.log)
-    elif isinstance(outcome, Dead):
+    if result.recordable and result.attempt:
+        return store.finish(
+            job, result.attempt, outcome, result=result.result, progress=result.progress, log=result.log
+        )
+    if result.recordable and isinstance(outcome, Dead):
         store.refuse(job, outcome.failure, file=file)
+    return None if result.was_recorded else signals.state_of(outcome)
 
 
 def _clean_up(job: JobSpec, result: AttemptResult, spool_dir: str) -> None:

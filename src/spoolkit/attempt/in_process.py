@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from spoolkit import signals
 from spoolkit.attempt import admission, bookkeeping, job_log, runner
 from spoolkit.attempt.runner import AttemptResult
 from spoolkit.errors import StoreUnavailableError
@@ -34,7 +35,8 @@ def attempt(job: JobSpec, declared: Declared, store: Store, config: Settings, nu
             # Before it is recorded, which wakes processes that wait: their query would write a row for a finished job.
             write_behind.writer().discard(job)
         if result is not None:
-            bookkeeping.record(job, result, store, spool_dir)
+            state = bookkeeping.record(job, result, store, spool_dir)
+            signals.ended(job, result.attempt, result.outcome, state)
     return result
 
 
@@ -56,5 +58,8 @@ def attempt_untracked(job: JobSpec, declared: Declared, config: Settings, number
     """Run one attempt of ``job`` without a record of it. Never raises. The arguments are those of :func:`attempt`."""
     if (instead := admission.instead_of_attempt(job)) is not None:
         job_log.ended(job, instead, tracked=False)
-        return AttemptResult(instead)
-    return runner.run(job, declared.for_job(job), Granted(number, number), config, attempt_file=None)
+        result = AttemptResult(instead)
+    else:
+        result = runner.run(job, declared.for_job(job), Granted(number, number), config, attempt_file=None)
+    signals.ended(job, result.attempt, result.outcome, signals.state_of(result.outcome))
+    return result

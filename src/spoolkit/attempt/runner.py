@@ -11,7 +11,7 @@ import time
 from functools import lru_cache
 from typing import NamedTuple
 
-from spoolkit import application
+from spoolkit import application, signals
 from spoolkit.attempt import calling, job_log, memory, output, process_state, retry, timeouts
 from spoolkit.attempt.current_job import CurrentJob, as_current_job
 from spoolkit.encoding import codec
@@ -42,6 +42,8 @@ class AttemptResult(NamedTuple):
     log: str = ""
     #: What the task broke in this process and cannot be repaired, in words; if not empty, no other job may run here.
     damage: tuple[str, ...] = ()
+    #: Whether it was recorded before, by a process that died before it could do the same to the job's file.
+    was_recorded: bool = False
     #: Whether the log has a line about the outcome.
     logged: bool = False
     #: Whether the attempt ended with another process, which has left its file in ``running/``.
@@ -82,6 +84,7 @@ def run(
         max_attempts=start.attempt - start.attempt_since_reset + options.attempts,
         attempt_file=attempt_file,
     )
+    signals.started(job, start.attempt, current.max_attempts)
     returned: object = None
     error: BaseException | None = None
     # Only the main thread can restore signal handlers.

@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 
 from flask import Flask, current_app, has_app_context
 
-from spoolkit import application
+from spoolkit import application, signals
 from spoolkit.errors import ArgumentTypeError, ConfigurationError, shown
 from spoolkit.job import JobSpec
 from spoolkit.system import log
@@ -84,6 +84,7 @@ class Bundle:
             for held, _ in self.calls:
                 try:
                     held.publish()
+                    signals.accepted(held.jobs)
                 except Exception:  # the transaction is committed: an exception would say that it is not
                     log.exception("held jobs of %s could not be accepted", held.jobs[0].task)
 

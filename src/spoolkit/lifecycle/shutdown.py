@@ -73,9 +73,10 @@ def interrupt_jobs(pids: Iterable[int]) -> None:
         log.unrecorded(error)
         _interrupt_unrecorded(pids)
         return
-    for id, queue in jobs:
-        running.delete(locations.spool_dir_of(queue), id)
-        log.warning("job %s was interrupted because the server is stopping; it will run again", id)
+    for job, _, _ in jobs:
+        running.delete(locations.spool_dir_of(job.queue), job.id)
+        log.warning("job %s was interrupted because the server is stopping; it will run again", job.id)
+    orphans.announce(jobs)
 
 
 def _leftovers(id: str, queue: str | None) -> tuple[Progress | None, str]:

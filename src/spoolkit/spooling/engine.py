@@ -10,7 +10,7 @@ from functools import lru_cache, partial
 
 from flask import Flask
 
-from spoolkit import application, registry
+from spoolkit import application, registry, signals
 from spoolkit.admin import keys as holders
 from spoolkit.coordination import commits, limits, unique
 from spoolkit.encoding import chunk, packet
@@ -67,14 +67,18 @@ class SpoolEngine:
         if transaction is not None:
             return _hold([job], [call], declared, spool_dir, config, served, transaction)[0]
         if declared.options.unique is None:
-            return _write(job, call, spool_dir, config, served)
+            accepted = _write(job, call, spool_dir, config, served)
+            signals.accepted([accepted])
+            return accepted
         try:
             _prepare_keys(config, served)
-            return unique_jobs.submit(
+            accepted = unique_jobs.submit(
                 job, call, declared, spool_dir, config, write=lambda one: _write(one, call, spool_dir, config, served)
             )
         except OSError as error:
             raise _unavailable(spool_dir, error) from error
+        signals.accepted([accepted])
+        return accepted
 
     def dump(self, job: JobSpec, declared: Declared) -> bytes:
         """Check a job, and return the content of its file. Nothing is written.
@@ -158,6 +162,7 @@ class SpoolEngine:
                 text = "the files of the batch %s in %s are moved later: %s"
                 log.complain(text, batch.id, spool_dir, error)
         log.debug("the batch %s of %d jobs is accepted", batch.id, len(members))
+        signals.accepted(job for job, _ in members)
 
     def submit_many(
         self, first: AnyJob, calls: Sequence[Call], declared: Declared, *, step: float, after_commit: object = None
@@ -220,6 +225,7 @@ class SpoolEngine:
         except OSError as error:
             raise _unavailable(spool_dir, error) from error
         spoolers.wake(spool_dir)
+        signals.accepted(jobs)
         return jobs
 
 

@@ -11,7 +11,7 @@ import os
 from contextvars import copy_context
 from typing import NamedTuple
 
-from spoolkit import application, registry
+from spoolkit import application, registry, signals
 from spoolkit.admin import keys as holders
 from spoolkit.attempt import admission, bookkeeping, job_log, process_state, runner
 from spoolkit.attempt.runner import AttemptResult
@@ -274,13 +274,16 @@ def record_and_settle(
     name, is_dead = file.path.rpartition("/")[2], isinstance(result.outcome, Dead)
     if is_dead:
         settle_file(file, result, task=job.task)
-    bookkeeping.record(job, result, store, files_dir, file=name)
-    if job.batch is not None and not isinstance(result.outcome, RetryAt):
-        batches.member_ended(job.batch, State.DEAD if is_dead else None, store, config)
-    if job.chain is not None and isinstance(result.outcome, Done):
-        chains.go_on(job, result.result, store, config, again=result.attempt != 1 or not result.recordable)
-    if not is_dead:
-        settle_file(file, result, task=job.task)
+    state = bookkeeping.record(job, result, store, files_dir, file=name)
+    try:
+        if job.batch is not None and not isinstance(result.outcome, RetryAt):
+            batches.member_ended(job.batch, State.DEAD if is_dead else None, store, config)
+        if job.chain is not None and isinstance(result.outcome, Done):
+            chains.go_on(job, result.result, store, config, again=result.attempt != 1 or not result.recordable)
+        if not is_dead:
+            settle_file(file, result, task=job.task)
+    finally:
+        signals.ended(job, result.attempt, result.outcome, state)
 
 
 def settle_file(file: SpoolFileRef, result: AttemptResult, *, task: str | None = None) -> None:

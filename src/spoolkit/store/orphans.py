@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
-from spoolkit.job import JobSpec, Progress, State
+from spoolkit import signals
+from spoolkit.job import Failure, JobSpec, Progress, State
 from spoolkit.spooldir import running, spoolers, waiting
 from spoolkit.store import rows, transitions
 from spoolkit.store.database import Database
@@ -55,10 +56,12 @@ def mark_lost(store: Database, spool_dir: str) -> int:
         log.error("job %s of %s is lost: its process %d has ended", row["id"], row["task"], row["pid"])
         _clean_up(spool_dir, row["id"])
     running.sweep(spool_dir)
+    for row in lost:
+        signals.lost([rows.job_of(row)], f"its process {row['pid']} has ended")
     return len(lost)
 
 
-def mark_own_lost(store: Database, spool_dir: str, jobs: Iterable[JobSpec], reason: str) -> None:
+def mark_own_lost(store: Database, spool_dir: str, jobs: Iterable[JobSpec], reason: str) -> list[JobSpec]:
     """Record those of ``jobs`` as lost that are not finished: they belong to this process, which is exiting.
 
     Args:
@@ -67,16 +70,19 @@ def mark_own_lost(store: Database, spool_dir: str, jobs: Iterable[JobSpec], reas
         jobs: Thread jobs of this process.
         reason: Why they are lost, for people.
 
+    Returns:
+        Those that were not finished.
+
     Raises:
         StoreUnavailableError: It cannot be recorded.
     """
     jobs = list(jobs)
     transitions.record_queued(store, jobs)
     with store.transaction() as db:
-        for job in jobs:
-            _mark_lost(db, spool_dir, "id = ?", (job.id,), reason)
+        lost = [job for job in jobs if _mark_lost(db, spool_dir, "id = ?", (job.id,), reason)]
     for job in jobs:
         _clean_up(spool_dir, job.id)
+    return lost
 
 
 def _mark_lost(
@@ -106,9 +112,26 @@ def _clean_up(spool_dir: str, id: str) -> None:
 # Jobs that a stop of the server cuts off: the attempt does not count, and the job runs again.
 
 
+class Interrupted(NamedTuple):
+    """A job of which a stop of the server has cut an attempt short."""
+
+    #: The job, without its arguments.
+    job: JobSpec
+    #: The number of the attempt.
+    attempt: int
+    #: The state of the job now: it runs again, or is cancelled.
+    state: State
+
+
+def announce(interrupted: Iterable[Interrupted]) -> None:
+    """Send the signals of interrupted jobs: what receivers do must not delay the record, nor what hangs on it."""
+    for one in interrupted:
+        signals.interrupted(one.job, one.attempt, Failure(INTERRUPTED, ending="interrupted"), one.state)
+
+
 def interrupt(
     store: Database, pids: Iterable[int], *, kill: Callable[[int], None], read_leftovers: ReadLeftovers
-) -> list[tuple[str, str | None]]:
+) -> list[Interrupted]:
     """Kill processes because the server stops, and record the attempts that they run as interrupted.
 
     Args:
@@ -119,13 +142,13 @@ def interrupt(
         read_leftovers: Returns the progress and the log that a job leaves behind. Called after ``kill``.
 
     Returns:
-        The id and the queue of each job that was interrupted.
+        The jobs that were interrupted.
 
     Raises:
         StoreUnavailableError: It cannot be recorded; raised within :data:`STOP_LOCK_TIMEOUT` seconds.
     """
     now = clock.now()
-    jobs: list[tuple[str, str | None]] = []
+    jobs: list[Interrupted] = []
     with store.transaction(STOP_LOCK_TIMEOUT) as db:
         for pid in pids:
             found = db.execute("SELECT * FROM jobs WHERE state = 'running' AND pid = ?", (pid,)).fetchall()
@@ -143,7 +166,7 @@ def interrupt(
                 seconds, detail = now - row["started_at"], {"message": INTERRUPTED}
                 event = rows.event(now, "interrupted", row["attempt"], seconds, detail, text)
                 rows.move(db, row, after, now, columns, event)
-                jobs.append((row["id"], row["queue"]))
+                jobs.append(Interrupted(rows.job_of(row), row["attempt"], after))
     return jobs
 
 

@@ -84,6 +84,20 @@ def read_options(text: str | None) -> dict[str, Any]:
     return {name: value for name, value in json.loads(text).items() if name in _OPTIONS} if text else {}
 
 
+def job_of(row: sqlite3.Row) -> JobSpec:
+    """Return the job of a row, without its arguments."""
+    return JobSpec(
+        row["id"],
+        row["task"],
+        engine=row["engine"],
+        enqueued_at=row["enqueued_at"] or 0.0,
+        run_at=row["run_at"],
+        queue=row["queue"],
+        expires_at=row["expires_at"],
+        **read_options(row["options"]),
+    )
+
+
 def find(db: sqlite3.Connection, id: str) -> sqlite3.Row | None:
     """Return the row of the job ``id``, or ``None`` if it has none."""
     row: sqlite3.Row | None = db.execute("SELECT * FROM jobs WHERE id = ?", (id,)).fetchone()

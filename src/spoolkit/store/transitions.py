@@ -63,7 +63,7 @@ def finish(
     result: Result | None = None,
     progress: Progress | None = None,
     log: str = "",
-) -> bool:
+) -> State | None:
     """Record how the attempt with the number ``attempt`` of ``job`` ended.
 
     Args:
@@ -76,19 +76,19 @@ def finish(
         log: What the attempt printed and logged.
 
     Returns:
-        Whether the attempt was recorded as running until now. If not, nothing is recorded: to settle a job twice is
-        harmless.
+        The state in which the job is now. ``None``: the attempt was not recorded as running until now, and nothing is
+        recorded: to settle a job twice is harmless.
     """
     now = clock.now()
     shown = None if progress is None else rows.encodable(rows.progress_text(progress))
     if isinstance(outcome, Done) and not log and job.batch is None:
         data, error = (None, None) if result is None else (result.data, result.error and rows.encodable(result.error))
         if store.write_after_task(_FIRST_IS_DONE, (now, data, error, shown, job.id, attempt)):
-            return True
+            return State.DONE
     with store.transaction() as db:
         row = rows.find(db, job.id)
         if row is None or row["state"] != State.RUNNING or row["attempt"] != attempt:
-            return False
+            return None
         after, failure = _state_of(outcome)
         if after is State.RETRYING and row["cancel"]:
             after = State.CANCELLED
@@ -109,7 +109,7 @@ def finish(
             detail = {"type": failure.type, "message": failure.message, "traceback": failure.traceback}
         event = rows.event(now, ending, attempt, now - row["started_at"], detail, log)
         rows.move(db, row, after, now, columns, event, may_be_member=job.batch is not None)
-    return True
+    return after
 
 
 rows.check_move(State.RUNNING, State.DONE)  # which is what this statement does

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextvars import Context
 
-from spoolkit import application
+from spoolkit import application, signals
 from spoolkit.attempt import in_process, job_log
 from spoolkit.coordination import commits
 from spoolkit.errors import ScheduleError
@@ -42,6 +42,7 @@ class InlineEngine:
         config = application.settings(declared.code_folder)
         transaction = commits.current(after_commit, is_automatic=config.after_commit)
         if transaction is None:
+            signals.accepted([job])
             one.publish()
         else:
             held.add(one.jobs)

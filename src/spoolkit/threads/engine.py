@@ -10,7 +10,7 @@ from contextvars import Context
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from spoolkit import application
+from spoolkit import application, signals
 from spoolkit.attempt import in_process, job_log
 from spoolkit.coordination import commits
 from spoolkit.errors import QueueFull, ScheduleError, StoreUnavailableError
@@ -77,8 +77,10 @@ class ThreadEngine:
         # The pool calls announce(), once it has accepted the job: the thread that writes the rows of waiting jobs must
         # never see a job that is refused.
         elif pool.put(thread_job.call, thread_job.announce):
+            signals.accepted([job])
             return job
         elif self._options.overflow == "run":
+            signals.accepted([job])
             thread_job.attempt()
             return job
         reason = "its process is exiting" if pool.closed else f"{pool.max_waiting} calls already wait for a thread"
@@ -203,11 +205,13 @@ def _lose(thread_jobs: list[object], reason: str) -> None:
         assert isinstance(thread_job, ThreadJob)
         thread_job.withdraw()
         log.error("job %s of %s is lost: %s", thread_job.job.id, thread_job.job.task, reason)
-        if thread_job.store is not None:
+        if thread_job.store is None:
+            signals.lost([thread_job.job], reason)
+        else:
             spool_dir = locations.spool_dir_of(thread_job.job.queue, thread_job._config)
             by_store[thread_job.store, spool_dir].append(thread_job.job)
     for (store, spool_dir), jobs in by_store.items():
         try:
-            orphans.mark_own_lost(store, spool_dir, jobs, reason)
+            signals.lost(orphans.mark_own_lost(store, spool_dir, jobs, reason), reason)
         except StoreUnavailableError as error:
             log.unrecorded(error)
