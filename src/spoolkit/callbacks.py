@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+import inspect
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from spoolkit.errors import ConfigurationError, shown
+
+T = TypeVar("T")
 
 HeadersFunction = Callable[[], Mapping[str, str] | None]
 """Returns headers for a job that is being called."""
+
+AroundFunction = Callable[[Any], Generator[None, Any, Any]]
+"""A generator function with one ``yield``, that runs around something which is done for a job."""
 
 
 class Callbacks:
@@ -14,6 +24,10 @@ class Callbacks:
     def __init__(self) -> None:
         #: Return headers for each job that is called.
         self.headers: list[HeadersFunction] = []
+        #: Run around each attempt; the first one is the outermost.
+        self.around_attempt: list[AroundFunction] = []
+        #: Run around each call; the first one is the outermost.
+        self.around_enqueue: list[AroundFunction] = []
 
 
 NONE = Callbacks()
@@ -28,3 +42,63 @@ class ThisProcess:
 
 
 this_process = ThisProcess()
+
+
+def check_generator(function: Any, decorator: str) -> None:
+    """Raise :class:`ConfigurationError` unless ``function`` is what :func:`around` can run."""
+    if not inspect.isgeneratorfunction(function):
+        raise ConfigurationError(
+            f"@{decorator} is above {shown(function)}: give a generator function, def hook(job), with one yield",
+            setting=decorator,
+        )
+
+
+def around(functions: Sequence[AroundFunction], job: object, call: Callable[[], T]) -> T:
+    """Return what ``call()`` returns, which is called where the functions yield, the first function outermost.
+
+    A function gets at its ``yield`` what the call returned, or the exception that it raised. It cannot make a failure a
+    success: an exception that it swallows is raised all the same. What it raises itself takes its place.
+
+    Args:
+        functions: Generator functions with one ``yield``.
+        job: Their argument.
+        call: What they are run around.
+    """
+    if not functions:
+        return call()
+    function, *others = functions
+    generator = function(job)
+    try:
+        next(generator)
+    except StopIteration:
+        raise _wrong(function, "has not yielded") from None
+    try:
+        returned = around(others, job, call)
+    except BaseException as error:
+        trace = error.__traceback__
+        try:
+            generator.throw(error)
+        except StopIteration:
+            pass  # it is swallowed there, and raised below
+        except BaseException as raised:
+            # Python makes a RuntimeError of a StopIteration that comes out of a generator.
+            if raised is not error and not (isinstance(raised, RuntimeError) and raised.__cause__ is error):
+                raise
+        else:
+            raise _second_yield(function, generator) from error
+        BaseException.with_traceback(error, trace)  # without the frames of the generators that it has passed
+        raise
+    with contextlib.suppress(StopIteration):
+        generator.send(returned)
+        raise _second_yield(function, generator)
+    return returned
+
+
+def _second_yield(function: AroundFunction, generator: Generator[None, Any, Any]) -> RuntimeError:
+    generator.close()
+    return _wrong(function, "has yielded twice")
+
+
+def _wrong(function: AroundFunction, what: str) -> RuntimeError:
+    name = getattr(function, "__qualname__", repr(function))
+    return RuntimeError(f"the hook {name} {what}: it must yield once, and the task runs there")

@@ -11,7 +11,7 @@ from spoolkit.handle import Job
 from spoolkit.job import FINISHED, RESULT, State, replaced
 from spoolkit.spooldir import waiting
 from spoolkit.store import locations
-from spoolkit.task import PlannedCall
+from spoolkit.task import PlannedCall, within_hooks
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,8 @@ def chain(*calls: PlannedCall[Any]) -> Chain:
         job = replaced(call.job_for_later("a later call"), id=chains.next_id(jobs[-1].id))
         jobs.append(job)
         following.append(call.dump(_with_places(job)))
-    first = calls[0].task._submit(replaced(first, chain=tuple(following)), calls[0].options.get("after_commit"))
+    task, after_commit = calls[0].task, calls[0].options.get("after_commit")
+    first = within_hooks(replaced(first, chain=tuple(following)), lambda job: task._submit(job, after_commit))
     return Chain((first, *jobs[1:]))
 
 

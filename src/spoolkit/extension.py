@@ -8,7 +8,7 @@ from weakref import WeakSet
 from flask import Flask
 
 from spoolkit import application, callbacks, registry, task
-from spoolkit.callbacks import Callbacks, HeadersFunction
+from spoolkit.callbacks import AroundFunction, Callbacks, HeadersFunction
 from spoolkit.cli import commands
 from spoolkit.coordination import commits
 from spoolkit.errors import ConfigurationError, shown
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import sqlalchemy
 
 H = TypeVar("H", bound=HeadersFunction)
+A = TypeVar("A", bound=AroundFunction)
 
 
 class SpoolKit:
@@ -125,6 +126,50 @@ class SpoolKit:
             The function.
         """
         self._callbacks.headers.append(function)
+        callbacks.this_process.has_any = True
+        return function
+
+    def around_attempt(self, function: A) -> A:
+        """Run code around each attempt of each job: a decorator for a generator function, ``def hook(job)``.
+
+        The task runs at its ``yield``, where the hook gets what the task returned, or the exception that it raised. It
+        runs in the application's context and within the time limit of the task. What it raises, the attempt fails with;
+        what it swallows, the attempt fails with all the same.
+
+        Args:
+            function: A generator function with one ``yield``. It gets what ``current_job()`` returns. Of several, the
+                first one is the outermost.
+
+        Returns:
+            The function.
+
+        Raises:
+            ConfigurationError: It is not a generator function.
+        """
+        callbacks.check_generator(function, "around_attempt")
+        self._callbacks.around_attempt.append(function)
+        callbacks.this_process.has_any = True
+        return function
+
+    def around_enqueue(self, function: A) -> A:
+        """Run code around each call of a task: a decorator for a generator function, ``def hook(job)``.
+
+        The job is accepted at its ``yield``, where the hook gets the accepted job, or the exception that refused it.
+        Before, it may change ``job.headers``, a dict. What it raises before is raised by the call, and nothing is
+        accepted; an error after the job is accepted is logged.
+
+        Args:
+            function: A generator function with one ``yield``. It gets the job. For a ``map()`` it runs once: the job
+                stands for all of them, and the yield returns a list. Of several, the first one is the outermost.
+
+        Returns:
+            The function.
+
+        Raises:
+            ConfigurationError: It is not a generator function.
+        """
+        callbacks.check_generator(function, "around_enqueue")
+        self._callbacks.around_enqueue.append(function)
         callbacks.this_process.has_any = True
         return function
 

@@ -35,6 +35,7 @@ from spoolkit.system import clock, log, sandbox
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 At = float | datetime
 """Unix time in seconds (UTC), or an aware datetime."""
@@ -143,7 +144,8 @@ class Task(Generic[P, R]):
     ) -> Job[R]:
         self._check(args, kwargs)
         after_commit = options.get("after_commit") if options else None
-        return self._submit(_with_headers(self._job(args, kwargs, self._engine.name, options)), after_commit)
+        job = _with_headers(self._job(args, kwargs, self._engine.name, options))
+        return within_hooks(job, lambda job: self._submit(job, after_commit))
 
     def _submit(self, job: Job[R], after_commit: object) -> Job[R]:
         return self._engine.submit(job, self.declared, after_commit)
@@ -383,7 +385,10 @@ class SpoolTask(Task[P, R]):
         if not calls:
             return []
         step = seconds / len(calls)
-        return self._engine.submit_many(first, calls, self.declared, step=step, after_commit=after_commit)
+        return within_hooks(
+            first,
+            lambda first: self._engine.submit_many(first, calls, self.declared, step=step, after_commit=after_commit),
+        )
 
     def _call_of(self, row: Row) -> Call:
         args: tuple[Any, ...] = row if isinstance(row, tuple) else ()
@@ -649,6 +654,28 @@ def _with_headers(job: Job[R]) -> Job[R]:
         else:
             found = both
     return replaced(job, headers=found) if found else job
+
+
+def within_hooks(job: Job[R], submit: Callable[[Job[R]], T]) -> T:
+    """Submit a job within the hooks of the application that run around each call."""
+    hooks = application.own_callbacks().around_enqueue
+    if not hooks:
+        return submit(job)
+    job = replaced(job, headers=dict(job.headers or {}))
+    accepted: list[T] = []
+
+    def call() -> T:
+        accepted.append(submit(replaced(job, headers=job_headers.check(job.headers) or None)))
+        return accepted[0]
+
+    try:
+        return callbacks.around(hooks, job, call)
+    except Exception as error:
+        if not accepted or isinstance(error, JobTimeout):
+            raise
+        # To raise it would say that nothing was accepted.
+        log.complain("a hook failed after the job that it runs around was accepted; the job stands", error=error)
+        return accepted[0]
 
 
 def _provided(function: callbacks.HeadersFunction) -> Mapping[str, str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,25 @@ def test_a_receiver_hears_of_a_dead_job(page: dict[str, Any], work: Callable[[],
     work()
     job_dead.disconnect(page["report"])
     assert page["done"] == [f"job {job.id} of docs.fails is dead: ValueError: no"]
+
+
+def test_hooks_run_around_calls_and_attempts(page: dict[str, Any], work: Callable[[], None]) -> None:
+    @contextlib.contextmanager
+    def force_locale(locale: str) -> Iterator[None]:
+        page["done"].append(f"in {locale}")
+        yield
+        page["done"].append("out")
+
+    page.update(force_locale=force_locale, current_tenant=lambda: "acme")
+    run(*blocks("Hooks around attempts and calls"), page)
+
+    @spool(name="docs.hooked")
+    def hooked() -> None:
+        page["done"].append(dict(current_job().headers))
+
+    hooked.using(headers={"locale": "de"})()
+    work()
+    assert page["done"] == ["in de", {"locale": "de", "tenant": "acme"}, "out"]
 
 
 def test_headers_come_with_the_job(page: dict[str, Any], work: Callable[[], None]) -> None:

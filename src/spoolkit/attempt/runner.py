@@ -11,7 +11,7 @@ import time
 from functools import lru_cache
 from typing import NamedTuple
 
-from spoolkit import application, signals
+from spoolkit import application, callbacks, signals
 from spoolkit.attempt import calling, job_log, memory, output, process_state, retry, timeouts
 from spoolkit.attempt.current_job import CurrentJob, as_current_job
 from spoolkit.encoding import codec
@@ -90,6 +90,12 @@ def run(
     # Only the main thread can restore signal handlers.
     state = process_state.State() if owns_process and threading.current_thread() is threading.main_thread() else None
     began = job_log.started(job, start.attempt, current.max_attempts, tracked=tracked)
+
+    def call() -> object:
+        # Innermost: what follows the task must not lack memory.
+        with memory.limited(options.memory) if owns_process and options.memory else calling.NOTHING:
+            return calling.call(declared, job.args, job.kwargs)
+
     try:
         limit = None if options.timeout is None else options.timeout + config.timeout_grace
         with (
@@ -102,9 +108,11 @@ def run(
             calling.NOTHING if owns_process else task_signals.job(),
         ):
             try:
-                # Innermost: what follows the task must not lack memory.
-                with memory.limited(options.memory) if owns_process and options.memory else calling.NOTHING:
-                    returned = calling.call(declared, job.args, job.kwargs)
+                if hooks := application.own_callbacks().around_attempt:
+                    with calling.no_child():
+                        returned = callbacks.around(hooks, current, call)
+                else:
+                    returned = call()
             finally:
                 if state is not None:
                     state.stop_alarm()
