@@ -98,7 +98,7 @@ def test_no_job_starts_once_uwsgi_stops_although_its_http_process_hangs(tmp_path
         spool = str(site.site.spool)
         gate.pause(spool)
         for _ in range(100):
-            site.call("work", 0.1)
+            site.call("work", 0.3)
         http = site.web.get("/version").json["pid"]
         gate.resume(spool)
         spoolers.wake_all(spool)

@@ -41,22 +41,29 @@ def job(site: UwsgiServer, id: str) -> dict[str, Any]:
     return answer.json
 
 
-def test_get_jobs_shows_a_job_from_its_file_to_its_end(site: UwsgiServer) -> None:
-    id = site.get("/uwsgi_spool/2?delay=3").json["job"]
-    first = job(site, id)
+def test_get_jobs_shows_a_job_that_waits(site: UwsgiServer) -> None:
+    first = job(site, site.get("/uwsgi_spool/2?delay=300").json["job"])
     assert set(first) == KEYS
     assert (first["state"], first["attempt"], first["max_attempts"]) == ("queued", 0, None)
     assert first["task"] == "tasks.spool_task"
-    assert first["run_at"] == pytest.approx(first["enqueued_at"] + 3, abs=0.001)
+    assert first["run_at"] == pytest.approx(first["enqueued_at"] + 300, abs=0.001)
     assert (first["started_at"], first["finished_at"], first["progress"], first["error"]) == (None, None, None, None)
 
+
+def test_get_jobs_shows_a_job_that_runs(site: UwsgiServer) -> None:
+    id = site.get("/uwsgi_spool/600?delay=0.5").json["job"]
     running = wait_until(lambda: (shown := job(site, id))["progress"] and shown)
     assert (running["state"], running["attempt"], running["max_attempts"]) == ("running", 1, 4)
-    assert running["progress"] == {"done": 1, "total": 2, "note": "seconds"}
-    assert running["started_at"] >= first["run_at"]
+    progress = running["progress"]
+    assert progress == {"done": max(1, progress["done"]), "total": 600, "note": "seconds"}
+    assert running["started_at"] >= running["run_at"]
 
+
+def test_get_jobs_shows_a_job_that_is_done(site: UwsgiServer) -> None:
+    id = site.get("/uwsgi_spool/2").json["job"]
     wait_until(lambda: job(site, id)["state"] == "done")
     last = job(site, id)
+    assert set(last) == KEYS
     assert (last["attempt"], last["result"], last["error"]) == (1, None, None)
     assert last["progress"] == {"done": 2, "total": 2, "note": "seconds"}
     assert last["finished_at"] >= last["started_at"] + 2

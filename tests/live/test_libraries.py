@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import time
 from itertools import permutations
 from pathlib import Path
 
@@ -114,10 +115,11 @@ def test_a_job_that_its_library_cannot_run_is_dead_with_the_reason(start_site: S
 def test_a_job_of_a_function_that_only_another_version_knows_waits_for_that_version(start_site: StartSite) -> None:
     site = start_site(module="three_libraries", env={"ORDER": ",".join(MODULES), "SPOOLKIT_UNKNOWN_GRACE": "6"})
     fields = {b"ud_spool_func": b"nobody"}
+    written = time.time()
     path = spoolfile.write(str(site.spool), "unknown-function", packet.dump(packet.Packet(fields)))
     site.server.wait_for_log("unknown-function is left for another version of the code")
-    assert site.dead() == {}
-    assert site.files() == [os.path.basename(path)]
+    seen = site.dead(), site.files()
+    assert seen == ({}, [os.path.basename(path)]) or time.time() > written + 6, "its time is over"
     site.wait_empty()
     assert "nobody" in site.dead()[os.path.basename(path)]["reason"]
     assert site.server.log().count("is left for another version") == 1

@@ -17,6 +17,8 @@ import pytest
 from sampling import sampled
 from uwsgi_server import UwsgiServer, free_port, wait_until
 
+from spoolkit.spooldir import gate
+
 from .conftest import SITE, History, Site
 from .draining import GUARD, RELOAD, STOP_HOOKS
 
@@ -219,6 +221,7 @@ def test_a_job_outlives_the_release_directory_of_its_call(
     }[way]
     current.symlink_to(releases / "1")
     site = start(*options, code=releases / "1", guard=way == "file")
+    gate.pause(str(site.spool))  # it must not be due earlier than the server has stopped
     assert site.server.get("/greet/bob/later").status == 200
     site.server.stop()
     shutil.rmtree(releases / "1")
@@ -228,6 +231,7 @@ def test_a_job_outlives_the_release_directory_of_its_call(
         (code / "shop" / "__init__.py").read_text().replace("old", "new")
     )
     site = start(*options, code=releases / "2", guard=way == "file")
+    gate.resume(str(site.spool))
     (event,) = site.history.wait_for("greeted", "bob", timeout=RELOADED)
     assert event.words[2:] == ("hello", "shop", "new")
 

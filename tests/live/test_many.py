@@ -30,9 +30,12 @@ def test_all_spoolers_run_the_jobs_of_a_chunk_at_once(start_site: StartSite) -> 
     """Although one of them makes their files, and uWSGI would scan again in ten minutes only."""
     site = start_site(spoolers=4, frequency=600)
     site.server.wait_for_spoolers()
-    site.call("work", rows=[[str(number), 0.05] for number in range(100)])
+    site.call("holds", rows=[[str(number)] for number in range(100)])
+    # None of them ends yet.
+    starts = site.history.wait_for("start", count=4)
+    assert len({event.pid for event in starts}) == 4
+    Path(f"{site.history.path}.release").touch()
     ends = site.history.wait_for("end", count=100)
-    assert len({event.pid for event in ends}) == 4
     assert len({event.words for event in ends}) == 100
     site.wait_empty()
 

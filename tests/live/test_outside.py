@@ -136,14 +136,12 @@ def test_without_an_application_the_spool_directory_is_beside_the_tasks(
 
 def test_flask_spool_run_runs_jobs(flask: Start, environment: dict[str, str], history: History, spool: Path) -> None:
     runner = flask("spool", "run")
-    script(environment, ENQUEUE.format(word="one"))
-    (event,) = history.wait_for("note", "one")
+    later = "site_tasks.note.using(at=time.time() + 1.2)('later')"
+    code = f"import site_tasks, time; {later}; site_tasks.flaky('raised', 2); site_tasks.circumstances()"
+    script(environment, code)
+    (event,) = history.wait_for("note", "later")
     assert parent_of(event.pid) == runner.pid
-    script(environment, "import site_tasks, time; site_tasks.note.using(at=time.time() + 1.2)('later')")
-    script(environment, "import site_tasks; site_tasks.flaky('raised', 2)")
-    history.wait_for("note", "later")
     history.wait_for("flaky", "raised", count=3)
-    script(environment, "import site_tasks; site_tasks.circumstances()")
     (event,) = history.wait_for("circumstances")
     assert event.words[1:4] == ("site_app", "False", str(SITE))
     wait_until(lambda: not files(spool))
@@ -231,12 +229,15 @@ def test_flask_spool_run_beside_uwsgi_runs_no_job_twice(
     site = start_site(spoolers=2)
     flask("spool", "run", "--processes", "2")
     wait_until(lambda: len(spool_runners(site.spool)) == 4)
-    # Each takes its time: otherwise one process alone might have done them all.
-    script(environment, "import site_tasks\nfor i in range(300): site_tasks.work(str(i), 0.02)")
+    enqueue = "for i in range(4): site_tasks.holds(str(i))\nfor i in range(300): site_tasks.note(str(i))"
+    script(environment, f"import site_tasks\n{enqueue}")
+    # Each process has one of the first four, so that all take part in the rest.
+    held = history.wait_for("start", count=4)
+    assert len({event.pid for event in held}) == 4
+    release(history)
     site.wait_empty()
-    ran = history.events("start")
-    assert sorted(int(event.words[1]) for event in ran) == list(range(300))
-    assert len({event.pid for event in ran}) > 2, "one of the two did nothing"
+    assert sorted(int(event.words[1]) for event in history.events("note")) == list(range(300))
+    assert len(history.events("start")) == 4
 
 
 def test_flask_spool_run_moves_damaged_files_to_dead_and_leaves_jobs_of_other_libraries(

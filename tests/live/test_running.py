@@ -142,11 +142,13 @@ def test_two_hundred_jobs_from_many_threads_run_once_each(start_site: StartSite)
     wait_until_complete("uwsgi", site.server)
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda i: site.call("note", str(i)), range(200)))
+    while len({answer["pid"] for answer in answers}) < 2:  # one of the two HTTP processes stood still
+        answers.append(site.call("note", str(len(answers))))
+        assert len(answers) < 10_000, "only one HTTP process took part"
     site.wait_empty()
     ran = sorted(int(event.words[1]) for event in site.history.events("note"))
-    assert ran == list(range(200))
-    assert len({answer["job"] for answer in answers}) == 200
-    assert len({answer["pid"] for answer in answers}) == 2, "only one HTTP process took part"
+    assert ran == list(range(len(answers)))
+    assert len({answer["job"] for answer in answers}) == len(answers)
 
 
 def test_ten_megabytes_of_arguments_arrive(site: Site) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sampling import sampled
 from uwsgi_server import wait_until
 
 from .conftest import SITE, History, StartSite
@@ -82,16 +83,17 @@ def test_processes_that_a_task_starts_under_uwsgi_end_by_signals_as_usual(
     assert list(event.words[1:]) == ENDED
 
 
+@pytest.mark.parametrize("stop", sampled([signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP], signal.SIGTERM))
 def test_a_job_survives_every_signal_but_sigkill(
-    runner: subprocess.Popen[bytes], environment: dict[str, str], history: History, tmp_path: Path
+    runner: subprocess.Popen[bytes], environment: dict[str, str], history: History, tmp_path: Path, stop: int
 ) -> None:
+    """One stop signal for each process: a second one, more than a second later, interrupts the job."""
     enqueue(environment, "holds('long')")
     (start,) = history.wait_for("start", "long")
     harmless = (signal.SIGUSR1, signal.SIGUSR2, signal.SIGALRM, signal.SIGPIPE)
-    for signum in (*harmless, signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM, signal.SIGQUIT):
-        deliver(start.pid, signum)
-    for signum in (*harmless, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM):
-        deliver(runner.pid, signum)
+    for pid in (start.pid, runner.pid):
+        for signum in (*harmless, stop):
+            deliver(pid, signum)
     wait_until(lambda: "waiting up to 30 s for job" in (tmp_path / "log").read_text())
     Path(f"{history.path}.release").touch()
     assert runner.wait(60) == 0, "nothing was cut off"

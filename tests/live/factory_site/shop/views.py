@@ -16,7 +16,7 @@ def greet(name: str) -> ResponseReturnValue:
 
 @pages.get("/greet/<name>/later")
 def greet_later(name: str) -> ResponseReturnValue:
-    return jsonify(job=tasks.greet.using(delay=5)(name, tasks.Colour.RED).id)
+    return jsonify(job=tasks.greet.using(delay=1)(name, tasks.Colour.RED).id)
 
 
 @pages.get("/version")
