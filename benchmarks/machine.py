@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable, Collection, Iterable
 from contextlib import closing
+from functools import lru_cache
 from pathlib import Path
 
 
@@ -26,6 +27,7 @@ def cpu_seconds(pids: Iterable[int]) -> float:
     return sum(time.clock_gettime((~pid << 3) | 2) for pid in pids)
 
 
+@lru_cache(maxsize=1)  # a processor has few counters
 def instructions() -> Callable[[], int]:
     """Return a function that counts the user instructions of this thread from now on.
 

@@ -16,13 +16,18 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from flask import Flask
 
 from benchmarks import machine
-from spoolkit import SpoolKit, application, spool
+from spoolkit import Limit, SpoolKit, application, spool
 from spoolkit.admin import keys
+from spoolkit.coordination import limits
+from spoolkit.encoding import packet
+from spoolkit.job import JobSpec, new_id
+from spoolkit.lifecycle import sweeping
+from spoolkit.spooldir import parked, spoolfile
 from spoolkit.spooling.standalone import Spooler
 from spoolkit.store import locations
 
@@ -35,10 +40,20 @@ class Option:
     task: Mapping[str, Any] = field(default_factory=dict)
     #: What ``.using()`` gets.
     call: Mapping[str, Any] = field(default_factory=dict)
-    #: Done once, before the first round, with the spooler: what the jobs are measured beside.
+    #: Done once, before the first round, with the spooler: what the jobs run beside.
     before: Callable[[Spooler], object] | None = None
     #: The greatest ratio of the whole of a job.
     bar: float = 1.3
+
+
+def park(spooler: Spooler) -> None:
+    """Let a job wait under each of 10,000 keys of a limit."""
+    sweeping.run(spooler.spool_dir)  # the next one, after 30 s, would find that nobody runs under these keys
+    for number in range(10_000):
+        folder = parked.folder(spooler.spool_dir, limits.group(f"key {number}"))
+        os.makedirs(folder, 0o700)
+        job = JobSpec(new_id(), "parked", enqueued_at=time.time())
+        spoolfile.write(folder, job.id, packet.dump_job(job, b"[[],{}]"))
 
 
 OPTIONS: dict[str, Option] = {
@@ -46,6 +61,8 @@ OPTIONS: dict[str, Option] = {
     "unique": Option(task={"unique": ("number",)}),
     "headers": Option(call={"headers": {"request": "0123456789abcdef"}}),
     "expires": Option(call={"expires": 3600}),
+    "limit": Option(task={"limit": Limit(3, key=lambda number: number)}),
+    "parked": Option(before=park, bar=1.05),
 }
 """One line for each."""
 
@@ -66,32 +83,16 @@ def main() -> int:
 def measure(name: str, option: Option, jobs: int, rounds: int) -> bool:
     """Print what an option costs. Returns whether that is within its bar."""
     count = machine.instructions()
+    prices: dict[str, list[tuple[Price, Price]]] = {"whole": [], "call": [], "run": []}
     with tempfile.TemporaryDirectory(prefix="bench-", dir=machine.directory()) as folder:
-        app = Flask(__name__)
-        app.config.update(SPOOLKIT_SPOOL=os.path.join(folder, "spool"))
-        SpoolKit(app)
-
-        @spool(name=f"{name}.without")
-        def without(number: int, text: str) -> None: ...
-
-        @spool(name=f"{name}.with", **option.task)
-        def with_it(number: int, text: str) -> None: ...
-
-        spooler = Spooler(os.path.join(folder, "spool"))
-        prices: dict[str, list[tuple[Price, Price]]] = {"whole": [], "call": [], "run": []}
-        with app.app_context():
-            calls = (without, with_it.using(**option.call) if option.call else with_it)
-            for call in calls:
-                call(0, "the first job makes the folders")
-            spooler.run_due()
-            if option.before is not None:
-                option.before(spooler)
-            for done in range(rounds):
-                numbers = range(1 + done * jobs, 1 + (done + 1) * jobs)
-                pairs = [_prices(call, spooler, numbers, count) for call in calls]
-                for index, what in enumerate(("call", "run")):
-                    prices[what].append((pairs[0][index], pairs[1][index]))
-                prices["whole"].append((_sum(*pairs[0]), _sum(*pairs[1])))
+        # Each has a directory of its own, so that what lies in one costs the other nothing.
+        sites = [_site(folder, f"{name}.without", Option()), _site(folder, f"{name}.with", option)]
+        for done in range(rounds):
+            numbers = range(1 + done * jobs, 1 + (done + 1) * jobs)
+            pairs = [_prices(site, numbers, count) for site in sites]
+            for index, what in enumerate(("call", "run")):
+                prices[what].append((pairs[0][index], pairs[1][index]))
+            prices["whole"].append((_sum(*pairs[0]), _sum(*pairs[1])))
     ratios = {
         what: [statistics.median(other[unit] / plain[unit] for plain, other in found if plain[unit]) for unit in (0, 1)]
         for what, found in prices.items()
@@ -102,17 +103,39 @@ def measure(name: str, option: Option, jobs: int, rounds: int) -> bool:
     return ratio <= option.bar
 
 
-def _prices(
-    call: Callable[[int, str], object], spooler: Spooler, numbers: range, count: Callable[[], int]
-) -> tuple[Price, Price]:
+class _Site(NamedTuple):
+    app: Flask
+    spooler: Spooler
+    call: Callable[[int, str], object]
+
+
+def _site(folder: str, name: str, option: Option) -> _Site:
+    app = Flask(name)
+    app.config.update(SPOOLKIT_SPOOL=os.path.join(folder, name))
+    SpoolKit(app)
+
+    @spool(name=name, **option.task)
+    def task(number: int, text: str) -> None: ...
+
+    site = _Site(app, Spooler(os.path.join(folder, name)), task.using(**option.call) if option.call else task)
+    with app.app_context():
+        site.call(0, "the first job makes the folders")
+        site.spooler.run_due()
+        if option.before is not None:
+            option.before(site.spooler)
+    return site
+
+
+def _prices(site: _Site, numbers: range, count: Callable[[], int]) -> tuple[Price, Price]:
     def price(work: Callable[[], object]) -> Price:
         begun, instructions = time.process_time(), count()
         work()
         instructions, seconds = count() - instructions, time.process_time() - begun
         return instructions / len(numbers) / 1e3, seconds / len(numbers) * 1e6
 
-    called = price(lambda: [call(number, "short") for number in numbers])
-    return called, price(lambda: _run(spooler, len(numbers)))
+    with site.app.app_context():
+        called = price(lambda: [site.call(number, "short") for number in numbers])
+        return called, price(lambda: _run(site.spooler, len(numbers)))
 
 
 def _sum(one: Price, other: Price) -> Price:
