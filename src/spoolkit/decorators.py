@@ -13,6 +13,7 @@ from spoolkit import application
 from spoolkit.attempt import options as attempt_options
 from spoolkit.coordination import limits
 from spoolkit.coordination.unique import named_by
+from spoolkit.encoding.uwsgi_args import MAX_PRIORITY
 from spoolkit.errors import ArgumentError, ConfigurationError, shown
 from spoolkit.job import Backoff, Limit, OnDuplicate, TaskOptions, Unique, Until
 from spoolkit.lifecycle import hooks, sweeping
@@ -59,6 +60,7 @@ def spool(
     on_duplicate: OnDuplicate = ...,
     queue: str | None = ...,
     limit: Limit | None = ...,
+    priority: int | None = ...,
     name: str | None = ...,
     aliases: Sequence[str] = ...,
 ) -> _SpoolDecorator: ...
@@ -77,6 +79,7 @@ def spool(
     on_duplicate: OnDuplicate = "return",
     queue: str | None = None,
     limit: Limit | None = None,
+    priority: int | None = None,
     name: str | None = None,
     aliases: Sequence[str] = (),
 ) -> Any:
@@ -106,6 +109,8 @@ def spool(
             default one.
         limit: How many jobs run at once, of the task or for each value of a key, such as
             ``Limit(3, key=lambda user_id: user_id)``. ``None``: as many as there are spoolers.
+        priority: The priority of its jobs, if a call does not say otherwise, 0 to 999: lower ones run first, and 500 is
+            normal. uWSGI needs ``spooler-ordered``.
         name: The task's name in jobs and records. ``None``: ``module.function``.
         aliases: Names that the task had in earlier versions of the code, whose jobs may still be waiting.
 
@@ -116,7 +121,13 @@ def spool(
         ConfigurationError: An option has a value that cannot be used, or the function cannot be a task.
     """
     options = _task_options(retries, backoff, timeout, retry_on, discard_on, memory)
-    options = replace(options, unique=_unique(unique, until, on_duplicate), queue=_queue(queue), limit=_limit(limit))
+    options = replace(
+        options,
+        unique=_unique(unique, until, on_duplicate),
+        queue=_queue(queue),
+        limit=_limit(limit),
+        priority=_priority(priority),
+    )
     _check_names(name, aliases)
 
     def declare(function: Callable[P, R]) -> SpoolTask[P, R]:
@@ -350,6 +361,16 @@ def _limit(limit: Limit | None) -> Limit | None:
     if limit.key is not None:
         named_by(limit.key)
     return limit
+
+
+def _priority(priority: int | None) -> int | None:
+    """Check the priority of a task."""
+    if priority is not None and not (type(priority) is int and 0 <= priority <= MAX_PRIORITY):
+        raise ConfigurationError(
+            f"priority is {shown(priority)}: give a number, 0 to {MAX_PRIORITY}; lower ones run first",
+            setting="priority",
+        )
+    return priority
 
 
 def _check_names(name: str | None, aliases: Sequence[str]) -> None:

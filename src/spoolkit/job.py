@@ -78,6 +78,10 @@ RESULT = ResultBefore()
 """Stands for the result of the job before it among the arguments of a call in ``chain()``."""
 
 
+NORMAL_PRIORITY = 500
+"""The priority of a job for which none is given."""
+
+
 def new_id() -> str:
     """A new job id: 32 hex digits that sort by time, and are unique across hosts and processes."""
     # In nanoseconds, so that the ids of one process are in the order of its calls: a single spooler runs them in it.
@@ -121,7 +125,7 @@ class JobSpec:
     run_at: float | None = None
     #: Its queue: the name, or the absolute path of a spool directory without a name. ``None``: the default one.
     queue: str | None = None
-    #: uWSGI's priority; lower numbers run first. ``None``: no priority.
+    #: Its priority, 0 to 999; lower ones run first. ``None``: :data:`NORMAL_PRIORITY`.
     priority: int | None = None
     #: The name of the application in whose context it runs, where the process has several. ``None``: the latest one.
     app: str | None = None
@@ -273,6 +277,8 @@ class TaskOptions:
     queue: str | None = None
     #: How many of its jobs run at once. ``None``: any number.
     limit: Limit | None = None
+    #: The priority of its jobs, 0 to 999; lower ones run first. ``None``: :data:`NORMAL_PRIORITY`.
+    priority: int | None = None
 
     @property
     def attempts(self) -> int:

@@ -176,6 +176,8 @@ class Registry:
         self.aliases: dict[str, Declared] = {}
         #: The schedules of periodic tasks by name, each with its task: see :mod:`spoolkit.schedules.declared`.
         self.schedules: dict[str, tuple[Any, Declared]] = {}
+        #: The priorities that tasks are declared with. Where there is none, nothing is done for priorities.
+        self.priorities: set[int] = set()
 
     def get(self, name: str) -> Declared | None:
         """The task with this name, or with this name as an alias; ``None`` if there is none."""
@@ -257,6 +259,8 @@ def declare(
     for alias in earlier.aliases if earlier is not None else ():
         this_process.aliases.pop(alias, None)
     this_process.tasks[declared.name] = declared
+    if options.priority is not None:
+        this_process.priorities.add(options.priority)
     this_process.aliases.update(dict.fromkeys(declared.aliases, declared))
     return declared
 

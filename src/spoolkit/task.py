@@ -225,7 +225,7 @@ class SpoolTask(Task[P, R]):
         aliases: Sequence[str] = (),
     ) -> None:
         super().__init__(function, engine, options, name, aliases)
-        self._defaults = _options(queue=options.queue)
+        self._defaults = _options(queue=options.queue, priority=options.priority)
         if options.unique is not None:
             unique.check_key(self.declared, options.unique)
         if options.limit is not None:
@@ -255,7 +255,7 @@ class SpoolTask(Task[P, R]):
                 task with ``on_duplicate="replace"``.
             expires: The time from which on no attempt starts: seconds from the call on, a timedelta, or an aware
                 datetime. The job ends as cancelled then, when its next attempt is due.
-            priority: A number; lower ones run first. uWSGI needs ``spooler-ordered``.
+            priority: 0 to 999; lower ones run first, and 500 is normal. uWSGI needs ``spooler-ordered``.
             retries: How many attempts may follow the first one, instead of as many as the task says; 0 to 10,000.
             backoff: Seconds or a timedelta before the next attempt, instead of those of the task.
             timeout: Seconds or a timedelta after which :class:`JobTimeout` is raised in the task, instead of its own.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,3 +49,16 @@ def test_the_lines_for_uwsgi_are_those_that_the_command_prints(namespace: dict[s
     printed = recommended.ini(module="app:app", spool="%dmy_spools", spoolers=2, queues=queues)
     (shown,) = blocks("Their spoolers", "ini")
     assert shown in printed
+
+
+def test_jobs_run_in_the_order_of_their_priorities(
+    namespace: dict[str, Any], directory: str, work: Callable[[], None]
+) -> None:
+    done: list[str] = []
+    declarations, calls = blocks("Priorities")
+    exec(re.sub(r"def (\w+)(.*?): \.\.\.", r"def \1\2: done.append('\1')", declarations), namespace | {"done": done})
+    namespace |= {name: registry.by_function(name)[0].task for name in ("send_code", "send_mail", "make_statistics")}
+    exec(calls, namespace)
+    work()
+    assert done == ["send_code", "send_mail", "send_mail", "make_statistics"]
+    assert blocks("Priorities", "ini")[0] in recommended.ini(module="app:app", priorities=True)

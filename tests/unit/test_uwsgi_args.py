@@ -98,7 +98,7 @@ def test_prepare_accepts_a_body_of_any_size() -> None:
         ("priority", 0, b"0"),
         ("priority", "7", b"7"),
         ("priority", b"10", b"10"),
-        ("priority", 999_999_999, b"999999999"),
+        ("priority", 999, b"999"),
         ("body", bytearray(b"x"), b"x"),
         ("body", memoryview(b"x"), b"x"),
     ],

@@ -90,6 +90,7 @@ def _target_folder(id: str, path: str, spool_dir: str) -> str:
     with contextlib.suppress(DecodeError):  # a file of another library
         priority = packet.head(content).priority
     if priority is None:
+        # Of a job without one, a file that is in no folder is normal as well: see spooldir/priorities.py.
         return spool_dir
     folder = os.path.join(spool_dir, str(priority))
     files.make_folder(folder)

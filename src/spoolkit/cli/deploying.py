@@ -9,7 +9,7 @@ from collections.abc import Callable
 import click
 from flask import current_app
 
-from spoolkit import application
+from spoolkit import application, registry
 from spoolkit.cli import entry_point
 from spoolkit.cli.group import command, print_json, seconds
 from spoolkit.spooldir import gate, spoolers, spoolfile
@@ -138,6 +138,7 @@ def ini(
         threads=threads,
         spoolers=spoolers or (_spoolers_now() if queues else None),
         queues=queues,
+        priorities=bool(registry.this_process.priorities),
         # The application's configuration takes precedence over the environment.
         spool=spool if is_configured or queues else None,
         spool_default=recommended.MY_SPOOLS if os.environ.get("SPOOLKIT_SPOOL") else spool,

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 
+from spoolkit import registry
 from spoolkit.doctor.findings import Check, Finding, Site, printable
 from spoolkit.encoding import packet
 from spoolkit.system import modules
@@ -96,6 +97,10 @@ def _ordered(uwsgi: Instance, site: Site) -> Iterator[Finding]:
         count = sum(entry.is_job for entry in site.entries if entry.folder is not None)
         path = printable(folders[0].path)
         problem = f"uWSGI never scans the priority folder {path}; jobs in such folders: {count}"
+        yield Finding("spooler-ordered", problem, "spooler-ordered = true")
+    elif registry.this_process.priorities and uwsgi.of("spooler") and not uwsgi.on("spooler-ordered"):
+        shown = ", ".join(map(str, sorted(registry.this_process.priorities)))
+        problem = f"tasks are declared with a priority ({shown}), which uWSGI ignores: their calls are refused"
         yield Finding("spooler-ordered", problem, "spooler-ordered = true")
 
 

@@ -28,8 +28,8 @@ from spoolkit.errors import (
 MAGIC = ("at", "priority", "spooler", "body")
 """The keys whose values uWSGI itself reads."""
 
-MAX_PRIORITY = 999_999_999
-"""The greatest priority: the name of its folder has nine digits."""
+MAX_PRIORITY = 999
+"""The greatest priority, for what may wait longest."""
 
 RESERVED = {
     "spooler_task_name": "uWSGI puts the spool file's name there",
@@ -202,7 +202,7 @@ def priority(value: object) -> int:
     """Return the priority as a number.
 
     Args:
-        value: A whole number from 0 to 999,999,999, also as text or bytes. Nothing else may pass: uWSGI makes a folder
+        value: A whole number from 0 to 999, also as text or bytes. Nothing else may pass: uWSGI makes a folder
             of that name.
 
     Raises:
@@ -212,7 +212,9 @@ def priority(value: object) -> int:
     if isinstance(text, int) and not isinstance(text, bool) and 0 <= text <= MAX_PRIORITY:
         return int(text)
     if not (isinstance(text, str) and text.isascii() and text.isdigit() and len(text) <= 9):
-        raise QueueOptionError(f"priority is {shown(value)}: give a number from 0 to 999999999", argument="priority")
+        raise QueueOptionError(
+            f"priority is {shown(value)}: give a number from 0 to {MAX_PRIORITY}", argument="priority"
+        )
     return int(text)
 
 

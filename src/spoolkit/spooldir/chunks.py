@@ -22,7 +22,7 @@ from spoolkit.encoding import packet
 from spoolkit.encoding.chunk import Chunk
 from spoolkit.errors import DecodeError
 from spoolkit.spooldir import later, spoolers, spoolfile
-from spoolkit.spooldir.spoolfile import COMMON_PRIORITIES, PREFIX
+from spoolkit.spooldir.spoolfile import PREFIX
 from spoolkit.system import files
 from spoolkit.system.process import PerProcess
 
@@ -209,7 +209,7 @@ def _folders(spool_dir: str, max_entries: int | None) -> Iterator[str]:
         with contextlib.suppress(FileNotFoundError):
             yield from spoolfile.priority_folders(spool_dir)
     else:
-        yield from (os.path.join(spool_dir, str(priority)) for priority in COMMON_PRIORITIES)
+        yield from spoolfile.likely_folders(spool_dir)
 
 
 def is_chunk(path: str) -> bool:

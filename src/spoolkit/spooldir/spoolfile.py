@@ -14,7 +14,9 @@ import re
 from collections.abc import Iterator
 from itertools import islice
 
+from spoolkit import registry
 from spoolkit.errors import DecodeError
+from spoolkit.job import NORMAL_PRIORITY
 from spoolkit.spooldir import places
 from spoolkit.system import clock, files, locks
 
@@ -34,8 +36,8 @@ seconds: at the beginning of one, it would leave a new file for its next scan.""
 MAX_NAMES_AHEAD = 6
 """How many of the names after a known one are tried: a job gets two per attempt while the store is unavailable."""
 
-COMMON_PRIORITIES = range(100)
-"""Priorities whose folders are tried before the directory is searched."""
+_COMMON_PRIORITIES = frozenset({NORMAL_PRIORITY, *range(100)})
+"""Priorities whose folders are tried before the directory is searched, besides those of declared tasks."""
 
 LATER = "later"
 """The folder of jobs that are not due yet, where uWSGI does not look. Its files are named as in the spool directory."""
@@ -334,8 +336,12 @@ def _guess(spool_dir: str, id: str, known: str | None) -> str | None:
             for new_attempts in range(new_names + 1):
                 if files.is_regular(path := _join(stem, earlier_names + new_names, attempts + new_attempts)):
                     return path
-    folders = (os.path.join(spool_dir, str(priority)) for priority in COMMON_PRIORITIES)
-    return next(filter(None, (find(folder, id, known) for folder in folders)), None)
+    return next(filter(None, (find(folder, id, known) for folder in likely_folders(spool_dir))), None)
+
+
+def likely_folders(spool_dir: str) -> list[str]:
+    """Return the folders of likely priorities, the most urgent first; they need not exist."""
+    return [f"{spool_dir}/{priority}" for priority in sorted(_COMMON_PRIORITIES | registry.this_process.priorities)]
 
 
 def _search(directory: str, id: str, known: str | None, max_entries: int | None, *, in_place: bool) -> str | None:
@@ -431,6 +437,11 @@ def _split(path: str) -> tuple[str, int, int]:
     return (path[: found.start()], int(found[1]), int(found[2] or 0)) if found else (path, 0, 0)
 
 
+def is_name_of_job(name: str) -> bool:
+    """Return whether uWSGI looks at a file of that name, and it is a job's, or a chunk's, or another library's."""
+    return name.startswith(PREFIX) and name != TICKET
+
+
 def is_id(text: str) -> bool:
     """Return whether ``text`` has the form of a job's id: 32 hex digits."""
     return _ID.fullmatch(text) is not None
@@ -476,11 +487,19 @@ def _files(folder: str, max_files: int | None, *, in_place: bool) -> list[str]:
 def scanned(spool_dir: str) -> list[str]:
     """List the spool files that uWSGI looks at: by priority (folders of digits) first, then by name.
 
-    Raises ``OSError``.
+    Those that are in no such folder have the normal priority. Raises ``OSError``.
     """
     found, folders = _read(spool_dir)
-    paths = [path for folder in sorted(folders, key=_priority) for path in scanned(folder)]
-    return paths + sorted(found)
+    folders.sort(key=_priority)
+    first = [folder for folder in folders if _priority(folder) <= NORMAL_PRIORITY]
+    urgent, others = ([path for one in part for path in _scanned(one)] for part in (first, folders[len(first) :]))
+    return [*urgent, *sorted(found), *others]
+
+
+def _scanned(folder: str) -> list[str]:
+    """The spool files in the folder of a priority, as uWSGI scans it: it looks into folders in it as well."""
+    found, folders = _read(folder)
+    return [path for inner in sorted(folders, key=_priority) for path in _scanned(inner)] + sorted(found)
 
 
 def _read(folder: str, max_files: int | None = None, *, in_place: bool = False) -> tuple[list[str], list[str]]:
@@ -498,7 +517,7 @@ def _read(folder: str, max_files: int | None = None, *, in_place: bool = False) 
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
-    return entry.name.startswith(PREFIX) and entry.name != TICKET and entry.is_file(follow_symlinks=False)
+    return is_name_of_job(entry.name) and entry.is_file(follow_symlinks=False)
 
 
 def is_spool_directory(path: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 
@@ -22,16 +23,16 @@ from spoolkit.errors import (
     StoreUnavailableError,
     of_row,
 )
-from spoolkit.job import AnyJob, BatchStatus, JobSpec, new_id, replaced
+from spoolkit.job import NORMAL_PRIORITY, AnyJob, BatchStatus, JobSpec, new_id, replaced
 from spoolkit.registry import Declared
 from spoolkit.settings import DEFAULT_QUEUE, Settings
-from spoolkit.spooldir import batches, chunks, held, later, spoolers, spoolfile
+from spoolkit.spooldir import batches, chunks, held, later, priorities, spoolers, spoolfile
 from spoolkit.spooldir import unique as keys
 from spoolkit.spooling import publication, unique_jobs
 from spoolkit.spooling.unique_jobs import BeforeWrite, Call
 from spoolkit.store import locations
 from spoolkit.system import clock, files, log, sandbox
-from spoolkit.uwsgi import bridge
+from spoolkit.uwsgi import bridge, instance
 
 MAX_BODY = spoolfile.MAX_SIZE - packet.HEAD_SIZE
 """Bytes that arguments take at most: a larger file would be accepted here, but become a dead letter unrun."""
@@ -238,7 +239,8 @@ def _write(job: AnyJob, call: bytes, spool_dir: str, config: Settings, served: S
         if run_at is None:
             spoolfile.write(folder, job.id, content, run_at=job.run_at, fsync=config.fsync, owned_by=owner)
         else:
-            later.write(spool_dir, job.id, content, run_at=run_at, priority=job.priority, fsync=config.fsync)
+            priority = _priority_of(job, spool_dir)
+            later.write(spool_dir, job.id, content, run_at=run_at, priority=priority, fsync=config.fsync)
     except OSError as error:
         raise _unavailable(spool_dir, error) from error
     log.debug("job %s of %s is accepted in %s", job.id, job.task, spool_dir)
@@ -404,7 +406,8 @@ def folder_of(
         # They are of the same user as this process, and can read its files whoever owns them. Where they may be of
         # another user, root must look for the owner each time.
         owner = _first_owner(spool_dir)
-    return (spool_dir if job.priority is None else _priority_folder(spool_dir, job.priority)), owner
+    priority = _priority_of(job, spool_dir)
+    return (spool_dir if priority is None else _priority_folder(spool_dir, priority)), owner
 
 
 def _spool_dir_of(job: JobSpec, config: Settings, served: Sequence[str]) -> str:
@@ -475,13 +478,43 @@ def _is_spool_directory(path: str) -> bool:
         return False
 
 
-def _priority_folder(spool_dir: str, priority: int) -> str:
+def _priority_of(job: JobSpec, spool_dir: str) -> int | None:
+    """The priority in whose folder the job belongs; ``None``: in none."""
+    if job.priority is None:
+        return NORMAL_PRIORITY if priorities.is_used() and _scans_priorities(spool_dir) else None
     if bridge.has_priorities() is False:
         raise QueueOptionError(
-            f"priority is {priority}, but this uWSGI does not scan priority folders and would never run the job: "
+            f"priority is {job.priority}, but this uWSGI does not scan priority folders and would never run the job: "
             "set spooler-ordered = true in uwsgi.ini",
             argument="priority",
         )
+    if job.priority > NORMAL_PRIORITY and bridge.has_priorities() and not priorities.is_used():
+        raise QueueOptionError(
+            f"priority is {job.priority}, but no task is declared with a priority, so that uWSGI would run the job "
+            f"before normal ones: declare one, such as @spool(priority={job.priority})",
+            argument="priority",
+        )
+    return job.priority
+
+
+def _scans_priorities(spool_dir: str) -> bool:
+    """Whether what runs the jobs of the directory looks into the folders of priorities."""
+    if (own := bridge.has_priorities()) is not None:
+        return own
+    now = time.monotonic()
+    until, found = _scans.get(spool_dir, (0.0, False))
+    if now >= until:
+        running = instance.read(spool_dir)
+        found = running is None or running.on("spooler-ordered")
+        _scans[spool_dir] = now + 1.0, found
+    return found
+
+
+_scans: dict[str, tuple[float, bool]] = {}
+"""What :func:`_scans_priorities` has found for a spool directory, and until when that is believed."""
+
+
+def _priority_folder(spool_dir: str, priority: int) -> str:
     folder = os.path.join(spool_dir, str(priority))
     files.make_folder(folder)
     return folder

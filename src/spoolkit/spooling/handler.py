@@ -13,14 +13,15 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from spoolkit import application, registry, settings
+from spoolkit.attempt.runner import AttemptResult
 from spoolkit.coordination import batches
 from spoolkit.encoding import packet
-from spoolkit.errors import NewerStoreError
-from spoolkit.job import SPOOL_RETRY
+from spoolkit.errors import DecodeError, NewerStoreError
+from spoolkit.job import SPOOL_RETRY, Dead, Failure
 from spoolkit.lifecycle import shutdown, spooler_signals, sweeping
-from spoolkit.spooldir import gate, later, mover, running, spoolers, spoolfile
+from spoolkit.spooldir import gate, later, mover, priorities, running, spoolers, spoolfile
 from spoolkit.spooling import other_libraries, startup, store_version
-from spoolkit.spooling.execute import SpoolFileRef, execute, execute_foreign
+from spoolkit.spooling.execute import SpoolFileRef, execute, execute_foreign, settle_file
 from spoolkit.store import locations, retention
 from spoolkit.system import clock, log, process, published, sandbox, task_signals
 from spoolkit.uwsgi import bridge, instance, served
@@ -44,6 +45,8 @@ class _ThisProcess:
     presence: spoolers.SpoolerFile | None = None
     #: When it may try to load the application, on the monotonic clock; infinite once it has.
     next_load: float = 0.0
+    #: What finds more urgent jobs, where tasks are declared with a priority.
+    lookahead: priorities.Lookahead | None = None
 
 
 this_process = _ThisProcess()
@@ -133,7 +136,8 @@ def on_spool(env: bridge.Env) -> int:
     spooler_signals.job_starts()
     try:
         path = _path(env, spool_dir)
-        answer = serve(env, path, spool_dir)
+        is_in_order = not priorities.is_used() or later.MARKER in env
+        answer = serve(env, path, spool_dir) if is_in_order else _serve_in_order(env, path, spool_dir)
     except BaseException as error:
         name = os.fsdecode(env.get("spooler_task_name", b"?"))
         # An exception would mean SPOOL_RETRY to uWSGI as well: the file stays, and is tried again at the next scan.
@@ -150,14 +154,67 @@ def on_spool(env: bridge.Env) -> int:
     return _LEAVE if answer is None else answer
 
 
+def _serve_in_order(env: bridge.Env, path: str, spool_dir: str) -> int | None:
+    """As :func:`serve`, but more urgent jobs than that of the locked file ``path`` run before it.
+
+    uWSGI lists a directory once per scan, and would take all that it has found before a job that came later.
+    """
+    if this_process.lookahead is None:
+        this_process.lookahead = priorities.Lookahead(spool_dir)
+    is_locked = True
+    while spoolfile.is_due(path) and not gate.is_closed(spool_dir):
+        if (urgent := this_process.lookahead.first_before(path)) is None:
+            break
+        with spoolfile.claim_to_run(urgent) as fd:
+            if fd is not None and (found := read_locked(fd, urgent, spool_dir)) is not None:
+                # The other one is unlocked meanwhile: another spooler may run it.
+                serve(found, urgent, spool_dir, instead_of=path if is_locked else None)
+                is_locked = False
+        if spooler_signals.is_exit_requested():
+            return _LEAVE
+    if is_locked:
+        return serve(env, path, spool_dir)
+    bridge.rescan()
+    with spoolfile.claim_to_run(path) as fd:
+        return _LEAVE if fd is None else serve(env, path, spool_dir)
+
+
+def read_locked(fd: int, path: str, spool_dir: str) -> bridge.Env | None:
+    """Read a spool file that this process has locked, as uWSGI does.
+
+    Args:
+        fd: A descriptor of the file.
+        path: The file.
+        spool_dir: The spool directory.
+
+    Returns:
+        What the handler gets; ``None`` if the file is another library's, which only uWSGI can run, or is damaged. Then
+        it is a dead letter by now.
+    """
+    if os.fstat(fd).st_size < 4:
+        return None  # another library is writing it
+    try:
+        content = packet.load(spoolfile.read(fd))
+    except DecodeError as error:
+        settle_file(SpoolFileRef(path, spool_dir), AttemptResult(Dead(Failure(str(error)))))
+        return None
+    if packet.MARKER not in content.fields:
+        return None
+    return {**content.fields, "spooler_task_name": os.fsencode(os.path.basename(path)), "body": content.body}
+
+
+def _unlock(path: str) -> None:
+    """Drop uWSGI's lock on the file that it has given to the handler, and which is not run now."""
+    with contextlib.suppress(OSError):  # to close any descriptor of a file drops the lock
+        os.close(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC))
+
+
 def _stand_by(path: str, spool_dir: str) -> None:
     """Wait until jobs of the spool directory may start again, or until this process is ended.
 
     A stop of uWSGI ends it, and so does a reload, by a signal: this process runs no job.
     """
-    # To open and close the file drops uWSGI's lock on it, so that the waiting job can be cancelled meanwhile.
-    with contextlib.suppress(OSError):
-        os.close(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC))
+    _unlock(path)  # so that the waiting job can be cancelled meanwhile
     if gate.is_closed(spool_dir):
         log.warning("pid %d starts no job of %s: the queue is paused, or uWSGI is stopping", os.getpid(), spool_dir)
     master_pid = os.getppid()
@@ -167,13 +224,14 @@ def _stand_by(path: str, spool_dir: str) -> None:
         time.sleep(STAND_BY)
 
 
-def serve(env: bridge.Env, path: str, spool_dir: str) -> int | None:
+def serve(env: bridge.Env, path: str, spool_dir: str, *, instead_of: str | None = None) -> int | None:
     """Run the job of the locked file ``path``, if one may start now, and settle the file.
 
     Args:
         env: What the file holds, as uWSGI gives it to the handler.
         path: The file.
         spool_dir: The spool directory.
+        instead_of: The file that uWSGI has locked and given to the handler, if that is another one.
 
     Returns:
         The integer for uWSGI; ``None`` if no job may start now.
@@ -186,6 +244,9 @@ def serve(env: bridge.Env, path: str, spool_dir: str) -> int | None:
     presence, name, left = this_process.presence, path.rpartition("/")[2], True
     if presence is not None:
         presence.busy(name)
+    if instead_of is not None:
+        _unlock(instead_of)
+        spoolers.wake(spool_dir)  # another spooler may have found it locked, and sleep
     try:
         # Only now: a stop closes the gate first, and then relies on seeing every busy spooler.
         if gate.is_closed(spool_dir):

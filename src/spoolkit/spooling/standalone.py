@@ -8,16 +8,10 @@ import signal
 import time
 from types import FrameType
 
-from spoolkit.attempt.runner import AttemptResult
-from spoolkit.encoding import packet
-from spoolkit.errors import DecodeError
-from spoolkit.job import Dead, Failure
 from spoolkit.lifecycle import hooks, spooler_signals, sweeping
-from spoolkit.spooldir import chunks, gate, mover, spoolfile
+from spoolkit.spooldir import chunks, gate, mover, priorities, spoolfile
 from spoolkit.spooling import handler, store_version
-from spoolkit.spooling.execute import SpoolFileRef, settle_file
 from spoolkit.system import clock, log, polling, task_signals
-from spoolkit.uwsgi import bridge
 
 FREQUENCY = 1.0
 """Seconds between two scans of the spool directory if no signal arrives."""
@@ -42,6 +36,7 @@ class Spooler:
         self._leash = leash
         self._stopping = False
         self._stop_request = StopRequest()
+        self._lookahead = priorities.Lookahead(self.spool_dir)
         self._wakeup = self._wakeup_write = -1
         """The ends of a pipe that interrupts the wait for jobs; there is none before :meth:`run`."""
 
@@ -96,8 +91,13 @@ class Spooler:
         for path in paths:
             if self._should_exit() or gate.is_paused(self.spool_dir):
                 return
-            if spoolfile.is_due(path):
-                self._serve(path)
+            if not spoolfile.is_due(path):
+                continue
+            while priorities.is_used() and (urgent := self._lookahead.first_before(path)) is not None:
+                self._serve(urgent)
+                if self._should_exit() or gate.is_paused(self.spool_dir):
+                    return
+            self._serve(path)
 
     def _should_exit(self) -> bool:
         # Checked between two jobs and not by a thread: every task that forks would then fork a threaded process.
@@ -107,20 +107,9 @@ class Spooler:
 
     def _serve(self, path: str) -> None:
         with spoolfile.claim_to_run(path) as fd:
-            if fd is None or os.fstat(fd).st_size < 4:
+            env = None if fd is None else handler.read_locked(fd, path, self.spool_dir)
+            if env is None:
                 return
-            try:
-                content = packet.load(spoolfile.read(fd))
-            except DecodeError as error:
-                settle_file(SpoolFileRef(path, self.spool_dir), AttemptResult(Dead(Failure(str(error)))))
-                return
-            if packet.MARKER not in content.fields:
-                return  # it is another library's: only uWSGI can run it
-            env: bridge.Env = {
-                **content.fields,
-                "spooler_task_name": os.fsencode(os.path.basename(path)),
-                "body": content.body,
-            }
             try:
                 handler.serve(env, path, self.spool_dir)
             except Exception as error:

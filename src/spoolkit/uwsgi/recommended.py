@@ -90,7 +90,7 @@ module = {module}
 ; Seconds between two scans of the directory: how late a delayed job may start. The default is 30.
 spooler-frequency = 1
 spooler-quiet = true
-"""
+{ordered}"""
 
 _FROM_ENVIRONMENT = """\
 if-env = {variable}
@@ -109,6 +109,11 @@ _QUEUES = """\
 ini = exec://mkdir -p -m 700 {paths}
 ; One line for each process: spooler-processes would apply to all queues. The first directory is the default queue.
 {lines}"""
+
+_ORDERED = """\
+; Scan the folders of priorities: tasks are declared with one.
+spooler-ordered = true
+"""
 
 _SPOOLERS_FROM_ENVIRONMENT = """\
 if-env = SPOOLERS
@@ -136,6 +141,7 @@ def ini(
     socket: str | None = None,
     pythonpath: str = "%d",
     queues: Sequence[tuple[str, int]] = (),
+    priorities: bool = False,
 ) -> str:
     """Return a complete, commented uwsgi.ini.
 
@@ -153,6 +159,7 @@ def ini(
         pythonpath: The folder from which the application is imported, in the same notation.
         queues: The spool directories of other queues, in the same notation, and how many jobs of each run at once.
             With them, ``spool`` and ``spoolers`` must be given: there is a line for each process.
+        priorities: Whether jobs have priorities.
     """
     variables: list[tuple[str, str, str]] = []
 
@@ -176,6 +183,7 @@ def ini(
             spool=value(spool, "SPOOLKIT_SPOOL", spool_default),
             number=_SPOOLERS_FROM_ENVIRONMENT if spoolers is None else f"spooler-processes = {spoolers}",
         ),
+        "ordered": _ORDERED if priorities else "",
         "reload": "\n".join(f"{name} = {wanted}" for name, wanted in RELOAD),
         "module": module,
         "pythonpath": pythonpath,
