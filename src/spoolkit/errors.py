@@ -112,12 +112,22 @@ class PartlyAcceptedError(SpoolUnavailableError):
 
 
 class QueueFull(SpoolkitError):  # noqa: N818 - the field's own word
-    """The thread pool of this process is full, or the process is exiting; the job was not accepted. Over HTTP a 503."""
+    """Too many jobs wait, or the process is exiting; the job was not accepted. Over HTTP a 503.
 
-    def __init__(self, message: str, *, limit: int) -> None:
+    The thread pool of this process is full, or a queue of spooled jobs (``SPOOLKIT_MAX_WAITING``).
+    """
+
+    #: Seconds after which a client may try again.
+    RETRY_AFTER = 5
+
+    def __init__(self, message: str, *, limit: int, waiting: int | None = None, queue: str | None = None) -> None:
         super().__init__(message)
         #: How many jobs may wait.
         self.limit = limit
+        #: How many jobs waited when they were last counted, up to the limit. ``None``: not known.
+        self.waiting = waiting
+        #: The queue of spooled jobs: its name, or the path of its spool directory. ``None``: it is a thread pool.
+        self.queue = queue
 
 
 class DecodeError(SpoolkitError, ValueError):

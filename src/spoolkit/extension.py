@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakSet
 
-from flask import Flask
+from flask import Flask, current_app, jsonify
+from flask.typing import ResponseReturnValue
 
 from spoolkit import application, callbacks, registry, task
 from spoolkit.callbacks import AroundFunction, Callbacks, HeadersFunction
 from spoolkit.cli import commands
 from spoolkit.coordination import commits
-from spoolkit.errors import ConfigurationError, shown
+from spoolkit.errors import ConfigurationError, QueueFull, SpoolkitError, shown
 from spoolkit.lifecycle import flask_run, hooks, sweeping
 from spoolkit.spooling import engine, leftovers
 from spoolkit.store import locations
@@ -25,6 +26,14 @@ if TYPE_CHECKING:
 
 H = TypeVar("H", bound=HeadersFunction)
 A = TypeVar("A", bound=AroundFunction)
+
+
+def _answer_full(error: QueueFull) -> ResponseReturnValue:
+    """What a visitor gets where the site itself handles neither this error nor all of spoolkit's."""
+    own = current_app.error_handler_spec[None][None].get(SpoolkitError)
+    if own is not None:
+        return current_app.ensure_sync(own)(error)  # type: ignore[no-any-return]
+    return jsonify(error=error.to_dict()), 503, {"Retry-After": str(error.RETRY_AFTER)}
 
 
 class SpoolKit:
@@ -77,6 +86,8 @@ class SpoolKit:
                 ", ".join(directories),
                 config.spool,
             )
+        if QueueFull not in app.error_handler_spec[None][None]:
+            app.register_error_handler(QueueFull, _answer_full)
         flask_run.install_signal_handlers()
         if self._threads:
             hooks.at_start(app, self._threads.start)

@@ -47,6 +47,8 @@ class Queue(NamedTuple):
     path: str = ""
     #: How many spooler processes ``flask spool run`` starts for it, and ``flask spool ini`` writes down.
     processes: int = 1
+    #: How many of its jobs may wait; a call beyond that is refused. ``None``: ``SPOOLKIT_MAX_WAITING``.
+    max_waiting: int | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,8 @@ class Settings:
     thread_grace: float = 10.0
     #: The queues besides the default one.
     queues: tuple[Queue, ...] = ()
+    #: How many jobs of a queue may wait; a call beyond that is refused. ``None``: any number.
+    max_waiting: int | None = None
     #: The names of the headers that each log line of a job has, if the job has them.
     log_headers: tuple[str, ...] = ("request_id",)
     #: Whether a call waits for the commit of the transaction in progress without being asked to: ``"auto"``.
@@ -233,6 +237,10 @@ def _one_or_more(name: str, value: object) -> int:
     return number
 
 
+def _bound(name: str, value: object) -> int | None:
+    return None if value is None else _one_or_more(name, value)
+
+
 def _queues(name: str, value: object) -> tuple[Queue, ...]:
     if isinstance(value, str):  # from the environment
         with contextlib.suppress(ValueError):
@@ -277,7 +285,11 @@ def _processes(name: str, value: object) -> int:
     return value
 
 
-_QUEUE_OPTIONS: dict[str, Callable[[str, object], Any]] = {"processes": _processes, "path": _absolute}
+_QUEUE_OPTIONS: dict[str, Callable[[str, object], Any]] = {
+    "processes": _processes,
+    "path": _absolute,
+    "max_waiting": _bound,
+}
 """The options of a queue."""
 
 
@@ -313,6 +325,7 @@ _READERS: dict[str, Callable[[str, object], object]] = {
     "SPOOLKIT_THREAD_QUEUE": _whole,
     "SPOOLKIT_THREAD_GRACE": _number,
     "SPOOLKIT_QUEUES": _queues,
+    "SPOOLKIT_MAX_WAITING": _bound,
     "SPOOLKIT_LOG_HEADERS": _names,
     "SPOOLKIT_AFTER_COMMIT": _auto,
     "SPOOLKIT_LIMITS_WITHOUT_STORE": _wait_or_run,

@@ -11,6 +11,7 @@ import pytest
 from flask import Flask
 
 from spoolkit import Job, SpoolKit, registry, spool
+from spoolkit.settings import Settings
 from spoolkit.uwsgi import recommended
 
 PAGE = (Path(__file__).parents[2] / "docs" / "queues.md").read_text()
@@ -62,3 +63,11 @@ def test_jobs_run_in_the_order_of_their_priorities(
     work()
     assert done == ["send_code", "send_mail", "send_mail", "make_statistics"]
     assert blocks("Priorities", "ini")[0] in recommended.ini(module="app:app", priorities=True)
+
+
+def test_the_limit_of_the_page_is_a_configuration(tmp_path: Path) -> None:
+    (code,) = blocks("A limit for waiting jobs")
+    namespace: dict[str, Any] = {"SPOOLKIT_SPOOL": str(tmp_path)}
+    exec(code, namespace)
+    config = Settings.load(namespace, str(tmp_path))
+    assert (config.max_waiting, config.queues[0].max_waiting) == (10_000, 500)

@@ -11,14 +11,17 @@ from typing import Any
 import pytest
 from click.testing import Result
 from flask import Flask
+from hypothesis import given
+from hypothesis import strategies as st
 
-from spoolkit import Job, SpoolKit, registry, spool
-from spoolkit.admin import stats
+from spoolkit import Job, SpoolKit, periodic, registry, spool
+from spoolkit.admin import actions, stats
 from spoolkit.cli import running
-from spoolkit.errors import ConfigurationError, QueueOptionError
+from spoolkit.errors import ConfigurationError, QueueFull, QueueOptionError, SpoolkitError
 from spoolkit.settings import Queue, Settings
-from spoolkit.spooldir import gate, spoolfile
+from spoolkit.spooldir import gate, room, spoolfile
 from spoolkit.spooling.standalone import Spooler
+from spoolkit.system.process import PerProcess
 from spoolkit.task import SpoolTask
 from spoolkit.uwsgi import bridge, inifile, recommended
 
@@ -275,3 +278,111 @@ def test_ini_prints_the_queues_of_the_application(command: Callable[..., Result]
     ]
     folders = ["spool", "spool", "spool-queues/mail", "spool-queues/mail", "own"]
     assert lines == [f"spooler = {tmp_path / folder}" for folder in folders]
+
+
+def test_a_task_for_a_queue_is_not_periodic(app: Flask) -> None:
+    with pytest.raises(ConfigurationError, match=r"the queue 'mail'.*have it call this one"):
+        periodic(every=60)(mail)
+
+
+# A limit
+
+
+@pytest.fixture
+def limited(app: Flask, monkeypatch: pytest.MonkeyPatch) -> Flask:
+    """At most 3 jobs wait in each queue, and 1 mail."""
+    monkeypatch.setattr(room, "BELIEVED", 0.0)
+    app.config.update(SPOOLKIT_MAX_WAITING=3, SPOOLKIT_QUEUES={"mail": {"max_waiting": 1}})
+    return app
+
+
+def test_a_call_beyond_the_limit_of_its_queue_is_refused_until_jobs_are_over(limited: Flask, tmp_path: Path) -> None:
+    note(1)
+    note.using(delay=60)(2)
+    mail(1)
+    note(3)
+    for call, name, limit in ((note, "default", 3), (mail, "mail", 1)):
+        with pytest.raises(QueueFull, match=r"SPOOLKIT_MAX_WAITING|max_waiting") as refused:
+            call(4)
+        assert (refused.value.queue, refused.value.limit, refused.value.waiting) == (name, limit, limit)
+    assert len(files_in(tmp_path / "spool")) == 2
+    Spooler(str(tmp_path / "spool")).run_due()
+    note(4)
+
+
+def test_many_jobs_are_accepted_as_a_whole_or_not_at_all(limited: Flask, tmp_path: Path) -> None:
+    note.map([(1,), (2,)])
+    with pytest.raises(QueueFull):
+        note.map([(3,), (4,)])
+    note(3)
+    with pytest.raises(QueueFull):
+        note(4)
+    assert len(files_in(tmp_path / "spool")) == 2, "a chunk of two jobs, and another job"
+
+
+def test_retries_are_never_refused(limited: Flask, tmp_path: Path) -> None:
+    @spool(name="queues.dies", retries=0)
+    def dies() -> None:
+        raise ValueError
+
+    job = dies()
+    Spooler(str(tmp_path / "spool")).run_due()
+    for number in range(3):
+        note(number)
+    assert actions.retry(job.id) is None or job.state == "queued"
+
+
+def test_a_duplicate_of_a_waiting_job_is_not_refused(limited: Flask) -> None:
+    @spool(name="queues.once", unique=True)
+    def once() -> None: ...
+
+    first = once()
+    note(1)
+    note(2)
+    assert once() == first
+
+
+def test_a_full_queue_is_answered_with_503_unless_the_site_does_so_itself(limited: Flask) -> None:
+    def view() -> str:
+        mail(1)
+        mail(2)
+        return ""
+
+    limited.add_url_rule("/mail", view_func=view)
+    answer = limited.test_client().get("/mail")
+    assert answer.status_code == 503
+    assert answer.json is not None
+    assert answer.json["error"]["type"] == "QueueFull"
+    assert int(answer.headers["Retry-After"]) > 0
+
+
+def test_the_sites_own_handler_answers(limited: Flask) -> None:
+    limited.register_error_handler(SpoolkitError, lambda error: (f"own: {error}", 429))
+    limited.add_url_rule("/mail", view_func=lambda: str([mail(1), mail(2)]))
+    assert limited.test_client().get("/mail").status_code == 429
+
+
+@pytest.mark.parametrize("value", [0, -1, "many"])
+def test_what_is_no_limit_is_refused_by_name(value: object) -> None:
+    for config in ({"SPOOLKIT_MAX_WAITING": value}, {"SPOOLKIT_QUEUES": {"mail": {"max_waiting": value}}}):
+        with pytest.raises(ConfigurationError, match="SPOOLKIT_"):
+            Settings.load({"SPOOLKIT_SPOOL": "/spool", **config}, "/")
+
+
+@given(limit=st.integers(1, 2000), waiting=st.integers(0, 2000), calls=st.lists(st.integers(1, 50), max_size=100))
+def test_the_limit_is_exceeded_by_a_hundredth_at_most(limit: int, waiting: int, calls: list[int]) -> None:
+    counts = 0
+
+    def count(_: str, most: int) -> int:
+        nonlocal counts
+        counts += 1
+        return min(waiting, most)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(room, "count", count)
+        patched.setattr(room, "_counted", PerProcess(dict))
+        patched.setattr(room, "BELIEVED", 0.0 if limit % 2 else 60.0)
+        for number in calls:
+            if room.take("/spool", limit, number) is None:
+                waiting += number
+                assert waiting <= limit + limit // room.OVER

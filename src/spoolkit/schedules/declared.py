@@ -38,6 +38,12 @@ def add(
             "process, and a plain function is no task",
             setting="task",
         )
+    if declared.options.queue is not None:
+        raise ConfigurationError(
+            f"{declared.name} is declared for the queue {declared.options.queue!r}, but runs of schedules are jobs of "
+            "the default one: make a task without queue= periodic, and have it call this one",
+            setting="queue",
+        )
     made = checked(
         _free_name(declared) if name is None else name, declared.name, call=_encoded(declared, args, kwargs), **options
     )

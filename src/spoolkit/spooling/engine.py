@@ -18,6 +18,7 @@ from spoolkit.encoding import chunk, packet
 from spoolkit.errors import (
     ArgumentError,
     ConfigurationError,
+    QueueFull,
     QueueOptionError,
     SpoolUnavailableError,
     StoreUnavailableError,
@@ -26,7 +27,7 @@ from spoolkit.errors import (
 from spoolkit.job import NORMAL_PRIORITY, AnyJob, BatchStatus, JobSpec, new_id, replaced
 from spoolkit.registry import Declared
 from spoolkit.settings import DEFAULT_QUEUE, Settings
-from spoolkit.spooldir import batches, chunks, held, later, priorities, spoolers, spoolfile
+from spoolkit.spooldir import batches, chunks, held, later, priorities, room, spoolers, spoolfile
 from spoolkit.spooldir import unique as keys
 from spoolkit.spooling import publication, unique_jobs
 from spoolkit.spooling.unique_jobs import BeforeWrite, Call
@@ -127,6 +128,8 @@ class SpoolEngine:
         by_directory: dict[str, list[tuple[JobSpec, bytes]]] = {}
         for job, data in members:
             by_directory.setdefault(_spool_dir_of(job, config, served), []).append((job, data))
+        for spool_dir, jobs in by_directory.items():
+            _check_room(jobs[0][0], spool_dir, config, len(jobs))
         store, spool_dir = locations.store(config), ""
         folders = [batches.folder_of(spool_dir, batch.id) for spool_dir in by_directory]
 
@@ -199,6 +202,7 @@ class SpoolEngine:
             return _hold_many(first, calls, encoded, declared, spool_dir, config, served, transaction, step=step)
 
         def write(calls: Sequence[Call], encoded: Sequence[bytes], before: BeforeWrite | None = None) -> list[AnyJob]:
+            _check_room(first, spool_dir, config, len(calls))
             packed, jobs = _pack(first, calls, encoded, declared, step)
             if before is not None:
                 before(jobs)
@@ -233,6 +237,8 @@ class SpoolEngine:
 def _write(job: AnyJob, call: bytes, spool_dir: str, config: Settings, served: Sequence[str]) -> AnyJob:
     """Write the file of a job, and wake a spooler. Returns the job."""
     content = packet.dump_job(job, call)
+    if config.max_waiting is not None or job.queue is not None:
+        _check_room(job, spool_dir, config)
     run_at = None if job.run_at is None or job.run_at <= clock.now() else job.run_at
     try:
         folder, owner = folder_of(job, spool_dir, config, served)
@@ -249,6 +255,28 @@ def _write(job: AnyJob, call: bytes, spool_dir: str, config: Settings, served: S
     return job
 
 
+def _check_room(job: JobSpec, spool_dir: str, config: Settings, number: int = 1) -> None:
+    """Refuse calls where too many jobs wait. Not asked for runs of schedules, retries, and what a commit publishes."""
+    queue = next((one for one in config.queues if one.name == job.queue), None)
+    limit = config.max_waiting if queue is None or queue.max_waiting is None else queue.max_waiting
+    if limit is None:
+        return
+    try:
+        waiting = room.take(spool_dir, limit, number)
+    except OSError as error:
+        raise _unavailable(spool_dir, error) from error
+    if waiting is not None:
+        name = job.queue or DEFAULT_QUEUE
+        where = "SPOOLKIT_MAX_WAITING" if queue is None or queue.max_waiting is None else "max_waiting"
+        raise QueueFull(
+            f"{waiting} jobs wait in the queue {name}, and {number} more would exceed {limit} ({where}): none was "
+            "accepted; try again later, or add spoolers",
+            limit=limit,
+            waiting=waiting,
+            queue=name,
+        )
+
+
 def _hold(
     jobs: list[AnyJob],
     encoded: Sequence[bytes],
@@ -259,6 +287,7 @@ def _hold(
     transaction: commits.Transaction,
 ) -> list[AnyJob]:
     """Write the files of jobs, one each, where they wait for a commit. Returns the jobs."""
+    _check_room(jobs[0], spool_dir, config, len(jobs))
     rule = declared.options.unique
     if rule is not None:
         jobs = [unique_jobs.bounded(job, job.enqueued_at) for job in jobs]
@@ -307,6 +336,7 @@ def _hold_many(
             for index, (args, kwargs) in enumerate(calls)
         ]
         return _hold(jobs, encoded, declared, spool_dir, config, served, transaction)
+    _check_room(first, spool_dir, config, len(calls))
     packed, jobs = _pack(first, calls, encoded, declared, step)
 
     def write(folder: str) -> list[str]:
