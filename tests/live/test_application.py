@@ -294,12 +294,12 @@ def test_sigterm_stops_the_site(tmp_path: Path) -> None:
 @pytest.mark.parametrize("signum", sampled([signal.SIGTERM, signal.SIGINT], signal.SIGTERM))
 def test_a_stop_lets_the_jobs_of_threads_and_of_spoolers_finish(tmp_path: Path, signum: int) -> None:
     with UwsgiServer(tmp_path, ini=INI) as server:
-        for path in ("/uwsgi_thread/3", "/uwsgi_thread/3", "/uwsgi_spool/4"):
+        for path in ("/uwsgi_thread/2", "/uwsgi_thread/2", "/uwsgi_spool/3"):
             server.get(path)
         wait_until(lambda: server.log().count("... 1/") == 3)
         os.kill(server.master_pid, signum)
         wait_until(lambda: server.exited, timeout=60, message=server.log)
         log = server.log()
-    assert log.count("Working in uwsgi thread... 3/3") == 2
-    assert log.count("Working in uwsgi spool... 4/4") == 1
+    assert log.count("Working in uwsgi thread... 2/2") == 2
+    assert log.count("Working in uwsgi spool... 3/3") == 1
     assert "lost" not in log

@@ -52,11 +52,11 @@ def test_the_doctor_sees_the_options_of_the_uwsgi_that_runs(start_site: StartSit
 
 def test_a_running_job_is_killed_and_not_run_again(application: UwsgiServer) -> None:
     id = application.get("/uwsgi_spool/600").json["job"]
-    wait_until(lambda: ask(application, "show", id)["progress"])
+    wait_until(lambda: application.get(f"/jobs/{id}").json["progress"])
     assert ask(application, "cancel", "--force", id) == [{"id": id, "state": "cancelled"}]
     assert ask(application, "ls", "--state", "running,queued,retrying") == []
     after = application.get("/uwsgi_spool/1").json["job"]
-    wait_until(lambda: ask(application, "show", after)["state"] == "done")
+    wait_until(lambda: application.get(f"/jobs/{after}").json["state"] == "done")
     shown = ask(application, "show", id)
     assert (shown["state"], shown["attempt"]) == ("cancelled", 1)
     (attempt,) = shown["attempts"]
@@ -68,7 +68,7 @@ def test_a_delayed_job_is_made_to_run_now(application: UwsgiServer) -> None:
     id = application.get("/uwsgi_spool/1?delay=3000").json["job"]
     assert ask(application, "stats")["oldest_due"] is None
     assert ask(application, "run-now", id) == [{"id": id, "state": "queued"}]
-    wait_until(lambda: ask(application, "show", id)["state"] == "done")
+    wait_until(lambda: application.get(f"/jobs/{id}").json["state"] == "done")
     assert ask(application, "stats")["done_last_hour"] == 1
 
 

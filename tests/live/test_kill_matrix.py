@@ -354,9 +354,9 @@ def test_each_job_of_a_chunk_runs_once_if_its_spooler_is_killed_when(
 
 @pytest.mark.parametrize("spoolers", sampled(SPOOLERS, 4))
 def test_each_job_of_a_chunk_runs_once_if_the_whole_server_is_killed(tmp_path: Path, spoolers: int) -> None:
-    """At whatever step: as soon as the first of 500 has started."""
+    """At whatever step: as soon as the first of 200 has started."""
     with serving(tmp_path, spoolers) as before:
-        ids = before.server.post("/map/innocent", {"args": [[]] * 500}).json["jobs"]
+        ids = before.server.post("/map/innocent", {"args": [[]] * 200}).json["jobs"]
         wait_until(lambda: before.history.events())
         before.server.kill()
     with serving(tmp_path, spoolers) as after:
