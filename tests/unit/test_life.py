@@ -15,7 +15,9 @@ import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import life_tasks
 import pytest
@@ -34,19 +36,22 @@ from hypothesis.stateful import (
 from life_faults import CRASHED, die_at, no_store_after
 from life_process import in_child, start_child, wait_child
 from life_tasks import LAST, TASKS, UNIQUE, WORDS
+from sqlalchemy import create_engine, text
+from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.pool import NullPool
 
 from spoolkit import StoreUnavailableError, application
 from spoolkit.admin import actions, lookup
 from spoolkit.attempt import process_state
-from spoolkit.coordination import limits
+from spoolkit.coordination import commits, limits, outbox, sessions
 from spoolkit.coordination.unique import HOLDING
 from spoolkit.encoding import chunk, packet
 from spoolkit.errors import DuplicateJobError, JobStateError, UnknownJobError
 from spoolkit.job import JobSpec, State
 from spoolkit.settings import Settings
-from spoolkit.spooldir import chunks, dead, later, mover, parked, spoolfile
+from spoolkit.spooldir import chunks, dead, held, later, mover, parked, spoolfile
 from spoolkit.spooldir.spoolfile import PREFIX
-from spoolkit.spooling import handler, startup
+from spoolkit.spooling import handler, leftovers, startup
 from spoolkit.spooling.engine import SpoolEngine
 from spoolkit.spooling.standalone import Spooler
 from spoolkit.store import existence, locations
@@ -110,6 +115,23 @@ class World:
     @property
     def broken(self) -> bool:
         return os.path.exists(self.aside)
+
+    @cached_property
+    def database(self) -> sessionmaker[Session]:
+        """The application's database, with an outbox."""
+        engine = create_engine(f"sqlite:///{self.folder}/data.db", poolclass=NullPool)  # none is open in a child
+        box = outbox.Outbox(engine)
+        outbox.TABLE.create(engine)
+        with engine.begin() as connection:
+            connection.execute(text("CREATE TABLE notes (id)"))
+
+        def current(asked: Any, *, is_automatic: bool) -> sessions.SessionTransaction | None:
+            return None if asked is None else sessions.SessionTransaction(asked, box, is_automatic=False)
+
+        patch = self.undo.enter_context(pytest.MonkeyPatch.context())
+        patch.setattr(commits, "current", current)
+        patch.setattr(commits, "outboxes", lambda: [box])
+        return sessionmaker(engine)
 
     def close(self) -> None:
         self.undo.close()
@@ -286,6 +308,35 @@ class Life(RuleBasedStateMachine):
         """Whether the job waits and has expired, which the store must record before another one has its key."""
         expired = self.known[id].expires <= self.world.now and self._state(id) in WAITING
         return expired and not self.world.broken
+
+    @rule(target=ids, plan=PLANS, delay=DELAYS, commits=st.booleans(), step=st.none() | st.integers(0, 20))
+    def enqueue_at_a_commit(self, plan: list[str], delay: float | None, commits: bool, step: int | None) -> str:
+        """A call waits for the commit of a transaction; the caller may die. It is accepted if that was committed."""
+        job, database = self._next("steady", plan, delay), self.world.database
+
+        def work() -> None:
+            with database.begin() as session:
+                SpoolEngine().submit(job, TASKS["steady"], session)
+                session.execute(text("INSERT INTO notes VALUES (:id)"), {"id": job.id})
+                if not commits:
+                    session.rollback()
+
+        status = 0
+        if step is None:
+            work()
+        else:
+            status = self.world.child(work, step)
+        assert status in (0, CRASHED)
+        for _ in range(100):
+            leftovers.sweep(self.world.spool)
+            if not held.names(self.world.spool):
+                break
+        assert held.names(self.world.spool) == set()
+        there = f"{PREFIX}{job.id}" in self.world.names()
+        with database() as session:
+            assert there == (session.scalar(text("SELECT id FROM notes WHERE id = :id"), {"id": job.id}) is not None)
+        assert there == commits or status == CRASHED
+        return self._accepted(job, "steady", plan) if there else ""
 
     @rule(target=ids, plans=st.lists(PLANS, min_size=1, max_size=3), delay=DELAYS, step=st.none() | st.integers(0, 16))
     def enqueue_many(self, plans: list[list[str]], delay: float | None, step: int | None) -> MultipleResults[str]:

@@ -166,6 +166,42 @@ def watch(engine: Engine, reached: Callable[[], None]) -> None:
     event.listen(Session, "after_commit", lambda session: reached(), insert=True)
 
 
+def at_its_end(session: Session) -> None:
+    """Die when the files are as they are after the commit and its rename, and the row is still there."""
+    session.commit()
+    os._exit(CRASHED)
+
+
+def at(name: str) -> Callable[[Session], None]:
+    def end(session: Session) -> None:
+        event.listen(session, name, lambda session: os._exit(CRASHED), insert=True)
+        session.commit()
+
+    return end
+
+
+POINTS: dict[str, tuple[Callable[[Session], None], bool]] = {
+    "before the row": (Session.commit, False),
+    "after the row": (lambda session: os._exit(CRASHED), False),
+    "before the commit": (at("before_commit"), False),
+    "before the rename": (at("after_commit"), True),
+    "before the row is deleted": (at_its_end, True),
+}
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_process_killed_at_a_point_leaves_a_job_if_and_only_if_it_committed(
+    directory: str, engine: Engine, point: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    end, is_committed = POINTS[point]
+    if point == "before the row":
+        monkeypatch.setattr(outbox_module.Outbox, "add", lambda *args: os._exit(CRASHED))
+    assert in_child(lambda: enqueue(engine, end)) == CRASHED
+    settle(directory, engine)
+    assert (len(accepted(directory)), accepted(directory)) == (is_committed, notes(engine))
+
+
+@pytest.mark.matrix
 @pytest.mark.parametrize("end", [Session.commit, Session.rollback])
 def test_a_process_killed_at_any_step_leaves_a_job_if_and_only_if_it_committed(
     directory: str, engine: Engine, end: Callable[[Session], None]
@@ -198,6 +234,7 @@ def test_a_process_killed_at_any_step_leaves_a_job_if_and_only_if_it_committed(
     assert outcomes == ({True, False} if end is Session.commit else {False})
 
 
+@pytest.mark.matrix
 def test_a_sweep_killed_at_any_step_leaves_it_to_the_next_one(directory: str, engine: Engine) -> None:
     def crash_after_commit() -> None:
         event.listen(Session, "after_commit", lambda session: os._exit(CRASHED), insert=True)
