@@ -33,12 +33,15 @@ from spoolkit import (
     spool,
     thread,
 )
+from spoolkit.admin import actions
 from spoolkit.coordination import commits
+from spoolkit.doctor import directory as doctor_directory
 from spoolkit.doctor.examine import examine
 from spoolkit.handle import Job
 from spoolkit.job import State
 from spoolkit.spooldir import dead, held, spoolfile
 from spoolkit.spooling import leftovers, publication, unique_jobs
+from spoolkit.spooling.standalone import Spooler
 from spoolkit.testing.inline import InlineEngine
 from spoolkit.threads.pool import Pool
 
@@ -130,7 +133,7 @@ ENDS: dict[str, Callable[[Session], object]] = {
     "rolled back": lambda session: session.rollback(),
     "closed": lambda session: session.close(),
     "invalidated": lambda session: session.invalidate(),
-    "reset": lambda session: session.reset(),
+    "reset": lambda session: getattr(session, "reset", session.close)(),  # since 2.0.22
 }
 
 
@@ -629,6 +632,32 @@ def test_the_doctor_finds_nothing_wrong_with_held_jobs(directory: str, session: 
     before = problems()
     note.using(after_commit=session)(5)
     assert problems() == before
+
+
+def test_the_doctor_finds_a_held_job_that_nobody_settles(
+    directory: str, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def found() -> list[str]:
+        store = os.path.join(directory, "spoolkit.db")
+        return [one.check for one in examine(directory, store=store) if one.check == "held-job"]
+
+    monkeypatch.setattr(doctor_directory, "HELD_TIME", -60.0)  # no file is that young
+    job = note.using(after_commit=session)(5)
+    assert found() == []  # its transaction is in progress
+    with monkeypatch.context() as patch:
+        patch.setattr(publication.held, "accept", Mock(side_effect=OSError(28, "No space left")))
+        session.commit()
+    assert found() == ["held-job"]
+    assert found() == ["held-job"]  # to look changes nothing
+    Spooler(directory).run_due()  # as flask spool run does
+    assert (found(), job.state) == ([], State.DONE)
+
+
+def test_purge_leaves_held_jobs_alone(directory: str, session: Session) -> None:
+    job = note.using(after_commit=session)(5)
+    assert actions.purge() == 0
+    session.commit()
+    assert accepted(directory) == [job.id]
 
 
 def test_a_publication_that_fails_is_logged_and_the_others_are_made(

@@ -14,11 +14,14 @@ from spoolkit.doctor import machine
 from spoolkit.doctor.findings import Check, Entry, Finding, Severity, Site, is_number, limit_findings, printable, quoted
 from spoolkit.encoding import packet
 from spoolkit.errors import DecodeError
-from spoolkit.spooldir import dead, later, parked, places, spoolfile, waiting
+from spoolkit.spooldir import dead, held, later, parked, places, spoolfile, waiting
 from spoolkit.system import files
 
 HEADER_TIME = 60.0
 """Seconds within which a new file gets its header: uWSGI writes it in place, under its final name."""
+
+HELD_TIME = 600.0
+"""Seconds after which a job that waits for no commit any more should be accepted or deleted: sweeps come each 30 s."""
 
 MAX_ENTRIES = 10_000
 """Entries of a folder that are examined: each costs a system call, a due job several."""
@@ -222,6 +225,22 @@ def _many_files(site: Site) -> Iterator[Finding]:
             yield Finding("many-files", problem, "flask spool stats", "warning")
 
 
+def _held_job(site: Site) -> Iterator[Finding]:
+    found = held.leftovers(site.spool_dir)
+    paths: list[str] = []
+    for path in (*found.in_outbox, *found.committed):
+        with contextlib.suppress(FileNotFoundError):
+            if os.stat(path).st_ctime < site.now - HELD_TIME:
+                paths.append(path)
+    if paths:
+        minutes = f"{HELD_TIME / 60:.0f} minutes"
+        problem = (
+            f"jobs whose call waited for a commit, which is over for {minutes}, and that are neither accepted nor "
+            f"deleted: {len(paths)}, such as {printable(paths[0])}"
+        )
+        yield Finding("held-job", problem, "flask spool run  # its log says what is in the way", "warning")
+
+
 def _dead_job(site: Site) -> Iterator[Finding]:
     if paths := dead.paths(site.spool_dir):
         reasons = f"{quoted(os.path.dirname(paths[0]))}/*.json"
@@ -230,5 +249,15 @@ def _dead_job(site: Site) -> Iterator[Finding]:
 
 
 CHECKS: tuple[Check, ...] = (
-    *(_permissions, _priority_folder, _foreign_file, _strange_entry, _copies, _stray_file, _many_files, _dead_job),
+    *(
+        _permissions,
+        _priority_folder,
+        _foreign_file,
+        _strange_entry,
+        _copies,
+        _stray_file,
+        _many_files,
+        _held_job,
+        _dead_job,
+    ),
 )

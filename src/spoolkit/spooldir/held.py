@@ -177,7 +177,7 @@ class Leftovers(NamedTuple):
 
 
 def leftovers(spool_dir: str) -> Leftovers:
-    """List the files that wait for nothing any more. Folders of processes that are gone are removed if they are empty.
+    """List the files that wait for nothing any more.
 
     Raises:
         OSError: The folder cannot be read.
@@ -190,12 +190,16 @@ def leftovers(spool_dir: str) -> Leftovers:
         elif name == OUTBOX:
             found.in_outbox.extend(_files(folder))
         elif (of := _OF_PROCESS.fullmatch(name)) and not _is_alive(of):
-            paths = _files(folder)
-            (found.in_outbox if of[4] else found.abandoned).extend(paths)
-            if not paths:
-                with contextlib.suppress(OSError):
-                    os.rmdir(folder)
+            (found.in_outbox if of[4] else found.abandoned).extend(_files(folder))
     return found
+
+
+def remove_empty_folders(spool_dir: str) -> None:
+    """Remove the empty folders of processes that are gone. Raises ``OSError`` if they cannot be listed."""
+    for folder in _folders(spool_dir):
+        if (of := _OF_PROCESS.fullmatch(os.path.basename(folder))) and not _is_alive(of):
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)
 
 
 def _is_alive(of: re.Match[str]) -> bool:
@@ -207,7 +211,7 @@ def _folders(spool_dir: str) -> list[str]:
     try:
         with os.scandir(os.path.join(spool_dir, FOLDER)) as entries:
             found = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # the doctor names what is in its place
         return []
     return sorted(found, key=lambda path: os.path.basename(path) in (COMMITTED, OUTBOX))
 

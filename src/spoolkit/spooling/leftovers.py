@@ -36,6 +36,7 @@ def sweep(spool_dir: str) -> None:
     if not os.path.isdir(os.path.join(spool_dir, held.FOLDER)):
         return
     files.check_user(spool_dir)
+    held.remove_empty_folders(spool_dir)
     found = held.leftovers(spool_dir)
     for path in found.committed:
         accept(path, spool_dir)

@@ -1,0 +1,67 @@
+"""A site with a database and an outbox, whose process is killed at a point of a call that waits for a commit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from flask import Flask
+from history import record
+from sqlalchemy import create_engine, event, text
+from sqlalchemy.orm import Session
+from sqlalchemy.pool import NullPool
+
+from spoolkit import SpoolKit, current_job, spool
+from spoolkit.coordination.outbox import Outbox
+from spoolkit.spooldir import spoolers
+from spoolkit.spooling import leftovers
+
+app = Flask(__name__)
+kit = SpoolKit(app)
+database = Path(os.environ["HISTORY"]).with_name("data.db")
+engine = create_engine(f"sqlite:///{database}", poolclass=NullPool, connect_args={"timeout": 60})
+kit.outbox(engine)
+
+
+@spool
+def note() -> None:
+    record("ran", current_job().id)
+
+
+def die(*_: object, **__: object) -> Any:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def call(point: str) -> None:
+    """Write a row and call a task in one transaction; be killed at ``point``."""
+    with Session(engine) as session:
+        if point == "before the row":
+            Outbox.add = die  # type: ignore[method-assign]
+        job = note.using(after_commit=session)()
+        if point == "after the row":
+            die()
+        session.execute(text("INSERT INTO notes VALUES (:id)"), {"id": job.id})
+        if point == "before the rename":
+            event.listen(Session, "after_commit", die, insert=True)
+        if point == "after the rename":
+            spoolers.wake = die
+        session.commit()
+    if point == "before the row is deleted":
+        Outbox.forget = die  # type: ignore[method-assign]
+        leftovers.sweep(app.config["SPOOLKIT_SPOOL"])
+    record("not-killed")
+
+
+@app.post("/call/<point>")
+def call_at(point: str) -> str:
+    call(point)
+    return "not killed"
+
+
+if __name__ == "__main__":
+    app.config["SPOOLKIT_SPOOL"] = os.environ["SPOOLKIT_SPOOL"]
+    with app.app_context():
+        call(sys.argv[1])
