@@ -8,12 +8,14 @@ from weakref import WeakSet
 from flask import Flask, current_app, jsonify
 from flask.typing import ResponseReturnValue
 
-from spoolkit import application, callbacks, registry, task
+from spoolkit import application, callbacks, registry, selection, task
 from spoolkit.callbacks import AroundFunction, Callbacks, HeadersFunction
 from spoolkit.cli import commands
 from spoolkit.coordination import commits
 from spoolkit.errors import ConfigurationError, QueueFull, SpoolkitError, shown
+from spoolkit.handle import Job
 from spoolkit.lifecycle import flask_run, hooks, sweeping
+from spoolkit.selection import Jobs, States
 from spoolkit.spooling import engine, leftovers
 from spoolkit.store import locations
 from spoolkit.system import log
@@ -123,6 +125,37 @@ class SpoolKit:
     def start_threads(self) -> None:
         """Start the threads of :meth:`add_thread` in this process: for tests, and for programs without a server."""
         self._threads.start()
+
+    def jobs(
+        self,
+        *,
+        task: Task[..., Any] | str | None = None,
+        state: States | None = None,
+        tag: str | None = None,
+        limit: int | None = None,
+        before: Job[Any] | str | None = None,
+    ) -> Jobs:
+        """Find jobs, newest first, in the application that is current.
+
+        At most 10,000 files of waiting jobs, as many of dead ones and as many records are read, the newest of each,
+        which takes about a second. Where there are more, the answer is not ``complete``.
+
+        Args:
+            task: Only jobs of this task: the task, or its name.
+            state: Only jobs in this state, or in one of these, such as ``"dead"``.
+            tag: Only jobs that were called with this tag, ``using(tags=[...])``.
+            limit: How many jobs at most. ``None``: all that are found.
+            before: Only jobs older than this one, or than the one with this id: the last one of the page before.
+
+        Returns:
+            Handles of the jobs, without their arguments: a sequence, with actions on all of them.
+
+        Raises:
+            ArgumentError: An argument cannot be used.
+            SpoolUnavailableError: This process cannot read a spool directory.
+            StoreUnavailableError: This process may not read the store.
+        """
+        return selection.select(task, state, tag, limit, before)
 
     def headers(self, function: H) -> H:
         """Have ``function()`` return headers for each job that is called: a decorator.

@@ -51,7 +51,11 @@ class Job(job.JobSpec, Generic[R]):
         Raises:
             UnknownJobError: There is neither a file nor a record of the job.
         """
-        found = lookup.find(id)
+        return cls.from_status(lookup.find(id))
+
+    @classmethod
+    def from_status(cls, found: Status) -> Job[Any]:
+        """The handle of a job of which this is known, without the job's arguments."""
         return cls(
             id=found.id,
             task=found.task or "?",
@@ -62,6 +66,7 @@ class Job(job.JobSpec, Generic[R]):
             expires_at=found.expires_at,
             headers=found.headers,
             batch=found.batch,
+            tags=found.tags,
         )
 
     @classmethod

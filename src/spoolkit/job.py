@@ -137,6 +137,8 @@ class JobSpec:
     backoff: float | None = None
     #: Seconds after which :class:`~spoolkit.errors.JobTimeout` is raised in it. ``None``: those of its task.
     timeout: float | None = None
+    #: The texts by which it is found. ``None``: it has none.
+    tags: tuple[str, ...] | None = None
     #: The name of the schedule of a periodic task that made it, for ``run_at``. ``None``: a call made it.
     schedule: str | None = None
     #: What its call has sent along, such as the id of the request. ``None``: nothing.
@@ -424,6 +426,8 @@ class Status:
     backoff: float | None = None
     #: The ``timeout`` of its call, in seconds; ``None`` where the call named none.
     timeout: float | None = None
+    #: The texts by which it is found; ``None`` where it has none.
+    tags: tuple[str, ...] | None = None
     #: When its last attempt started, unix time in seconds (UTC).
     started_at: float | None = None
     #: When its last attempt ended, unix time in seconds (UTC).

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import update_wrapper
@@ -14,6 +15,7 @@ from spoolkit.attempt import calling, current_job
 from spoolkit.attempt import options as attempt_options
 from spoolkit.coordination import limits, unique
 from spoolkit.encoding import headers as job_headers
+from spoolkit.encoding import tags as job_tags
 from spoolkit.encoding import uwsgi_args
 from spoolkit.errors import (
     ArgumentError,
@@ -45,6 +47,9 @@ Delay = float | timedelta
 
 Headers = Mapping[str, str]
 """What a call sends along with the job: texts by name."""
+
+Tags = Sequence[str] | AbstractSet[str]
+"""Short texts by which a job is found."""
 
 Expires = Delay | datetime
 """Seconds or a timedelta from the call on, or an aware datetime."""
@@ -245,6 +250,7 @@ class SpoolTask(Task[P, R]):
         timeout: Delay | None = None,
         headers: Headers | None = None,
         after_commit: AfterCommit | None = None,
+        tags: Tags | None = None,
     ) -> Prepared[P, R]:
         """The task with options for the next call, apart from its arguments: ``task.using(delay=30)(5)``.
 
@@ -264,6 +270,7 @@ class SpoolTask(Task[P, R]):
             after_commit: ``True``: the job is accepted once the transaction in progress is committed, and never if it
                 is not; or the session of SQLAlchemy in which that is. ``False``: at once, whatever
                 ``SPOOLKIT_AFTER_COMMIT`` says.
+            tags: Up to 16 short texts by which the job is found, such as ``["user:42"]``: see :meth:`SpoolKit.jobs`.
 
         Returns:
             A function to call with the task's arguments. It returns and raises as a call of the task does; its
@@ -288,6 +295,7 @@ class SpoolTask(Task[P, R]):
             timeout=timeout,
             headers=headers,
             after_commit=after_commit,
+            tags=tags,
         )
         return Prepared(self, options)
 
@@ -333,6 +341,7 @@ class SpoolTask(Task[P, R]):
         timeout: Delay | None = None,
         headers: Headers | None = None,
         after_commit: AfterCommit | None = None,
+        tags: Tags | None = None,
     ) -> list[Job[R]]:
         """Enqueue a job for each row, for a fraction of the price of as many calls.
 
@@ -352,6 +361,7 @@ class SpoolTask(Task[P, R]):
             timeout: As for :meth:`using`.
             headers: As for :meth:`using`, for all of them.
             after_commit: As for :meth:`using`, for all of them.
+            tags: As for :meth:`using`, for all of them.
 
         Returns:
             The jobs, in the order of the rows.
@@ -377,6 +387,7 @@ class SpoolTask(Task[P, R]):
             backoff=backoff,
             timeout=timeout,
             headers=headers,
+            tags=tags,
         )
         first = _with_headers(self._job((), {}, self._engine.name, options))
         seconds = times.seconds(spread, "spread")
@@ -545,6 +556,7 @@ class ThreadTask(Task[P, R]):
         timeout: Delay | None = None,
         headers: Headers | None = None,
         after_commit: AfterCommit | None = None,
+        tags: Tags | None = None,
     ) -> Callable[P, Job[R]]:
         """The task with options for the next call, apart from its arguments: ``task.using(expires=30)(5)``.
 
@@ -556,6 +568,7 @@ class ThreadTask(Task[P, R]):
             timeout: Seconds or a timedelta after which :class:`JobTimeout` is raised in the task, instead of its own.
             headers: A dict of str to str that the job has as ``current_job().headers``: at most 8 KB, no secrets.
             after_commit: As for :meth:`SpoolTask.using`. Whether the pool has room is asked in the call.
+            tags: Up to 16 short texts by which the job is found, such as ``["user:42"]``: see :meth:`SpoolKit.jobs`.
 
         Returns:
             A function to call with the task's arguments. It returns and raises as a call of the task does.
@@ -570,6 +583,7 @@ class ThreadTask(Task[P, R]):
             timeout=timeout,
             headers=headers,
             after_commit=after_commit,
+            tags=tags,
         )
 
         def call(*args: P.args, **kwargs: P.kwargs) -> Job[R]:
@@ -606,6 +620,7 @@ def _queue(value: object) -> str:
 
 _CHECKS: dict[str, Callable[[Any], object]] = {
     "headers": job_headers.check,
+    "tags": job_tags.check,
     "max_wait": lambda value: times.seconds(value, "max_wait"),
     "priority": uwsgi_args.priority,
     "retries": attempt_options.retries,

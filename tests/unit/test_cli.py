@@ -114,7 +114,7 @@ def test_ls_says_that_there_are_older_jobs(flask_spool: Flasks) -> None:
         (["retry", "abc", "--dead"], "give the ids of dead jobs, or --dead"),
         (["retry", "abc", "--task", "t"], "--task needs --dead"),
         (["purge", "--state", "done,dead"], "add --yes"),
-        (["cancel"], "Missing argument"),
+        (["cancel"], "give the ids of jobs, or --tag"),
         (["watch", "--interval", "0"], "not in the range"),
     ],
 )

@@ -40,6 +40,7 @@ jobs = st.builds(
     retries=st.none() | st.integers(0, 10_000),
     backoff=st.none() | times,
     timeout=st.none() | times,
+    tags=st.none() | st.lists(text, min_size=1).map(tuple),
 )
 
 

@@ -23,6 +23,9 @@ from spoolkit.system import clock, files, process
 CLAIM_TIME = 2.0
 """Seconds to wait for the lock of a file, which a spooler may hold for a moment."""
 
+MAX_EXAMINED = 100_000
+"""Files and records that are read to find the jobs of an action on many."""
+
 PURGED_AT_ONCE = 1000
 """Jobs that one transaction deletes."""
 
@@ -97,16 +100,17 @@ def _target_folder(id: str, path: str, spool_dir: str) -> str:
     return folder
 
 
-def dead_jobs(task: str | None = None) -> Listing:
+def dead_jobs(task: str | None = None, tag: str | None = None) -> Listing:
     """List the dead jobs, newest first.
 
     Args:
         task: Only jobs of the task with this name.
+        tag: Only jobs with this tag.
 
     Returns:
         The newest 100,000 dead jobs; ``complete`` is false where there are more.
     """
-    return jobs(states=(State.DEAD,), task=task, max_examined=100_000)
+    return jobs(states=(State.DEAD,), task=task, tag=tag, max_examined=MAX_EXAMINED)
 
 
 def cancel(id: str, *, force: bool = False) -> State:
@@ -309,6 +313,34 @@ def _remove_file(status: Status) -> None:
             if (path := spoolfile.locate(spool_dir, status.id, status.file)) is not None:
                 spoolfile.finish(path)
                 return
+
+
+def purge_job(id: str) -> None:
+    """Delete the record of a finished job, and its file if it is dead.
+
+    Args:
+        id: The full id of the job.
+
+    Raises:
+        UnknownJobError: There is neither a file nor a record of the job.
+        JobStateError: The job is not finished, or a spooler has not removed its file yet.
+        SpoolUnavailableError: This process may not change the spool directory.
+        StoreUnavailableError: The store cannot be written.
+    """
+    status = find(id)
+    if status.state not in FINISHED:
+        raise JobStateError(f"job {id} is {status.state}: cancel it first", job=id, state=str(status.state))
+    if status.state is State.DEAD:
+        for spool_dir in directories(status):
+            with changing(spool_dir):
+                if (path := dead.locate(spool_dir, id, status.file)) is not None:
+                    dead.delete(path)
+    if not retention.delete_one(locations.store(), locations.spool_dirs(), id):
+        # Its record was deleted meanwhile, it runs again, or a killed process has left its file behind.
+        if recorded(id) is None:
+            return
+        message = f"job {id} still has a file, which is removed at the next scan"
+        raise JobStateError(message, job=id, state=str(find(id).state))
 
 
 def purge(states: Iterable[State] = FINAL, before: float | None = None) -> int:

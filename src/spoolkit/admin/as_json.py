@@ -70,6 +70,7 @@ def detailed(details: Details) -> dict[str, Any]:
         "parked_for": details.status.parked_for,
         "arguments": arguments,
         "batch": details.status.batch,
+        "tags": list(details.status.tags or ()),
         "headers": dict(details.status.headers or {}),
         "attempts": [vars(attempt) for attempt in details.attempts],
         "events": [vars(event) for event in details.events],

@@ -10,6 +10,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import TypeVar
 
@@ -319,6 +320,7 @@ def _of_job(job: JobSpec, state: State) -> Status:
         timeout=job.timeout,
         headers=job.headers,
         batch=job.batch,
+        tags=job.tags,
     )
 
 
@@ -363,7 +365,9 @@ def jobs(
     *,
     states: Iterable[State] = (),
     task: str | None = None,
+    tag: str | None = None,
     since: float | None = None,
+    before: str | None = None,
     limit: int | None = None,
     max_examined: int = MAX_EXAMINED,
     files: Files | None = None,
@@ -373,7 +377,9 @@ def jobs(
     Args:
         states: Only jobs in these states; empty: in any state.
         task: Only jobs of the task with this name.
+        tag: Only jobs with this tag.
         since: Only jobs enqueued at or after this time, unix time in seconds (UTC).
+        before: Only jobs older than the one with this id.
         limit: How many jobs are returned at most; ``None``: all that are found.
         max_examined: How many files of waiting jobs, how many of dead jobs, and how many records of either kind are
             read at most. Where there are more, only the newest are read, and the answer is not ``complete``.
@@ -394,8 +400,10 @@ def jobs(
 
     def matches(status: Status) -> bool:
         old = since is not None and (status.enqueued_at or 0.0) < since
-        return status.state in wanted and not old and task in (None, status.task)
+        tagged = tag is None or tag in (status.tags or ())
+        return status.state in wanted and not old and task in (None, status.task) and tagged
 
+    read_rows = partial(locations.store().statuses, task=task, tag=tag, since=since, before=before or "")
     found = Listing()
     # The id of the oldest job up to which everything was read; "": everything was read.
     horizon = ""
@@ -405,7 +413,7 @@ def jobs(
     for row_states, max_rows in ((UNFINISHED, None), (wanted & FINISHED, limit)):
         if row_states:
             max_rows = max_examined + 1 if max_rows is None else min(max_rows, max_examined + 1)
-            rows = _rows(row_states, task, since, max_rows)
+            rows = from_store(partial(read_rows, states=row_states, limit=max_rows)) or []
             if len(rows) > max_examined:
                 horizon = max(horizon, rows[max_examined - 1].id)
                 del rows[max_examined:]
@@ -413,7 +421,7 @@ def jobs(
             found += filter(matches, _with_files(rows, files))
     for state, paths in ((State.QUEUED, files.waiting), (State.DEAD, files.dead)):
         if state in wanted:
-            ids = _newest((id for id in paths if id not in recorded_ids), since)
+            ids = _newest((id for id in paths if id not in recorded_ids and (before is None or id < before)), since)
             if len(ids) > max_examined:
                 horizon = max(horizon, ids[max_examined - 1])
             examined = islice(_unrecorded(state, ids, paths), max_examined)
@@ -426,10 +434,6 @@ def jobs(
     found.complete &= files.all_dead or State.DEAD not in wanted
     found[:] = map(_with_progress, found)
     return found
-
-
-def _rows(states: Iterable[State], task: str | None, since: float | None, limit: int) -> list[Status]:
-    return from_store(lambda: locations.store().statuses(states=states, task=task, since=since, limit=limit)) or []
 
 
 def _by_id(paths: Iterable[str]) -> dict[str, str]:

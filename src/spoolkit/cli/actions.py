@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import click
 
-from spoolkit.admin import actions, lookup
+from spoolkit.admin import actions, bulk, lookup
 from spoolkit.cli import group
 from spoolkit.cli.group import command, print_json
 from spoolkit.errors import SpoolkitError
@@ -19,12 +20,15 @@ from spoolkit.system import clock, log
 @click.argument("ids", nargs=-1, metavar="[ID]...")
 @click.option("--dead", "all_dead", is_flag=True, help="All dead jobs.")
 @click.option("--task", help="With --dead: only jobs of this task.")
-def retry(ids: tuple[str, ...], all_dead: bool, task: str | None, as_json: bool) -> None:
+@click.option("--tag", help="With --dead: only jobs with this tag.")
+def retry(ids: tuple[str, ...], all_dead: bool, task: str | None, tag: str | None, as_json: bool) -> None:
     """Run dead jobs again, with a new count of attempts."""
     if bool(ids) == all_dead:
         raise click.UsageError("give the ids of dead jobs, or --dead for all of them")
     if task is not None and not all_dead:
         raise click.UsageError("--task needs --dead")
+    if tag is not None and not all_dead:
+        raise click.UsageError("--tag needs --dead")
 
     def retry_one(id: str) -> State:
         actions.retry(id)
@@ -33,20 +37,28 @@ def retry(ids: tuple[str, ...], all_dead: bool, task: str | None, as_json: bool)
     if not all_dead:
         _each(ids, retry_one, as_json)
         return
-    dead = actions.dead_jobs(task)
+    dead = actions.dead_jobs(task, tag)
     _each([status.id for status in dead], retry_one, as_json, done="retried", more=not dead.complete)
 
 
 @command("cancel")
-@click.argument("ids", nargs=-1, required=True, metavar="ID...")
+@click.argument("ids", nargs=-1, metavar="[ID]...")
+@click.option("--tag", help="All jobs with this tag that are not finished.")
 @click.option("--force", is_flag=True, help="Kill the process of a running job.")
-def cancel(ids: tuple[str, ...], force: bool, as_json: bool) -> None:
+def cancel(ids: tuple[str, ...], tag: str | None, force: bool, as_json: bool) -> None:
     """Cancel jobs.
 
     A waiting job is cancelled for good. A running job is asked to stop, and continues until the task checks for that;
     with --force its process is killed, and the job does not run again.
     """
-    _each(ids, lambda id: actions.cancel(id, force=force), as_json)
+    if bool(ids) == (tag is not None):
+        raise click.UsageError("give the ids of jobs, or --tag for all jobs with a tag")
+    cancel_one = partial(actions.cancel, force=force)
+    if tag is None:
+        _each(ids, cancel_one, as_json)
+        return
+    found = lookup.jobs(states=lookup.UNFINISHED, tag=tag, max_examined=actions.MAX_EXAMINED)
+    _each([status.id for status in found], cancel_one, as_json, done="cancelled", more=not found.complete)
 
 
 @command("run-now")
@@ -69,15 +81,28 @@ def run_now(ids: tuple[str, ...], as_json: bool) -> None:
 @click.option(
     "--older-than", type=group.seconds, default="0", metavar="SPAN", help="Only jobs that finished longer ago: 2h, 7d."
 )
+@click.option("--tag", help="Only jobs with this tag.")
 @click.option("--yes", is_flag=True, help="Confirm that dead jobs are deleted too: they can never run again.")
-def purge(states: frozenset[State], older_than: float, yes: bool, as_json: bool) -> None:
+def purge(states: frozenset[State], older_than: float, tag: str | None, yes: bool, as_json: bool) -> None:
     """Delete finished jobs."""
     if open_states := states - FINISHED:
         raise click.BadParameter(f"{', '.join(sorted(open_states))} jobs are not finished", param_hint="--state")
     if State.DEAD in states and not yes:
         raise click.UsageError("dead jobs are deleted with their files and can never run again: add --yes")
-    deleted = actions.purge(states, clock.now() - older_than)
+    before = clock.now() - older_than
+    deleted = actions.purge(states, before) if tag is None else _purge_tagged(states, tag, before)
     print_json({"purged": deleted}) if as_json else click.echo(f"{_number_of_jobs(deleted)} deleted")
+
+
+def _purge_tagged(states: frozenset[State], tag: str, before: float) -> int:
+    found = lookup.jobs(states=states, tag=tag, max_examined=actions.MAX_EXAMINED)
+    found[:] = [status for status in found if (status.finished_at or 0.0) < before]
+    result = bulk.purge(found)
+    for error in result.refused.values():
+        click.echo(f"Error: {log.one_line(str(error))}", err=True)
+    if not result.complete:
+        click.echo("there are more jobs: run the command again", err=True)
+    return result.done
 
 
 def _number_of_jobs(number: int) -> str:
@@ -116,6 +141,6 @@ def _each(
     elif done is not None:
         click.echo(f"{_number_of_jobs(len(results) - failed)} {done}" + (f", {failed} failed" if failed else ""))
     if more:
-        click.echo("there are more dead jobs: run the command again", err=True)
+        click.echo(f"there are more {'dead ' if done == 'retried' else ''}jobs: run the command again", err=True)
     if failed:
         raise click.exceptions.Exit(1)

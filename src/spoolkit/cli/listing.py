@@ -26,6 +26,7 @@ MAX_LIMIT = 100_000
     "--state", "states", type=group.states, metavar="STATES", help="Only jobs in these states, such as queued,retrying."
 )
 @click.option("--task", help="Only jobs of this task.")
+@click.option("--tag", help="Only jobs with this tag.")
 @click.option(
     "--since", type=group.moment, metavar="TIME", help="Only jobs enqueued since then: 2h, 7d, or a date and time."
 )
@@ -36,12 +37,15 @@ MAX_LIMIT = 100_000
     show_default=True,
     help="How many jobs at most; 0 for all.",
 )
-def ls(states: frozenset[State] | None, task: str | None, since: float | None, limit: int, as_json: bool) -> None:
+def ls(
+    states: frozenset[State] | None, task: str | None, tag: str | None, since: float | None, limit: int, as_json: bool
+) -> None:
     """List jobs, newest first."""
     max_examined = max(lookup.MAX_EXAMINED, limit) if limit else MAX_LIMIT
     found = lookup.jobs(
         states=states or (),
         task=task,
+        tag=tag,
         since=since,
         limit=limit + 1 if limit else None,
         max_examined=max_examined,
@@ -122,6 +126,7 @@ def _facts(found: Details) -> list[tuple[str, object]]:
         ("engine", status.engine),
         ("queue", status.queue),
         ("arguments", "not kept" if found.arguments is None else _call(*found.arguments)),
+        ("tags", ", ".join(status.tags or ())),
         ("headers", ", ".join(f"{name}={value}" for name, value in (status.headers or {}).items())),
         ("attempts", f"{status.attempt} of {status.max_attempts}" if status.max_attempts else status.attempt),
         ("due", stamp(status.run_at)),

@@ -15,7 +15,7 @@ from functools import lru_cache
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-from spoolkit.encoding import codec, headers
+from spoolkit.encoding import codec, headers, tags
 from spoolkit.errors import DecodeError, NewerJobError, TooLargeError
 from spoolkit.job import JobSpec, replaced
 
@@ -340,6 +340,7 @@ FIELDS: dict[bytes, Field] = {
     b"backoff": Field("backoff", write_time, read_time, must=True),
     b"timeout": Field("timeout", write_time, read_time, must=True),
     b"schedule": Field("schedule", str.encode, bytes.decode, must=True),
+    b"tags": Field("tags", tags.write, tags.read),
     b"headers": Field("headers", headers.write, headers.read),
     b"limit": Field("limit_key", str.encode, bytes.decode, must=True),
     b"batch": Field("batch", str.encode, bytes.decode, must=True),

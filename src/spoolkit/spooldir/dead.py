@@ -154,6 +154,13 @@ def sweep(spool_dir: str) -> None:
     files.sweep(os.path.join(spool_dir, FOLDER), _UNFINISHED)
 
 
+def delete(path: str) -> None:
+    """Delete the file of a dead job, and its report. Raises ``OSError``, but not if it is gone."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+    files.remove(f"{path}.json")
+
+
 def delete_older(spool_dir: str, before: float, limit: int) -> int:
     """Delete files of jobs that died long ago.
 

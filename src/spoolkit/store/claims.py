@@ -110,6 +110,10 @@ def claim(
     kept = arguments if arguments and len(arguments) <= ARGUMENTS_LIMIT else None
     spec = (job.id, job.task, job.engine, job.queue, job.enqueued_at, job.run_at, job.expires_at, rows.options_of(job))
     first = (*spec, attempt, max_attempts, now, file, pid, identity, kept)
+    if job.tags is not None:
+        # Before the row, in a transaction of its own: a tag without a row is not found, and is written again.
+        with store.transaction() as db:
+            rows.add_tags(db, job)
     # Without a question before: almost every attempt is the first one of a job that has no row. Otherwise, or if the
     # file no longer exists, nothing is inserted.
     if attempt <= max_attempts and instead is None:

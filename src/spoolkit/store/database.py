@@ -106,6 +106,7 @@ MIGRATIONS = (
     );
     CREATE INDEX members_of_batches ON members (batch, ended)
     """,
+    "CREATE TABLE job_tags (tag TEXT NOT NULL, job TEXT NOT NULL, PRIMARY KEY (tag, job)) WITHOUT ROWID",
 )
 """Each script migrates a file of the version before it. Never change one that was released: add another."""
 

@@ -54,7 +54,9 @@ def statuses(
     *,
     states: Iterable[State] = (),
     task: str | None = None,
+    tag: str | None = None,
     since: float | None = None,
+    before: str = "",
     limit: int | None = None,
 ) -> list[Status]:
     """Return the recorded jobs, newest first, without their results.
@@ -63,18 +65,27 @@ def statuses(
         store: Where they are recorded.
         states: Only jobs in these states; none given: in any.
         task: Only jobs of the task with this name.
+        tag: Only jobs with this tag.
         since: Only jobs enqueued since then, in unix seconds (UTC).
+        before: Only jobs whose id is less than this one; empty: all.
         limit: How many at most; ``None``: all.
     """
     where, values = ["1"], list[object]()
     if wanted := [state.value for state in states]:
         # Of the done jobs there are many: with the +, SQLite goes through the ids, and stops at the limit.
-        column = "+state" if State.DONE in wanted and task is None else "state"
+        # And those with a tag are few.
+        column = "+state" if tag is not None or (State.DONE in wanted and task is None) else "state"
         where.append(f"{column} IN ({_placeholders(wanted)})")
         values += wanted
     if task is not None:
         where.append("task = ?")
         values.append(task)
+    if tag is not None:
+        where.append("id IN (SELECT job FROM job_tags WHERE tag = ?)")
+        values.append(tag)
+    if before:
+        where.append("id < ?")
+        values.append(before)
     if since is not None:
         where.append("enqueued_at >= ?")
         values.append(since)

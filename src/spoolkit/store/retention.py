@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sqlite3
 import time
 from collections.abc import Callable, Iterable
 
 from spoolkit.errors import StoreUnavailableError
-from spoolkit.job import FINAL, State
+from spoolkit.job import FINAL, FINISHED, State
 from spoolkit.settings import Settings
 from spoolkit.spooldir import checkpoints, dead, running, spoolfile
-from spoolkit.store import batches, locations, orphans, queries
+from spoolkit.store import batches, locations, orphans, queries, rows
 from spoolkit.store.database import Database
 from spoolkit.system import clock, files
 from spoolkit.system.process import PerProcess
@@ -155,20 +156,44 @@ def delete_rows(
     Raises:
         StoreUnavailableError: They cannot be deleted.
     """
-    ids: list[str] = []
+    old: list[sqlite3.Row] = []
     with store.transaction() as db:
         kept = batches.callbacks_to_record(db)
         for state in states:
             found = db.execute(
-                "SELECT id, file FROM jobs WHERE state = ? AND finished_at < ? ORDER BY finished_at LIMIT ?",
-                (state.value, before, limit - len(ids)),
+                "SELECT id, file, options FROM jobs WHERE state = ? AND finished_at < ? ORDER BY finished_at LIMIT ?",
+                (state.value, before, limit - len(old)),
             ).fetchall()
-            ids += [row["id"] for row in found if row["id"] not in kept and not file_exists(row["id"], row["file"])]
-        for id in ids:
-            db.execute("DELETE FROM events WHERE job = ?", (id,))
-            db.execute("DELETE FROM jobs WHERE id = ?", (id,))
+            old += [row for row in found if row["id"] not in kept and not file_exists(row["id"], row["file"])]
+        for row in old:
+            rows.delete(db, row)
         batches.delete_batches(db, before, limit)
-    return len(ids)
+    return len(old)
+
+
+def delete_one(store: Database, spool_dirs: Iterable[str], id: str) -> bool:
+    """Delete the record of a finished job that has no file.
+
+    Args:
+        store: Where it is recorded.
+        spool_dirs: Where its file may be.
+        id: The id of the job.
+
+    Returns:
+        Whether it was deleted.
+
+    Raises:
+        StoreUnavailableError: It cannot be deleted.
+    """
+    file_exists = _file_exists_in(spool_dirs)
+    with store.transaction() as db:
+        row = rows.find(db, id)
+        if row is None or State(row["state"]) not in FINISHED or file_exists(id, row["file"]):
+            return False
+        if id in batches.callbacks_to_record(db):
+            return False
+        rows.delete(db, row)
+    return True
 
 
 def _file_exists_in(spool_dirs: Iterable[str]) -> FileExists:

@@ -40,7 +40,7 @@ class Result:
 
 def record_queued(store: Database, jobs: Iterable[JobSpec]) -> None:
     """Record that ``jobs`` wait in this process; those that are recorded already are left as they are."""
-    owner = os.getpid(), process.own()
+    jobs, owner = list(jobs), (os.getpid(), process.own())
     queued = [
         (job.id, rows.encodable(job.task), job.enqueued_at, job.expires_at, rows.options_of(job), *owner)
         for job in jobs
@@ -52,6 +52,8 @@ def record_queued(store: Database, jobs: Iterable[JobSpec]) -> None:
             " VALUES (?, ?, 'thread', 'queued', 0, 0, ?, ?, ?, ?, ?, 0)",
             queued,
         )
+        for job in jobs:
+            rows.add_tags(db, job)
 
 
 def finish(
@@ -140,6 +142,7 @@ def refuse(store: Database, job: JobSpec, failure: Failure, *, file: str | None)
             columns.update(enqueued_at=job.enqueued_at, run_at=job.run_at, expires_at=job.expires_at)
             columns.update(options=rows.options_of(job))
             rows.insert(db, job.id, State.DEAD, now, columns, event)
+            rows.add_tags(db, job)
         elif rows.may_move(row, State.DEAD):
             rows.move(db, row, State.DEAD, now, columns, event)
 
@@ -177,6 +180,7 @@ def cancel(
             columns.update(options=rows.options_of(status))
             event = rows.event(now, "cancelled", detail=detail, log=log)
             rows.insert(db, status.id, State.CANCELLED, now, columns, event)
+            rows.add_tags(db, status)
         elif rows.may_move(row, State.CANCELLED) and not (row["file"] == file and rows.is_running(row)):
             interrupted_attempt = row["attempt"] if row["state"] == State.RUNNING else None
             columns.update(pid=None, identity=None)
