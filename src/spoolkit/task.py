@@ -150,6 +150,8 @@ class Task(Generic[P, R]):
         self._check(args, kwargs)
         after_commit = options.get("after_commit") if options else None
         job = _with_headers(self._job(args, kwargs, self._engine.name, options))
+        if not callbacks.this_process.has_any:
+            return self._submit(job, after_commit)
         return within_hooks(job, lambda job: self._submit(job, after_commit))
 
     def _submit(self, job: Job[R], after_commit: object) -> Job[R]:
@@ -658,7 +660,8 @@ def _with_headers(job: Job[R]) -> Job[R]:
 
     Of several with one name, the first counts. No call is refused because of the last two.
     """
-    inherited, functions = current_job.headers(), application.own_callbacks().headers
+    inherited = current_job.headers()
+    functions = application.own_callbacks().headers if callbacks.this_process.has_any else ()
     if not inherited and not functions:
         return job
     found: Mapping[str, str] = job.headers or {}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -76,6 +78,66 @@ def test_hooks_run_around_calls_and_attempts(page: dict[str, Any], work: Callabl
     hooked.using(headers={"locale": "de"})()
     work()
     assert page["done"] == ["in de", {"locale": "de", "tenant": "acme"}, "out"]
+
+
+def test_the_page_instruments_the_application(page: dict[str, Any], work: Callable[[], None]) -> None:
+    run(*blocks("Traces with OpenTelemetry"), page)
+
+    @spool(name="docs.traced")
+    def traced() -> None:
+        page["done"].append("runs, with the API alone")
+
+    traced()
+    work()
+    assert page["done"] == ["runs, with the API alone"]
+
+
+SENTRY = """
+import logging
+import sys
+from flask import Flask
+import sentry_sdk
+from sentry_sdk.transport import Transport
+from spoolkit import SpoolKit, spool
+from spoolkit.spooling.standalone import Spooler
+
+logging.basicConfig()
+sent = []
+
+class Kept(Transport):
+    def capture_envelope(self, envelope):
+        sent.extend(item.payload.json for item in envelope.items)
+
+sentry_sdk.init(dsn="https://key@sentry.invalid/1", transport=Kept, traces_sample_rate=1.0)
+app = Flask("site")
+app.config["SPOOLKIT_SPOOL"] = sys.argv[1]
+kit = SpoolKit(app)
+exec(sys.argv[2])
+
+@spool(retries=0, name="docs.traced")
+def traced():
+    raise ValueError("seen by Sentry")
+
+with app.app_context():
+    with sentry_sdk.start_transaction(name="request") as request:
+        job = traced()
+    Spooler(sys.argv[1]).run_due()
+transactions = {one["transaction"]: one for one in sent if one.get("type") == "transaction"}
+first, second = transactions["request"], transactions["docs.traced"]
+(error,) = [one for one in sent if "exception" in one]
+assert first["contexts"]["trace"]["trace_id"] == second["contexts"]["trace"]["trace_id"], sent
+assert second["tags"]["job"] == job.id, sent
+assert error["exception"]["values"][-1]["value"] == "seen by Sentry", sent
+"""
+
+
+def test_a_transaction_of_sentry_continues_the_trace_of_the_request(tmp_path: Path) -> None:
+    # In a process of its own: Sentry changes many modules.
+    (code,) = blocks("Traces and errors with Sentry")
+    (tmp_path / "spool").mkdir(mode=0o700)
+    command = [sys.executable, "-c", SENTRY, str(tmp_path / "spool"), code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
 
 
 def test_headers_come_with_the_job(page: dict[str, Any], work: Callable[[], None]) -> None:
