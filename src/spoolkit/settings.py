@@ -130,7 +130,7 @@ class Settings:
         if not sandbox.is_test_run():
             return parsed
         store = parsed.store and sandbox.private(parsed.store)
-        queues = tuple(queue._replace(path=queue.path and sandbox.private(queue.path)) for queue in parsed.queues)
+        queues = tuple(one._replace(path=one.path and sandbox.private_directory(one.path)) for one in parsed.queues)
         return replace(parsed, spool=sandbox.private_directory(parsed.spool), store=store, queues=queues)
 
 

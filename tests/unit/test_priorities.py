@@ -15,9 +15,11 @@ from spoolkit import Retry, registry, spool
 from spoolkit.admin import actions
 from spoolkit.doctor import options
 from spoolkit.doctor.findings import Site
+from spoolkit.encoding import packet
 from spoolkit.errors import ConfigurationError, QueueOptionError
 from spoolkit.spooldir import priorities, spoolfile
 from spoolkit.spooldir.priorities import Lookahead
+from spoolkit.spooling import handler, store_version
 from spoolkit.spooling.standalone import Spooler
 from spoolkit.uwsgi import bridge, recommended
 from spoolkit.uwsgi.instance import Instance
@@ -160,6 +162,58 @@ def test_an_urgent_job_does_not_wait_for_the_pass_in_progress(directory: str, wo
         asks(value)
     work()
     assert done == [0, "urgent after 0", 1, 2, "urgent after 2", 3]
+
+
+def handed(directory: str, job: Any) -> tuple[dict[Any, bytes], str]:
+    """What uWSGI hands to the handler of spool files."""
+    path = spoolfile.locate(directory, job.id)
+    assert path is not None
+    content = packet.load(Path(path).read_bytes())
+    return {**content.fields, "spooler_task_name": os.path.basename(path).encode(), "body": content.body}, path
+
+
+@pytest.fixture
+def serve(directory: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], int | None]:
+    """Hand a job to the handler, as uWSGI does."""
+    monkeypatch.setattr(handler, "this_process", handler._ThisProcess(directory, os.getcwd()))
+    monkeypatch.setattr(bridge, "rescan", lambda: None)
+    return lambda job: handler._serve_in_order(*handed(directory, job), directory)
+
+
+def test_the_handler_runs_more_urgent_jobs_before_the_one_that_uwsgi_hands_over(
+    serve: Callable[[Any], int | None], directory: str
+) -> None:
+    urgent, normal = declare(1), declare()
+    offered = normal("offered")
+    urgent("first")
+    urgent.using(priority=2)("second")
+    declare(900)("low")
+    assert serve(offered) == handler._LEAVE
+    assert done == ["first", "second", "offered"]
+    assert offered.state == "done"
+
+
+def test_the_job_that_uwsgi_hands_over_may_be_gone_after_a_more_urgent_one(
+    serve: Callable[[Any], int | None], directory: str
+) -> None:
+    offered = declare()("offered")
+
+    @spool(priority=1, name="priorities.cancels")
+    def cancels() -> None:
+        offered.cancel()  # which works: the job is not locked meanwhile
+
+    cancels()
+    assert serve(offered) == handler._LEAVE
+    assert (done, offered.state) == ([], "cancelled")
+
+
+def test_where_no_job_may_start_an_urgent_one_waits_as_well(
+    serve: Callable[[Any], int | None], directory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    offered, urgent = declare()("offered"), declare(1)("urgent")
+    monkeypatch.setattr(store_version, "is_newer", lambda: True)
+    assert serve(offered) is None
+    assert (done, offered.state, urgent.state) == ([], "queued", "queued")
 
 
 def write(directory: str, folder: int | None, name: str, *, due: bool = True) -> str:

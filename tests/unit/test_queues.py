@@ -116,6 +116,13 @@ def test_what_is_no_queue_is_refused_by_name(value: object) -> None:
     assert refused.value.setting.startswith("SPOOLKIT_QUEUES")
 
 
+def test_in_a_test_run_a_queue_has_a_private_directory(app: Flask) -> None:
+    app.config["SPOOLKIT_QUEUES"] = {"mail": {"path": "/srv/no-such-folder/mail"}}
+    job = mail(1)
+    assert job.state == "queued"
+    assert not os.path.exists("/srv/no-such-folder")
+
+
 # Calls
 
 

@@ -19,6 +19,7 @@ from flask.helpers import get_debug_flag
 
 from spoolkit import application
 from spoolkit.spooldir import spoolers
+from spoolkit.store import locations
 from spoolkit.system import clock, process
 
 LAST_WAIT = 5.0
@@ -120,7 +121,7 @@ class _SpoolerProcess:
         """The spooler if it lives, else the spoolers of older code that still run a job for this terminal."""
         if self._process.poll() is None:
             return [self._process.pid]
-        return [pid for pid in spoolers.busy([application.settings().spool]) if _session(pid) == os.getsid(0)]
+        return [pid for pid in spoolers.busy(locations.spool_dirs()) if _session(pid) == os.getsid(0)]
 
 
 def _session(pid: int) -> int | None:

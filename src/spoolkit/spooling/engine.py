@@ -511,7 +511,8 @@ def _is_spool_directory(path: str) -> bool:
 def _priority_of(job: JobSpec, spool_dir: str) -> int | None:
     """The priority in whose folder the job belongs; ``None``: in none."""
     if job.priority is None:
-        return NORMAL_PRIORITY if priorities.is_used() and _scans_priorities(spool_dir) else None
+        # Not by a call of priorities.is_used(): each job comes here.
+        return NORMAL_PRIORITY if registry.this_process.priorities and _scans_priorities(spool_dir) else None
     if bridge.has_priorities() is False:
         raise QueueOptionError(
             f"priority is {job.priority}, but this uWSGI does not scan priority folders and would never run the job: "

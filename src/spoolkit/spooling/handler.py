@@ -168,8 +168,10 @@ def _serve_in_order(env: bridge.Env, path: str, spool_dir: str) -> int | None:
         with spoolfile.claim_to_run(urgent) as fd:
             if fd is not None and (found := read_locked(fd, urgent, spool_dir)) is not None:
                 # The other one is unlocked meanwhile: another spooler may run it.
-                serve(found, urgent, spool_dir, instead_of=path if is_locked else None)
+                answer = serve(found, urgent, spool_dir, instead_of=path if is_locked else None)
                 is_locked = False
+                if answer is None:
+                    return None
         if spooler_signals.is_exit_requested():
             return _LEAVE
     if is_locked:
