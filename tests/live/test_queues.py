@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+import signal
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from uwsgi_server import UwsgiServer
+from uwsgi_server import UwsgiServer, wait_until
 
+from spoolkit.spooldir import spoolers
 from spoolkit.uwsgi import recommended
 
 from .conftest import SITE, History, Site, environment_in
@@ -72,3 +76,22 @@ def test_a_job_that_was_left_for_a_more_urgent_one_runs_although_the_spooler_is_
     site.history.wait_for("ran", "left")
     site.history.wait_for("ran", "killed", count=2)
     site.wait_empty()
+
+
+@pytest.mark.matrix
+def test_flask_spool_run_serves_all_queues_and_stops_with_success(tmp_path: Path) -> None:
+    env = {**os.environ, **environment_in(tmp_path)}
+    command = [sys.executable, "-m", "flask", "--app", "queues_app", "spool", "run"]
+    spools = [tmp_path / name for name in ("spool", "spool-queues/mail")]
+    runner = subprocess.Popen(command, cwd=SITE, env=env)
+    try:
+        wait_until(lambda: [len(spoolers.pids(str(path))) for path in spools] == [1, 2])
+        code = "import queues_app as site; site.mail('mailed'); site.step('first', 'urgent')"
+        subprocess.run([sys.executable, "-c", code], cwd=SITE, env=env, check=True, timeout=60)
+        history = History(tmp_path / "history")
+        history.wait_for("mail", "mailed")
+        history.wait_for("ran", "urgent")
+    finally:
+        runner.send_signal(signal.SIGTERM)
+    assert runner.wait(60) == 0
+    assert all(spoolers.pids(str(path)) == [] for path in spools)
