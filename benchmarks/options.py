@@ -62,6 +62,7 @@ OPTIONS: dict[str, Option] = {
     "headers": Option(call={"headers": {"request": "0123456789abcdef"}}),
     "expires": Option(call={"expires": 3600}),
     "limit": Option(task={"limit": Limit(3, key=lambda number: number)}),
+    "held": Option(call={"after_commit": True}),
     "parked": Option(before=park, bar=1.05),
 }
 """One line for each."""
@@ -112,7 +113,7 @@ class _Site(NamedTuple):
 def _site(folder: str, name: str, option: Option) -> _Site:
     app = Flask(name)
     app.config.update(SPOOLKIT_SPOOL=os.path.join(folder, name))
-    SpoolKit(app)
+    SpoolKit(app).on_commit = lambda publish: publish()  # a transaction that is committed after each call
 
     @spool(name=name, **option.task)
     def task(number: int, text: str) -> None: ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import itertools
 import logging
@@ -19,7 +20,7 @@ from flask_sqlalchemy import SQLAlchemy
 from flask_sqlalchemy_lite import SQLAlchemy as Lite
 from life_process import in_child
 from sqlalchemy import Engine, create_engine, delete, event, text, update
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
 from sqlalchemy.orm.attributes import flag_modified
 
@@ -285,6 +286,26 @@ def test_a_session_can_be_given_as_a_scoped_or_an_asynchronous_one(directory: st
     assert other.held
     asynchronous.sync_session.commit()
     assert accepted(directory) == [job.id, other.id]
+
+
+def test_an_asynchronous_session_tells_of_its_commits(directory: str, tmp_path: Path) -> None:
+    async def work() -> list[Job[None]]:
+        engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/data.db")
+        async with AsyncSession(engine) as session:
+            await session.execute(text("CREATE TABLE notes (id INTEGER PRIMARY KEY)"))
+            committed = note.using(after_commit=session)(1)
+            assert committed.held
+            await session.commit()
+            await session.execute(text("INSERT INTO notes VALUES (1)"))
+            rolled_back = note.using(after_commit=session)(2)
+            await session.rollback()
+            closed = note.using(after_commit=session)(3)
+        await engine.dispose()
+        return [committed, rolled_back, closed]
+
+    committed, *dropped = asyncio.run(work())
+    assert (accepted(directory), held.names(directory)) == ([committed.id], set())
+    assert all(map(is_unknown, dropped))
 
 
 def test_a_delayed_job_is_held_as_well(directory: str, session: Session) -> None:
