@@ -18,7 +18,7 @@ from flask import Flask
 from sampling import sampled
 from uwsgi_server import UwsgiServer, wait_until
 
-from spoolkit import Batch, SpoolKit
+from spoolkit import Batch, SpoolKit, UnknownBatchError
 from spoolkit.admin import lookup
 from spoolkit.admin.lookup import Details
 from spoolkit.job import State
@@ -502,6 +502,30 @@ def assert_within_limit(site: Site, ids: list[str], number: int) -> None:
                 assert len(runs_in) <= number, site.history.events()
             else:
                 runs_in.pop(event.pid, None)
+
+
+@pytest.mark.parametrize("moment", sampled(["staged", "recorded", "moved"], "recorded"))
+def test_a_batch_is_accepted_whole_or_not_at_all_if_its_maker_is_killed_when_it_is(tmp_path: Path, moment: str) -> None:
+    """After its files are written, after the record, and after the first of them was moved to where it runs."""
+    with serving(tmp_path, 4, DIES_BATCHING=moment) as site:
+        with pytest.raises((OSError, HTTPException)):
+            site.server.post("/batch")
+        [made] = site.history.events("made")
+        batch, members = made.words[1], list(made.words[2:])
+        if moment == "staged":
+            with looking_at(site), pytest.raises(UnknownBatchError):
+                Batch.get(batch)
+        else:
+            site.history.wait_for("end", members[0], timeout=60)
+            with looking_at(site):
+                wait_until(lambda: Batch.get(batch).status.callback is not None, timeout=60, message=site.server.log)
+                callback = Batch.get(batch).status.callback
+            assert callback is not None
+            ran = settled(site, [*members, callback])
+            assert all(job.outcomes == ("done",) and len(job.said("start")) == 1 for job in ran.values())
+        later = site.server.post("/batch").json
+        settled(site, later["jobs"])
+        assert (moment == "staged") == (not any(event.words[1] in members for event in site.history.events("start")))
 
 
 @pytest.mark.parametrize("spoolers", sampled(SPOOLERS, 4))

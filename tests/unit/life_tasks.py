@@ -31,7 +31,7 @@ def note(word: str, id: str, *more: object) -> None:
 
 
 def read() -> list[list[str]]:
-    """The recorded lines: ``start <id> <time> <attempt>`` and ``ok <id>``."""
+    """The recorded lines: ``start <id> <time> <attempt>``, ``ok <id>``, ``follow <id> <batch>``."""
     try:
         with open(history, encoding="ascii") as file:
             return [line.split() for line in file]
@@ -91,6 +91,14 @@ UNIQUE = registry.declare(only, TaskOptions(retries=2, backoff=BACKOFF, unique=U
 def limited(plan: list[str]) -> Any:
     return _do(plan)
 
+
+def follow() -> None:
+    """What follows from the end of other jobs: the callback of a batch, or the next job of a chain."""
+    job = current_job()
+    note("follow", job.id, job.batch or "-")
+
+
+FOLLOW = registry.declare(follow, TaskOptions(retries=2, backoff=BACKOFF))
 
 TASKS = {
     "steady": registry.declare(steady, TaskOptions(retries=2, backoff=BACKOFF)),

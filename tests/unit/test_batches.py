@@ -5,10 +5,8 @@ Huey's own scenarios (the classes for chords, groups and chained tasks in ``test
 
 - They apply, and are tested here in our words: an empty chord, a chord, its handles, an error in a member, a
   member that is revoked or expired, several of them at once, a member that fails and then succeeds, the order
-  of the results, a callback that fails; a group; and in ``test_chains.py`` a chain with tuples, an error in
-  the middle that stops it, a job that is revoked.
-- They apply, and have no test of their own yet: a result of None, a job in a chain that fails, is tried again
-  by itself and then goes on.
+  of the results, a callback that fails, results of None; a group; and in ``test_chains.py`` a chain with tuples,
+  an error in the middle that stops it, one that is tried again and then goes on, a job that is revoked.
 - Bookkeeping that is cleared: here it is deleted with the records of the members, not when a result is read.
 - They do not apply: callbacks for the errors of one member (here the callback of the batch sees them),
   pipelines as members and nested chords (no nesting), enqueueing the same chord again (a batch is accepted
@@ -275,6 +273,17 @@ def test_an_end_that_the_store_missed_is_found_by_the_sweep(spool_dir: str) -> N
     assert ran()[2:] == ["report 42 dead=1 lost=1"]
 
 
+def test_an_end_that_the_store_missed_is_found_while_the_process_lives_that_recorded_the_begin(spool_dir: str) -> None:
+    batch = a_batch(1)
+    with no_store_after(0):
+        run(spool_dir)
+    assert not batch.complete
+    sweep(spool_dir)
+    assert batch.progress.states == {State.DONE: 1}
+    run(spool_dir)
+    assert ran() == ["step 1", "report 42 done=1"]
+
+
 def test_what_cannot_be_in_a_batch_is_refused(spool_dir: str) -> None:
     with pytest.raises(ArgumentTypeError, match="then is"):
         Batch("x", then=report)  # type: ignore[arg-type]
@@ -487,6 +496,27 @@ def test_a_retry_that_a_sweep_overtakes_calls_back_once_the_job_has_ended_again(
     actions.retry(job.id)
     run(spool_dir)
     assert ran()[-1] == "report 42 done=1"
+
+
+def test_the_doctor_names_what_nobody_takes_care_of(spool_dir: str, monkeypatch: Any) -> None:
+    def problems() -> list[str]:
+        output = current_app.test_cli_runner().invoke(commands, ["doctor", "--json"]).stdout
+        return [one["problem"] for one in json.loads(output) if one["check"] == "batch"]
+
+    assert in_child(lambda: die_in_block(10)) == CRASHED
+    batch = a_batch(1)
+    monkeypatch.setattr(coordination, "call_back", lambda *args: None)
+    run(spool_dir)
+    assert problems() == []
+    now = clock.now() + 6000
+    monkeypatch.setattr(clock, "now", lambda: now)
+    callback, staged = sorted(problems(), key=lambda text: "moved" in text)
+    assert batch.id in callback
+    assert f"{spool_dir}/batches/" in staged
+    monkeypatch.undo()
+    monkeypatch.setattr(clock, "now", lambda: now)
+    sweep(spool_dir)
+    assert problems() == []
 
 
 def test_a_batch_does_not_wait_for_a_commit(spool_dir: str) -> None:

@@ -26,6 +26,7 @@ from spoolkit import (
     TooLargeError,
     UnknownJobError,
     chain,
+    current_job,
     spool,
     thread,
 )
@@ -60,6 +61,12 @@ def second(value: Any, *, more: Any = None) -> Any:
     with open(history, "a", encoding="ascii") as file:
         file.write(f"second {value!r} {more!r}\n")
     return value
+
+
+@spool(retries=1, backoff=0)
+def shaky() -> None:
+    if current_job().attempt == 1:
+        raise OSError
 
 
 @thread
@@ -131,6 +138,14 @@ def test_a_dead_job_stops_the_chain_and_its_retry_goes_on(spool_dir: str) -> Non
     actions.retry(line.jobs[0].id)
     run(spool_dir)
     assert line.result == ("fail", "fail")
+
+
+def test_a_job_that_fails_and_is_tried_again_by_itself_goes_on_with_its_chain_also_with_nothing(spool_dir: str) -> None:
+    line = chain(shaky.call(), second.call(RESULT))
+    run(spool_dir)
+    assert [job.attempt for job in line.jobs] == [2, 1]
+    assert ran() == ["second None None"]
+    assert line.result is None
 
 
 def test_a_cancelled_job_stops_the_chain(spool_dir: str) -> None:

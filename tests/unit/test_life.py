@@ -35,7 +35,7 @@ from hypothesis.stateful import (
 )
 from life_faults import CRASHED, die_at, no_store_after
 from life_process import in_child, start_child, wait_child
-from life_tasks import LAST, TASKS, UNIQUE, WORDS
+from life_tasks import FOLLOW, LAST, TASKS, UNIQUE, WORDS
 from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import NullPool
@@ -43,11 +43,11 @@ from sqlalchemy.pool import NullPool
 from spoolkit import StoreUnavailableError, application
 from spoolkit.admin import actions, lookup
 from spoolkit.attempt import process_state
-from spoolkit.coordination import commits, limits, outbox, sessions
+from spoolkit.coordination import batches, chains, commits, limits, outbox, sessions
 from spoolkit.coordination.unique import HOLDING
 from spoolkit.encoding import chunk, packet
 from spoolkit.errors import DuplicateJobError, JobStateError, UnknownJobError
-from spoolkit.job import JobSpec, State
+from spoolkit.job import FINISHED, BatchStatus, JobSpec, State, replaced
 from spoolkit.settings import Settings
 from spoolkit.spooldir import chunks, dead, held, later, mover, parked, spoolfile
 from spoolkit.spooldir.spoolfile import PREFIX
@@ -198,9 +198,10 @@ class World:
         pytest.fail(f"still there after 30 rounds: {self.waiting()}")
 
     def sweep(self) -> None:
-        """What a spooler that starts does for jobs that are parked: it follows one that was killed."""
+        """What a spooler that starts does for jobs that are parked, and for batches: it follows one that was killed."""
         with contextlib.suppress(StoreUnavailableError):
             limits.sweep(self.spool)
+        batches.sweep(self.spool)
 
     def waiting(self) -> list[str]:
         names = [name for name in self.names() if spoolfile.id_of(name) or chunks.is_chunk(name)]
@@ -252,6 +253,8 @@ class Life(RuleBasedStateMachine):
     def begin(self, first: list[tuple[str, list[str]]]) -> MultipleResults[str]:
         self.world = World()
         self.known: dict[str, Known] = {}
+        self.batches: dict[str, list[str]] = {}
+        self.chained: set[str] = set()
         self.number = 0
         return multiple(*[self.enqueue(task, plan, None) for task, plan in first])
 
@@ -362,6 +365,49 @@ class Life(RuleBasedStateMachine):
         for index, (id, plan) in enumerate(zip(ids, plans, strict=True)):
             self.known[id] = Known("steady", plan, 0.0 if first.run_at is None else first.run_at + index * 5.0)
         return multiple(*ids)
+
+    @rule(
+        target=ids,
+        plans=st.lists(PLANS, max_size=3),
+        on_death=st.sampled_from(["wait", "cancel"]),
+        step=st.none() | st.integers(0, 60),
+    )
+    def enqueue_batch(self, plans: list[list[str]], on_death: str, step: int | None) -> MultipleResults[str]:
+        """All members are accepted or none; the caller may die at a step, and a sweep follows."""
+        self.number += 1
+        id = f"{self.number:032x}"
+        jobs = [replaced(self._next("steady", plan, None), batch=id) for plan in plans]
+        status = BatchStatus(id, "life", self.world.now, None, 0, on_death, None, {})  # type: ignore[arg-type]
+
+        def work() -> None:
+            engine = SpoolEngine()
+            callback = engine.dump(JobSpec(id, FOLLOW.name, batch=id), FOLLOW)
+            with contextlib.suppress(StoreUnavailableError):
+                engine.submit_batch(status, [(job, engine.dump(job, TASKS["steady"])) for job in jobs], callback)
+
+        if step is None:
+            work()
+        else:
+            assert self.world.child(work, step) in (0, CRASHED)
+        self.world.sweep()
+        names = self.world.names()
+        accepted = [f"{PREFIX}{job.id}" in names for job in jobs]
+        assert len(set(accepted)) <= 1, "a part was accepted"
+        is_recorded = not self.world.broken and self.world.store.batch(id) is not None
+        assert is_recorded == all(accepted) or not jobs
+        assert is_recorded or self.world.broken or step is not None
+        if not is_recorded:
+            return multiple()
+        self.batches[id] = [job.id for job in jobs]
+        return multiple(*[self._accepted(job, "steady", plan) for job, plan in zip(jobs, plans, strict=True)])
+
+    @rule(target=ids, plan=PLANS)
+    def enqueue_chain(self, plan: list[str]) -> str:
+        job = self._next("steady", plan, None)
+        following = SpoolEngine().dump(JobSpec(chains.next_id(job.id), FOLLOW.name), FOLLOW)
+        SpoolEngine().submit(replaced(job, chain=(following,)), TASKS["steady"])
+        self.chained.add(job.id)
+        return self._accepted(job, "steady", plan)
 
     @rule()
     def run(self) -> None:
@@ -657,7 +703,9 @@ class Life(RuleBasedStateMachine):
             self.world.mend_store()
         self.what_is_promised_of_each_job()
         self.world.drain()
+        self.world.drain()  # of what the end of the last job has led to
         self.nobody_complains()
+        self.what_is_promised_of_batches_and_chains()
         self.what_is_promised_of_each_job()
         lines = life_tasks.read()
         for id, job in self.known.items():
@@ -672,6 +720,28 @@ class Life(RuleBasedStateMachine):
                 last = job.plan[min(count, len(job.plan)) - 1]
                 most = DECLARED[job.task].options.attempts
                 assert count - job.fresh == most or last in LAST[job.task], "dead before its time"
+
+    def what_is_promised_of_batches_and_chains(self) -> None:
+        followed = [line[1:] for line in life_tasks.read() if line[0] == "follow"]
+        for id, members in self.batches.items():
+            found = self.world.store.batch(id)
+            assert found is not None
+            assert found.completed_at is not None, "all members have ended"
+            assert found.callback is not None
+            callbacks = {job for job, batch in followed if batch == id}
+            assert len(callbacks) <= found.generation, "called back more often than it was complete"
+            if not any(self.known[member].blind or self.known[member].lost for member in members):
+                assert lookup.find(found.callback).state in FINISHED
+                retried = any(self.known[member].fresh for member in members)
+                assert found.generation == 1 or retried, "it was complete once"
+        for id in self.chained:
+            job = self.known[id]
+            state = None if job.blind or job.lost else self._state(id)
+            if state is State.DONE:
+                assert lookup.find(chains.next_id(id)).state in FINISHED
+            elif state is not None:
+                with pytest.raises(UnknownJobError):
+                    lookup.find(chains.next_id(id))
 
 
 def lives(count: int) -> settings:

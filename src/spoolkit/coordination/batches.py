@@ -67,7 +67,7 @@ def call_back(store: Store, config: Settings) -> None:
             log.complain("the callback of the batch %s cannot be written, and is tried again later", batch, error=error)
         for job in written:
             log.debug("the batch %s is complete: job %s of %s is accepted", batch, job.id, job.task)
-            successors.wake(job, config)
+            successors.announce(job, config)
         wake_waiters(batch, config)
 
 
@@ -94,20 +94,21 @@ def _publish(store: Store, spool_dir: str, config: Settings) -> None:
 
 def _end_members(store: Store, config: Settings) -> None:
     """Note the ends of members of which the store was not told: it could not be written, or somebody took the file."""
-    suspects = {suspect.job: suspect.state for suspect in store.suspects()}
+    suspects = {suspect.job: suspect for suspect in store.suspects()}
     if not suspects:
         return
     spool_dirs = locations.spool_dirs(config)
     missing, dead = existence.without_file(spool_dirs, suspects)
-    ends = dict.fromkeys(dead, State.DEAD)
+    ends = dict.fromkeys((suspects[job] for job in dead), State.DEAD)
     for job in missing:
         if not any(running.is_running(spool_dir, job) for spool_dir in spool_dirs):
             # As a query for the job answers: the file of one that runs is removed only when the job is done.
-            ends[job] = State.DONE if suspects[job] is State.RUNNING else State.LOST
+            ends[suspects[job]] = State.DONE if suspects[job].state is State.RUNNING else State.LOST
     if ends:
         noted = store.end_members(ends)
         if noted:
-            log.warning("%d members of batches have ended without a record: %s", noted, ", ".join(sorted(ends)[:5]))
+            ids = ", ".join(sorted(suspect.job for suspect in ends)[:5])
+            log.warning("%d members of batches have ended without a record: %s", noted, ids)
 
 
 def _complain(error: Exception) -> None:

@@ -59,7 +59,7 @@ def go_on(job: JobSpec, result: Result | None, store: Store, config: Settings, *
         return
     successors.write(following, call, config)
     log.debug("job %s of %s follows job %s in its chain, and is accepted", following.id, following.task, job.id)
-    successors.wake(following, config)
+    successors.announce(following, config)
 
 
 def _next(job: JobSpec, result: Result | None, config: Settings) -> tuple[JobSpec, bytes]:

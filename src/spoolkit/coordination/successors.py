@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 
+from spoolkit import signals
 from spoolkit.encoding import packet
-from spoolkit.job import JobSpec
+from spoolkit.job import NORMAL_PRIORITY, JobSpec
 from spoolkit.settings import Settings
-from spoolkit.spooldir import later, spoolers, spoolfile
+from spoolkit.spooldir import later, priorities, spoolers, spoolfile
 from spoolkit.store import Store, existence, locations
 from spoolkit.system import clock, files
 
@@ -43,15 +44,18 @@ def write(job: JobSpec, call: bytes, config: Settings) -> None:
                 exclusive=True,
             )
             return
-        folder = spool_dir
-        if job.priority is not None:
-            folder = os.path.join(spool_dir, str(job.priority))
+        folder, priority = spool_dir, job.priority
+        if priority is None and priorities.is_used() and os.path.isdir(os.path.join(spool_dir, str(NORMAL_PRIORITY))):
+            priority = NORMAL_PRIORITY
+        if priority is not None:
+            folder = os.path.join(spool_dir, str(priority))
             files.make_folder(folder)
         spoolfile.write(folder, job.id, data, run_at=job.run_at, fsync=config.fsync, exclusive=True)
 
 
-def wake(job: JobSpec, config: Settings) -> None:
-    """Wake a spooler for a job that was written."""
+def announce(job: JobSpec, config: Settings) -> None:
+    """Wake a spooler for a job that was written, and send the signal that it is accepted."""
+    signals.accepted([job])
     spoolers.wake(_spool_dir(job, config), job.id)
 
 

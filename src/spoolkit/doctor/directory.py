@@ -11,10 +11,21 @@ from collections.abc import Iterator
 from itertools import islice
 
 from spoolkit.doctor import machine
-from spoolkit.doctor.findings import Check, Entry, Finding, Severity, Site, is_number, limit_findings, printable, quoted
+from spoolkit.doctor.findings import (
+    START_COMMAND,
+    Check,
+    Entry,
+    Finding,
+    Severity,
+    Site,
+    is_number,
+    limit_findings,
+    printable,
+    quoted,
+)
 from spoolkit.encoding import packet
 from spoolkit.errors import DecodeError
-from spoolkit.spooldir import dead, held, later, parked, places, spoolfile, waiting
+from spoolkit.spooldir import batches, dead, held, later, parked, places, spoolfile, waiting
 from spoolkit.system import files
 
 HEADER_TIME = 60.0
@@ -22,6 +33,9 @@ HEADER_TIME = 60.0
 
 HELD_TIME = 600.0
 """Seconds after which a job that waits for no commit any more should be accepted or deleted: sweeps come each 30 s."""
+
+SWEEP_TIME = 600.0
+"""Seconds within which a process that serves has done what a sweep does."""
 
 MAX_ENTRIES = 10_000
 """Entries of a folder that are examined: each costs a system call, a due job several."""
@@ -217,6 +231,20 @@ def _stray_file(site: Site) -> Iterator[Finding]:
         yield Finding("stray-file", problem, remedy, "warning")
 
 
+def _staged_batch(site: Site) -> Iterator[Finding]:
+    limit = site.now - files.STRAY_AGE - SWEEP_TIME
+    if paths := sorted(
+        entry.path
+        for entry in site.entries
+        if entry.folder == batches.FOLDER and entry.kind == stat.S_IFDIR and entry.about.st_mtime < limit
+    ):
+        problem = (
+            f"batches whose files nobody has moved to where they run, or removed: {len(paths)}, such as "
+            f"{printable(paths[0])}"
+        )
+        yield Finding("batch", problem, START_COMMAND, "warning")
+
+
 def _many_files(site: Site) -> Iterator[Finding]:
     for folder, count in Counter(entry.folder for entry in site.entries).items():
         if count > MAX_ENTRIES:
@@ -256,6 +284,7 @@ CHECKS: tuple[Check, ...] = (
         _strange_entry,
         _copies,
         _stray_file,
+        _staged_batch,
         _many_files,
         _held_job,
         _dead_job,

@@ -9,8 +9,12 @@ import stat
 from collections.abc import Iterator
 from urllib.parse import quote
 
-from spoolkit.doctor.findings import Check, Finding, Site, printable, quoted
-from spoolkit.store import database
+from spoolkit.doctor.findings import START_COMMAND, Check, Finding, Site, printable, quoted
+from spoolkit.errors import StoreUnavailableError
+from spoolkit.store import database, locations
+
+CALLBACK_TIME = 300.0
+"""Seconds within which a sweep has enqueued the callback of a batch that is complete."""
 
 
 def _store(site: Site) -> Iterator[Finding]:
@@ -54,4 +58,11 @@ def _examine(path: str) -> tuple[int, str | None]:
     return version, None if result == "ok" else str(result)
 
 
-CHECKS: tuple[Check, ...] = (_store,)
+def _batches(site: Site) -> Iterator[Finding]:
+    with contextlib.suppress(StoreUnavailableError):  # that is another finding
+        if ids := locations.store().overdue_callbacks(site.now - CALLBACK_TIME):
+            problem = f"batches that are complete, but whose callback was not enqueued: {len(ids)}, such as {ids[0]}"
+            yield Finding("batch", problem, START_COMMAND, "warning")
+
+
+CHECKS: tuple[Check, ...] = (_store, _batches)

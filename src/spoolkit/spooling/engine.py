@@ -122,6 +122,7 @@ class SpoolEngine:
         Raises:
             SpoolUnavailableError: A spool directory is full, read-only or missing. As with each error, nothing was
                 accepted.
+            QueueFull: Too many jobs wait in a queue.
             StoreUnavailableError: The batch cannot be recorded.
         """
         config, served = _settings(), bridge.directories()
@@ -142,7 +143,10 @@ class SpoolEngine:
 
         try:
             for spool_dir, jobs in by_directory.items():
-                batches.stage(spool_dir, batch.id, jobs, fsync=config.fsync)
+                _check_room(jobs[0][0], spool_dir, config, len(jobs))
+            for spool_dir, jobs in by_directory.items():
+                placed = ((replaced(job, priority=_priority_of(job, spool_dir)), data) for job, data in jobs)
+                batches.stage(spool_dir, batch.id, placed, fsync=config.fsync)
             is_accepted = store.accept_batch(batch, [job for job, _ in members], callback, still_there=still_there)
         except OSError as error:
             remove()

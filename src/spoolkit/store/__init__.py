@@ -49,6 +49,7 @@ class Store(Database):
     batch_members = batches.batch_members
     asked_to_stop = batches.asked_to_stop
     to_call_back = batches.to_call_back
+    overdue_callbacks = batches.overdue_callbacks
     call_back = batches.call_back
     suspects = batches.suspects
     end_members = batches.end_members

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from spoolkit.job import FINISHED, BatchStatus, JobSpec, State, id_after
 from spoolkit.store import members, rows
 from spoolkit.store.database import Database
-from spoolkit.system import clock, process
+from spoolkit.system import clock
 
 EXAMINED = 200
 """How many members of one batch are examined at once, those first that were added first. Of these the ones that wait
@@ -23,12 +23,14 @@ BATCHES_EXAMINED = 50
 
 
 class Suspect(NamedTuple):
-    """A member of which the store does not know that it has ended, nor that a process runs it."""
+    """A member of which the store does not know that it has ended."""
 
     #: The id of the job.
     job: str
     #: The recorded state; ``None``: it has no record.
     state: State | None
+    #: How many attempts are recorded.
+    attempt: int
 
 
 def accept(
@@ -122,6 +124,12 @@ def to_call_back(store: Database) -> list[str]:
     return [row["id"] for row in store.read(f"SELECT id FROM batches WHERE {_TO_CALL_BACK}")]  # noqa: S608 - ours
 
 
+def overdue_callbacks(store: Database, before: float) -> list[str]:
+    """Return the ids of the batches that were complete before then (unix seconds) and have not called back."""
+    found = store.read(f"SELECT id FROM batches WHERE {_TO_CALL_BACK} AND completed_at < ?", (before,))  # noqa: S608 - ours
+    return [row["id"] for row in found]
+
+
 _TO_CALL_BACK = "callback IS NOT NULL AND called_back < generation AND completed_at IS NOT NULL"
 """The first two conditions are spelled as in the index ``batches_to_call_back``: SQLite uses it only then."""
 
@@ -158,7 +166,7 @@ def _callback_id(batch: sqlite3.Row) -> str:
 
 
 def suspects(store: Database, most: int = EXAMINED) -> list[Suspect]:
-    """Return members of some open batches that have not ended, and that no living process runs.
+    """Return members of some open batches that have not ended.
 
     Args:
         store: Where they are recorded.
@@ -167,38 +175,38 @@ def suspects(store: Database, most: int = EXAMINED) -> list[Suspect]:
     found: list[Suspect] = []
     for batch in store.read(_SOME_OPEN, (BATCHES_EXAMINED,)):
         for row in store.read(_OPEN, (batch["id"], most)):
-            state = None if row["state"] is None else State(row["state"])
-            if state is not State.RUNNING or not process.is_alive(row["pid"], row["identity"]):
-                found.append(Suspect(row["job"], state))
+            found.append(
+                Suspect(row["job"], None if row["state"] is None else State(row["state"]), row["attempt"] or 0)
+            )
     return found
 
 
 _SOME_OPEN = "SELECT id FROM batches WHERE completed_at IS NULL ORDER BY random() LIMIT ?"
 
 _OPEN = (
-    "SELECT members.job, jobs.state, jobs.pid, jobs.identity FROM members LEFT JOIN jobs ON jobs.id = members.job"
+    "SELECT members.job, jobs.state, jobs.attempt FROM members LEFT JOIN jobs ON jobs.id = members.job"
     " WHERE members.batch = ? AND members.ended IS NULL ORDER BY members.rowid LIMIT ?"
 )
 
 
-def end_members(store: Database, ends: Mapping[str, State]) -> int:
+def end_members(store: Database, ends: Mapping[Suspect, State]) -> int:
     """Note the end of members that end without a record, unless they were claimed or have ended meanwhile.
 
     Args:
         store: Where they are recorded.
-        ends: The id of each, and what its file, or its absence, says of it.
+        ends: Each as it was recorded, and what its file, or its absence, says of it.
 
     Returns:
         How many ends were noted.
     """
     noted, now = 0, clock.now()
     with store.transaction() as db:
-        for job, state in ends.items():
-            row = rows.find(db, job)
+        for suspect, state in ends.items():
+            job, row = suspect.job, rows.find(db, suspect.job)
             recorded = None if row is None else State(row["state"])
             if recorded in FINISHED:
                 state = recorded
-            elif row is not None and rows.is_running(row):
+            elif row is not None and rows.is_running(row) and row["attempt"] != suspect.attempt:
                 continue
             if db.execute("SELECT 1 FROM members WHERE job = ? AND ended IS NULL", (job,)).fetchone():
                 rows.note_end(db, job, state, now)

@@ -18,7 +18,8 @@ from history import record
 from spoolkit import SPOOL_RETRY, Abort, Batch, JobTimeout, Limit, Retry, SpoolKit, chain, current_job, spool
 from spoolkit.encoding import packet
 from spoolkit.job import JobSpec
-from spoolkit.spooldir import later, spoolfile, unique
+from spoolkit.spooldir import batches, later, spoolfile, unique
+from spoolkit.store import Store
 from spoolkit.uwsgi import bridge
 
 app = Flask(__name__)
@@ -311,7 +312,28 @@ def batch() -> Response:
     """Enqueue a batch of three jobs with a callback."""
     with Batch("three", then=innocent.call(0.01)) as made:
         jobs = [made.add(innocent, 0.01) for _ in range(3)]
+        record("made", made.id, *[job.id for job in jobs])
     return jsonify(batch=made.id, jobs=[job.id for job in jobs])
+
+
+def _die_batching(moment: str) -> None:
+    """Kill the process that makes a batch, once: its files are ``staged``, it is ``recorded``, a file is ``moved``."""
+    names = {"staged": (batches, "stage"), "recorded": (Store, "accept_batch"), "moved": (later, "place")}
+    owner, name = names[moment]
+    call = getattr(owner, name)
+
+    def call_and_die(*args: Any, **options: Any) -> Any:
+        value = call(*args, **options)
+        with contextlib.suppress(FileExistsError):
+            Path(os.environ["HISTORY"]).with_name("died").touch(exist_ok=False)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return value
+
+    setattr(owner, name, call_and_die)
+
+
+if moment := os.environ.get("DIES_BATCHING"):
+    _die_batching(moment)
 
 
 @app.post("/chain")
