@@ -127,7 +127,7 @@ def by_thread(seconds: float) -> contextlib.AbstractContextManager[None]:
 
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("limit", [by_signal, by_thread])
-@pytest.mark.parametrize("rounds", [100, pytest.param(20_000, marks=pytest.mark.matrix)])
+@pytest.mark.parametrize("rounds", [100, pytest.param(5000, marks=pytest.mark.matrix)])
 def test_a_time_limit_that_strikes_anywhere_leaves_no_key_locked(
     directory: str, limit: Callable[[float], contextlib.AbstractContextManager[None]], rounds: int
 ) -> None:
