@@ -16,23 +16,27 @@ from typing import Any
 import pytest
 from life_faults import CRASHED, die_at
 from life_process import in_child, start_child, wait_child
+from uwsgi_server import wait_until
 
 from spoolkit import (
     ConfigurationError,
     Job,
     JobTimeout,
     KeyLockedError,
+    Limit,
     PartlyAcceptedError,
     SpoolUnavailableError,
     State,
     StoreUnavailableError,
     current_job,
+    signals,
     spool,
     thread,
 )
 from spoolkit.admin import actions, lookup
 from spoolkit.admin import keys as holders
 from spoolkit.attempt import timeouts
+from spoolkit.encoding import packet
 from spoolkit.spooldir import later, spoolfile
 from spoolkit.spooldir import unique as keys
 from spoolkit.spooling import unique_jobs
@@ -58,6 +62,10 @@ def latest(user: int, word: str = "") -> None:
 def doubtful(word: str) -> None:
     if word == "bad":
         raise ValueError("no luck")
+
+
+@spool(unique=("user",), on_duplicate="replace", limit=Limit(1, key=lambda user: user))
+def limited(user: int, word: str) -> None: ...
 
 
 @spool(unique=True, retries=0)
@@ -168,6 +176,43 @@ def test_a_call_that_cannot_have_its_key_says_which_process_has_it(
     with held_by_a_child(lambda: keys.locked(directory, None)) as pid, pytest.raises(KeyLockedError, match=str(pid)):
         once(1)
     assert len(waiting(directory)) == 2
+
+
+def test_who_waits_for_all_keys_keeps_new_callers_out_now_and_then(directory: str) -> None:
+    """Where many call, somebody has a key at any time: ``map()`` would never come in."""
+    once(1)
+    key, other = f"k{1:064x}", f"k{2 << 200:064x}"
+    got: list[bool] = []
+
+    def wait_for_all() -> None:
+        with keys.locked(directory, None):
+            got.append(True)
+
+    waits = threading.Thread(target=wait_for_all)
+    with (
+        held_by_a_child(lambda: keys.locked(directory, key)),
+        locks.LockedFile(os.open(os.path.join(directory, keys.FOLDER, keys.LOCK), os.O_RDWR)) as file,
+    ):
+        waits.start()
+        for is_closed in (True, False, True, False):
+            wait_until(lambda: locks.is_locked(file.fileno(), keys.TURNSTILE, 1) is is_closed)  # noqa: B023
+        assert wait_until(lambda: is_free(directory, other))
+        assert got == []
+    waits.join()
+    assert got == [True]
+    assert is_free(directory, key)
+
+
+def test_nobody_comes_in_past_who_waits_for_all_keys(directory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = once(1)
+    monkeypatch.setattr(keys, "LOCK_TIME", 0.05)
+    with locks.LockedFile(os.open(os.path.join(directory, keys.FOLDER, keys.LOCK), os.O_RDWR)) as file:
+        assert locks.try_lock(file.fileno(), keys.TURNSTILE, 1)
+        with pytest.raises(KeyLockedError, match=f"process {os.getpid()}"):
+            once(2)
+        locks.unlock(file.fileno(), keys.TURNSTILE, 1)
+        assert not once(2).duplicate
+    assert once(1) == first
 
 
 def test_threads_of_one_process_exclude_each_other(directory: str) -> None:
@@ -517,3 +562,27 @@ def test_a_lock_names_its_holders(tmp_path: Path) -> None:
                 assert locks.try_lock(other.fileno(), start, length) is not held
     assert locks.holders(str(path)) == []
     assert locks.holders(str(tmp_path / "none")) == []
+
+
+def test_who_hears_of_the_end_of_an_expired_job_may_call_its_task(directory: str, now: list[float]) -> None:
+    called: list[Job[Any]] = []
+
+    def call_too(sender: Any, **_: Any) -> None:
+        called.append(once(1))
+
+    first = once.using(expires=5)(1)
+    now[0] += 5
+    with signals.job_cancelled.connected_to(call_too):
+        again = once(1)
+    assert (called[0].duplicate, again) == (False, called[0])
+    assert first.state is State.CANCELLED
+    assert waiting(directory) == [again.id]
+
+
+def test_rows_that_replace_jobs_keep_their_limit(directory: str, now: list[float]) -> None:
+    earlier = limited.using(delay=60)(1, "old")
+    (path,) = spoolfile.pending(directory)
+    before = packet.head(packet.load(Path(path).read_bytes())).limit_key
+    assert limited.map([(1, "new")], delay=60) == [earlier]
+    (path,) = spoolfile.pending(directory)
+    assert packet.head(packet.load(Path(path).read_bytes())).limit_key == before is not None

@@ -343,6 +343,7 @@ def end_expired(content: packet.Packet, file: SpoolFileRef, declared: Declared, 
     if not isinstance(result, AttemptResult):
         return False
     record_and_settle(job, result, file, store, config, locations.spool_dir_of(job.queue, config))
+    limits.ended(job.limit_key, job.task, store, config)
     return True
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from spoolkit.admin import keys as holders
 from spoolkit.admin import lookup
-from spoolkit.coordination import unique
+from spoolkit.coordination import limits, unique
 from spoolkit.coordination.unique import Action
 from spoolkit.encoding import packet
 from spoolkit.errors import (
@@ -41,9 +41,6 @@ from spoolkit.system import clock
 Call = tuple[tuple[object, ...], Mapping[str, object]]
 """The arguments of a call by position, and by name."""
 
-Busy = dict[str, float]
-"""The keys whose jobs could not be locked, and until when their caller looks again, on the monotonic clock."""
-
 BeforeWrite = Callable[[Sequence[JobSpec]], None]
 """Called with jobs that are about to be written."""
 
@@ -58,6 +55,15 @@ class _BusyError(Exception):
     """Somebody has locked the file of the job that holds the key, or has just moved or run it: look again."""
 
 
+class Busy(dict[str, float]):
+    """The keys whose jobs could not be locked, and until when their caller looks again, on the monotonic clock."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        #: The keys whose jobs have expired, and cannot be ended here.
+        self.kept: set[str] = set()
+
+
 class _Held(NamedTuple):
     """The job that holds a key."""
 
@@ -66,7 +72,9 @@ class _Held(NamedTuple):
     #: What is known of it.
     status: Status
     #: Whether the call replaces it.
-    is_replaced: bool
+    is_replaced: bool = False
+    #: Whether it is to be ended first: it waits and has expired.
+    has_expired: bool = False
 
 
 def submit(
@@ -94,15 +102,17 @@ def submit(
     rule = _rule(declared)
     key, place = unique.digest(declared, rule, job.args, job.kwargs), holders.folder(config)
     job = bounded(job, job.enqueued_at)
-    busy: Busy = {}
+    busy = Busy()
     while True:
+        held = None
         with contextlib.suppress(_BusyError), keys.locked(place, key, task=job.task):
-            if (held := _held(job.task, declared, place, key, config, busy)) is not None:
+            if (held := _held(job.task, declared, place, key, config, busy)) is None:
+                keys.take(place, key, _holder(job, spool_dir), fsync=config.fsync)
+                write(job)
+                return job
+            if not held.has_expired:
                 return _existing(job, call, held, place, key, config, busy)
-            keys.take(place, key, _holder(job, spool_dir), fsync=config.fsync)
-            write(job)
-            return job
-        time.sleep(PAUSE)
+        _before_next_look({key: held}, declared, config, busy)
 
 
 def submit_many(
@@ -156,7 +166,8 @@ def submit_many(
         index = decisive[key]
         run_at = None if first.run_at is None else first.run_at + index * step
         args, kwargs = calls[index]
-        return bounded(replaced(first, args=args, kwargs=kwargs, run_at=run_at), first.enqueued_at)
+        limit_key = None if declared.options.limit is None else limits.key_of(declared, args, kwargs)
+        return bounded(replaced(first, args=args, kwargs=kwargs, run_at=run_at, limit_key=limit_key), first.enqueued_at)
 
     jobs: dict[str, AnyJob] = {}
     left: list[str] = []
@@ -176,19 +187,20 @@ def submit_many(
             except _BusyError:
                 left.append(key)
 
-    busy: Busy = {}
+    busy = Busy()
     try:
         while True:
-            with contextlib.suppress(_BusyError), keys.locked(place, None, task=first.task):
+            with keys.locked(place, None, task=first.task):
                 found = {
                     key: _held(first.task, declared, place, key, config, busy, row=f"row {index}: ")
                     for key, index in decisive.items()
                 }
-                if new := [key for key, held in found.items() if held is None]:
-                    write_new(new)
-                write_existing({key: held for key, held in found.items() if held is not None})
-                break
-            time.sleep(PAUSE)
+                if not any(held is not None and held.has_expired for held in found.values()):
+                    if new := [key for key, held in found.items() if held is None]:
+                        write_new(new)
+                    write_existing({key: held for key, held in found.items() if held is not None})
+                    break
+            _before_next_look(found, declared, config, busy)
         for key in left:
             job, call = replaced(job_of(key), id=new_id()), encoded[decisive[key]]
             jobs[key] = submit(job, call, declared, spool_dir, config, write=lambda one, call=call: write(one, call))  # type: ignore[misc]
@@ -214,18 +226,15 @@ def _held(
 ) -> _Held | None:
     """The job that holds the key, which this thread has locked; ``None``: no job does, and the call makes one.
 
-    A job that waits and has expired is ended here, as a spooler would do that looked at it.
+    Raises:
+        DuplicateJobError: The call is refused.
     """
     if (holder := keys.holder(place, key)) is None:
         return None
     rule = _rule(declared)
     status = holders.status_of(holder)
-    for _ in range(3):  # how an attempt ended whose process is gone is recorded first
-        if status is None or not unique.holds(status.state, rule.until) or not _has_expired(status):
-            break
-        if not _end_expired(holder, status, declared, key, config, busy):
-            break
-        status = holders.status_of(holder)
+    if status is not None and key not in busy.kept and unique.holds(status.state, rule.until) and _has_expired(status):
+        return _Held(holder, status, has_expired=True)
     state = None if status is None else status.state
     if state is State.QUEUED and _is_busy_for_long(key, busy):
         state = State.RUNNING  # about to run, or it runs and the store is unavailable
@@ -242,16 +251,33 @@ def _has_expired(status: Status) -> bool:
     return waits and status.expires_at is not None and status.expires_at <= clock.now()
 
 
-def _end_expired(holder: Holder, status: Status, declared: Declared, key: str, config: Settings, busy: Busy) -> bool:
+def _before_next_look(found: Mapping[str, _Held | None], declared: Declared, config: Settings, busy: Busy) -> None:
+    """End the jobs that wait and have expired, as a spooler does that looks at them; without one, sleep.
+
+    No key is locked: whoever hears of the end of a job may call its task.
+    """
+    expired = {key: held for key, held in found.items() if held is not None and held.has_expired}
+    is_busy = not expired
+    for key, held in expired.items():
+        try:
+            if not _end_expired(held, declared, key, config, busy):
+                busy.kept.add(key)
+        except _BusyError:
+            is_busy = True
+    if is_busy:
+        time.sleep(PAUSE)
+
+
+def _end_expired(held: _Held, declared: Declared, key: str, config: Settings, busy: Busy) -> bool:
     """End a job that waits and has expired. Returns whether anything has changed."""
     try:
-        with _locked_file(holder, status, config) as found:
+        with _locked_file(held.holder, held.status, config) as found:
             if found is None:
                 return _look_again(key, busy)
             fd, path, spool_dir = found
             content = packet.load(spoolfile.read(fd))
             return execute.end_expired(content, SpoolFileRef(path, spool_dir), declared, config)
-    except (NewerJobError, DecodeError):
+    except (NewerJobError, DecodeError, StoreUnavailableError):
         return False  # a spooler decides
 
 
@@ -265,7 +291,7 @@ def _existing(job: AnyJob, call: bytes, held: _Held, place: str, key: str, confi
 
 def _replaced(job: AnyJob, call: bytes, held: _Held, place: str, key: str, config: Settings, busy: Busy) -> AnyJob:
     """Give a waiting job the arguments and the due time of a call, and return a handle of it."""
-    holder, status, _ = held
+    holder, status = held.holder, held.status
     with _locked_file(holder, status, config) as found:
         # Asked while no attempt can begin: since its state was read, one may have begun and failed.
         recorded = None if found is None else _recorded(status.id)

@@ -58,10 +58,25 @@ def try_lock(fd: int, start: int = 0, length: int = 0) -> bool:
         Whether no other opening of the file has one of them locked.
     """
     try:
-        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, start, length, 0))
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _flock(fcntl.F_WRLCK, start, length))
     except (BlockingIOError, PermissionError):
         return False
     return True
+
+
+def unlock(fd: int, start: int, length: int) -> None:
+    """Release the lock on bytes of an open file, if it has one. Raises ``OSError``."""
+    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _flock(fcntl.F_UNLCK, start, length))
+
+
+def is_locked(fd: int, start: int, length: int) -> bool:
+    """Return whether another opening of the file has one of the bytes locked. Raises ``OSError``."""
+    answer = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _flock(fcntl.F_WRLCK, start, length))
+    return bool(struct.unpack_from("h", answer)[0] != fcntl.F_UNLCK)
+
+
+def _flock(kind: int, start: int, length: int) -> bytes:
+    return struct.pack(_FLOCK, kind, os.SEEK_SET, start, length, 0)
 
 
 def holders(path: str, start: int = 0, length: int = 0) -> list[int]:
