@@ -86,6 +86,11 @@ def current_name() -> str | None:
     return name_of(app)
 
 
+def all_callbacks() -> list[tuple[Flask, Callbacks]]:
+    """All applications of this process in the order in which they were made, with what each has called for its jobs."""
+    return [(app, this_process.callbacks.get(app, callbacks.NONE)) for app in list(this_process.alive.values())]
+
+
 def own_callbacks() -> Callbacks:
     """What the application in force has called for its jobs."""
     if not callbacks.this_process.has_any or (app := current()) is None:

@@ -24,6 +24,10 @@ class Callbacks:
     def __init__(self) -> None:
         #: Return headers for each job that is called.
         self.headers: list[HeadersFunction] = []
+        #: Called in each process that runs jobs, before its first job.
+        self.spooler_start: list[Callable[[], object]] = []
+        #: Called in each process that has run jobs, before it exits.
+        self.spooler_stop: list[Callable[[], object]] = []
         #: Run around each attempt; the first one is the outermost.
         self.around_attempt: list[AroundFunction] = []
         #: Run around each call; the first one is the outermost.

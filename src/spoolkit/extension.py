@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakSet
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 H = TypeVar("H", bound=HeadersFunction)
 A = TypeVar("A", bound=AroundFunction)
+F = TypeVar("F", bound=Callable[[], object])
 
 
 def _answer_full(error: QueueFull) -> ResponseReturnValue:
@@ -170,6 +172,38 @@ class SpoolKit:
             The function.
         """
         self._callbacks.headers.append(function)
+        callbacks.this_process.has_any = True
+        return function
+
+    def on_spooler_start(self, function: F) -> F:
+        """Have ``function()`` called once in each process that runs jobs, before its first job: a decorator.
+
+        It runs in the application's context. If it raises, no job runs in this process until a later try succeeds, five
+        seconds apart.
+
+        Args:
+            function: Opens a pool, loads a model, and the like. Of several, the first one runs first.
+
+        Returns:
+            The function.
+        """
+        self._callbacks.spooler_start.append(function)
+        callbacks.this_process.has_any = True
+        return function
+
+    def on_spooler_stop(self, function: F) -> F:
+        """Have ``function()`` called once before a process exits that has run jobs: a decorator.
+
+        It is called where the process exits by itself between two jobs. A process that is killed calls nothing: so
+        uWSGI ends its spoolers that are idle. What it raises is logged.
+
+        Args:
+            function: Closes what :meth:`on_spooler_start` has opened. Of several, the last one runs first.
+
+        Returns:
+            The function.
+        """
+        self._callbacks.spooler_stop.append(function)
         callbacks.this_process.has_any = True
         return function
 

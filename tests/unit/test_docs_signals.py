@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,8 @@ from flask import Flask, current_app, g, has_request_context
 
 from spoolkit import SpoolKit, callbacks, current_job, spool
 from spoolkit.signals import job_dead
+from spoolkit.spooling import handler, spooler_hooks
+from spoolkit.system.process import PerProcess
 
 PAGE = (Path(__file__).parents[2] / "docs" / "signals.md").read_text()
 
@@ -138,6 +141,23 @@ def test_a_transaction_of_sentry_continues_the_trace_of_the_request(tmp_path: Pa
     command = [sys.executable, "-c", SENTRY, str(tmp_path / "spool"), code]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_spooler_opens_a_pool_and_closes_it(
+    page: dict[str, Any], work: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spooler_hooks, "_state", PerProcess(spooler_hooks._State))
+    page["connect"] = lambda: SimpleNamespace(close=lambda: page["done"].append("closed"))
+    run(*blocks("Hooks at the start and the end of a spooler"), page)
+
+    @spool(name="docs.pooled")
+    def pooled() -> None:
+        page["done"].append(page["pool"])
+
+    pooled()
+    work()
+    handler.end()
+    assert page["done"] == [page["pool"], "closed"]
 
 
 def test_headers_come_with_the_job(page: dict[str, Any], work: Callable[[], None]) -> None:

@@ -20,7 +20,7 @@ from spoolkit.errors import DecodeError, NewerStoreError
 from spoolkit.job import SPOOL_RETRY, Dead, Failure
 from spoolkit.lifecycle import shutdown, spooler_signals, sweeping
 from spoolkit.spooldir import gate, later, mover, priorities, running, spoolers, spoolfile
-from spoolkit.spooling import other_libraries, startup, store_version
+from spoolkit.spooling import other_libraries, spooler_hooks, startup, store_version
 from spoolkit.spooling.execute import SpoolFileRef, execute, execute_foreign, settle_file
 from spoolkit.store import locations, retention
 from spoolkit.system import clock, log, process, published, sandbox, task_signals
@@ -112,6 +112,14 @@ def _code_folders() -> set[str]:
     return found | real | {path for path in links if os.path.realpath(path) in real}
 
 
+def end() -> None:
+    """Do what is left to do before this process exits between two jobs."""
+    if this_process.presence is not None:
+        this_process.presence.busy("")  # a stop of uWSGI waits for the hooks as for a job
+    spooler_hooks.stop(this_process.working_directory or os.curdir)
+    leave()
+
+
 def leave() -> None:
     """Remove what this process shows of itself as a spooler."""
     running.leave()
@@ -144,7 +152,7 @@ def on_spool(env: bridge.Env) -> int:
         log.complain("the spool file %s could not be processed and is tried again", name, error=error)
         replace_if_out_of_descriptors(error)
     finally:
-        spooler_signals.job_ended(leave)
+        spooler_signals.job_ended(end)
     if answer is None:
         _stand_by(path, spool_dir)
     elif other_libraries.is_in_use() and not os.path.lexists(path):
@@ -259,7 +267,7 @@ def serve(env: bridge.Env, path: str, spool_dir: str, *, instead_of: str | None 
             return _LEAVE
         if store_version.is_newer():
             return None
-        if not _has_application():
+        if not _has_application() or not spooler_hooks.start(this_process.working_directory or os.curdir):
             return _LEAVE
         file = SpoolFileRef(path, spool_dir)
         with task_signals.job(owns_process=True):

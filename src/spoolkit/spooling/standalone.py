@@ -56,7 +56,7 @@ class Spooler:
             self.run_due()
             if not self._should_exit():
                 self._wait()
-        handler.leave()
+        handler.end()
 
     def stop(self) -> None:
         """Let the running job finish and start no other. May be called from any thread."""

@@ -1,0 +1,97 @@
+"""What does an application do in each process that runs jobs, before the first job and at the end?"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+
+from flask import Flask
+
+from spoolkit import application, callbacks
+from spoolkit.system import log
+from spoolkit.system.process import PerProcess
+
+PAUSE = 5.0
+"""Seconds after which a hook that has failed is tried again, before a job runs."""
+
+
+class _State:
+    """What this process knows of its hooks."""
+
+    def __init__(self) -> None:
+        #: The hooks that have run at its start.
+        self.done: list[Callable[[], object]] = []
+        #: When the next one may be tried, on the monotonic clock.
+        self.next_try = 0.0
+        #: Whether all have run, and those of the end have not.
+        self.has_started = False
+
+
+_state = PerProcess(_State)
+
+
+def start(working_directory: str) -> bool:
+    """Run the hooks of the start that have not run in this process.
+
+    A hook that fails is logged and tried again: until then no job runs here, because jobs would only fail for want of
+    what the hook prepares, and use up their attempts.
+
+    Args:
+        working_directory: Where they run.
+
+    Returns:
+        Whether jobs may run.
+    """
+    if not callbacks.this_process.has_any:
+        return True
+    state = _state.get()
+    if state.has_started:
+        return True
+    if time.monotonic() < state.next_try:
+        return False
+    for app, hook in _hooks(lambda called: called.spooler_start):
+        if hook not in state.done:
+            try:
+                with _in(working_directory), app.app_context():
+                    hook()
+            except (Exception, SystemExit) as error:  # of the application's own code, anything
+                text = "spooler %d runs no job yet: a hook of its start failed, and is tried again every %g s"
+                log.error(text, os.getpid(), PAUSE, error=error)
+                state.next_try = time.monotonic() + PAUSE
+                return False
+            state.done.append(hook)
+    state.has_started = True
+    return True
+
+
+def stop(working_directory: str) -> None:
+    """Run the hooks of the end, the last one first, if those of the start have run in this process. Never raises."""
+    state = _state.peek()
+    if state is None or not state.has_started:
+        return
+    state.has_started = False
+    for app, hook in reversed(_hooks(lambda called: called.spooler_stop)):
+        try:
+            with _in(working_directory), app.app_context():
+                hook()
+        except BaseException as error:
+            log.error("spooler %d ends although a hook of its end failed", os.getpid(), error=error)
+
+
+def _hooks(
+    of: Callable[[callbacks.Callbacks], list[Callable[[], object]]],
+) -> list[tuple[Flask, Callable[[], object]]]:
+    """The hooks of all applications of this process, each with its application."""
+    return [(app, hook) for app, called in application.all_callbacks() for hook in of(called)]
+
+
+@contextlib.contextmanager
+def _in(directory: str) -> Iterator[None]:
+    before = os.getcwd()
+    os.chdir(directory)
+    try:
+        yield
+    finally:
+        os.chdir(before)
