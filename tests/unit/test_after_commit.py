@@ -28,6 +28,7 @@ from spoolkit import (
     ArgumentTypeError,
     ConfigurationError,
     JobStateError,
+    JobTimeout,
     QueueFull,
     SpoolKit,
     UnknownJobError,
@@ -820,3 +821,34 @@ def test_a_held_file_that_can_never_be_accepted_is_dead(
     assert "the function of the key failed" in caplog.text
     assert held.names(directory) == set()
     assert len(dead.paths(directory)) == 1
+
+
+def test_a_time_limit_that_strikes_at_the_commit_costs_no_job(
+    directory: str, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    insert(session)
+    first, second = (note.using(after_commit=session)(number) for number in (1, 2))
+    accept = held.accept
+
+    def strike(path: str, *args: Any, **given: Any) -> None:
+        if first.id in path:
+            raise JobTimeout("the task has run for too long")
+        accept(path, *args, **given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(held, "accept", strike)
+        with pytest.raises(JobTimeout):
+            session.commit()
+    session.close()
+    assert accepted(directory) == [second.id]
+    leftovers.sweep(directory)
+    assert accepted(directory) == [first.id, second.id]
+
+
+def test_a_held_file_that_is_gone_at_the_commit_is_named(
+    directory: str, session: Session, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = note.using(after_commit=session)(1)
+    Path(held.own_folder(directory, with_rows=False), f"uwsgi_spoolfile_on_{job.id}").unlink()
+    session.commit()
+    assert "is gone" in caplog.text

@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 from flask import Flask, current_app, has_app_context
 
 from spoolkit import application, signals
-from spoolkit.errors import ArgumentTypeError, ConfigurationError, shown
+from spoolkit.errors import ArgumentTypeError, ConfigurationError, JobTimeout, shown
 from spoolkit.job import JobSpec
 from spoolkit.system import log
 
@@ -41,7 +41,7 @@ class Held(Protocol):
     names: Sequence[str]
 
     def publish(self) -> None:
-        """Accept the jobs. It must not raise: the transaction is committed."""
+        """Accept the jobs. It raises nothing but a time limit that has struck: the transaction is committed."""
         ...
 
     def discard(self) -> None:
@@ -79,14 +79,20 @@ class Bundle:
         self._pid = os.getpid()
 
     def publish(self) -> None:
-        """The transaction is committed."""
-        if os.getpid() == self._pid:
-            for held, _ in self.calls:
-                try:
-                    held.publish()
-                    signals.accepted(held.jobs)
-                except Exception:  # the transaction is committed: an exception would say that it is not
-                    log.exception("held jobs of %s could not be accepted", held.jobs[0].task)
+        """The transaction is committed. Raises no ``Exception`` but a time limit that has struck."""
+        if os.getpid() != self._pid:
+            return
+        struck: JobTimeout | None = None
+        for held, _ in self.calls:
+            try:
+                held.publish()
+                signals.accepted(held.jobs)
+            except JobTimeout as error:
+                struck = error  # of the task that commits: its other calls are committed as well
+            except Exception:  # the transaction is committed: an exception would say that it is not
+                log.exception("held jobs of %s could not be accepted", held.jobs[0].task)
+        if struck is not None:
+            raise struck
 
     def drop(self) -> None:
         """The transaction has ended in another way, or nothing refers to it any more."""

@@ -140,8 +140,10 @@ def _after_commit(session: Session) -> None:
             calls, bundle.calls = bundle.calls, []
             _bundle_of(outer).calls.extend(calls)
     elif bundle is not None:
-        bundle.publish()
-        bundle.calls = []
+        try:
+            bundle.publish()
+        finally:
+            bundle.calls = []
 
 
 def _after_end(session: Session, transaction: sqlalchemy.orm.SessionTransaction) -> None:

@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
+from spoolkit.errors import JobTimeout
 from spoolkit.job import JobSpec
 from spoolkit.spooldir import later, spoolers, spoolfile
 from spoolkit.system import clock, files, log, process
@@ -66,16 +67,23 @@ class HeldFiles:
         add(jobs)
 
     def publish(self) -> None:
-        """Accept the jobs: their transaction was committed. Never raises ``Exception``."""
+        """Accept the jobs: their transaction was committed. Raises nothing but a time limit that has struck."""
+        struck: JobTimeout | None = None
         for index, path in enumerate(self._paths):
             try:
                 if not self._accept(path):
                     vars(self.jobs[index])["duplicate"] = True  # the caller has the handle since the call
             except Exception as error:  # the transaction is committed: nothing may say that it is not
-                _set_aside(path, self._spool_dir, COMMITTED)
-                text = "the job %s of a committed transaction cannot be accepted yet, and is tried again: %s"
-                log.error(text, path, error)
+                if isinstance(error, JobTimeout):
+                    struck = error
+                if _set_aside(path, self._spool_dir, COMMITTED):
+                    text = "the job %s of a committed transaction cannot be accepted yet, and is tried again: %s"
+                    log.error(text, path, error)
+                elif struck is None:
+                    log.error("the file %s of a job whose transaction was committed is gone: %s", path, error)
         remove(self.jobs)
+        if struck is not None:
+            raise struck
 
     def discard(self) -> None:
         """Delete the files: their transaction was not committed. Never raises ``OSError``."""
@@ -150,16 +158,21 @@ def accept(path: str, folder: str, spool_dir: str, run_at: float | None, *, fsyn
         spoolers.wake(spool_dir, spoolfile.id_of(os.path.basename(path)))
 
 
-def _set_aside(path: str, spool_dir: str, place: str) -> None:
-    """Move a held file to where the sweep finds it although this process lives. Never raises ``OSError``."""
+def _set_aside(path: str, spool_dir: str, place: str) -> bool:
+    """Move a held file to where the sweep finds it although this process lives. Never raises ``OSError``.
+
+    Returns:
+        Whether the file is there; otherwise somebody has removed it.
+    """
     folder = os.path.join(spool_dir, FOLDER, place)
     try:
         files.make_folder(folder)
         os.rename(path, os.path.join(folder, os.path.basename(path)))
     except FileNotFoundError:
-        pass  # somebody has removed the file
+        return False
     except OSError as error:
         log.error("the held job %s cannot be moved to %s, and waits until its process ends: %s", path, folder, error)
+    return True
 
 
 # What a process has left
