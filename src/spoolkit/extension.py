@@ -10,6 +10,7 @@ from flask import Flask, current_app, jsonify
 from flask.typing import ResponseReturnValue
 
 from spoolkit import application, callbacks, registry, selection, task
+from spoolkit.admin import pausing
 from spoolkit.callbacks import AroundFunction, Callbacks, HeadersFunction
 from spoolkit.cli import commands
 from spoolkit.coordination import commits
@@ -158,6 +159,33 @@ class SpoolKit:
             StoreUnavailableError: This process may not read the store.
         """
         return selection.select(task, state, tag, limit, before)
+
+    def pause(self, *, task: Task[..., Any] | str) -> None:
+        """Start no job of a task of ``@spool`` until :meth:`resume`, also after a restart. Running jobs continue.
+
+        Its jobs are accepted and wait. Runs of its schedules that come due meanwhile are skipped.
+
+        Args:
+            task: The task, or its name.
+
+        Raises:
+            UnknownTaskError: No task of this name is declared in this process.
+            ConfigurationError: It is a task of ``@thread``.
+            SpoolUnavailableError: This process may not change a spool directory.
+        """
+        pausing.pause(task if isinstance(task, str) else task.name)
+
+    def resume(self, *, task: Task[..., Any] | str) -> None:
+        """End :meth:`pause`: the jobs that waited are run, in the order in which they were due.
+
+        Args:
+            task: The task, or its name.
+
+        Raises:
+            UnknownTaskError: No task of this name is declared in this process, and none is paused.
+            SpoolUnavailableError: This process may not change a spool directory.
+        """
+        pausing.resume(task if isinstance(task, str) else task.name)
 
     def headers(self, function: H) -> H:
         """Have ``function()`` return headers for each job that is called: a decorator.

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from flask import has_request_context
 
-from spoolkit.coordination import limits
+from spoolkit.coordination import limits, pauses
 from spoolkit.encoding import chunk, codec, packet
 from spoolkit.errors import AmbiguousJobError, DecodeError, StoreUnavailableError, UnknownJobError, shown
 from spoolkit.job import FINAL, FINISHED, Attempt, Event, JobSpec, State, Status, first_id
@@ -223,7 +223,9 @@ def _from_file_and_record(id: str, status: Status | None, hint: tuple[str, str] 
 
 def _parked(spool_dir: str, id: str, status: Status | None) -> str | None:
     """The file of a job that is parked, as its record says: thousands of others may be parked with other keys."""
-    return None if status is None else limits.find_parked(spool_dir, status.limit_key, id, status.file)
+    known = None if status is None else status.file
+    in_line = None if status is None else limits.find_parked(spool_dir, status.limit_key, id, known)
+    return in_line or pauses.find_parked(spool_dir, id, known)
 
 
 def _max_names() -> int | None:

@@ -12,7 +12,7 @@ from typing import Any
 from spoolkit import application
 from spoolkit.admin import lookup
 from spoolkit.admin.lookup import Files
-from spoolkit.coordination import limits
+from spoolkit.coordination import limits, pauses
 from spoolkit.job import FINAL, State
 from spoolkit.spooldir import gate, later, spoolers
 from spoolkit.store import locations
@@ -66,6 +66,8 @@ class Statistics:
     percentiles: dict[int, float]
     #: The spool directories in which no job starts, each with ``paused`` or ``drained``.
     paused: dict[str, str]
+    #: The tasks that are paused, in any spool directory, each with the number of jobs that wait for that reason alone.
+    paused_tasks: dict[str, int] = field(default_factory=dict, kw_only=True)
     #: The spool directories for which no new spooler starts, each with the reason.
     broken: dict[str, str] = field(default_factory=dict)
     #: How many jobs wait for room under their limit, by its key: for the keys with the most of them.
@@ -84,6 +86,7 @@ class Statistics:
             "done_last_hour": self.done,
             "run_time": {f"p{share}": seconds for share, seconds in self.percentiles.items()},
             "paused": self.paused,
+            "paused_tasks": self.paused_tasks,
             "broken": self.broken,
             "parked": self.parked,
             "complete": self.complete,
@@ -133,6 +136,7 @@ def gather(*, max_examined: int = MAX_EXAMINED, files: Files | None = None) -> S
         _parked(),
         others.complete,
         _queues(files),
+        paused_tasks=_paused_tasks(),
     )
 
 
@@ -157,6 +161,13 @@ def _queues(files: Files) -> list[QueueFigures]:
 def _paused() -> dict[str, str]:
     states = {spool_dir: gate.state(spool_dir) for spool_dir in locations.spool_dirs()}
     return {spool_dir: state for spool_dir, state in states.items() if state is not None}
+
+
+def _paused_tasks() -> dict[str, int]:
+    found = Counter[str]()
+    for spool_dir in locations.spool_dirs():
+        found.update(pauses.tasks(spool_dir))
+    return dict(found)
 
 
 def _broken() -> dict[str, str]:

@@ -10,6 +10,7 @@ import click
 from flask import current_app
 
 from spoolkit import application, registry
+from spoolkit.admin import pausing
 from spoolkit.cli import entry_point
 from spoolkit.cli.group import command, print_json, seconds
 from spoolkit.spooldir import gate, spoolers, spoolfile
@@ -57,24 +58,36 @@ def _print_states(spool_dirs: list[str], as_json: bool) -> None:
         click.echo(f"{spool_dir} is {state}")
 
 
+def _print_task(task: str, state: str, as_json: bool) -> None:
+    print_json({task: state}) if as_json else click.echo(f"{task} is {state}")
+
+
 @command("pause")
 @click.argument("queue", required=False)
-def pause(queue: str | None, as_json: bool) -> None:
+@click.option("--task", help="Only jobs of this task.")
+def pause(queue: str | None, task: str | None, as_json: bool) -> None:
     """Stop starting jobs until resume.
 
     The pause outlasts a restart. Running jobs continue, and new jobs can be enqueued. QUEUE is a name in
     SPOOLKIT_QUEUES, default, or the path of a spool directory; without it, all queues are paused.
     """
     spool_dirs = _spool_dirs(queue)
+    if task is not None:
+        _print_task(pausing.pause(task, spool_dirs), "paused", as_json)
+        return
     _change(gate.pause, spool_dirs)
     _print_states(spool_dirs, as_json)
 
 
 @command("resume")
 @click.argument("queue", required=False)
-def resume(queue: str | None, as_json: bool) -> None:
+@click.option("--task", help="Only jobs of this task, which was paused with --task.")
+def resume(queue: str | None, task: str | None, as_json: bool) -> None:
     """Start jobs again after pause or drain."""
     spool_dirs = _spool_dirs(queue)
+    if task is not None:
+        _print_task(pausing.resume(task, spool_dirs), "open", as_json)
+        return
     _change(gate.resume, spool_dirs)
     for spool_dir in spool_dirs:
         spoolers.wake_all(spool_dir)

@@ -201,6 +201,7 @@ def stats(as_json: bool) -> None:
     )
     took = ", ".join(f"{share} % within {duration(seconds)}" for share, seconds in figures.percentiles.items())
     print_lines(*(f"{spool_dir} is {state}: no job starts" for spool_dir, state in figures.paused.items()))
+    print_lines(*(f"{task} is paused: {count} jobs wait" for task, count in figures.paused_tasks.items()))
     print_lines(*(f"{spool_dir}: no new spooler starts: {reason}" for spool_dir, reason in figures.broken.items()))
     print_lines(*(f"{count} jobs wait for room under the limit of {key}" for key, count in figures.parked.items()))
     if not figures.complete:

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 
+from spoolkit.coordination import pauses
 from spoolkit.doctor import machine
 from spoolkit.doctor.findings import START_COMMAND, Check, Finding, Site, limit_findings, printable, quoted
 from spoolkit.settings import DEFAULT_QUEUE, Queue
@@ -93,6 +94,9 @@ def _paused(site: Site) -> Iterator[Finding]:
     if state is not None:
         problem = f"{printable(site.spool_dir)} is {state}: no job starts"
         yield Finding("paused", problem, f"flask spool resume {quoted(site.spool_dir)}", "warning")
+    for task, waiting in pauses.tasks(site.spool_dir).items():
+        problem = f"{printable(task)} is paused: {waiting} of its jobs wait in {printable(site.spool_dir)}"
+        yield Finding("paused", problem, f"flask spool resume --task {quoted(task)}", "warning")
 
 
 CHECKS: tuple[Check, ...] = (_spooler_alive, _old_code, _broken_code, _lock, _due_job, _delayed_jobs, _paused)

@@ -1,13 +1,15 @@
 """May jobs of a spool directory start? The gate of the directory is closed by a pause, or while uWSGI stops.
 
 Running jobs go on. ``spoolers/paused`` closes the gate until somebody opens it, also after restarts; if it contains
-``drain``, only until the next start of uWSGI. An HTTP process whose uWSGI stops writes ``spoolers/stopping``.
+``drain``, only until the next start of uWSGI. An HTTP process whose uWSGI stops writes ``spoolers/stopping``. One task
+is paused by ``spoolers/paused.<group>``, which holds its name: see :mod:`spoolkit.coordination.pauses`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 
 from spoolkit.spooldir.spoolers import FOLDER
 from spoolkit.system import clock, files, process
@@ -15,6 +17,9 @@ from spoolkit.uwsgi import bridge, master
 
 PAUSED = "paused"
 STOPPING = "stopping"
+_MARK = re.compile(r"paused\.(t[0-9a-f]{31})")
+"""The name of the mark of a paused task."""
+
 UNTIL_START = b"drain"
 """The content of ``spoolers/paused`` if the pause ends with the next start of uWSGI."""
 
@@ -81,6 +86,37 @@ def _lasts_until_start(path: str) -> bool:
     except PermissionError:
         # An earlier version left the file as root's own. Only its size can be read here, and there are two sizes.
         return os.lstat(path).st_size == len(UNTIL_START)
+
+
+def pause_task(spool_dir: str, group: str, task: str) -> None:
+    """Mark a task as paused, under the name of the group in which its jobs are parked. Raises ``OSError``."""
+    files.check_user(spool_dir)
+    _write(spool_dir, f"{PAUSED}.{group}", task.encode("utf-8", "backslashreplace"))
+
+
+def resume_task(spool_dir: str, group: str) -> bool:
+    """Remove the mark of a task. Returns whether there was one. Raises ``OSError``."""
+    try:
+        os.unlink(_path(spool_dir, f"{PAUSED}.{group}"))
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def is_task_paused(spool_dir: str, group: str) -> bool:
+    """Return whether the task of this group is paused."""
+    return os.access(f"{spool_dir}/{FOLDER}/{PAUSED}.{group}", os.F_OK)
+
+
+def paused_tasks(spool_dir: str) -> dict[str, str]:
+    """Return the names of the tasks that are paused, by their groups. Never raises ``OSError``."""
+    found: dict[str, str] = {}
+    with contextlib.suppress(OSError):
+        for name in os.listdir(os.path.join(spool_dir, FOLDER)):
+            if mark := _MARK.fullmatch(name):
+                with contextlib.suppress(OSError):
+                    found[mark[1]] = (files.read(_path(spool_dir, name)) or b"?").decode("utf-8", "replace")
+    return found
 
 
 def publish_stop(spool_dir: str, seconds: float) -> None:

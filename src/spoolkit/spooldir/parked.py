@@ -186,6 +186,14 @@ def paths(spool_dir: str) -> list[str]:
     return [path for _, path in sorted(found)]
 
 
+def paths_of(spool_dir: str, group: str) -> list[str]:
+    """Return the files of a group, in the order of their places. Never raises ``OSError``."""
+    path = folder(spool_dir, group)
+    with contextlib.suppress(OSError):
+        return [os.path.join(path, place.name) for place in sorted(_places(path, spool_dir))]
+    return []
+
+
 def any_job(spool_dir: str, group: str) -> JobSpec | None:
     """Return a job of a group, without its arguments; ``None`` if no file can be read. Never raises ``OSError``."""
     with contextlib.suppress(OSError), os.scandir(folder(spool_dir, group)) as entries:

@@ -15,7 +15,7 @@ from spoolkit import application, registry, signals
 from spoolkit.admin import keys as holders
 from spoolkit.attempt import admission, bookkeeping, job_log, process_state, runner
 from spoolkit.attempt.runner import AttemptResult
-from spoolkit.coordination import batches, chains, limits
+from spoolkit.coordination import batches, chains, limits, pauses
 from spoolkit.encoding import chunk, packet
 from spoolkit.errors import (
     DecodeError,
@@ -159,6 +159,12 @@ def execute_job(
         return result
     if job.task != prepared.name:
         job = replaced(job, task=prepared.name)
+    if pauses.is_paused(file.spool_dir, prepared.name):
+        if job.schedule is None:
+            pauses.park(file.path, file.spool_dir, prepared.name)
+            return None
+        # Not parked: a week of them would run at once.
+        instead = instead or Cancelled(Failure("its task is paused", ending="skipped"))
     room = limits.room(job, prepared.options.limit, config)
     with contextlib.nullcontext(shown) if shown else running.AttemptFile(files_dir, job.id) as attempt_file:
         file, claim = _claim(job, prepared.options, file, store, config, packet.arguments(content), instead, room)

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from spoolkit import application, registry, settings
 from spoolkit.attempt.runner import AttemptResult
-from spoolkit.coordination import batches
+from spoolkit.coordination import batches, pauses
 from spoolkit.encoding import packet
 from spoolkit.errors import DecodeError, NewerStoreError
 from spoolkit.job import SPOOL_RETRY, Dead, Failure
@@ -63,6 +63,7 @@ def install() -> None:
 
     Outside uWSGI nothing is installed.
     """
+    sweeping.add(pauses.sweep)
     if this_process.working_directory is None:
         this_process.working_directory = os.getcwd()
         shutdown.install()
