@@ -37,6 +37,7 @@ from spoolkit import (
     ConfigurationError,
     Job,
     JobTimeout,
+    QueueFull,
     ScheduleError,
     SignatureError,
     SpoolKit,
@@ -46,6 +47,7 @@ from spoolkit import (
     UnknownJobError,
     chain,
     current_job,
+    signals,
     spool,
     thread,
 )
@@ -517,6 +519,27 @@ def test_the_doctor_names_what_nobody_takes_care_of(spool_dir: str, monkeypatch:
     monkeypatch.setattr(clock, "now", lambda: now)
     sweep(spool_dir)
     assert problems() == []
+
+
+def test_a_batch_that_a_queue_has_no_room_for_is_refused_as_a_whole(tmp_path: Path) -> None:
+    with site(tmp_path, SPOOLKIT_MAX_WAITING=3) as spool_dir:
+        with pytest.raises(QueueFull):
+            a_batch(1, 2, 3, 4)
+        assert batches.staged(spool_dir) == []
+        assert a_batch(1, 2).progress.total == 2
+
+
+def test_a_signal_tells_of_each_member_and_of_the_callback(spool_dir: str) -> None:
+    accepted: list[str] = []
+
+    def told(sender: object, job: Any, **more: Any) -> None:
+        accepted.append(job.id)
+
+    with signals.job_accepted.connected_to(told):
+        batch = a_batch(1, 2)
+        run(spool_dir)
+    assert batch.callback is not None
+    assert accepted == [*[job.id for job in batch.jobs], batch.callback.id]
 
 
 def test_a_batch_does_not_wait_for_a_commit(spool_dir: str) -> None:

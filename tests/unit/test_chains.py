@@ -19,6 +19,7 @@ from spoolkit import (
     ArgumentTypeError,
     JobFailedError,
     JobStateError,
+    Limit,
     NewerJobError,
     ScheduleError,
     SpoolKit,
@@ -67,6 +68,11 @@ def second(value: Any, *, more: Any = None) -> Any:
 def shaky() -> None:
     if current_job().attempt == 1:
         raise OSError
+
+
+@spool(limit=Limit(1, key=lambda value: value))
+def limited(value: Any) -> Any:
+    return value
 
 
 @thread
@@ -146,6 +152,13 @@ def test_a_job_that_fails_and_is_tried_again_by_itself_goes_on_with_its_chain_al
     assert [job.attempt for job in line.jobs] == [2, 1]
     assert ran() == ["second None None"]
     assert line.result is None
+
+
+def test_the_key_of_a_limit_is_that_of_the_result(spool_dir: str) -> None:
+    line = chain(second.call("a"), limited.call(RESULT))
+    run(spool_dir)
+    assert line.jobs[1].status.limit_key == f'{limited.name} "a"'
+    assert line.result == "a"
 
 
 def test_a_cancelled_job_stops_the_chain(spool_dir: str) -> None:
