@@ -528,7 +528,8 @@ def test_a_batch_is_accepted_whole_or_not_at_all_if_its_maker_is_killed_when_it_
         assert (moment == "staged") == (not any(event.words[1] in members for event in site.history.events("start")))
 
 
-@pytest.mark.parametrize("spoolers", sampled(SPOOLERS, 4))
+@pytest.mark.matrix
+@pytest.mark.parametrize("spoolers", SPOOLERS)
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_a_batch_calls_back_once_if_the_spooler_that_links_the_callback_to_its_name_is_killed(
     tmp_path: Path, moment: str, spoolers: int
@@ -551,9 +552,10 @@ def test_a_batch_calls_back_once_if_the_spooler_that_links_the_callback_to_its_n
     assert sorted(starts) == sorted(ran)
 
 
-@pytest.mark.parametrize("spoolers", sampled(SPOOLERS, 4))
+@pytest.mark.matrix
+@pytest.mark.parametrize("spoolers", SPOOLERS)
 @pytest.mark.parametrize("moment", ["before", "after"])
-@pytest.mark.parametrize("what", sampled(["DIES_LINKING", "DIES_FINISHING"], "DIES_LINKING"))
+@pytest.mark.parametrize("what", ["DIES_LINKING", "DIES_FINISHING"])
 def test_a_chain_goes_on_once_if_its_spooler_is_killed_beside_the_file_of_the_next_job(
     tmp_path: Path, what: str, moment: str, spoolers: int
 ) -> None:
