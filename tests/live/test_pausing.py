@@ -16,11 +16,12 @@ from uwsgi_server import UwsgiServer, wait_until
 
 from spoolkit import SpoolKit
 from spoolkit.admin import actions
+from spoolkit.coordination import pauses
 from spoolkit.doctor.examine import examine
-from spoolkit.spooldir import spoolers
+from spoolkit.spooldir import parked, spoolers
 from spoolkit.store import locations
 
-from .conftest import History, Site
+from .conftest import History, Site, StartSite
 from .draining import Deployed, deployed
 
 Command = Callable[..., Result]
@@ -214,3 +215,20 @@ def test_the_web_instance_goes_on_while_the_other_restarts(tmp_path: Path) -> No
         with site.jobs:
             site.site.history.wait_for("end", waiting)
         assert site.web.worker_pids() == workers
+
+
+@pytest.mark.matrix
+def test_jobs_of_a_paused_task_wait_apart_until_it_is_resumed(start_site: StartSite) -> None:
+    site, task = start_site(spoolers=2), "site_tasks.note"
+    spool = os.path.realpath(site.spool)
+    pauses.pause(spool, task)
+    for word in range(5):
+        site.call("note", str(word))
+    site.call("work", "other", 0.0)
+    site.history.wait_for("end", "other")
+    wait_until(lambda: len(parked.paths_of(spool, pauses.group(task))) == 5, message=site.server.log)
+    assert site.history.events("note") == []
+    pauses.resume(spool, task)
+    for word in range(5):
+        site.history.wait_for("note", str(word))
+    site.wait_empty()
