@@ -50,7 +50,7 @@ from spoolkit.errors import (
 )
 from spoolkit.extension import SpoolKit
 from spoolkit.handle import Job
-from spoolkit.job import RESULT, SPOOL_IGNORE, SPOOL_OK, SPOOL_RETRY, Limit, State
+from spoolkit.job import RESULT, SPOOL_IGNORE, SPOOL_OK, SPOOL_RETRY, Limit, Rate, State
 from spoolkit.spooling.uwsgi_arguments import prepare_spooler_args
 from spoolkit.system.log import JobLogFilter
 from spoolkit.threads.background import BackgroundThread, QueueThread
@@ -97,6 +97,7 @@ __all__ = [
     "QueueFull",
     "QueueOptionError",
     "QueueThread",
+    "Rate",
     "ReservedNameError",
     "ResultUnavailableError",
     "Retry",

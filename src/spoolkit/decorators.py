@@ -15,7 +15,7 @@ from spoolkit.coordination import limits
 from spoolkit.coordination.unique import named_by
 from spoolkit.encoding.uwsgi_args import MAX_PRIORITY
 from spoolkit.errors import ArgumentError, ConfigurationError, shown
-from spoolkit.job import Backoff, Limit, OnDuplicate, TaskOptions, Unique, Until
+from spoolkit.job import Backoff, Limit, OnDuplicate, Rate, TaskOptions, Unique, Until
 from spoolkit.lifecycle import hooks, sweeping
 from spoolkit.schedules import declared, ticks
 from spoolkit.schedules.schedule import Missed
@@ -27,6 +27,7 @@ from spoolkit.task import Delay, P, R, SpoolTask, ThreadTask
 from spoolkit.threads.engine import Overflow, ThreadEngine, ThreadOptions
 
 T = TypeVar("T")
+B = TypeVar("B", Limit, Rate)
 
 Errors = type[BaseException] | Iterable[type[BaseException]]
 """An exception class, or several of them."""
@@ -61,6 +62,7 @@ def spool(
     queue: str | None = ...,
     limit: Limit | None = ...,
     priority: int | None = ...,
+    rate: Rate | None = ...,
     name: str | None = ...,
     aliases: Sequence[str] = ...,
 ) -> _SpoolDecorator: ...
@@ -80,6 +82,7 @@ def spool(
     queue: str | None = None,
     limit: Limit | None = None,
     priority: int | None = None,
+    rate: Rate | None = None,
     name: str | None = None,
     aliases: Sequence[str] = (),
 ) -> Any:
@@ -111,6 +114,8 @@ def spool(
             ``Limit(3, key=lambda user_id: user_id)``. ``None``: as many as there are spoolers.
         priority: The priority of its jobs, if a call does not say otherwise, 0 to 999: lower ones run first, and 500 is
             normal. uWSGI needs ``spooler-ordered``.
+        rate: How often jobs start, of the task or for each value of a key, such as ``Rate(10, per=60)``. ``None``: at
+            any time.
         name: The task's name in jobs and records. ``None``: ``module.function``.
         aliases: Names that the task had in earlier versions of the code, whose jobs may still be waiting.
 
@@ -125,7 +130,8 @@ def spool(
         options,
         unique=_unique(unique, until, on_duplicate),
         queue=_queue(queue),
-        limit=_limit(limit),
+        limit=_bound(Limit, limit),
+        rate=_bound(Rate, rate),
         priority=_priority(priority),
     )
     _check_names(name, aliases)
@@ -352,15 +358,18 @@ def _queue(queue: str | None) -> str | None:
     return queue
 
 
-def _limit(limit: Limit | None) -> Limit | None:
-    """Check the limit of a task."""
-    if limit is None:
+def _bound(kind: type[B], bound: B | None) -> B | None:
+    """Check the limit or the rate of a task."""
+    if bound is None:
         return None
-    if not isinstance(limit, Limit):
-        raise ConfigurationError(f"limit is {shown(limit)}: give a Limit, such as Limit(3)", setting="limit")
-    if limit.key is not None:
-        named_by(limit.key)
-    return limit
+    if not isinstance(bound, kind):
+        setting, example = ("limit", "Limit(3)") if kind is Limit else ("rate", "Rate(10, per=60)")
+        raise ConfigurationError(
+            f"{setting} is {shown(bound)}: give a {kind.__name__}, such as {example}", setting=setting
+        )
+    if bound.key is not None:
+        named_by(bound.key)
+    return bound
 
 
 def _priority(priority: int | None) -> int | None:

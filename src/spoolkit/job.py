@@ -158,6 +158,8 @@ class JobSpec:
     chain: tuple[bytes, ...] | None = None
     #: Of a call in a chain that is not made yet: the arguments that :data:`RESULT` stands for, by position or by name.
     result_at: tuple[int | str, ...] | None = None
+    #: The key of its task's :class:`Rate`: so many jobs with this key start in a time. ``None``: no rate.
+    rate_key: str | None = None
 
     def __init__(
         self,
@@ -258,6 +260,46 @@ class Limit:
 
 
 @dataclass(frozen=True)
+class Rate:
+    """How often jobs start: of a task, or of a task for each value of a key.
+
+    A job for which there is no slot yet is put off to the next free one.
+
+    Raises:
+        ConfigurationError: An argument cannot be used.
+    """
+
+    #: How many jobs with one key start in ``per`` seconds.
+    number: int
+    #: Seconds, or a timedelta.
+    per: float | timedelta = field(kw_only=True)
+    #: How many may start at once after a pause. With 1 they are spread evenly.
+    burst: int = field(default=1, kw_only=True)
+    #: As for :class:`Limit`.
+    key: Callable[..., object] | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        for name, value in (("number", self.number), ("burst", self.burst)):
+            if type(value) is not int or value < 1:
+                raise ConfigurationError(f"{name} of rate is {shown(value)}: give one or more", setting="rate")
+        if isinstance(self.per, bool) or not isinstance(self.per, (int, float, timedelta)) or not self._seconds > 0:
+            problem = f"per is {shown(self.per)}: give seconds or a timedelta, more than zero"
+            raise ConfigurationError(problem, setting="rate")
+        if self.key is not None and not callable(self.key):
+            problem = f"key is {shown(self.key)}: give a function, such as lambda user_id: user_id"
+            raise ConfigurationError(problem, setting="rate")
+
+    @property
+    def _seconds(self) -> float:
+        return self.per.total_seconds() if isinstance(self.per, timedelta) else self.per
+
+    @property
+    def interval(self) -> float:
+        """Seconds from one start to the next, on average."""
+        return self._seconds / self.number
+
+
+@dataclass(frozen=True)
 class TaskOptions:
     """How the jobs of a task are run."""
 
@@ -281,6 +323,8 @@ class TaskOptions:
     limit: Limit | None = None
     #: The priority of its jobs, 0 to 999; lower ones run first. ``None``: :data:`NORMAL_PRIORITY`.
     priority: int | None = None
+    #: How often its jobs start. ``None``: at any time.
+    rate: Rate | None = None
 
     @property
     def attempts(self) -> int:

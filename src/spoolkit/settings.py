@@ -97,7 +97,7 @@ class Settings:
     log_headers: tuple[str, ...] = ("request_id",)
     #: Whether a call waits for the commit of the transaction in progress without being asked to: ``"auto"``.
     after_commit: bool = False
-    #: What a job with a limit does while the store cannot be written: ``wait``, or ``run`` without the limit.
+    #: What a job with a limit or a rate does while the store cannot be written: ``wait``, or ``run`` without the limit.
     limits_without_store: str = "wait"
 
     @classmethod

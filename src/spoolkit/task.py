@@ -235,8 +235,7 @@ class SpoolTask(Task[P, R]):
         self._defaults = _options(queue=options.queue, priority=options.priority)
         if options.unique is not None:
             unique.check_key(self.declared, options.unique)
-        if options.limit is not None:
-            limits.check_key(self.declared, options.limit.key, "limit")
+        limits.check(self.declared)
 
     def using(
         self,

@@ -163,8 +163,7 @@ class World:
         """The job that is to be submitted. Its id follows from the number: the same plan gives the same files."""
         run_at, expires_at = (None if seconds is None else self.now + seconds for seconds in (delay, expires))
         options: dict[str, object] = {} if expires is None else {"expires_at": expires_at}
-        if (key := limits.key_of(DECLARED[task], (plan,), {})) is not None:
-            options["limit_key"] = key
+        options.update(limits.keys_of(DECLARED[task], (plan,), {}))
         return JobSpec(f"{number:032x}", DECLARED[task].name, (plan,), enqueued_at=self.now, run_at=run_at, **options)
 
     def chunk(self, number: int, task: str, size: int, delay: float | None) -> tuple[JobSpec, list[str]]:

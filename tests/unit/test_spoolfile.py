@@ -25,6 +25,7 @@ from hypothesis import strategies as st
 import spoolkit
 from spoolkit import spooldir
 from spoolkit.spooldir import (
+    batches,
     checkpoints,
     chunks,
     dead,
@@ -386,9 +387,10 @@ def test_each_place_of_a_spool_directory_has_a_module_or_a_package_of_its_name()
     wings = {module.name for module in pkgutil.iter_modules(spoolkit.__path__) if module.ispkg}
     modules = {module.name for module in pkgutil.iter_modules(spooldir.__path__)}
     assert modules | wings >= places.NAMES
-    modules_of_places = (checkpoints, chunks, dead, held, later, parked, running, schedules, spoolers, unique, waiting)
-    folders = {module.FOLDER for module in modules_of_places}
-    assert folders | {"threads"} == places.NAMES
+    modules_of_places = {
+        *(batches, checkpoints, chunks, dead, held, later, parked, running, schedules, spoolers, unique, waiting)
+    }
+    assert {module.FOLDER for module in modules_of_places} | {"threads"} == places.NAMES
 
 
 def test_no_place_has_a_name_that_uwsgi_takes_for_a_priority() -> None:

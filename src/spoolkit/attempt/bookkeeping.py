@@ -14,7 +14,7 @@ from spoolkit.job import Cancelled, Dead, Done, Failure, JobSpec, RetryAt, State
 from spoolkit.settings import Settings
 from spoolkit.spooldir import checkpoints, running, spoolers, spoolfile, waiting
 from spoolkit.store import Store, locations, orphans
-from spoolkit.store.claims import AlreadySettled, Claim, Full, Granted, InUse, PreviousCrashed
+from spoolkit.store.claims import AlreadySettled, Claim, Full, Granted, InUse, NotYet, PreviousCrashed
 from spoolkit.store.holders import Room
 from spoolkit.system import clock, log
 
@@ -40,7 +40,7 @@ def claim(
         path: The job's spool file, for an engine that has files.
         arguments: The job's arguments in the codec's bytes, kept to be shown once the file is gone.
         instead: What becomes of the job instead of an attempt, if the caller knows that.
-        room: What the limit of the job allows; ``None``: it may run whatever else does.
+        room: What the limit and the rate of the job allow; ``None``: it has neither.
 
     Returns:
         ``Granted`` if the attempt may start; an ``AttemptResult`` if none may, for one of the reasons in
@@ -69,6 +69,8 @@ def claim(
     match found:
         case Granted() | Full():
             return found
+        case NotYet(time):
+            return AttemptResult(RetryAt(time, Failure("its rate allows it then")))
         case InUse(original):
             if original is not None:
                 text = "the spool file %s is left alone: it is a copy of %s, the file by which the same job is running"

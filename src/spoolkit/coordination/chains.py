@@ -71,7 +71,7 @@ def _next(job: JobSpec, result: Result | None, config: Settings) -> tuple[JobSpe
         if result is None or result.data is None:
             raise ArgumentError((result and result.error) or "the result was not recorded")
         call = codec.fill(call, planned.result_at, result.data)
-        planned = replaced(planned, limit_key=_limit_key(planned.task, call))
+        planned = replaced(planned, **_keys(planned.task, call))
     limit = min(config.max_body, spoolfile.MAX_SIZE - packet.HEAD_SIZE)
     if len(call) > limit:
         raise TooLargeError(
@@ -83,12 +83,12 @@ def _next(job: JobSpec, result: Result | None, config: Settings) -> tuple[JobSpe
     return replaced(planned, id=next_id(job.id), enqueued_at=clock.now(), chain=rest, result_at=None), call
 
 
-def _limit_key(task: str, call: bytes) -> str | None:
-    """The key of the limit of a call whose arguments are known only now. Raises :class:`ArgumentError`."""
+def _keys(task: str, call: bytes) -> dict[str, str]:
+    """The keys of limit and rate of a call whose arguments are known only now. Raises :class:`ArgumentError`."""
     declared = registry.this_process.get(task)
-    if declared is None or declared.options.limit is None:
-        return None
+    if declared is None or not limits.has_keys(declared):
+        return {}
     try:
-        return limits.key_of(declared, *codec.decode_call(call))
+        return limits.keys_of(declared, *codec.decode_call(call))
     except Exception as error:  # of the application's own function
-        raise ArgumentError(f"the key of the limit of {task} cannot be computed: {error}") from error
+        raise ArgumentError(f"the key of a limit or a rate of {task} cannot be computed: {error}") from error

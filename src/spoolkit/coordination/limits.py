@@ -18,13 +18,14 @@ from spoolkit import application, registry
 from spoolkit.coordination.unique import named_by
 from spoolkit.encoding import codec
 from spoolkit.errors import ArgumentError, ConfigurationError, StoreUnavailableError, of_row
-from spoolkit.job import JobSpec, Limit
+from spoolkit.job import JobSpec, TaskOptions
 from spoolkit.registry import Declared
 from spoolkit.settings import Settings
 from spoolkit.spooldir import parked, running, spoolers, spoolfile
 from spoolkit.spooldir.parked import Place
 from spoolkit.store import Store, holders, locations
 from spoolkit.store.holders import Room
+from spoolkit.store.rates import Pace
 from spoolkit.system import log
 
 Key = Callable[..., object]
@@ -37,14 +38,23 @@ WITHOUT_LIMIT = 1_000
 """How many jobs of one key run at once if their task has no limit any more."""
 
 
-def check_key(declared: Declared, key: Key | None, setting: str) -> None:
+def has_keys(declared: Declared) -> bool:
+    """Return whether the jobs of a task have a key of a limit or of a rate."""
+    return declared.options.limit is not None or declared.options.rate is not None
+
+
+def check(declared: Declared) -> None:
     """Refuse a function of a key that asks for arguments which the task does not have.
 
     Raises:
         ConfigurationError: It does.
     """
-    if key is None:
-        return
+    for setting, bound in (("limit", declared.options.limit), ("rate", declared.options.rate)):
+        if bound is not None and bound.key is not None:
+            _check_key(declared, bound.key, setting)
+
+
+def _check_key(declared: Declared, key: Key, setting: str) -> None:
     optional = {name for name, one in _parameters(key).items() if one.default is not one.empty}
     known = [
         name
@@ -63,53 +73,59 @@ def _parameters(key: Key) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(key).parameters
 
 
-def key_of(declared: Declared, args: Sequence[object], kwargs: Mapping[str, object]) -> str | None:
-    """Return the key of the limit for a call of the task; ``None`` if it has no limit.
+def keys_of(declared: Declared, args: Sequence[object], kwargs: Mapping[str, object]) -> dict[str, str]:
+    """Return the fields of a job with the keys of the limit and of the rate of its task; without those that it lacks.
 
     Raises:
-        ArgumentTypeError: What the key function returned has no supported type. What it raises is raised unchanged.
+        ArgumentTypeError: What a key function returned has no supported type. What it raises is raised unchanged.
     """
-    limit = declared.options.limit
-    return None if limit is None else text_of(declared, limit.key, args, kwargs)
+    limit, rate = declared.options.limit, declared.options.rate
+    keys: dict[str, str] = {}
+    if limit is not None:
+        keys["limit_key"] = _text(declared, limit.key, args, kwargs)
+    if rate is not None:
+        keys["rate_key"] = _text(declared, rate.key, args, kwargs)
+    return keys
 
 
-def text_of(declared: Declared, key: Key | None, args: Sequence[object], kwargs: Mapping[str, object]) -> str:
-    """Return the text for a key of a task: equal arguments give equal texts. Raises as :func:`key_of`."""
+def _text(declared: Declared, key: Key | None, args: Sequence[object], kwargs: Mapping[str, object]) -> str:
+    """The text for a key of a task: equal arguments give equal texts."""
     if key is None:
         return declared.name
     bound = declared.bound(args, kwargs)
-    data = codec.encode(
-        key(**{name: bound[name] for name in named_by(key) if name in bound}), argument="the key of the limit"
-    )
+    data = codec.encode(key(**{name: bound[name] for name in named_by(key) if name in bound}), argument="the key")
     if b"{" in data:
         data = json.dumps(json.loads(data), sort_keys=True).encode()
     text = data.decode() if len(data) <= MAX_KEY else hashlib.sha256(data).hexdigest()
     return f"{declared.name} {text}"
 
 
-def keys_of(
+def keys_of_calls(
     declared: Declared, calls: Sequence[tuple[Sequence[object], Mapping[str, object]]]
-) -> list[str | None] | None:
-    """Return the key of each call; ``None`` if the task has no limit. Raises as :func:`key_of`, naming the row."""
-    if declared.options.limit is None:
+) -> list[dict[str, str]] | None:
+    """Return :func:`keys_of` each call; ``None`` if the task has neither. An error names the row."""
+    if not has_keys(declared):
         return None
-    keys: list[str | None] = []
+    keys: list[dict[str, str]] = []
     try:
         for args, kwargs in calls:
-            keys.append(key_of(declared, args, kwargs))
+            keys.append(keys_of(declared, args, kwargs))
     except ArgumentError as error:
         raise of_row(error, len(keys)) from None
     return keys
 
 
-def room(job: JobSpec, limit: Limit | None, config: Settings) -> Room | None:
-    """Return what the limit of its task allows for a job; ``None``: it may run whatever else does.
+def room(job: JobSpec, options: TaskOptions, config: Settings) -> Room | None:
+    """Return what the limit and the rate of its task allow for a job; ``None``: it has neither.
 
-    The key is the one of the call. The number is the one of the code that runs: a deploy changes it at once.
+    The keys are those of the call. The numbers are those of the code that runs: a deploy changes them at once.
     """
-    if job.limit_key is None or limit is None:
-        return None
-    return Room(job.limit_key, limit.number, _has_left(config))
+    pace = None
+    if options.rate is not None and job.rate_key is not None:
+        pace = Pace(job.rate_key, options.rate.interval, options.rate.burst)
+    if options.limit is None or job.limit_key is None:
+        return None if pace is None else Room(None, 0, pace=pace)
+    return Room(job.limit_key, options.limit.number, _has_left(config), pace)
 
 
 def _has_left(config: Settings) -> holders.HasLeft:
@@ -153,11 +169,12 @@ def park(path: str, spool_dir: str, room: Room, store: Store, config: Settings) 
         store: Where jobs are recorded.
         config: The settings in force.
     """
+    assert room.key is not None
     try:
         new = parked.park(path, spool_dir, group(room.key))
     except FileNotFoundError:
         return  # another process was here, with the lock that a task has dropped
-    move_back(room, store, config)
+    move_back(room.key, room.number, store, config)
     if not os.path.lexists(new):
         # Another process has moved it back, and perhaps called a spooler while this one had the lock.
         spoolers.wake(spool_dir, spoolfile.id_of(os.path.basename(path)))
@@ -173,7 +190,7 @@ def ended(key: str | None, task: str | None, store: Store, config: Settings) -> 
         config: The settings in force.
     """
     if key is not None:
-        move_back(Room(key, _number(task), _has_left(config)), store, config)
+        move_back(key, _number(task), store, config)
 
 
 def _number(task: str | None) -> int:
@@ -183,14 +200,21 @@ def _number(task: str | None) -> int:
     return WITHOUT_LIMIT if declared.options.limit is None else declared.options.limit.number
 
 
-def move_back(room: Room, store: Store, config: Settings) -> None:
-    """Move back the next jobs in the line of a key, as many as there is room for. Never raises ``OSError``."""
-    spool_dirs, line = locations.spool_dirs(config), group(room.key)
+def move_back(key: str, number: int, store: Store, config: Settings) -> None:
+    """Move back the next jobs in the line of a key, as many as there is room for. Never raises ``OSError``.
+
+    Args:
+        key: The key.
+        number: How many jobs with this key run at once.
+        store: Where jobs are recorded.
+        config: The settings in force.
+    """
+    spool_dirs, line = locations.spool_dirs(config), group(key)
     try:
         if _next(spool_dirs, line) is None:
             return
         try:
-            free = holders.is_free(store, room)
+            free = holders.is_free(store, Room(key, number, _has_left(config)))
         except StoreUnavailableError as error:
             # One is moved back all the same: its claim decides, and tries again until the store can be used.
             log.unrecorded(error)
@@ -201,7 +225,7 @@ def move_back(room: Room, store: Store, config: Settings) -> None:
                 free -= 1
                 spoolers.wake(place.spool_dir, spoolfile.id_of(place.name))
     except OSError as error:
-        log.complain("the jobs that are parked for %s cannot be moved back: %s", room.key, error)
+        log.complain("the jobs that are parked for %s cannot be moved back: %s", key, error)
 
 
 def _next(spool_dirs: Iterable[str], line: str) -> Place | None:

@@ -346,6 +346,7 @@ FIELDS: dict[bytes, Field] = {
     b"batch": Field("batch", str.encode, bytes.decode, must=True),
     b"chain": Field("chain", _write_calls, _read_calls, must=True),
     b"result_at": Field("result_at", _write_places, _read_places, must=True),
+    b"rate": Field("rate_key", str.encode, bytes.decode, must=True),
 }
 """The optional fields of a job, by their keys, in the order in which they are written."""
 

@@ -263,8 +263,8 @@ def _make(schedule: Schedule, due: int, now: int, spool_dir: str, config: Settin
         queue=None if spool_dir == own_spool_dir(config) else spool_dir,
         app=application.current_name(),
         schedule=schedule.name,
-        limit_key=_limit_key(schedule, call),
     )
+    job = replaced(job, **_keys(schedule, call))
     data = packet.dump_job(job, call)
     try:
         if due > now:
@@ -276,16 +276,16 @@ def _make(schedule: Schedule, due: int, now: int, spool_dir: str, config: Settin
         pass  # made by a process that was killed then
 
 
-def _limit_key(schedule: Schedule, call: bytes) -> str | None:
+def _keys(schedule: Schedule, call: bytes) -> dict[str, str]:
     task = registry.this_process.get(schedule.task)
-    if task is None or task.options.limit is None:
-        return None
+    if task is None or not limits.has_keys(task):
+        return {}
     try:
-        return limits.key_of(task, *codec.decode_call(call))
+        return limits.keys_of(task, *codec.decode_call(call))
     except Exception as error:  # of the application's own function
-        text = "a run of the schedule %s has no limit: the key of %s could not be computed"
+        text = "a run of the schedule %s has no limit and no rate: a key of %s could not be computed"
         log.complain(text, schedule.name, task.name, error=error)
-        return None
+        return {}
 
 
 def _has_first_name(spool_dir: str, id: str) -> bool:

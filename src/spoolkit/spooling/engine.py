@@ -63,8 +63,8 @@ class SpoolEngine:
         spool_dir = _spool_dir_of(job, config, served)
         if job.queue is not None:
             job = _with_name(job, spool_dir, config)
-        if declared.options.limit is not None:
-            job = replaced(job, limit_key=limits.key_of(declared, job.args, job.kwargs))
+        if limits.has_keys(declared):
+            job = replaced(job, **limits.keys_of(declared, job.args, job.kwargs))
         transaction = commits.current(after_commit, is_automatic=config.after_commit)
         if transaction is not None:
             return _hold([job], [call], declared, spool_dir, config, served, transaction)[0]
@@ -90,8 +90,8 @@ class SpoolEngine:
             DuplicateTaskError: Another function has been declared under the task's name since.
         """
         call = _encoded(job, declared, application.settings(declared.code_folder))
-        if declared.options.limit is not None and job.result_at is None:
-            job = replaced(job, limit_key=limits.key_of(declared, job.args, job.kwargs))
+        if limits.has_keys(declared) and job.result_at is None:
+            job = replaced(job, **limits.keys_of(declared, job.args, job.kwargs))
         return packet.dump_job(job, call)
 
     def addressed(self, job: AnyJob) -> AnyJob:
@@ -335,7 +335,7 @@ def _hold_many(
                 args=args,
                 kwargs=kwargs,
                 run_at=None if first.run_at is None else first.run_at + index * step,
-                limit_key=limits.key_of(declared, args, kwargs),
+                **limits.keys_of(declared, args, kwargs),
             )
             for index, (args, kwargs) in enumerate(calls)
         ]
@@ -380,12 +380,12 @@ def _pack(
     """The stems and contents of the chunks of many jobs, and the jobs."""
     packed: list[tuple[str, bytes]] = []
     jobs: list[AnyJob] = []
-    keys = limits.keys_of(declared, calls)
+    keys = limits.keys_of_calls(declared, calls)
     # The id of a job is that of its chunk and its place in it.
     for start, end in chunk.cut(encoded, keys):
         run_at = None if first.run_at is None else first.run_at + start * step
         stem = chunk.stem(first.id, len(packed), end - start)
-        common = first if keys is None else replaced(first, limit_key=keys[start])
+        common = first if keys is None else replaced(first, **keys[start])
         one = chunk.Chunk(stem, replaced(common, run_at=run_at), step)
         packed.append((stem, packet.dump(chunk.pack(one, encoded[start:end]))))
         jobs += (

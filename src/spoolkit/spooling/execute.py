@@ -165,7 +165,7 @@ def execute_job(
             return None
         # Not parked: a week of them would run at once.
         instead = instead or Cancelled(Failure("its task is paused", ending="skipped"))
-    room = limits.room(job, prepared.options.limit, config)
+    room = limits.room(job, prepared.options, config)
     with contextlib.nullcontext(shown) if shown else running.AttemptFile(files_dir, job.id) as attempt_file:
         file, claim = _claim(job, prepared.options, file, store, config, packet.arguments(content), instead, room)
         if isinstance(claim, Granted):

@@ -166,8 +166,8 @@ def submit_many(
         index = decisive[key]
         run_at = None if first.run_at is None else first.run_at + index * step
         args, kwargs = calls[index]
-        limit_key = None if declared.options.limit is None else limits.key_of(declared, args, kwargs)
-        return bounded(replaced(first, args=args, kwargs=kwargs, run_at=run_at, limit_key=limit_key), first.enqueued_at)
+        job = replaced(first, args=args, kwargs=kwargs, run_at=run_at, **limits.keys_of(declared, args, kwargs))
+        return bounded(job, first.enqueued_at)
 
     jobs: dict[str, AnyJob] = {}
     left: list[str] = []

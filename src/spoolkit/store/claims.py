@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from spoolkit.job import Cancelled, Dead, Done, Failure, JobSpec, Outcome, RetryAt, State
-from spoolkit.store import holders, rows
+from spoolkit.store import holders, rates, rows
 from spoolkit.store.database import Database
 from spoolkit.store.holders import Room
+from spoolkit.store.rates import Slot
 from spoolkit.system import clock, process
 
 ARGUMENTS_LIMIT = 4096
@@ -69,10 +70,18 @@ class Full:
     """As many other jobs run as the limit of the job allows: no attempt is counted."""
 
 
+@dataclass(frozen=True)
+class NotYet:
+    """The rate of the job allows its next attempt at another time, which is reserved for it: no attempt is counted."""
+
+    #: Unix time in seconds (UTC).
+    time: float
+
+
 _NONE_LEFT = AlreadySettled(Dead(Failure("no attempt is left")))
 """The task allows fewer attempts than when it was scheduled, or the last one ended with its process, unrecorded."""
 
-Claim = Granted | InUse | AlreadySettled | PreviousCrashed | Full
+Claim = Granted | InUse | AlreadySettled | PreviousCrashed | Full | NotYet
 
 
 def claim(
@@ -101,7 +110,7 @@ def claim(
         file_exists: Whether the job has another file of the given name.
         instead: What becomes of the job instead of an attempt, unless the record says that it runs or is over. That it
             is cancelled is recorded here; that it runs later is written nowhere but in its file's time.
-        room: What the limit of the job allows; ``None``: it may run whatever else does.
+        room: What the limit and the rate of the job allow; ``None``: it has neither.
 
     Raises:
         StoreUnavailableError: The attempt cannot be recorded.
@@ -116,7 +125,7 @@ def claim(
             rows.add_tags(db, job)
     # Without a question before: almost every attempt is the first one of a job that has no row. Otherwise, or if the
     # file no longer exists, nothing is inserted.
-    if attempt <= max_attempts and instead is None:
+    if attempt <= max_attempts and instead is None and (room is None or room.pace is None):
         sql, values = (_FIRST, first) if room is None else (_FIRST_OF_KEY, (*first, room.key, room.key, room.number))
         try:
             begun = store.write_before_task(sql, values, still_there)
@@ -141,10 +150,11 @@ def claim(
             if room is None:
                 return InUse()  # it had a row, or no file, a moment ago
             columns = dict(zip(_COLUMNS, first, strict=True)) | {"limit_key": room.key}
-            if not holders.has_room(db, room, job.id):
-                columns.update(attempt=0, max_attempts=None, started_at=None, pid=None, identity=None)
+            waits, slot = _must_wait(db, room, job.id, None, now)
+            if waits is not None:
+                columns.update(attempt=0, max_attempts=None, started_at=None, pid=None, identity=None, **slot)
                 rows.insert(db, job.id, State.QUEUED, now, columns)
-                return Full()
+                return waits
             rows.insert(db, job.id, State.RUNNING, now, columns)
             return Granted(attempt, attempt)
         attempts, attempts_before_reset, cancel_asked = row["attempt"], row["base"], row["cancel"]
@@ -155,14 +165,17 @@ def claim(
         attempt = max(attempts, attempts_before_reset + attempts_in_filename) + 1
         if attempt - attempts_before_reset > max_attempts:
             return _NONE_LEFT
-        key = None if room is None else room.key
-        if room is not None and not holders.has_room(db, room, job.id):
-            if key != row["limit_key"]:
-                rows.update(db, row, {"limit_key": key})
-            return Full()
+        key, waits, slot = None, None, {}
+        if room is not None:
+            key, (waits, slot) = room.key, _must_wait(db, room, job.id, row, now)
+        if waits is not None:
+            if changed := {name: value for name, value in {**slot, "limit_key": key}.items() if value != row[name]}:
+                rows.update(db, row, changed)
+            return waits
         if attempts or row["has_events"]:  # otherwise the row tells it: see rows.derived_events()
             events.append(rows.event(now, "started", attempt, detail={"pid": pid}))
         columns = {"task": job.task, "run_at": job.run_at, "started_at": now, "file": file, "limit_key": key}
+        columns.update(slot)
         columns.update(_current(job, arguments, kept))
         columns.update(pid=pid, identity=identity, cancel=cancel_asked)
         columns.update(attempt=attempt, base=attempts_before_reset, max_attempts=attempts_before_reset + max_attempts)
@@ -170,6 +183,20 @@ def claim(
         is_member = job.batch is not None
         rows.move(db, row, State.RUNNING, now, columns, *events, before=before, may_be_member=is_member)
     return Granted(attempt, attempt - attempts_before_reset)
+
+
+def _must_wait(
+    db: sqlite3.Connection, room: Room, id: str, row: sqlite3.Row | None, now: float
+) -> tuple[Full | NotYet | None, dict[str, Any]]:
+    """For what a job has to wait, ``None`` if it may start; and the columns with its slot."""
+    if not holders.has_room(db, room, id):
+        return Full(), {}
+    if room.pace is None:
+        return None, {}
+    slot = None if row is None or row["slot"] is None else Slot(row["slot"], bool(row["slot_is_counted"]))
+    if (slot := rates.take(db, room.pace, slot, now)) is None:
+        return None, {"slot": None, "slot_is_counted": None}
+    return NotYet(slot.time), {"slot": slot.time, "slot_is_counted": int(slot.is_counted)}
 
 
 def _current(job: JobSpec, arguments: bytes | None, kept: bytes | None) -> dict[str, Any]:

@@ -107,6 +107,12 @@ MIGRATIONS = (
     CREATE INDEX members_of_batches ON members (batch, ended)
     """,
     "CREATE TABLE job_tags (tag TEXT NOT NULL, job TEXT NOT NULL, PRIMARY KEY (tag, job)) WITHOUT ROWID",
+    # See rates.py: a row for each key of a rate, and the slot for which a job waits.
+    """
+    CREATE TABLE rates (key TEXT PRIMARY KEY, reserved REAL NOT NULL, started REAL NOT NULL) WITHOUT ROWID;
+    ALTER TABLE jobs ADD COLUMN slot REAL;
+    ALTER TABLE jobs ADD COLUMN slot_is_counted INTEGER
+    """,
 )
 """Each script migrates a file of the version before it. Never change one that was released: add another."""
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from spoolkit.store.database import Database
+from spoolkit.store.rates import Pace
 from spoolkit.system import process
 
 HasLeft = Callable[[int, bytes, str, str | None], bool]
@@ -16,14 +17,16 @@ could not record the end of that job."""
 
 
 class Room(NamedTuple):
-    """What the limit of a job allows."""
+    """What the limit and the rate of a job allow."""
 
-    #: The key of the limit.
-    key: str
+    #: The key of the limit; ``None``: it has none.
+    key: str | None
     #: How many jobs with this key run at once, at most.
     number: int
     #: Whether a job is over although it is recorded as running.
     has_left: HasLeft = lambda pid, identity, id, queue: False
+    #: The rate; ``None``: it has none.
+    pace: Pace | None = None
 
 
 _RUNNING = "SELECT id, queue, pid, identity FROM jobs WHERE limit_key = ? AND state = 'running'"
@@ -37,6 +40,8 @@ def is_free(store: Database, room: Room) -> int:
 
 def has_room(db: sqlite3.Connection, room: Room, id: str) -> bool:
     """Return whether the job ``id`` may run now, within the transaction that claims it."""
+    if room.key is None:
+        return True
     others = [row for row in db.execute(_RUNNING, (room.key,)).fetchall() if row["id"] != id]
     return _count(others, room.has_left) < room.number
 

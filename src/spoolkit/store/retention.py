@@ -12,7 +12,7 @@ from spoolkit.errors import StoreUnavailableError
 from spoolkit.job import FINAL, FINISHED, State
 from spoolkit.settings import Settings
 from spoolkit.spooldir import checkpoints, dead, running, spoolfile
-from spoolkit.store import batches, locations, orphans, queries, rows
+from spoolkit.store import batches, locations, orphans, queries, rates, rows
 from spoolkit.store.database import Database
 from spoolkit.system import clock, files
 from spoolkit.system.process import PerProcess
@@ -60,6 +60,7 @@ def delete_some(store: Database, spool_dir: str, config: Settings) -> bool:
         orphans.mark_lost(store, locations.spool_dir_of(None, config))
         deleted = delete(store, [spool_dir], FINAL, now - config.keep_done, BATCH)
         deleted = max(deleted, delete_dead(store, spool_dir, now - config.keep_dead, BATCH))
+        rates.delete_idle(store, now)
     except (StoreUnavailableError, OSError):
         return True  # the next job that is run logs it
     if deleted >= BATCH:
