@@ -315,6 +315,12 @@ def _task_options(
 def _refuse_options_of_spool(options: Mapping[str, object]) -> None:
     """Refuse the options that a thread task cannot have, with the reason."""
     for name in options:
+        if name in ("limit", "rate"):
+            raise ConfigurationError(
+                f"{name} is for @spool: a thread job that has to wait has no file that could be parked or put off. Use "
+                f"@spool({name}=...); within one process, @thread(concurrency=...) bounds how many jobs run at once",
+                setting=name,
+            )
         if name not in ("unique", "until", "on_duplicate"):
             raise TypeError(f"thread() has no option {name!r}")
         raise ConfigurationError(
