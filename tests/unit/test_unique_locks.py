@@ -178,8 +178,11 @@ def test_a_call_that_cannot_have_its_key_says_which_process_has_it(
     assert len(waiting(directory)) == 2
 
 
-def test_who_waits_for_all_keys_keeps_new_callers_out_now_and_then(directory: str) -> None:
+def test_who_waits_for_all_keys_keeps_new_callers_out_now_and_then(
+    directory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where many call, somebody has a key at any time: ``map()`` would never come in."""
+    monkeypatch.setattr(keys, "LOCK_TIME", 600.0)
     once(1)
     key, other = f"k{1:064x}", f"k{2 << 200:064x}"
     got: list[bool] = []
@@ -215,7 +218,8 @@ def test_nobody_comes_in_past_who_waits_for_all_keys(directory: str, monkeypatch
     assert once(1) == first
 
 
-def test_threads_of_one_process_exclude_each_other(directory: str) -> None:
+def test_threads_of_one_process_exclude_each_other(directory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keys, "LOCK_TIME", 600.0)
     once(1)
     key, inside, free = f"k{1:064x}", 0, []
 
@@ -288,6 +292,7 @@ def test_a_call_within_a_call_of_the_same_key_is_refused_at_once(
 
 def test_nobody_sleeps_while_a_key_is_locked(directory: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A spooler has locked the file of the job for a moment."""
+    monkeypatch.setattr(unique_jobs, "CLAIM_TIME", 600.0)
     first = latest(1, "one")
     (path,) = spoolfile.pending(directory)
     slept: list[bool] = []
