@@ -23,7 +23,8 @@ from spoolkit.system import log
 
 _signals = Namespace()
 
-#: A call was accepted. In the process that makes the call. Not for a run that follows from a schedule.
+#: A job was accepted. In the process that makes the call, or that writes the next job of a chain or the callback of a
+#: batch. Not for a run that follows from a schedule.
 job_accepted = _signals.signal("job-accepted")
 
 #: An attempt is about to run. In the process that runs it. Gets ``attempt``, from 1, and ``max_attempts``.
