@@ -222,8 +222,8 @@ class SpoolKit:
     def on_spooler_stop(self, function: F) -> F:
         """Have ``function()`` called once before a process exits that has run jobs: a decorator.
 
-        It is called where the process exits by itself between two jobs. A process that is killed calls nothing: so
-        uWSGI ends its spoolers that are idle. What it raises is logged.
+        At a graceful stop or a reload, within ``SPOOLKIT_GRACE``; under uWSGI in a thread if the spooler is idle. A
+        process that is killed calls nothing. What it raises is logged.
 
         Args:
             function: Closes what :meth:`on_spooler_start` has opened. Of several, the last one runs first.

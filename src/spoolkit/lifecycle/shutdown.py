@@ -233,12 +233,24 @@ def _at_exit() -> None:
         if bridge.respawns_of_all() == spawned:
             # Among them, those that the master has killed already, if it does not wait.
             interrupt_jobs(bridge.spooler_pids())
+            if any(called.spooler_stop for _, called in application.all_callbacks()):
+                _end_spoolers(deadline)
         else:
             for directory in bridge.directories():
                 gate.withdraw_stop(directory)
     elif not bridge.other_workers():
         _leave_watcher()
     delayed_jobs.stop(bridge.directories())
+
+
+def _end_spoolers(deadline: float) -> None:
+    """Have the spoolers, which are idle now, run what the application does at their end: the master would kill them."""
+    pids = bridge.spooler_pids()
+    for pid in pids:
+        # A master that is stopping reaps no spooler, so none of these pids belongs to another process by now.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+    process.wait_until_gone(lambda: [pid for pid in pids if not master.is_dying(pid)], deadline)
 
 
 def _leave_watcher() -> None:

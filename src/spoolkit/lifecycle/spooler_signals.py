@@ -1,7 +1,8 @@
 """What does a signal to exit do to a spooler? It finishes its job and exits; the master starts a new spooler.
 
 While a job runs, the signals are only recorded. Between two jobs nothing is half done: there they end the process at
-once, also within uWSGI's C code, where no Python would run.
+once, also within uWSGI's C code, where no Python would run; only if the application has hooks for the end, a thread
+runs these first.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from types import FrameType
 
@@ -26,9 +28,14 @@ class _Spooler:
     pid = 0
     #: Whether it exits once its job is settled.
     exit_requested = False
+    #: Where Python writes the number of each signal that it handles; -1: nowhere.
+    wakeup = -1
 
 
 _spooler = _Spooler()
+
+_busy = threading.Lock()
+"""Held while a job runs, and by the thread that ends this process while it is idle."""
 
 
 def begin() -> None:
@@ -37,8 +44,37 @@ def begin() -> None:
     _set_idle()
 
 
+def run_at_exit(last: Callable[[], None]) -> None:
+    """Have ``last()`` called also where a signal asks this process to exit while it is idle. Called while a job runs.
+
+    In a thread: an idle spooler is within uWSGI's C code, where its main thread runs no Python.
+    """
+    reader, _spooler.wakeup = os.pipe()
+    os.set_blocking(_spooler.wakeup, False)
+    _busy.acquire()
+    # Blocked in the thread: the signal that wakes the spooler must interrupt the main thread.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        threading.Thread(target=_watch, args=(reader, last), name="spoolkit-exit", daemon=True).start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _watch(reader: int, last: Callable[[], None]) -> None:
+    while found := os.read(reader, 64):
+        # While a job runs, the handler has recorded the signal.
+        if not set(found).isdisjoint(_STOP_SIGNALS) and _busy.acquire(blocking=False):
+            _exit(last)
+
+
 def _set_idle() -> None:
     """Let the signals end this process at once: it runs no job."""
+    if _spooler.wakeup != -1:
+        signal.set_wakeup_fd(_spooler.wakeup, warn_on_full_buffer=False)  # a task may have set another one
+        _signal.signal(signal.SIGTERM, _record)
+        _signal.signal(signal.SIGINT, _record)
+        _signal.signal(signal.SIGQUIT, _signal.SIG_IGN)
+        return
     _signal.signal(signal.SIGTERM, _signal.SIG_DFL)
     _signal.signal(signal.SIGINT, _signal.SIG_DFL)
     # By default it leaves a core file. Where it is sent to all processes, as Ctrl-\ in a terminal does, the master
@@ -48,6 +84,8 @@ def _set_idle() -> None:
 
 def job_starts() -> None:
     """Record the signals from here on: a job is about to run in this process."""
+    if _spooler.wakeup != -1:
+        _busy.acquire()  # for ever, if this process is just being ended
     for signum in _STOP_SIGNALS:
         _signal.signal(signum, _record)
 
@@ -73,6 +111,8 @@ def job_ended(last: Callable[[], None]) -> None:
     _set_idle()
     if _spooler.exit_requested:
         _exit(last)
+    if _spooler.wakeup != -1:
+        _busy.release()
     _signal.pthread_sigmask(_signal.SIG_UNBLOCK, _STOP_SIGNALS)
 
 

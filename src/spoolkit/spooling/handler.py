@@ -268,7 +268,7 @@ def serve(env: bridge.Env, path: str, spool_dir: str, *, instead_of: str | None 
             return _LEAVE
         if store_version.is_newer():
             return None
-        if not _has_application() or not spooler_hooks.start(this_process.working_directory or os.curdir):
+        if not _has_application() or not spooler_hooks.start(this_process.working_directory or os.curdir, end):
             return _LEAVE
         file = SpoolFileRef(path, spool_dir)
         with task_signals.job(owns_process=True):

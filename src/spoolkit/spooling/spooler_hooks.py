@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterator
 from flask import Flask
 
 from spoolkit import application, callbacks
+from spoolkit.lifecycle import spooler_signals
 from spoolkit.system import log
 from spoolkit.system.process import PerProcess
+from spoolkit.uwsgi import bridge
 
 PAUSE = 5.0
 """Seconds after which a hook that has failed is tried again, before a job runs."""
@@ -32,7 +34,7 @@ class _State:
 _state = PerProcess(_State)
 
 
-def start(working_directory: str) -> bool:
+def start(working_directory: str, at_exit: Callable[[], None]) -> bool:
     """Run the hooks of the start that have not run in this process.
 
     A hook that fails is logged and tried again: until then no job runs here, because jobs would only fail for want of
@@ -40,6 +42,7 @@ def start(working_directory: str) -> bool:
 
     Args:
         working_directory: Where they run.
+        at_exit: Called if a signal asks this process to exit while it is idle.
 
     Returns:
         Whether jobs may run.
@@ -63,7 +66,14 @@ def start(working_directory: str) -> bool:
                 return False
             state.done.append(hook)
     state.has_started = True
+    if bridge.is_spooler() and bridge.has_threads() and has_stop():
+        spooler_signals.run_at_exit(at_exit)
     return True
+
+
+def has_stop() -> bool:
+    """Return whether there is anything to do at the end of a spooler."""
+    return bool(_hooks(lambda called: called.spooler_stop))
 
 
 def stop(working_directory: str) -> None:
