@@ -32,7 +32,7 @@ from spoolkit.errors import UnknownJobError
 from spoolkit.spooldir import chunks, dead, later, spoolfile
 from spoolkit.spooldir.chunks import FOLDER
 from spoolkit.spooling.standalone import Spooler
-from spoolkit.system import files
+from spoolkit.system import files, locks
 from spoolkit.testing import clear_jobs, run_jobs, waiting_jobs
 
 ran: list[object] = []
@@ -294,7 +294,7 @@ def test_a_spooler_that_starts_removes_the_folder_that_a_killed_one_has_left(sit
 def test_a_job_is_not_expanded_while_another_process_does_so(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     (job,) = add.map([(1,)])
     monkeypatch.setattr(actions, "CLAIM_TIME", 0.05)
-    monkeypatch.setattr(spoolfile, "_lock", lambda fd: False)
+    monkeypatch.setattr(locks, "try_lock", lambda fd: False)
     with pytest.raises(JobStateError, match="locked by another process"):
         job.cancel()
     assert chunks.find(str(site.spool), job.id)
