@@ -191,6 +191,17 @@ def test_a_chain_goes_on_without_the_store(spool_dir: str) -> None:
     assert ran() == ["first 1", "second (1, 1) None"]
 
 
+def test_a_chain_goes_on_and_runs_each_job_once_where_the_store_cannot_even_be_read(spool_dir: str) -> None:
+    store = locations.store()
+    chain(first.call(1), second.call(RESULT), second.call("last"))
+    store.close()
+    Path(store.path).write_bytes(b"no database at all " * 500)
+    for _ in range(4):
+        Spooler(spool_dir).run_due()
+    assert ran() == ["first 1", "second (1, 1) None", "second 'last' None"]
+    assert spoolfile.pending(spool_dir) == []
+
+
 def test_what_cannot_be_in_a_chain_is_refused_and_nothing_is_written(spool_dir: str) -> None:
     def refused(error: type[Exception], match: str, *calls: Any) -> None:
         with pytest.raises(error, match=match):

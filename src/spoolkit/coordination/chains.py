@@ -9,7 +9,7 @@ from __future__ import annotations
 from spoolkit import registry
 from spoolkit.coordination import limits, successors
 from spoolkit.encoding import codec, packet
-from spoolkit.errors import ArgumentError, DecodeError, TooLargeError
+from spoolkit.errors import ArgumentError, DecodeError, StoreUnavailableError, TooLargeError
 from spoolkit.job import JobSpec, id_after, replaced
 from spoolkit.settings import Settings
 from spoolkit.spooldir import spoolfile
@@ -49,17 +49,26 @@ def go_on(job: JobSpec, result: Result | None, store: Store, config: Settings, *
         again: Whether this may have been done before.
 
     Raises:
-        StoreUnavailableError: The store cannot be read.
+        StoreUnavailableError: The recorded result cannot be read.
         OSError: The file could not be written.
     """
     if result is None and (status := store.status(job.id)) is not None:
         result = Result(status.result, status.result_error)
     following, call = _next(job, result, config)
-    if again and successors.exists(following, store, config):
+    if again and _was_written(following, store, config):
         return
     successors.write(following, call, config)
     log.debug("job %s of %s follows job %s in its chain, and is accepted", following.id, following.task, job.id)
     successors.announce(following, config)
+
+
+def _was_written(following: JobSpec, store: Store, config: Settings) -> bool:
+    try:
+        return successors.exists(following, store, config)
+    except StoreUnavailableError:
+        # It has no file. If it is over, because a process was killed between writing it and removing the file of the
+        # job before, it runs twice. Otherwise each job that is done would run until it has no attempt left.
+        return False
 
 
 def _next(job: JobSpec, result: Result | None, config: Settings) -> tuple[JobSpec, bytes]:

@@ -274,7 +274,8 @@ def record_and_settle(
         files_dir: The spool directory with what the job has beside its file.
 
     Raises:
-        StoreUnavailableError: The next job of a chain was not written, and the file is left for another try.
+        StoreUnavailableError: The result for the next job of a chain cannot be read, and the file is left for another
+            try.
         OSError: The same, or the file could not be settled.
     """
     name, is_dead = file.path.rpartition("/")[2], isinstance(result.outcome, Dead)
