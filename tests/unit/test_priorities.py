@@ -207,6 +207,21 @@ def test_the_job_that_uwsgi_hands_over_may_be_gone_after_a_more_urgent_one(
     assert (done, offered.state) == ([], "cancelled")
 
 
+def test_a_job_of_another_library_runs_while_uwsgi_has_locked_it(
+    serve: Callable[[Any], int | None], directory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """uWSGI removes its file after the handler has returned: unlocked, it would be run by another spooler meanwhile."""
+    monkeypatch.setattr(handler, "execute_foreign", lambda *_: (done.append("foreign") or -2, True))
+    env = {"ud_spool_func": b"somebody.elses", "spooler_task_name": f"{spoolfile.PREFIX}1_2".encode()}
+    path = Path(directory, os.fsdecode(env["spooler_task_name"]))
+    path.write_bytes(packet.dump(packet.Packet({b"ud_spool_func": b"somebody.elses"}, b"")))
+    declare(1)("urgent")
+    assert handler._serve_in_order(env, str(path), directory) == handler._LEAVE
+    assert done == ["urgent"]
+    assert handler._serve_in_order(env, str(path), directory) == -2
+    assert done == ["urgent", "foreign"]
+
+
 def test_where_no_job_may_start_an_urgent_one_waits_as_well(
     serve: Callable[[Any], int | None], directory: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

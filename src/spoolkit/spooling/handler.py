@@ -186,6 +186,8 @@ def _serve_in_order(env: bridge.Env, path: str, spool_dir: str) -> int | None:
     if is_locked:
         return serve(env, path, spool_dir)
     bridge.rescan()
+    if packet.MARKER not in env:
+        return _LEAVE  # uWSGI removes another library's file once this returns, and must have it locked until then
     with spoolfile.claim_to_run(path) as fd:
         return _LEAVE if fd is None else serve(env, path, spool_dir)
 
