@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from spoolkit import Job, SpoolKit, periodic, registry, spool
 from spoolkit.admin import actions, stats
 from spoolkit.cli import running
-from spoolkit.errors import ConfigurationError, QueueFull, QueueOptionError, SpoolkitError
+from spoolkit.errors import ConfigurationError, PartlyAcceptedError, QueueFull, QueueOptionError, SpoolkitError
 from spoolkit.settings import Queue, Settings
 from spoolkit.spooldir import gate, room, spoolfile
+from spoolkit.spooling import unique_jobs
 from spoolkit.spooling.standalone import Spooler
 from spoolkit.system.process import PerProcess
 from spoolkit.task import SpoolTask
@@ -325,6 +326,29 @@ def test_many_jobs_are_accepted_as_a_whole_or_not_at_all(limited: Flask, tmp_pat
     with pytest.raises(QueueFull):
         note(4)
     assert len(files_in(tmp_path / "spool")) == 2, "a chunk of two jobs, and another job"
+
+
+def test_many_calls_that_replace_say_which_were_accepted_before_the_queue_was_full(
+    limited: Flask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @spool(name="queues.latest", unique=("key",), on_duplicate="replace")
+    def latest(key: int, value: str) -> None: ...
+
+    for key in range(2):
+        latest.using(delay=60)(key, "old")
+    existing, busy = unique_jobs._existing, []
+
+    def starts_and_ends(job: Any, *others: Any) -> Any:
+        if job.args[0] == 1 and not busy:
+            busy.append(actions.cancel(others[1].status.id))
+            note.map([(1,), (2,)])
+            raise unique_jobs._BusyError
+        return existing(job, *others)
+
+    monkeypatch.setattr(unique_jobs, "_existing", starts_and_ends)
+    with pytest.raises(PartlyAcceptedError, match=r"1 of 2 calls were accepted, .*SPOOLKIT_MAX_WAITING") as raised:
+        latest.map([(0, "new"), (1, "new")])
+    assert raised.value.accepted == (0,)
 
 
 def test_retries_are_never_refused(limited: Flask, tmp_path: Path) -> None:

@@ -143,8 +143,6 @@ class SpoolEngine:
 
         try:
             for spool_dir, jobs in by_directory.items():
-                _check_room(jobs[0][0], spool_dir, config, len(jobs))
-            for spool_dir, jobs in by_directory.items():
                 placed = ((replaced(job, priority=_priority_of(job, spool_dir)), data) for job, data in jobs)
                 batches.stage(spool_dir, batch.id, placed, fsync=config.fsync)
             is_accepted = store.accept_batch(batch, [job for job, _ in members], callback, still_there=still_there)

@@ -23,6 +23,7 @@ from spoolkit.errors import (
     KeyLockedError,
     NewerJobError,
     PartlyAcceptedError,
+    QueueFull,
     SpoolkitError,
     SpoolUnavailableError,
     StoreUnavailableError,
@@ -204,7 +205,7 @@ def submit_many(
         for key in left:
             job, call = replaced(job_of(key), id=new_id()), encoded[decisive[key]]
             jobs[key] = submit(job, call, declared, spool_dir, config, write=lambda one, call=call: write(one, call))  # type: ignore[misc]
-    except (OSError, SpoolUnavailableError, KeyLockedError) as error:
+    except (OSError, SpoolUnavailableError, QueueFull, KeyLockedError) as error:
         if accepted := tuple(index for index, key in enumerate(names) if key in jobs):
             raise _partly_accepted(accepted, len(names), spool_dir, error) from error
         raise
