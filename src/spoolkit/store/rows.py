@@ -204,24 +204,26 @@ def note_end(db: sqlite3.Connection, id: str, state: State, now: float) -> None:
     If the job is dead and its batch says so, the other members that have not ended are cancelled: those that run are
     asked to stop.
     """
-    for member in members.end(db, id, state, now):
-        _cancel(db, member, f"the member {id} of its batch is dead", now)
+    batch = members.end(db, id, state, now)
+    if batch is None:
+        return
+    message = f"the member {id} of its batch is dead"
+    for row in members.open_and_recorded(db, batch):
+        _cancel(db, row, message, now)
+    cancelled = event(now, "cancelled", detail={"message": message})
+    members.cancel_unrecorded(
+        db, batch, now, message=message, event_detail=cancelled.detail or "", options=json.dumps({"batch": batch})
+    )
 
 
-def _cancel(db: sqlite3.Connection, member: sqlite3.Row, reason: str, now: float) -> None:
-    row = find(db, member["job"])
-    if row is not None and row["state"] == State.RUNNING:
+def _cancel(db: sqlite3.Connection, row: sqlite3.Row, message: str, now: float) -> None:
+    if row["state"] == State.RUNNING:
         if not row["cancel"]:
             update(db, row, {"cancel": 1}, event(now, "cancel asked", row["attempt"]))
-        return
-    columns: dict[str, Any] = {"cancel": 1, "error_type": None, "error_message": reason, "ending": "cancelled"}
-    cancelled = event(now, "cancelled", detail={"message": reason})
-    if row is None:
-        columns.update(task=member["task"], engine="spool", queue=member["queue"])
-        columns.update(options=json.dumps({"batch": member["batch"]}))
-        insert(db, member["job"], State.CANCELLED, now, columns, cancelled)
     elif may_move(row, State.CANCELLED):
-        move(db, row, State.CANCELLED, now, {**columns, "pid": None, "identity": None}, cancelled)
+        columns: dict[str, Any] = {"cancel": 1, "error_type": None, "error_message": message, "ending": "cancelled"}
+        columns.update(pid=None, identity=None)
+        move(db, row, State.CANCELLED, now, columns, event(now, "cancelled", detail={"message": message}))
 
 
 def check_move(before: State, after: State, id: str = "") -> None:
