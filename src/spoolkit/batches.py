@@ -10,11 +10,13 @@ from typing import Any, Literal, TypeVar, cast, get_args
 from spoolkit import application, registry
 from spoolkit.coordination import batches as coordination
 from spoolkit.coordination import commits
+from spoolkit.encoding import codec
 from spoolkit.errors import (
     ArgumentError,
     ArgumentTypeError,
     BatchStateError,
     ConfigurationError,
+    ResultUnavailableError,
     UnknownBatchError,
     UnknownJobError,
     shown,
@@ -24,6 +26,7 @@ from spoolkit.job import FINISHED, BatchStatus, OnDeath, State, new_id, replaced
 from spoolkit.spooldir import waiting
 from spoolkit.spooling.engine import SpoolEngine
 from spoolkit.store import locations
+from spoolkit.store.transitions import Result
 from spoolkit.system import clock
 from spoolkit.task import P, PlannedCall, R, SpoolTask
 
@@ -233,7 +236,7 @@ class Batch:
         Raises:
             ResultUnavailableError: A result could not be kept.
         """
-        return [job.result for job in self.jobs if job.state is State.DONE]
+        return [_value(job, result) for job, result in locations.store().batch_results(self.status.id)]
 
     @property
     def callback(self) -> Job[Any] | None:
@@ -255,6 +258,12 @@ class Batch:
 
 def _member(job: Job[R], batch: str) -> Job[R]:
     return replaced(job, batch=batch)
+
+
+def _value(job: str, result: Result) -> Any:
+    if result.error is not None:
+        raise ResultUnavailableError(f"job {job}: {result.error}", job=job)
+    return None if result.data is None else codec.decode(result.data)
 
 
 def _recorded(id: str) -> BatchStatus:

@@ -58,7 +58,7 @@ from spoolkit.coordination import successors
 from spoolkit.spooldir import batches, spoolfile
 from spoolkit.spooling.standalone import Spooler
 from spoolkit.store import Store, locations, retention
-from spoolkit.system import clock
+from spoolkit.system import clock, sandbox
 
 history = ""
 """The file to which each run is appended."""
@@ -254,7 +254,10 @@ def test_the_first_death_cancels_the_rest_if_the_batch_says_so(spool_dir: str) -
     assert ran() == ["step 1", "step -1", "report 1 cancelled=2 dead=1 done=1"]
     assert late.state is State.CANCELLED
     assert "is dead" in (late.status.error_message or "")
+    assert late.status.enqueued_at == batch.status.created_at
     assert Job.get(late.id).batch == batch.id
+    _, events = locations.store().history(late.id)
+    assert [event.kind for event in events] == ["cancelled"]
 
 
 def test_an_end_that_the_store_missed_is_found_by_the_sweep(spool_dir: str) -> None:
@@ -284,6 +287,19 @@ def test_an_end_that_the_store_missed_is_found_while_the_process_lives_that_reco
     assert batch.progress.states == {State.DONE: 1}
     run(spool_dir)
     assert ran() == ["step 1", "report 42 done=1"]
+
+
+def test_a_member_waits_in_a_directory_that_the_sweeping_process_does_not_know(spool_dir: str, tmp_path: Path) -> None:
+    other = sandbox.private_directory(str(tmp_path / "other"))
+    os.makedirs(f"{other}/spoolers", mode=0o700)
+    with Batch("elsewhere") as batch:
+        job = batch.add(step.using(queue=str(tmp_path / "other")).call(1))
+    assert os.path.exists(f"{other}/{spoolfile.PREFIX}{job.id}")
+    assert other not in locations.spool_dirs()
+    sweep(spool_dir)
+    assert batch.progress.states == {State.QUEUED: 1}
+    run(other)
+    assert batch.results == [10]
 
 
 def test_what_cannot_be_in_a_batch_is_refused(spool_dir: str) -> None:

@@ -97,7 +97,11 @@ def _end_members(store: Store, config: Settings) -> None:
     suspects = {suspect.job: suspect for suspect in store.suspects()}
     if not suspects:
         return
-    spool_dirs = locations.spool_dirs(config)
+    # Also those that this process does not know otherwise: another one has named the directory, or the queue.
+    named = {suspect.queue for suspect in suspects.values()} - {None}
+    spool_dirs = list(
+        dict.fromkeys([*locations.spool_dirs(config), *(locations.spool_dir_of(queue, config) for queue in named)])
+    )
     missing, dead = existence.without_file(spool_dirs, suspects)
     ends = dict.fromkeys((suspects[job] for job in dead), State.DEAD)
     for job in missing:

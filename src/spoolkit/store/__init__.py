@@ -47,6 +47,7 @@ class Store(Database):
     forget_unless_accepted = batches.forget_unless_accepted
     batch = batches.batch
     batch_members = batches.batch_members
+    batch_results = batches.batch_results
     asked_to_stop = batches.asked_to_stop
     to_call_back = batches.to_call_back
     overdue_callbacks = batches.overdue_callbacks

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from spoolkit.job import FINISHED, BatchStatus, JobSpec, State, id_after
 from spoolkit.store import members, rows
 from spoolkit.store.database import Database
+from spoolkit.store.transitions import Result
 from spoolkit.system import clock
 
 EXAMINED = 200
@@ -31,6 +32,8 @@ class Suspect(NamedTuple):
     state: State | None
     #: How many attempts are recorded.
     attempt: int
+    #: The name of its queue or a spool directory; ``None``: the default one.
+    queue: str | None
 
 
 def accept(
@@ -106,6 +109,22 @@ def batch_members(store: Database, id: str) -> list[tuple[str, State | None]]:
     return [(row["job"], None if row["ended"] is None else State(row["ended"])) for row in found]
 
 
+def batch_results(store: Database, id: str) -> list[tuple[str, Result]]:
+    """Return what those members of the batch ``id`` returned that are done and recorded, in the order of adding."""
+    return [
+        (row["job"], Result(row["result"], row["result_error"] if row["state"] == State.DONE else _UNRECORDED))
+        for row in store.read(_RESULTS, (id,))
+    ]
+
+
+_RESULTS = (
+    "SELECT job, state, result, result_error FROM members JOIN jobs ON jobs.id = members.job"
+    " WHERE batch = ? AND coalesce(ended, state) = 'done' ORDER BY members.rowid"
+)
+
+_UNRECORDED = "the job is done, but the store could not be written"
+
+
 def asked_to_stop(store: Database, id: str) -> list[tuple[str, str | None, int]]:
     """Return the members of the batch ``id`` that run and were asked to stop: their ids, queues and processes."""
     found = store.read(
@@ -175,16 +194,15 @@ def suspects(store: Database, most: int = EXAMINED) -> list[Suspect]:
     found: list[Suspect] = []
     for batch in store.read(_SOME_OPEN, (BATCHES_EXAMINED,)):
         for row in store.read(_OPEN, (batch["id"], most)):
-            found.append(
-                Suspect(row["job"], None if row["state"] is None else State(row["state"]), row["attempt"] or 0)
-            )
+            state = None if row["state"] is None else State(row["state"])
+            found.append(Suspect(row["job"], state, row["attempt"] or 0, row["queue"]))
     return found
 
 
 _SOME_OPEN = "SELECT id FROM batches WHERE completed_at IS NULL ORDER BY random() LIMIT ?"
 
 _OPEN = (
-    "SELECT members.job, jobs.state, jobs.attempt FROM members LEFT JOIN jobs ON jobs.id = members.job"
+    "SELECT members.job, members.queue, jobs.state, jobs.attempt FROM members LEFT JOIN jobs ON jobs.id = members.job"
     " WHERE members.batch = ? AND members.ended IS NULL ORDER BY members.rowid LIMIT ?"
 )
 
