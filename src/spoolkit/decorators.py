@@ -20,7 +20,7 @@ from spoolkit.lifecycle import hooks, sweeping
 from spoolkit.schedules import declared, ticks
 from spoolkit.schedules.schedule import Missed
 from spoolkit.schedules.schedule import Overlap as OverlapOfRuns
-from spoolkit.settings import is_queue_name
+from spoolkit.settings import DEFAULT_QUEUE, is_queue_name
 from spoolkit.spooling import handler
 from spoolkit.spooling.engine import SpoolEngine, check_queue
 from spoolkit.task import Delay, P, R, SpoolTask, ThreadTask
@@ -361,7 +361,7 @@ def _queue(queue: str | None) -> str | None:
         raise ConfigurationError(
             f'queue is {shown(queue)}: give a name in SPOOLKIT_QUEUES, such as "mail"', setting="queue"
         )
-    return queue
+    return None if queue == DEFAULT_QUEUE else queue
 
 
 def _bound(kind: type[B], bound: B | None) -> B | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -15,24 +16,32 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from life_faults import CRASHED
 from test_life import World
 
-from spoolkit import current_job, periodic, registry, spool
+from spoolkit import application, current_job, periodic, registry, spool
 from spoolkit.admin import actions
 from spoolkit.errors import JobStateError, UnknownJobError
 from spoolkit.lifecycle import sweeping
 from spoolkit.schedules import control, ticks
 from spoolkit.schedules.schedule import SECOND
+from spoolkit.settings import Queue
 from spoolkit.spooldir import schedules, spoolfile
 from spoolkit.spooldir.schedules import due_of, tick_id
+from spoolkit.spooling.standalone import Spooler
 from spoolkit.system import clock
 
 EVERY = 60
 STEP = st.integers(0, 120)
 
 
-@spool(retries=1000, backoff=1.0, name="life.ticks")
 def ticking() -> None:
     job = current_job()
     life_tasks.note("tick", job.id, round(job.run_at or 0), job.attempt, clock.now())
+
+
+QUEUES = st.sampled_from([None, "mail"])
+
+
+def task(queue: str | None) -> Any:
+    return spool(retries=1000, backoff=1.0, name="life.ticks", queue=queue)(ticking)
 
 
 def ran() -> list[tuple[int, int, float]]:
@@ -42,10 +51,13 @@ def ran() -> list[tuple[int, int, float]]:
 
 
 class Schedules(RuleBasedStateMachine):
-    @initialize(missed=st.sampled_from(["once", "skip", "all"]))
-    def begin(self, missed: Any) -> None:
+    @initialize(missed=st.sampled_from(["once", "skip", "all"]), queue=QUEUES)
+    def begin(self, missed: Any, queue: str | None) -> None:
         self.world = World()
         patch = self.world.undo.enter_context(pytest.MonkeyPatch.context())
+        config = replace(application.settings(), queues=(Queue("mail"),))
+        patch.setattr(application, "settings", lambda code_folder=None: config)
+        self.spoolers = [self.world.spooler, Spooler(f"{self.world.spool}-queues/mail")]
         patch.setattr(registry.this_process, "schedules", {})
         patch.setattr(sweeping, "_sweeps", [])
         # Each definition is that of a process which started later.
@@ -55,7 +67,7 @@ class Schedules(RuleBasedStateMachine):
         """Due times that somebody has cancelled."""
         self.is_plain = True
         """Whether nobody has paused the schedule, or changed its definition."""
-        self.change(EVERY)
+        self.change(EVERY, queue)
         self.is_plain = True
 
     def teardown(self) -> None:
@@ -73,10 +85,10 @@ class Schedules(RuleBasedStateMachine):
     def put_the_clock_back(self, seconds: float) -> None:
         self.world.now -= seconds
 
-    @rule(every=st.sampled_from([EVERY, EVERY, 90]))
-    def change(self, every: int) -> None:
+    @rule(every=st.sampled_from([EVERY, EVERY, 90]), queue=QUEUES)
+    def change(self, every: int, queue: str | None) -> None:
         registry.this_process.schedules.clear()
-        periodic(every=every, missed=self.missed, name="x")(ticking)
+        periodic(every=every, missed=self.missed, name="x")(task(queue))
         self.is_plain &= every == EVERY
         self.sweep()
 
@@ -90,19 +102,21 @@ class Schedules(RuleBasedStateMachine):
 
     @rule()
     def run(self) -> None:
-        self.world.spooler.run_due()
+        for spooler in self.spoolers:
+            if os.path.isdir(spooler.spool_dir):
+                spooler.run_due()
 
     @rule(step=STEP)
     def run_and_die(self, step: int) -> None:
-        assert self.world.child(self.world.spooler.run_due, step) in (0, 1, CRASHED)
+        assert self.world.child(self.run, step) in (0, 1, CRASHED)
 
     @rule()
     def lose_the_file(self) -> None:
         """Somebody removes the job that waits: it is made again."""
         next = self.state().next
-        path = None if next is None else spoolfile.locate(self.world.spool, tick_id("x", next))
-        if path is not None:
-            os.unlink(path)
+        for path in self.files():
+            if next is not None and spoolfile.id_of(os.path.basename(path)) == tick_id("x", next):
+                os.unlink(path)
 
     @rule()
     def cancel(self) -> None:
@@ -129,8 +143,13 @@ class Schedules(RuleBasedStateMachine):
     @invariant()
     def no_job_is_due_later_than_its_schedule_says(self) -> None:
         state = self.state()
-        ids = filter(None, map(spoolfile.id_of, self.world.names()))
+        ids = list(filter(None, (spoolfile.id_of(os.path.basename(path)) for path in self.files())))
+        assert len(set(ids)) == len(ids), "there in two queues"
         assert all(due_of(id) <= (state.next or state.fired) for id in ids)
+
+    def files(self) -> list[str]:
+        dirs = [spooler.spool_dir for spooler in self.spoolers]
+        return [path for one in dirs if os.path.isdir(one) for path in spoolfile.pending(one)]
 
     def state(self) -> schedules.State:
         state = schedules.read(self.world.spool, "x")
@@ -148,7 +167,7 @@ class Schedules(RuleBasedStateMachine):
             assert next is not None
             self.world.now = max(self.world.now, next / SECOND) + 2.0
             for _ in range(40):
-                self.world.spooler.run_due()
+                self.run()
                 self.world.now += 1.2
             rounds += len(ran()) > before
             if rounds == 3:

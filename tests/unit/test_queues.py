@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,10 +18,14 @@ from hypothesis import strategies as st
 
 from spoolkit import Job, SpoolKit, periodic, registry, spool
 from spoolkit.admin import actions, stats
-from spoolkit.cli import running
+from spoolkit.cli import running as cli_running
 from spoolkit.errors import ConfigurationError, PartlyAcceptedError, QueueFull, QueueOptionError, SpoolkitError
+from spoolkit.lifecycle import sweeping
+from spoolkit.schedules import ticks
+from spoolkit.schedules.schedule import SECOND
 from spoolkit.settings import Queue, Settings
-from spoolkit.spooldir import gate, room, spoolfile
+from spoolkit.spooldir import gate, room, running, spoolfile
+from spoolkit.spooldir.schedules import due_of, tick_id
 from spoolkit.spooling import unique_jobs
 from spoolkit.spooling.standalone import Spooler
 from spoolkit.system.process import PerProcess
@@ -258,7 +264,7 @@ def test_run_serves_all_queues_or_those_that_are_named(
     tmp_path: Path,
 ) -> None:
     served: dict[str, int] = {}
-    monkeypatch.setattr(running, "supervise", lambda processes, **_: served.update(processes) or 0)
+    monkeypatch.setattr(cli_running, "supervise", lambda processes, **_: served.update(processes) or 0)
     assert command("run", *words).exit_code == 0
     assert served == {str(tmp_path / path): number for path, number in expected.items()}
     assert all(stat.S_IMODE(os.stat(path).st_mode) == 0o700 for path in served)
@@ -288,9 +294,100 @@ def test_ini_prints_the_queues_of_the_application(command: Callable[..., Result]
     assert lines == [f"spooler = {tmp_path / folder}" for folder in folders]
 
 
-def test_a_task_for_a_queue_is_not_periodic(app: Flask) -> None:
-    with pytest.raises(ConfigurationError, match=r"the queue 'mail'.*have it call this one"):
-        periodic(every=60)(mail)
+# Periodic tasks
+
+
+@pytest.fixture
+def folder(app: Flask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The directory of the queue, before its first job."""
+    (tmp_path / "spool").mkdir(0o700)
+    monkeypatch.setattr(sweeping, "_sweeps", [])
+    return str(tmp_path / "spool-queues" / "mail")
+
+
+def test_the_runs_of_a_periodic_task_are_jobs_of_its_queue(
+    folder: str, tmp_path: Path, time_passes: Callable[[float], None], command: Callable[..., Result]
+) -> None:
+    spool_dir = str(tmp_path / "spool")
+    periodic(every=60, args=("tick",), name="x")(mail)
+    ticks.reconcile(spool_dir)
+    ticks.reconcile(spool_dir)
+    (path,) = spoolfile.pending(folder)
+    job = Job.get(spoolfile.id_of(os.path.basename(path)) or "")
+    assert job.queue == "mail"
+    assert spoolfile.pending(spool_dir) == []
+    time_passes(61)
+    Spooler(folder).run_due()
+    assert (done, job.state) == (["tick"], "done")
+    assert len(spoolfile.pending(folder)) == 1, "the next one"
+    assert os.listdir(tmp_path / "spool" / "schedules")
+    assert not os.path.exists(os.path.join(folder, "schedules"))
+    assert command("periodic", "run", "x").exit_code == 0
+    assert len(spoolfile.scanned(folder)) == 1
+
+
+def test_a_run_waits_once_although_the_queue_of_its_task_is_another_one_now(
+    folder: str, tmp_path: Path, time_passes: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool_dir = str(tmp_path / "spool")
+    periodic(every=60, args=("tick",), name="x")(note)
+    ticks.reconcile(spool_dir)
+    declared = replace(note.declared, options=replace(note.declared.options, queue="mail"))
+    monkeypatch.setitem(registry.this_process.tasks, note.name, declared)
+    periodic(every=60, args=("tick",), name="x")(SimpleNamespace(declared=declared))  # type: ignore[type-var]
+    ticks.reconcile(spool_dir)
+    assert len(spoolfile.pending(spool_dir)) == 1
+    time_passes(61)
+    Spooler(spool_dir).run_due()
+    assert done == ["tick"]
+    assert (len(spoolfile.pending(spool_dir)), len(spoolfile.pending(folder))) == (0, 1)
+
+
+def test_two_runs_in_different_queues_do_not_overlap(
+    folder: str, tmp_path: Path, time_passes: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool_dir = str(tmp_path / "spool")
+    periodic(every=60, args=("tick",), name="x")(mail)
+    ticks.reconcile(spool_dir)
+    (path,) = spoolfile.pending(folder)
+    due = due_of(spoolfile.id_of(os.path.basename(path)) or "")
+    monkeypatch.setattr(running, "held", lambda one: [tick_id("x", due - 60 * SECOND)] if one == spool_dir else [])
+    time_passes(61)
+    Spooler(folder).run_due()
+    assert done == []
+
+
+def test_where_a_queue_is_not_served_its_runs_are_jobs_of_the_default_one(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool_dir = str(tmp_path / "spool")
+    monkeypatch.setattr(bridge, "directories", lambda: [spool_dir])
+    periodic(every=60, args=("tick",))(mail)
+    ticks.reconcile(spool_dir)
+    assert len(spoolfile.pending(spool_dir)) == 1
+    assert not os.path.exists(folder)
+
+
+@pytest.mark.parametrize(("is_scanned", "place"), [(True, "later/900"), (False, "later")])
+def test_a_run_has_the_priority_of_its_task_where_it_can_have_one(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_scanned: bool, place: str
+) -> None:
+    spool_dir = str(tmp_path / "spool")
+    monkeypatch.setattr(bridge, "has_priorities", lambda: is_scanned)
+
+    @periodic(every=60)
+    @spool(priority=900, name="queues.low")
+    def low() -> None: ...
+
+    for _ in range(2):
+        ticks.reconcile(spool_dir)
+    (path,) = spoolfile.pending(spool_dir)
+    assert os.path.dirname(path) == os.path.join(spool_dir, place)
+
+
+def test_a_periodic_task_needs_the_name_of_its_queue(app: Flask, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="need a queue with a name"):
+        periodic(every=60)(spool(queue=str(tmp_path / "own"), name="queues.path")(lambda: None))
 
 
 # A limit

@@ -101,7 +101,16 @@ def run(name: str, as_json: bool) -> None:
     schedule = control.task_of(name)
     declared = registry.find(schedule.task)
     args, kwargs = codec.decode_call(schedule.call.encode())
-    job: Job[Any] = Job(new_id(), declared.name, args, kwargs, enqueued_at=clock.now(), app=application.current_name())
+    job: Job[Any] = Job(
+        new_id(),
+        declared.name,
+        args,
+        kwargs,
+        enqueued_at=clock.now(),
+        queue=declared.options.queue,
+        priority=declared.options.priority,
+        app=application.current_name(),
+    )
     SpoolEngine().submit(job, declared)
     print_json({"id": job.id, "state": "queued"}) if as_json else click.echo(f"{job.id} queued")
 

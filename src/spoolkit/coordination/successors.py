@@ -7,11 +7,11 @@ import os
 
 from spoolkit import signals
 from spoolkit.encoding import packet
-from spoolkit.job import NORMAL_PRIORITY, JobSpec
+from spoolkit.job import JobSpec
 from spoolkit.settings import Settings
 from spoolkit.spooldir import later, priorities, spoolers, spoolfile
 from spoolkit.store import Store, existence, locations
-from spoolkit.system import clock, files
+from spoolkit.system import clock
 
 
 def exists(job: JobSpec, store: Store, config: Settings) -> bool:
@@ -32,6 +32,7 @@ def write(job: JobSpec, call: bytes, config: Settings) -> None:
         OSError: The file could not be written.
     """
     spool_dir, data = _spool_dir(job, config), packet.dump_job(job, call)
+    priority = priorities.scanned(job.priority, spool_dir)
     with contextlib.suppress(FileExistsError):
         if job.run_at is not None and job.run_at > clock.now():
             later.write(
@@ -39,17 +40,12 @@ def write(job: JobSpec, call: bytes, config: Settings) -> None:
                 job.id,
                 data,
                 run_at=job.run_at,
-                priority=job.priority,
+                priority=priority,
                 fsync=config.fsync,
                 exclusive=True,
             )
             return
-        folder, priority = spool_dir, job.priority
-        if priority is None and priorities.is_used() and os.path.isdir(os.path.join(spool_dir, str(NORMAL_PRIORITY))):
-            priority = NORMAL_PRIORITY
-        if priority is not None:
-            folder = os.path.join(spool_dir, str(priority))
-            files.make_folder(folder)
+        folder = priorities.folder(spool_dir, priority)
         spoolfile.write(folder, job.id, data, run_at=job.run_at, fsync=config.fsync, exclusive=True)
 
 

@@ -130,7 +130,9 @@ def resume(name: str) -> bool:
     """
     with _changing(name) as (spool_dir, state, config):
         ticks.write_and_make(
-            ticks.heal(replace(state, paused=False), _now(), spool_dir, locations.store(config)), spool_dir, config
+            ticks.heal(replace(state, paused=False), _now(), spool_dir, locations.store(config), config),
+            spool_dir,
+            config,
         )
         return state.paused
 

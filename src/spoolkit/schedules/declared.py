@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,10 +39,10 @@ def add(
             "process, and a plain function is no task",
             setting="task",
         )
-    if declared.options.queue is not None:
+    if os.path.isabs(declared.options.queue or ""):
         raise ConfigurationError(
-            f"{declared.name} is declared for the queue {declared.options.queue!r}, but runs of schedules are jobs of "
-            "the default one: make a task without queue= periodic, and have it call this one",
+            f"{declared.name} is declared for the queue {declared.options.queue!r}, but the runs of a schedule need a "
+            "queue with a name: give that directory one in SPOOLKIT_QUEUES",
             setting="queue",
         )
     made = checked(

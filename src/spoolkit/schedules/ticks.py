@@ -6,6 +6,7 @@ process that serves calls at its start and every half minute. It also adds and c
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import replace
 from typing import NamedTuple
@@ -14,14 +15,16 @@ from spoolkit import application, registry
 from spoolkit.coordination import limits
 from spoolkit.encoding import codec, packet
 from spoolkit.errors import NewerScheduleError, NewerStoreError, StoreUnavailableError
-from spoolkit.job import Cancelled, Failure, JobSpec, RetryAt, State, Status, replaced
+from spoolkit.job import NORMAL_PRIORITY, Cancelled, Failure, JobSpec, RetryAt, State, Status, replaced
+from spoolkit.registry import Declared
 from spoolkit.schedules import declared
 from spoolkit.schedules.schedule import SECOND, Schedule
 from spoolkit.settings import Settings
-from spoolkit.spooldir import later, running, schedules, spoolers, spoolfile
+from spoolkit.spooldir import later, priorities, running, schedules, spoolers, spoolfile
 from spoolkit.spooldir.schedules import due_of, is_tick_of, tick_id
 from spoolkit.store import Store, existence, locations
-from spoolkit.system import clock, log
+from spoolkit.system import clock, files, log
+from spoolkit.uwsgi import bridge
 
 PAUSES = 1.0, 15.0
 """Seconds, at least and at most, for which a tick is put off that may not start yet."""
@@ -52,7 +55,7 @@ def before_attempt(
     Args:
         job: A job that has a ``schedule``.
         path: Its file, which this process has locked.
-        spool_dir: The spool directory that holds the file.
+        spool_dir: The spool directory that holds the file, which is that of the task's queue.
         store: Where jobs are recorded.
         config: The settings in force.
         shown: What this process shows of the job, until it is settled.
@@ -60,7 +63,7 @@ def before_attempt(
     Returns:
         The job, which is marked if it starts late; and what becomes of it instead of the attempt, if it may not start.
     """
-    decision = _decide(job, path, spool_dir, store, config, shown)
+    decision = _decide(job, path, _home(job, spool_dir, config), store, config, shown)
     return replaced(job, is_late=decision.is_late), decision.instead
 
 
@@ -123,14 +126,14 @@ def after_attempt(job: JobSpec, spool_dir: str, store: Store, config: Settings) 
     Not earlier: another spooler would take it at once, and put it off for seconds, because this one still ran. If this
     process is killed before, :func:`reconcile` makes it.
     """
-    name = job.schedule or ""
+    name, spool_dir = job.schedule or "", _home(job, spool_dir, config)
     try:
         if not _has_come(schedules.read(spool_dir, name), job, _now()):
             return
         with schedules.locked(spool_dir):
             state, now = schedules.read(spool_dir, name), _now()
             if state is not None and _has_come(state, job, now):
-                write_and_make(heal(state, now, spool_dir, store), spool_dir, config)
+                write_and_make(heal(state, now, spool_dir, store, config), spool_dir, config)
     except (OSError, NewerScheduleError, StoreUnavailableError) as error:
         log.complain("the next job of the schedule %s could not be made, and is tried again: %s", name, error)
 
@@ -214,8 +217,9 @@ def _wait_for_other_code(due: int, now: int, name: str, config: Settings) -> Can
 
 def _running(job: JobSpec, name: str, config: Settings) -> list[str]:
     """The other ticks of the schedule that run, or are about to. The caller holds the lock."""
-    held = running.held(locations.spool_dir_of(job.queue, config))
-    return [id for id in held if id != job.id and spoolfile.is_id(id) and is_tick_of(name, id)]
+    # In each directory: the queue of the task may have been another one.
+    shown = (id for spool_dir in locations.spool_dirs(config) for id in running.held(spool_dir))
+    return [id for id in shown if id != job.id and spoolfile.is_id(id) and is_tick_of(name, id)]
 
 
 def _skipped(reason: str) -> Cancelled:
@@ -243,15 +247,18 @@ def _make_if_missing(
     id = tick_id(state.name, state.next)
     # One that was put off before it was taken to run has another name by now. A new one was never put off: no folder
     # with 100,000 names is read for it.
-    if not (_has_first_name(spool_dir, id) or (not is_new and spoolfile.locate(spool_dir, id))):
+    schedule = Schedule.from_json(state.definition)
+    if not (_has_first_name(id, schedule, spool_dir, config) or (not is_new and _locate(id, spool_dir, config))):
         try:
-            _make(Schedule.from_json(state.definition), state.next, now, spool_dir, config)
+            _make(schedule, state.next, now, spool_dir, config)
         except OSError as error:
             log.complain("the next job of the schedule %s could not be made, and is tried again: %s", state.name, error)
 
 
 def _make(schedule: Schedule, due: int, now: int, spool_dir: str, config: Settings) -> None:
     id, call = tick_id(schedule.name, due), schedule.call.encode()
+    task = registry.this_process.get(schedule.task)
+    queue, spool_dir = _queue(task, spool_dir, config)
     args, kwargs = codec.decode_call(b"[[],{}]")
     job = JobSpec(
         id,
@@ -260,17 +267,19 @@ def _make(schedule: Schedule, due: int, now: int, spool_dir: str, config: Settin
         kwargs,
         enqueued_at=now / SECOND,
         run_at=due / SECOND,
-        queue=None if spool_dir == own_spool_dir(config) else spool_dir,
+        queue=queue,
+        priority=None if task is None else task.options.priority,
         app=application.current_name(),
         schedule=schedule.name,
     )
     job = replaced(job, **_keys(schedule, call))
-    data = packet.dump_job(job, call)
+    data, priority = packet.dump_job(job, call), priorities.scanned(job.priority, spool_dir)
     try:
         if due > now:
-            later.write(spool_dir, id, data, run_at=due / SECOND, fsync=config.fsync, exclusive=True)
+            later.write(spool_dir, id, data, run_at=due / SECOND, priority=priority, fsync=config.fsync, exclusive=True)
         else:
-            spoolfile.write(spool_dir, id, data, run_at=due / SECOND, fsync=config.fsync, exclusive=True)
+            folder = priorities.folder(spool_dir, priority)
+            spoolfile.write(folder, id, data, run_at=due / SECOND, fsync=config.fsync, exclusive=True)
             spoolers.wake(spool_dir, id)
     except FileExistsError:
         pass  # made by a process that was killed then
@@ -288,9 +297,54 @@ def _keys(schedule: Schedule, call: bytes) -> dict[str, str]:
         return {}
 
 
-def _has_first_name(spool_dir: str, id: str) -> bool:
-    folders = os.path.join(spool_dir, later.FOLDER), spool_dir
-    return any(spoolfile.find(folder, id, None) for folder in folders)
+def _queue(task: Declared | None, spool_dir: str, config: Settings) -> tuple[str | None, str]:
+    """The queue of a task's runs and its directory; the schedules are in ``spool_dir``. Raises ``OSError``."""
+    name, served = None if task is None else task.options.queue, bridge.directories()
+    if name is not None:
+        path = locations.queue_dirs(config).get(name)
+        if path is not None and (not served or path in served):
+            if not os.path.isdir(path):
+                files.make_queue_directory(path, spool_dir)
+            return name, path
+        # A call would be refused.
+        log.complain("the queue %s is not served: the runs of a schedule are jobs of the default queue", name)
+    return None if spool_dir == own_spool_dir(config) else spool_dir, spool_dir
+
+
+def _home(job: JobSpec, spool_dir: str, config: Settings) -> str:
+    """The spool directory with the schedule of a tick, whose file is in ``spool_dir``."""
+    has_named_queue = job.queue is not None and not os.path.isabs(job.queue)
+    return own_spool_dir(config) if has_named_queue else spool_dir
+
+
+def _spool_dirs(spool_dir: str, config: Settings) -> list[str]:
+    """Where a tick may be of a schedule in ``spool_dir``: the queue of its task may have been another one."""
+    return list(dict.fromkeys([spool_dir, *locations.spool_dirs(config)]))
+
+
+def _has_first_name(id: str, schedule: Schedule, spool_dir: str, config: Settings) -> bool:
+    """Whether the tick has its file where almost all have it."""
+    task = registry.this_process.get(schedule.task)
+    folders = {"", str(NORMAL_PRIORITY)}
+    if task is not None and task.options.priority is not None:
+        folders.add(str(task.options.priority))
+    # In this order: one that is due is moved in meanwhile.
+    paths = (
+        os.path.join(one, place, folder)
+        for one in _spool_dirs(spool_dir, config)
+        for folder in folders
+        for place in (later.FOLDER, "")
+    )
+    return any(spoolfile.find(path, id, None) for path in paths)
+
+
+def _locate(id: str, spool_dir: str, config: Settings) -> str | None:
+    """Find the file of a tick that waits or runs, in whatever directory. Raises ``OSError``."""
+    for one in _spool_dirs(spool_dir, config):
+        with contextlib.suppress(FileNotFoundError):
+            if (path := spoolfile.locate(one, id)) is not None:
+                return path
+    return None
 
 
 def own_spool_dir(config: Settings) -> str:
@@ -308,20 +362,20 @@ def reconcile(spool_dir: str) -> None:
         return
     for schedule in own.values():
         try:
-            if not _is_in_order(schedule, spool_dir):
+            if not _is_in_order(schedule, spool_dir, config):
                 _reconcile(schedule, spool_dir, locations.store(config), config)
         except (OSError, NewerScheduleError, StoreUnavailableError) as error:
             log.complain("the schedule %s could not be checked, and is checked again later: %s", schedule.name, error)
 
 
-def _is_in_order(own: Schedule, spool_dir: str) -> bool:
+def _is_in_order(own: Schedule, spool_dir: str, config: Settings) -> bool:
     """Whether there is nothing to do for the schedule, as nearly always: that is found without the lock."""
     state = schedules.read(spool_dir, own.name)
     if state is None or _adopted(state, own) is not state:
         return False
     if state.next is None:
         return state.paused or state.definition is None
-    return _has_first_name(spool_dir, tick_id(own.name, state.next))
+    return _has_first_name(tick_id(own.name, state.next), own, spool_dir, config)
 
 
 def _reconcile(own: Schedule, spool_dir: str, store: Store, config: Settings) -> None:
@@ -331,11 +385,11 @@ def _reconcile(own: Schedule, spool_dir: str, store: Store, config: Settings) ->
         state = _new(own, own.next_after(now)) if before is None else _adopted(before, own)
         if before is not None and state is not before and not (before.next is not None and before.next <= now):
             # The definition has changed. What is due already runs all the same, and is followed by what is due now.
-            if not _withdraw(before, spool_dir):
+            if not _withdraw(before, spool_dir, config):
                 return  # a process has locked the file, and changes it at this moment
             state = replace(state, next=None if state.paused else own.next_after(max(now, state.fired)))
         if state.definition is not None and not state.paused:
-            state = heal(state, now, spool_dir, store)
+            state = heal(state, now, spool_dir, store, config)
         write_and_make(state, spool_dir, config)
         if before is None or state.definition != before.definition:
             log.info("schedule %s of the task %s: %s", own.name, own.task, own.explain())
@@ -351,7 +405,7 @@ def write_and_make(state: schedules.State, spool_dir: str, config: Settings) -> 
     _make_if_missing(state, _now(), spool_dir, config)
 
 
-def heal(state: schedules.State, now: int, spool_dir: str, store: Store) -> schedules.State:
+def heal(state: schedules.State, now: int, spool_dir: str, store: Store, config: Settings) -> schedules.State:
     """Return the state with the next due time whose job waits, or does not exist yet. The caller holds the lock.
 
     A job that is over without having made the next one was cancelled before it ran, or could not be read.
@@ -366,18 +420,18 @@ def heal(state: schedules.State, now: int, spool_dir: str, store: Store) -> sche
         if state.next is None:
             return state
         id = tick_id(state.name, state.next)
-        if spoolfile.locate(spool_dir, id) or not existence.exists(store, [spool_dir], id):
+        if _locate(id, spool_dir, config) or not existence.exists(store, _spool_dirs(spool_dir, config), id):
             return state
         state = replace(state, fired=max(state.fired, state.next), next=schedule.following(state.next, now))
     return state
 
 
-def _withdraw(state: schedules.State, spool_dir: str) -> bool:
+def _withdraw(state: schedules.State, spool_dir: str, config: Settings) -> bool:
     """Remove the job of a due time that is not due any more. Returns whether it is gone.
 
     It leaves no record: the same due time may come again, if the definition is changed back.
     """
-    path = None if state.next is None else spoolfile.locate(spool_dir, tick_id(state.name, state.next))
+    path = None if state.next is None else _locate(tick_id(state.name, state.next), spool_dir, config)
     if path is None:
         return True
     with spoolfile.claim(path) as fd:

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from spoolkit import registry
 from spoolkit.job import NORMAL_PRIORITY
 from spoolkit.spooldir import spoolfile
+from spoolkit.system import files
+from spoolkit.uwsgi import bridge, instance
 
 LISTING = 1.0
 """Seconds, at least, between two listings of a spool directory in search of new folders."""
@@ -33,6 +35,47 @@ MOST_TRIED = 1000
 def is_used() -> bool:
     """Return whether a task of this process is declared with a priority."""
     return bool(registry.this_process.priorities)
+
+
+def are_scanned(spool_dir: str) -> bool:
+    """Return whether what runs the jobs of the spool directory looks into the folders of priorities."""
+    if (own := bridge.has_priorities()) is not None:
+        return own
+    now = time.monotonic()
+    until, found = _scans.get(spool_dir, (0.0, False))
+    if now >= until:
+        running = instance.read(spool_dir)
+        found = running is None or running.on("spooler-ordered")
+        _scans[spool_dir] = now + LISTING, found
+    return found
+
+
+_scans: dict[str, tuple[float, bool]] = {}
+"""What :func:`are_scanned` has found for a spool directory, and until when that is believed."""
+
+
+def scanned(priority: int | None, spool_dir: str) -> int | None:
+    """Return the priority in whose folder to write a job that no caller waits for, so that it cannot be refused.
+
+    Args:
+        priority: The priority of the job; ``None``: the normal one.
+        spool_dir: The spool directory.
+
+    Returns:
+        The priority; ``None``: in no folder, where the job runs in any case.
+    """
+    if priority is None and is_used():
+        priority = NORMAL_PRIORITY
+    return priority if priority is not None and are_scanned(spool_dir) else None
+
+
+def folder(spool_dir: str, priority: int | None) -> str:
+    """Return the folder for the file of a job, which is made if it is missing. Raises ``OSError``."""
+    if priority is None:
+        return spool_dir
+    path = os.path.join(spool_dir, str(priority))
+    files.make_folder(path)
+    return path
 
 
 def of(path: str, spool_dir: str) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 
@@ -33,7 +32,7 @@ from spoolkit.spooling import publication, unique_jobs
 from spoolkit.spooling.unique_jobs import BeforeWrite, Call
 from spoolkit.store import locations
 from spoolkit.system import clock, files, log, sandbox
-from spoolkit.uwsgi import bridge, instance
+from spoolkit.uwsgi import bridge
 
 MAX_BODY = spoolfile.MAX_SIZE - packet.HEAD_SIZE
 """Bytes that arguments take at most: a larger file would be accepted here, but become a dead letter unrun."""
@@ -438,8 +437,7 @@ def folder_of(
         # They are of the same user as this process, and can read its files whoever owns them. Where they may be of
         # another user, root must look for the owner each time.
         owner = _first_owner(spool_dir)
-    priority = _priority_of(job, spool_dir)
-    return (spool_dir if priority is None else _priority_folder(spool_dir, priority)), owner
+    return priorities.folder(spool_dir, _priority_of(job, spool_dir)), owner
 
 
 def _spool_dir_of(job: JobSpec, config: Settings, served: Sequence[str]) -> str:
@@ -514,7 +512,7 @@ def _priority_of(job: JobSpec, spool_dir: str) -> int | None:
     """The priority in whose folder the job belongs; ``None``: in none."""
     if job.priority is None:
         # Not by a call of priorities.is_used(): each job comes here.
-        return NORMAL_PRIORITY if registry.this_process.priorities and _scans_priorities(spool_dir) else None
+        return NORMAL_PRIORITY if registry.this_process.priorities and priorities.are_scanned(spool_dir) else None
     if bridge.has_priorities() is False:
         raise QueueOptionError(
             f"priority is {job.priority}, but this uWSGI does not scan priority folders and would never run the job: "
@@ -528,29 +526,6 @@ def _priority_of(job: JobSpec, spool_dir: str) -> int | None:
             argument="priority",
         )
     return job.priority
-
-
-def _scans_priorities(spool_dir: str) -> bool:
-    """Whether what runs the jobs of the directory looks into the folders of priorities."""
-    if (own := bridge.has_priorities()) is not None:
-        return own
-    now = time.monotonic()
-    until, found = _scans.get(spool_dir, (0.0, False))
-    if now >= until:
-        running = instance.read(spool_dir)
-        found = running is None or running.on("spooler-ordered")
-        _scans[spool_dir] = now + 1.0, found
-    return found
-
-
-_scans: dict[str, tuple[float, bool]] = {}
-"""What :func:`_scans_priorities` has found for a spool directory, and until when that is believed."""
-
-
-def _priority_folder(spool_dir: str, priority: int) -> str:
-    folder = os.path.join(spool_dir, str(priority))
-    files.make_folder(folder)
-    return folder
 
 
 @lru_cache(maxsize=16)
