@@ -247,6 +247,29 @@ def test_a_listener_that_raises_after_the_commit_takes_no_job_away(directory: st
     assert accepted(directory) == [job.id]
 
 
+def test_a_call_in_a_listener_of_the_commit_is_accepted_at_once(directory: str, session: Session) -> None:
+    jobs: list[Job[None]] = []
+    event.listen(session, "after_commit", lambda session: jobs.append(note.using(after_commit=session)(5)))
+    insert(session)
+    session.commit()
+    assert accepted(directory) == [jobs[0].id]
+
+
+@pytest.mark.parametrize("commits", [True, False])
+def test_a_call_in_a_listener_of_a_release_waits_for_the_transaction_around(
+    directory: str, session: Session, commits: bool
+) -> None:
+    jobs: list[Job[None]] = []
+    event.listen(
+        session, "after_commit", lambda session: jobs.append(note.using(after_commit=session)(5)), once=True
+    )
+    with session.begin_nested(), session.begin_nested():
+        insert(session)
+    assert jobs[0].held
+    session.commit() if commits else session.rollback()
+    assert accepted(directory) == ([jobs[0].id] if commits else [])
+
+
 def test_a_call_within_a_flush_belongs_to_the_transaction_around_it(directory: str, session: Session) -> None:
     jobs: list[Job[None]] = []
 
@@ -570,6 +593,16 @@ class TestFlask:
             automatic.session.commit()
             job = note(one.id)
         assert accepted(spool_dir) == [job.id]
+
+    def test_an_automatic_call_in_a_listener_of_the_commit_is_accepted_at_once(
+        self, automatic: Any, spool_dir: str
+    ) -> None:
+        jobs: list[Job[None]] = []
+        session = automatic.session
+        event.listen(session, "after_commit", lambda session: jobs.append(note(5)), once=True)
+        insert(session, 1)
+        session.commit()
+        assert accepted(spool_dir) == [jobs[0].id]
 
     def test_the_end_of_a_request_without_a_commit_leaves_no_job(
         self, db: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture

@@ -208,7 +208,7 @@ def current(asked: object, *, is_automatic: bool) -> Transaction | None:
     if session is None:
         return None
     transaction = _session_transaction(session, options, is_automatic=asked is None)
-    return transaction if asked is True or transaction.has_changes() else None
+    return transaction if transaction is None or asked is True or transaction.has_changes() else None
 
 
 def _session_of_app(*, create: bool) -> Any:
@@ -230,11 +230,13 @@ def listen_for_writes() -> None:
         sessions.listen_for_writes()
 
 
-def _session_transaction(asked: object, options: Options, *, is_automatic: bool = False) -> SessionTransaction:
+def _session_transaction(asked: object, options: Options, *, is_automatic: bool = False) -> SessionTransaction | None:
     if "sqlalchemy.orm" in sys.modules:
         from spoolkit.coordination import sessions
 
         if (session := sessions.session_of(asked)) is not None:
+            if sessions.has_just_committed(session):
+                return None
             return sessions.SessionTransaction(session, options.outbox, is_automatic=is_automatic)
     raise ArgumentTypeError(
         f"after_commit is {shown(asked)}: give True, False, or a session of SQLAlchemy",

@@ -2,7 +2,8 @@
 
 The events are those of ``sqlalchemy/orm/session.py`` of 2.0.58 and 2.1.9. ``after_commit`` comes after the commit of
 the root transaction, and also after the release of a savepoint, which commits nothing. ``close()`` sends no
-``after_rollback``, but ``after_transaction_end``. A session that is collected sends nothing.
+``after_rollback``, but ``after_transaction_end``. A session that is collected sends nothing. While the listeners of
+``after_commit`` are called, the session still shows the transaction, or the savepoint, that is committed.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import sqlalchemy.orm
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
 from sqlalchemy.orm import Session, scoped_session
+from sqlalchemy.orm.session import SessionTransactionState
 
 from spoolkit.coordination.commits import Bundle, Held
 from spoolkit.coordination.outbox import Outbox
@@ -30,6 +32,12 @@ def session_of(asked: object) -> Session | None:
     if isinstance(asked, AsyncSession):
         asked = asked.sync_session
     return asked if isinstance(asked, Session) else None
+
+
+def has_just_committed(session: Session) -> bool:
+    """Whether a listener of the session's commit asks: the transaction is committed, and only its end is left."""
+    root = session.get_transaction()
+    return root is not None and _is_committed(root)
 
 
 class SessionTransaction:
@@ -57,7 +65,9 @@ class SessionTransaction:
             if self._outbox is not None and held.names:
                 self._outbox.add(self._session, held.spool, held.names)
             session = self._session
-            transaction = session.get_nested_transaction() or session.get_transaction() or session.begin()
+            transaction = _innermost(session) or session.begin()
+            while _is_committed(transaction):  # a listener of its release makes the call
+                transaction = _around(transaction)
         except BaseException:
             held.discard()
             raise
@@ -100,6 +110,17 @@ def _and_parents(transaction: sqlalchemy.orm.SessionTransaction) -> Iterator[sql
         transaction = transaction.parent
 
 
+def _around(savepoint: sqlalchemy.orm.SessionTransaction) -> sqlalchemy.orm.SessionTransaction:
+    """The savepoint or the root transaction around a savepoint."""
+    _, *parents = _and_parents(savepoint)
+    return next(parent for parent in parents if parent.nested or parent.parent is None)
+
+
+def _is_committed(transaction: sqlalchemy.orm.SessionTransaction) -> bool:
+    # Its is_active is False as well after a failed flush, which a rollback follows.
+    return transaction._state is SessionTransactionState.COMMITTED
+
+
 def _innermost(session: Session) -> sqlalchemy.orm.SessionTransaction | None:
     """The savepoint or the root transaction that the session is in: never the one of a flush."""
     return session.get_nested_transaction() or session.get_transaction()
@@ -132,8 +153,7 @@ def _after_commit(session: Session) -> None:
         return
     bundle = _bundles.pop(transaction, None)
     if transaction.nested:
-        _, *parents = _and_parents(transaction)
-        outer = next(parent for parent in parents if parent.nested or parent.parent is None)
+        outer = _around(transaction)
         if transaction in _written:
             _written.add(outer)
         if bundle is not None:
