@@ -260,9 +260,7 @@ def test_a_call_in_a_listener_of_a_release_waits_for_the_transaction_around(
     directory: str, session: Session, commits: bool
 ) -> None:
     jobs: list[Job[None]] = []
-    event.listen(
-        session, "after_commit", lambda session: jobs.append(note.using(after_commit=session)(5)), once=True
-    )
+    event.listen(session, "after_commit", lambda session: jobs.append(note.using(after_commit=session)(5)), once=True)
     with session.begin_nested(), session.begin_nested():
         insert(session)
     assert jobs[0].held
@@ -856,8 +854,9 @@ def test_a_held_file_that_can_never_be_accepted_is_dead(
     assert len(dead.paths(directory)) == 1
 
 
+@pytest.mark.parametrize("stop", [JobTimeout, KeyboardInterrupt])
 def test_a_time_limit_that_strikes_at_the_commit_costs_no_job(
-    directory: str, session: Session, monkeypatch: pytest.MonkeyPatch
+    directory: str, session: Session, stop: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     insert(session)
     first, second = (note.using(after_commit=session)(number) for number in (1, 2))
@@ -865,12 +864,12 @@ def test_a_time_limit_that_strikes_at_the_commit_costs_no_job(
 
     def strike(path: str, *args: Any, **given: Any) -> None:
         if first.id in path:
-            raise JobTimeout("the task has run for too long")
+            raise stop("the task has run for too long")
         accept(path, *args, **given)
 
     with monkeypatch.context() as patch:
         patch.setattr(held, "accept", strike)
-        with pytest.raises(JobTimeout):
+        with pytest.raises(stop):
             session.commit()
     session.close()
     assert accepted(directory) == [second.id]

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from flask import Flask, current_app
@@ -18,6 +19,8 @@ from uwsgi_server import wait_until
 from spoolkit import Abort, Batch, Job, JobTimeout, Retry, SpoolKit, State, chain, registry, signals, spool, thread
 from spoolkit.admin import lookup
 from spoolkit.job import new_id
+from spoolkit.spooldir import held
+from spoolkit.spooling import leftovers
 from spoolkit.spooling.standalone import Spooler
 from spoolkit.store import locations, orphans
 from spoolkit.system import clock, log
@@ -247,6 +250,23 @@ def test_a_job_that_waits_for_a_commit_is_accepted_at_the_commit(sent: Sent, app
     assert sent == []
     waiting[0]()
     assert sent == [ACCEPTED]
+
+
+def test_what_a_commit_could_not_accept_is_announced_by_the_sweep_that_does(sent: Sent, app: Flask) -> None:
+    waiting: list[Callable[[], None]] = []
+    app.extensions["spoolkit"].on_commit = waiting.append
+    one.using(after_commit=True)("works")
+    one.map([("a",), ("b",)], after_commit=True)
+    unique.using(after_commit=True)("a")
+    unique.using(after_commit=True)("a")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(held, "accept", Mock(side_effect=OSError(28, "No space left")))
+        for publish in waiting:
+            publish()
+    assert sent == []
+    for _ in range(2):
+        leftovers.sweep(app.config["SPOOLKIT_SPOOL"])
+        assert sent == [ACCEPTED] * 4
 
 
 def test_jobs_that_follow_from_others_are_announced_when_they_are_accepted(

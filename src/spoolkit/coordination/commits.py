@@ -17,7 +17,7 @@ from weakref import WeakKeyDictionary
 
 from flask import Flask, current_app, has_app_context
 
-from spoolkit import application, signals
+from spoolkit import application
 from spoolkit.errors import ArgumentTypeError, ConfigurationError, JobTimeout, shown
 from spoolkit.job import JobSpec
 from spoolkit.system import log
@@ -41,7 +41,7 @@ class Held(Protocol):
     names: Sequence[str]
 
     def publish(self) -> None:
-        """Accept the jobs. It raises nothing but a time limit that has struck: the transaction is committed."""
+        """Accept the jobs, and send that. It raises nothing but a time limit that has struck, or a request to exit."""
         ...
 
     def discard(self) -> None:
@@ -79,18 +79,18 @@ class Bundle:
         self._pid = os.getpid()
 
     def publish(self) -> None:
-        """The transaction is committed. Raises no ``Exception`` but a time limit that has struck."""
+        """The transaction is committed. Raises nothing but a time limit that has struck, or a request to exit."""
         if os.getpid() != self._pid:
             return
-        struck: JobTimeout | None = None
+        struck: BaseException | None = None
         for held, _ in self.calls:
             try:
                 held.publish()
-                signals.accepted(held.jobs)
-            except JobTimeout as error:
-                struck = error  # of the task that commits: its other calls are committed as well
-            except Exception:  # the transaction is committed: an exception would say that it is not
-                log.exception("held jobs of %s could not be accepted", held.jobs[0].task)
+            except BaseException as error:  # the transaction is committed, and so are the other calls
+                if isinstance(error, JobTimeout) or not isinstance(error, Exception):
+                    struck = error
+                else:
+                    log.exception("held jobs of %s could not be accepted", held.jobs[0].task)
         if struck is not None:
             raise struck
 

@@ -14,9 +14,10 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
+from spoolkit import signals
 from spoolkit.errors import JobTimeout
 from spoolkit.job import JobSpec
-from spoolkit.spooldir import later, spoolers, spoolfile
+from spoolkit.spooldir import chunks, later, spoolers, spoolfile
 from spoolkit.system import clock, files, log, process
 from spoolkit.system.process import PerProcess
 
@@ -67,14 +68,22 @@ class HeldFiles:
         add(jobs)
 
     def publish(self) -> None:
-        """Accept the jobs: their transaction was committed. Raises nothing but a time limit that has struck."""
-        struck: JobTimeout | None = None
-        for index, path in enumerate(self._paths):
+        """Accept the jobs: their transaction was committed.
+
+        Raises nothing but a time limit that has struck, or a request to exit.
+        """
+        struck: BaseException | None = None
+        jobs = {job.id: job for job in self.jobs}
+        accepted: list[JobSpec] = []
+        for path in self._paths:
+            in_file = [jobs[id] for id in chunks.ids(path) or [name_of(path)]]
             try:
-                if not self._accept(path):
-                    vars(self.jobs[index])["duplicate"] = True  # the caller has the handle since the call
-            except Exception as error:  # the transaction is committed: nothing may say that it is not
-                if isinstance(error, JobTimeout):
+                if self._accept(path):
+                    accepted += in_file
+                else:
+                    vars(in_file[0])["duplicate"] = True  # the caller has the handle since the call
+            except BaseException as error:  # the transaction is committed: nothing may say that it is not
+                if isinstance(error, JobTimeout) or not isinstance(error, Exception):
                     struck = error
                 if _set_aside(path, self._spool_dir, COMMITTED):
                     text = "the job %s of a committed transaction cannot be accepted yet, and is tried again: %s"
@@ -82,6 +91,7 @@ class HeldFiles:
                 elif struck is None:
                     log.error("the file %s of a job whose transaction was committed is gone: %s", path, error)
         remove(self.jobs)
+        signals.accepted(accepted)
         if struck is not None:
             raise struck
 

@@ -10,10 +10,11 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
-from spoolkit import application, registry
+from spoolkit import application, registry, signals
 from spoolkit.coordination import commits
-from spoolkit.encoding import packet
+from spoolkit.encoding import chunk, packet
 from spoolkit.errors import KeyLockedError, NewerJobError, SpoolUnavailableError, StoreUnavailableError
+from spoolkit.job import JobSpec
 from spoolkit.spooldir import chunks, dead, held
 from spoolkit.spooling import engine, publication
 from spoolkit.system import files, log
@@ -78,7 +79,8 @@ def accept(path: str, spool_dir: str) -> None:
     becomes a dead letter.
     """
     try:
-        job = packet.head(packet.load(publication.read(path, packet.HEAD_SIZE)))
+        content = packet.load(publication.read(path, packet.HEAD_SIZE))
+        job = packet.head(content)
         declared = registry.this_process.get(job.task)
         config = application.settings(None if declared is None else declared.code_folder)
         folder, _ = engine.folder_of(job, spool_dir, config, bridge.directories())
@@ -87,6 +89,7 @@ def accept(path: str, spool_dir: str) -> None:
             path, folder=folder, spool_dir=spool_dir, run_at=run_at, declared=declared, config=config
         ):
             log.warning("job %s of %s is accepted by a sweep: its transaction was committed", job.id, job.task)
+            signals.accepted(_jobs(content))
     except FileNotFoundError:
         pass
     except (OSError, KeyLockedError, NewerJobError, SpoolUnavailableError, StoreUnavailableError) as error:
@@ -94,6 +97,14 @@ def accept(path: str, spool_dir: str) -> None:
     except Exception as error:
         with contextlib.suppress(FileNotFoundError):
             log.error("a held job is dead: %s", dead.quarantine(path, spool_dir, reason=str(error)), error=error)
+
+
+def _jobs(content: packet.Packet) -> list[JobSpec]:
+    """The jobs in a file, without their arguments."""
+    if not chunk.is_chunk(content):
+        return [packet.head(content)]
+    found = chunk.head(content)
+    return [found.job(index) for index in range(len(chunk.ids(found.stem)))]
 
 
 def _abandon(path: str, reason: str) -> None:

@@ -57,7 +57,7 @@ def accept(
         log.info("job %s of %s is a duplicate: at its commit, job %s has its key", job.id, job.task, holder.id)
         found = holder.id
     if found == job.id:
-        return True  # another process has just accepted the same file
+        raise FileNotFoundError(path)  # another process has just accepted the same file
     files.remove(path)
     return False
 

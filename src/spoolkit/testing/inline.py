@@ -42,7 +42,6 @@ class InlineEngine:
         config = application.settings(declared.code_folder)
         transaction = commits.current(after_commit, is_automatic=config.after_commit)
         if transaction is None:
-            signals.accepted([job])
             one.publish()
         else:
             held.add(one.jobs)
@@ -63,6 +62,7 @@ class HeldInlineJob:
     def publish(self) -> None:
         """Run all attempts."""
         held.remove(self.jobs)
+        signals.accepted(self.jobs)
         (job,), number = self.jobs, 1
         while isinstance(self._context.copy().run(_attempt, job, self._declared, number), RetryAt):
             number += 1

@@ -113,10 +113,12 @@ class ThreadJob:
         if self.store is not None:
             write_behind.writer().add(self.store, self.job)
 
-    def put(self) -> None:
-        """Put the job into the pool, in which it has its place since its call."""
-        if not self._pool.put(self.call, self.announce, has_place=True):
-            _lose([self], "its process is exiting, or can start no thread")
+    def put(self) -> bool:
+        """Put the job into the pool, in which it has its place since its call. Returns whether it is there."""
+        if self._pool.put(self.call, self.announce, has_place=True):
+            return True
+        _lose([self], "its process is exiting, or can start no thread")
+        return False
 
     def withdraw(self) -> None:
         """Keep the background writer from writing a row for this job, which does not wait any more."""
@@ -153,8 +155,10 @@ class HeldThreadJob:
 
     def publish(self) -> None:
         """Put the job into the pool."""
-        self._thread_job.put()
+        is_accepted = self._thread_job.put()
         held.remove(self.jobs)
+        if is_accepted:
+            signals.accepted(self.jobs)
 
     def discard(self) -> None:
         """Forget the job."""
