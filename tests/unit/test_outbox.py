@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from flask import current_app
@@ -155,6 +156,55 @@ def test_the_jobs_of_a_map_have_a_row_for_each_file(directory: str, engine: Engi
     assert len(rows(engine)) == 2
     settle(directory, engine)
     assert len(spoolfile.pending(directory)) == 2
+
+
+def test_a_sweep_forgets_all_rows_but_those_of_held_files(
+    directory: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox_module, "AT_ONCE", 3)
+    for _ in range(7):
+        enqueue(engine)
+    kept = sorted(rows(engine))[1:5]
+    kit = current_app.extensions["spoolkit"]
+    kit._commits.outbox.forget(directory, lambda spool_dir: set(kept))
+    assert rows(engine) == set(kept)
+    sweep(directory)
+    assert rows(engine) == set()
+
+
+def test_a_file_that_is_set_aside_while_the_held_files_are_listed_is_among_them(
+    directory: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise its row would be deleted, and the job with it. Nothing was set aside before."""
+    listed = held._files
+    with Session(engine) as session:
+        job = note.using(after_commit=session)(5)
+        (path,) = Path(held.own_folder(directory, with_rows=True)).iterdir()
+
+        def set_aside_first(folder: str) -> list[str]:
+            held._set_aside(str(path), directory, held.OUTBOX)
+            return listed(folder)
+
+        monkeypatch.setattr(held, "_files", set_aside_first)
+        assert held.names(directory) == {job.id}
+
+
+def test_a_database_that_gives_no_answers_is_not_asked_for_long(
+    directory: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kit = current_app.extensions["spoolkit"]
+    for _ in range(3):
+        assert in_child(lambda: enqueue(engine, lambda session: os._exit(CRASHED))) == CRASHED
+    asked = Mock(return_value=None)
+    with monkeypatch.context() as patch:
+        patch.setattr(kit._commits.outbox, "was_committed", asked)
+        patch.setattr(leftovers, "ASK_TIME", -1.0)
+        sweep(directory)
+        assert asked.call_count == 0
+        patch.setattr(leftovers, "ASK_TIME", 600.0)
+        sweep(directory)
+        assert asked.call_count == 3
+    settle(directory, engine)
 
 
 def watch(engine: Engine, reached: Callable[[], None]) -> None:

@@ -31,7 +31,7 @@ MAX_WAIT = 2
 """Seconds that a question waits for a transaction in progress; then it is asked again later."""
 
 AT_ONCE = 500
-"""Rows that are deleted at once."""
+"""Rows that are read, and deleted, at once."""
 
 _LIMITS = {
     "postgresql": f"SET LOCAL lock_timeout = '{MAX_WAIT}s'",
@@ -124,13 +124,18 @@ class Outbox:
             OSError: The spool directory cannot be read.
             DBAPIError: The rows cannot be deleted.
         """
-        of_this = TABLE.c.spool == held.identity(spool_dir)
-        with self._engine.connect() as connection:
-            rows = cast("Sequence[str]", connection.scalars(select(TABLE.c.id).where(of_this).limit(AT_ONCE)).all())
-        if not rows:
-            return
-        # In this order: each row that was read is committed, and its file was there before it.
-        waiting = still_held(spool_dir)
-        if done := [name for name in rows if name not in waiting]:
-            with self._engine.begin() as connection:
-                connection.execute(delete(TABLE).where(TABLE.c.id.in_(done)))
+        query = select(TABLE.c.id).where(TABLE.c.spool == held.identity(spool_dir)).order_by(TABLE.c.id).limit(AT_ONCE)
+        last = ""
+        while True:
+            with self._engine.connect() as connection:
+                rows = cast("Sequence[str]", connection.scalars(query.where(TABLE.c.id > last)).all())
+            if not rows:
+                return
+            # In this order: each row that was read is committed, and its file was there before it.
+            waiting = still_held(spool_dir)
+            if done := [name for name in rows if name not in waiting]:
+                with self._engine.begin() as connection:
+                    connection.execute(delete(TABLE).where(TABLE.c.id.in_(done)))
+            if len(rows) < AT_ONCE:
+                return
+            last = rows[-1]

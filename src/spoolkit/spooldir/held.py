@@ -230,13 +230,19 @@ def _is_alive(of: re.Match[str]) -> bool:
 
 
 def _folders(spool_dir: str) -> list[str]:
-    """The folders in ``held/``, those of processes first: a file that is set aside meanwhile is found all the same."""
+    """The folders in ``held/``, those of processes first: a file that is set aside meanwhile is found all the same.
+
+    The last two may be missing.
+    """
+    own = os.path.join(spool_dir, FOLDER)
     try:
-        with os.scandir(os.path.join(spool_dir, FOLDER)) as entries:
+        with os.scandir(own) as entries:
             found = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
     except (FileNotFoundError, NotADirectoryError):  # the doctor names what is in its place
         return []
-    return sorted(found, key=lambda path: os.path.basename(path) in (COMMITTED, OUTBOX))
+    # Also where it is not there yet: it may be made, and a file moved into it, before the others are read.
+    last = [os.path.join(own, place) for place in (COMMITTED, OUTBOX)]
+    return [path for path in found if path not in last] + last
 
 
 def _files(folder: str) -> list[str]:
@@ -247,7 +253,7 @@ def _files(folder: str) -> list[str]:
                 for entry in entries
                 if entry.name.startswith(spoolfile.PREFIX) and entry.is_file(follow_symlinks=False)
             )
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
 
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import threading
+import time
 from typing import TYPE_CHECKING
 
 from spoolkit import application, registry, signals
@@ -23,6 +25,9 @@ from spoolkit.uwsgi import bridge
 
 if TYPE_CHECKING:
     from spoolkit.coordination.outbox import Outbox
+
+ASK_TIME = 10.0
+"""Seconds after which a sweep begins no other question to a database: a spooler runs no job meanwhile."""
 
 _asking: PerProcess[threading.Thread] = PerProcess()
 """The thread of this process that asks the database."""
@@ -60,7 +65,11 @@ def sweep(spool_dir: str) -> None:
 def _ask(spool_dir: str, paths: list[str], outboxes: list[Outbox]) -> None:
     """Let the rows decide over these files, and delete rows that nobody needs any more. Never raises ``Exception``."""
     try:
-        for path in paths:
+        until = time.monotonic() + ASK_TIME
+        # In any order: questions that have no answer for long must not keep the same others from being asked.
+        for path in random.sample(paths, len(paths)):
+            if time.monotonic() > until:
+                break
             answers = [outbox.was_committed(held.name_of(path)) for outbox in outboxes]
             if True in answers:
                 accept(path, spool_dir)
