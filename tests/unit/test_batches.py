@@ -55,7 +55,7 @@ from spoolkit.admin import actions
 from spoolkit.cli import commands
 from spoolkit.coordination import batches as coordination
 from spoolkit.coordination import successors
-from spoolkit.spooldir import batches, spoolfile
+from spoolkit.spooldir import batches, later, spoolfile
 from spoolkit.spooling.standalone import Spooler
 from spoolkit.store import Store, locations, retention
 from spoolkit.system import clock, sandbox
@@ -341,6 +341,45 @@ def test_a_batch_is_deleted_with_the_last_record_of_its_members(spool_dir: str) 
     with pytest.raises(UnknownBatchError):
         _ = batch.status
     assert locations.store().batch_members(batch.id) == []
+
+
+def test_the_results_of_a_batch_are_kept_until_it_is_complete(spool_dir: str, monkeypatch: Any) -> None:
+    with Batch("long", then=report.call(1)) as batch:
+        batch.add(step, 1)
+        late = batch.add(step.using(delay=1000).call(2))
+    run(spool_dir)
+    now = clock.now()
+    with monkeypatch.context() as patch:
+        patch.setattr(clock, "now", lambda: now + 500)
+        assert actions.purge() == 0
+    actions.run_now(late.id)
+    run(spool_dir)
+    assert batch.callback is not None
+    assert batch.callback.result["results"] == [10, 20]
+    assert actions.purge(before=clock.now() + 1) == 3
+
+
+def test_with_fsync_a_batch_is_on_the_disk_before_a_member_has_its_place(tmp_path: Path, monkeypatch: Any) -> None:
+    done: list[str] = []
+    fsync, place = os.fsync, later.place
+
+    def note_fsync(fd: int) -> None:
+        done.append(os.path.basename(os.readlink(f"/proc/self/fd/{fd}")))
+        fsync(fd)
+
+    def note_place(*args: Any) -> None:
+        done.append("place")
+        place(*args)
+
+    with site(tmp_path, SPOOLKIT_FSYNC=True) as spool_dir:
+        monkeypatch.setattr(os, "fsync", note_fsync)
+        monkeypatch.setattr(later, "place", note_place)
+        batch = a_batch(1, 2)
+        wal = done.index("spoolkit.db-wal")
+        assert done[:wal].count(batch.id) == 1, "the folder with the files"
+        assert done.index("place") > wal
+        run(spool_dir)
+        assert batch.complete
 
 
 def test_a_folder_of_a_batch_that_was_never_accepted_is_removed(spool_dir: str, monkeypatch: Any) -> None:

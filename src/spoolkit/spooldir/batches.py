@@ -52,7 +52,7 @@ def stage(spool_dir: str, batch: str, members: Iterable[tuple[JobSpec, bytes]], 
         path = f"{target}/{PREFIX}{job.id}"
         spoolfile.write_unnamed(path, data, run_at=job.run_at, fsync=fsync, owned_by=owner)
     if fsync:
-        for one in (*folders, os.path.dirname(folder)):
+        for one in (*folders, os.path.dirname(folder), spool_dir):
             files.fsync_folder(one)
 
 

@@ -159,6 +159,12 @@ class SpoolEngine:
         if not is_accepted:
             remove()
             raise _unavailable(spool_dir, OSError(errno.ENOENT, "the files of the batch were removed meanwhile"))
+        if config.fsync:
+            try:
+                # Before a member has its place: a power cut must not leave it without its batch and the callback.
+                store.sync()
+            except OSError as error:
+                log.complain("the record of the batch %s may not be on the disk", batch.id, error=error)
         for spool_dir in by_directory:
             try:
                 batches.publish(spool_dir, batch.id, fsync=config.fsync)

@@ -243,6 +243,16 @@ class Database:
             except sqlite3.Error as error:
                 raise self._failure(connection, error) from error
 
+    def sync(self) -> None:
+        """Wait until what was written is on the disk: without that, a power cut may cost the last transactions.
+
+        Raises:
+            OSError: It may not be there.
+        """
+        with contextlib.suppress(FileNotFoundError):  # all of it is in the file itself, which SQLite syncs
+            files.fsync(f"{self.path}-wal")
+        files.fsync_folder(os.path.dirname(self.path))
+
     def _opened(self, connection: _Connection) -> sqlite3.Connection:
         """Return the connection to the file that has the path now; opened first if there is none."""
         if connection.is_lost:

@@ -144,6 +144,8 @@ def delete_rows(
 ) -> int:
     """Delete the rows and events of jobs that ended long ago, the oldest first, but for those that have a file.
 
+    A member of a batch ends, for this, when the last member does.
+
     Args:
         store: Where they are recorded.
         states: Only jobs that ended in these states.
@@ -161,15 +163,21 @@ def delete_rows(
     with store.transaction() as db:
         kept = batches.callbacks_to_record(db)
         for state in states:
-            found = db.execute(
-                "SELECT id, file, options FROM jobs WHERE state = ? AND finished_at < ? ORDER BY finished_at LIMIT ?",
-                (state.value, before, limit - len(old)),
-            ).fetchall()
+            found = db.execute(_OLD, {"state": state.value, "before": before, "limit": limit - len(old)}).fetchall()
             old += [row for row in found if row["id"] not in kept and not file_exists(row["id"], row["file"])]
         for row in old:
             rows.delete(db, row)
         batches.delete_batches(db, before, limit)
     return len(old)
+
+
+# The callback of a batch asks for the results of members that ended long before the last one.
+_OLD = (
+    "SELECT id, file, options FROM jobs WHERE state = :state AND finished_at < :before AND NOT EXISTS"
+    " (SELECT 1 FROM members JOIN batches ON batches.id = members.batch"
+    " WHERE members.job = jobs.id AND (completed_at IS NULL OR completed_at >= :before))"
+    " ORDER BY finished_at LIMIT :limit"
+)
 
 
 def delete_one(store: Database, spool_dirs: Iterable[str], id: str) -> bool:

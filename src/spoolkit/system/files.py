@@ -206,7 +206,12 @@ def has_links(folder: str) -> bool:
 
 def fsync_folder(folder: str) -> None:
     """Wait until the names in ``folder`` are on the disk. Raises ``OSError``."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fsync(folder, os.O_DIRECTORY)
+
+
+def fsync(path: str, flags: int = 0) -> None:
+    """Wait until what was written to the file is on the disk. Raises ``OSError``."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
     try:
         os.fsync(fd)
     finally:
