@@ -618,5 +618,9 @@ def test_the_command_shows_a_batch(spool_dir: str) -> None:
         assert text in output
     shown = json.loads(runner.invoke(commands, ["batch", batch.id, "--json"]).output)
     assert (shown["total"], shown["ended"], shown["generation"], shown["dead"]) == (2, 2, 1, [dead.id])
+    assert runner.invoke(commands, ["batch", batch.id[:20]]).output == output
+    a_batch()
+    several = runner.invoke(commands, ["batch", "1"])
+    assert (several.exit_code, "several" in several.output) == (1, True)
     unknown = runner.invoke(commands, ["batch", "0" * 32])
     assert (unknown.exit_code, "unknown" in unknown.output) == (1, True)

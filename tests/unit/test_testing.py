@@ -12,7 +12,17 @@ from pathlib import Path
 import pytest
 from flask import Flask, current_app
 
-from spoolkit import JobFailedError, Limit, Retry, SpoolKit, application, current_job, spool
+from spoolkit import (
+    Batch,
+    JobFailedError,
+    Limit,
+    Retry,
+    SpoolKit,
+    UnknownBatchError,
+    application,
+    current_job,
+    spool,
+)
 from spoolkit.coordination import limits
 from spoolkit.job import new_id
 from spoolkit.spooldir import parked, spoolfile
@@ -175,6 +185,24 @@ def test_clear_jobs_leaves_neither_jobs_nor_records(app: Flask) -> None:
     clear_jobs()
     result = app.test_cli_runner().invoke(args=["spool", "ls"])
     assert (waiting_jobs(), result.output.strip()) == ([], "no jobs")
+
+
+def test_clear_jobs_leaves_no_callback_of_a_batch_whose_members_it_cancels(app: Flask) -> None:
+    with Batch("greetings", then=greet.call("all")) as batch:
+        batch.add(greet, "ann")
+    assert [job.args for job in waiting_jobs()] == [("ann",)]
+    clear_jobs()
+    assert waiting_jobs() == []
+    with pytest.raises(UnknownBatchError):
+        _ = batch.status
+
+
+def test_run_jobs_runs_a_batch_and_its_callback(app: Flask) -> None:
+    with Batch("greetings", then=greet.call("all")) as batch:
+        batch.add(greet, "ann")
+        batch.add(fails.using(retries=0).call())
+    assert [job.args for job in run_jobs(check=False)] == [("ann",), (), ("all",)]
+    assert batch.complete
 
 
 def test_a_parked_job_is_a_waiting_job_and_can_be_run_and_cleared(app: Flask) -> None:

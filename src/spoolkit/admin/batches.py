@@ -49,14 +49,17 @@ def details(id: str) -> BatchDetails:
     """Return what is known of a batch.
 
     Args:
-        id: The full id of the batch.
+        id: The id of the batch, or the beginning of it if no other batch begins so.
 
     Raises:
-        UnknownBatchError: There is no record of the batch.
+        UnknownBatchError: There is no record of the batch, or there are several.
         StoreUnavailableError: The store cannot be read.
     """
     store = locations.store()
-    found = store.batch(id)
+    ids = store.batch_ids(id)
+    if len(ids) > 1:
+        raise UnknownBatchError(f"several batches begin with {shown(id)}: give more characters", batch=id)
+    found = store.batch(ids[0]) if ids else None
     if found is None:
         raise UnknownBatchError(
             f"the batch {shown(id)} is unknown: it was never accepted, or its record was deleted", batch=id
@@ -65,5 +68,5 @@ def details(id: str) -> BatchDetails:
     if found.callback is not None:
         with contextlib.suppress(UnknownJobError):
             callback_state = lookup.find(found.callback).state
-    dead = tuple(job for job, ended in store.batch_members(id) if ended is State.DEAD)
+    dead = tuple(job for job, ended in store.batch_members(found.id) if ended is State.DEAD)
     return BatchDetails(found, callback_state, dead[:MAX_SHOWN])

@@ -46,6 +46,7 @@ class Store(Database):
     accept_batch = batches.accept
     forget_unless_accepted = batches.forget_unless_accepted
     batch = batches.batch
+    batch_ids = batches.batch_ids
     batch_members = batches.batch_members
     batch_results = batches.batch_results
     asked_to_stop = batches.asked_to_stop

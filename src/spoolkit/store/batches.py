@@ -103,6 +103,12 @@ _COUNTS = (
 )
 
 
+def batch_ids(store: Database, prefix: str) -> list[str]:
+    """Return the ids of batches that begin with ``prefix``: two at most."""
+    sql = "SELECT id FROM batches WHERE id >= ? AND id < ? LIMIT 2"
+    return [row["id"] for row in store.read(sql, (prefix, f"{prefix}\U0010ffff"))]
+
+
 def batch_members(store: Database, id: str) -> list[tuple[str, State | None]]:
     """Return the id of each member of the batch ``id``, and in which state it ended, in the order of their adding."""
     found = store.read("SELECT job, ended FROM members WHERE batch = ? ORDER BY rowid", (id,))
