@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ from flask import Flask, current_app
 from uwsgi_server import wait_until
 
 from spoolkit import SpoolKit, State, application, callbacks, spool
+from spoolkit.lifecycle import spooler_signals
 from spoolkit.spooling import handler, spooler_hooks
 from spoolkit.spooling.standalone import Spooler
 from spoolkit.system.process import PerProcess
+from spoolkit.uwsgi import bridge
 
 seen: list[Any] = []
 
@@ -38,6 +41,18 @@ def kit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SpoolKit]:
     seen.clear()
     with app.app_context():
         yield kit
+
+
+def kit_app(kit: SpoolKit) -> Flask:
+    (app,) = kit._apps
+    return app
+
+
+def started() -> spooler_hooks._State:
+    """The state of a process whose hooks of the start have run."""
+    state = spooler_hooks._State()
+    state.has_started = True
+    return state
 
 
 @pytest.fixture
@@ -109,6 +124,54 @@ def test_a_hook_of_the_end_that_fails_does_not_keep_the_others_from_running(
     assert "a hook of its end failed" in caplog.text
 
 
+def test_hooks_of_several_applications_run_once(kit: SpoolKit, work: Callable[[], None]) -> None:
+    another = Flask("another")
+    another.config.update(SPOOLKIT_SPOOL=Path("/nowhere"), TESTING=True)
+    kit.init_app(another)
+    kit.on_spooler_start(lambda: seen.append("start"))
+    kit.on_spooler_stop(lambda: seen.append("stop"))
+    one()
+    work()
+    handler.end()
+    assert seen == ["start", "job", "stop"]
+
+
+def test_hooks_of_the_end_that_hang_end_the_process_after_the_grace_period(
+    kit: SpoolKit, work: Callable[[], None]
+) -> None:
+    kit_app(kit).config["SPOOLKIT_GRACE"] = 1
+
+    @kit.on_spooler_stop
+    def hangs() -> None:
+        time.sleep(300)
+
+    one()
+    work()
+    if not (pid := os.fork()):
+        spooler_hooks._state.set(started())
+        try:
+            handler.end()
+        finally:
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+
+
+def test_only_a_spooler_with_something_to_do_at_its_end_waits_for_signals(
+    kit: SpoolKit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[Any] = []
+    monkeypatch.setattr(bridge, "is_spooler", lambda: True)
+    monkeypatch.setattr(spooler_signals, "run_at_exit", waits.append)
+    kit.on_spooler_start(lambda: seen.append("start"))
+    assert spooler_hooks.start(os.curdir, handler.end)
+    assert waits == []
+    spooler_hooks._state.discard()
+    kit.on_spooler_stop(lambda: seen.append("stop"))
+    assert spooler_hooks.start(os.curdir, handler.end)
+    assert spooler_hooks.start(os.curdir, handler.end)
+    assert waits == [handler.end]
+
+
 SITE = """
 import os
 from flask import Flask
@@ -127,6 +190,9 @@ kit.on_spooler_stop(lambda: note("stop"))
 @spool
 def job():
     note("job")
+
+with app.app_context():
+    job()
 """
 
 
@@ -137,8 +203,6 @@ def test_flask_spool_run_calls_them(tmp_path: Path) -> None:
     flask = [sys.executable, "-m", "flask", "--app", "hooked_site"]
     with (tmp_path / "log").open("wb") as log:
         given: dict[str, Any] = {"cwd": tmp_path, "env": environment, "stdout": log, "stderr": log}
-        command = "import hooked_site as s\nwith s.app.app_context(): s.job()"
-        subprocess.run([sys.executable, "-c", command], check=True, timeout=120, **given)
         server = subprocess.Popen([*flask, "spool", "run"], **given)
         try:
             wait_until(lambda: notes.exists() and "job" in notes.read_text())

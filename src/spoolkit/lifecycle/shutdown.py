@@ -245,12 +245,18 @@ def _at_exit() -> None:
 
 def _end_spoolers(deadline: float) -> None:
     """Have the spoolers, which are idle now, run what the application does at their end: the master would kill them."""
-    pids = bridge.spooler_pids()
+    master_pid = bridge.master_pid()
+    # A master that is stopping reaps no spooler, so these pids belong to no other process. If the master was killed,
+    # they may: then its spoolers are children of another process.
+    pids = [pid for pid in bridge.spooler_pids() if process.parent(pid) == master_pid]
     for pid in pids:
-        # A master that is stopping reaps no spooler, so none of these pids belongs to another process by now.
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGTERM)
-    process.wait_until_gone(lambda: [pid for pid in pids if not master.is_dying(pid)], deadline)
+    process.wait_until_gone(
+        lambda: [pid for pid in pids if not master.is_dying(pid)],
+        deadline,
+        lambda: master.is_stop_repeated(master_pid),
+    )
 
 
 def _leave_watcher() -> None:

@@ -49,20 +49,27 @@ def run_at_exit(last: Callable[[], None]) -> None:
 
     In a thread: an idle spooler is within uWSGI's C code, where its main thread runs no Python.
     """
-    reader, _spooler.wakeup = os.pipe()
-    os.set_blocking(_spooler.wakeup, False)
-    _busy.acquire()
-    # Blocked in the thread: the signal that wakes the spooler must interrupt the main thread.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    reader, writer = os.pipe()
     try:
-        threading.Thread(target=_watch, args=(reader, last), name="spoolkit-exit", daemon=True).start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        os.set_blocking(writer, False)
+        # Blocked in the thread: the signal that wakes the spooler must interrupt the main thread.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        try:
+            threading.Thread(target=_watch, args=(reader, last), name="spoolkit-exit", daemon=True).start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    except BaseException:
+        os.close(reader)
+        os.close(writer)
+        raise
+    # Only now: without the thread, an idle process would not exit at a signal any more.
+    _busy.acquire()
+    _spooler.wakeup = writer
 
 
 def _watch(reader: int, last: Callable[[], None]) -> None:
     while found := os.read(reader, 64):
-        # While a job runs, the handler has recorded the signal.
+        # While a job runs, the handler has recorded the signal, or does so before job_ended() looks for the last time.
         if not set(found).isdisjoint(_STOP_SIGNALS) and _busy.acquire(blocking=False):
             _exit(last)
 
@@ -70,7 +77,10 @@ def _watch(reader: int, last: Callable[[], None]) -> None:
 def _set_idle() -> None:
     """Let the signals end this process at once: it runs no job."""
     if _spooler.wakeup != -1:
-        signal.set_wakeup_fd(_spooler.wakeup, warn_on_full_buffer=False)  # a task may have set another one
+        try:
+            signal.set_wakeup_fd(_spooler.wakeup, warn_on_full_buffer=False)  # a task may have set another one
+        except (OSError, ValueError):  # a task has closed it, and its number may be that of another file
+            _spooler.exit_requested = True
         _signal.signal(signal.SIGTERM, _record)
         _signal.signal(signal.SIGINT, _record)
         _signal.signal(signal.SIGQUIT, _signal.SIG_IGN)
@@ -114,6 +124,10 @@ def job_ended(last: Callable[[], None]) -> None:
     if _spooler.wakeup != -1:
         _busy.release()
     _signal.pthread_sigmask(_signal.SIG_UNBLOCK, _STOP_SIGNALS)
+    # Another thread, of the application, does not block them: the handler has not run yet when it was asked above, and
+    # the thread that waits for signals has left this one to it.
+    if _spooler.wakeup != -1 and _spooler.exit_requested and _busy.acquire(blocking=False):
+        _exit(last)
 
 
 def _record(signum: int, frame: FrameType | None) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from flask import Flask
 
 from spoolkit import application, callbacks
+from spoolkit.attempt import timeouts
 from spoolkit.lifecycle import spooler_signals
 from spoolkit.system import log
 from spoolkit.system.process import PerProcess
@@ -17,6 +18,9 @@ from spoolkit.uwsgi import bridge
 
 PAUSE = 5.0
 """Seconds after which a hook that has failed is tried again, before a job runs."""
+
+SHORTEST_STOP = 1.0
+"""Seconds that the hooks of the end may take where the grace period is shorter: no stop may be waiting for them."""
 
 
 class _State:
@@ -77,24 +81,33 @@ def has_stop() -> bool:
 
 
 def stop(working_directory: str) -> None:
-    """Run the hooks of the end, the last one first, if those of the start have run in this process. Never raises."""
+    """Run the hooks of the end, the last one first, if those of the start have run in this process. Never raises.
+
+    If they take longer than the grace period, this process ends: it could neither run a job nor be replaced.
+    """
     state = _state.peek()
     if state is None or not state.has_started:
         return
     state.has_started = False
-    for app, hook in reversed(_hooks(lambda called: called.spooler_stop)):
-        try:
-            with _in(working_directory), app.app_context():
-                hook()
-        except BaseException as error:
-            log.error("spooler %d ends although a hook of its end failed", os.getpid(), error=error)
+    if not (hooks := _hooks(lambda called: called.spooler_stop)):
+        return
+    with timeouts.hard(max(SHORTEST_STOP, application.settings().grace), -1):
+        for app, hook in reversed(hooks):
+            try:
+                with _in(working_directory), app.app_context():
+                    hook()
+            except BaseException as error:
+                log.error("spooler %d ends although a hook of its end failed", os.getpid(), error=error)
 
 
 def _hooks(
     of: Callable[[callbacks.Callbacks], list[Callable[[], object]]],
 ) -> list[tuple[Flask, Callable[[], object]]]:
-    """The hooks of all applications of this process, each with its application."""
-    return [(app, hook) for app, called in application.all_callbacks() for hook in of(called)]
+    """The hooks of all applications of this process, each with its application; once, also if it is that of several."""
+    found: list[tuple[Flask, Callable[[], object]]] = []
+    for app, called in application.all_callbacks():
+        found += [(app, hook) for hook in of(called) if all(hook is not other for _, other in found)]
+    return found
 
 
 @contextlib.contextmanager

@@ -118,6 +118,12 @@ def is_exiting(pid: int) -> bool:
     return len(fields) < 20 or fields[0] in b"ZX" or bool(int(fields[6]) & _PF_EXITING)
 
 
+def parent(pid: int) -> int | None:
+    """Return the pid of the parent of the process ``pid``; ``None`` if there is no such process."""
+    fields = _fields(pid)
+    return int(fields[1]) if len(fields) > 1 else None
+
+
 def _fields(pid: int) -> list[bytes]:
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
