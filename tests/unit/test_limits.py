@@ -226,6 +226,15 @@ def test_a_job_over_the_limit_is_parked_without_holding_up_other_keys_and_comes_
     assert os.listdir(os.path.join(locations.spool_dir(), parked.FOLDER)) == []
 
 
+def test_a_job_that_comes_when_a_place_is_free_does_not_pass_those_that_wait(work: Callable[[], None]) -> None:
+    first = export(1, "first")
+    park(first)  # the last holder has ended; this one is not moved back yet
+    export(1, "second")
+    for _ in range(3):
+        work()
+    assert ran == [(1, "first"), (1, "second")]
+
+
 def test_as_many_come_back_as_there_is_room_for_by_the_number_of_the_running_code(
     work: Callable[[], None], holder: Callable[[], Callable[[], None]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ ended between the claim and the move, and have found nobody in the line.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import inspect
 import json
@@ -126,6 +127,27 @@ def room(job: JobSpec, options: TaskOptions, config: Settings) -> Room | None:
     if options.limit is None or job.limit_key is None:
         return None if pace is None else Room(None, 0, pace=pace)
     return Room(job.limit_key, options.limit.number, _has_left(config), pace)
+
+
+def behind_others(room: Room, path: str, spool_dir: str, config: Settings) -> Room:
+    """Return ``room``; but with no place at all if others wait in the line that were due before the job of a file.
+
+    Otherwise one that comes when a place is free would pass all of them. Parked behind them, it has the next one moved
+    back.
+
+    Args:
+        room: What the limit of the job allows.
+        path: The file of the job.
+        spool_dir: The spool directory.
+        config: The settings in force.
+    """
+    if room.key is None:
+        return room
+    with contextlib.suppress(OSError):
+        first = _next(locations.spool_dirs(config), group(room.key))
+        if first is not None and first < Place(os.lstat(path).st_mtime_ns, os.path.basename(path), spool_dir):
+            return room._replace(number=0)
+    return room
 
 
 def _has_left(config: Settings) -> holders.HasLeft:

@@ -167,7 +167,8 @@ def execute_job(
         instead = instead or Cancelled(Failure("its task is paused", ending="skipped"))
     room = limits.room(job, prepared.options, config)
     with contextlib.nullcontext(shown) if shown else running.AttemptFile(files_dir, job.id) as attempt_file:
-        file, claim = _claim(job, prepared.options, file, store, config, packet.arguments(content), instead, room)
+        asked = room and limits.behind_others(room, file.path, file.spool_dir, config)
+        file, claim = _claim(job, prepared.options, file, store, config, packet.arguments(content), instead, asked)
         if isinstance(claim, Granted):
             result = _run(job, prepared, claim, config, attempt_file, owns_process=working_directory is not None)
             if job.chain is not None:
