@@ -78,6 +78,11 @@ def test_a_job_that_was_left_for_a_more_urgent_one_runs_although_the_spooler_is_
     site.wait_empty()
 
 
+def test_the_runs_of_a_periodic_task_are_jobs_of_its_queue(site: Site) -> None:
+    site.history.wait_for("tick", count=2)
+    wait_until(lambda: list((site.spool.parent / "spool-queues" / "mail" / "later").rglob("uwsgi_spoolfile_on_*")))
+
+
 @pytest.mark.matrix
 def test_flask_spool_run_serves_all_queues_and_stops_with_success(tmp_path: Path) -> None:
     env = {**os.environ, **environment_in(tmp_path)}

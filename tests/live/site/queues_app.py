@@ -9,7 +9,7 @@ import time
 from flask import Flask, Response, jsonify, request
 from history import record, runs_so_far
 
-from spoolkit import SpoolKit, spool
+from spoolkit import SpoolKit, periodic, spool
 
 app = Flask(__name__)
 app.config["SPOOLKIT_QUEUES"] = {"mail": {"processes": 2}}
@@ -52,6 +52,12 @@ def kills(name: str) -> None:
 @spool(queue="mail")
 def mail(name: str) -> None:
     record("mail", name)
+
+
+@periodic(every=1)
+@spool(queue="mail")
+def tick() -> None:
+    record("tick")
 
 
 @app.post("/call/<name>")
