@@ -192,6 +192,16 @@ def test_a_dead_file_of_another_library_has_its_name_as_id(directory: str) -> No
     assert (lookup.find(name).task, lookup.find(name).error_message) == ("f", "nobody runs it")
 
 
+def test_a_dead_file_whose_name_is_not_utf_8_is_listed_with_the_others(
+    directory: str, work: Callable[[], None]
+) -> None:
+    aborted = ends("dies")
+    work()
+    name = f"{spoolfile.PREFIX}\udcff"
+    Path(directory, dead.FOLDER, name).write_bytes(packet.dump(packet.Packet({b"ud_spool_func": b"f"})))
+    assert {status.id for status in lookup.jobs(states=[State.DEAD])} == {aborted.id, name}
+
+
 def test_a_dead_file_without_a_report_is_dead(directory: str) -> None:
     made = ends("x")
     path = dead.quarantine(file_of(directory), directory, reason="x")

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from spoolkit.errors import NewerStoreError, StoreUnavailableError
+from spoolkit.store import rows
 from spoolkit.system import files, process
 from spoolkit.system.process import PerProcess
 
@@ -142,7 +143,10 @@ class Database:
         with connection.lock:
             db = self._opened(connection)
             try:
-                return _execute(db, sql, values).fetchall()
+                try:
+                    return _execute(db, sql, values).fetchall()
+                except UnicodeEncodeError:  # one is the name of a file that is not UTF-8
+                    return _execute(db, sql, rows.encoded(values)).fetchall()
             except sqlite3.Error as error:
                 raise self._failure(connection, error) from error
 
