@@ -212,7 +212,7 @@ def thread(
         discard_on: The exception class, or a list of them, after which the job is pointless and ends as cancelled.
         name: The task's name in jobs and records. ``None``: ``module.function``.
         aliases: Names that the task had in earlier versions of the code.
-        of_spool: No other option. One of ``@spool`` that needs a file is refused with the reason.
+        of_spool: No other option. One of ``@spool`` that needs a file or a process is refused with the reason.
 
     Returns:
         The task: calling it puts a job into the pool.
@@ -319,6 +319,11 @@ def _refuse_options_of_spool(options: Mapping[str, object]) -> None:
             raise ConfigurationError(
                 f"{name} is for @spool: a thread job that has to wait has no file that could be parked or put off. Use "
                 f"@spool({name}=...); within one process, @thread(concurrency=...) bounds how many jobs run at once",
+                setting=name,
+            )
+        if name == "memory":
+            raise ConfigurationError(
+                "memory is for @spool: a thread job shares its process with the site. Use @spool(memory=...)",
                 setting=name,
             )
         if name not in ("unique", "until", "on_duplicate"):

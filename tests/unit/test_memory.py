@@ -123,8 +123,9 @@ def test_a_memory_that_cannot_be_used_is_refused(value: object) -> None:
 
 
 def test_a_thread_cannot_have_a_memory_of_its_own() -> None:
-    with pytest.raises(TypeError, match="memory"):
+    with pytest.raises(ConfigurationError, match="shares its process with the site") as refused:
         thread(memory=64 * MIB)  # type: ignore[call-overload]
+    assert refused.value.setting == "memory"
 
 
 # Spoolers
