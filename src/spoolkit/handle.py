@@ -56,18 +56,7 @@ class Job(job.JobSpec, Generic[R]):
     @classmethod
     def from_status(cls, found: Status) -> Job[Any]:
         """The handle of a job of which this is known, without the job's arguments."""
-        return cls(
-            id=found.id,
-            task=found.task or "?",
-            engine=found.engine,
-            enqueued_at=found.enqueued_at or 0.0,
-            run_at=found.run_at,
-            queue=found.queue,
-            expires_at=found.expires_at,
-            headers=found.headers,
-            batch=found.batch,
-            tags=found.tags,
-        )
+        return job.of_status(cls, found)
 
     @classmethod
     def of(cls, spec: job.JobSpec) -> Job[R]:

@@ -500,11 +500,32 @@ class Status:
     limit_key: str | None = None
     #: The key of the limit under which it waits for room; ``None``: it does not wait for that.
     parked_for: str | None = None
+    #: Whether it waits until its task is resumed.
+    paused: bool = False
 
     @property
     def has_file(self) -> bool:
         """Whether a file in a spool directory carries the job; otherwise it exists in one process only."""
         return _has_file(self.engine)
+
+
+def of_status(kind: type[AnyJob], found: Status) -> AnyJob:
+    """Return the job of which this is known, without its arguments."""
+    return kind(
+        found.id,
+        found.task or "?",
+        engine=found.engine,
+        enqueued_at=found.enqueued_at or 0.0,
+        run_at=found.run_at,
+        queue=found.queue,
+        expires_at=found.expires_at,
+        retries=found.retries,
+        backoff=found.backoff,
+        timeout=found.timeout,
+        headers=found.headers,
+        batch=found.batch,
+        tags=found.tags,
+    )
 
 
 OnDeath = Literal["wait", "cancel"]

@@ -97,9 +97,8 @@ def select(
 
 
 def _states(given: States | None) -> frozenset[State]:
-    wanted = [] if given is None else [given] if isinstance(given, str) else list(given)
     try:
-        return frozenset(map(State, wanted))
-    except ValueError:
+        return frozenset(map(State, () if given is None else [given] if isinstance(given, str) else given))
+    except (TypeError, ValueError):
         known = ", ".join(State)
         raise ArgumentError(f"state is {shown(given)}: give some of {known}", argument="state") from None

@@ -45,6 +45,11 @@ def export(good: bool = True) -> None:
 def other() -> None: ...
 
 
+@spool(unique=True, on_duplicate="replace")
+def latest(good: bool = True) -> None:
+    export.run(good)
+
+
 @thread
 def in_thread() -> None: ...
 
@@ -211,8 +216,31 @@ def test_tags_that_cannot_be_used_are_refused(given: Any, error: type[Exception]
     assert refused.value.argument == "tags"  # type: ignore[attr-defined]
 
 
+def test_a_replaced_job_has_the_options_of_the_latest_call() -> None:
+    job = latest.using(tags=["earlier"], retries=0)(False)
+    work()
+    actions.retry(job.id)
+    again = latest.using(tags=["later"], retries=3)(False)
+    assert (again, again.tags) == (job, ("later",))
+    for state in (State.QUEUED, State.RETRYING):
+        assert (again.state, [*kit.jobs(tag="later")], [*kit.jobs(tag="earlier")]) == (state, [job], [])
+        assert (again.status.tags, again.status.retries) == (("later",), 3)
+        work()
+    assert rows_of_tags() == [("later", job.id)]
+
+
+def test_a_job_whose_record_is_deleted_meanwhile_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = [export.using(tags=["x"])() for _ in range(2)]
+    work()
+    found = kit.jobs(tag="x")
+    actions.purge_job(jobs[0].id)
+    assert found.purge() == bulk.BulkResult(1)
+
+
 @pytest.mark.parametrize(
-    "given", [{"limit": 0}, {"limit": True}, {"state": "finished"}, {"tag": 42}, {"task": 1}, {"before": 3}], ids=str
+    "given",
+    [{"limit": 0}, {"limit": True}, {"state": 5}, {"state": "finished"}, {"tag": 42}, {"task": 1}, {"before": 3}],
+    ids=str,
 )
 def test_a_selection_that_cannot_be_made_is_refused(given: dict[str, Any]) -> None:
     (name,) = given

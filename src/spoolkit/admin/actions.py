@@ -15,7 +15,7 @@ from spoolkit.admin.lookup import Listing, check_id, directories, find, from_sto
 from spoolkit.coordination import batches, limits
 from spoolkit.encoding import packet
 from spoolkit.errors import DecodeError, JobStateError
-from spoolkit.job import FINAL, FINISHED, Failure, JobSpec, State, Status
+from spoolkit.job import FINAL, FINISHED, Failure, JobSpec, State, Status, of_status
 from spoolkit.spooldir import chunks, dead, held, later, parked, running, spoolers, spoolfile, waiting
 from spoolkit.store import locations, retention
 from spoolkit.system import clock, files, process
@@ -168,7 +168,9 @@ def _cancel(id: str, *, force: bool) -> State:
             waiting.wake_waiters(spool_dir, id)
             limits.ended(status.limit_key, status.task, store, application.settings())
             signals.cancelled(
-                _spec(status), Failure("its process was killed", ending="cancelled"), attempt=status.attempt
+                of_status(JobSpec, status),
+                Failure("its process was killed", ending="cancelled"),
+                attempt=status.attempt,
             )
             return State.CANCELLED
         if time.monotonic() > deadline:
@@ -190,7 +192,7 @@ def _cancel_waiting(status: Status) -> bool:
     waiting.wake_waiters(spool_dir, status.id)
     # It may have been moved back, to run as the next one of its key.
     limits.ended(status.limit_key, status.task, store, application.settings())
-    signals.cancelled(_spec(status), Failure(reason, ending="cancelled"))
+    signals.cancelled(of_status(JobSpec, status), Failure(reason, ending="cancelled"))
     return True
 
 
@@ -200,22 +202,8 @@ def _cancel_in_process(status: Status) -> bool:
     if not store.cancel(status, reason, file=None):
         return False
     waiting.wake_waiters(locations.spool_dir_of(status.queue), status.id)
-    signals.cancelled(_spec(status), Failure(reason, ending="cancelled"))
+    signals.cancelled(of_status(JobSpec, status), Failure(reason, ending="cancelled"))
     return True
-
-
-def _spec(status: Status) -> JobSpec:
-    """The job, without its arguments."""
-    return JobSpec(
-        status.id,
-        status.task or "?",
-        engine=status.engine,
-        enqueued_at=status.enqueued_at or 0.0,
-        run_at=status.run_at,
-        queue=status.queue,
-        expires_at=status.expires_at,
-        headers=status.headers,
-    )
 
 
 def _ask_to_stop(status: Status) -> State:

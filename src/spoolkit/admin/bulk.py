@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from spoolkit.admin import actions
 from spoolkit.admin.lookup import UNFINISHED, Listing
-from spoolkit.errors import JobStateError, SpoolkitError
+from spoolkit.errors import JobStateError, SpoolkitError, UnknownJobError
 from spoolkit.job import FINISHED, State
 
 
@@ -44,6 +44,8 @@ def _each(found: Listing, states: Iterable[State], act: Callable[[str], object])
         if status.state in states:
             try:
                 act(status.id)
+            except UnknownJobError:
+                pass  # its record was deleted since it was listed
             except SpoolkitError as error:
                 if not _is_done_by_itself(error, states):
                     refused[status.id] = error

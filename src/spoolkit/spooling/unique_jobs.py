@@ -28,7 +28,7 @@ from spoolkit.errors import (
     SpoolUnavailableError,
     StoreUnavailableError,
 )
-from spoolkit.job import AnyJob, JobSpec, State, Status, Unique, new_id, replaced
+from spoolkit.job import AnyJob, JobSpec, State, Status, Unique, new_id, of_status, replaced
 from spoolkit.registry import Declared
 from spoolkit.settings import Settings
 from spoolkit.spooldir import chunks, later, parked, spoolers, spoolfile
@@ -379,15 +379,7 @@ def _holder(job: JobSpec, spool_dir: str) -> Holder:
 
 def _handle(job: AnyJob, status: Status) -> AnyJob:
     """A handle of the job that holds the key of the call ``job``, without the arguments of either."""
-    return type(job)(
-        status.id,
-        status.task or job.task,
-        enqueued_at=status.enqueued_at or 0.0,
-        run_at=status.run_at,
-        queue=status.queue,
-        expires_at=status.expires_at,
-        duplicate=True,
-    )
+    return replaced(of_status(type(job), status), task=status.task or job.task, duplicate=True)
 
 
 def _partly_accepted(

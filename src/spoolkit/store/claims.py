@@ -201,7 +201,7 @@ def _must_wait(
 
 def _current(job: JobSpec, arguments: bytes | None, kept: bytes | None) -> dict[str, Any]:
     """The columns with what a later call of a unique task may have changed since the row was made."""
-    columns: dict[str, Any] = {"expires_at": job.expires_at}
+    columns: dict[str, Any] = {"expires_at": job.expires_at, "options": rows.options_of(job)}
     return columns if arguments is None else {**columns, "arguments": kept}
 
 

@@ -93,10 +93,15 @@ def add_tags(db: sqlite3.Connection, job: JobSpec | Status) -> None:
     db.executemany("INSERT OR IGNORE INTO job_tags VALUES (?, ?)", [(tag, job.id) for tag in job.tags or ()])
 
 
-def delete(db: sqlite3.Connection, row: sqlite3.Row) -> None:
-    """Delete the row of a job, of which ``row`` has ``id`` and ``options``, its events and its tags."""
+def remove_tags(db: sqlite3.Connection, row: sqlite3.Row) -> None:
+    """Have a job not be found by its tags any more: those of its row, of which ``row`` has ``id`` and ``options``."""
     for tag in read_options(row["options"]).get("tags", ()):
         db.execute("DELETE FROM job_tags WHERE tag = ? AND job = ?", (tag, row["id"]))
+
+
+def delete(db: sqlite3.Connection, row: sqlite3.Row) -> None:
+    """Delete the row of a job, of which ``row`` has ``id`` and ``options``, its events and its tags."""
+    remove_tags(db, row)
     db.execute("DELETE FROM events WHERE job = ?", (row["id"],))
     db.execute("DELETE FROM jobs WHERE id = ?", (row["id"],))
 

@@ -246,10 +246,13 @@ def record_event(store: Database, id: str, kind: str) -> None:
 
 
 def record_replaced(store: Database, job: JobSpec) -> None:
-    """Record that a call has replaced the arguments of a job that waits, if the job is recorded: it was retried."""
+    """Record that a call has replaced a job that waits, with its options, if the job is recorded: it was retried."""
     with store.transaction() as db:
         if (row := rows.find(db, job.id)) is not None and row["state"] in (State.QUEUED, State.DEAD):
-            rows.update(db, row, {"expires_at": job.expires_at}, rows.event(clock.now(), "replaced"))
+            columns = {"expires_at": job.expires_at, "options": rows.options_of(job)}
+            rows.remove_tags(db, row)
+            rows.add_tags(db, job)
+            rows.update(db, row, columns, rows.event(clock.now(), "replaced"))
 
 
 def requeue(store: Database, id: str, *, still_there: Callable[[], bool]) -> None:
