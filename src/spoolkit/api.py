@@ -26,10 +26,10 @@ def jobs_blueprint(*, details: bool = False, listing: bool = False, url_prefix: 
     Args:
         details: Whether a single job comes with its arguments and attempts, including tracebacks and logs: for a
             site whose visitors may see them.
-        listing: Whether ``GET /jobs?state=&task=&limit=`` lists jobs, newest first. The list shows the ids and error
-            messages of all users' jobs, so protect it. Without ``listing`` it is a 404. A list reads a bounded number
-            of jobs; where it stopped before it had found all, ``complete`` is false. Where more than 5,000 files wait,
-            it lists those that the file system names first, which are not the newest.
+        listing: Whether ``GET /jobs?state=&task=&tag=&limit=`` lists jobs, newest first. The list shows the ids and
+            error messages of all users' jobs, so protect it. Without ``listing`` it is a 404. A list reads a bounded
+            number of jobs; where it stopped before it had found all, ``complete`` is false. Where more than 5,000 files
+            wait, it lists those that the file system names first, which are not the newest.
         url_prefix: The path of the list; a single job is below it.
 
     Returns:
@@ -47,9 +47,9 @@ def jobs_blueprint(*, details: bool = False, listing: bool = False, url_prefix: 
         if not listing:
             message = "this site does not list jobs: ask for one by its id"
             return jsonify(error={"type": "NotFound", "message": message, "argument": None}), 404
-        limit, task = _limit(), request.args.get("task") or None
+        limit, task, tag = _limit(), request.args.get("task") or None, request.args.get("tag") or None
         states, files = _states(), lookup.list_files(MAX_NAMES)
-        found = lookup.jobs(states=states, task=task, limit=limit, max_examined=MAX_EXAMINED, files=files)
+        found = lookup.jobs(states=states, task=task, tag=tag, limit=limit, max_examined=MAX_EXAMINED, files=files)
         return jsonify(jobs=[as_json.brief(status) for status in found], complete=found.complete)
 
     @blueprint.errorhandler(ArgumentError)

@@ -176,7 +176,7 @@ class SpoolKit:
         pausing.pause(task if isinstance(task, str) else task.name)
 
     def resume(self, *, task: Task[..., Any] | str) -> None:
-        """End :meth:`pause`: the jobs that waited are run, in the order in which they were due.
+        """End :meth:`pause`: the jobs that waited are due now, as are those that were enqueued meanwhile.
 
         Args:
             task: The task, or its name.

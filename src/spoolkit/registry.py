@@ -48,6 +48,11 @@ class Declared:
     #: What the decorator returned in place of the function, a :class:`~spoolkit.task.Task`.
     task: Any = field(default=None, repr=False, compare=False)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Its name, and those that it had in earlier versions of the code."""
+        return self.name, *self.aliases
+
     def for_job(self, job: JobSpec) -> Declared:
         """The task with the options that the call of ``job`` gave; itself, as nearly always, if it gave none."""
         if (values := _call_options(job)) == _NO_OPTIONS:
@@ -246,7 +251,7 @@ def declare(
     earlier = this_process.tasks.get(declared.name)
     if earlier is not None:
         _check_same_task(earlier, declared)
-    for alias in (declared.name, *declared.aliases):
+    for alias in declared.names:
         other = this_process.aliases.get(alias) or this_process.tasks.get(alias)
         if other is not None and other.name != declared.name:
             whose = "the name" if alias == other.name else "an alias"

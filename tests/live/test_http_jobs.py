@@ -19,6 +19,7 @@ KEYS = {
     "run_at",
     "expires_at",
     "parked",
+    "paused",
     "enqueued_at",
     "started_at",
     "finished_at",

@@ -123,8 +123,8 @@ def test_without_listing_the_list_is_a_404_and_a_single_job_is_shown(app: Flask,
 
 @pytest.fixture
 def ids(client: FlaskClient) -> list[str]:
-    """One job done, three queued, newest first."""
-    done = secretive("x")
+    """One job done, with a tag, three queued, newest first."""
+    done = secretive.using(tags=["user:42"])("x")
     run_all()
     return [job.id for job in reversed([done, *(returns_much.using(delay=100 + i)() for i in range(3))])]
 
@@ -139,6 +139,8 @@ def ids(client: FlaskClient) -> list[str]:
         ("?state=done&state=queued&limit=2", slice(0, 2)),
         (f"?task={secretive.name}", slice(3, 4)),
         ("?task=other", slice(0, 0)),
+        ("?tag=user:42", slice(3, 4)),
+        ("?tag=user", slice(0, 0)),
     ],
 )
 def test_the_list_filters_jobs_newest_first(client: FlaskClient, ids: list[str], query: str, which: slice) -> None:

@@ -10,16 +10,29 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 from flask import Flask
+from life_process import start_child, wait_child
 
-from spoolkit import ConfigurationError, Job, SpoolKit, State, UnknownTaskError, periodic, registry, spool, thread
+from spoolkit import (
+    ConfigurationError,
+    Job,
+    Limit,
+    SpoolKit,
+    State,
+    UnknownTaskError,
+    current_job,
+    periodic,
+    registry,
+    spool,
+    thread,
+)
 from spoolkit.admin import stats
 from spoolkit.cli import commands
-from spoolkit.coordination import pauses
+from spoolkit.coordination import limits, pauses
 from spoolkit.doctor.examine import examine
 from spoolkit.lifecycle import sweeping
 from spoolkit.schedules import ticks
 from spoolkit.spooldir import gate, parked, spoolfile
-from spoolkit.spooling import execute
+from spoolkit.spooling import execute, recycling
 from spoolkit.spooling.standalone import Spooler
 from spoolkit.store import locations
 
@@ -35,6 +48,30 @@ def send_mail(number: int) -> None:
 @spool
 def other() -> None:
     ran.append("other")
+
+
+@spool(unique=True)
+def only_one(number: int) -> None:
+    ran.append(number)
+
+
+@spool(limit=Limit(1))
+def one_at_a_time(number: int) -> None:
+    ran.append(number)
+
+
+ready, go = os.pipe(), os.pipe()
+
+
+@spool(retries=0)
+def opens_its_file() -> None:
+    """Drops the lock that its spooler has, and fails once it is told to."""
+    path = spoolfile.locate(locations.spool_dir(), current_job().id)
+    if path is not None and current_job().attempt == 1:
+        os.close(os.open(path, os.O_RDONLY))
+        os.write(ready[1], b"1")
+        os.read(go[0], 1)
+    raise ValueError("trouble")
 
 
 @spool
@@ -174,6 +211,99 @@ def test_jobs_that_are_left_after_a_kill_in_a_resume_come_back_at_a_sweep() -> N
     assert ran == [1]
 
 
+def test_a_job_that_runs_without_its_lock_is_not_parked() -> None:
+    job = opens_its_file()
+    child = start_child(work)
+    os.read(ready[0], 1)
+    kit.pause(task=opens_its_file)
+    work()
+    os.write(go[1], b"1")
+    assert wait_child(child) == 0
+    assert (job.state, scanned()) == (State.DEAD, [])
+    kit.resume(task=opens_its_file)
+    work()
+    assert job.attempt == 1
+
+
+def test_a_task_that_is_renamed_while_it_is_paused_stays_so_and_can_be_resumed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(registry, "this_process", registry.Registry())
+
+    def task() -> None:
+        ran.append("task")
+
+    before = spool(name="its.name")(task)
+    kit.pause(task=before)
+    before()
+    work()
+    monkeypatch.setattr(registry, "this_process", registry.Registry())
+    after = spool(name="its.later_name", aliases=["its.name"])(task)
+    kit.pause(task=after)
+    after()
+    work()
+    assert (ran, len(spoolfile.pending(locations.spool_dir()))) == ([], 2)
+    kit.resume(task=after)
+    work()
+    assert (ran, gate.paused_tasks(locations.spool_dir())) == (["task"] * 2, {})
+
+
+def test_the_key_of_a_paused_job_is_taken_and_it_may_expire(time_passes: Callable[[float], None]) -> None:
+    kit.pause(task=only_one)
+    first = only_one.using(expires=60, tags=["a"], retries=2)(1)
+    work()
+    again = only_one(1)
+    assert (again, again.duplicate, again.tags, again.retries) == (first, True, ("a",), 2)
+    time_passes(61)
+    assert only_one(1).duplicate is False
+    assert (first.state, first.status.ending) == (State.CANCELLED, "expired")
+    kit.resume(task=only_one)
+    work()
+    assert ran == [1]
+
+
+def test_a_job_that_waits_for_room_runs_after_the_resume_in_its_turn() -> None:
+    jobs = [one_at_a_time(number) for number in range(3)]
+    kit.pause(task=one_at_a_time)
+    work()
+    assert jobs[0].cancel() is State.CANCELLED
+    kit.resume(task=one_at_a_time)
+    work()
+    assert (ran, {job.state for job in jobs[1:]}) == ([1, 2], {State.DONE})
+
+
+def test_a_job_with_a_priority_comes_back_to_its_folder() -> None:
+    job = send_mail.using(priority=7)(1)
+    before = scanned()
+    kit.pause(task=send_mail)
+    work()
+    assert (scanned(), job.status.paused) == ([], True)
+    kit.resume(task=send_mail)
+    assert scanned() == before
+
+
+def test_a_paused_job_is_found_among_thousands_of_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    kit.pause(task=send_mail)
+    job = send_mail(1)
+    work()
+    monkeypatch.setattr(pauses, "MAX_GROUPS", 3)
+    for number in range(20):
+        os.makedirs(parked.folder(locations.spool_dir(), limits.group(str(number))))
+    path = pauses.find_parked(locations.spool_dir(), job.id, None)
+    assert path is not None
+    assert pauses.is_parked(path)
+
+
+def test_a_job_that_is_parked_does_not_count_for_the_end_of_a_spooler(monkeypatch: pytest.MonkeyPatch) -> None:
+    counted: list[object] = []
+    monkeypatch.setattr(recycling, "after_job", counted.append)
+    kit.pause(task=send_mail)
+    send_mail(1)
+    other()
+    work()
+    assert len(counted) == 1
+
+
 def test_a_task_of_threads_and_an_unknown_one_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="cannot be paused"):
         kit.pause(task=in_thread)
@@ -191,9 +321,12 @@ def test_a_task_that_is_not_declared_any_more_can_be_resumed() -> None:
 def test_people_see_which_tasks_are_paused(flask_spool: Callable[..., Result]) -> None:
     name = send_mail.name
     assert flask_spool("pause", "--task", name).output == f"{name} is paused\n"
-    send_mail(1)
+    job = send_mail(1)
     work()
     assert f"{name} is paused: 1 jobs wait\n" in flask_spool("stats").output
+    assert "its task is paused" in flask_spool("ls").output
+    assert f"flask spool resume --task {name}" in flask_spool("show", job.id).output
+    assert json.loads(flask_spool("show", job.id, "--json").output)["paused"] is True
     assert json.loads(flask_spool("stats", "--json").output)["paused_tasks"] == {name: 1}
     (finding,) = [one for one in examine(locations.spool_dir(), store=locations.store().path) if one.check == "paused"]
     assert f"{name} is paused: 1 of its jobs wait" in finding.problem
@@ -201,6 +334,7 @@ def test_people_see_which_tasks_are_paused(flask_spool: Callable[..., Result]) -
     assert flask_spool("resume", "--task", name, "--json").output == f'{{\n  "{name}": "open"\n}}\n'
     assert not [one for one in examine(locations.spool_dir(), store=locations.store().path) if one.check == "paused"]
     assert flask_spool("pause", "--task", "no.such_task").exit_code == 1
+    assert (job.status.paused, "paused" in flask_spool("ls").output) == (False, False)
 
 
 def test_a_mark_of_another_form_is_no_pause() -> None:

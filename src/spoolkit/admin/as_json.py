@@ -39,6 +39,7 @@ def public(status: Status) -> dict[str, Any]:
         "run_at": status.run_at,
         "expires_at": status.expires_at,
         "parked": status.parked_for is not None,
+        "paused": status.paused,
         "enqueued_at": status.enqueued_at,
         "started_at": status.started_at,
         "finished_at": status.finished_at if status.state in FINISHED else None,

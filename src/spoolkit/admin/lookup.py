@@ -20,7 +20,7 @@ from spoolkit.coordination import limits, pauses
 from spoolkit.encoding import chunk, codec, packet
 from spoolkit.errors import AmbiguousJobError, DecodeError, StoreUnavailableError, UnknownJobError, shown
 from spoolkit.job import FINAL, FINISHED, Attempt, Event, JobSpec, State, Status, first_id
-from spoolkit.spooldir import chunks, dead, held, running, schedules, spoolfile
+from spoolkit.spooldir import chunks, dead, held, parked, running, schedules, spoolfile
 from spoolkit.store import locations, orphans, write_behind
 from spoolkit.system import files, log
 
@@ -251,8 +251,7 @@ def _waiting(path: str, status: Status | None) -> Status | None:
         return None
     if status is None:
         return _from_file(path, State.QUEUED)
-    if status.limit_key is not None:
-        status = replace(status, parked_for=limits.parked_for(path))
+    status = _with_reason(status, status.limit_key, path)
     if status.state is State.DEAD:
         return replace(status, state=State.QUEUED, run_at=due, finished_at=None)
     if status.state is State.RUNNING and (status.pid is None or os.path.basename(path) != status.file):
@@ -286,8 +285,15 @@ def _from_file(path: str, state: State) -> Status | None:
         with contextlib.suppress(OSError):
             # The file's own time: it may have been rescheduled since the packet was written.
             job = replace(job, run_at=os.lstat(path).st_mtime)
-    found = _of_job(job, state)
-    return found if job.limit_key is None else replace(found, parked_for=limits.parked_for(path))
+    return _with_reason(_of_job(job, state), job.limit_key, path)
+
+
+def _with_reason(status: Status, limit_key: str | None, path: str) -> Status:
+    """The status with what else than a time the job in the file ``path`` waits for, if it is parked."""
+    if parked.group_of(path) is None:
+        return status
+    for_room = None if limit_key is None else limits.parked_for(path)
+    return replace(status, parked_for=for_room, paused=pauses.is_parked(path))
 
 
 def _from_chunk(spool_dir: str, id: str, max_entries: int | None) -> Status | None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from spoolkit import registry
 from spoolkit.coordination import pauses
 from spoolkit.errors import ConfigurationError, UnknownTaskError
+from spoolkit.spooldir import gate
 from spoolkit.store import locations
 from spoolkit.system import files
 
@@ -41,18 +42,21 @@ def pause(task: str, spool_dirs: Iterable[str] | None = None) -> str:
 
 
 def resume(task: str, spool_dirs: Iterable[str] | None = None) -> str:
-    """Start the jobs of a task again, in the order in which they were due. The arguments are those of :func:`pause`.
+    """Start the jobs of a task again. The arguments are those of :func:`pause`.
 
-    A task that this process does not declare can be resumed by the name that it had.
+    A task that this process does not declare can be resumed by the name that it had. Of a task that was renamed, a
+    pause by an earlier name ends as well.
     """
+    names: tuple[str, ...] = (task,)
     try:
-        task = registry.find(task).name
+        names = registry.find(task).names
     except UnknownTaskError:
-        if not any(task in pauses.tasks(spool_dir) for spool_dir in locations.spool_dirs()):
+        if not any(task in gate.paused_tasks(spool_dir).values() for spool_dir in locations.spool_dirs()):
             raise
     for spool_dir in locations.spool_dirs() if spool_dirs is None else spool_dirs:
         try:
-            pauses.resume(spool_dir, task)
+            for name in names:
+                pauses.resume(spool_dir, name)
         except OSError as error:
             raise files.unavailable(spool_dir, error) from error
-    return task
+    return names[0]

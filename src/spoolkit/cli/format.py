@@ -139,6 +139,8 @@ def note(status: Status) -> str:
     line = expiry = error = ""
     if status.parked_for is not None:
         line = f"waits for room under the limit of {status.parked_for}"
+    if status.paused:
+        line = "its task is paused"
     if status.expires_at is not None and status.state in (State.QUEUED, State.RETRYING):
         is_over = status.expires_at <= clock.now()
         expiry = f"expired {span(status.expires_at)} ago" if is_over else f"expires in {span(status.expires_at)}"

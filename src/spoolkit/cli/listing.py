@@ -12,7 +12,7 @@ from spoolkit.cli import group
 from spoolkit.cli.format import HEADERS, bar, duration, line, print_lines, stamp, summary, table
 from spoolkit.cli.group import command, print_json
 from spoolkit.encoding import codec
-from spoolkit.job import Attempt, State
+from spoolkit.job import Attempt, State, Status
 from spoolkit.registry import CALL_OPTIONS
 
 DEFAULT_LIMIT = 50
@@ -130,6 +130,7 @@ def _facts(found: Details) -> list[tuple[str, object]]:
         ("headers", ", ".join(f"{name}={value}" for name, value in (status.headers or {}).items())),
         ("attempts", f"{status.attempt} of {status.max_attempts}" if status.max_attempts else status.attempt),
         ("due", stamp(status.run_at)),
+        ("waits for", _what_it_waits_for(status)),
         ("expires", stamp(status.expires_at)),
         (
             "options",
@@ -141,6 +142,12 @@ def _facts(found: Details) -> list[tuple[str, object]]:
         ("no result", status.result_error),
     ]
     return [(name, value) for name, value in facts if value not in (None, "")]
+
+
+def _what_it_waits_for(status: Status) -> str | None:
+    if status.paused:
+        return f"flask spool resume --task {line(status.task)}: its task is paused"
+    return None if status.parked_for is None else f"room under the limit of {status.parked_for}"
 
 
 def _call(args: tuple[object, ...], kwargs: dict[str, object]) -> str:

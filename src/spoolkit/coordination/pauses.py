@@ -9,9 +9,14 @@ from __future__ import annotations
 import hashlib
 import os
 from functools import lru_cache
+from itertools import islice
 
+from spoolkit.registry import Declared
 from spoolkit.spooldir import gate, parked, spoolers, spoolfile
 from spoolkit.system import log
+
+MAX_GROUPS = 100
+"""Groups of parked jobs in which a job is searched for: each key of a limit may have one, so there may be thousands."""
 
 
 @lru_cache(maxsize=256)
@@ -23,6 +28,11 @@ def group(task: str) -> str:
 def is_paused(spool_dir: str, task: str) -> bool:
     """Return whether no job of the task starts in this spool directory."""
     return gate.is_task_paused(spool_dir, group(task))
+
+
+def paused_name(spool_dir: str, declared: Declared) -> str | None:
+    """Return under which of its names, earlier ones among them, a task is paused; ``None`` if it is not."""
+    return next((name for name in declared.names if is_paused(spool_dir, name)), None)
 
 
 def pause(spool_dir: str, task: str) -> None:
@@ -59,14 +69,28 @@ def tasks(spool_dir: str) -> dict[str, int]:
 
 def find_parked(spool_dir: str, id: str, known: str | None) -> str | None:
     """Return the path of the file of a job that is parked because its task is paused: see :func:`parked.find`."""
-    names = (name for name in parked.groups(spool_dir) if name.startswith("t"))
-    return next((path for name in names if (path := parked.find(spool_dir, name, id, known)) is not None), None)
+    if not spoolfile.is_id(id):
+        return None  # no folder is read for what a visitor made up
+    names = list(islice(parked.groups(spool_dir), MAX_GROUPS))
+    if len(names) == MAX_GROUPS:
+        names += gate.paused_tasks(spool_dir)
+    found = (parked.find(spool_dir, name, id, known) for name in names if _is_of_task(name))
+    return next(filter(None, found), None)
+
+
+def is_parked(path: str) -> bool:
+    """Return whether the job in the file ``path`` waits until its task is resumed."""
+    return _is_of_task(parked.group_of(path) or "")
+
+
+def _is_of_task(group: str) -> bool:
+    return group.startswith("t")
 
 
 def sweep(spool_dir: str) -> None:
     """Move back jobs that are parked for a task which is not paused. Raises ``OSError``."""
     for name in list(parked.groups(spool_dir)):
-        if name.startswith("t") and not gate.is_task_paused(spool_dir, name):
+        if _is_of_task(name) and not gate.is_task_paused(spool_dir, name):
             _move_back(spool_dir, name)
 
 

@@ -98,7 +98,8 @@ def execute(content: packet.Packet, file: SpoolFileRef, working_directory: str) 
         if retention.delete_some(store, file.spool_dir, config):
             sweeping.run(file.spool_dir)
         holders.remove_some(store, config)
-    recycling.after_job(config)
+    if result is not None and result.attempt:
+        recycling.after_job(config)
     return True
 
 
@@ -159,9 +160,11 @@ def execute_job(
         return result
     if job.task != prepared.name:
         job = replaced(job, task=prepared.name)
-    if pauses.is_paused(file.spool_dir, prepared.name):
+    if (paused_name := pauses.paused_name(file.spool_dir, prepared)) is not None:
         if job.schedule is None:
-            pauses.park(file.path, file.spool_dir, prepared.name)
+            # It may run, with the lock that its task has dropped. Its process would not find the file to settle it.
+            if not running.is_running(files_dir, job.id):
+                pauses.park(file.path, file.spool_dir, paused_name)
             return None
         # Not parked: a week of them would run at once.
         instead = instead or Cancelled(Failure("its task is paused", ending="skipped"))
