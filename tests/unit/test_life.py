@@ -43,7 +43,7 @@ from sqlalchemy.pool import NullPool
 from spoolkit import StoreUnavailableError, application
 from spoolkit.admin import actions, lookup
 from spoolkit.attempt import process_state
-from spoolkit.coordination import batches, chains, commits, limits, outbox, sessions
+from spoolkit.coordination import batches, chains, commits, limits, outbox, pauses, sessions
 from spoolkit.coordination.unique import HOLDING
 from spoolkit.encoding import chunk, packet
 from spoolkit.errors import DuplicateJobError, JobStateError, UnknownJobError
@@ -200,6 +200,7 @@ class World:
         """What a spooler that starts does for jobs that are parked, and for batches: it follows one that was killed."""
         with contextlib.suppress(StoreUnavailableError):
             limits.sweep(self.spool)
+        pauses.sweep(self.spool)
         batches.sweep(self.spool)
 
     def waiting(self) -> list[str]:
@@ -235,6 +236,14 @@ class Known:
     """Whether the store may have missed its end."""
     priority: int | None = None
     """The number of the folder in which its file is, wherever it waits."""
+    retries: int | None = None
+    """Those of its call."""
+    has_tags: bool = False
+
+    @property
+    def most(self) -> int:
+        """How many attempts it may have."""
+        return DECLARED[self.task].options.attempts if self.retries is None else self.retries + 1
 
 
 def garbage(path: str) -> None:
@@ -257,6 +266,8 @@ class Life(RuleBasedStateMachine):
         self.batches: dict[str, list[str]] = {}
         self.chained: set[str] = set()
         self.was_blind = False
+        self.paused: dict[str, int] = {}
+        """How many jobs of each paused task had started before."""
         self.number = 0
         return multiple(*[self.enqueue(task, plan, None) for task, plan in first])
 
@@ -270,14 +281,50 @@ class Life(RuleBasedStateMachine):
 
     # Rules.
 
-    @rule(target=ids, task=st.sampled_from(sorted(TASKS)), plan=PLANS, delay=DELAYS, expires=EXPIRES)
-    def enqueue_one(self, task: str, plan: list[str], delay: float | None, expires: float | None) -> str:
-        return self.enqueue(task, plan, delay, expires)
+    @rule(
+        target=ids,
+        task=st.sampled_from(sorted(TASKS)),
+        plan=PLANS,
+        delay=DELAYS,
+        expires=EXPIRES,
+        retries=st.none() | st.integers(0, 3),
+    )
+    def enqueue_one(
+        self, task: str, plan: list[str], delay: float | None, expires: float | None, retries: int | None
+    ) -> str:
+        return self.enqueue(task, plan, delay, expires, retries)
 
-    def enqueue(self, task: str, plan: list[str], delay: float | None, expires: float | None = None) -> str:
+    def enqueue(
+        self,
+        task: str,
+        plan: list[str],
+        delay: float | None,
+        expires: float | None = None,
+        retries: int | None = None,
+    ) -> str:
+        """Each of these jobs has the name of its task as a tag."""
         job = self._next(task, plan, delay, expires)
+        job = replaced(job, retries=retries, tags=(task,))
         SpoolEngine().submit(job, TASKS[task])
-        return self._accepted(job, task, plan)
+        id = self._accepted(job, task, plan)
+        self.known[id].retries, self.known[id].has_tags = retries, True
+        return id
+
+    @rule(task=st.sampled_from(sorted(DECLARED)))
+    def pause(self, task: str) -> None:
+        pauses.pause(self.world.spool, DECLARED[task].name)
+        self.paused.setdefault(task, self._starts_of(task))
+
+    @precondition(lambda self: self.paused)
+    @rule(step=st.none() | st.integers(0, 30), data=st.data())
+    def resume(self, step: int | None, data: st.DataObject) -> None:
+        """Who resumes a task may die at a step, and a sweep follows."""
+        task = data.draw(st.sampled_from(sorted(self.paused)))
+        assert self.world.child(lambda: pauses.resume(self.world.spool, DECLARED[task].name), step) in (0, CRASHED)
+        assert step is not None or not pauses.is_paused(self.world.spool, DECLARED[task].name)
+        if not pauses.is_paused(self.world.spool, DECLARED[task].name):
+            del self.paused[task]
+        self.world.sweep()
 
     @rule(target=ids, plan=PLANS, delay=DELAYS, priority=st.sampled_from([0, 900]))
     def enqueue_with_priority(self, plan: list[str], delay: float | None, priority: int) -> str:
@@ -633,7 +680,8 @@ class Life(RuleBasedStateMachine):
     def each_job_keeps_its_priority(self) -> None:
         for path in spoolfile.pending(self.world.spool) if hasattr(self, "world") else ():
             job = self.known.get(spoolfile.id_of(os.path.basename(path)) or "")
-            assert job is None or job.priority is None or Path(path).parent.name == str(job.priority)
+            if job is not None and job.priority is not None and parked.group_of(path) is None:
+                assert Path(path).parent.name == str(job.priority)
 
     @invariant()
     def what_is_promised_of_each_job(self) -> None:
@@ -648,9 +696,10 @@ class Life(RuleBasedStateMachine):
             assert float(time) >= self.known[id].at, "too early"
             assert float(time) < self.known[id].expires, "too late"
             started[id] = started.get(id, 0) + 1
+        for task, count in self.paused.items():
+            assert self._starts_of(task) == count, "its task is paused"
         for id, job in self.known.items():
-            count = started.get(id, 0)
-            most = DECLARED[job.task].options.attempts
+            count, most = started.get(id, 0), job.most
             assert count - job.fresh <= (2 * most if job.blind else most), "too many attempts"
             assert job.over is None or count == job.over, "it ran again"
             if self._state(id) in (State.DONE, State.CANCELLED, State.DEAD):
@@ -720,11 +769,16 @@ class Life(RuleBasedStateMachine):
         if self.world.broken:
             self.world.mend_store()
         self.what_is_promised_of_each_job()
+        self.what_is_promised_of_tags()
+        for task in [*self.paused]:
+            pauses.resume(self.world.spool, DECLARED[task].name)
+            del self.paused[task]
         self.world.drain()
         self.world.drain()  # of what the end of the last job has led to
         self.nobody_complains()
         self.what_is_promised_of_batches_and_chains()
         self.what_is_promised_of_each_job()
+        self.what_is_promised_of_tags()
         lines = life_tasks.read()
         for id, job in self.known.items():
             state = self._state(id)
@@ -736,8 +790,15 @@ class Life(RuleBasedStateMachine):
             if state is State.DEAD and not job.disturbed and not job.blind:
                 count = self.world.starts(id)
                 last = job.plan[min(count, len(job.plan)) - 1]
-                most = DECLARED[job.task].options.attempts
-                assert count - job.fresh == most or last in LAST[job.task], "dead before its time"
+                assert count - job.fresh == job.most or last in LAST[job.task], "dead before its time"
+
+    def what_is_promised_of_tags(self) -> None:
+        """A job is found by its tags, unless it is over and the store has missed that."""
+        for task in TASKS:
+            found = {status.id for status in lookup.jobs(tag=task)}
+            tagged = {id for id, job in self.known.items() if job.task == task and job.has_tags}
+            assert found <= tagged
+            assert all(self.known[id].lost or self.known[id].blind for id in tagged - found)
 
     def what_is_promised_of_batches_and_chains(self) -> None:
         followed = [line[1:] for line in life_tasks.read() if line[0] == "follow"]
