@@ -58,7 +58,10 @@ def delete_some(store: Database, spool_dir: str, config: Settings) -> bool:
     running.sweep(spool_dir)
     try:
         orphans.mark_lost(store, locations.spool_dir_of(None, config))
-        deleted = delete(store, [spool_dir], FINAL, now - config.keep_done, BATCH)
+        # The store is that of all queues. A member that the death of another one has cancelled keeps its file until it
+        # is due, in whichever of them.
+        spool_dirs = dict.fromkeys([spool_dir, *locations.spool_dirs(config)])
+        deleted = delete(store, spool_dirs, FINAL, now - config.keep_done, BATCH)
         deleted = max(deleted, delete_dead(store, spool_dir, now - config.keep_dead, BATCH))
         rates.delete_idle(store, now)
     except (StoreUnavailableError, OSError):
