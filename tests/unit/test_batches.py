@@ -45,16 +45,18 @@ from spoolkit import (
     StoreUnavailableError,
     UnknownBatchError,
     UnknownJobError,
+    application,
     chain,
     current_job,
     signals,
     spool,
     thread,
 )
-from spoolkit.admin import actions
+from spoolkit.admin import actions, lookup
 from spoolkit.cli import commands
 from spoolkit.coordination import batches as coordination
 from spoolkit.coordination import successors
+from spoolkit.lifecycle import sweeping
 from spoolkit.spooldir import batches, later, spoolfile
 from spoolkit.spooling.standalone import Spooler
 from spoolkit.store import Store, locations, retention
@@ -87,6 +89,13 @@ def flaky(number: int) -> int:
     if current_job().attempt == 1:
         raise ValueError(number)
     return number
+
+
+@spool(retries=1, backoff=1000)
+def cancelled_unseen() -> None:
+    """Somebody has recorded the wish to stop, but could not tell this process yet."""
+    locations.store().ask_to_stop(current_job().id)
+    raise ValueError
 
 
 @spool(retries=0)
@@ -249,9 +258,11 @@ def test_the_first_death_cancels_the_rest_if_the_batch_says_so(spool_dir: str) -
     with Batch("import", then=report.call(1), on_death="cancel") as batch:
         for number in (1, -1, 2):
             batch.add(step, number)
+        tagged = batch.add(step.using(tags=["a"]).call(2))
         late = batch.add(step.using(delay=1000).call(3))
     run(spool_dir)
-    assert ran() == ["step 1", "step -1", "report 1 cancelled=2 dead=1 done=1"]
+    assert ran() == ["step 1", "step -1", "report 1 cancelled=3 dead=1 done=1"]
+    assert [status.id for status in lookup.jobs(tag="a")] == [tagged.id]
     assert late.state is State.CANCELLED
     assert "is dead" in (late.status.error_message or "")
     assert late.status.enqueued_at == batch.status.created_at
@@ -341,6 +352,23 @@ def test_a_batch_is_deleted_with_the_last_record_of_its_members(spool_dir: str) 
     with pytest.raises(UnknownBatchError):
         _ = batch.status
     assert locations.store().batch_members(batch.id) == []
+
+
+def test_a_member_that_a_death_has_cancelled_never_runs_although_its_file_outlives_other_records(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    with site(tmp_path, SPOOLKIT_QUEUES={"other": {}}) as spool_dir:
+        with Batch("two", on_death="cancel") as batch:
+            batch.add(step, -1)
+            late = batch.add(step.using(queue="other", delay=20 * 86400.0).call(2))
+        run(spool_dir)
+        assert late.state is State.CANCELLED
+        now = clock.now()
+        monkeypatch.setattr(clock, "now", lambda: now + 21 * 86400.0)
+        retention.last_deletion.set(-retention.INTERVAL)
+        retention.delete_some(locations.store(), spool_dir, application.settings())
+        run(locations.queue_dir("other"))
+        assert ran() == ["step -1"]
 
 
 def test_the_results_of_a_batch_are_kept_until_it_is_complete(spool_dir: str, monkeypatch: Any) -> None:
@@ -446,6 +474,15 @@ def test_a_member_that_fails_and_then_succeeds_counts_once_with_its_result(spool
     run(spool_dir)
     assert ran() == ["flaky 1", "flaky 2", "report 1 done=1"]
     assert batch.results == [7]
+
+
+def test_a_member_that_is_cancelled_between_two_attempts_has_ended_at_once(spool_dir: str, monkeypatch: Any) -> None:
+    monkeypatch.setattr(sweeping, "run", lambda spool_dir: None)
+    with Batch("x", then=report.call(1)) as batch:
+        batch.add(cancelled_unseen)
+    run(spool_dir)
+    assert ran() == ["report 1 cancelled=1"]
+    assert batch.complete
 
 
 def test_a_callback_that_fails_is_a_dead_job_like_any_other(spool_dir: str) -> None:
@@ -595,6 +632,19 @@ def test_a_signal_tells_of_each_member_and_of_the_callback(spool_dir: str) -> No
         run(spool_dir)
     assert batch.callback is not None
     assert accepted == [*[job.id for job in batch.jobs], batch.callback.id]
+
+
+def test_the_signal_of_a_job_that_people_cancel_names_its_batch_and_its_tags(spool_dir: str) -> None:
+    told: list[Any] = []
+
+    def note_job(sender: object, job: Any, **more: Any) -> None:
+        told.append((job.batch, job.tags))
+
+    with Batch("x") as batch:
+        job = batch.add(step.using(tags=["a"]).call(1))
+    with signals.job_cancelled.connected_to(note_job):
+        job.cancel()
+    assert told == [(batch.id, ("a",))]
 
 
 def test_a_batch_does_not_wait_for_a_commit(spool_dir: str) -> None:

@@ -287,7 +287,8 @@ def record_and_settle(
         settle_file(file, result, task=job.task)
     state = bookkeeping.record(job, result, store, files_dir, file=name)
     try:
-        if job.batch is not None and not isinstance(result.outcome, RetryAt):
+        # A job that is to be tried again has ended all the same if somebody has cancelled it meanwhile.
+        if job.batch is not None and (state is State.CANCELLED or not isinstance(result.outcome, RetryAt)):
             batches.member_ended(job.batch, State.DEAD if is_dead else None, store, config)
         if job.chain is not None and isinstance(result.outcome, Done):
             chains.go_on(job, result.result, store, config, again=result.attempt != 1 or not result.recordable)

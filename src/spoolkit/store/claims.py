@@ -123,6 +123,8 @@ def claim(
         # Before the row, in a transaction of its own: a tag without a row is not found, and is written again.
         with store.transaction() as db:
             rows.add_tags(db, job)
+            # The record of a member that the death of another one has cancelled was made without its file.
+            db.execute("UPDATE jobs SET options = ? WHERE id = ? AND attempt = 0", (rows.options_of(job), job.id))
     # Without a question before: almost every attempt is the first one of a job that has no row. Otherwise, or if the
     # file no longer exists, nothing is inserted.
     if attempt <= max_attempts and instead is None and (room is None or room.pace is None):
