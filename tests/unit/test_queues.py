@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -326,21 +324,28 @@ def test_the_runs_of_a_periodic_task_are_jobs_of_its_queue(
     assert len(spoolfile.scanned(folder)) == 1
 
 
+@pytest.mark.parametrize("queues", [(None, "mail"), ("mail", None)], ids=str)
 def test_a_run_waits_once_although_the_queue_of_its_task_is_another_one_now(
-    folder: str, tmp_path: Path, time_passes: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+    queues: tuple[str | None, ...], folder: str, tmp_path: Path, time_passes: Callable[[float], None]
 ) -> None:
     spool_dir = str(tmp_path / "spool")
-    periodic(every=60, args=("tick",), name="x")(note)
-    ticks.reconcile(spool_dir)
-    declared = replace(note.declared, options=replace(note.declared.options, queue="mail"))
-    monkeypatch.setitem(registry.this_process.tasks, note.name, declared)
-    periodic(every=60, args=("tick",), name="x")(SimpleNamespace(declared=declared))  # type: ignore[type-var]
-    ticks.reconcile(spool_dir)
-    assert len(spoolfile.pending(spool_dir)) == 1
+    os.makedirs(folder, 0o700)
+    dirs = [spool_dir if queue is None else folder for queue in queues]
+
+    def moves(what: str) -> None:
+        done.append(what)
+
+    for queue in queues:
+        registry.this_process.schedules.clear()
+        periodic(every=60, args=("tick",), name="x")(spool(queue=queue, name="queues.moves")(moves))
+        for _ in range(2):
+            ticks.reconcile(spool_dir)
+        assert [len(spoolfile.pending(one)) for one in dirs] == [1, 0]
     time_passes(61)
-    Spooler(spool_dir).run_due()
+    for one in dirs:
+        Spooler(one).run_due()
     assert done == ["tick"]
-    assert (len(spoolfile.pending(spool_dir)), len(spoolfile.pending(folder))) == (0, 1)
+    assert [len(spoolfile.pending(one)) for one in dirs] == [0, 1]
 
 
 def test_two_runs_in_different_queues_do_not_overlap(
