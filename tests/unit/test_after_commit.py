@@ -415,6 +415,26 @@ def test_a_job_that_cannot_be_moved_at_the_commit_is_moved_later(
     assert (accepted(directory), held.names(directory)) == ([job.id], set())
 
 
+def test_a_job_that_cannot_be_moved_on_a_full_disk_is_not_deleted_with_its_process(
+    directory: str, engine: Engine
+) -> None:
+    engine.dispose()
+
+    def mkdir(path: str, *_: object) -> None:
+        raise FileExistsError(17, path) if os.path.lexists(path) else OSError(28, "No space left")
+
+    def commit_on_a_full_disk() -> None:
+        with Session(engine) as session, pytest.MonkeyPatch.context() as patch:
+            note.using(after_commit=session)(5)
+            patch.setattr(publication.held, "accept", Mock(side_effect=OSError(28, "No space left")))
+            patch.setattr(os, "mkdir", mkdir)
+            session.commit()
+
+    assert in_child(commit_on_a_full_disk) == 0
+    leftovers.sweep(directory)
+    assert len(accepted(directory)) == 1
+
+
 def test_the_held_job_of_a_killed_process_is_deleted(
     directory: str, engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -429,7 +449,7 @@ def test_the_held_job_of_a_killed_process_is_deleted(
     assert accepted(directory) == [living.id]
     leftovers.sweep(directory)
     own = os.path.basename(held.own_folder(directory, with_rows=False))
-    assert os.listdir(os.path.join(directory, "held")) == [own]
+    assert set(os.listdir(os.path.join(directory, "held"))) == {held.COMMITTED, own}
 
 
 class Base(DeclarativeBase): ...

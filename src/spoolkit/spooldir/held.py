@@ -133,7 +133,9 @@ def hold(
     try:
         paths = write(own)
     except FileNotFoundError:
-        for folder in (os.path.dirname(own), own):
+        place = os.path.dirname(own)
+        # The second one for a commit that cannot move the files: on a full disk it could not be made then.
+        for folder in (place, os.path.join(place, COMMITTED), own):
             files.make_folder(folder)
         paths = write(own)
     return HeldFiles(jobs, spool_dir, paths, accept, spool=spool)
@@ -276,6 +278,7 @@ def identity(spool_dir: str) -> str:
         fd = files.create(temporary)
         try:
             files.write_all(fd, new.encode())
+            os.fsync(fd)  # an empty one after a power cut would be the name of no directory
         finally:
             os.close(fd)
         with contextlib.suppress(FileExistsError):
