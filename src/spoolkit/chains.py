@@ -62,13 +62,19 @@ class Chain:
         return waiting.wait(lambda: self.finished, locations.spool_dir_of(last.queue), last.id, timeout)
 
     def _where(self) -> tuple[Job[Any], State]:
-        for job in reversed(self.jobs):
+        found: tuple[Job[Any], State] | None = None
+        for job in self.jobs:
             try:
-                return job, job.state
+                found = job, job.state
             except UnknownJobError:
-                if job is self.jobs[0]:
+                # The job after it may be known all the same: this one ran while the store could not be written.
+                if job is self.jobs[-1] and found is None:
                     raise
-        raise AssertionError("a chain has jobs")
+            else:
+                if found[1] not in FINISHED:
+                    break  # none follows: to look for an id without a file, all file names have to be read
+        assert found is not None
+        return found
 
 
 def chain(*calls: PlannedCall[Any]) -> Chain:

@@ -31,7 +31,7 @@ from spoolkit import (
     spool,
     thread,
 )
-from spoolkit.admin import actions
+from spoolkit.admin import actions, lookup
 from spoolkit.coordination import chains
 from spoolkit.encoding import codec, packet
 from spoolkit.job import JobSpec
@@ -131,6 +131,30 @@ def test_each_job_has_its_own_options(spool_dir: str) -> None:
     run(spool_dir)
     assert os.path.exists(f"{spool_dir}/later/4/{spoolfile.PREFIX}{line.jobs[1].id}")
     assert not line.finished
+
+
+def test_jobs_that_cannot_be_accepted_yet_are_not_looked_for(spool_dir: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    find, asked = lookup.find, []
+
+    def find_and_note(id: str, **options: Any) -> Any:
+        asked.append(id)
+        return find(id, **options)
+
+    line = chain(second.call(1), second.call(2), second.call(3))
+    monkeypatch.setattr(lookup, "find", find_and_note)
+    assert not line.finished
+    assert asked == [line.jobs[0].id]
+
+
+def test_a_chain_is_followed_beyond_a_job_of_which_nothing_is_known_any_more(spool_dir: str) -> None:
+    line = chain(second.call(1), second.call(2), second.call(3))
+    run(spool_dir)
+    for job in line.jobs[:2]:
+        actions.purge_job(job.id)
+    assert line.result == 3
+    actions.purge_job(line.jobs[2].id)
+    with pytest.raises(UnknownJobError):
+        _ = line.finished
 
 
 def test_a_dead_job_stops_the_chain_and_its_retry_goes_on(spool_dir: str) -> None:
