@@ -41,8 +41,8 @@ job_done = _signals.signal("job-done")
 #: A job is dead. In the process that ran it, or that found that it cannot run. Gets ``failure``.
 job_dead = _signals.signal("job-dead")
 
-#: A job was cancelled, is pointless, or has expired. In the process that ran it, cancelled it, or found it expired.
-#: Gets ``failure``.
+#: A job was cancelled, is pointless, or has expired, or a run of a schedule was skipped. In the process that ran it,
+#: cancelled it, or found so. Gets ``failure``.
 job_cancelled = _signals.signal("job-cancelled")
 
 #: A job without a file is lost with its process. In that process, or in the one that finds it gone. Gets ``failure``.
