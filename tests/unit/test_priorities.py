@@ -17,7 +17,7 @@ from spoolkit.doctor import options
 from spoolkit.doctor.findings import Site
 from spoolkit.encoding import packet
 from spoolkit.errors import ConfigurationError, QueueOptionError
-from spoolkit.spooldir import priorities, spoolfile
+from spoolkit.spooldir import parked, priorities, spoolfile
 from spoolkit.spooldir.priorities import Lookahead
 from spoolkit.spooling import handler, store_version
 from spoolkit.spooling.standalone import Spooler
@@ -97,6 +97,24 @@ def test_many_jobs_of_one_call_have_their_priority(directory: str, work: Callabl
     normal.using(priority=1)("first")
     work()
     assert done == ["first", "normal", "normal", "low", "low"]
+
+
+@pytest.mark.parametrize("is_scanned", [True, False])
+def test_a_job_whose_folder_is_not_scanned_any_more_comes_back_where_it_runs(
+    directory: str, monkeypatch: pytest.MonkeyPatch, is_scanned: bool
+) -> None:
+    """It was parked, or dead. Its call cannot be refused any more."""
+    low = declare(900, retries=0)
+    dead, waiting = low("again"), low.using(delay=60)("waits")
+    Spooler(directory).run_due()
+    assert dead.state == "dead"
+    path = spoolfile.locate(directory, waiting.id)
+    assert path is not None
+    path = parked.park(path, directory, "t")
+    monkeypatch.setattr(bridge, "has_priorities", lambda: is_scanned)
+    actions.retry(dead.id)
+    parked.move_back(path, directory)
+    assert [folder_of(directory, job) for job in (dead, waiting)] == ["900" if is_scanned else "."] * 2
 
 
 # uWSGI

@@ -16,7 +16,7 @@ from spoolkit.coordination import batches, limits
 from spoolkit.encoding import packet
 from spoolkit.errors import DecodeError, JobStateError
 from spoolkit.job import FINAL, FINISHED, Failure, JobSpec, State, Status, of_status
-from spoolkit.spooldir import chunks, dead, held, later, parked, running, spoolers, spoolfile, waiting
+from spoolkit.spooldir import chunks, dead, held, later, parked, priorities, running, spoolers, spoolfile, waiting
 from spoolkit.store import locations, retention
 from spoolkit.system import clock, files, process
 
@@ -95,9 +95,7 @@ def _target_folder(id: str, path: str, spool_dir: str) -> str:
     if priority is None:
         # Of a job without one, a file that is in no folder is normal as well: see spooldir/priorities.py.
         return spool_dir
-    folder = os.path.join(spool_dir, str(priority))
-    files.make_folder(folder)
-    return folder
+    return priorities.folder(spool_dir, priorities.scanned(priority, spool_dir))
 
 
 def dead_jobs(task: str | None = None, tag: str | None = None) -> Listing:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from spoolkit.encoding import packet
 from spoolkit.errors import DecodeError
 from spoolkit.job import JobSpec
-from spoolkit.spooldir import spoolfile
+from spoolkit.spooldir import priorities, spoolfile
 from spoolkit.system import files
 from spoolkit.system.process import PerProcess
 
@@ -147,10 +147,7 @@ def move_back(path: str, spool_dir: str) -> str | None:
 
 def put_back(path: str, spool_dir: str, priority: int | None) -> str | None:
     """Do the same for a job whose priority is known, without opening the file: a lock on it stays."""
-    target_folder = spool_dir
-    if priority is not None:
-        target_folder = os.path.join(spool_dir, str(priority))
-        files.make_folder(target_folder)
+    target_folder = priorities.folder(spool_dir, priorities.scanned(priority, spool_dir))
     target = _free_name(os.path.join(target_folder, os.path.basename(path)))
     try:
         os.rename(path, target)
