@@ -9,12 +9,11 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from operator import attrgetter
 from typing import Any
 
 from spoolkit import callables
 from spoolkit.errors import DuplicateTaskError, SignatureError, UnknownTaskError
-from spoolkit.job import JobSpec, TaskOptions
+from spoolkit.job import JobSpec, TaskOptions, is_plain
 from spoolkit.system import modules
 
 ONE_DICT = frozenset({"args", "arguments", "env", "environ", "vars", "kwargs", "data", "params", "packet", "payload"})
@@ -22,9 +21,6 @@ ONE_DICT = frozenset({"args", "arguments", "env", "environ", "vars", "kwargs", "
 
 CALL_OPTIONS = ("retries", "backoff", "timeout")
 """The options of a task that a call of it may give as well: they have the same names in its job."""
-
-_call_options: Callable[[JobSpec], tuple[Any, ...]] = attrgetter(*CALL_OPTIONS)
-_NO_OPTIONS = (None,) * len(CALL_OPTIONS)
 
 
 @dataclass(frozen=True)
@@ -48,17 +44,17 @@ class Declared:
     #: What the decorator returned in place of the function, a :class:`~spoolkit.task.Task`.
     task: Any = field(default=None, repr=False, compare=False)
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """Its name, and those that it had in earlier versions of the code."""
         return self.name, *self.aliases
 
     def for_job(self, job: JobSpec) -> Declared:
         """The task with the options that the call of ``job`` gave; itself, as nearly always, if it gave none."""
-        if (values := _call_options(job)) == _NO_OPTIONS:
+        if is_plain(job):
             return self
-        given = {name: value for name, value in zip(CALL_OPTIONS, values, strict=True) if value is not None}
-        return replace(self, options=replace(self.options, **given))
+        given = {name: value for name in CALL_OPTIONS if (value := getattr(job, name)) is not None}
+        return replace(self, options=replace(self.options, **given)) if given else self
 
     @cached_property
     def signature(self) -> inspect.Signature:

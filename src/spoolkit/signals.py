@@ -63,8 +63,7 @@ def accepted(jobs: Iterable[AnyJob]) -> None:
 
 def started(job: JobSpec, attempt: int, max_attempts: int) -> None:
     """Send :data:`attempt_started`, in the process of the attempt and before its time limit begins."""
-    if attempt_started.receivers:
-        _send(attempt_started, job, in_attempt=True, attempt=attempt, max_attempts=max_attempts)
+    _send(attempt_started, job, in_attempt=True, attempt=attempt, max_attempts=max_attempts)
 
 
 def ended(job: JobSpec, attempt: int, outcome: Outcome, state: State | None) -> None:
@@ -76,7 +75,7 @@ def ended(job: JobSpec, attempt: int, outcome: Outcome, state: State | None) -> 
         outcome: What became of the job.
         state: The state that was recorded. ``None``: another process has recorded how the attempt ended.
     """
-    if state is None:
+    if state is None or (state is State.DONE and not (job_done.receivers or attempt_ended.receivers)):
         return
     failure = None if isinstance(outcome, Done) else outcome.failure
     if attempt and attempt_ended.receivers:

@@ -149,10 +149,10 @@ class Task(Generic[P, R]):
     ) -> Job[R]:
         self._check(args, kwargs)
         after_commit = options.get("after_commit") if options else None
-        job = _with_headers(self._job(args, kwargs, self._engine.name, options))
-        if not callbacks.this_process.has_any:
-            return self._submit(job, after_commit)
-        return within_hooks(job, lambda job: self._submit(job, after_commit))
+        job = self._job(args, kwargs, self._engine.name, options)
+        if callbacks.this_process.has_any:
+            return within_hooks(_with_headers(job), lambda job: self._submit(job, after_commit))
+        return self._submit(_with_headers(job) if current_job.headers() else job, after_commit)
 
     def _submit(self, job: Job[R], after_commit: object) -> Job[R]:
         return self._engine.submit(job, self.declared, after_commit)

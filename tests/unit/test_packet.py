@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from spoolkit.encoding import packet
 from spoolkit.encoding.packet import LIMIT, Packet
 from spoolkit.errors import DecodeError, NewerJobError, TooLargeError
-from spoolkit.job import JobSpec, new_id, replaced
+from spoolkit.job import JobSpec, is_plain, new_id, replaced
 
 text = st.text(st.characters(codec="utf-8"))
 ids = st.text("0123456789abcdef", min_size=32, max_size=32)
@@ -285,3 +285,21 @@ def test_a_job_has_exactly_its_fields() -> None:
     assert replaced(job, app="shop") == replace(job, app="shop") != job
     with pytest.raises(FrozenInstanceError):
         job.app = "shop"  # type: ignore[misc]
+
+
+def test_a_job_is_plain_if_it_has_only_the_fields_that_each_job_has() -> None:
+    job = JobSpec(new_id(), "tasks.a", run_at=1.0, queue="mail", priority=1, app="shop")
+    assert is_plain(job)
+    assert is_plain(packet.unpack(packet.pack(JobSpec(new_id(), "tasks.a"), max_body=100)))
+    others = {field.name for field in fields(JobSpec)} - vars(job).keys()
+    assert {"expires_at", "batch", "limit_key"} < others
+    assert not any(is_plain(replaced(job, **{name: 1})) for name in others)
+
+
+def test_the_optional_fields_of_a_plain_job_are_looked_at() -> None:
+    plain = JobSpec(new_id(), "tasks.a", enqueued_at=1.0)
+    for attribute in {field.attribute for field in packet.FIELDS.values()} & vars(plain).keys():
+        value = 1 if attribute in ("run_at", "priority") else "x"
+        job = replaced(plain, **{attribute: value})
+        assert is_plain(job)
+        assert packet.unpack(packet.pack(job, max_body=100)) == job

@@ -144,14 +144,15 @@ def record(
     """
     if not result.attempt and isinstance(result.outcome, RetryAt):
         return None
-    state: State | None = signals.state_of(result.outcome)
     # Errors are logged and none is raised: the file of a job that is done must be removed, or the job runs again.
     try:
         state = _record(job, result, store, file)
-    except StoreUnavailableError as error:
-        log.unrecorded(error)
     except Exception as error:
-        log.complain(_UNRECORDED, job.id, error=error)
+        state = signals.state_of(result.outcome)
+        if isinstance(error, StoreUnavailableError):
+            log.unrecorded(error)
+        else:
+            log.complain(_UNRECORDED, job.id, error=error)
     try:
         _clean_up(job, result, spool_dir)
     except Exception as error:

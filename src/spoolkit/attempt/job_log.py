@@ -20,11 +20,10 @@ MESSAGE_LIMIT = 1000
 
 def about(job: JobSpec, config: Settings) -> log.about:
     """Return a context manager: in its ``with`` block, log lines belong to ``job``."""
-    shown, headers = "", job.headers
-    if headers:
-        names = [name for name in config.log_headers if name in headers]
-        shown = " ".join(f"{name}={headers[name][:HEADER_LIMIT]}" for name in names)
-    return log.about(job.id, job.task, shown)
+    if not (headers := job.headers):
+        return log.about(job.id, job.task)
+    names = [name for name in config.log_headers if name in headers]
+    return log.about(job.id, job.task, " ".join(f"{name}={headers[name][:HEADER_LIMIT]}" for name in names))
 
 
 def started(job: JobSpec, attempt: int, max_attempts: int, *, tracked: bool = True) -> float:

@@ -84,18 +84,13 @@ def run(
         max_attempts=start.attempt - start.attempt_since_reset + options.attempts,
         attempt_file=attempt_file,
     )
-    signals.started(job, start.attempt, current.max_attempts)
+    if signals.attempt_started.receivers:
+        signals.started(job, start.attempt, current.max_attempts)
     returned: object = None
     error: BaseException | None = None
     # Only the main thread can restore signal handlers.
     state = process_state.State() if owns_process and threading.current_thread() is threading.main_thread() else None
     began = job_log.started(job, start.attempt, current.max_attempts, tracked=tracked)
-
-    def call() -> object:
-        # Innermost: what follows the task must not lack memory.
-        with memory.limited(options.memory) if owns_process and options.memory else calling.NOTHING:
-            return calling.call(declared, job.args, job.kwargs)
-
     try:
         limit = None if options.timeout is None else options.timeout + config.timeout_grace
         with (
@@ -108,11 +103,10 @@ def run(
             calling.NOTHING if owns_process else task_signals.job(),
         ):
             try:
-                if hooks := application.own_callbacks().around_attempt:
-                    with calling.no_child():
-                        returned = callbacks.around(hooks, current, call)
+                if callbacks.this_process.has_any or options.memory:
+                    returned = _call_in_hooks(current, declared, options.memory if owns_process else None)
                 else:
-                    returned = call()
+                    returned = calling.call(declared, job.args, job.kwargs)
             finally:
                 if state is not None:
                     state.stop_alarm()
@@ -143,6 +137,20 @@ def run(
         logged=True,
         may_have_checkpoint=start.attempt > 1 or current._has_used_checkpoint,
     )
+
+
+def _call_in_hooks(job: JobSpec, declared: Declared, more: int | None) -> object:
+    """Call the task within the hooks of the application, and with ``more`` bytes of memory, if that is a number."""
+
+    def call() -> object:
+        # Innermost: what follows the task must not lack memory.
+        with memory.limited(more) if more else calling.NOTHING:
+            return calling.call(declared, job.args, job.kwargs)
+
+    if not (hooks := application.own_callbacks().around_attempt):
+        return call()
+    with calling.no_child():
+        return callbacks.around(hooks, job, call)
 
 
 def _decide(options: TaskOptions, attempt: int, returned: object, error: BaseException | None) -> Outcome:

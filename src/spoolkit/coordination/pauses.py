@@ -27,12 +27,20 @@ def group(task: str) -> str:
 
 def is_paused(spool_dir: str, task: str) -> bool:
     """Return whether no job of the task starts in this spool directory."""
-    return gate.is_task_paused(spool_dir, group(task))
+    return os.access(_mark(spool_dir, task), os.F_OK)
+
+
+@lru_cache(maxsize=256)
+def _mark(spool_dir: str, task: str) -> str:
+    return gate.mark_of_task(spool_dir, group(task))
 
 
 def paused_name(spool_dir: str, declared: Declared) -> str | None:
     """Return under which of its names, earlier ones among them, a task is paused; ``None`` if it is not."""
-    return next((name for name in declared.names if is_paused(spool_dir, name)), None)
+    for name in declared.names:
+        if is_paused(spool_dir, name):
+            return name
+    return None
 
 
 def pause(spool_dir: str, task: str) -> None:

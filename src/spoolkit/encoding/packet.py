@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from spoolkit.encoding import codec, headers, tags
 from spoolkit.errors import DecodeError, NewerJobError, TooLargeError
-from spoolkit.job import JobSpec, replaced
+from spoolkit.job import JobSpec, is_plain, replaced
 
 MODIFIER = 17
 """The first byte of a spool file: uWSGI's number for requests to the spooler."""
@@ -94,7 +94,7 @@ def dump_job(job: JobSpec, call: bytes) -> bytes:
     # Written at once: a Packet, the sizes of its fields and their bytes took a sixth of the time of a call.
     id, time, task = job.id.encode(), write_time(job.enqueued_at), _task_field(job.task)
     fields = _BASE % (_LENGTH.pack(len(id)), id, task, _LENGTH.pack(len(time)), time)
-    if _optional(job) != _NONE:
+    if not is_plain(job) or _early(job) != _NONE:
         fields += _dump_optional(job)
     if len(fields) + len(_CALL) + _LENGTH.size + len(call) <= LIMIT:
         return _file(fields + _field(_CALL, call), b"")
@@ -129,8 +129,9 @@ def unpack(packet: Packet) -> JobSpec:
     """
     check_understood(packet)
     job = _job(packet.fields, *codec.decode_call(arguments(packet)))
-    for call in job.chain or ():
-        check_understood(load(call))  # it will be written anew, with the fields that this version knows
+    if job.chain is not None:
+        for call in job.chain:
+            check_understood(load(call))  # it will be written anew, with the fields that this version knows
     return job
 
 
@@ -350,9 +351,11 @@ FIELDS: dict[bytes, Field] = {
 }
 """The optional fields of a job, by their keys, in the order in which they are written."""
 
-_optional: Callable[[JobSpec], tuple[Any, ...]] = attrgetter(*(field.attribute for field in FIELDS.values()))
-_NONE = (None,) * len(FIELDS)
-"""What :func:`_optional` returns for a job without optional fields: it costs one comparison."""
+_early: Callable[[JobSpec], tuple[Any, ...]] = attrgetter("run_at", "queue", "priority", "app")
+"""Returns those of these fields that a plain job has as well."""
+
+_NONE = (None, None, None, None)
+"""What :func:`_early` returns for a job without them: it costs one comparison."""
 
 
 def _refuse_size(

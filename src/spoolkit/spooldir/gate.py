@@ -105,7 +105,12 @@ def resume_task(spool_dir: str, group: str) -> bool:
 
 def is_task_paused(spool_dir: str, group: str) -> bool:
     """Return whether the task of this group is paused."""
-    return os.access(f"{spool_dir}/{FOLDER}/{PAUSED}.{group}", os.F_OK)
+    return os.access(mark_of_task(spool_dir, group), os.F_OK)
+
+
+def mark_of_task(spool_dir: str, group: str) -> str:
+    """Return the path of the file that is there while the task of this group is paused."""
+    return _path(spool_dir, f"{PAUSED}.{group}")
 
 
 def paused_tasks(spool_dir: str) -> dict[str, str]:

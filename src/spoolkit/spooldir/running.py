@@ -42,10 +42,14 @@ _TAKEN_FOR = slice(_STOP.stop, _STOP.stop + 32)
 _HELD = slice(_TAKEN_FOR.stop, _TAKEN_FOR.stop + 32)
 """The id of the job, if others must not run beside it: from before it is claimed until its file is settled."""
 
+_ALL = slice(_JOB.start, _HELD.stop)
+"""All of these ids: they follow one another."""
+
 _LOG = 4096
 """The offset of the log, and the size of the head, which is mapped."""
 
 _NOBODY = bytes(32)
+_NO_JOBS = bytes(_ALL.stop - _ALL.start)
 _NO_PROGRESS = b" " * (_OWNER - 1)
 
 _MAX_FILES = 10_000
@@ -206,8 +210,7 @@ class AttemptFile:
         file, self._file = self._file, None
         if file is None:
             return
-        file.head[_JOB] = file.head[_TAKEN_FOR] = _NOBODY
-        file.head[_HELD] = _NOBODY
+        file.head[_ALL] = _NO_JOBS
         self._free.append(file)
 
 

@@ -154,24 +154,31 @@ def claim(path: str) -> Iterator[int | None]:
         yield fd if locks.try_lock(fd) and _is_still(fd, path) else None
 
 
-@contextlib.contextmanager
-def claim_to_run(path: str) -> Iterator[int | None]:
+class claim_to_run:  # noqa: N801 - a function would be a generator, whose frames take three times as long
     """Hold the lock that a spooler takes on the file of the job that it runs; else as :func:`claim`.
 
     It belongs to this process: one that the task forks does not keep the job locked when this process is dead. Never
     use it twice at the same time on one file in one process.
     """
-    if (fd := _open_to_lock(path)) is None:
-        yield None
-        return
-    try:
-        yield fd if _lock(fd) and _is_still(fd, path) else None
-    finally:
-        os.close(fd)
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __enter__(self) -> int | None:
+        self._fd = fd = _open_to_lock(self._path)
+        try:
+            return fd if fd is not None and _lock(fd) and _is_still(fd, self._path) else None
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
 
 
 def _open_to_lock(path: str) -> int | None:
-    if id_of(os.path.basename(path)) in _executing:
+    if id_of(path.rpartition("/")[2]) in _executing:
         return None
     try:
         return files.open_regular(path, os.O_RDWR, linked=True)

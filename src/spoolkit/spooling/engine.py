@@ -64,22 +64,28 @@ class SpoolEngine:
             job = _with_name(job, spool_dir, config)
         if limits.has_keys(declared):
             job = replaced(job, **limits.keys_of(declared, job.args, job.kwargs))
-        transaction = commits.current(after_commit, is_automatic=config.after_commit)
-        if transaction is not None:
-            return _hold([job], [call], declared, spool_dir, config, served, transaction)[0]
+        if after_commit is not None or config.after_commit:
+            transaction = commits.current(after_commit, is_automatic=config.after_commit)
+            if transaction is not None:
+                return _hold([job], [call], declared, spool_dir, config, served, transaction)[0]
         if declared.options.unique is None:
             accepted = _write(job, call, spool_dir, config, served)
+        else:
+            accepted = self._submit_unique(job, call, declared, spool_dir, config, served)
+        if signals.job_accepted.receivers:
             signals.accepted([accepted])
-            return accepted
+        return accepted
+
+    def _submit_unique(
+        self, job: AnyJob, call: bytes, declared: Declared, spool_dir: str, config: Settings, served: Sequence[str]
+    ) -> AnyJob:
         try:
             _prepare_keys(config, served)
-            accepted = unique_jobs.submit(
+            return unique_jobs.submit(
                 job, call, declared, spool_dir, config, write=lambda one: _write(one, call, spool_dir, config, served)
             )
         except OSError as error:
             raise _unavailable(spool_dir, error) from error
-        signals.accepted([accepted])
-        return accepted
 
     def dump(self, job: JobSpec, declared: Declared) -> bytes:
         """Check a job, and return the content of its file. Nothing is written.
@@ -443,6 +449,8 @@ def folder_of(
         # They are of the same user as this process, and can read its files whoever owns them. Where they may be of
         # another user, root must look for the owner each time.
         owner = _first_owner(spool_dir)
+    if job.priority is None and not registry.this_process.priorities:
+        return spool_dir, owner
     return priorities.folder(spool_dir, _priority_of(job, spool_dir)), owner
 
 
@@ -517,8 +525,7 @@ def _is_spool_directory(path: str) -> bool:
 def _priority_of(job: JobSpec, spool_dir: str) -> int | None:
     """The priority in whose folder the job belongs; ``None``: in none."""
     if job.priority is None:
-        # Not by a call of priorities.is_used(): each job comes here.
-        return NORMAL_PRIORITY if registry.this_process.priorities and priorities.are_scanned(spool_dir) else None
+        return NORMAL_PRIORITY if priorities.is_used() and priorities.are_scanned(spool_dir) else None
     if bridge.has_priorities() is False:
         raise QueueOptionError(
             f"priority is {job.priority}, but this uWSGI does not scan priority folders and would never run the job: "

@@ -37,6 +37,7 @@ from spoolkit.job import (
     RetryAt,
     State,
     TaskOptions,
+    is_plain,
     replaced,
 )
 from spoolkit.lifecycle import sweeping
@@ -92,7 +93,8 @@ def execute(content: packet.Packet, file: SpoolFileRef, working_directory: str) 
         settle_file(file, AttemptResult(_dead(error)), task=other_libraries.task_name(content.fields))
         return True
     with job_log.about(job, config), spoolfile.executing(job.id):
-        result = _execute(job, content, file, store, config, working_directory)
+        run = execute_job if job.schedule is None else _execute_periodic
+        result = run(job, content, file, store, config, working_directory)
         if (result is not None and result.damage) or store.is_lost:
             return False
         if retention.delete_some(store, file.spool_dir, config):
@@ -103,12 +105,10 @@ def execute(content: packet.Packet, file: SpoolFileRef, working_directory: str) 
     return True
 
 
-def _execute(
+def _execute_periodic(
     job: JobSpec, content: packet.Packet, file: SpoolFileRef, store: Store, config: Settings, working_directory: str
 ) -> AttemptResult | None:
     """:func:`execute_job`, within what a periodic run does before and after it."""
-    if job.schedule is None:
-        return execute_job(job, content, file, store, config, working_directory)
     # Shown until it is settled, so that no other run starts beside it.
     with running.AttemptFile(locations.spool_dir_of(job.queue, config), job.id) as shown:
         job, instead = ticks.before_attempt(job, file.path, file.spool_dir, store, config, shown)
@@ -168,22 +168,24 @@ def execute_job(
             return None
         # Not parked: a week of them would run at once.
         instead = instead or Cancelled(Failure("its task is paused", ending="skipped"))
-    room = limits.room(job, prepared.options, config)
+    plain = is_plain(job)
+    room = None if plain else limits.room(job, prepared.options, config)
     with contextlib.nullcontext(shown) if shown else running.AttemptFile(files_dir, job.id) as attempt_file:
         asked = room and limits.behind_others(room, file.path, file.spool_dir, config)
         file, claim = _claim(job, prepared.options, file, store, config, packet.arguments(content), instead, asked)
         if isinstance(claim, Granted):
             result = _run(job, prepared, claim, config, attempt_file, owns_process=working_directory is not None)
-            if job.chain is not None:
+            if not plain and job.chain is not None:
                 result = _unless_chain_breaks(job, result, config)
         else:
             result = None if isinstance(claim, Full) else claim
         if result is not None:
             record_and_settle(job, result, file, store, config, files_dir)
-    if isinstance(claim, Full) and room is not None:
+    if result is not None:
+        if not plain:
+            limits.ended(job.limit_key, job.task, store, config)
+    elif room is not None and isinstance(claim, Full):
         limits.park(file.path, file.spool_dir, room, store, config)
-    elif result is not None:
-        limits.ended(job.limit_key, job.task, store, config)
     return result
 
 
@@ -287,15 +289,22 @@ def record_and_settle(
         settle_file(file, result, task=job.task)
     state = bookkeeping.record(job, result, store, files_dir, file=name)
     try:
-        # A job that is to be tried again has ended all the same if somebody has cancelled it meanwhile.
-        if job.batch is not None and (state is State.CANCELLED or not isinstance(result.outcome, RetryAt)):
-            batches.member_ended(job.batch, State.DEAD if is_dead else None, store, config)
-        if job.chain is not None and isinstance(result.outcome, Done):
-            chains.go_on(job, result.result, store, config, again=result.attempt != 1 or not result.recordable)
+        if not is_plain(job):
+            _tell_others(job, result, state, store, config)
         if not is_dead:
             settle_file(file, result, task=job.task)
     finally:
         signals.ended(job, result.attempt, result.outcome, state)
+
+
+def _tell_others(job: JobSpec, result: AttemptResult, state: State | None, store: Store, config: Settings) -> None:
+    """Do what follows from the end of an attempt for the batch and the chain of its job."""
+    outcome = result.outcome
+    # A job that is to be tried again has ended all the same if somebody has cancelled it meanwhile.
+    if job.batch is not None and (state is State.CANCELLED or not isinstance(outcome, RetryAt)):
+        batches.member_ended(job.batch, State.DEAD if isinstance(outcome, Dead) else None, store, config)
+    if job.chain is not None and isinstance(outcome, Done):
+        chains.go_on(job, result.result, store, config, again=result.attempt != 1 or not result.recordable)
 
 
 def settle_file(file: SpoolFileRef, result: AttemptResult, *, task: str | None = None) -> None:

@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from typing import NoReturn
 
-from spoolkit import application, registry, settings
+from spoolkit import application, callbacks, registry, settings
 from spoolkit.attempt.runner import AttemptResult
 from spoolkit.coordination import batches, pauses
 from spoolkit.encoding import packet
@@ -204,16 +204,16 @@ def read_locked(fd: int, path: str, spool_dir: str) -> bridge.Env | None:
         What the handler gets; ``None`` if the file is another library's, which only uWSGI can run, or is damaged. Then
         it is a dead letter by now.
     """
-    if os.fstat(fd).st_size < 4:
-        return None  # another library is writing it
     try:
-        content = packet.load(spoolfile.read(fd))
+        if len(data := spoolfile.read(fd)) < 4:
+            return None  # another library is writing it
+        content = packet.load(data)
     except DecodeError as error:
         settle_file(SpoolFileRef(path, spool_dir), AttemptResult(Dead(Failure(str(error)))))
         return None
     if packet.MARKER not in content.fields:
         return None
-    return {**content.fields, "spooler_task_name": os.fsencode(os.path.basename(path)), "body": content.body}
+    return {**content.fields, "spooler_task_name": os.fsencode(path.rpartition("/")[2]), "body": content.body}
 
 
 def _unlock(path: str) -> None:
@@ -270,7 +270,9 @@ def serve(env: bridge.Env, path: str, spool_dir: str, *, instead_of: str | None 
             return _LEAVE
         if store_version.is_newer():
             return None
-        if not _has_application() or not spooler_hooks.start(this_process.working_directory or os.curdir, end):
+        if not _has_application():
+            return _LEAVE
+        if callbacks.this_process.has_any and not spooler_hooks.start(this_process.working_directory or os.curdir, end):
             return _LEAVE
         file = SpoolFileRef(path, spool_dir)
         with task_signals.job(owns_process=True):

@@ -51,8 +51,6 @@ def start(working_directory: str, at_exit: Callable[[], None]) -> bool:
     Returns:
         Whether jobs may run.
     """
-    if not callbacks.this_process.has_any:
-        return True
     state = _state.get()
     if state.has_started:
         return True

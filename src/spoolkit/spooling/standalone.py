@@ -89,15 +89,15 @@ class Spooler:
 
     def _serve_due(self, paths: list[str]) -> None:
         for path in paths:
-            if self._should_exit() or gate.is_paused(self.spool_dir):
+            if self._should_exit():
                 return
             if not spoolfile.is_due(path):
                 continue
             while priorities.is_used() and (urgent := self._lookahead.first_before(path)) is not None:
-                self._serve(urgent)
-                if self._should_exit() or gate.is_paused(self.spool_dir):
+                if not self._serve(urgent) or self._should_exit():
                     return
-            self._serve(path)
+            if not self._serve(path):
+                return
 
     def _should_exit(self) -> bool:
         # Checked between two jobs and not by a thread: every task that forks would then fork a threaded process.
@@ -105,16 +105,17 @@ class Spooler:
             self._stopping = bool(polling.readable([self._leash], 0))
         return self._stopping or spooler_signals.is_exit_requested()
 
-    def _serve(self, path: str) -> None:
+    def _serve(self, path: str) -> bool:
+        """Run the job of a file, if no other process does. Returns whether others may start after it."""
         with spoolfile.claim_to_run(path) as fd:
-            env = None if fd is None else handler.read_locked(fd, path, self.spool_dir)
-            if env is None:
-                return
+            if fd is None or (env := handler.read_locked(fd, path, self.spool_dir)) is None:
+                return True
             try:
-                handler.serve(env, path, self.spool_dir)
+                return handler.serve(env, path, self.spool_dir) is not None
             except Exception as error:
                 log.complain("the spool file %s could not be processed and is tried again", path, error=error)
                 handler.replace_if_out_of_descriptors(error)
+                return True
 
     def _wait(self) -> None:
         ends = [self._wakeup] if self._leash is None else [self._wakeup, self._leash]

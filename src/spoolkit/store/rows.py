@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from operator import attrgetter
 from typing import Any, NamedTuple
 
-from spoolkit.job import FINISHED, MOVES, JobSpec, Progress, State, Status
+from spoolkit.job import FINISHED, MOVES, JobSpec, Progress, State, Status, is_plain
 from spoolkit.store import members
 from spoolkit.system import process
 
@@ -67,16 +66,13 @@ def derived_events(row: sqlite3.Row) -> list[EventRow]:
 _OPTIONS = ("retries", "backoff", "timeout", "headers", "batch", "tags")
 """The attributes of a job that the column ``options`` holds."""
 
-_given: Callable[[object], tuple[object, ...]] = attrgetter(*_OPTIONS)
-_NOTHING = (None,) * len(_OPTIONS)
-
 
 def options_of(job: JobSpec | Status) -> str | None:
     """Return the column ``options`` of a job: what its call said, as JSON; ``None`` if it said nothing of that kind."""
-    if (given := _given(job)) == _NOTHING:
+    if is_plain(job):
         return None
-    said = {name: value for name, value in zip(_OPTIONS, given, strict=True) if value is not None}
-    return json.dumps(said, default=dict)  # headers are a read-only mapping
+    said = {name: value for name in _OPTIONS if (value := getattr(job, name)) is not None}
+    return json.dumps(said, default=dict) if said else None  # headers are a read-only mapping
 
 
 def read_options(text: str | None) -> dict[str, Any]:

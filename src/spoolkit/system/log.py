@@ -154,8 +154,6 @@ def _say(
     level: int, message: str, args: tuple[object, ...], error: BaseException | None = None, details: str = ""
 ) -> None:
     configured = False
-    if (job := _job.get()) is not None and job[2]:
-        message, args = (message if args else message.replace("%", "%%")) + " [%s]", (*args, job[2])
     try:
         # Checked each time: the site may configure its logging after it has imported spoolkit.
         configured = trusts_handlers() and _logger.hasHandlers()
@@ -163,6 +161,8 @@ def _say(
             return
     except BaseException:  # noqa: S110 - the site's own code fails here; the line is written to standard error
         pass
+    if (job := _job.get()) is not None and job[2]:
+        message, args = (message if args else message.replace("%", "%%")) + " [%s]", (*args, job[2])
     clean = tuple([arg if isinstance(arg, (int, float)) else _text(arg) for arg in args])
     trace = block(details or _traceback(error), indent="  ") if details or error is not None else None
     if configured:
