@@ -163,6 +163,44 @@ def test_a_session_that_is_collected_leaves_no_job(directory: str, engine: Engin
     assert (job.held, held.names(directory)) == (False, set())
 
 
+EXIT = """
+import atexit, threading
+# Registered first, so called last.
+atexit.register(lambda: (exiting.set(), thread.join()))
+from flask import Flask
+from sqlalchemy import create_engine, text
+from sqlalchemy.orm import Session
+from spoolkit import SpoolKit, spool
+app = Flask("exits")
+app.config["SPOOLKIT_SPOOL"] = %(spool)r
+kit = SpoolKit(app)
+@spool
+def note(): ...
+called, exiting = threading.Event(), threading.Event()
+def request():
+    with app.app_context(), Session(engine) as session:
+        session.execute(text("INSERT INTO notes VALUES (5)"))
+        note.using(after_commit=session)()
+        called.set()
+        exiting.wait()
+        session.commit()
+engine = create_engine(%(url)r)
+if %(outbox)r:
+    kit.outbox(engine).create(engine, checkfirst=True)
+thread = threading.Thread(target=request, daemon=True)
+thread.start()
+called.wait()
+"""
+
+
+@pytest.mark.parametrize("outbox", [False, True])
+def test_a_commit_while_the_process_exits_loses_no_job(directory: str, engine: Engine, outbox: bool) -> None:
+    """As of a daemon thread that answers a request."""
+    code = EXIT % {"url": str(engine.url), "spool": directory, "outbox": outbox}
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+    assert len(accepted(directory)) == 1
+
+
 def test_a_child_that_ends_a_session_of_its_parent_touches_no_job(directory: str, session: Session) -> None:
     job = note.using(after_commit=session)(5)
     assert in_child(session.rollback) == 0

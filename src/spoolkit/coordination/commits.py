@@ -78,6 +78,13 @@ class Bundle:
         # A forked child inherits this object, and may collect it: the jobs are those of its parent.
         self._pid = os.getpid()
 
+    def drop_with(self, transaction: object) -> weakref.finalize[..., object]:
+        """Drop the calls once nothing refers to ``transaction`` any more, unless what this returns is detached."""
+        finalizer = weakref.finalize(transaction, self.drop)
+        # While the process exits, another thread may still commit. A sweep finds what is left then.
+        finalizer.atexit = False
+        return finalizer
+
     def publish(self) -> None:
         """The transaction is committed. Raises nothing but a time limit that has struck, or a request to exit."""
         if os.getpid() != self._pid:
@@ -118,7 +125,7 @@ class Publication:
         self._bundle = Bundle()
         self._bundle.calls.append((held, is_automatic))
         # A layer that rolls back forgets the functions that it was to call at the commit.
-        self._finalizer = weakref.finalize(self, self._bundle.drop)
+        self._finalizer = self._bundle.drop_with(self)
 
     def __call__(self) -> None:
         """The transaction is committed: accept the jobs."""

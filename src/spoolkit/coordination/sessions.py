@@ -98,7 +98,7 @@ def _bundle_of(transaction: sqlalchemy.orm.SessionTransaction) -> Bundle:
     if bundle is None:
         root = _roots.setdefault(list(_and_parents(transaction))[-1], _Root())
         bundle = _bundles[transaction] = Bundle(lambda: root.is_committing)
-        weakref.finalize(transaction, bundle.drop)
+        bundle.drop_with(transaction)
     return bundle
 
 

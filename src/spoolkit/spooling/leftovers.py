@@ -47,7 +47,7 @@ def sweep(spool_dir: str) -> None:
     for path in found.committed:
         accept(path, spool_dir)
     for path in found.abandoned:
-        _abandon(path, "its process was killed before its transaction was committed, as far as is known")
+        _abandon(path, "its process ended before its transaction was committed, as far as is known")
     outboxes = commits.outboxes()
     if not outboxes:
         return
