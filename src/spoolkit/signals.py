@@ -152,4 +152,5 @@ def _send(signal: NamedSignal, job: JobSpec, *, in_attempt: bool = False, **valu
         except BaseException as error:
             if not in_attempt and (isinstance(error, JobTimeout) or not isinstance(error, Exception)):
                 raise
-            log.complain("a receiver of the signal %s failed; the job is as it was", signal.name, error=error)
+            # The name is part of the text, by which complaints are counted: one signal must not hide another.
+            log.complain(f"a receiver of the signal {signal.name} failed; the job is as it was", error=error)
