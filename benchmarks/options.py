@@ -23,7 +23,7 @@ from flask import Flask
 from benchmarks import machine
 from spoolkit import Limit, SpoolKit, application, spool
 from spoolkit.admin import keys
-from spoolkit.coordination import limits
+from spoolkit.coordination import limits, pauses
 from spoolkit.encoding import packet
 from spoolkit.job import JobSpec, new_id
 from spoolkit.lifecycle import sweeping
@@ -50,10 +50,22 @@ def park(spooler: Spooler) -> None:
     """Let a job wait under each of 10,000 keys of a limit."""
     sweeping.run(spooler.spool_dir)  # the next one, after 30 s, would find that nobody runs under these keys
     for number in range(10_000):
-        folder = parked.folder(spooler.spool_dir, limits.group(f"key {number}"))
-        os.makedirs(folder, 0o700)
-        job = JobSpec(new_id(), "parked", enqueued_at=time.time())
-        spoolfile.write(folder, job.id, packet.dump_job(job, b"[[],{}]"))
+        _park(spooler.spool_dir, limits.group(f"key {number}"), "parked")
+
+
+def pause(spooler: Spooler) -> None:
+    """Let 10,000 jobs of a paused task wait."""
+    sweeping.run(spooler.spool_dir)
+    pauses.pause(spooler.spool_dir, "paused")
+    for _ in range(10_000):
+        _park(spooler.spool_dir, pauses.group("paused"), "paused")
+
+
+def _park(spool_dir: str, group: str, task: str) -> None:
+    folder = parked.folder(spool_dir, group)
+    os.makedirs(folder, 0o700, exist_ok=True)
+    job = JobSpec(new_id(), task, enqueued_at=time.time())
+    spoolfile.write(folder, job.id, packet.dump_job(job, b"[[],{}]"))
 
 
 OPTIONS: dict[str, Option] = {
@@ -64,6 +76,7 @@ OPTIONS: dict[str, Option] = {
     "limit": Option(task={"limit": Limit(3, key=lambda number: number)}),
     "held": Option(call={"after_commit": True}),
     "parked": Option(before=park, bar=1.05),
+    "paused": Option(before=pause, bar=1.05),
 }
 """One line for each."""
 

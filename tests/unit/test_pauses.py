@@ -294,6 +294,14 @@ def test_a_paused_job_is_found_among_thousands_of_keys(monkeypatch: pytest.Monke
     assert pauses.is_parked(path)
 
 
+def test_to_cancel_a_paused_job_reads_no_list_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    kit.pause(task=send_mail)
+    jobs = [send_mail(number) for number in range(3)]
+    work()
+    monkeypatch.setattr(spoolfile, "locate", None)
+    assert kit.jobs(task=send_mail).cancel().done == len(jobs)
+
+
 def test_a_job_that_is_parked_does_not_count_for_the_end_of_a_spooler(monkeypatch: pytest.MonkeyPatch) -> None:
     counted: list[object] = []
     monkeypatch.setattr(recycling, "after_job", counted.append)

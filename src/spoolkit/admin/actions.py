@@ -11,7 +11,7 @@ from functools import partial
 
 from spoolkit import application, signals
 from spoolkit.admin import keys
-from spoolkit.admin.lookup import Listing, check_id, directories, find, from_store, jobs, recorded
+from spoolkit.admin.lookup import Listing, check_id, directories, find, from_store, jobs, locate, recorded
 from spoolkit.coordination import batches, limits
 from spoolkit.encoding import packet
 from spoolkit.errors import DecodeError, JobStateError
@@ -280,7 +280,7 @@ def _claimed(status: Status) -> Iterator[str | None]:
         with changing(spool_dir):
             if status.file is None:  # it has not run: it may have no file of its own yet
                 chunks.expand_for(spool_dir, status.id, fsync=application.settings().fsync)
-            path = spoolfile.locate(spool_dir, status.id, status.file)
+            path = locate(spool_dir, status.id, status, status.file)
         if path:
             with spoolfile.claim(path) as fd:
                 yield path if fd is not None else None

@@ -212,13 +212,33 @@ def _from_file_and_record(id: str, status: Status | None, hint: tuple[str, str] 
             # First: a chunk has few names, and once it is gone each of its jobs has a file of its own, or a record.
             if status is None and (found := _from_chunk(spool_dir, id, max_entries)) is not None:
                 return found
-            if path := _parked(spool_dir, id, status):
-                return _waiting(path, status)
-            if path := spoolfile.locate(spool_dir, id, known_name, max_entries=max_entries):
+            if path := locate(spool_dir, id, status, known_name, max_entries=max_entries):
                 return _waiting(path, status)
             if path := dead.locate(spool_dir, id, known_name, max_entries=max_entries):
                 return _dead(path, status)
     return None
+
+
+def locate(
+    spool_dir: str, id: str, status: Status | None, known: str | None, *, max_entries: int | None = None
+) -> str | None:
+    """Find the file of a job that waits or runs, also among thousands that are parked.
+
+    Args:
+        spool_dir: The spool directory.
+        id: The id of the job.
+        status: What is recorded of it; ``None``: nothing is.
+        known: As for :func:`spoolfile.locate`.
+        max_entries: As for :func:`spoolfile.locate`.
+
+    Returns:
+        The path of the file; ``None`` if there is none.
+
+    Raises:
+        OSError: This user may not look into the directory.
+    """
+    found = _parked(spool_dir, id, status)
+    return found or spoolfile.locate(spool_dir, id, known, max_entries=max_entries)
 
 
 def _parked(spool_dir: str, id: str, status: Status | None) -> str | None:

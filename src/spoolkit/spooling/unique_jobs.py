@@ -340,7 +340,7 @@ def _locked_file(holder: Holder, status: Status, config: Settings) -> Iterator[t
         path = None
         with contextlib.suppress(FileNotFoundError):
             chunks.expand_for(spool_dir, status.id, fsync=config.fsync)
-            path = spoolfile.locate(spool_dir, status.id, holder.file)
+            path = lookup.locate(spool_dir, status.id, status, holder.file)
         if path is not None:
             with spoolfile.claim(path) as fd:
                 yield None if fd is None else (fd, path, spool_dir)
