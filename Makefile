@@ -5,7 +5,7 @@ VENV ?= .venv
 JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) \* 2)
 BIN = $(VENV)/bin
 # The tests of one file share servers, so they run in one process; the files of tests/live take longest, so they come first.
-PYTEST = python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+PYTEST = python -m pytest -rs -n $(JOBS) --dist loadfile --no-loadscope-reorder
 # Packages come from the lock files: each has the hash that is recorded there, and a build downloads nothing else.
 INSTALL = pip install --quiet --disable-pip-version-check --no-build-isolation
 LOCKED = $(INSTALL) --require-hashes --requirement
