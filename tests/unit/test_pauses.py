@@ -35,6 +35,7 @@ from spoolkit.spooldir import gate, parked, spoolfile
 from spoolkit.spooling import execute, recycling
 from spoolkit.spooling.standalone import Spooler
 from spoolkit.store import locations
+from spoolkit.testing import clear_jobs, run_jobs
 
 kit = SpoolKit()
 ran: list[object] = []
@@ -292,6 +293,33 @@ def test_a_paused_job_is_found_among_thousands_of_keys(monkeypatch: pytest.Monke
     path = pauses.find_parked(locations.spool_dir(), job.id, None)
     assert path is not None
     assert pauses.is_parked(path)
+
+
+def test_a_job_that_is_parked_while_a_list_is_made_is_in_the_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    job, spool_dir, scandir, looked = send_mail(1), locations.spool_dir(), os.scandir, list[str]()
+    kit.pause(task=send_mail)
+
+    def parked_before(path: str) -> object:
+        if path == spool_dir and not looked:
+            looked.append(path)
+            work()
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", parked_before)
+    assert [*kit.jobs()] == [job]
+    assert scanned() == []
+
+
+def test_run_jobs_starts_no_job_of_a_paused_task_and_clear_jobs_resumes_it() -> None:
+    kit.pause(task=send_mail)
+    job = send_mail(1)
+    for _ in range(2):
+        assert run_jobs() == []
+    assert job.status.paused
+    clear_jobs()
+    assert gate.paused_tasks(locations.spool_dir()) == {}
+    again = send_mail(2)
+    assert run_jobs() == [again]
 
 
 def test_to_cancel_a_paused_job_reads_no_list_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from spoolkit.spooldir import priorities, spoolfile
 from spoolkit.system import files
 from spoolkit.system.process import PerProcess
 
-FOLDER = "parked"
+FOLDER = spoolfile.PARKED
 
 REMEMBERED = 100
 """How many files of a longer line this process remembers, the next ones: to find them it has to look at all."""

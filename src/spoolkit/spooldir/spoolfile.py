@@ -40,6 +40,9 @@ _COMMON_PRIORITIES = frozenset({NORMAL_PRIORITY, *range(100)})
 """Priorities whose folders are tried before the directory is searched, besides those of declared tasks."""
 
 LATER = "later"
+
+PARKED = "parked"
+"""The folder of jobs that wait for something other than a time: see ``parked.py``."""
 """The folder of jobs that are not due yet, where uWSGI does not look. Its files are named as in the spool directory."""
 
 TICKET = f"{PREFIX}{LATER}"
@@ -478,7 +481,13 @@ def pending(spool_dir: str, max_files: int | None = None) -> list[str]:
     for folder in _waiting_folders(spool_dir):
         with contextlib.suppress(FileNotFoundError):
             others += _files(folder, max_files, in_place=True)
-    return (_files(spool_dir, max_files, in_place=False) + others)[:max_files]
+    found = _files(spool_dir, max_files, in_place=False) + others
+    with contextlib.suppress(FileNotFoundError):
+        if parked := _files(os.path.join(spool_dir, PARKED), max_files, in_place=True):
+            # Once more: one that was parked meanwhile is in none of the lists, and may have no record.
+            known = set(others)
+            found += [path for path in parked if path not in known]
+    return found[:max_files]
 
 
 def _files(folder: str, max_files: int | None, *, in_place: bool) -> list[str]:

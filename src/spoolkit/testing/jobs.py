@@ -8,6 +8,7 @@ from typing import Any
 
 from spoolkit import application
 from spoolkit.admin import actions, lookup
+from spoolkit.coordination import pauses
 from spoolkit.encoding import packet
 from spoolkit.errors import (
     ConfigurationError,
@@ -18,7 +19,7 @@ from spoolkit.errors import (
 )
 from spoolkit.handle import Job
 from spoolkit.job import FINISHED, Dead, Outcome, RetryAt
-from spoolkit.spooldir import chunks, parked, spoolfile
+from spoolkit.spooldir import chunks, gate, parked, spoolfile
 from spoolkit.spooling.execute import SpoolFileRef, execute_job
 from spoolkit.store import locations
 from spoolkit.system import sandbox
@@ -84,7 +85,7 @@ def run_jobs(*, delayed: bool = False, check: bool = True) -> list[Job[Any]]:
 
 
 def clear_jobs() -> None:
-    """Cancel all waiting jobs and delete all records of this test run, so that the next test starts without any.
+    """Cancel all waiting jobs, delete all records of this test run, resume paused tasks: the next test starts anew.
 
     Raises:
         ConfigurationError: pytest is not imported in this process.
@@ -94,6 +95,9 @@ def clear_jobs() -> None:
         for path in _waiting():
             with suppress(JobStateError, UnknownJobError):  # a thread of the test may have settled the job
                 actions.cancel(lookup.id_of(path))
+    for spool_dir in lookup.directories():
+        for task in gate.paused_tasks(spool_dir).values():
+            pauses.resume(spool_dir, task)
     actions.purge(FINISHED)
 
 
