@@ -45,6 +45,11 @@ class Declared:
     task: Any = field(default=None, repr=False, compare=False)
 
     @cached_property
+    def has_keys(self) -> bool:
+        """Whether its jobs have a key of a limit or of a rate."""
+        return self.options.limit is not None or self.options.rate is not None
+
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """Its name, and those that it had in earlier versions of the code."""
         return self.name, *self.aliases

@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar
 
 from spoolkit.errors import ArgumentTypeError, JobCancelled, NoCurrentJobError, shown
-from spoolkit.job import JobSpec, Progress, is_plain
+from spoolkit.job import JobSpec, Progress
 from spoolkit.spooldir.checkpoints import Checkpoint
 from spoolkit.spooldir.running import AttemptFile
 
@@ -52,7 +52,7 @@ class CurrentJob(JobSpec):
         fields = self.__dict__
         fields.update(job.__dict__)
         fields["attempt"], fields["max_attempts"] = attempt, max_attempts
-        fields["headers"] = NO_HEADERS if is_plain(job) else job.headers or NO_HEADERS
+        fields["headers"] = fields.get("headers") or NO_HEADERS
         fields["_attempt_file"], fields["_saw_cancellation"] = attempt_file, []
 
     @cached_property

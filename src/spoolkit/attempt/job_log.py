@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from spoolkit.job import Cancelled, Dead, Done, JobSpec, Outcome, RetryAt
 from spoolkit.settings import Settings
-from spoolkit.system import clock, log
+from spoolkit.system import clock, log, process
 
 HEADER_LIMIT = 200
 """Characters of a header's value that each line of a job holds, at most."""
@@ -39,7 +39,7 @@ def started(job: JobSpec, attempt: int, max_attempts: int, *, tracked: bool = Tr
         The time of the monotonic clock, in seconds.
     """
     text = "job %s of %s starts: attempt %d of %d, in process %d"
-    _level(tracked)(text, job.id, job.task, attempt, max_attempts, os.getpid())
+    _level(tracked)(text, job.id, job.task, attempt, max_attempts, process.pid())
     return time.monotonic()
 
 

@@ -95,7 +95,7 @@ def _next(job: JobSpec, result: Result | None, config: Settings) -> tuple[JobSpe
 def _keys(task: str, call: bytes) -> dict[str, str]:
     """The keys of limit and rate of a call whose arguments are known only now. Raises :class:`ArgumentError`."""
     declared = registry.this_process.get(task)
-    if declared is None or not limits.has_keys(declared):
+    if declared is None or not declared.has_keys:
         return {}
     try:
         return limits.keys_of(declared, *codec.decode_call(call))

@@ -39,11 +39,6 @@ WITHOUT_LIMIT = 1_000
 """How many jobs of one key run at once if their task has no limit any more."""
 
 
-def has_keys(declared: Declared) -> bool:
-    """Return whether the jobs of a task have a key of a limit or of a rate."""
-    return declared.options.limit is not None or declared.options.rate is not None
-
-
 def check(declared: Declared) -> None:
     """Refuse a function of a key that asks for arguments which the task does not have.
 
@@ -105,7 +100,7 @@ def keys_of_calls(
     declared: Declared, calls: Sequence[tuple[Sequence[object], Mapping[str, object]]]
 ) -> list[dict[str, str]] | None:
     """Return :func:`keys_of` each call; ``None`` if the task has neither. An error names the row."""
-    if not has_keys(declared):
+    if not declared.has_keys:
         return None
     keys: list[dict[str, str]] = []
     try:

@@ -38,7 +38,7 @@ def _mark(spool_dir: str, task: str) -> str:
 def paused_name(spool_dir: str, declared: Declared) -> str | None:
     """Return under which of its names, earlier ones among them, a task is paused; ``None`` if it is not."""
     for name in declared.names:
-        if is_paused(spool_dir, name):
+        if os.access(_mark(spool_dir, name), os.F_OK):
             return name
     return None
 

@@ -287,7 +287,7 @@ def _make(schedule: Schedule, due: int, now: int, spool_dir: str, config: Settin
 
 def _keys(schedule: Schedule, call: bytes) -> dict[str, str]:
     task = registry.this_process.get(schedule.task)
-    if task is None or not limits.has_keys(task):
+    if task is None or not task.has_keys:
         return {}
     try:
         return limits.keys_of(task, *codec.decode_call(call))

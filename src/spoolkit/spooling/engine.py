@@ -62,7 +62,7 @@ class SpoolEngine:
         spool_dir = _spool_dir_of(job, config, served)
         if job.queue is not None:
             job = _with_name(job, spool_dir, config)
-        if limits.has_keys(declared):
+        if declared.has_keys:
             job = replaced(job, **limits.keys_of(declared, job.args, job.kwargs))
         if after_commit is not None or config.after_commit:
             transaction = commits.current(after_commit, is_automatic=config.after_commit)
@@ -95,7 +95,7 @@ class SpoolEngine:
             DuplicateTaskError: Another function has been declared under the task's name since.
         """
         call = _encoded(job, declared, application.settings(declared.code_folder))
-        if limits.has_keys(declared) and job.result_at is None:
+        if declared.has_keys and job.result_at is None:
             job = replaced(job, **limits.keys_of(declared, job.args, job.kwargs))
         return packet.dump_job(job, call)
 

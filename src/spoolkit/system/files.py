@@ -301,7 +301,7 @@ def owner(directory: str) -> tuple[int, int]:
 def give(fd: int, path: str, owned_by: tuple[int, int] | None = None) -> None:
     """If this is root, give a file that it has just created to the owner of its folder. Raises ``OSError``."""
     if os.geteuid() == 0:
-        uid, gid = owned_by or owner(os.path.dirname(path))
+        uid, gid = owned_by or owner(path[: path.rfind("/") + 1])
         if uid:
             os.fchown(fd, uid, gid)
 

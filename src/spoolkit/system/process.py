@@ -36,6 +36,11 @@ def remember_pid() -> None:
     _this_process.pid = os.getpid()
 
 
+def pid() -> int:
+    """Return the pid of this process; a spooler does not ask the kernel for it."""
+    return _this_process.pid or os.getpid()
+
+
 def _forget_pid() -> None:
     _this_process.pid = 0
 
