@@ -24,6 +24,7 @@ from spoolkit import (
     ScheduleError,
     SpoolKit,
     State,
+    StoreUnavailableError,
     TooLargeError,
     UnknownJobError,
     chain,
@@ -38,6 +39,7 @@ from spoolkit.job import JobSpec
 from spoolkit.spooldir import spoolfile
 from spoolkit.spooling.standalone import Spooler
 from spoolkit.store import locations
+from spoolkit.store.database import Database
 from spoolkit.system import clock
 
 history = ""
@@ -224,6 +226,29 @@ def test_a_chain_goes_on_and_runs_each_job_once_where_the_store_cannot_even_be_r
         Spooler(spool_dir).run_due()
     assert ran() == ["first 1", "second (1, 1) None", "second 'last' None"]
     assert spoolfile.pending(spool_dir) == []
+
+
+def test_the_retry_of_a_job_whose_end_was_not_recorded_makes_no_second_next_job(spool_dir: str) -> None:
+    """The store breaks while the job runs, and its process is killed once the next job is written."""
+    line = chain(first.call(1), second.call(RESULT))
+
+    def work() -> None:
+        def unavailable(store: Database, *args: Any) -> bool:
+            raise StoreUnavailableError("no space left on the device", path=store.path)
+
+        with pytest.MonkeyPatch.context() as patch, no_store_after(0):
+            patch.setattr(Database, "write_after_task", unavailable)
+            patch.setattr(spoolfile, "finish", lambda path: os._exit(CRASHED))
+            run(spool_dir)
+
+    assert in_child(work) == CRASHED
+    run(spool_dir)
+    assert line.jobs[0].state is State.DEAD
+    assert line.result == (1, 1)
+    actions.retry(line.jobs[0].id)
+    run(spool_dir)
+    assert ran() == ["first 1", "second (1, 1) None", "first 1"]
+    assert line.result == (1, 1)
 
 
 def test_what_cannot_be_in_a_chain_is_refused_and_nothing_is_written(spool_dir: str) -> None:
