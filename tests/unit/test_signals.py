@@ -252,11 +252,13 @@ def test_a_job_that_waits_for_a_commit_is_accepted_at_the_commit(sent: Sent, app
     assert sent == [ACCEPTED]
 
 
-def test_what_a_commit_could_not_accept_is_announced_by_the_sweep_that_does(sent: Sent, app: Flask) -> None:
+def test_what_a_commit_could_not_accept_is_announced_by_the_sweep_that_does(
+    sent: Sent, app: Flask, caplog: pytest.LogCaptureFixture
+) -> None:
     waiting: list[Callable[[], None]] = []
     app.extensions["spoolkit"].on_commit = waiting.append
     one.using(after_commit=True)("works")
-    one.map([("a",), ("b",)], after_commit=True)
+    first, _ = one.map([("a",), ("b",)], after_commit=True)
     unique.using(after_commit=True)("a")
     unique.using(after_commit=True)("a")
     with pytest.MonkeyPatch.context() as patch:
@@ -267,6 +269,7 @@ def test_what_a_commit_could_not_accept_is_announced_by_the_sweep_that_does(sent
     for _ in range(2):
         leftovers.sweep(app.config["SPOOLKIT_SPOOL"])
         assert sent == [ACCEPTED] * 4
+    assert f"job {first.id} of {one.name} and 1 more is accepted by a sweep" in caplog.text
 
 
 def test_jobs_that_follow_from_others_are_announced_when_they_are_accepted(

@@ -89,7 +89,7 @@ def accept(path: str, spool_dir: str) -> None:
     """
     try:
         content = packet.load(publication.read(path, packet.HEAD_SIZE))
-        job = packet.head(content)
+        job, jobs = packet.head(content), _jobs(content)
         declared = registry.this_process.get(job.task)
         config = application.settings(None if declared is None else declared.code_folder)
         folder, _ = engine.folder_of(job, spool_dir, config, bridge.directories())
@@ -97,8 +97,10 @@ def accept(path: str, spool_dir: str) -> None:
         if publication.accept(
             path, folder=folder, spool_dir=spool_dir, run_at=run_at, declared=declared, config=config
         ):
-            log.warning("job %s of %s is accepted by a sweep: its transaction was committed", job.id, job.task)
-            signals.accepted(_jobs(content))
+            more = f" and {len(jobs) - 1} more" if len(jobs) > 1 else ""
+            text = "job %s of %s%s is accepted by a sweep: its transaction was committed"
+            log.warning(text, jobs[0].id, jobs[0].task, more)
+            signals.accepted(jobs)
     except FileNotFoundError:
         pass
     except (OSError, KeyLockedError, NewerJobError, SpoolUnavailableError, StoreUnavailableError) as error:
