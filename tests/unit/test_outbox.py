@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -187,6 +188,28 @@ def test_a_file_that_is_set_aside_while_the_held_files_are_listed_is_among_them(
 
         monkeypatch.setattr(held, "_files", set_aside_first)
         assert held.names(directory) == {job.id}
+
+
+def test_each_spool_directory_of_an_http_process_is_asked_about(
+    directory: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also while a thread still asks about another one."""
+    monkeypatch.setattr(leftovers.bridge, "is_uwsgi", lambda: True)
+    asked, answered = [threading.Event(), threading.Event()], threading.Event()
+
+    def ask(spool_dir: str, *_: object) -> None:
+        asked[spool_dir != directory].set()
+        answered.wait(60)
+
+    monkeypatch.setattr(leftovers, "_ask", ask)
+    other = f"{directory}-other"
+    for spool_dir in (directory, other):
+        os.makedirs(os.path.join(spool_dir, held.FOLDER), mode=0o700, exist_ok=True)
+        sweep(spool_dir)
+    try:
+        assert all(one.wait(60) for one in asked)
+    finally:
+        answered.set()
 
 
 def test_a_database_that_gives_no_answers_is_not_asked_for_long(

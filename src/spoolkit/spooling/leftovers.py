@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 ASK_TIME = 10.0
 """Seconds after which a sweep begins no other question to a database: a spooler runs no job meanwhile."""
 
-_asking: PerProcess[threading.Thread] = PerProcess()
-"""The thread of this process that asks the database."""
+_asking: PerProcess[dict[str, threading.Thread]] = PerProcess(dict)
+"""The threads of this process that ask the databases, by the spool directory about whose files they ask."""
 
 
 def sweep(spool_dir: str) -> None:
@@ -55,11 +55,10 @@ def sweep(spool_dir: str) -> None:
         _ask(spool_dir, found.in_outbox, outboxes)
         return
     # In an HTTP process, the thread that sweeps moves delayed jobs as well, which must not wait for a slow database.
-    asking = _asking.peek()
-    if asking is None or not asking.is_alive():
-        asking = threading.Thread(target=_ask, args=(spool_dir, found.in_outbox, outboxes), daemon=True)
-        _asking.set(asking)
-        asking.start()
+    asking = _asking.get()
+    if spool_dir not in asking or not asking[spool_dir].is_alive():
+        asking[spool_dir] = threading.Thread(target=_ask, args=(spool_dir, found.in_outbox, outboxes), daemon=True)
+        asking[spool_dir].start()
 
 
 def _ask(spool_dir: str, paths: list[str], outboxes: list[Outbox]) -> None:
