@@ -20,6 +20,7 @@ from spoolkit import (
     JobStateError,
     SpoolKit,
     State,
+    StoreUnavailableError,
     UnknownJobError,
     spool,
     thread,
@@ -227,6 +228,23 @@ def test_a_replaced_job_has_the_options_of_the_latest_call() -> None:
         assert (again.status.tags, again.status.retries) == (("later",), 3)
         work()
     assert rows_of_tags() == [("later", job.id)]
+
+
+def test_an_action_stops_where_the_store_is_unavailable(
+    monkeypatch: pytest.MonkeyPatch, flask_spool: Callable[..., Result]
+) -> None:
+    jobs = [export.using(tags=["x"])() for _ in range(3)]
+    refusal, asked = StoreUnavailableError("locked", path="x"), list[str]()
+
+    def refuse(id: str, **_: Any) -> State:
+        asked.append(id)
+        raise refusal
+
+    monkeypatch.setattr(actions, "cancel", refuse)
+    assert kit.jobs(tag="x").cancel() == bulk.BulkResult(0, {jobs[0].id: refusal}, complete=False)
+    result = flask_spool("cancel", "--tag", "x")
+    assert (result.exit_code, asked) == (1, [jobs[0].id] * 2)
+    assert "there are more jobs" in result.output
 
 
 def test_a_job_whose_record_is_deleted_meanwhile_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:

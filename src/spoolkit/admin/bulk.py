@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from spoolkit.admin import actions
 from spoolkit.admin.lookup import UNFINISHED, Listing
-from spoolkit.errors import JobStateError, SpoolkitError, UnknownJobError
+from spoolkit.errors import JobStateError, SpoolkitError, StoreUnavailableError, UnknownJobError
 from spoolkit.job import FINISHED, State
 
 
@@ -19,7 +19,7 @@ class BulkResult:
     done: int = 0
     #: Why it was refused for the others, by their ids.
     refused: dict[str, SpoolkitError] = field(default_factory=dict)
-    #: Whether these were all jobs of the selection; otherwise do it again.
+    #: Whether these were all jobs of the selection; otherwise do it again. Not where the store became unavailable.
     complete: bool = True
 
 
@@ -46,6 +46,9 @@ def _each(found: Listing, states: Iterable[State], act: Callable[[str], object])
                 act(status.id)
             except UnknownJobError:
                 pass  # its record was deleted since it was listed
+            except StoreUnavailableError as error:
+                # Each of the others would wait for it as long.
+                return BulkResult(done, {**refused, status.id: error}, complete=False)
             except SpoolkitError as error:
                 if not _is_done_by_itself(error, states):
                     refused[status.id] = error

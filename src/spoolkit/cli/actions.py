@@ -11,7 +11,7 @@ import click
 from spoolkit.admin import actions, bulk, lookup
 from spoolkit.cli import group
 from spoolkit.cli.group import command, print_json
-from spoolkit.errors import SpoolkitError
+from spoolkit.errors import SpoolkitError, StoreUnavailableError
 from spoolkit.job import FINISHED, State
 from spoolkit.system import clock, log
 
@@ -38,7 +38,7 @@ def retry(ids: tuple[str, ...], all_dead: bool, task: str | None, tag: str | Non
         _each(ids, retry_one, as_json)
         return
     dead = actions.dead_jobs(task, tag)
-    _each([status.id for status in dead], retry_one, as_json, done="retried", more=not dead.complete)
+    _each([status.id for status in reversed(dead)], retry_one, as_json, done="retried", more=not dead.complete)
 
 
 @command("cancel")
@@ -58,7 +58,7 @@ def cancel(ids: tuple[str, ...], tag: str | None, force: bool, as_json: bool) ->
         _each(ids, cancel_one, as_json)
         return
     found = lookup.jobs(states=lookup.UNFINISHED, tag=tag, max_examined=actions.MAX_EXAMINED)
-    _each([status.id for status in found], cancel_one, as_json, done="cancelled", more=not found.complete)
+    _each([status.id for status in reversed(found)], cancel_one, as_json, done="cancelled", more=not found.complete)
 
 
 @command("run-now")
@@ -130,6 +130,9 @@ def _each(
             results.append({"id": id, "error": error.to_dict()})
             if not as_json:
                 click.echo(f"Error: {log.one_line(str(error))}", err=True)
+            if done is not None and isinstance(error, StoreUnavailableError):
+                more = True
+                break  # each of the others would wait for it as long
         else:
             results.append({"id": id, "state": str(state)})
             if not as_json:
