@@ -509,6 +509,13 @@ def modify(session: Session) -> None:
     flag_modified(one, "id")
 
 
+def set_to(session: Session, id: int) -> None:
+    one = session.get(Note, 100)
+    assert one is not None
+    one.id = id
+    assert session.dirty
+
+
 def write_and_refresh(session: Session) -> None:
     one = Note(id=next(numbers))
     session.add(one)
@@ -531,6 +538,7 @@ WRITTEN: dict[str, Callable[[Any], object]] = {
     "a new object": lambda session: session.add(Note(id=next(numbers))),
     "a flushed object": lambda session: (session.add(Note(id=next(numbers))), session.flush()),
     "a modified object": modify,
+    "a changed object": lambda session: set_to(session, next(numbers)),
     "a deleted object": lambda session: session.delete(session.get(Note, 100)),
     "an INSERT": lambda session: session.execute(TABLE.insert(), {"id": next(numbers)}),
     "an UPDATE": lambda session: session.execute(update(Note).values(id=Note.id)),
@@ -545,6 +553,7 @@ WRITTEN: dict[str, Callable[[Any], object]] = {
 NOT_WRITTEN: dict[str, Callable[[Any], object]] = {
     "nothing": lambda session: None,
     "a query": lambda session: session.get(Note, 100),
+    "the same value again": lambda session: set_to(session, 100),
     "SQL that reads": lambda session: session.execute(text("SELECT 1")),
     "a commit before": write_and_refresh,
     "a rollback before": write_and_roll_back,

@@ -53,7 +53,8 @@ class SessionTransaction:
         """Whether something was written in the transaction, or will be once the session is flushed."""
         listen_for_writes()
         session = self._session
-        if session.new or session.dirty or session.deleted:
+        # Dirty is also an object that got the value which it had: nothing is written then, and no commit follows.
+        if session.new or session.deleted or any(map(session.is_modified, session.dirty)):
             return True
         innermost = _innermost(session)
         return innermost is not None and any(one in _written for one in _and_parents(innermost))
