@@ -235,10 +235,10 @@ def load(data: bytes) -> Packet:
     end = _HEADER.size + length
     if len(data) < end:
         raise DecodeError(f"the header announces {length} bytes, but the file has {len(data) - _HEADER.size}")
-    parts, at, read_length = [], _HEADER.size, _LENGTH.unpack_from
+    parts, at, read_length, width = [], _HEADER.size, _LENGTH.unpack_from, _LENGTH.size
     try:
         while at < end:
-            start = at + _LENGTH.size
+            start = at + width
             at = start + read_length(data, at)[0]
             parts.append(data[start:at])
     except struct.error:
