@@ -171,6 +171,8 @@ def thread(
     timeout: Delay | None = ...,
     retry_on: Errors | None = ...,
     discard_on: Errors = ...,
+    limit: Limit | None = ...,
+    rate: Rate | None = ...,
     name: str | None = ...,
     aliases: Sequence[str] = ...,
 ) -> _ThreadDecorator: ...
@@ -187,6 +189,8 @@ def thread(
     timeout: Delay | None = None,
     retry_on: Errors | None = None,
     discard_on: Errors = (),
+    limit: Limit | None = None,
+    rate: Rate | None = None,
     name: str | None = None,
     aliases: Sequence[str] = (),
     **of_spool: object,
@@ -210,6 +214,9 @@ def thread(
         retry_on: The exception class, or a list of them, after which another attempt is made; after any other one the
             job is dead. ``None``: all exceptions.
         discard_on: The exception class, or a list of them, after which the job is pointless and ends as cancelled.
+        limit: How many jobs run at once in all processes of the host, of the task or for each value of a key, such as
+            ``Limit(3, key=lambda user_id: user_id)``. The others wait in memory, without a thread.
+        rate: How often jobs start on the host, of the task or for each value of a key, such as ``Rate(10, per=60)``.
         name: The task's name in jobs and records. ``None``: ``module.function``.
         aliases: Names that the task had in earlier versions of the code.
         of_spool: No other option. One of ``@spool`` that needs a file or a process is refused with the reason.
@@ -224,6 +231,8 @@ def thread(
     _refuse_options_of_spool(of_spool)
     hooks.check_threads()
     options = _task_options(retries, backoff, timeout, retry_on, discard_on)
+    options = replace(options, limit=_bound(Limit, limit), rate=_bound(Rate, rate))
+    _refuse_limits_without(options, track, overflow)
     _check_names(name, aliases)
     engine = ThreadEngine(_thread_options(concurrency, overflow, track, copy_request))
 
@@ -231,6 +240,8 @@ def thread(
         overflow_engine = None
         if overflow == "spool":
             handler.install()
+            if limit is not None:
+                sweeping.add(limits.sweep)
             overflow_engine = SpoolEngine()
         return ThreadTask(function, engine, options, name, aliases, overflow_engine)
 
@@ -315,12 +326,6 @@ def _task_options(
 def _refuse_options_of_spool(options: Mapping[str, object]) -> None:
     """Refuse the options that a thread task cannot have, with the reason."""
     for name in options:
-        if name in ("limit", "rate"):
-            raise ConfigurationError(
-                f"{name} is for @spool: a thread job that has to wait has no file that could be parked or put off. Use "
-                f"@spool({name}=...); within one process, @thread(concurrency=...) bounds how many jobs run at once",
-                setting=name,
-            )
         if name == "memory":
             raise ConfigurationError(
                 "memory is for @spool: a thread job shares its process with the site. Use @spool(memory=...)",
@@ -333,6 +338,24 @@ def _refuse_options_of_spool(options: Mapping[str, object]) -> None:
             "it lives. Use @spool(unique=...); within one process, @thread(concurrency=1) runs one job at a time",
             setting=name,
         )
+
+
+def _refuse_limits_without(options: TaskOptions, track: bool, overflow: Overflow) -> None:
+    """Refuse a limit or a rate of a thread task that could not be kept, with the reason."""
+    for name, bound in (("limit", options.limit), ("rate", options.rate)):
+        if bound is None:
+            continue
+        if not track:
+            raise ConfigurationError(
+                f"{name} cannot be combined with track=False: jobs that are not recorded cannot be counted",
+                setting=name,
+            )
+        if overflow == "run":
+            raise ConfigurationError(
+                f'{name} cannot be combined with overflow="run": a caller that runs a job would have to wait as the '
+                "job does",
+                setting=name,
+            )
 
 
 def _unique(key: Key, until: Until, on_duplicate: OnDuplicate) -> Unique | None:

@@ -247,8 +247,8 @@ class Unique:
 class Limit:
     """How many jobs run at the same time: of a task, or of a task for each value of a key.
 
-    The jobs are counted over all spoolers of the host, when an attempt starts. One that finds no room is parked, in the
-    order of the due times, and comes back when another job with its key ends or dies.
+    The jobs are counted over all processes of the host, when an attempt starts. One that finds no room is parked, in
+    the order of the due times, and comes back when another job with its key ends or dies. A thread job waits in memory.
 
     Raises:
         ConfigurationError: ``number`` or ``key`` cannot be used.

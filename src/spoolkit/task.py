@@ -546,6 +546,7 @@ class ThreadTask(Task[P, R]):
         overflow_engine: Engine | None = None,
     ) -> None:
         super().__init__(function, engine, options, name, aliases)
+        limits.check(self.declared)
         self._overflow_engine = overflow_engine
 
     def using(

@@ -21,6 +21,17 @@ def test_the_tasks_of_the_page_have_the_limits_that_it_describes() -> None:
     assert (render.declared.options.limit.number, export.declared.options.limit.number) == (3, 1)
 
 
+def test_the_thread_task_of_the_page_has_the_limit_and_the_rate_that_it_describes() -> None:
+    (block,) = blocks("Thread tasks")
+    names: dict[str, Any] = {"__name__": "page_of_thread_limits"}
+    exec(block, names)
+    ask = names["ask_price"].declared
+    assert limits.keys_of(ask, ("x", 1), {}) == dict.fromkeys(
+        ("limit_key", "rate_key"), 'page_of_thread_limits.ask_price "x"'
+    )
+    assert (ask.options.limit.number, ask.options.rate.interval) == (2, 0.2)
+
+
 def test_the_tasks_of_the_page_have_the_rates_that_it_describes() -> None:
     (block,) = blocks("Rates")
     names: dict[str, Any] = {"__name__": "page_of_rates"}

@@ -358,3 +358,161 @@ def test_calls_see_no_blocked_signals_in_a_thread_that_another_pool_thread_start
         pool.put(Call(look))
     assert drain(pool) == []
     assert sorted(seen) == [("spoolkit-1", set()), ("spoolkit-2", set())]
+
+
+class Room:
+    """What calls of a line need, which others may have taken as well."""
+
+    def __init__(self, number: int) -> None:
+        self.number, self.taken, self.most, self.looks = number, 0, 0, 0
+        self._lock = threading.Lock()
+
+    def call(self, pool: Pool, work: Work, name: object, line: str = "l", *, held: bool = True, **more: int) -> Call:
+        inner = work.call(name, held=held)
+
+        def run() -> bool:
+            with self._lock:
+                self.looks += 1
+                if self.taken >= self.number:
+                    return True
+                self.taken += 1
+                self.most = max(self.most, self.taken)
+            pool.pass_on(call)
+            try:
+                inner.run()
+            finally:
+                with self._lock:
+                    self.taken -= 1
+            return False
+
+        call = Call(run, tag=name, line=line, concurrency=more.get("at_once"))
+        return call
+
+
+@pytest.fixture
+def nobody_looks_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spoolkit.threads.pool.LOOK_AGAIN", (1000.0, 1000.0))
+
+
+@pytest.mark.usefixtures("nobody_looks_again")
+def test_calls_without_room_wait_in_order_without_a_thread_and_follow_at_once(work: Work) -> None:
+    pool, room = Pool(2, 100), Room(1)
+    for number in range(5):
+        pool.put(room.call(pool, work, number))
+    wait_until(lambda: work.began == [0] and room.looks == 2)
+    for line in ("m", "n"):
+        pool.put(Room(1).call(pool, work, line, line, held=False))
+    wait_until(lambda: sorted(map(str, work.ended)) == ["m", "n"])
+    assert work.began[0] == 0
+    assert len(work.began) == 3
+    assert room.looks == 2  # of the one that runs, and of the first one in the line
+    work.go.set()
+    assert drain(pool) == []
+    assert [name for name in work.began if name not in ("m", "n")] == [0, 1, 2, 3, 4]
+    assert room.most == 1
+    assert pool._lines == {}
+
+
+def test_room_that_others_leave_is_found_by_looking_again(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spoolkit.threads.pool.LOOK_AGAIN", (0.01, 0.01))
+    pool, room = Pool(2, 100), Room(0)
+    for number in range(3):
+        pool.put(room.call(pool, work, number, held=False))
+    wait_until(lambda: room.looks >= 3)
+    assert work.began == []
+    room.number = 1
+    wait_until(lambda: work.ended == [0, 1, 2])
+    assert drain(pool) == []
+
+
+@pytest.mark.usefixtures("nobody_looks_again")
+def test_room_that_comes_while_the_first_one_looks_is_not_missed(work: Work) -> None:
+    pool, looks, ended = Pool(2, 100), threading.Event(), threading.Event()
+    looked: list[int] = []
+
+    def first() -> None:
+        pool.pass_on(one)
+        assert looks.wait(SOON)
+        ended.set()
+
+    def second() -> bool:
+        looked.append(1)
+        if len(looked) == 1:
+            looks.set()
+            # It has found no room, which comes before it says so.
+            wait_until(lambda: ended.is_set() and len(pool._running) == 1)
+            return True
+        pool.pass_on(two)
+        return False
+
+    one, two = Call(first, line="l"), Call(second, line="l")
+    pool.put(one)
+    pool.put(two)
+    assert drain(pool) == []
+    assert len(looked) == 2
+
+
+@pytest.mark.usefixtures("nobody_looks_again")
+def test_calls_in_a_line_count_as_waiting_and_close_returns_them(work: Work) -> None:
+    pool, room = Pool(2, 3), Room(1)
+    calls = [room.call(pool, work, number) for number in range(5)]
+    for number in range(2):
+        assert pool.put(calls[number])
+        wait_until(lambda number=number: room.looks == number + 1 and work.began == [0] and len(pool._running) == 1)
+    assert [pool.put(call) for call in calls[2:]] == [True, True, False]
+    assert pool.put(Room(1).call(pool, work, "another line", "m"))  # there is a thread for it
+    assert sorted(map(str, drain(pool, 0.05))) == ["0", "1", "2", "3", "another line"]
+    assert pool._lines == {}
+    work.go.set()
+
+
+def test_a_call_in_a_line_that_raises_does_not_hold_it_up(work: Work, caplog: pytest.LogCaptureFixture) -> None:
+    pool, room = Pool(2, 10), Room(1)
+
+    def broken() -> None:
+        raise SystemExit(3)
+
+    pool.put(Call(broken, line="l"))
+    pool.put(room.call(pool, work, "next", held=False))
+    assert drain(pool) == []
+    assert work.ended == ["next"]
+    assert "SystemExit: 3" in caplog.text
+
+
+def test_a_line_whose_first_call_finds_no_thread_is_forgotten(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool, room = Pool(2, 10), Room(1)
+
+    def full(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", full)
+        assert not pool.put(room.call(pool, work, "refused"))
+    assert pool.put(room.call(pool, work, "taken", held=False))
+    assert drain(pool) == []
+    assert work.ended == ["taken"]
+
+
+@settings(max_examples=15)
+@given(
+    threads=st.integers(1, 4),
+    number=st.integers(1, 3),
+    calls=st.lists(st.tuples(st.sampled_from(["a", "b"]), st.booleans(), st.booleans()), max_size=40),
+)
+def test_calls_of_a_line_never_exceed_its_room_and_each_ends(
+    threads: int, number: int, calls: list[tuple[str, bool, bool]]
+) -> None:
+    pool, work = Pool(threads, 100), Work()
+    rooms = {line: Room(number) for line in "ab"}
+    for name, (line, bound, again) in enumerate(calls):
+        call = rooms[line].call(pool, work, name, line, held=False, **({"at_once": 2} if bound else {}))
+        assert pool.put_later(0, call) if again else pool.put(call)
+    wait_until(lambda: len(work.ended) == len(calls), timeout=20)
+    assert drain(pool) == []
+    assert all(room.most <= number and room.taken == 0 for room in rooms.values())
+    for line in "ab":
+        # Those that are put at once; of two in threads, the later one may be the first to say that it has begun.
+        began = [name for name in work.began if calls[name][0] == line and not calls[name][2]]  # type: ignore[index]
+        assert number > 1 or began == sorted(began)  # type: ignore[type-var]
+    assert pool._lines == {}
+    assert set(pool._permitted.values()) <= {0}

@@ -13,7 +13,7 @@ from flask import Flask
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spoolkit import ConfigurationError, Limit, Rate, SpoolKit, State, spool, thread
+from spoolkit import ConfigurationError, Limit, Rate, SpoolKit, State, spool
 from spoolkit.admin import actions, lookup
 from spoolkit.encoding import packet
 from spoolkit.spooldir import spoolfile
@@ -237,12 +237,6 @@ def test_without_a_store_a_job_with_a_rate_waits(app: Flask, pass_time: Callable
 def test_a_rate_that_cannot_work_is_refused(arguments: dict[str, object]) -> None:
     with pytest.raises(ConfigurationError):
         Rate(**arguments)  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("options", [{"limit": Limit(1)}, {"rate": Rate(1, per=1)}])
-def test_a_thread_task_refuses_a_limit_and_a_rate_with_the_reason(options: dict[str, object]) -> None:
-    with pytest.raises(ConfigurationError, match="is for @spool"):
-        thread(**options)  # type: ignore[call-overload]
 
 
 def test_a_task_refuses_a_rate_that_is_none_or_asks_for_what_it_lacks() -> None:

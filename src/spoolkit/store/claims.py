@@ -154,7 +154,9 @@ def claim(
             columns = dict(zip(_COLUMNS, first, strict=True)) | {"limit_key": room.key}
             waits, slot = _must_wait(db, room, job.id, None, now)
             if waits is not None:
-                columns.update(attempt=0, max_attempts=None, started_at=None, pid=None, identity=None, **slot)
+                columns.update(attempt=0, max_attempts=None, started_at=None, **slot)
+                if file is not None:  # otherwise it belongs to its process, also while it waits
+                    columns.update(pid=None, identity=None)
                 rows.insert(db, job.id, State.QUEUED, now, columns)
                 return waits
             rows.insert(db, job.id, State.RUNNING, now, columns)

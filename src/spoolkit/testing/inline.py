@@ -7,6 +7,7 @@ from contextvars import Context
 
 from spoolkit import application, signals
 from spoolkit.attempt import in_process, job_log
+from spoolkit.attempt.runner import AttemptResult
 from spoolkit.coordination import commits
 from spoolkit.errors import ScheduleError
 from spoolkit.job import AnyJob, JobSpec, Outcome, RetryAt
@@ -78,4 +79,4 @@ def _attempt(job: JobSpec, declared: Declared, number: int) -> Outcome | None:
     config = application.settings(declared.code_folder)
     with job_log.about(job, config):
         result = in_process.attempt(job, declared, locations.store(config), config, number)
-    return None if result is None else result.outcome
+    return result.outcome if isinstance(result, AttemptResult) else None

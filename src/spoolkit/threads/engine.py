@@ -12,14 +12,15 @@ from typing import Literal
 
 from spoolkit import application, signals
 from spoolkit.attempt import in_process, job_log
-from spoolkit.coordination import commits
+from spoolkit.coordination import commits, limits
 from spoolkit.errors import QueueFull, ScheduleError, StoreUnavailableError
-from spoolkit.job import AnyJob, Cancelled, Failure, JobSpec, Outcome, RetryAt
+from spoolkit.job import AnyJob, Cancelled, Failure, JobSpec, Outcome, RetryAt, replaced
 from spoolkit.lifecycle import hooks
 from spoolkit.registry import Declared
 from spoolkit.settings import Settings
 from spoolkit.spooldir import held, running
 from spoolkit.store import Store, locations, orphans, retention, write_behind
+from spoolkit.store.claims import Full
 from spoolkit.system import clock, files, log
 from spoolkit.system.process import PerProcess
 from spoolkit.threads import context
@@ -58,7 +59,8 @@ class ThreadEngine:
 
         Raises:
             ScheduleError: The job has a ``run_at``.
-            ArgumentTypeError: An argument belongs to the caller's request or to its database session.
+            ArgumentTypeError: An argument belongs to the caller's request or to its database session. Or the key of its
+                limit or its rate has no supported type.
             QueueFull: The pool accepts no more jobs, and the task has no ``overflow="run"``.
             ConfigurationError: This process is the master of a server, or the task has ``copy_request=True`` and was
                 called outside a request. Or it is not known for which transaction the job is to wait.
@@ -66,6 +68,8 @@ class ThreadEngine:
         if job.run_at is not None:
             raise ScheduleError("a @thread task runs at once: declare it with @spool to use at or delay", argument="at")
         context.check_arguments(job, declared.positional)
+        if declared.has_keys:
+            job = replaced(job, **limits.keys_of(declared, job.args, job.kwargs))
         config = application.settings(declared.code_folder)
         pool = _pool(config)
         thread_job = ThreadJob(job, declared, self._options, config, pool)
@@ -97,7 +101,7 @@ class ThreadJob:
     def __init__(self, job: JobSpec, declared: Declared, options: ThreadOptions, config: Settings, pool: Pool) -> None:
         self.job = job
         self.store: Store | None = locations.store(config) if options.track else None
-        self.call = Call(self.attempt, declared.name, options.concurrency, tag=self)
+        self.call = Call(self.attempt, declared.name, options.concurrency, tag=self, line=job.limit_key)
         if options.copy_request:
             function = context.with_request_copy(declared.function, declared.name)
             declared = replace(declared, function=function)
@@ -124,21 +128,35 @@ class ThreadJob:
         """Keep the background writer from writing a row for this job, which does not wait any more."""
         write_behind.writer().discard(self.job)
 
-    def attempt(self) -> None:
-        """Run the job once, and put it into the pool again if its outcome is a retry."""
-        self._attempts += 1
+    def attempt(self) -> bool:
+        """Run the job once, and put it into the pool again if its outcome is a retry.
+
+        Returns:
+            Whether the job waits for room under its limit, and nothing was done.
+        """
         # Each attempt has its own copy of the context: it must not see what the previous one has set.
         outcome = self._context.copy().run(self._run)
+        if isinstance(outcome, Full):
+            return True
         if isinstance(outcome, RetryAt) and not self._pool.put_later(outcome.time - clock.now(), self.call):
             _lose([self], "its process exited before the next attempt was due")
+        return False
 
-    def _run(self) -> Outcome:
+    def _run(self) -> Outcome | Full:
         with job_log.about(self.job, self._config):
             if self.store is None:
+                self._attempts += 1
                 return in_process.attempt_untracked(self.job, self._declared, self._config, self._attempts).outcome
-            result = in_process.attempt(self.job, self._declared, self.store, self._config, self._attempts)
+            number = self._attempts + 1
+            result = in_process.attempt(
+                self.job, self._declared, self.store, self._config, number, lambda: self._pool.pass_on(self.call)
+            )
             if result is None:
                 return Cancelled(Failure("another process runs the job"))
+            if isinstance(result, Full):
+                return result
+            if result.attempt:  # not if it is put off because of its rate
+                self._attempts = number
             retention.delete_some(self.store, locations.spool_dir(self._config), self._config)
             return result.outcome
 

@@ -13,19 +13,40 @@ from dataclasses import dataclass
 
 from spoolkit.system import clock, log, task_signals
 
+LOOK_AGAIN = 0.5, 4.0
+"""Seconds, at least and at most, until the first call of a line is run again to look whether there is room by now."""
+
+LOOKS = 100
+"""So many lines are looked at in a second, at most: if more of them wait, each waits longer."""
+
 
 @dataclass(frozen=True, eq=False)
 class Call:
     """A function to run in the pool."""
 
-    #: Does the work. It must not raise.
-    run: Callable[[], None]
+    #: Does the work. It must not raise. Returns whether it has found no room, and is to be run again.
+    run: Callable[[], bool | None]
     #: Calls with the same key share the bound ``concurrency``.
     key: str = ""
     #: How many calls with this key run at the same time, at most; ``None``: any number.
     concurrency: int | None = None
     #: By what the caller of :meth:`Pool.close` recognises the call.
     tag: object = None
+    #: Calls with the same line look for room one after the other, in their order; ``None``: it needs none. A call that
+    #: has a line calls :meth:`Pool.pass_on` as soon as it has found room, or needs none.
+    line: str | None = None
+
+
+class _Line:
+    """Calls that need room which others may have taken, also in other processes: only the first one looks for it."""
+
+    def __init__(self, first: Call) -> None:
+        self.first = first
+        #: Whether the first one has found no room and waits, among the later calls. Otherwise it is about to look.
+        self.is_asleep = False
+        #: Whether a call of the line has ended since the first one was last put among the ready ones.
+        self.look_again = False
+        self.others: deque[Call] = deque()
 
 
 class Pool:
@@ -33,7 +54,8 @@ class Pool:
 
     Args:
         max_threads: How many threads there are, at most.
-        max_waiting: How many calls may wait for a thread, for another call with their key, or for their time.
+        max_waiting: How many calls may wait for a thread, for another call with their key or in their line, or for
+            their time.
     """
 
     def __init__(self, max_threads: int, max_waiting: int) -> None:
@@ -47,6 +69,7 @@ class Pool:
         # A blocked call waits until another call with its key has ended.
         self._blocked: dict[str, deque[Call]] = defaultdict(deque)
         self._later: list[tuple[float, int, Call]] = []
+        self._lines: dict[str | None, _Line] = {}
         self._running: dict[int, Call] = {}
         self._permitted: Counter[str] = Counter()  # calls with a bound, ready or running, by key
         self._threads = self._idle = 0
@@ -91,6 +114,19 @@ class Pool:
             self._wake_or_start_thread()
             return True
 
+    def pass_on(self, call: Call) -> None:
+        """Let the next call of its line look for room, if ``call`` was the first one: it does not look any more."""
+        if call.line is None:
+            return
+        with self._work_came:
+            if (line := self._lines.get(call.line)) is None or line.first is not call:
+                return
+            if line.others:
+                line.first = line.others.popleft()
+                self._admit(line.first)
+            else:
+                del self._lines[call.line]
+
     def has_room(self, call: Call) -> bool:
         """Whether the pool would accept ``call`` now."""
         with self._work_came:
@@ -120,30 +156,41 @@ class Pool:
             self._closed = True
             self._work_came.notify_all()  # idle threads exit
             blocked = itertools.chain.from_iterable(self._blocked.values())
+            in_lines = itertools.chain.from_iterable(line.others for line in self._lines.values())
             later = (call for _, _, call in sorted(self._later))
-            left_over = [*self._running.values(), *self._ready, *blocked, *later]
+            left_over = [*self._running.values(), *self._ready, *blocked, *in_lines, *later]
             self._ready.clear()
             self._blocked.clear()
+            self._lines.clear()
             self._later.clear()
         return left_over
 
     def _is_busy(self, deadline: float) -> bool:
         # A blocked call waits for one that is ready or running, so it need not be counted.
-        return bool(self._ready or self._running or (self._later and self._later[0][0] < deadline))
+        # For those in a line there may be room at any time.
+        waits = self._ready or self._running or self._lines
+        return bool(waits or (self._later and self._later[0][0] < deadline))
 
     def _has_room(self, call: Call) -> bool:
         free = self._max_threads - len(self._running)
-        if self._may_run(call) and len(self._ready) < free:
+        if self._may_run(call) and call.line not in self._lines and len(self._ready) < free:
             return True
         return max(0, len(self._ready) - free) + self._blocked_or_later() < self.max_waiting
 
     def _blocked_or_later(self) -> int:
-        return sum(map(len, self._blocked.values())) + len(self._later)
+        in_lines = sum(len(line.others) for line in self._lines.values())
+        return sum(map(len, self._blocked.values())) + in_lines + len(self._later)
 
     def _may_run(self, call: Call) -> bool:
         return call.concurrency is None or self._permitted[call.key] < call.concurrency
 
     def _admit(self, call: Call) -> None:
+        if call.line is not None:
+            line = self._lines.setdefault(call.line, _Line(call))
+            if line.first is not call:
+                line.others.append(call)
+                return
+            line.is_asleep = line.look_again = False
         if self._may_run(call):
             if call.concurrency is not None:
                 self._permitted[call.key] += 1
@@ -152,17 +199,33 @@ class Pool:
         else:
             self._blocked[call.key].append(call)
 
-    def _release(self, call: Call) -> None:
-        if call.concurrency is None:
+    def _release(self, call: Call, *, has_no_room: bool) -> None:
+        if call.concurrency is not None:
+            self._permitted[call.key] -= 1
+            if blocked := self._blocked.get(call.key):
+                self._admit(blocked.popleft())
+        if (line := self._lines.get(call.line)) is None:
             return
-        self._permitted[call.key] -= 1
-        if blocked := self._blocked.get(call.key):
-            self._admit(blocked.popleft())
+        if has_no_room and line.look_again:
+            self._admit(call)
+        elif has_no_room:
+            # It is woken when a call of its line ends here. Nobody tells of room that comes in another process.
+            line.is_asleep = True
+            shortest, longest = LOOK_AGAIN
+            pause = min(max(shortest, len(self._lines) / LOOKS), longest)
+            heapq.heappush(self._later, (time.monotonic() + pause, next(self._order), call))
+        elif line.is_asleep:
+            self._later = [later for later in self._later if later[2] is not line.first]
+            heapq.heapify(self._later)
+            self._admit(line.first)
+        else:
+            line.look_again = True
 
     def _take_back(self, call: Call) -> None:
         """Undo :meth:`_admit`: there is no thread, and none can be started."""
         self._ready.remove(call)
         self._permitted[call.key] -= call.concurrency is not None
+        self._lines.pop(call.line, None)
 
     def _wake_or_start_thread(self) -> None:
         if self._idle >= len(self._ready) and self._idle:
@@ -183,16 +246,18 @@ class Pool:
         while (call := self._next_call()) is not None:
             # Unblock, instead of restoring the mask: the thread that started this one may have had them blocked.
             task_signals.unblock_in_thread()
+            has_no_room = False
             try:
-                call.run()
+                has_no_room = bool(call.run())
             except BaseException:
                 log.exception(
                     "a call in the thread pool of process %d raised an exception; the next call follows", os.getpid()
                 )
+                self.pass_on(call)
             task_signals.block_in_thread()
             with self._work_ended:
                 del self._running[threading.get_ident()]
-                self._release(call)
+                self._release(call, has_no_room=has_no_room)
                 self._work_ended.notify_all()
             del call  # otherwise its arguments would live until the next call comes
 
