@@ -449,11 +449,12 @@ def test_each_job_under_a_limit_runs_once_if_the_process_that_parks_it_or_moves_
     tmp_path: Path, moment: str
 ) -> None:
     """Between the claim and the move; before the second look; between the record of the end and the move; after it."""
-    with serving(tmp_path, 4, DIES_PARKING=moment) as site:
+    way, when = moment.split()
+    with serving(tmp_path, 4, DIES_RENAMING=f"{way} parked {when}") as site:
         ids = [site.call("limited", "a", True)["job"] for _ in range(2)]
         wait_until(lambda: len(site.history.events("start")) == 2)
         waiting = [site.call("limited", "a")["job"] for _ in range(3)]
-        if moment.startswith("in"):
+        if way == "in":
             wait_until((tmp_path / "died").exists, message="nothing was killed")
         else:
             wait_until(lambda: len(list((site.spool / "parked").glob("*/*"))) == len(waiting))
@@ -464,6 +465,21 @@ def test_each_job_under_a_limit_runs_once_if_the_process_that_parks_it_or_moves_
             assert [event.words[0] for event in job.events] == ["start", "end"]
             assert job.outcomes == ("done",)
         assert_within_limit(site, ids + waiting, 2)
+
+
+@pytest.mark.parametrize("when", sampled(["before", "after"], "before"))
+def test_each_job_over_its_rate_runs_once_if_the_process_that_puts_one_off_is_killed(tmp_path: Path, when: str) -> None:
+    """Between the record of the slot and the move of the file, or after it."""
+    with serving(tmp_path, 4, DIES_RENAMING=f"in later {when}") as site:
+        ids = site.server.post("/map/paced", {"args": [[n] for n in range(6)]}).json["jobs"]
+        ran = settled(site, ids)
+        assert (tmp_path / "died").exists(), "nothing was killed"
+        for job in ran.values():
+            assert [event.words[0] for event in job.events] == ["start", "end"]
+            assert job.outcomes == ("done",)
+        starts = sorted(job.details.attempts[0].started_at for job in ran.values())
+        for first, last in zip(starts, starts[2:], strict=False):
+            assert last - first >= 0.5, starts
 
 
 @pytest.mark.matrix

@@ -7,10 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 from spoolkit import SPOOL_RETRY, Abort, Retry, current_job, registry
-from spoolkit.job import Limit, TaskOptions, Unique
+from spoolkit.job import Limit, Rate, TaskOptions, Unique
 from spoolkit.system import clock
 
 BACKOFF = 5.0
+
+AT_ONCE = 3
+"""How many paced jobs may start at the same time. One more starts in each second."""
 
 history = ""
 """The file to which each start and each normal end is appended."""
@@ -92,6 +95,10 @@ def limited(plan: list[str]) -> Any:
     return _do(plan)
 
 
+def paced(plan: list[str]) -> Any:
+    return _do(plan)
+
+
 def follow() -> None:
     """What follows from the end of other jobs: the callback of a batch, or the next job of a chain."""
     job = current_job()
@@ -106,7 +113,8 @@ TASKS = {
         picky, TaskOptions(retries=1, backoff=BACKOFF, retry_on=(OSError,), discard_on=(KeyError,))
     ),
     "limited": registry.declare(limited, TaskOptions(retries=2, backoff=BACKOFF, limit=Limit(1))),
+    "paced": registry.declare(paced, TaskOptions(retries=2, backoff=BACKOFF, rate=Rate(1, per=1, burst=AT_ONCE))),
 }
 WORDS = ("ok", "fail", "wrong", "pointless", "retry", "again", "abort", "obey", "die")
-LAST = {"steady": {"abort"}, "only": {"abort"}, "limited": {"abort"}, "picky": {"abort", "wrong"}}
+LAST = {"steady": {"abort"}, "only": {"abort"}, "limited": {"abort"}, "paced": {"abort"}, "picky": {"abort", "wrong"}}
 """The words of a plan after which the job is dead, even if attempts are left."""

@@ -35,7 +35,7 @@ from hypothesis.stateful import (
 )
 from life_faults import CRASHED, die_at, no_store_after
 from life_process import in_child, start_child, wait_child
-from life_tasks import FOLLOW, LAST, TASKS, UNIQUE, WORDS
+from life_tasks import AT_ONCE, FOLLOW, LAST, TASKS, UNIQUE, WORDS
 from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import NullPool
@@ -698,6 +698,10 @@ class Life(RuleBasedStateMachine):
             started[id] = started.get(id, 0) + 1
         for task, count in self.paused.items():
             assert self._starts_of(task) == count, "its task is paused"
+        if not self.was_blind:
+            times = [float(line[2]) for line in life_tasks.read() if line[0] == "start" and self._is_paced(line[1])]
+            for index, (first, last) in enumerate(zip(times, times[AT_ONCE + 1 :], strict=False)):
+                assert last - first >= 1, f"too often: {times[index:]}"
         for id, job in self.known.items():
             count, most = started.get(id, 0), job.most
             assert count - job.fresh <= (2 * most if job.blind else most), "too many attempts"
@@ -747,6 +751,9 @@ class Life(RuleBasedStateMachine):
                 job.lost |= touched
                 if starts[id] != self.world.starts(id) and not job.stopped:
                     job.over = None  # the record that said so cannot be had
+
+    def _is_paced(self, id: str) -> bool:
+        return self.known[id].task == "paced"
 
     def _starts_of(self, task: str) -> int:
         return sum(self.world.starts(id) for id, job in self.known.items() if job.task == task)
@@ -873,6 +880,7 @@ ENDS = {
     ("steady", "fail"): State.DEAD,
     ("steady", "abort"): State.DEAD,
     ("limited", "ok"): State.DONE,
+    ("paced", "ok"): State.DONE,
     ("picky", "wrong"): State.DEAD,
     ("picky", "pointless"): State.CANCELLED,
 }

@@ -17,10 +17,10 @@ from spoolkit.admin import actions, lookup, stats
 from spoolkit.cli.format import note
 from spoolkit.coordination import limits
 from spoolkit.encoding import packet
-from spoolkit.errors import ArgumentTypeError
+from spoolkit.errors import ArgumentTypeError, UnknownJobError
 from spoolkit.schedules import ticks
 from spoolkit.settings import Settings
-from spoolkit.spooldir import dead, parked, spoolfile
+from spoolkit.spooldir import dead, parked, spoolers, spoolfile
 from spoolkit.spooling.standalone import Spooler
 from spoolkit.store import holders, locations, retention
 from spoolkit.system import clock
@@ -489,6 +489,55 @@ def test_to_cancel_the_job_that_was_moved_back_lets_the_next_one_follow(
     assert [where(job.id) for job in waiting] == [".", "parked"]
     actions.cancel(waiting[0].id)
     assert where(waiting[1].id) == "."
+
+
+def test_a_purge_leaves_parked_jobs_alone_and_no_drain_waits_for_them(
+    work: Callable[[], None], holder: Callable[[], Callable[[], None]]
+) -> None:
+    done = export(1)
+    end = holder()
+    waiting = export(1, "second")
+    work()
+    end()
+    park(waiting)
+    assert actions.purge(set(State)) == 1
+    assert spoolers.busy([locations.spool_dir()]) == []
+    with pytest.raises(UnknownJobError):
+        lookup.find(done.id)
+    assert lookup.find(waiting.id).parked_for == waiting.limit_key
+    limits.sweep(locations.spool_dir())
+    work()
+    assert ran == [(1, "second")]
+
+
+def test_a_parked_job_that_has_expired_ends_when_it_comes_back_and_the_next_one_follows(
+    app: Flask, work: Callable[[], None], holder: Callable[[], Callable[[], None]]
+) -> None:
+    export(1)
+    end = holder()
+    expiring, last = export.using(expires=60)(1, "expiring"), export(1, "last")
+    work()
+    app.extensions["pass_time"](100)
+    assert [where(job.id) for job in (expiring, last)] == ["parked"] * 2
+    end()
+    for _ in range(2):
+        work()
+    assert (ran, lookup.find(expiring.id).ending) == ([(1, "last")], "expired")
+
+
+def test_a_job_under_an_old_name_of_its_task_has_the_number_of_the_task(
+    work: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = [shared(n) for n in range(3)]
+    for job in jobs:
+        park(job)
+    monkeypatch.setitem(registry.this_process.aliases, shared.name, shared.declared)
+    monkeypatch.delitem(registry.this_process.tasks, shared.name)
+    limits.sweep(locations.spool_dir())
+    assert [where(job.id) for job in jobs] == [".", ".", "parked"]
+    for _ in range(2):
+        work()
+    assert sorted(ran, key=str) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("priority", [None, 7])

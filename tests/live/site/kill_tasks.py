@@ -15,7 +15,7 @@ from typing import Any
 from flask import Flask, Response, jsonify, request
 from history import record
 
-from spoolkit import SPOOL_RETRY, Abort, Batch, JobTimeout, Limit, Retry, SpoolKit, chain, current_job, spool
+from spoolkit import SPOOL_RETRY, Abort, Batch, JobTimeout, Limit, Rate, Retry, SpoolKit, chain, current_job, spool
 from spoolkit.encoding import packet
 from spoolkit.job import JobSpec
 from spoolkit.spooldir import batches, later, spoolfile, unique
@@ -284,13 +284,19 @@ def limited(key: str, held: bool = False) -> None:
             time.sleep(0.01)
 
 
-def _die_parking(moment: str) -> None:
-    """Kill a spooler that moves a file ``in`` to or ``out`` of ``parked/``, once, ``before`` or ``after`` that."""
-    way, when = moment.split()
+@spool(retries=9, backoff=0.1, rate=Rate(2, per=1))
+def paced(n: int) -> None:
+    with noted():
+        pass
+
+
+def _die_renaming(moment: str) -> None:
+    """Kill a spooler that moves a file ``in`` to or ``out`` of a folder, once, ``before`` or ``after`` that."""
+    way, folder, when = moment.split()
     rename = os.rename
 
     def rename_and_die(old: str, new: str) -> None:
-        here = bridge.is_spooler() and "/parked/" in str(new if way == "in" else old)
+        here = bridge.is_spooler() and f"/{folder}/" in str(new if way == "in" else old)
         if when == "after":
             rename(old, new)
         if here:
@@ -303,8 +309,8 @@ def _die_parking(moment: str) -> None:
     os.rename = rename_and_die  # type: ignore[assignment]
 
 
-if moment := os.environ.get("DIES_PARKING"):
-    _die_parking(moment)
+if moment := os.environ.get("DIES_RENAMING"):
+    _die_renaming(moment)
 
 
 @app.post("/batch")
