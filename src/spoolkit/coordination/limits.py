@@ -124,22 +124,21 @@ def room(job: JobSpec, options: TaskOptions, config: Settings) -> Room | None:
     return Room(job.limit_key, options.limit.number, _has_left(config), pace)
 
 
-def behind_others(room: Room, path: str, spool_dir: str, config: Settings) -> Room:
+def behind_others(room: Room, path: str, spool_dir: str) -> Room:
     """Return ``room``; but with no place at all if others wait in the line that were due before the job of a file.
 
     Otherwise one that comes when a place is free would pass all of them. Parked behind them, it has the next one moved
-    back.
+    back. Jobs of other queues do not count: they may be paused.
 
     Args:
         room: What the limit of the job allows.
         path: The file of the job.
         spool_dir: The spool directory.
-        config: The settings in force.
     """
     if room.key is None:
         return room
     with contextlib.suppress(OSError):
-        first = _next(locations.spool_dirs(config), group(room.key))
+        first = parked.next_place(spool_dir, group(room.key))
         if first is not None and first < Place(os.lstat(path).st_mtime_ns, os.path.basename(path), spool_dir):
             return room._replace(number=0)
     return room

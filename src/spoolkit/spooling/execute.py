@@ -171,7 +171,7 @@ def execute_job(
     plain = is_plain(job)
     room = None if plain else limits.room(job, prepared.options, config)
     with contextlib.nullcontext(shown) if shown else running.AttemptFile(files_dir, job.id) as attempt_file:
-        asked = room and limits.behind_others(room, file.path, file.spool_dir, config)
+        asked = room and limits.behind_others(room, file.path, file.spool_dir)
         file, claim = _claim(job, prepared.options, file, store, config, packet.arguments(content), instead, asked)
         if isinstance(claim, Granted):
             result = _run(job, prepared, claim, config, attempt_file, owns_process=working_directory is not None)
