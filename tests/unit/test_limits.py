@@ -20,7 +20,7 @@ from spoolkit.encoding import packet
 from spoolkit.errors import ArgumentTypeError, UnknownJobError
 from spoolkit.schedules import ticks
 from spoolkit.settings import Settings
-from spoolkit.spooldir import dead, parked, spoolers, spoolfile
+from spoolkit.spooldir import dead, gate, parked, spoolers, spoolfile
 from spoolkit.spooling.standalone import Spooler
 from spoolkit.store import holders, locations, retention
 from spoolkit.system import clock
@@ -538,6 +538,26 @@ def test_a_job_under_an_old_name_of_its_task_has_the_number_of_the_task(
     for _ in range(2):
         work()
     assert sorted(ran, key=str) == [0, 1, 2]
+
+
+def test_a_free_place_is_not_for_a_job_of_a_paused_queue(
+    app: Flask, work: Callable[[], None], holder: Callable[[], Callable[[], None]]
+) -> None:
+    app.config["SPOOLKIT_QUEUES"] = {"slow": {}}
+    export(1)
+    end = holder()
+    export.using(queue="slow")(1, "slow")
+    export(1, "here")
+    slow = locations.queue_dir("slow")
+    Spooler(slow).run_due()
+    work()
+    gate.pause(slow)
+    end()
+    work()
+    assert ran == [(1, "here")]
+    gate.resume(slow)
+    Spooler(slow).run_due()
+    assert ran == [(1, "here"), (1, "slow")]
 
 
 @pytest.mark.parametrize("priority", [None, 7])

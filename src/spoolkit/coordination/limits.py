@@ -22,7 +22,7 @@ from spoolkit.errors import ArgumentError, ConfigurationError, StoreUnavailableE
 from spoolkit.job import JobSpec, TaskOptions
 from spoolkit.registry import Declared
 from spoolkit.settings import Settings
-from spoolkit.spooldir import parked, running, spoolers, spoolfile
+from spoolkit.spooldir import gate, parked, running, spoolers, spoolfile
 from spoolkit.spooldir.parked import Place
 from spoolkit.store import Store, holders, locations
 from spoolkit.store.holders import Room
@@ -246,7 +246,8 @@ def move_back(key: str, number: int, store: Store, config: Settings) -> None:
 
 def _next(spool_dirs: Iterable[str], line: str) -> Place | None:
     places = (parked.next_place(spool_dir, line) for spool_dir in spool_dirs)
-    return min(filter(None, places), default=None)
+    # Jobs of a queue that is paused come last: one that is moved back there would hold the place up.
+    return min(filter(None, places), key=lambda place: (gate.is_paused(place.spool_dir), place), default=None)
 
 
 def sweep(spool_dir: str) -> None:
