@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sqlite3
@@ -233,6 +234,21 @@ def test_doctor_exits_with_1_where_there_are_findings(flask_spool: Flasks, tmp_p
     output = flask_spool("doctor", "--ini", tmp_path / "other.ini").output
     assert "[master]" not in output
     assert "[spooler-frequency]" in output
+
+
+def test_doctor_examines_the_ini_file_beside_the_package_of_the_application(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "shop_of_the_doctor"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (tmp_path / "uwsgi.ini").write_text("[uwsgi]\nmaster = false\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    app = Flask(importlib.import_module(package.name).__name__)
+    app.config["SPOOLKIT_SPOOL"] = tmp_path / "spool"
+    SpoolKit(app)
+    assert app.root_path == str(package)
+    assert "[master]" in app.test_cli_runner().invoke(commands, ["doctor"]).output
 
 
 def test_doctor_finds_jobs_that_calls_without_the_configuration_left_elsewhere(

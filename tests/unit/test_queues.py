@@ -243,6 +243,38 @@ def test_the_doctor_says_which_queue_has_no_spooler(app: Flask, command: Callabl
     assert "[queue] the queue reports has no spooler: its directory" in output
 
 
+def test_the_remedy_for_a_queue_that_the_ini_file_has_is_to_start_uwsgi(
+    app: Flask, command: Callable[..., Result], tmp_path: Path
+) -> None:
+    mail(1)
+    ini, path = tmp_path / "uwsgi.ini", tmp_path / "spool-queues" / "mail"
+
+    def remedy() -> str:
+        lines = command("doctor", "--ini", str(ini)).output.splitlines()
+        (index,) = [number for number, line in enumerate(lines) if "[spooler-alive] the queue mail" in line]
+        return lines[index + 1].strip()
+
+    ini.write_text(f"[uwsgi]\nspooler = {tmp_path}/spool\n")
+    assert remedy() == f"spooler = {path}"
+    ini.write_text(f"[uwsgi]\nspooler = {tmp_path}/spool\nspooler = {path}\n")
+    assert remedy().startswith("uwsgi --ini uwsgi.ini")
+
+
+def test_the_doctor_names_a_paused_task_once_and_where_its_jobs_wait(
+    app: Flask, command: Callable[..., Result], tmp_path: Path
+) -> None:
+    mail(1)
+    assert command("pause", "--task", "queues.note").exit_code == 0
+    assert command("doctor").output.count("[paused] queues.note is paused") == 1
+    assert command("resume", "--task", "queues.note").exit_code == 0
+    assert command("pause", "mail", "--task", "queues.note").exit_code == 0
+    assert command("doctor").output.count("[paused] queues.note is paused") == 1, "in this queue only"
+    assert command("pause", "--task", "queues.mail").exit_code == 0
+    folder = tmp_path / "spool-queues" / "mail"
+    Spooler(str(folder)).run_due()
+    assert f"queues.mail is paused: 1 of its jobs wait in {folder}" in command("doctor").output
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

@@ -158,5 +158,6 @@ def _other_spool_dirs() -> list[str]:
 
 def _ini(spool_dir: str) -> str | None:
     """The ini file beside the application; ``None`` where the options of a running uWSGI are known."""
-    path = os.path.join(current_app.root_path, INI)
+    app = current_app._get_current_object()  # type: ignore[attr-defined]
+    path = os.path.join(application.folder(app), INI)
     return path if instance.read(spool_dir) is None and os.path.isfile(path) else None

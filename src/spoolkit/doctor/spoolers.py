@@ -12,6 +12,7 @@ from spoolkit.doctor import machine
 from spoolkit.doctor.findings import START_COMMAND, Check, Finding, Site, limit_findings, printable, quoted
 from spoolkit.settings import DEFAULT_QUEUE, Queue
 from spoolkit.spooldir import gate, later, spoolers, spoolfile
+from spoolkit.store import locations
 
 MIN_LOCKED = 5.0
 """Seconds that a job must have been due: the lock on a newer file is its writer's."""
@@ -22,7 +23,9 @@ def _spooler_alive(site: Site) -> Iterator[Finding]:
         unknown = "" if site.uwsgi else "; no uWSGI is known, so its options were not examined"
         of = "" if site.queue in (None, DEFAULT_QUEUE) else f"the queue {site.queue} has no spooler: "
         problem = f"{of}no spooler of {printable(site.spool_dir)} is alive{unknown}"
-        yield Finding("spooler-alive", problem, f"spooler = {printable(site.spool_dir)}" if of else START_COMMAND)
+        declared = () if site.uwsgi is None else map(os.path.realpath, site.uwsgi.of("spooler"))
+        has_line = not of or site.spool_dir in declared
+        yield Finding("spooler-alive", problem, START_COMMAND if has_line else f"spooler = {printable(site.spool_dir)}")
     for pid in filter(machine.is_stopped, site.spoolers):
         yield Finding("spooler-alive", f"the spooler with pid {pid} is stopped", f"kill -CONT {pid}")
 
@@ -95,8 +98,15 @@ def _paused(site: Site) -> Iterator[Finding]:
         problem = f"{printable(site.spool_dir)} is {state}: no job starts"
         yield Finding("paused", problem, f"flask spool resume {quoted(site.spool_dir)}", "warning")
     for task, waiting in pauses.tasks(site.spool_dir).items():
+        if not waiting and _is_found_in_default(site, task):
+            continue
         problem = f"{printable(task)} is paused: {waiting} of its jobs wait in {printable(site.spool_dir)}"
         yield Finding("paused", problem, f"flask spool resume --task {quoted(task)}", "warning")
+
+
+def _is_found_in_default(site: Site, task: str) -> bool:
+    """Whether the finding of the default queue says it: a task is paused in all queues, unless one is named."""
+    return site.queue not in (None, DEFAULT_QUEUE) and pauses.is_paused(locations.spool_dir(), task)
 
 
 CHECKS: tuple[Check, ...] = (_spooler_alive, _old_code, _broken_code, _lock, _due_job, _delayed_jobs, _paused)
