@@ -373,6 +373,18 @@ def test_people_see_which_tasks_are_paused(flask_spool: Callable[..., Result]) -
     assert (job.status.paused, "paused" in flask_spool("ls").output) == (False, False)
 
 
+def test_a_job_whose_task_is_paused_is_not_due() -> None:
+    kit.pause(task=send_mail)
+    job = send_mail(1)
+    work()
+    path = spoolfile.locate(locations.spool_dir(), job.id)
+    assert path is not None
+    os.utime(path, (1, 1))
+    assert (stats.gather().oldest_due, job.state) == (None, State.QUEUED)
+    kit.resume(task=send_mail)
+    assert stats.gather().oldest_due is not None
+
+
 def test_a_mark_of_another_form_is_no_pause() -> None:
     kit.pause(task=send_mail)
     Path(locations.spool_dir(), "spoolers", "paused.txt").write_text("x")

@@ -58,7 +58,8 @@ class Statistics:
 
     #: The number of jobs by task and state.
     counts: dict[tuple[str, State], int]
-    #: How long the oldest due job has been waiting (of those that were enqueued first, see :data:`MAX_EXAMINED`).
+    #: How long the oldest due job has been waiting (of those that were enqueued first, see :data:`MAX_EXAMINED`). A job
+    #: whose task is paused is not due.
     oldest_due: float | None
     #: How many jobs were done in the last hour.
     done: int
@@ -187,7 +188,7 @@ def _oldest_due(now: float, files: Files, running: set[str], max_files: int) -> 
     # Apart: thousands of jobs that were enqueued earlier, and are not due yet, must not hide one that is.
     due_now, delayed = list[str](), list[str]()
     for id, path in files.waiting.items():
-        if id not in running:
+        if id not in running and not pauses.is_parked(path):
             (delayed if path.startswith(in_later) else due_now).append(id)
     for ids in (due_now, delayed):
         for id in heapq.nsmallest(max_files, ids):
