@@ -48,6 +48,19 @@ class ThisProcess:
 this_process = ThisProcess()
 
 
+def check_plain(function: Any, decorator: str) -> None:
+    """Raise :class:`ConfigurationError` unless ``function`` does its work when it is called.
+
+    A call of a generator function or of a coroutine function would do nothing at all, and nobody would hear of it.
+    """
+    kinds = inspect.isgeneratorfunction, inspect.iscoroutinefunction, inspect.isasyncgenfunction
+    if not callable(function) or any(is_kind(function) for is_kind in kinds):
+        raise ConfigurationError(
+            f"@{decorator} is above {shown(function)}: give a function without arguments, without yield or async",
+            setting=decorator,
+        )
+
+
 def check_generator(function: Any, decorator: str) -> None:
     """Raise :class:`ConfigurationError` unless ``function`` is what :func:`around` can run."""
     if not inspect.isgeneratorfunction(function):

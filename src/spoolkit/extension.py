@@ -198,7 +198,11 @@ class SpoolKit:
 
         Returns:
             The function.
+
+        Raises:
+            ConfigurationError: It is no function, or one with ``yield`` or ``async``.
         """
+        callbacks.check_plain(function, "headers")
         self._callbacks.headers.append(function)
         callbacks.this_process.has_any = True
         return function
@@ -214,7 +218,11 @@ class SpoolKit:
 
         Returns:
             The function.
+
+        Raises:
+            ConfigurationError: It is no function, or one with ``yield`` or ``async``.
         """
+        callbacks.check_plain(function, "on_spooler_start")
         self._callbacks.spooler_start.append(function)
         callbacks.this_process.has_any = True
         return function
@@ -230,7 +238,11 @@ class SpoolKit:
 
         Returns:
             The function.
+
+        Raises:
+            ConfigurationError: It is no function, or one with ``yield`` or ``async``.
         """
+        callbacks.check_plain(function, "on_spooler_stop")
         self._callbacks.spooler_stop.append(function)
         callbacks.this_process.has_any = True
         return function

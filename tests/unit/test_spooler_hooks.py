@@ -14,7 +14,7 @@ import pytest
 from flask import Flask, current_app
 from uwsgi_server import wait_until
 
-from spoolkit import SpoolKit, State, application, callbacks, spool
+from spoolkit import ConfigurationError, SpoolKit, State, application, callbacks, spool
 from spoolkit.lifecycle import spooler_signals
 from spoolkit.spooling import handler, spooler_hooks
 from spoolkit.spooling.standalone import Spooler
@@ -53,6 +53,20 @@ def started() -> spooler_hooks._State:
     state = spooler_hooks._State()
     state.has_started = True
     return state
+
+
+def yields() -> Iterator[None]:
+    yield
+
+
+async def awaits() -> None: ...
+
+
+@pytest.mark.parametrize("function", [yields, awaits, None], ids=["yield", "async", "nothing"])
+@pytest.mark.parametrize("decorator", ["headers", "on_spooler_start", "on_spooler_stop"])
+def test_a_function_whose_call_would_do_nothing_is_refused(decorator: str, function: Any, kit: SpoolKit) -> None:
+    with pytest.raises(ConfigurationError, match=f"@{decorator} is above .*without yield or async"):
+        getattr(kit, decorator)(function)
 
 
 @pytest.fixture
