@@ -31,5 +31,5 @@ class limited:  # noqa: N801 - a function would be a generator, which needs memo
         self._restore()
         if isinstance(error, MemoryError):
             raise JobMemoryError(
-                f"the task needs more than {self._more} bytes of memory, its memory", limit=self._more
+                f"the task needs more than {self._more} bytes of memory, its limit (memory=)", limit=self._more
             ) from error

@@ -87,7 +87,7 @@ hook-post-fork = unix_signal:1 worker_wakeup
 module = {module}
 
 {spoolers}
-; Seconds between two scans of the directory: how late a delayed job may start. The default is 30.
+; Seconds between two scans (the default is 30): how late a job may start if its caller was killed within the call.
 spooler-frequency = 1
 spooler-quiet = true
 {ordered}"""
