@@ -146,8 +146,8 @@ def test_flask_spool_run_does_not_start_beside_a_newer_store(app: Flask) -> None
 
 def test_the_doctor_says_what_to_do_about_a_newer_store(app: Flask) -> None:
     set_version(99)
-    (check,) = doctor_store.CHECKS
-    (finding,) = check(Site(str(app.config["SPOOLKIT_SPOOL"]), locations.store().path, 60.0, 0.0, []))
+    site = Site(str(app.config["SPOOLKIT_SPOOL"]), locations.store().path, 60.0, 0.0, [])
+    (finding,) = [finding for check in doctor_store.CHECKS for finding in check(site)]
     assert finding.severity == "error"
     assert "schema 99" in finding.problem
     assert finding.remedy.startswith("pip install --upgrade spoolkit")

@@ -595,7 +595,9 @@ def test_a_signal_during_drain_interrupts_no_end_function(
     monkeypatch: pytest.MonkeyPatch, same: float, left: bool
 ) -> None:
     monkeypatch.setattr(clock, "SAME_SIGNAL", same)
-    before, ended = signal.getsignal(signal.SIGINT), []
+    # In a background process of a shell SIGINT is ignored.
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    before, ended = signal.default_int_handler, list[str]()
 
     def end(deadline: clock.Deadline) -> None:
         ended.append("begun")
@@ -604,9 +606,12 @@ def test_a_signal_during_drain_interrupts_no_end_function(
             ended.append("left" if deadline.left else "at once")
 
     hooks.at_end(end)
-    hooks.run_end_hooks(1000)
-    assert ended == ["begun", "left" if left else "at once"]
-    assert signal.getsignal(signal.SIGINT) is before
+    try:
+        hooks.run_end_hooks(1000)
+        assert ended == ["begun", "left" if left else "at once"]
+        assert signal.getsignal(signal.SIGINT) is before
+    finally:
+        signal.signal(signal.SIGINT, inherited)
 
 
 def test_waiting_thread_jobs_of_a_living_process_are_not_marked_lost(full: list[Job]) -> None:
