@@ -17,6 +17,7 @@ Huey's own scenarios (the classes for chords, groups and chained tasks in ``test
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 from collections.abc import Iterator
@@ -24,7 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flask import Flask, current_app
+import spool_site
+from flask import current_app
 from life_faults import CRASHED, die_at, no_store_after
 from life_process import in_child
 
@@ -40,7 +42,6 @@ from spoolkit import (
     QueueFull,
     ScheduleError,
     SignatureError,
-    SpoolKit,
     State,
     StoreUnavailableError,
     UnknownBatchError,
@@ -115,17 +116,7 @@ def only() -> None:
     """A call of it may make no job."""
 
 
-@contextlib.contextmanager
-def site(folder: Path, **settings: Any) -> Iterator[str]:
-    """An application with a spool directory of its own, which is yielded."""
-    app = Flask("batches")
-    app.config.update(SPOOLKIT_SPOOL=folder / "spool", SPOOLKIT_RETRY_DELAY=0, **settings)
-    SpoolKit(app)
-    (folder / "spool").mkdir(mode=0o700, parents=True)
-    with pytest.MonkeyPatch.context() as patch, app.app_context():
-        patch.setitem(globals(), "history", str(folder / "history"))
-        yield str(folder / "spool")
-        locations.store().close()
+site = functools.partial(spool_site.site, globals())
 
 
 @pytest.fixture

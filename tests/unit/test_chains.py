@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from flask import Flask
+import spool_site
 from life_faults import CRASHED, die_at, no_store_after
 from life_process import in_child
 
@@ -22,7 +22,6 @@ from spoolkit import (
     Limit,
     NewerJobError,
     ScheduleError,
-    SpoolKit,
     State,
     StoreUnavailableError,
     TooLargeError,
@@ -87,17 +86,7 @@ def only(value: Any = None) -> None:
     """A call of it may make no job."""
 
 
-@contextlib.contextmanager
-def site(folder: Path) -> Iterator[str]:
-    """An application with a spool directory of its own, which is yielded."""
-    app = Flask("chains")
-    app.config.update(SPOOLKIT_SPOOL=folder / "spool", SPOOLKIT_RETRY_DELAY=0, SPOOLKIT_MAX_BODY=5000)
-    SpoolKit(app)
-    (folder / "spool").mkdir(mode=0o700, parents=True)
-    with pytest.MonkeyPatch.context() as patch, app.app_context():
-        patch.setitem(globals(), "history", str(folder / "history"))
-        yield str(folder / "spool")
-        locations.store().close()
+site = functools.partial(spool_site.site, globals(), SPOOLKIT_MAX_BODY=5000)
 
 
 @pytest.fixture
