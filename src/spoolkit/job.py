@@ -160,6 +160,8 @@ class JobSpec:
     result_at: tuple[int | str, ...] | None = None
     #: The key of its task's :class:`Rate`: so many jobs with this key start in a time. ``None``: no rate.
     rate_key: str | None = None
+    #: Whether its task is unique. Only the file of a job that waits for a commit says so: its key is taken then.
+    is_unique: bool | None = None
 
     def __init__(
         self,

@@ -909,6 +909,24 @@ def test_a_sweep_takes_the_key_of_a_job_that_it_accepts(
     assert once("a", [3]) == first
 
 
+def test_a_sweep_without_the_task_leaves_a_unique_job_to_a_process_that_makes_its_key(
+    directory: str, session: Session, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(publication.held, "accept", Mock(side_effect=OSError(28, "No space left")))
+        job = once.using(after_commit=session)("a", [1])
+        plain = note.using(after_commit=session)(1)
+        session.commit()
+    with monkeypatch.context() as patch:
+        patch.setattr(leftovers.registry.this_process, "get", lambda name: None)
+        leftovers.sweep(directory)
+    assert (accepted(directory), held.names(directory)) == ([plain.id], {job.id})
+    assert f"{once.name}, which is unique, is not imported here" in caplog.text
+    leftovers.sweep(directory)
+    assert accepted(directory) == sorted([job.id, plain.id])
+    assert once("a", [2]) == job
+
+
 def test_a_held_file_that_can_never_be_accepted_is_dead(
     directory: str, session: Session, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -277,6 +277,14 @@ def _read_number(text: bytes) -> int:
     return int(text)
 
 
+def _write_flag(flag: bool) -> bytes:
+    return b"1" if flag else b"0"
+
+
+def _read_flag(text: bytes) -> bool:
+    return text == b"1"
+
+
 def _write_path(path: str) -> bytes:
     return path.encode("utf-8", "surrogateescape")  # the name of a directory need not be UTF-8
 
@@ -348,6 +356,7 @@ FIELDS: dict[bytes, Field] = {
     b"chain": Field("chain", _write_calls, _read_calls, must=True),
     b"result_at": Field("result_at", _write_places, _read_places, must=True),
     b"rate": Field("rate_key", str.encode, bytes.decode, must=True),
+    b"unique": Field("is_unique", _write_flag, _read_flag),
 }
 """The optional fields of a job, by their keys, in the order in which they are written."""
 

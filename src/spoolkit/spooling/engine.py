@@ -306,7 +306,10 @@ def _hold(
         jobs = [unique_jobs.bounded(job, job.enqueued_at) for job in jobs]
         for job in jobs:
             unique.digest(declared, rule, job.args, job.kwargs)  # what it raises is for the caller
-    contents = [packet.dump_job(job, call) for job, call in zip(jobs, encoded, strict=True)]
+    is_unique = None if rule is None else True
+    contents = [
+        packet.dump_job(replaced(job, is_unique=is_unique), call) for job, call in zip(jobs, encoded, strict=True)
+    ]
 
     def write(folder: str) -> list[str]:
         paths: list[str] = []

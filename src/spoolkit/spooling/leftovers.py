@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING
 from spoolkit import application, registry, signals
 from spoolkit.coordination import commits
 from spoolkit.encoding import chunk, packet
-from spoolkit.errors import KeyLockedError, NewerJobError, SpoolUnavailableError, StoreUnavailableError
+from spoolkit.errors import (
+    KeyLockedError,
+    NewerJobError,
+    SpoolUnavailableError,
+    StoreUnavailableError,
+    UnknownTaskError,
+)
 from spoolkit.job import JobSpec
 from spoolkit.spooldir import chunks, dead, held
 from spoolkit.spooling import engine, publication
@@ -84,12 +90,15 @@ def accept(path: str, spool_dir: str) -> None:
     """Accept the job in a held file whose transaction was committed. Never raises ``Exception``.
 
     A file that another process has accepted or deleted meanwhile is no error, and one that can never be accepted
-    becomes a dead letter.
+    becomes a dead letter. That of a unique task which this process has not imported is left for one that has: only the
+    task says what the key is.
     """
     try:
         content = packet.load(publication.read(path, packet.HEAD_SIZE))
         job, jobs = packet.head(content), _jobs(content)
         declared = registry.this_process.get(job.task)
+        if declared is None and job.is_unique:
+            raise UnknownTaskError(f"{job.task}, which is unique, is not imported here", task=job.task)
         config = application.settings(None if declared is None else declared.code_folder)
         folder, _ = engine.folder_of(job, spool_dir, config, bridge.directories())
         run_at = None if chunks.is_chunk(path) else job.run_at
@@ -102,7 +111,14 @@ def accept(path: str, spool_dir: str) -> None:
             signals.accepted(jobs)
     except FileNotFoundError:
         pass
-    except (OSError, KeyLockedError, NewerJobError, SpoolUnavailableError, StoreUnavailableError) as error:
+    except (
+        OSError,
+        KeyLockedError,
+        NewerJobError,
+        SpoolUnavailableError,
+        StoreUnavailableError,
+        UnknownTaskError,  # a process that knows the task makes the key
+    ) as error:
         log.complain("the held job %s cannot be accepted yet, and is tried again", path, error=error)
     except Exception as error:
         with contextlib.suppress(FileNotFoundError):
