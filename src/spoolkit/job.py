@@ -513,6 +513,8 @@ class Status:
     parked_for: str | None = None
     #: Whether it waits until its task is resumed.
     paused: bool = False
+    #: When the rate of its task lets it start, unix time in seconds (UTC); ``None``: it does not wait for that.
+    slot_at: float | None = None
 
     @property
     def has_file(self) -> bool:

@@ -20,6 +20,7 @@ KEYS = {
     "expires_at",
     "parked",
     "paused",
+    "slot_at",
     "enqueued_at",
     "started_at",
     "finished_at",

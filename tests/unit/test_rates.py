@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spoolkit import ConfigurationError, Limit, Rate, SpoolKit, State, spool
-from spoolkit.admin import actions, lookup
+from spoolkit.admin import actions, as_json, lookup
+from spoolkit.cli.format import stamp
 from spoolkit.encoding import packet
 from spoolkit.spooldir import spoolfile
 from spoolkit.spooling.standalone import Spooler
@@ -169,6 +170,22 @@ def test_run_now_is_not_faster_than_the_rate(pass_time: Callable[[float], None])
     actions.run_now(second.id)
     pass_time(1)
     assert (len(ran), lookup.find(second.id).run_at) == (1, pytest.approx(NOW + 10, abs=0.1))
+
+
+def test_people_see_that_a_job_waits_for_its_slot(app: Flask, pass_time: Callable[[float], None]) -> None:
+    first, second = call_api(1), call_api(1)
+    pass_time(0)
+    shown = as_json.public(lookup.find(second.id))
+    assert shown["slot_at"] == shown["run_at"] == pytest.approx(NOW + 10, abs=0.01)
+    assert as_json.public(lookup.find(first.id))["slot_at"] is None
+
+    def flask_spool(*arguments: str) -> str:
+        return app.test_cli_runner().invoke(args=["spool", *arguments]).output
+
+    assert "waits for its slot under the rate of its task" in flask_spool("ls", "--state", "queued")
+    assert f"its slot under the rate of its task, {stamp(shown['slot_at'])}" in flask_spool("show", second.id)
+    actions.cancel(second.id)
+    assert lookup.find(second.id).slot_at is None
 
 
 def test_another_attempt_takes_a_slot_as_well(pass_time: Callable[[float], None]) -> None:

@@ -40,6 +40,7 @@ def public(status: Status) -> dict[str, Any]:
         "expires_at": status.expires_at,
         "parked": status.parked_for is not None,
         "paused": status.paused,
+        "slot_at": status.slot_at,
         "enqueued_at": status.enqueued_at,
         "started_at": status.started_at,
         "finished_at": status.finished_at if status.state in FINISHED else None,

@@ -139,6 +139,8 @@ def note(status: Status) -> str:
     line = expiry = error = ""
     if status.parked_for is not None:
         line = f"waits for room under the limit of {status.parked_for}"
+    elif status.slot_at is not None and status.slot_at > clock.now():
+        line = "waits for its slot under the rate of its task"
     if status.paused:
         line = "its task is paused"
     if status.expires_at is not None and status.state in (State.QUEUED, State.RETRYING):

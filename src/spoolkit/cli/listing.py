@@ -14,6 +14,7 @@ from spoolkit.cli.group import command, print_json
 from spoolkit.encoding import codec
 from spoolkit.job import Attempt, State, Status
 from spoolkit.registry import CALL_OPTIONS
+from spoolkit.system import clock
 
 DEFAULT_LIMIT = 50
 
@@ -147,7 +148,11 @@ def _facts(found: Details) -> list[tuple[str, object]]:
 def _what_it_waits_for(status: Status) -> str | None:
     if status.paused:
         return f"flask spool resume --task {line(status.task)}: its task is paused"
-    return None if status.parked_for is None else f"room under the limit of {status.parked_for}"
+    if status.parked_for is not None:
+        return f"room under the limit of {status.parked_for}"
+    if status.slot_at is not None and status.slot_at > clock.now():
+        return f"its slot under the rate of its task, {stamp(status.slot_at)}"
+    return None
 
 
 def _call(args: tuple[object, ...], kwargs: dict[str, object]) -> str:

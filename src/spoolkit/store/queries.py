@@ -21,8 +21,12 @@ ENDINGS = frozenset({"done", "lost", *get_args(Ending)})
 _WITHOUT_BLOBS = (
     "id, task, engine, queue, file, state, attempt, max_attempts, enqueued_at, run_at, expires_at, started_at,"
     " finished_at, pid, identity, progress, NULL AS result, result_error, error_type, error_message, ending, cancel,"
-    " options, limit_key"
+    " options, limit_key, slot"
 )
+
+
+_WAITING = frozenset({State.QUEUED.value, State.RETRYING.value})
+"""The states in which a job may wait for its slot."""
 
 
 def status(store: Database, id: str) -> Status | None:
@@ -184,4 +188,5 @@ def _status_of(row: sqlite3.Row) -> Status:
         cancel_asked=bool(row["cancel"]),
         **rows.read_options(row["options"]),
         limit_key=row["limit_key"],
+        slot_at=row["slot"] if row["state"] in _WAITING else None,
     )
