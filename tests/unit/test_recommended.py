@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -73,3 +74,39 @@ def test_the_printed_ini_has_no_absolute_path() -> None:
 def test_the_printed_ini_logs_the_address_of_the_site_at_start() -> None:
     assert "print:the site is on http://127.0.0.1:8080\n" in recommended.ini(module="a", socket="127.0.0.1:8080")
     assert "print:the site is on /run/site.sock\n" in recommended.ini(module="a", socket="/run/site.sock")
+
+
+FOLDERS = [
+    "plain",
+    "with space",
+    "it's",
+    "50%",
+    "%d",
+    "$HOME $(id)",
+    'a"b',
+    "a`id`b",
+    "a;b&c",
+    "''",
+    "back\\slash",
+    "-m",
+]
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_the_directories_of_queues_are_made_whatever_characters_their_folder_has(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    queues = [("%dmy_spools-queues/mail", 1), (recommended.escaped(f"{folder}/it's/$mail"), 2)]
+    text = recommended.ini(module="app:app", spool="%dmy_spools", queues=queues, folder=str(folder))
+    # As uWSGI reads it; what it then gives to a shell is an option here.
+    (folder / "uwsgi.ini").write_text(text.replace("ini = exec://", "command = "))
+    options = inifile.read(str(folder / "uwsgi.ini"), {})
+    subprocess.run(["sh", "-c", *options["command"]], check=True, timeout=30, cwd="/")
+    wanted = [folder / "my_spools", folder / "my_spools-queues" / "mail", folder / "it's" / "$mail"]
+    assert list(dict.fromkeys(options["spooler"])) == [str(path) for path in wanted]
+    assert all(path.stat().st_mode & 0o777 == 0o700 for path in (folder / "my_spools-queues", *wanted))
+
+
+def test_an_ini_without_an_apostrophe_in_its_folder_names_it_by_its_variable(tmp_path: Path) -> None:
+    text = recommended.ini(module="app:app", spool="%dq", queues=[("%dq-queues/mail", 1)], folder=str(tmp_path))
+    assert str(tmp_path) not in text

@@ -17,6 +17,7 @@ from spoolkit.spooldir import gate, spoolers, spoolfile
 from spoolkit.store import locations
 from spoolkit.system import files, process
 from spoolkit.uwsgi import recommended
+from spoolkit.uwsgi.recommended import escaped
 
 
 def _change(change: Callable[[str], object], spool_dirs: list[str]) -> None:
@@ -152,6 +153,7 @@ def ini(
         spoolers=spoolers or (_spoolers_now() if queues else None),
         queues=queues,
         priorities=bool(registry.this_process.priorities),
+        folder=os.path.realpath(os.curdir),
         # The application's configuration takes precedence over the environment.
         spool=spool if is_configured or queues else None,
         spool_default=recommended.MY_SPOOLS if os.environ.get("SPOOLKIT_SPOOL") else spool,
@@ -172,8 +174,4 @@ def _spoolers_now() -> int:
 def _in_ini(path: str) -> str:
     """The path for an ini file in the current folder: relative to that folder, so that the folder can be moved."""
     inside = os.path.relpath(path, os.path.realpath(os.curdir))
-    return f"%d{_escaped(inside)}" if inside.split(os.sep)[0] != os.pardir else _escaped(path)
-
-
-def _escaped(text: str) -> str:
-    return text.replace("%", "%%")
+    return f"%d{escaped(inside)}" if inside.split(os.sep)[0] != os.pardir else escaped(path)

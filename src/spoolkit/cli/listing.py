@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 import click
 
 from spoolkit.admin import batches, lookup
@@ -147,7 +149,7 @@ def _facts(found: Details) -> list[tuple[str, object]]:
 
 def _what_it_waits_for(status: Status) -> str | None:
     if status.paused:
-        return f"flask spool resume --task {line(status.task)}: its task is paused"
+        return f"flask spool resume --task {shlex.quote(line(status.task))}: its task is paused"
     if status.parked_for is not None:
         return f"room under the limit of {status.parked_for}"
     if status.slot_at is not None and status.slot_at > clock.now():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import click
@@ -54,7 +55,7 @@ def _facts(one: Known) -> list[tuple[str, object]]:
         zone = f", {schedule.tz}" if schedule.cron is not None else ""
         facts += [("  due", f"{one.text}{zone}"), ("  task", schedule.task)]
     if one.paused:
-        facts.append(("  paused", f"flask spool periodic resume {line(one.name)}"))
+        facts.append(("  paused", f"flask spool periodic resume {shlex.quote(line(one.name))}"))
     if not one.is_declared:
         facts.append(("  removed", "the code does not declare it: it goes when it is due"))
     if not one.is_added:

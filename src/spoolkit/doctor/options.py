@@ -50,12 +50,12 @@ def _threads(uwsgi: Instance, site: Site) -> Iterator[Finding]:
 
 def _spooler(uwsgi: Instance, site: Site) -> Iterator[Finding]:
     given = uwsgi.of("spooler", "spooler-external")
-    remedy = f"spooler = {printable(site.spool_dir)}"
+    remedy = f"spooler = {recommended.escaped(printable(site.spool_dir))}"
     if not given:
         yield Finding("spooler", "no spooler is configured: nothing runs jobs", remedy)
     elif relative := [path for path in given if not os.path.isabs(path)]:
         problem = f"spooler = {relative[0]} is relative to the directory in which uWSGI is started"
-        yield Finding("spooler", problem, f"spooler = %d{relative[0]}", "warning")
+        yield Finding("spooler", problem, f"spooler = %d{recommended.escaped(relative[0])}", "warning")
     elif not uwsgi.master_pid and site.spool_dir not in map(os.path.realpath, given):
         served_here, wanted = ", ".join(map(printable, given)), printable(site.spool_dir)
         problem = f"uWSGI serves {served_here}, but jobs are written to {wanted} (SPOOLKIT_SPOOL)"

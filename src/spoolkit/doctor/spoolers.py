@@ -13,6 +13,7 @@ from spoolkit.doctor.findings import START_COMMAND, Check, Finding, Site, limit_
 from spoolkit.settings import DEFAULT_QUEUE, Queue
 from spoolkit.spooldir import gate, later, spoolers, spoolfile
 from spoolkit.store import locations
+from spoolkit.uwsgi.recommended import escaped
 
 MIN_LOCKED = 5.0
 """Seconds that a job must have been due: the lock on a newer file is its writer's."""
@@ -131,7 +132,7 @@ def too_few(queue: Queue, spool_dir: str) -> list[Finding]:
     if alive >= queue.processes:
         return []
     problem = f"the queue {queue.name} has {alive} of {queue.processes} spoolers (SPOOLKIT_QUEUES)"
-    return [Finding("queue", problem, f"spooler = {path}  ; one line for each process", "warning")]
+    return [Finding("queue", problem, f"spooler = {escaped(path)}  ; one line for each process", "warning")]
 
 
 def stranded(candidates: Iterable[str], spool_dirs: Sequence[str]) -> list[Finding]:

@@ -142,6 +142,7 @@ def ini(
     pythonpath: str = "%d",
     queues: Sequence[tuple[str, int]] = (),
     priorities: bool = False,
+    folder: str = "",
 ) -> str:
     """Return a complete, commented uwsgi.ini.
 
@@ -160,6 +161,7 @@ def ini(
         queues: The spool directories of other queues, in the same notation, and how many jobs of each run at once.
             With them, ``spool`` and ``spoolers`` must be given: there is a line for each process.
         priorities: Whether jobs have priorities.
+        folder: The absolute path of the file's folder, if it is known.
     """
     variables: list[tuple[str, str, str]] = []
 
@@ -177,7 +179,7 @@ def ini(
         "site": address if is_path else f"http://{address}",
         "processes": value(processes, "PROCESSES", "2"),
         "threads": value(threads, "THREADS", "4"),
-        "spoolers": _queues([(spool or spool_default, spoolers or SPOOLERS), *queues])
+        "spoolers": _queues([(spool or spool_default, spoolers or SPOOLERS), *queues], folder)
         if queues
         else _ONE_QUEUE.format(
             spool=value(spool, "SPOOLKIT_SPOOL", spool_default),
@@ -191,18 +193,28 @@ def ini(
     return _INI.format(variables=_from_environment(variables), **shown)
 
 
-def _queues(queues: Sequence[tuple[str, int]]) -> str:
+def _queues(queues: Sequence[tuple[str, int]], folder: str) -> str:
     # The folder of the directories with names must be there as well, and be for its owner only.
     paths = [path for path, _ in queues]
     above = [folder for folder in map(os.path.dirname, paths) if folder.endswith(QUEUES_SUFFIX)]
-    quoted = " ".join(map(_quoted, dict.fromkeys([*above, *paths])))
+    quoted = " ".join(_quoted(path, folder) for path in dict.fromkeys([*above, *paths]))
     lines = "\n".join(f"spooler = {path}" for path, number in queues for _ in range(number))
     return _QUEUES.format(paths=quoted, lines=lines)
 
 
-def _quoted(path: str) -> str:
-    """The path as a word of a shell command. Always in quotes: ``%d`` may become a path with spaces."""
+def _quoted(path: str, folder: str) -> str:
+    """The path as a word of a shell command. Always in quotes: ``%d`` may become a path with spaces.
+
+    But none with an apostrophe, which would end the quotes: then the folder itself stands there.
+    """
+    if "'" in folder and path.startswith("%d"):
+        path = escaped(os.path.join(folder, "")) + path[2:]
     return "'" + path.replace("'", "'\\''") + "'"
+
+
+def escaped(text: str) -> str:
+    """Return a text in the notation of ini files."""
+    return text.replace("%", "%%")
 
 
 def _from_environment(variables: list[tuple[str, str, str]]) -> str:
