@@ -8,6 +8,8 @@ import shutil
 import signal
 import tempfile
 from collections import Counter
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -36,6 +38,29 @@ def pytest_configure(config: pytest.Config) -> None:
     same = config.getoption("markexpr") == "not matrix" or config.getoption("--sample") is not None
     settings.register_profile("tests", deadline=None, derandomize=same, suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile("tests")
+
+
+@pytest.fixture(autouse=True)
+def _same_signals() -> Iterator[None]:
+    """Fail a test that leaves a signal blocked, or with another handler: a later one may wait for that signal for ever.
+
+    Once a command that ended with blocked signals was tested in the process of the tests, and children that other tests
+    forked from it could not be stopped.
+    """
+    before = _signals()
+    yield
+    if (after := _signals()) != before:
+        mask, handlers = before
+        for signum, handler in handlers.items():
+            if signal.getsignal(signum) != handler:
+                signal.signal(signum, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        pytest.fail(f"the test has changed signals of the process of the tests: {before} became {after}")
+
+
+def _signals() -> tuple[set[int], dict[signal.Signals, Any]]:
+    handlers = {signum: signal.getsignal(signum) for signum in signal.Signals}
+    return set(signal.pthread_sigmask(signal.SIG_BLOCK, ())), handlers
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
