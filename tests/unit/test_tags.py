@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,7 +33,7 @@ from spoolkit.encoding import packet, tags
 from spoolkit.errors import DecodeError
 from spoolkit.spooldir import spoolfile
 from spoolkit.spooling.standalone import Spooler
-from spoolkit.store import locations
+from spoolkit.store import database, locations
 
 kit = SpoolKit()
 
@@ -241,10 +243,45 @@ def test_an_action_stops_where_the_store_is_unavailable(
         raise refusal
 
     monkeypatch.setattr(actions, "cancel", refuse)
-    assert kit.jobs(tag="x").cancel() == bulk.BulkResult(0, {jobs[0].id: refusal}, complete=False)
+    rest = (jobs[1].id, jobs[2].id)
+    assert kit.jobs(tag="x").cancel() == bulk.BulkResult(0, {jobs[0].id: refusal}, complete=False, not_tried=rest)
     result = flask_spool("cancel", "--tag", "x")
     assert (result.exit_code, asked) == (1, [jobs[0].id] * 2)
+    assert "0 jobs cancelled, 1 failed, 2 not tried\n" in result.output
     assert "there are more jobs" in result.output
+
+
+class Clock:
+    """A clock that only sleeping moves."""
+
+    now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.mark.parametrize("by", ["command", "call"])
+def test_jobs_beside_a_locked_store_wait_for_it_once_and_not_each(
+    by: str, monkeypatch: pytest.MonkeyPatch, flask_spool: Callable[..., Result]
+) -> None:
+    jobs = [export.using(tags=["x"])(False) for _ in range(5)]
+    work()
+    slept = Clock()
+    monkeypatch.setattr(database, "time", slept)
+    with contextlib.closing(sqlite3.connect(locations.store().path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        if by == "command":
+            assert "5 jobs retried\n" in flask_spool("retry", "--dead").output
+        else:
+            assert kit.jobs(tag="x").retry() == bulk.BulkResult(5)
+        other.execute("ROLLBACK")
+    assert slept.now == pytest.approx(database.LOCK_TIMEOUT, abs=0.1)
+    work()
+    assert {job.state for job in jobs} == {State.DEAD}
+    assert {job.status.attempt for job in jobs} == {2}
 
 
 def test_a_job_whose_record_is_deleted_meanwhile_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,7 @@
-"""How is one thing done to many jobs? To each of them, also after it was refused for one."""
+"""How is one thing done to many jobs? To each of them, also after it was refused for one.
+
+Beside a store that stays locked they wait for it once, and not each.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from spoolkit.admin import actions
 from spoolkit.admin.lookup import UNFINISHED, Listing
 from spoolkit.errors import JobStateError, SpoolkitError, StoreUnavailableError, UnknownJobError
 from spoolkit.job import FINISHED, State
+from spoolkit.store import database
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,8 @@ class BulkResult:
     refused: dict[str, SpoolkitError] = field(default_factory=dict)
     #: Whether these were all jobs of the selection; otherwise do it again. Not where the store became unavailable.
     complete: bool = True
+    #: The ids of the jobs that it was not tried for, because the store became unavailable.
+    not_tried: tuple[str, ...] = ()
 
 
 def cancel(found: Listing, *, force: bool = False) -> BulkResult:
@@ -40,18 +46,18 @@ def purge(found: Listing) -> BulkResult:
 
 def _each(found: Listing, states: Iterable[State], act: Callable[[str], object]) -> BulkResult:
     done, refused = 0, dict[str, SpoolkitError]()
-    for status in reversed(found):
-        if status.state in states:
+    ids = [status.id for status in reversed(found) if status.state in states]
+    with database.waiting_once():
+        for index, id in enumerate(ids):
             try:
-                act(status.id)
+                act(id)
             except UnknownJobError:
                 pass  # its record was deleted since it was listed
             except StoreUnavailableError as error:
-                # Each of the others would wait for it as long.
-                return BulkResult(done, {**refused, status.id: error}, complete=False)
+                return BulkResult(done, {**refused, id: error}, complete=False, not_tried=tuple(ids[index + 1 :]))
             except SpoolkitError as error:
                 if not _is_done_by_itself(error, states):
-                    refused[status.id] = error
+                    refused[id] = error
             else:
                 done += 1
     return BulkResult(done, refused, found.complete)

@@ -13,6 +13,7 @@ from spoolkit.cli import group
 from spoolkit.cli.group import command, print_json
 from spoolkit.errors import SpoolkitError, StoreUnavailableError
 from spoolkit.job import FINISHED, State
+from spoolkit.store import database
 from spoolkit.system import clock, log
 
 
@@ -122,27 +123,31 @@ def _each(
         more: Whether there are jobs that ``ids`` leaves out.
     """
     results: list[dict[str, Any]] = []
-    for id in ids:
-        try:
-            id = lookup.full_id(id)
-            state = act(id)
-        except SpoolkitError as error:
-            results.append({"id": id, "error": error.to_dict()})
-            if not as_json:
-                click.echo(f"Error: {log.one_line(str(error))}", err=True)
-            if done is not None and isinstance(error, StoreUnavailableError):
-                more = True
-                break  # each of the others would wait for it as long
-        else:
-            results.append({"id": id, "state": str(state)})
-            if not as_json:
-                asked = " (asked to stop)" if state is State.RUNNING else ""
-                click.echo(f"{id} {state}{asked}")
+    left = list(ids)
+    with database.waiting_once():
+        while left:
+            id = left.pop(0)
+            try:
+                id = lookup.full_id(id)
+                state = act(id)
+            except SpoolkitError as error:
+                results.append({"id": id, "error": error.to_dict()})
+                if not as_json:
+                    click.echo(f"Error: {log.one_line(str(error))}", err=True)
+                if done is not None and isinstance(error, StoreUnavailableError):
+                    more = True
+                    break
+            else:
+                results.append({"id": id, "state": str(state)})
+                if not as_json:
+                    asked = " (asked to stop)" if state is State.RUNNING else ""
+                    click.echo(f"{id} {state}{asked}")
     failed = sum("error" in result for result in results)
     if as_json:
         print_json(results)
     elif done is not None:
-        click.echo(f"{_number_of_jobs(len(results) - failed)} {done}" + (f", {failed} failed" if failed else ""))
+        others = [f"{number} {word}" for number, word in ((failed, "failed"), (len(left), "not tried")) if number]
+        click.echo(", ".join([f"{_number_of_jobs(len(results) - failed)} {done}", *others]))
     if more:
         click.echo(f"there are more {'dead ' if done == 'retried' else ''}jobs: run the command again", err=True)
     if failed:

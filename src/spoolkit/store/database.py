@@ -11,6 +11,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 
 from spoolkit.errors import NewerStoreError, StoreUnavailableError
 from spoolkit.store import rows
@@ -372,12 +373,37 @@ def _execute(
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
                 raise
-            now = time.monotonic()
+            now, budget = time.monotonic(), _budget.get()
             deadline = deadline or now + (LOCK_TIMEOUT if timeout is None else timeout)
-            if now >= deadline:
+            if now >= deadline or (budget is not None and budget.left <= 0):
                 raise
         time.sleep(pause)
+        if budget is not None:
+            budget.left -= time.monotonic() - now
         pause = min(2 * pause, LONGEST_PAUSE)
+
+
+class _Budget:
+    """How many seconds this thread may still wait for the transactions of other processes."""
+
+    def __init__(self, left: float) -> None:
+        self.left = left
+
+
+_budget: ContextVar[_Budget | None] = ContextVar("_budget", default=None)
+
+
+@contextlib.contextmanager
+def waiting_once() -> Iterator[None]:
+    """Let the statements of this thread wait for :data:`LOCK_TIMEOUT` all together, where each would wait as long.
+
+    For an action on many jobs: beside a store that stays locked, each of them would cost the whole time.
+    """
+    token = _budget.set(_Budget(LOCK_TIMEOUT))
+    try:
+        yield
+    finally:
+        _budget.reset(token)
 
 
 def _use_wal(db: sqlite3.Connection) -> None:
