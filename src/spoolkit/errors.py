@@ -111,6 +111,19 @@ class PartlyAcceptedError(SpoolUnavailableError):
         self.accepted = accepted
 
 
+class PartlyPausedError(SpoolUnavailableError):
+    """A pause, a drain or a resume reached some spool directories and not others. To repeat it does no harm."""
+
+    def __init__(
+        self, message: str, *, changed: tuple[str, ...], failed: tuple[str, ...], errno: int | None = None
+    ) -> None:
+        super().__init__(message, directory=failed[0], errno=errno)
+        #: The paths of the spool directories in which it took effect.
+        self.changed = changed
+        #: The paths of the others.
+        self.failed = failed
+
+
 class QueueFull(SpoolkitError):  # noqa: N818 - the field's own word
     """Too many jobs wait, or the process is exiting; the job was not accepted. Over HTTP a 503.
 

@@ -171,7 +171,8 @@ class SpoolKit:
         Raises:
             UnknownTaskError: No task of this name is declared in this process.
             ConfigurationError: It is a task of ``@thread``.
-            SpoolUnavailableError: This process may not change a spool directory.
+            SpoolUnavailableError: No spool directory can be changed.
+            PartlyPausedError: Some cannot be changed; the error names them, and those that were.
         """
         pausing.pause(task if isinstance(task, str) else task.name)
 
@@ -183,7 +184,8 @@ class SpoolKit:
 
         Raises:
             UnknownTaskError: No task of this name is declared in this process, and none is paused.
-            SpoolUnavailableError: This process may not change a spool directory.
+            SpoolUnavailableError: No spool directory can be changed.
+            PartlyPausedError: Some cannot be changed; the error names them, and those that were.
         """
         pausing.resume(task if isinstance(task, str) else task.name)
 

@@ -16,6 +16,7 @@ from spoolkit import (
     ConfigurationError,
     Job,
     Limit,
+    PartlyPausedError,
     SpoolKit,
     State,
     UnknownTaskError,
@@ -346,6 +347,26 @@ def test_a_task_of_threads_and_an_unknown_one_are_refused() -> None:
     for change in (kit.pause, kit.resume):
         with pytest.raises(UnknownTaskError):
             change(task="no.such_task")
+
+
+def test_where_a_pause_of_several_queues_fails_the_error_says_in_which(
+    app: Flask, flask_spool: Callable[..., Result]
+) -> None:
+    app.config["SPOOLKIT_QUEUES"] = {"mail": {}, "video": {}}
+    default, *named = (locations.spool_dir(), *(locations.queue_dir(name) for name in ("mail", "video")))
+    for path in named:
+        Path(path).mkdir(mode=0o700, parents=True)
+    Path(named[0], "spoolers").touch()  # what is in the way of the mark
+    for change in (kit.pause, kit.resume):
+        with pytest.raises(PartlyPausedError, match=r"done in .*, but not in .*-queues/mail: .* do it again") as raised:
+            change(task=send_mail)
+        assert (raised.value.changed, raised.value.failed) == ((default, named[1]), (named[0],))
+        assert pauses.is_paused(named[1], send_mail.name) is (change == kit.pause)
+    result = flask_spool("pause")
+    assert (result.exit_code, gate.is_paused(named[1])) == (1, True)
+    assert f"but not in {named[0]}" in result.output
+    result = flask_spool("pause", "mail")
+    assert (result.exit_code, "done in" in result.output) == (1, False)
 
 
 def test_a_task_that_is_not_declared_any_more_can_be_resumed() -> None:

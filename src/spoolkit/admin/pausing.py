@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from spoolkit import registry
 from spoolkit.coordination import pauses
-from spoolkit.errors import ConfigurationError, UnknownTaskError
+from spoolkit.errors import ConfigurationError, PartlyPausedError, SpoolUnavailableError, UnknownTaskError
 from spoolkit.spooldir import gate
 from spoolkit.store import locations
 from spoolkit.system import files
@@ -25,7 +25,8 @@ def pause(task: str, spool_dirs: Iterable[str] | None = None) -> str:
     Raises:
         UnknownTaskError: No task of this name is declared in this process.
         ConfigurationError: It is a task of ``@thread``, whose jobs wait in the memory of their processes.
-        SpoolUnavailableError: This process may not change a spool directory.
+        SpoolUnavailableError: No spool directory can be changed.
+        PartlyPausedError: Some cannot be changed.
     """
     declared = registry.find(task)
     if declared.engine != "spool":
@@ -33,11 +34,8 @@ def pause(task: str, spool_dirs: Iterable[str] | None = None) -> str:
             f"{declared.name} cannot be paused: its jobs run in the processes that call it. Declare it with @spool",
             setting="task",
         )
-    for spool_dir in locations.spool_dirs() if spool_dirs is None else spool_dirs:
-        try:
-            pauses.pause(spool_dir, declared.name)
-        except OSError as error:
-            raise files.unavailable(spool_dir, error) from error
+    known = locations.spool_dirs() if spool_dirs is None else spool_dirs
+    change_each(known, lambda spool_dir: pauses.pause(spool_dir, declared.name))
     return declared.name
 
 
@@ -53,10 +51,39 @@ def resume(task: str, spool_dirs: Iterable[str] | None = None) -> str:
     except UnknownTaskError:
         if not any(task in gate.paused_tasks(spool_dir).values() for spool_dir in locations.spool_dirs()):
             raise
-    for spool_dir in locations.spool_dirs() if spool_dirs is None else spool_dirs:
-        try:
-            for name in names:
-                pauses.resume(spool_dir, name)
-        except OSError as error:
-            raise files.unavailable(spool_dir, error) from error
+
+    def resume_in(spool_dir: str) -> None:
+        for name in names:
+            pauses.resume(spool_dir, name)
+
+    change_each(locations.spool_dirs() if spool_dirs is None else spool_dirs, resume_in)
     return names[0]
+
+
+def change_each(spool_dirs: Iterable[str], change: Callable[[str], object]) -> None:
+    """Call ``change(spool_dir)`` for each spool directory, also after it failed for one.
+
+    Raises:
+        SpoolUnavailableError: No spool directory can be changed.
+        PartlyPausedError: Some cannot be changed.
+    """
+    changed, failed = list[str](), dict[str, SpoolUnavailableError]()
+    for spool_dir in spool_dirs:
+        try:
+            change(spool_dir)
+        except (FileNotFoundError, PermissionError) as error:
+            failed[spool_dir] = files.unavailable(spool_dir, error)
+        except OSError as error:
+            problem = f"the spool directory {spool_dir} cannot be changed: {error.strerror or error}"
+            failed[spool_dir] = SpoolUnavailableError(problem, directory=spool_dir, errno=error.errno)
+        else:
+            changed.append(spool_dir)
+    for reason in failed.values():
+        if not changed:
+            raise reason
+        raise PartlyPausedError(
+            f"done in {', '.join(changed)}, but not in {', '.join(failed)}: {reason}; then do it again",
+            changed=tuple(changed),
+            failed=tuple(failed),
+            errno=reason.errno,
+        )

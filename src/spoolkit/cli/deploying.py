@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 
 import click
 from flask import current_app
@@ -18,14 +17,6 @@ from spoolkit.store import locations
 from spoolkit.system import files, process
 from spoolkit.uwsgi import recommended
 from spoolkit.uwsgi.recommended import escaped
-
-
-def _change(change: Callable[[str], object], spool_dirs: list[str]) -> None:
-    for spool_dir in spool_dirs:
-        try:
-            change(spool_dir)
-        except OSError as error:
-            raise click.ClickException(f"{spool_dir} cannot be changed: {error.strerror or error}") from error
 
 
 def _spool_dirs(queue: str | None) -> list[str]:
@@ -76,7 +67,7 @@ def pause(queue: str | None, task: str | None, as_json: bool) -> None:
     if task is not None:
         _print_task(pausing.pause(task, spool_dirs), "paused", as_json)
         return
-    _change(gate.pause, spool_dirs)
+    pausing.change_each(spool_dirs, gate.pause)
     _print_states(spool_dirs, as_json)
 
 
@@ -89,7 +80,7 @@ def resume(queue: str | None, task: str | None, as_json: bool) -> None:
     if task is not None:
         _print_task(pausing.resume(task, spool_dirs), "open", as_json)
         return
-    _change(gate.resume, spool_dirs)
+    pausing.change_each(spool_dirs, gate.resume)
     for spool_dir in spool_dirs:
         spoolers.wake_all(spool_dir)
     _print_states(spool_dirs, as_json)
@@ -107,7 +98,7 @@ def drain(queue: str | None, wait: bool, timeout: float | None, as_json: bool) -
     For deployment scripts. Resume ends it too.
     """
     spool_dirs = _spool_dirs(queue)
-    _change(gate.pause_until_start, spool_dirs)
+    pausing.change_each(spool_dirs, gate.pause_until_start)
     limit = application.settings().grace if timeout is None else timeout
     left = process.wait_until_gone(lambda: spoolers.busy(spool_dirs), time.monotonic() + limit) if wait else []
     _print_states(spool_dirs, as_json)
