@@ -249,3 +249,54 @@ def test_the_hard_limit_without_a_file_leaves_faulthandler_alone() -> None:
     with timeouts.hard(None, -1):
         assert faulthandler.is_enabled() == before
     assert faulthandler.is_enabled() == before
+
+
+FORKED = """
+import faulthandler, os, signal, sys
+when = sys.argv[1]
+if when == "before the import":
+    faulthandler.dump_traceback_later(600)
+from spoolkit.attempt import timeouts
+if when == "after the import":
+    faulthandler.dump_traceback_later(600)
+child = os.fork()
+if not child:
+    signal.alarm(60)  # it would hold the interpreter's lock for ever
+    with timeouts.hard(None, -1):
+        pass
+    if when == "after the import":
+        with timeouts.hard(60, -1):
+            pass
+    os._exit(0)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.parametrize("when", ["before the import", "after the import"])
+def test_a_child_of_a_process_with_an_armed_watchdog_does_not_hang(when: str) -> None:
+    command = [sys.executable, "-c", FORKED, when]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert ("faulthandler.dump_traceback_later()" in done.stderr) == (when == "after the import")
+
+
+LEFT_BEHIND = """
+import faulthandler, os, time
+from spoolkit.attempt import timeouts
+
+def threads():
+    return len(os.listdir("/proc/self/task"))
+
+with timeouts.hard(None, -1):
+    faulthandler.dump_traceback_later(600, exit=True)
+    before = threads()
+deadline = time.monotonic() + 30
+while threads() == before and time.monotonic() < deadline:
+    time.sleep(0.01)
+print(before - threads())
+"""
+
+
+def test_a_watchdog_that_a_task_has_armed_is_cancelled_after_it() -> None:
+    done = subprocess.run([sys.executable, "-c", LEFT_BEHIND], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("1\n", "")

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from types import FrameType
 
 from spoolkit.errors import JobTimeout
+from spoolkit.system import log, watchdog
 from spoolkit.system.process import PerProcess
 from spoolkit.uwsgi import bridge
 
@@ -93,6 +94,11 @@ def _raise_in(thread: int, error: type[BaseException] | None) -> None:
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), value)
 
 
+_NO_WATCHDOG = (
+    "the parent of this process had called faulthandler.dump_traceback_later() when it forked, so Python cannot end a"
+    " task here at its hard limit; call it after the fork, or set lazy-apps"
+)
+
 _was_enabled = PerProcess(faulthandler.is_enabled)
 """Whether the site had enabled ``faulthandler`` before the first attempt in this process."""
 
@@ -119,12 +125,15 @@ class hard:  # noqa: N801 - a function would be a generator, whose frames take t
         if self._fd >= 0:
             faulthandler.enable(self._fd, all_threads=False)
         if self._seconds is not None:
-            faulthandler.dump_traceback_later(self._seconds, exit=True, file=self._fd if self._fd >= 0 else 2)
+            # First: a site may have armed the watchdog before spoolkit was imported, and forked. Then this process
+            # does not come back from the call below, and the master ends it.
             if bridge.is_spooler():
                 bridge.set_harakiri(math.ceil(self._seconds) + 1)
+            if not watchdog.arm(self._seconds, self._fd if self._fd >= 0 else 2):
+                log.complain(_NO_WATCHDOG)
 
     def __exit__(self, *_: object) -> None:
-        faulthandler.cancel_dump_traceback_later()  # and one that the task may have left behind
+        watchdog.cancel()  # and one that the task may have left behind
         if self._seconds is not None and bridge.is_spooler():
             bridge.set_harakiri(0)
         if self._fd >= 0 and self._was_enabled:
