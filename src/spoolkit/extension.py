@@ -14,6 +14,8 @@ from spoolkit.admin import pausing
 from spoolkit.callbacks import AroundFunction, Callbacks, HeadersFunction
 from spoolkit.cli import commands
 from spoolkit.coordination import commits
+from spoolkit.encoding import redact
+from spoolkit.encoding.redact import Named
 from spoolkit.errors import ConfigurationError, QueueFull, SpoolkitError, shown
 from spoolkit.handle import Job
 from spoolkit.lifecycle import flask_run, hooks, sweeping
@@ -208,6 +210,23 @@ class SpoolKit:
         self._callbacks.headers.append(function)
         callbacks.this_process.has_any = True
         return function
+
+    def redact(self, *names: Named) -> None:
+        """Show no values with these names: of arguments, keys of dicts, fields of dataclasses, headers.
+
+        They are secret in addition to those with a word such as ``password``, ``token`` or ``key`` in their name, in
+        whatever shows jobs: commands, JSON, the page, log lines. The task gets them as they are. Call this where the
+        application is made, so that each process knows the names.
+
+        Args:
+            names: One or more words of a name: ``"card"`` stands for ``card``, ``cards``, ``card_number`` and
+                ``creditCard`` as well, not for ``discard``. Or a function that gets a name and says whether it is
+                secret; where it raises, it is.
+
+        Raises:
+            ConfigurationError: One of them is neither a name nor a function.
+        """
+        redact.this_process.add(*names)
 
     def on_spooler_start(self, function: F) -> F:
         """Have ``function()`` called once in each process that runs jobs, before its first job: a decorator.

@@ -114,9 +114,9 @@ class JobSpec:
     #: The name of the task, by default ``module.function``.
     task: str
     #: The positional arguments, as the task gets them.
-    args: tuple[object, ...] = ()
+    args: tuple[object, ...] = field(default=(), repr=False)  # nor others made of values, which may be secret
     #: The arguments by name, as the task gets them.
-    kwargs: Mapping[str, object] = field(default_factory=dict)
+    kwargs: Mapping[str, object] = field(default_factory=dict, repr=False)
     #: The name of the engine that carries the job: ``spool``, ``thread`` or ``inline``.
     engine: str = "spool"
     #: When it was enqueued, unix time in seconds (UTC).
@@ -142,7 +142,7 @@ class JobSpec:
     #: The name of the schedule of a periodic task that made it, for ``run_at``. ``None``: a call made it.
     schedule: str | None = None
     #: What its call has sent along, such as the id of the request. ``None``: nothing.
-    headers: Mapping[str, str] | None = None
+    headers: Mapping[str, str] | None = field(default=None, repr=False)
     #: Whether it is a periodic run that starts late, as after a downtime. Only the process that runs it knows.
     is_late: bool = field(default=False, repr=False, compare=False)
     #: Seconds after the first call of a unique job beyond which later calls do not put it off. ``None``: no limit.
@@ -151,15 +151,15 @@ class JobSpec:
     #: a commit it is known after that, and then there is no job with this id.
     duplicate: bool = False
     #: The key of its task's :class:`Limit`: so many jobs with this key run at once. ``None``: no limit.
-    limit_key: str | None = None
+    limit_key: str | None = field(default=None, repr=False)
     #: The id of the batch of which it is a member or the callback. ``None``: it has nothing to do with a batch.
     batch: str | None = None
     #: The calls that follow it in its chain, each as the bytes of a spool file. ``None``: no call follows.
-    chain: tuple[bytes, ...] | None = None
+    chain: tuple[bytes, ...] | None = field(default=None, repr=False)
     #: Of a call in a chain that is not made yet: the arguments that :data:`RESULT` stands for, by position or by name.
     result_at: tuple[int | str, ...] | None = None
     #: The key of its task's :class:`Rate`: so many jobs with this key start in a time. ``None``: no rate.
-    rate_key: str | None = None
+    rate_key: str | None = field(default=None, repr=False)
     #: Whether its task is unique. Only the file of a job that waits for a commit says so: its key is taken then.
     is_unique: bool | None = None
 
@@ -492,7 +492,7 @@ class Status:
     #: What the job last reported.
     progress: Progress | None = None
     #: What the task returned, encoded.
-    result: bytes | None = None
+    result: bytes | None = field(default=None, repr=False)
     #: Why there is no result although the job is done.
     result_error: str | None = None
     #: The name of the type of the exception that ended the last attempt.
@@ -504,13 +504,13 @@ class Status:
     #: Whether somebody asked the running job to stop.
     cancel_asked: bool = False
     #: What the call has sent along. ``None``: nothing.
-    headers: Mapping[str, str] | None = None
+    headers: Mapping[str, str] | None = field(default=None, repr=False)
     #: The id of the batch of which it is a member or the callback.
     batch: str | None = None
     #: The key of its task's limit, of a job that was claimed.
-    limit_key: str | None = None
+    limit_key: str | None = field(default=None, repr=False)
     #: The key of the limit under which it waits for room; ``None``: it does not wait for that.
-    parked_for: str | None = None
+    parked_for: str | None = field(default=None, repr=False)
     #: Whether it waits until its task is resumed.
     paused: bool = False
     #: When the rate of its task lets it start, unix time in seconds (UTC); ``None``: it does not wait for that.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import update_wrapper
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar
@@ -407,8 +407,8 @@ class SpoolTask(Task[P, R]):
         kwargs = row if isinstance(row, dict) else {}
         if row is not args and row is not kwargs:
             raise ArgumentTypeError(
-                f"{shown(row)} is of type {type(row).__name__}: give a tuple of positional arguments, such as (5,), or "
-                "a dict of arguments by name",
+                f"the arguments are of type {type(row).__name__}: give a tuple of positional arguments, such as (5,), "
+                "or a dict of arguments by name",
                 type_name=type(row).__qualname__,
             )
         self._check(args, kwargs)
@@ -469,7 +469,7 @@ class Prepared(Generic[P, R]):
     """A task with options for its next call."""
 
     _task: SpoolTask[P, R]
-    _options: Mapping[str, Any]
+    _options: Mapping[str, Any] = field(repr=False)  # headers among them
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> Job[R]:
         """As a call of the task."""
@@ -487,11 +487,11 @@ class PlannedCall(Generic[R]):
     #: The task.
     task: SpoolTask[..., R]
     #: The positional arguments.
-    args: tuple[Any, ...]
+    args: tuple[Any, ...] = field(repr=False)
     #: The arguments by name.
-    kwargs: Mapping[str, Any]
+    kwargs: Mapping[str, Any] = field(repr=False)
     #: What was given to ``using()``.
-    options: Mapping[str, Any]
+    options: Mapping[str, Any] = field(repr=False)
 
     def job(self) -> Job[R]:
         """The job of this call, if it is made now.

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from spoolkit.admin import redaction
 from spoolkit.admin.lookup import Details
-from spoolkit.encoding import codec
 from spoolkit.job import FINISHED, Status
 
 
 def public(status: Status) -> dict[str, Any]:
-    """What any visitor may see of a job: no arguments, no tracebacks, no logs.
+    """What any visitor may see of a job: no arguments, no tracebacks, no logs, no secret values in the result.
 
     Args:
         status: The job, as :func:`spoolkit.admin.lookup.find` returns it.
@@ -19,6 +19,7 @@ def public(status: Status) -> dict[str, Any]:
     Returns:
         A dictionary for ``json.dumps()``. Times are unix seconds (UTC), or ``None``.
     """
+    status = redaction.status(status)
     progress, result = status.progress, None
     error: dict[str, str | None] | None = None
     if status.result_error is not None:
@@ -58,11 +59,8 @@ def brief(status: Status) -> dict[str, Any]:
 
 
 def detailed(details: Details) -> dict[str, Any]:
-    """Everything that is known of a job: :func:`public`, and its arguments, batch, headers, attempts, events."""
-    arguments = None
-    if details.arguments is not None:
-        args, kwargs = json.loads(codec.encode_call(*details.arguments))
-        arguments = {"args": args, "kwargs": kwargs}
+    """Everything of a job but its secret values: :func:`public`, its arguments, batch, headers, attempts, events."""
+    call, details = redaction.arguments(details), redaction.details(details)
     return {
         **public(details.status),
         "schedule": details.schedule,
@@ -70,7 +68,7 @@ def detailed(details: Details) -> dict[str, Any]:
         "backoff": details.status.backoff,
         "timeout": details.status.timeout,
         "parked_for": details.status.parked_for,
-        "arguments": arguments,
+        "arguments": call and {"args": call[0], "kwargs": call[1]},
         "batch": details.status.batch,
         "tags": list(details.status.tags or ()),
         "headers": dict(details.status.headers or {}),

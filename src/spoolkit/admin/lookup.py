@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from typing import TypeVar
@@ -52,7 +52,7 @@ class Details:
     #: Its state and what else its file and record say.
     status: Status
     #: The positional and the keyword arguments, as the task receives them; ``None`` where they were not kept.
-    arguments: tuple[tuple[object, ...], dict[str, object]] | None
+    arguments: tuple[tuple[object, ...], dict[str, object]] | None = field(repr=False)
     #: Its attempts, the first one first.
     attempts: list[Attempt]
     #: What else happened to it, in order.

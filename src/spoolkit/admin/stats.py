@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from spoolkit import application
-from spoolkit.admin import lookup
+from spoolkit.admin import lookup, redaction
 from spoolkit.admin.lookup import Files
 from spoolkit.coordination import limits, pauses
 from spoolkit.job import FINAL, State
@@ -180,7 +180,10 @@ def _parked() -> dict[str, int]:
     found = Counter[str]()
     for spool_dir in locations.spool_dirs():
         found.update(limits.counts(spool_dir, MAX_KEYS))
-    return dict(found.most_common(MAX_KEYS))
+    shown = Counter[str]()  # of several keys that are secret, none tells which one it is
+    for key, count in found.most_common(MAX_KEYS):
+        shown[redaction.key(key)] += count
+    return dict(shown)
 
 
 def _oldest_due(now: float, files: Files, running: set[str], max_files: int) -> float | None:

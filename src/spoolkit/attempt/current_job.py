@@ -41,7 +41,7 @@ class CurrentJob(JobSpec):
     #: How many attempts the job may have.
     max_attempts: int = 1
     #: What its call has sent along, such as the id of the request. Read-only; empty where that is nothing.
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     _attempt_file: AttemptFile | None = field(default=None, repr=False, compare=False)
     _saw_cancellation: list[bool] = field(default_factory=list, repr=False, compare=False)
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from spoolkit.encoding import redact
 from spoolkit.job import Cancelled, Dead, Done, JobSpec, Outcome, RetryAt
 from spoolkit.settings import Settings
 from spoolkit.system import clock, log, process
@@ -23,7 +24,8 @@ def about(job: JobSpec, config: Settings) -> log.about:
     if not (headers := job.headers):
         return log.about(job.id, job.task)
     names = [name for name in config.log_headers if name in headers]
-    return log.about(job.id, job.task, " ".join(f"{name}={headers[name][:HEADER_LIMIT]}" for name in names))
+    texts = [redact.REDACTED if redact.is_secret(name) else headers[name][:HEADER_LIMIT] for name in names]
+    return log.about(job.id, job.task, " ".join(map("=".join, zip(names, texts, strict=True))))
 
 
 def started(job: JobSpec, attempt: int, max_attempts: int, *, tracked: bool = True) -> float:

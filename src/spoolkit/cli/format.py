@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from spoolkit.admin import redaction
 from spoolkit.job import Progress, State, Status
 from spoolkit.system import clock
 
@@ -131,6 +132,7 @@ def when(status: Status) -> str:
 
 def note(status: Status) -> str:
     """The progress of a running job, the error of a failed one, or what a waiting one waits for and when it expires."""
+    status = redaction.status(status)
     asked = "stop requested  " if status.cancel_asked and status.state is State.RUNNING else ""
     if status.state is State.RUNNING:
         return asked + ("" if status.progress is None else bar(status.progress))

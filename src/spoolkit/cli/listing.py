@@ -6,14 +6,13 @@ import shlex
 
 import click
 
-from spoolkit.admin import batches, lookup
+from spoolkit.admin import batches, lookup, redaction
 from spoolkit.admin import stats as statistics
 from spoolkit.admin.as_json import brief, detailed
 from spoolkit.admin.lookup import Details
 from spoolkit.cli import group
 from spoolkit.cli.format import HEADERS, bar, duration, line, print_lines, stamp, summary, table
 from spoolkit.cli.group import command, print_json
-from spoolkit.encoding import codec
 from spoolkit.job import Attempt, State, Status
 from spoolkit.registry import CALL_OPTIONS
 from spoolkit.system import clock
@@ -74,7 +73,7 @@ def _print_incomplete(examined: int) -> None:
 @command("show")
 @click.argument("id")
 def show(id: str, as_json: bool) -> None:
-    """Show everything that is known of a job.
+    """Show everything that is known of a job, but no secret values.
 
     That is its arguments, timeline, tracebacks and logs. ID may be the beginning of an id, if no other job's id begins
     so.
@@ -84,7 +83,8 @@ def show(id: str, as_json: bool) -> None:
         print_json(detailed(lookup.details(id)))
         return
     found = lookup.details(id)
-    print_lines(table(("", ""), _facts(found), wrap=True))
+    call, found = redaction.as_code(found), redaction.details(found)
+    print_lines(table(("", ""), _facts(found, call), wrap=True))
     print_lines("", *_timeline(found))
     for attempt in found.attempts:
         for title, text in (("traceback", attempt.traceback), ("log", attempt.log)):
@@ -118,7 +118,7 @@ def batch(id: str, as_json: bool) -> None:
     print_lines(table(("", ""), [(name, value) for name, value in facts if value], wrap=True))
 
 
-def _facts(found: Details) -> list[tuple[str, object]]:
+def _facts(found: Details, call: str | None) -> list[tuple[str, object]]:
     status = found.status
     facts = [
         ("job", status.id),
@@ -128,7 +128,7 @@ def _facts(found: Details) -> list[tuple[str, object]]:
         ("state", status.state),
         ("engine", status.engine),
         ("queue", status.queue),
-        ("arguments", "not kept" if found.arguments is None else _call(*found.arguments)),
+        ("arguments", "not kept" if call is None else call),
         ("tags", ", ".join(status.tags or ())),
         ("headers", ", ".join(f"{name}={value}" for name, value in (status.headers or {}).items())),
         ("attempts", f"{status.attempt} of {status.max_attempts}" if status.max_attempts else status.attempt),
@@ -155,17 +155,6 @@ def _what_it_waits_for(status: Status) -> str | None:
     if status.slot_at is not None and status.slot_at > clock.now():
         return f"its slot under the rate of its task, {stamp(status.slot_at)}"
     return None
-
-
-def _call(args: tuple[object, ...], kwargs: dict[str, object]) -> str:
-    return f"({', '.join([*map(_value, args), *(f'{name}={_value(value)}' for name, value in kwargs.items())])})"
-
-
-def _value(value: object) -> str:
-    try:
-        return repr(value)
-    except Exception:  # it contains an integer of more than 4,300 digits, or a class with a broken __repr__()
-        return codec.encode(value).decode()
 
 
 def _timeline(found: Details) -> list[object]:

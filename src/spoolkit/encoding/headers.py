@@ -24,8 +24,14 @@ def check(given: Any) -> Mapping[str, str]:
         TooLargeError: They take more than :data:`LIMIT` bytes.
     """
     if not isinstance(given, Mapping) or not all(isinstance(part, str) for pair in given.items() for part in pair):
+        # Not the values: a header may be a password.
+        what = (
+            f"a dict with {', '.join(map(_pair, given.items()))}"
+            if isinstance(given, Mapping)
+            else type(given).__name__
+        )
         raise ArgumentTypeError(
-            f'headers is {shown(given)}: give a dict of str to str, such as {{"request_id": "4f1c"}}',
+            f'headers is {what[:200]}: give a dict of str to str, such as {{"request_id": "4f1c"}}',
             argument="headers",
             type_name=type(given).__qualname__,
         )
@@ -40,6 +46,11 @@ def check(given: Any) -> Mapping[str, str]:
             limit=LIMIT,
         )
     return found
+
+
+def _pair(pair: tuple[Any, Any]) -> str:
+    name, value = pair
+    return f"{shown(name)}: {type(value).__name__}"
 
 
 def joined(first: Mapping[str, str], second: Mapping[str, str]) -> Mapping[str, str] | None:
@@ -68,5 +79,7 @@ def read(data: bytes) -> Mapping[str, str]:
     except (ValueError, RecursionError) as error:
         raise DecodeError(f"the headers are not JSON: {error}") from error
     if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
-        raise DecodeError(f"the headers are {shown(found)}, not an object of texts")
+        raise DecodeError(
+            f"the headers are of type {type(found).__name__}, or their values are, not an object of texts"
+        )
     return MappingProxyType(found)

@@ -13,7 +13,7 @@ import typing
 from collections.abc import Callable, Mapping
 
 from spoolkit import times
-from spoolkit.encoding import packet
+from spoolkit.encoding import packet, redact
 from spoolkit.errors import (
     ArgumentError,
     ArgumentTypeError,
@@ -153,11 +153,14 @@ def convert(name: str, data: bytes, wanted: object) -> object:
             return data.decode()
         value = json.loads(data, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
+        if redact.is_secret(name):
+            raise DecodeError(f"argument {name!r} is {redact.REDACTED}, which cannot be read", argument=name) from None
         raise DecodeError(f"argument {name!r} is {data[:80]!r}: {error}", argument=name) from error
     if kind is float and type(value) is int:
         return float(value)
     if kind in (int, float, bool, list, dict) and type(value) is not kind:
-        raise DecodeError(f"argument {name!r} is {data[:80]!r}, not {kind.__name__}", argument=name)
+        given = redact.REDACTED if redact.is_secret(name) else repr(data[:80])
+        raise DecodeError(f"argument {name!r} is {given}, not {kind.__name__}", argument=name)
     return value
 
 

@@ -1,0 +1,130 @@
+"""What of a job may people see? Its values without those that are secret, see :mod:`spoolkit.encoding.redact`.
+
+Whatever shows a job passes it through here: ``flask spool show``, the JSON of the API, the page. What is stored stays
+as it is: the task needs it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from dataclasses import replace
+from typing import Any
+
+from spoolkit import registry
+from spoolkit.admin.lookup import Details
+from spoolkit.coordination import unique
+from spoolkit.encoding import codec, redact
+from spoolkit.job import Attempt, Status
+
+Call = tuple[list[Any], dict[str, Any]]
+"""The tagged JSON of each argument by position, and of each by name."""
+
+
+def status(found: Status) -> Status:
+    """Return what is known of a job without its secret headers, the secret values of its result, and secret keys."""
+    changed: dict[str, Any] = {}
+    if found.headers:
+        changed["headers"] = redact.mapping(found.headers)
+    if found.parked_for is not None:
+        changed["parked_for"] = key(found.parked_for)
+    if found.result is not None:
+        changed["result"] = _result(found.result)
+    return replace(found, **changed) if changed else found
+
+
+def _result(data: bytes) -> bytes:
+    try:
+        tree = json.loads(data)
+        redacted = redact.value(tree)
+    except (ValueError, RecursionError):  # the store is damaged: whoever shows it says so
+        return data
+    return data if redacted == tree else json.dumps(redacted, ensure_ascii=False).encode()
+
+
+def key(text: str) -> str:
+    """Return the text of a key of a limit or a rate as it may be shown: it is made of arguments."""
+    task, _, value = text.partition(" ")
+    if not value:
+        return text
+    declared = registry.this_process.get(task)
+    rule = None if declared is None else declared.options.limit or declared.options.rate
+    if rule is None or rule.key is None:
+        return f"{task} {redact.UNKNOWN_TASK}"
+    if any(map(redact.is_secret, unique.named_by(rule.key))):
+        return f"{task} {redact.REDACTED}"
+    try:
+        return f"{task} {json.dumps(redact.value(json.loads(value)), ensure_ascii=False, separators=(',', ':'))}"
+    except (ValueError, RecursionError):  # of a long key, only a digest is kept
+        return text
+
+
+def details(found: Details) -> Details:
+    """Return everything that is known of a job as it may be shown.
+
+    Returns:
+        The same without ``arguments``, which :func:`arguments` and :func:`as_code` show, and with secret texts replaced
+        where the task itself has written them: in its log, its tracebacks, its errors, the note of its progress.
+    """
+    secrets = _secret_texts(found)
+
+    def scrub(text: Any) -> Any:
+        return redact.scrub(text, secrets) if text else text
+
+    def attempt(one: Attempt) -> Attempt:
+        return replace(one, message=scrub(one.message), traceback=scrub(one.traceback), log=scrub(one.log))
+
+    shown = status(found.status)
+    if secrets:
+        progress = shown.progress and replace(shown.progress, note=scrub(shown.progress.note))
+        shown = replace(shown, error_message=scrub(shown.error_message), progress=progress)
+    return replace(found, status=shown, arguments=None, attempts=[attempt(one) for one in found.attempts])
+
+
+def arguments(found: Details) -> Call | None:
+    """Return the arguments of a job, as tagged JSON, as they may be shown; ``None`` where they were not kept."""
+    original = _call(found)
+    return None if original is None else redact.call(*original, _signature(found.status))
+
+
+def as_code(found: Details) -> str | None:
+    """Return the arguments of a job as in a call in Python, ``(5, password=[redacted])``, as they may be shown.
+
+    Returns:
+        ``None`` where they were not kept.
+    """
+    original, redacted = _call(found), arguments(found)
+    if found.arguments is None or original is None or redacted is None:
+        return None
+    values, names = found.arguments
+    texts = [_text(*one) for one in zip(values, original[0], redacted[0], strict=True)]
+    texts += [f"{name}={_text(names[name], original[1][name], shown)}" for name, shown in redacted[1].items()]
+    return f"({', '.join(texts)})"
+
+
+def _text(value: object, original: Any, redacted: Any) -> str:
+    if isinstance(redacted, str) and redacted in redact.MARKERS:
+        return redacted
+    try:
+        return repr(value if redacted == original else codec.decode(json.dumps(redacted).encode()))
+    except Exception:  # it contains an integer of more than 4,300 digits, or a class that fails, also for a marker
+        return json.dumps(redacted, ensure_ascii=False, separators=(",", ":"))
+
+
+def _call(found: Details) -> Call | None:
+    if found.arguments is None:
+        return None
+    args, kwargs = json.loads(codec.encode_call(*found.arguments))
+    return args, kwargs
+
+
+def _signature(found: Status) -> inspect.Signature | None:
+    declared = None if found.task is None else registry.this_process.get(found.task)
+    return None if declared is None else declared.signature
+
+
+def _secret_texts(found: Details) -> set[str]:
+    original, redacted = _call(found), arguments(found)
+    if original is None or redacted is None:
+        return set()
+    return redact.secret_texts(list(original), list(redacted))
