@@ -8,7 +8,7 @@ from collections.abc import Awaitable
 from types import AsyncGeneratorType, CoroutineType, GeneratorType, MethodDescriptorType, WrapperDescriptorType
 from typing import Any
 
-from spoolkit.errors import TaskFunctionError
+from spoolkit.errors import TaskFunctionError, shown
 
 _LAZY: dict[type, str] = {
     CoroutineType: "a coroutine",
@@ -30,10 +30,16 @@ def check(function: Any) -> None:
         raise refusal(function, problem)
 
 
+def name(function: object) -> str:
+    """Return the name of a function for the log, such as ``shop.hooks.open_pool``. It never raises."""
+    own = getattr(function, "__qualname__", None)
+    return f"{getattr(function, '__module__', '?')}.{own}" if isinstance(own, str) else shown(function)
+
+
 def refusal(function: Any, problem: str) -> TaskFunctionError:
     """The error that says why ``function`` cannot be a task: ``problem`` follows the function's name."""
-    shown = getattr(function, "__qualname__", None) or f"{function!r:.100}"
-    return TaskFunctionError(f"{shown} cannot be a task: {problem}", function=str(shown))
+    which = getattr(function, "__qualname__", None) or f"{function!r:.100}"
+    return TaskFunctionError(f"{which} cannot be a task: {problem}", function=str(which))
 
 
 def _problem(function: Any) -> str | None:

@@ -231,8 +231,8 @@ class SpoolKit:
     def on_spooler_start(self, function: F) -> F:
         """Have ``function()`` called once in each process that runs jobs, before its first job: a decorator.
 
-        It runs in the application's context. If it raises, no job runs in this process until a later try succeeds, five
-        seconds apart.
+        It runs in the application's context. If it raises, no job runs in this process until a later try succeeds:
+        after five seconds, then ever later, up to a minute.
 
         Args:
             function: Opens a pool, loads a model, and the like. Of several, the first one runs first.

@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
+from contextlib import nullcontext
 from typing import Any
 
 from blinker import NamedSignal, Namespace
 
-from spoolkit import application
+from spoolkit import application, callables
 from spoolkit.errors import JobTimeout
 from spoolkit.job import AnyJob, Cancelled, Dead, Done, Failure, JobSpec, Outcome, RetryAt, State
-from spoolkit.system import log
+from spoolkit.system import log, watch
 
 _signals = Namespace()
 
@@ -144,7 +145,7 @@ def _send(signal: NamedSignal, job: JobSpec, *, in_attempt: bool = False, **valu
         return
     for receiver in list(signal.receivers_for(job.task)):
         try:
-            with application.context(job.app):
+            with application.context(job.app), _watched(receiver, signal) if in_attempt else nullcontext():
                 returned = receiver(job.task, job=job, **values)
                 if inspect.iscoroutine(returned):
                     returned.close()
@@ -154,3 +155,8 @@ def _send(signal: NamedSignal, job: JobSpec, *, in_attempt: bool = False, **valu
                 raise
             # The name is part of the text, by which complaints are counted: one signal must not hide another.
             log.complain(f"a receiver of the signal {signal.name} failed; the job is as it was", error=error)
+
+
+def _watched(receiver: object, signal: NamedSignal) -> watch.watching:
+    """Have a receiver named in the log that runs for long: the jobs after this one wait for it."""
+    return watch.watching(f"the receiver {callables.name(receiver)} of the signal {signal.name}")

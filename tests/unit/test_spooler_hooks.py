@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,9 +18,13 @@ from flask import Flask, current_app
 from uwsgi_server import wait_until
 
 from spoolkit import ConfigurationError, SpoolKit, State, application, callbacks, spool
+from spoolkit.doctor.examine import examine
 from spoolkit.lifecycle import spooler_signals
+from spoolkit.signals import job_done
 from spoolkit.spooling import handler, spooler_hooks
 from spoolkit.spooling.standalone import Spooler
+from spoolkit.store import locations
+from spoolkit.system import watch
 from spoolkit.system.process import PerProcess
 from spoolkit.uwsgi import bridge
 
@@ -122,6 +129,75 @@ def test_a_failed_hook_is_not_tried_for_each_job(kit: SpoolKit, work: Callable[[
     assert seen == ["tried"]
 
 
+def test_a_hook_that_goes_on_failing_is_logged_shortly_and_tried_ever_less_often(
+    kit: SpoolKit, work: Callable[[], None], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(spooler_hooks, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    errors: list[Exception] = [ValueError("no database")] * 3 + [OSError("no network")] * 4
+
+    @kit.on_spooler_start
+    def open_pool() -> None:
+        if errors:
+            seen.append(now[0])
+            raise errors.pop(0)
+
+    job = one()
+
+    def found() -> list[str]:
+        spool_dir = locations.spool_dir()
+        return [one.problem for one in examine(spool_dir, store=locations.store().path) if one.check == "start-hook"]
+
+    while errors:
+        work()
+        (problem,) = found()
+        assert "open_pool of its start fails: " in problem
+        now[0] += 1
+    assert [after - before for before, after in itertools.pairwise(seen)] == [5, 10, 20, 40, 60, 60]
+    lines = [record for record in caplog.records if "runs no job yet" in record.message]
+    assert [record.exc_info is not None for record in lines] == [True, False, False, True, False, False, False]
+    assert "next try in 60 s" in lines[-1].message
+    now[0] += 60
+    work()
+    assert (job.state, found()) == (State.DONE, [])
+
+
+def test_a_hook_or_a_receiver_that_takes_long_is_named_in_the_log(
+    kit: SpoolKit, work: Callable[[], None], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(watch, "LIMIT", 0.0)
+    monkeypatch.setattr(watch, "PAUSE", 0.01)
+
+    def wait_for_its_name(which: str) -> None:
+        wait_until(lambda: f"{which} " in caplog.text)
+
+    @kit.on_spooler_start
+    def slow_start() -> None:
+        wait_for_its_name("slow_start, a hook of the start of spoolers, has been running for 0 s in process")
+
+    def slow_receiver(sender: str, **_: Any) -> None:
+        wait_for_its_name("slow_receiver of the signal job-done has been running for 0 s in process")
+
+    @kit.on_spooler_stop
+    def slow_stop() -> None:
+        wait_for_its_name("slow_stop, a hook of the end of spoolers, has been running for 0 s in process")
+
+    job = one()
+    with job_done.connected_to(slow_receiver):
+        work()
+    handler.end()
+    assert (job.state, [record.levelname for record in caplog.records if "failed" in record.message]) == ("done", [])
+
+
+def test_what_is_watched_costs_one_thread_that_ends_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "PAUSE", 0.01)
+    for _ in range(100):
+        with watch.watching("a call"):
+            pass
+    assert sum(thread.name == "spoolkit-watch" for thread in threading.enumerate()) <= 1
+    wait_until(lambda: not any(thread.name == "spoolkit-watch" for thread in threading.enumerate()))
+
+
 def test_a_hook_of_the_end_that_fails_does_not_keep_the_others_from_running(
     kit: SpoolKit, work: Callable[[], None], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -177,12 +253,12 @@ def test_only_a_spooler_with_something_to_do_at_its_end_waits_for_signals(
     monkeypatch.setattr(bridge, "is_spooler", lambda: True)
     monkeypatch.setattr(spooler_signals, "run_at_exit", waits.append)
     kit.on_spooler_start(lambda: seen.append("start"))
-    assert spooler_hooks.start(os.curdir, handler.end)
+    assert spooler_hooks.start(os.curdir, locations.spool_dir(), handler.end)
     assert waits == []
     spooler_hooks._state.discard()
     kit.on_spooler_stop(lambda: seen.append("stop"))
-    assert spooler_hooks.start(os.curdir, handler.end)
-    assert spooler_hooks.start(os.curdir, handler.end)
+    assert spooler_hooks.start(os.curdir, locations.spool_dir(), handler.end)
+    assert spooler_hooks.start(os.curdir, locations.spool_dir(), handler.end)
     assert waits == [handler.end]
 
 

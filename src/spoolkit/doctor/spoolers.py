@@ -45,6 +45,12 @@ def _broken_code(site: Site) -> Iterator[Finding]:
         yield Finding("broken-code", problem, "fix the code; the spoolers then start by themselves")
 
 
+def _start_hook(site: Site) -> Iterator[Finding]:
+    if problem := spoolers.start_error(site.spool_dir):
+        remedy = "see the traceback in the log of the spoolers; the hook is tried again by itself"
+        yield Finding("start-hook", f"a spooler runs no job: {problem}", remedy)
+
+
 def _lock(site: Site) -> Iterator[Finding]:
     def suspicious() -> dict[str, int]:
         held = {job.path: pid for job, pid in machine.lock_holders(site.due(MIN_LOCKED)) if pid is not None}
@@ -110,7 +116,16 @@ def _is_found_in_default(site: Site, task: str) -> bool:
     return site.queue not in (None, DEFAULT_QUEUE) and pauses.is_paused(locations.spool_dir(), task)
 
 
-CHECKS: tuple[Check, ...] = (_spooler_alive, _old_code, _broken_code, _lock, _due_job, _delayed_jobs, _paused)
+CHECKS: tuple[Check, ...] = (
+    _spooler_alive,
+    _old_code,
+    _broken_code,
+    _start_hook,
+    _lock,
+    _due_job,
+    _delayed_jobs,
+    _paused,
+)
 
 
 def too_few(queue: Queue, spool_dir: str) -> list[Finding]:

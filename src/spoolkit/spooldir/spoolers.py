@@ -23,6 +23,9 @@ GENERATION = "generation"
 LOAD_ERROR = "broken"
 """The file that says why spoolers cannot load the application."""
 
+START_ERROR = "hook"
+"""The file that says which hook of their start keeps spoolers from running jobs."""
+
 _STOP_MARK = "stopped."
 
 LOG_INTERVAL = 60
@@ -241,6 +244,37 @@ def load_error(spool_dir: str) -> str | None:
             return file.read(2000).partition(b"\n")[2].decode("utf-8", "replace") or None
     except OSError:
         return None
+
+
+def publish_start_error(spool_dir: str, text: str, next_try: float) -> None:
+    """Write down for people that a spooler runs no job yet, because of a hook of its start. Never raises ``OSError``.
+
+    Args:
+        spool_dir: The spool directory.
+        text: What is wrong.
+        next_try: When the hook is tried again, in unix seconds (UTC).
+    """
+    content = b"%d\n%s" % (next_try, text.encode("utf-8", "backslashreplace")[:1000])
+    path = os.path.join(spool_dir, FOLDER, START_ERROR)
+    with contextlib.suppress(OSError):
+        files.make_folder(os.path.dirname(path))
+        files.write(path, content)
+
+
+def clear_start_error(spool_dir: str) -> None:
+    """Remove what :func:`publish_start_error` wrote. Never raises ``OSError``."""
+    files.remove(os.path.join(spool_dir, FOLDER, START_ERROR))
+
+
+def start_error(spool_dir: str) -> str | None:
+    """Return which hook of their start keeps spoolers from running jobs; ``None`` if none does. Never raises."""
+    try:
+        next_try, _, text = (files.read(os.path.join(spool_dir, FOLDER, START_ERROR)) or b"").partition(b"\n")
+    except OSError:
+        return None
+    if not next_try.isdigit() or clock.now() > int(next_try) + RECENT:
+        return None  # the next try has succeeded, or no job waits for it
+    return text.decode("utf-8", "replace")
 
 
 def wake_all(spool_dir: str) -> None:

@@ -272,14 +272,15 @@ def serve(env: bridge.Env, path: str, spool_dir: str, *, instead_of: str | None 
             return None
         if not _has_application():
             return _LEAVE
-        if callbacks.this_process.has_any and not spooler_hooks.start(this_process.working_directory or os.curdir, end):
+        folder = this_process.working_directory or os.curdir
+        if callbacks.this_process.has_any and not spooler_hooks.start(folder, spool_dir, end):
             return _LEAVE
         file = SpoolFileRef(path, spool_dir)
         with task_signals.job(owns_process=True):
             if packet.MARKER in env:
                 content = packet.Packet(env, env.get("body", b""))
                 answer = _LEAVE
-                usable = execute(content, file, this_process.working_directory or os.curdir)
+                usable = execute(content, file, folder)
                 left = False
             else:
                 answer, usable = execute_foreign(env, file, presence)

@@ -9,15 +9,17 @@ from collections.abc import Callable, Iterator
 
 from flask import Flask
 
-from spoolkit import application, callbacks
+from spoolkit import application, callables, callbacks
 from spoolkit.attempt import timeouts
+from spoolkit.errors import shown
 from spoolkit.lifecycle import spooler_signals
-from spoolkit.system import log
+from spoolkit.spooldir import spoolers
+from spoolkit.system import clock, log, watch
 from spoolkit.system.process import PerProcess
 from spoolkit.uwsgi import bridge
 
-PAUSE = 5.0
-"""Seconds after which a hook that has failed is tried again, before a job runs."""
+PAUSE, LONGEST_PAUSE = 5.0, 60.0
+"""Seconds after which a hook that has failed is tried again, before a job runs: at first, and after many failures."""
 
 SHORTEST_STOP = 1.0
 """Seconds that the hooks of the end may take where the grace period is shorter: no stop may be waiting for them."""
@@ -31,6 +33,9 @@ class _State:
         self.done: list[Callable[[], object]] = []
         #: When the next one may be tried, on the monotonic clock.
         self.next_try = 0.0
+        #: How often one has failed, and the hook and the type of the error of the last time.
+        self.failures = 0
+        self.last_failure: tuple[object, type[BaseException]] | None = None
         #: Whether all have run, and those of the end have not.
         self.has_started = False
 
@@ -38,7 +43,7 @@ class _State:
 _state = PerProcess(_State)
 
 
-def start(working_directory: str, at_exit: Callable[[], None]) -> bool:
+def start(working_directory: str, spool_dir: str, at_exit: Callable[[], None]) -> bool:
     """Run the hooks of the start that have not run in this process.
 
     A hook that fails is logged and tried again: until then no job runs here, because jobs would only fail for want of
@@ -46,6 +51,7 @@ def start(working_directory: str, at_exit: Callable[[], None]) -> bool:
 
     Args:
         working_directory: Where they run.
+        spool_dir: The spool directory of this spooler.
         at_exit: Called if a signal asks this process to exit while it is idle.
 
     Returns:
@@ -59,18 +65,35 @@ def start(working_directory: str, at_exit: Callable[[], None]) -> bool:
     for app, hook in _hooks(lambda called: called.spooler_start):
         if hook not in state.done:
             try:
-                with _in(working_directory), app.app_context():
+                with (
+                    _in(working_directory),
+                    app.app_context(),
+                    watch.watching(f"{callables.name(hook)}, a hook of the start of spoolers,"),
+                ):
                     hook()
             except (Exception, SystemExit) as error:  # of the application's own code, anything
-                text = "spooler %d runs no job yet: a hook of its start failed, and is tried again every %g s"
-                log.error(text, os.getpid(), PAUSE, error=error)
-                state.next_try = time.monotonic() + PAUSE
+                _failed(state, hook, error, spool_dir)
                 return False
             state.done.append(hook)
     state.has_started = True
+    if state.failures:
+        spoolers.clear_start_error(spool_dir)
     if bridge.is_spooler() and bridge.has_threads() and has_stop():
         spooler_signals.run_at_exit(at_exit)
     return True
+
+
+def _failed(state: _State, hook: Callable[[], object], error: BaseException, spool_dir: str) -> None:
+    """Log that a hook has failed, with its traceback the first time, and have it tried again, later each time."""
+    pause = min(PAUSE * 2.0**state.failures, LONGEST_PAUSE)
+    is_new = state.last_failure != (hook, type(error))
+    problem = f"the hook {callables.name(hook)} of its start fails: {shown(error, 300)}"
+    text = "spooler %d runs no job yet: %s; next try in %g s"
+    log.error(text, os.getpid(), problem, pause, error=error if is_new else None)
+    spoolers.publish_start_error(spool_dir, problem, clock.now() + pause)
+    state.failures = min(state.failures + 1, 30)
+    state.last_failure = hook, type(error)
+    state.next_try = time.monotonic() + pause
 
 
 def has_stop() -> bool:
@@ -89,10 +112,12 @@ def stop(working_directory: str) -> None:
     state.has_started = False
     if not (hooks := _hooks(lambda called: called.spooler_stop)):
         return
-    with timeouts.hard(max(SHORTEST_STOP, application.settings().grace), -1):
+    grace = max(SHORTEST_STOP, application.settings().grace)
+    with timeouts.hard(grace, -1):
         for app, hook in reversed(hooks):
+            what = f"{callables.name(hook)}, a hook of the end of spoolers,"
             try:
-                with _in(working_directory), app.app_context():
+                with _in(working_directory), app.app_context(), watch.watching(what, min(watch.LIMIT, grace / 2)):
                     hook()
             except BaseException as error:
                 log.error("spooler %d ends although a hook of its end failed", os.getpid(), error=error)
