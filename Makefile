@@ -5,7 +5,8 @@ VENV ?= .venv
 JOBS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) \* 2)
 BIN = $(VENV)/bin
 # The tests of one file share servers, so they run in one process; the files of tests/live take longest, so they come first.
-PYTEST = python -m pytest -rs -n $(JOBS) --dist loadfile --no-loadscope-reorder
+# A process that a test has ended, or that took too long, is not replaced: it would run the same test again.
+PYTEST = python -m pytest -rs -n $(JOBS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0 --durations 25
 # Packages come from the lock files: each has the hash that is recorded there, and a build downloads nothing else.
 INSTALL = pip install --quiet --disable-pip-version-check --no-build-isolation
 LOCKED = $(INSTALL) --require-hashes --requirement

@@ -1,4 +1,5 @@
-"""For all tests: which of the long ones run, with which examples, and that shared fixtures are created once."""
+"""For all tests: which of the long ones run, with which examples, how long each may take, and that shared fixtures are
+created once."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import watchdog
 from hypothesis import HealthCheck, settings
 from sampling import in_sample
 
@@ -22,6 +24,9 @@ atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
 
 MADE = pytest.StashKey[Counter[str]]()
 
+LONG = 500
+"""Seconds that a test may take that is marked ``matrix``. Others: ``timeout`` in ``pyproject.toml``."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--sample", metavar="K/N", help="of the tests marked matrix, only the K-th of N parts")
@@ -29,6 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[MADE] = Counter()
+    config.stash[watchdog.STANDARD_ERROR] = os.dup(2)
     # A background job of a shell and nohup ignore these signals; every program of a test would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for signum in (signal.SIGQUIT, signal.SIGHUP):
@@ -63,8 +69,17 @@ def _signals() -> tuple[set[int], dict[signal.Signals, Any]]:
     return set(signal.pthread_sigmask(signal.SIG_BLOCK, ())), handlers
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool:
+    watchdog.watch(item, settings.timeout)
+    return True
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect the tests that are not in the sample."""
+    """Deselect the tests that are not in the sample, and give the long ones more time."""
+    for item in items:
+        if item.get_closest_marker("matrix") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(LONG))
     sample = config.getoption("--sample")
     if sample is not None:
         out = [item for item in items if item.get_closest_marker("matrix") and not in_sample(item.nodeid, sample)]

@@ -40,6 +40,7 @@ class Soak:
     most_spoolers: int = 0
 
 
+@pytest.mark.timeout(float(GIVEN or 20) + 300)
 @pytest.mark.parametrize("seconds", SECONDS)
 def test_each_job_is_done_once_while_the_site_reloads_and_spoolers_are_killed(tmp_path: Path, seconds: float) -> None:
     soak = Soak()

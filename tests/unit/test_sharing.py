@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -30,7 +31,7 @@ def run(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     (folder / "test_shared.py").write_text(SHARED)
     command = [sys.executable, "-m", "pytest", "-q", "--rootdir", folder, *options]
     env = {**os.environ, "PYTHONPATH": str(TESTS)}
-    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=60)
 
 
 def test_a_shared_fixture_made_in_one_process_passes(tmp_path: Path) -> None:
@@ -43,6 +44,30 @@ def test_a_shared_fixture_made_in_two_processes_fails_the_run(tmp_path: Path) ->
     assert done.returncode == 1, done.stdout + done.stderr
     assert "6 passed" in done.stdout
     assert "test_shared.py: server was made 2 times" in done.stdout
+
+
+HANGS = """
+import os, signal
+
+def test_fine(): pass
+
+def test_hangs():
+    reader, writer = os.pipe()
+    if os.fork() == 0:
+        signal.pause()
+    os.close(writer)
+    os.read(reader, 1)
+"""
+
+
+def test_a_test_that_takes_too_long_ends_the_run_with_its_name_and_all_stacks(tmp_path: Path) -> None:
+    (tmp_path / "test_hanging.py").write_text(HANGS)
+    done = run(tmp_path, "-n", "1", "--max-worker-restart", "0", "--timeout", "1", "test_hanging.py")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "1 failed" in done.stdout
+    assert "crashed while running 'test_hanging.py::test_hangs'" in done.stdout
+    assert "test_hanging.py::test_hangs has not ended within 1 s" in done.stderr
+    assert re.search(r"test_hanging.py\", line \d+ in test_hangs\n", done.stderr)
 
 
 def test_the_samples_together_are_the_whole_matrix() -> None:
