@@ -7,7 +7,7 @@ are counted in the names of their files.
 
 from __future__ import annotations
 
-from spoolkit.store import batches, claims, queries, transitions
+from spoolkit.store import batches, claims, queries, totals, transitions
 from spoolkit.store.database import Database
 
 
@@ -41,6 +41,7 @@ class Store(Database):
     counts = queries.counts
     done_since = queries.done_since
     durations = queries.durations
+    totals = totals.totals
 
     # Batches
     accept_batch = batches.accept

@@ -115,6 +115,22 @@ MIGRATIONS = (
     ALTER TABLE jobs ADD COLUMN slot REAL;
     ALTER TABLE jobs ADD COLUMN slot_is_counted INTEGER
     """,
+    # See totals.py: what the rows of deleted jobs told of their attempts. A job that is done at once pays nothing for
+    # the index.
+    """
+    CREATE TABLE totals (
+        task       TEXT NOT NULL,
+        ending     TEXT NOT NULL,
+        run_below  REAL NOT NULL,    -- the bucket in which the attempts ran: its upper bound, in seconds; 0: unknown
+        wait_below REAL NOT NULL,    -- the same of the time for which their jobs waited
+        attempts   INTEGER NOT NULL,
+        run        INTEGER NOT NULL, -- all of them together, in microseconds
+        wait       INTEGER NOT NULL,
+        PRIMARY KEY (task, ending, run_below, wait_below)
+    ) WITHOUT ROWID;
+    CREATE INDEX events_of_endings ON events (kind, seconds)
+        WHERE attempt IS NOT NULL AND kind NOT IN ('started', 'done')
+    """,
 )
 """Each script migrates a file of the version before it. Never change one that was released: add another."""
 

@@ -168,8 +168,7 @@ def delete_rows(
         for state in states:
             found = db.execute(_OLD, {"state": state.value, "before": before, "limit": limit - len(old)}).fetchall()
             old += [row for row in found if row["id"] not in kept and not file_exists(row["id"], row["file"])]
-        for row in old:
-            rows.delete(db, row)
+        rows.delete(db, old)
         batches.delete_batches(db, before, limit)
     return len(old)
 
@@ -204,7 +203,7 @@ def delete_one(store: Database, spool_dirs: Iterable[str], id: str) -> bool:
             return False
         if id in batches.callbacks_to_record(db):
             return False
-        rows.delete(db, row)
+        rows.delete(db, [row])
     return True
 
 

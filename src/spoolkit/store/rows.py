@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from spoolkit.job import FINISHED, MOVES, JobSpec, Progress, State, Status, is_plain
-from spoolkit.store import members
+from spoolkit.store import members, totals
 from spoolkit.system import process
 
 
@@ -95,11 +95,13 @@ def remove_tags(db: sqlite3.Connection, row: sqlite3.Row) -> None:
         db.execute("DELETE FROM job_tags WHERE tag = ? AND job = ?", (tag, row["id"]))
 
 
-def delete(db: sqlite3.Connection, row: sqlite3.Row) -> None:
-    """Delete the row of a job, of which ``row`` has ``id`` and ``options``, its events and its tags."""
-    remove_tags(db, row)
-    db.execute("DELETE FROM events WHERE job = ?", (row["id"],))
-    db.execute("DELETE FROM jobs WHERE id = ?", (row["id"],))
+def delete(db: sqlite3.Connection, rows: Sequence[sqlite3.Row]) -> None:
+    """Delete jobs, whose ``rows`` have ``id`` and ``options``, with events and tags; the totals keep their figures."""
+    totals.keep(db, [row["id"] for row in rows])
+    for row in rows:
+        remove_tags(db, row)
+        db.execute("DELETE FROM events WHERE job = ?", (row["id"],))
+        db.execute("DELETE FROM jobs WHERE id = ?", (row["id"],))
 
 
 def job_of(row: sqlite3.Row) -> JobSpec:

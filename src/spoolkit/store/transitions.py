@@ -23,7 +23,7 @@ from spoolkit.job import (
     State,
     Status,
 )
-from spoolkit.store import members, rows
+from spoolkit.store import members, rows, totals
 from spoolkit.store.database import Database
 from spoolkit.system import clock, process
 
@@ -278,6 +278,7 @@ def requeue(store: Database, id: str, *, still_there: Callable[[], bool]) -> Non
         columns.update(pid=None, identity=None)
         # From DEAD, whatever state is recorded: the file among the dead tells that it is, and the store may have been
         # unavailable when the job died.
+        totals.keep_done(db, id)
         rows.move(db, row, State.QUEUED, now, columns, rows.event(now, "retried"), before=State.DEAD)
 
 
