@@ -143,6 +143,15 @@ class QueueFull(SpoolkitError):  # noqa: N818 - the field's own word
         self.queue = queue
 
 
+class ForbiddenError(SpoolkitError):
+    """Somebody has no right to do this on the page, or their request was not sent by it. Over HTTP a 403."""
+
+    def __init__(self, message: str, *, right: str | None = None) -> None:
+        super().__init__(message)
+        #: The right that is missing; ``None``: it is not for a right.
+        self.right = right
+
+
 class DecodeError(SpoolkitError, ValueError):
     """Bytes from the spool directory are not a job of spoolkit's."""
 

@@ -19,7 +19,7 @@ from flask import Flask
 from uwsgi_server import wait_until
 
 from spoolkit import SpoolKit, application, current_job, settings, spool, task
-from spoolkit.admin import lookup
+from spoolkit.admin import lookup, words
 from spoolkit.cli import commands, format
 from spoolkit.job import Progress, State, Status
 from spoolkit.spooling.standalone import Spooler
@@ -283,7 +283,7 @@ def test_ls_and_show_remove_control_characters(flask_spool: Flasks) -> None:
     ],
 )
 def test_duration_uses_a_unit_that_fits(seconds: float, text: str) -> None:
-    assert format.duration(seconds) == text
+    assert words.duration(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -297,7 +297,7 @@ def test_duration_uses_a_unit_that_fits(seconds: float, text: str) -> None:
     ],
 )
 def test_bar_shows_the_progress(progress: Progress, text: str) -> None:
-    assert format.bar(progress) == text
+    assert words.bar(progress) == text
 
 
 def test_ls_cuts_no_line_for_a_script(flask_spool: Flasks) -> None:

@@ -14,7 +14,7 @@ from life_process import start_child, wait_child
 
 from spoolkit import ConfigurationError, Job, Limit, SpoolKit, State, application, periodic, registry, spool
 from spoolkit.admin import actions, lookup, stats
-from spoolkit.cli.format import note
+from spoolkit.admin.words import note
 from spoolkit.coordination import limits
 from spoolkit.encoding import packet
 from spoolkit.errors import ArgumentTypeError, UnknownJobError

@@ -1,4 +1,4 @@
-"""How do jobs look in a terminal? Tables, times and progress bars.
+"""How do jobs look in a terminal? Tables, of the words of :mod:`spoolkit.admin.words`.
 
 rich is imported inside the functions: a site that only serves requests does not need it.
 """
@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING
 
-from spoolkit.admin import redaction
-from spoolkit.job import Progress, State, Status
-from spoolkit.system import clock
+from spoolkit.admin.words import note, when
+from spoolkit.job import Status
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -20,9 +18,6 @@ if TYPE_CHECKING:
 
 WIDE = 1000
 """Columns of output that goes to a file or a pipe: lines for scripts must not be cut."""
-
-BAR_WIDTH = 20
-"""Characters of a progress bar."""
 
 GAP = 2
 """Spaces between two columns."""
@@ -116,69 +111,3 @@ def summary(status: Status) -> list[object]:
 
 
 HEADERS = ("ID", TASK, "STATE", "ATTEMPT", "WHEN", "")
-
-
-def when(status: Status) -> str:
-    """Since when the job has been in its state, or when it is due."""
-    if status.state is State.RUNNING:
-        return f"for {span(status.started_at)}"
-    if status.finished_at is not None:
-        return f"{span(status.finished_at)} ago"
-    due = status.run_at if status.run_at is not None else status.enqueued_at
-    if due is not None and due > clock.now():
-        return f"in {span(due)}"
-    return f"due {span(due)} ago" if due is not None else ""
-
-
-def note(status: Status) -> str:
-    """The progress of a running job, the error of a failed one, or what a waiting one waits for and when it expires."""
-    status = redaction.status(status)
-    asked = "stop requested  " if status.cancel_asked and status.state is State.RUNNING else ""
-    if status.state is State.RUNNING:
-        return asked + ("" if status.progress is None else bar(status.progress))
-    if status.result_error is not None:
-        return status.result_error
-    line = expiry = error = ""
-    if status.parked_for is not None:
-        line = f"waits for room under the limit of {status.parked_for}"
-    elif status.slot_at is not None and status.slot_at > clock.now():
-        line = "waits for its slot under the rate of its task"
-    if status.paused:
-        line = "its task is paused"
-    if status.expires_at is not None and status.state in (State.QUEUED, State.RETRYING):
-        is_over = status.expires_at <= clock.now()
-        expiry = f"expired {span(status.expires_at)} ago" if is_over else f"expires in {span(status.expires_at)}"
-    if status.error_message is not None and status.state is not State.QUEUED:
-        error = ": ".join(filter(None, (status.error_type, status.error_message)))
-    return "  ".join(filter(None, (line, expiry, error)))
-
-
-def bar(progress: Progress) -> str:
-    """The progress as a bar; as a number where the total is unknown."""
-    if not progress.total or progress.total <= 0:
-        return f"{progress.done:g}  {progress.note}".rstrip()
-    share = min(1.0, max(0.0, progress.done / progress.total))
-    full = round(share * BAR_WIDTH)
-    return f"[{'#' * full}{'.' * (BAR_WIDTH - full)}] {progress.done:g}/{progress.total:g}  {progress.note}".rstrip()
-
-
-def span(time: float | None) -> str:
-    """The time between ``time`` (unix time in seconds) and now, such as ``2.0 min``."""
-    return "?" if time is None else duration(abs(clock.now() - time))
-
-
-def duration(seconds: float) -> str:
-    """Seconds in a unit that people read easily, such as ``400 ms`` or ``2.0 h``."""
-    if seconds < 1:
-        return f"{seconds * 1000:.0f} ms"
-    for limit, unit, name in ((120, 1, "s"), (7200, 60, "min"), (172800, 3600, "h")):
-        if seconds < limit:
-            return f"{seconds / unit:.{1 if seconds < 10 * unit else 0}f} {name}"
-    return f"{seconds / 86400:.0f} d"
-
-
-def stamp(time: float | None) -> str:
-    """Unix time in seconds as the local date and time, to the millisecond."""
-    if time is None:
-        return ""
-    return datetime.fromtimestamp(time).astimezone().isoformat(" ", "milliseconds")

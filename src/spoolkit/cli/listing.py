@@ -10,8 +10,9 @@ from spoolkit.admin import batches, lookup, redaction
 from spoolkit.admin import stats as statistics
 from spoolkit.admin.as_json import brief, detailed
 from spoolkit.admin.lookup import Details
+from spoolkit.admin.words import bar, duration, stamp
 from spoolkit.cli import group
-from spoolkit.cli.format import HEADERS, bar, duration, line, print_lines, stamp, summary, table
+from spoolkit.cli.format import HEADERS, line, print_lines, summary, table
 from spoolkit.cli.group import command, print_json
 from spoolkit.job import Attempt, State, Status
 from spoolkit.registry import CALL_OPTIONS

@@ -10,7 +10,8 @@ from flask.cli import with_appcontext
 
 from spoolkit import application, registry
 from spoolkit.admin.as_json import brief
-from spoolkit.cli.format import line, print_lines, span, table
+from spoolkit.admin.words import span
+from spoolkit.cli.format import line, print_lines, table
 from spoolkit.cli.group import command, print_json
 from spoolkit.encoding import codec
 from spoolkit.handle import Job

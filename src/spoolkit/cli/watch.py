@@ -12,7 +12,8 @@ from spoolkit.admin import lookup
 from spoolkit.admin import stats as statistics
 from spoolkit.admin.as_json import brief
 from spoolkit.admin.stats import Statistics
-from spoolkit.cli.format import HEADERS, console, duration, print_lines, summary, table
+from spoolkit.admin.words import duration
+from spoolkit.cli.format import HEADERS, console, print_lines, summary, table
 from spoolkit.cli.group import command, print_json
 from spoolkit.job import FINISHED, State, Status
 from spoolkit.system import clock

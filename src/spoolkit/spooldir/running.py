@@ -369,6 +369,19 @@ def job_ids(spool_dir: str) -> list[str]:
     return [found.id for found in _all(spool_dir) if found.id]
 
 
+def heads(spool_dir: str) -> list[bytes]:
+    """Return what attempts show now, to be compared with a later answer. Never raises ``OSError``.
+
+    For each file that belongs to a job: its progress, its job, and the size of its log.
+    """
+    found = []
+    for file in _all(spool_dir):
+        if file.id:
+            size = os.fstat(file.fd).st_size
+            found.append(b"%s %s %d" % (os.pread(file.fd, _OWNER, 0).rstrip(b" \0"), file.id.encode(), size))
+    return sorted(found)
+
+
 def sweep(spool_dir: str) -> None:
     """Delete the files of dead processes that ran no job when they ended. Never raises ``OSError``."""
     folder = os.path.join(spool_dir, FOLDER)

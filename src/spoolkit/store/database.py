@@ -176,6 +176,10 @@ class Database:
         except StoreUnavailableError:
             pass  # it cannot be used for another reason: jobs run all the same
 
+    def check_usable(self) -> None:
+        """Raise :class:`StoreUnavailableError` if the file cannot be read; not if there is none yet."""
+        self.read("SELECT 1 FROM jobs LIMIT 1")
+
     def _exists(self) -> bool:
         try:
             return _file(self.path) is not None
