@@ -21,6 +21,7 @@ from uwsgi_server import wait_until
 
 from spoolkit import (
     ConfigurationError,
+    DuplicateJobError,
     Job,
     JobTimeout,
     KeyLockedError,
@@ -422,6 +423,25 @@ def test_an_expired_job_that_a_spooler_has_locked_holds_its_key(
     with held_by_a_child(lambda: spoolfile.claim_to_run(path)):
         assert once(1) == first
     assert once(1) != first
+
+
+def test_a_dead_job_can_be_retried_beside_an_expired_one_that_waits(
+    directory: str, work: Callable[[], None], now: list[float]
+) -> None:
+    dead = fails(1)
+    work()
+    assert dead.state is State.DEAD
+    expiring = fails.using(expires=5)(1)
+    with pytest.raises(DuplicateJobError):
+        actions.retry(dead.id)
+    now[0] += 5
+    (path,) = spoolfile.pending(directory)
+    with held_by_a_child(lambda: spoolfile.claim_to_run(path)), pytest.raises(DuplicateJobError):
+        actions.retry(dead.id)
+    actions.retry(dead.id)
+    assert fails(1) == dead
+    work()
+    assert (expiring.state, expiring.status.ending, dead.attempt) == (State.CANCELLED, "expired", 2)
 
 
 def test_without_the_store_an_expired_job_holds_its_key(

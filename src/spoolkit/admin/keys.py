@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
-from spoolkit import registry
+from spoolkit import application, registry
 from spoolkit.admin import lookup
 from spoolkit.coordination import unique
 from spoolkit.encoding import packet
@@ -22,11 +22,11 @@ from spoolkit.errors import (
 from spoolkit.job import FINAL, FINISHED, State, Status
 from spoolkit.registry import Declared
 from spoolkit.settings import Settings
-from spoolkit.spooldir import running, spoolfile
+from spoolkit.spooldir import chunks, running, spoolfile
 from spoolkit.spooldir import unique as keys
 from spoolkit.spooldir.unique import Holder
 from spoolkit.store import Store, locations
-from spoolkit.system import files
+from spoolkit.system import clock, files
 from spoolkit.system.process import PerProcess
 
 SWEPT_AT_ONCE = 2000
@@ -64,6 +64,38 @@ def status_of(holder: Holder | None) -> Status | None:
     if status.state is State.QUEUED and status.attempt == 0 and _runs_unrecorded(status):
         return replace(status, state=State.RUNNING)
     return status
+
+
+def has_expired(status: Status) -> bool:
+    """Return whether a job waits and never starts: it has expired, and a spooler that looks at it says so."""
+    waits = status.state in (State.QUEUED, State.RETRYING)
+    return waits and status.expires_at is not None and status.expires_at <= clock.now()
+
+
+@contextlib.contextmanager
+def locked_file(holder: Holder, status: Status, config: Settings) -> Iterator[tuple[int, str, str] | None]:
+    """Lock the file of a job that waits. Yields its descriptor, its path and its spool directory.
+
+    ``None``: somebody else has locked it, or it is gone.
+    """
+    for spool_dir in dict.fromkeys([holder.spool_dir, *lookup.directories(status)]):
+        path = None
+        with contextlib.suppress(FileNotFoundError):
+            chunks.expand_for(spool_dir, status.id, fsync=config.fsync)
+            path = lookup.locate(spool_dir, status.id, status, holder.file)
+        if path is not None:
+            with spoolfile.claim(path) as fd:
+                yield None if fd is None else (fd, path, spool_dir)
+            return
+    yield None
+
+
+def _never_starts(holder: Holder, status: Status) -> bool:
+    """Whether a job has expired and no spooler is at its file: each one that looks at it from now on ends it."""
+    if not has_expired(status):
+        return False
+    with locked_file(holder, status, application.settings()) as found:
+        return found is not None
 
 
 def _runs_unrecorded(status: Status) -> bool:
@@ -105,7 +137,12 @@ def retake(id: str, path: str, spool_dir: str, requeue: Callable[[], None]) -> N
         try:
             holder = keys.holder(place, key)
             status = None if holder is None or holder.job == id else status_of(holder)
-            if status is not None and unique.holds(status.state, declared.options.unique.until):
+            if (
+                holder is not None
+                and status is not None
+                and unique.holds(status.state, declared.options.unique.until)
+                and not _never_starts(holder, status)
+            ):
                 raise DuplicateJobError(
                     f"job {id} is dead, and job {status.id}, which is {status.state}, has its key: {declared.name} is "
                     "unique. Retry the job once that one is over, or cancel that one",

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from spoolkit.admin import keys as holders
-from spoolkit.admin import lookup
 from spoolkit.coordination import limits, unique
 from spoolkit.coordination.unique import Action
 from spoolkit.encoding import packet
@@ -31,7 +30,7 @@ from spoolkit.errors import (
 from spoolkit.job import AnyJob, JobSpec, State, Status, Unique, new_id, of_status, replaced
 from spoolkit.registry import Declared
 from spoolkit.settings import Settings
-from spoolkit.spooldir import chunks, later, parked, spoolers, spoolfile
+from spoolkit.spooldir import later, parked, spoolers, spoolfile
 from spoolkit.spooldir import unique as keys
 from spoolkit.spooldir.unique import Holder
 from spoolkit.spooling import execute
@@ -234,7 +233,12 @@ def _held(
         return None
     rule = _rule(declared)
     status = holders.status_of(holder)
-    if status is not None and key not in busy.kept and unique.holds(status.state, rule.until) and _has_expired(status):
+    if (
+        status is not None
+        and key not in busy.kept
+        and unique.holds(status.state, rule.until)
+        and holders.has_expired(status)
+    ):
         return _Held(holder, status, has_expired=True)
     state = None if status is None else status.state
     if state is State.QUEUED and _is_busy_for_long(key, busy):
@@ -245,11 +249,6 @@ def _held(
     if action is Action.RAISE:
         raise _duplicate(task, row, f"job {status.id}", job=status.id, state=str(state))
     return _Held(holder, status, action is Action.REPLACE)
-
-
-def _has_expired(status: Status) -> bool:
-    waits = status.state in (State.QUEUED, State.RETRYING)
-    return waits and status.expires_at is not None and status.expires_at <= clock.now()
 
 
 def _before_next_look(found: Mapping[str, _Held | None], declared: Declared, config: Settings, busy: Busy) -> None:
@@ -272,7 +271,7 @@ def _before_next_look(found: Mapping[str, _Held | None], declared: Declared, con
 def _end_expired(held: _Held, declared: Declared, key: str, config: Settings, busy: Busy) -> bool:
     """End a job that waits and has expired. Returns whether anything has changed."""
     try:
-        with _locked_file(held.holder, held.status, config) as found:
+        with holders.locked_file(held.holder, held.status, config) as found:
             if found is None:
                 return _look_again(key, busy)
             fd, path, spool_dir = found
@@ -293,7 +292,7 @@ def _existing(job: AnyJob, call: bytes, held: _Held, place: str, key: str, confi
 def _replaced(job: AnyJob, call: bytes, held: _Held, place: str, key: str, config: Settings, busy: Busy) -> AnyJob:
     """Give a waiting job the arguments and the due time of a call, and return a handle of it."""
     holder, status = held.holder, held.status
-    with _locked_file(holder, status, config) as found:
+    with holders.locked_file(holder, status, config) as found:
         # Asked while no attempt can begin: since its state was read, one may have begun and failed.
         recorded = None if found is None else _recorded(status.id)
         if found is None or recorded not in (None, State.QUEUED, State.DEAD):
@@ -328,24 +327,6 @@ def _replaced(job: AnyJob, call: bytes, held: _Held, place: str, key: str, confi
     if run_at is None:
         spoolers.wake(spool_dir, new.id)
     return new
-
-
-@contextlib.contextmanager
-def _locked_file(holder: Holder, status: Status, config: Settings) -> Iterator[tuple[int, str, str] | None]:
-    """Lock the file of a job that waits. Yields its descriptor, its path and its spool directory.
-
-    ``None``: somebody else has locked it, or it is gone.
-    """
-    for spool_dir in dict.fromkeys([holder.spool_dir, *lookup.directories(status)]):
-        path = None
-        with contextlib.suppress(FileNotFoundError):
-            chunks.expand_for(spool_dir, status.id, fsync=config.fsync)
-            path = lookup.locate(spool_dir, status.id, status, holder.file)
-        if path is not None:
-            with spoolfile.claim(path) as fd:
-                yield None if fd is None else (fd, path, spool_dir)
-            return
-    yield None
 
 
 def _look_again(key: str, busy: Busy) -> bool:
