@@ -18,6 +18,17 @@ def shown(value: object, limit: int = 80) -> str:
     return text if len(text) <= limit else f"{text[:limit]}…"
 
 
+def counted(number: int, one: str, many: str | None = None) -> str:
+    """``1 job`` or ``2 jobs``: the number and its noun, perhaps with a verb.
+
+    Args:
+        number: The number.
+        one: What follows a 1.
+        many: What follows any other number; ``None``: ``one`` with an ``s``.
+    """
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
 class SpoolkitError(Exception):
     """The root of all errors of spoolkit."""
 

@@ -380,13 +380,13 @@ def test_people_see_which_tasks_are_paused(flask_spool: Callable[..., Result]) -
     assert flask_spool("pause", "--task", name).output == f"{name} is paused\n"
     job = send_mail(1)
     work()
-    assert f"{name} is paused: 1 jobs wait\n" in flask_spool("stats").output
+    assert f"{name} is paused: 1 job waits\n" in flask_spool("stats").output
     assert "its task is paused" in flask_spool("ls").output
     assert f"flask spool resume --task {name}" in flask_spool("show", job.id).output
     assert json.loads(flask_spool("show", job.id, "--json").output)["paused"] is True
     assert json.loads(flask_spool("stats", "--json").output)["paused_tasks"] == {name: 1}
     (finding,) = [one for one in examine(locations.spool_dir(), store=locations.store().path) if one.check == "paused"]
-    assert f"{name} is paused: 1 of its jobs wait" in finding.problem
+    assert f"{name} is paused: 1 of its jobs waits " in finding.problem
     assert finding.remedy == f"flask spool resume --task {name}"
     assert flask_spool("resume", "--task", name, "--json").output == f'{{\n  "{name}": "open"\n}}\n'
     assert not [one for one in examine(locations.spool_dir(), store=locations.store().path) if one.check == "paused"]

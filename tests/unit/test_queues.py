@@ -273,7 +273,7 @@ def test_the_doctor_names_a_paused_task_once_and_where_its_jobs_wait(
     assert command("pause", "--task", "queues.mail").exit_code == 0
     folder = tmp_path / "spool-queues" / "mail"
     Spooler(str(folder)).run_due()
-    assert f"queues.mail is paused: 1 of its jobs wait in {folder}" in command("doctor").output
+    assert f"queues.mail is paused: 1 of its jobs waits in {folder}" in command("doctor").output
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import click
 from spoolkit.admin import actions, bulk, lookup
 from spoolkit.cli import group
 from spoolkit.cli.group import command, print_json
-from spoolkit.errors import SpoolkitError, StoreUnavailableError
+from spoolkit.errors import SpoolkitError, StoreUnavailableError, counted
 from spoolkit.job import FINISHED, State
 from spoolkit.store import database
 from spoolkit.system import clock, log
@@ -92,7 +92,7 @@ def purge(states: frozenset[State], older_than: float, tag: str | None, yes: boo
         raise click.UsageError("dead jobs are deleted with their files and can never run again: add --yes")
     before = clock.now() - older_than
     deleted = actions.purge(states, before) if tag is None else _purge_tagged(states, tag, before)
-    print_json({"purged": deleted}) if as_json else click.echo(f"{_number_of_jobs(deleted)} deleted")
+    print_json({"purged": deleted}) if as_json else click.echo(f"{counted(deleted, 'job')} deleted")
 
 
 def _purge_tagged(states: frozenset[State], tag: str, before: float) -> int:
@@ -104,10 +104,6 @@ def _purge_tagged(states: frozenset[State], tag: str, before: float) -> int:
     if not result.complete:
         click.echo("there are more jobs: run the command again", err=True)
     return result.done
-
-
-def _number_of_jobs(number: int) -> str:
-    return f"{number} job{'' if number == 1 else 's'}"
 
 
 def _each(
@@ -147,7 +143,7 @@ def _each(
         print_json(results)
     elif done is not None:
         others = [f"{number} {word}" for number, word in ((failed, "failed"), (len(left), "not tried")) if number]
-        click.echo(", ".join([f"{_number_of_jobs(len(results) - failed)} {done}", *others]))
+        click.echo(", ".join([f"{counted(len(results) - failed, 'job')} {done}", *others]))
     if more:
         click.echo(f"there are more {'dead ' if done == 'retried' else ''}jobs: run the command again", err=True)
     if failed:

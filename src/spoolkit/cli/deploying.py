@@ -50,8 +50,8 @@ def _print_states(spool_dirs: list[str], as_json: bool) -> None:
         click.echo(f"{spool_dir} is {state}")
 
 
-def _print_task(task: str, state: str, as_json: bool) -> None:
-    print_json({task: state}) if as_json else click.echo(f"{task} is {state}")
+def _print_task(task: str, state: str, queue: str | None, as_json: bool) -> None:
+    print_json({task: state}) if as_json else click.echo(f"{task} is {state}" + (f" in {queue}" if queue else ""))
 
 
 @command("pause")
@@ -65,7 +65,7 @@ def pause(queue: str | None, task: str | None, as_json: bool) -> None:
     """
     spool_dirs = _spool_dirs(queue)
     if task is not None:
-        _print_task(pausing.pause(task, spool_dirs), "paused", as_json)
+        _print_task(pausing.pause(task, spool_dirs), "paused", queue, as_json)
         return
     pausing.change_each(spool_dirs, gate.pause)
     _print_states(spool_dirs, as_json)
@@ -78,7 +78,7 @@ def resume(queue: str | None, task: str | None, as_json: bool) -> None:
     """Start jobs again after pause or drain."""
     spool_dirs = _spool_dirs(queue)
     if task is not None:
-        _print_task(pausing.resume(task, spool_dirs), "open", as_json)
+        _print_task(pausing.resume(task, spool_dirs), "open", queue, as_json)
         return
     pausing.change_each(spool_dirs, gate.resume)
     for spool_dir in spool_dirs:

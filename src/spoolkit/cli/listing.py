@@ -14,6 +14,7 @@ from spoolkit.admin.words import bar, duration, stamp
 from spoolkit.cli import group
 from spoolkit.cli.format import HEADERS, line, print_lines, summary, table
 from spoolkit.cli.group import command, print_json
+from spoolkit.errors import counted
 from spoolkit.job import Attempt, State, Status
 from spoolkit.registry import CALL_OPTIONS
 from spoolkit.system import clock
@@ -205,10 +206,14 @@ def stats(as_json: bool) -> None:
     )
     took = ", ".join(f"{share} % within {duration(seconds)}" for share, seconds in figures.percentiles.items())
     print_lines(*(f"{spool_dir} is {state}: no job starts" for spool_dir, state in figures.paused.items()))
-    print_lines(*(f"{task} is paused: {count} jobs wait" for task, count in figures.paused_tasks.items()))
+    print_lines(*(f"{task} is paused: {_waiting(count)}" for task, count in figures.paused_tasks.items()))
     print_lines(*(f"{spool_dir}: no new spooler starts: {reason}" for spool_dir, reason in figures.broken.items()))
-    print_lines(*(f"{count} jobs wait for room under the limit of {key}" for key, count in figures.parked.items()))
+    print_lines(*(f"{_waiting(count)} for room under the limit of {key}" for key, count in figures.parked.items()))
     if not figures.complete:
         read = statistics.MAX_EXAMINED
         click.echo(f"only {read} of the waiting jobs were read; the others are counted as the task ?", err=True)
     print_lines(oldest, f"done in the last hour: {figures.done}" + (f" ({took})" if took else ""))
+
+
+def _waiting(count: int) -> str:
+    return counted(count, "job waits", "jobs wait")

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from spoolkit.coordination import pauses
 from spoolkit.doctor import machine
 from spoolkit.doctor.findings import START_COMMAND, Check, Finding, Site, limit_findings, printable, quoted
+from spoolkit.errors import counted
 from spoolkit.settings import DEFAULT_QUEUE, Queue
 from spoolkit.spooldir import gate, later, spoolers, spoolfile
 from spoolkit.store import locations
@@ -107,7 +108,8 @@ def _paused(site: Site) -> Iterator[Finding]:
     for task, waiting in pauses.tasks(site.spool_dir).items():
         if not waiting and _is_found_in_default(site, task):
             continue
-        problem = f"{printable(task)} is paused: {waiting} of its jobs wait in {printable(site.spool_dir)}"
+        jobs = counted(waiting, "of its jobs waits", "of its jobs wait")
+        problem = f"{printable(task)} is paused: {jobs} in {printable(site.spool_dir)}"
         yield Finding("paused", problem, f"flask spool resume --task {quoted(task)}", "warning")
 
 

@@ -21,6 +21,7 @@ from spoolkit.errors import (
     QueueOptionError,
     SpoolUnavailableError,
     StoreUnavailableError,
+    counted,
     of_row,
 )
 from spoolkit.job import NORMAL_PRIORITY, AnyJob, BatchStatus, JobSpec, new_id, replaced
@@ -282,7 +283,8 @@ def _check_room(job: JobSpec, spool_dir: str, config: Settings, number: int = 1)
         name = job.queue or DEFAULT_QUEUE
         where = "SPOOLKIT_MAX_WAITING" if queue is None or queue.max_waiting is None else "max_waiting"
         raise QueueFull(
-            f"{waiting} jobs wait in the queue {name}, and {number} more would exceed {limit} ({where}): none was "
+            f"{counted(waiting, 'job waits', 'jobs wait')} in the queue {name}, and {number} more would exceed {limit} "
+            f"({where}): none was "
             "accepted; try again later, or add spoolers",
             limit=limit,
             waiting=waiting,

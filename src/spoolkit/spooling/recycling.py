@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from spoolkit.errors import counted
 from spoolkit.lifecycle import spooler_signals
 from spoolkit.settings import Settings
 from spoolkit.system import log, process
@@ -35,7 +36,7 @@ def after_job(config: Settings) -> None:
 def why(jobs: int, size: int, config: Settings) -> str | None:
     """Return why a spooler is replaced that has run so many jobs and takes ``size`` bytes; ``None``: it is not."""
     if 0 < config.spooler_max_jobs <= jobs:
-        return f"it has run {jobs} jobs (SPOOLKIT_SPOOLER_MAX_JOBS)"
+        return f"it has run {counted(jobs, 'job')} (SPOOLKIT_SPOOLER_MAX_JOBS)"
     if 0 < config.spooler_max_memory < size:
-        return f"it takes {size} bytes after {jobs} jobs (SPOOLKIT_SPOOLER_MAX_MEMORY)"
+        return f"it takes {size} bytes after {counted(jobs, 'job')} (SPOOLKIT_SPOOLER_MAX_MEMORY)"
     return None

@@ -13,7 +13,7 @@ from typing import Literal
 from spoolkit import application, signals
 from spoolkit.attempt import in_process, job_log
 from spoolkit.coordination import commits, limits
-from spoolkit.errors import QueueFull, ScheduleError, StoreUnavailableError
+from spoolkit.errors import QueueFull, ScheduleError, StoreUnavailableError, counted
 from spoolkit.job import AnyJob, Cancelled, Failure, JobSpec, Outcome, RetryAt, replaced
 from spoolkit.lifecycle import hooks
 from spoolkit.registry import Declared
@@ -87,7 +87,11 @@ class ThreadEngine:
             signals.accepted([job])
             thread_job.attempt()
             return job
-        reason = "its process is exiting" if pool.closed else f"{pool.max_waiting} calls already wait for a thread"
+        reason = (
+            "its process is exiting"
+            if pool.closed
+            else f"{counted(pool.max_waiting, 'call already waits', 'calls already wait')} for a thread"
+        )
         raise QueueFull(
             f"a call of {declared.name} was refused because {reason}: increase SPOOLKIT_THREAD_QUEUE or "
             'SPOOLKIT_THREADS, or declare the task with @thread(overflow="spool")',
