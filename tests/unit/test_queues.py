@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import stat
@@ -242,6 +243,23 @@ def test_the_doctor_says_which_queue_has_no_spooler(app: Flask, command: Callabl
     output = command("doctor").output
     assert "[spooler-alive] the queue mail has no spooler" in output
     assert "[queue] the queue reports has no spooler: its directory" in output
+
+
+def test_before_the_first_start_the_remedy_for_a_queue_is_to_start(
+    app: Flask, command: Callable[..., Result], tmp_path: Path
+) -> None:
+    ini = tmp_path / "uwsgi.ini"
+
+    def remedies() -> dict[str, str]:
+        found = json.loads(command("doctor", "--ini", str(ini), "--json").output)
+        return {one["problem"].split()[2]: one["remedy"] for one in found if one["check"] == "queue"}
+
+    ini.write_text(f"[uwsgi]\nspooler = {tmp_path}/spool\nspooler = {tmp_path}/spool-queues/mail\n")
+    found = remedies()
+    assert found["mail"].startswith("uwsgi --ini uwsgi.ini")
+    assert found["reports"].startswith("flask spool ini")
+    ini.write_text("[uwsgi]\nif-strange = 1\n")
+    assert remedies()["mail"].startswith("flask spool ini")
 
 
 def test_the_remedy_for_a_queue_that_the_ini_file_has_is_to_start_uwsgi(

@@ -14,7 +14,7 @@ from flask import current_app
 
 from spoolkit import application, settings
 from spoolkit.cli.group import command, print_json, seconds
-from spoolkit.doctor.examine import examine
+from spoolkit.doctor.examine import examine, spooler_lines
 from spoolkit.doctor.findings import Finding
 from spoolkit.doctor.spoolers import stranded, too_few
 from spoolkit.settings import MAX_PROCESSES, Settings
@@ -128,8 +128,9 @@ def doctor(ini: str | None, max_due_age: float, as_json: bool) -> None:
     for spool_dir in spool_dirs:
         path, name = ini or _ini(spool_dir), locations.queue_name(spool_dir, config)
         findings += examine(spool_dir, store=locations.store().path, ini=path, max_due_age=max_due_age, queue=name)
+    lines = spooler_lines(ini or _ini(locations.spool_dir()))
     for queue in config.queues:
-        findings += too_few(queue, locations.queue_dir(queue.name, config))
+        findings += too_few(queue, locations.queue_dir(queue.name, config), lines)
     findings += stranded(_other_spool_dirs(), spool_dirs)
     report(findings, spool_dirs, as_json=as_json)
 

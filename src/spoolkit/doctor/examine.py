@@ -67,6 +67,16 @@ def examine(
     return findings
 
 
+def spooler_lines(ini: str | None) -> list[str]:
+    """Return the real paths of the directories that an ini file has a spooler for; none if it cannot be read."""
+    if ini is None:
+        return []
+    try:
+        return [os.path.realpath(path) for path in _described(ini).of("spooler")]
+    except (OSError, ValueError):
+        return []  # which is a finding of its own
+
+
 def _described(ini: str) -> Instance:
     """The uWSGI that the ini file describes."""
     version = ""

@@ -130,12 +130,13 @@ CHECKS: tuple[Check, ...] = (
 )
 
 
-def too_few(queue: Queue, spool_dir: str) -> list[Finding]:
+def too_few(queue: Queue, spool_dir: str, lines: Sequence[str] = ()) -> list[Finding]:
     """Find out whether a queue has fewer spoolers than it is declared with.
 
     Args:
         queue: The queue.
         spool_dir: Its spool directory.
+        lines: The real paths of the directories for which the ini file has a spooler.
 
     Returns:
         A finding if that is so. A directory that exists without any spooler is one of the check ``spooler-alive``.
@@ -145,7 +146,9 @@ def too_few(queue: Queue, spool_dir: str) -> list[Finding]:
         return []
     if not alive:
         problem = f"the queue {queue.name} has no spooler: its directory {path} does not exist"
-        return [Finding("queue", problem, "flask spool ini  # prints a spooler = line for each process")]
+        remedy = "flask spool ini  # prints a spooler = line for each process"
+        # The start makes the directory.
+        return [Finding("queue", problem, START_COMMAND if os.path.realpath(spool_dir) in lines else remedy)]
     if alive >= queue.processes:
         return []
     problem = f"the queue {queue.name} has {alive} of {queue.processes} spoolers (SPOOLKIT_QUEUES)"
