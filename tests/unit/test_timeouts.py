@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import gc
 import os
 import signal
 import subprocess
@@ -21,7 +22,8 @@ from spoolkit.attempt import timeouts
 
 
 def endless() -> None:
-    while True:
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
         time.sleep(0.001)
 
 
@@ -34,7 +36,8 @@ def reading() -> None:
 
 
 def busy() -> None:
-    while True:
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
         pass
 
 
@@ -164,6 +167,48 @@ def test_the_soft_limit_that_strikes_before_its_block_leaves_no_trace(monkeypatc
         pytest.fail("it was entered")
     assert signal.getsignal(signal.SIGALRM) is before
     assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
+class Finalized:
+    """Its finalizer takes longer than the limits here, and its cycle is freed by the garbage collector."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+    def __del__(self) -> None:
+        spin(0.03)
+
+
+@pytest.mark.parametrize("run", [lambda work: work(), in_a_thread])
+@pytest.mark.parametrize("place", ["a finalizer", "a callback of the garbage collector"])
+def test_the_soft_limit_that_strikes_where_nothing_is_raised_is_raised_soon_after(
+    run: Callable[[Callable[[], object]], object], place: str
+) -> None:
+    def collected(phase: str, info: object) -> None:
+        spin(0.03)
+
+    struck = []
+
+    def work() -> None:
+        until = time.monotonic() + 60
+        try:
+            with timeouts.soft(0.01):
+                if place == "a finalizer":
+                    Finalized()
+                gc.collect()
+                while time.monotonic() < until:
+                    pass
+        except JobTimeout:
+            struck.append(place)
+
+    if place != "a finalizer":
+        gc.callbacks.append(collected)
+    try:
+        run(work)
+    finally:
+        if place != "a finalizer":
+            gc.callbacks.remove(collected)
+    assert struck == [place]
 
 
 # Hard

@@ -9,7 +9,7 @@ import math
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 from spoolkit.errors import JobTimeout
@@ -54,11 +54,16 @@ def _by_alarm(seconds: float) -> Iterator[None]:
         if inside:  # the alarm may already be on its way when the timer is stopped
             raise JobTimeout(message(seconds))
 
+    def ring_again() -> None:
+        if inside:
+            signal.setitimer(signal.ITIMER_REAL, AGAIN)
+
     before = signal.signal(signal.SIGALRM, ring)
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGALRM])  # an earlier task may have blocked it
-        signal.setitimer(signal.ITIMER_REAL, seconds)  # it may ring before the next line
-        yield
+        with _unless_lost(ring_again):
+            signal.setitimer(signal.ITIMER_REAL, seconds)  # it may ring before the next line
+            yield
     finally:
         inside = False
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -67,13 +72,24 @@ def _by_alarm(seconds: float) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _by_thread(seconds: float) -> Iterator[None]:
-    thread, lock, inside = threading.get_ident(), threading.Lock(), True
+    thread, lock, inside, is_lost = threading.get_ident(), threading.Lock(), True, False
     raised = type("JobTimeout", (JobTimeout,), {"__init__": lambda self: JobTimeout.__init__(self, message(seconds))})
 
     def ring() -> None:
-        with lock:
-            if inside:
+        nonlocal is_lost
+        while True:
+            with lock:
+                if not inside:
+                    return
+                is_lost = False
                 _raise_in(thread, raised)
+            while not is_lost:
+                if timer.finished.wait(AGAIN):
+                    return
+
+    def ring_again() -> None:
+        nonlocal is_lost
+        is_lost = True  # and nothing else: this thread may have any lock, also one of the module threading
 
     timer = threading.Timer(seconds, ring)
     timer.daemon = True
@@ -81,7 +97,8 @@ def _by_thread(seconds: float) -> Iterator[None]:
         # Python 3.12 starts no thread during the interpreter's exit. Then the job has whatever time is left.
         with contextlib.suppress(RuntimeError), lock:  # raised within start(), it would surface as a KeyError
             timer.start()
-        yield
+        with _unless_lost(ring_again):
+            yield
     finally:
         with lock:
             inside = False
@@ -92,6 +109,52 @@ def _by_thread(seconds: float) -> Iterator[None]:
 def _raise_in(thread: int, error: type[BaseException] | None) -> None:
     value = None if error is None else ctypes.py_object(error)
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), value)
+
+
+AGAIN = 0.005
+"""Seconds after which a soft limit is raised once more, if it was lost."""
+
+_if_lost: dict[int, Callable[[], None]] = {}
+"""By thread: what to call if the limit in force there is lost."""
+
+
+@contextlib.contextmanager
+def _unless_lost(ring_again: Callable[[], None]) -> Iterator[None]:
+    """Call ``ring_again()`` if the limit is lost within the block: raised where Python raises nothing, but reports it.
+
+    That is so in finalizers, and in the callbacks of the garbage collector, which some libraries add. A long collection
+    makes it likely: whatever strikes meanwhile is raised in the first Python code after it, which is such a callback.
+    """
+    _watch_reports()
+    thread = threading.get_ident()
+    outer = _if_lost.get(thread)
+    _if_lost[thread] = ring_again
+    try:
+        yield
+    finally:
+        if outer is None:
+            _if_lost.pop(thread, None)
+        else:
+            _if_lost[thread] = outer
+
+
+_report: Callable[[sys.UnraisableHookArgs], object] | None = None
+"""What :func:`_watch_reports` has last put in the place of ``sys.unraisablehook``."""
+
+
+def _watch_reports() -> None:
+    global _report
+    if (report_others := sys.unraisablehook) is _report:
+        return
+
+    def report(about: sys.UnraisableHookArgs) -> None:
+        ring_again = _if_lost.get(threading.get_ident())
+        if ring_again is not None and issubclass(about.exc_type, JobTimeout):
+            ring_again()
+        else:
+            report_others(about)
+
+    sys.unraisablehook = _report = report
 
 
 _NO_WATCHDOG = (
