@@ -447,6 +447,10 @@ class Event:
     time: float
     #: What happened: ``retried``, ``run now``, ``cancel asked`` and the like.
     kind: str
+    #: Who did it: a user of the page, or of the machine; ``None``: not known.
+    by: str | None = None
+    #: Why, if it is known.
+    message: str | None = None
 
 
 @dataclass(frozen=True)

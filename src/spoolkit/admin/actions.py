@@ -30,11 +30,12 @@ PURGED_AT_ONCE = 1000
 """Jobs that one transaction deletes."""
 
 
-def retry(id: str) -> None:
+def retry(id: str, *, by: str | None = None) -> None:
     """Requeue a dead job, with a new count of attempts.
 
     Args:
         id: The full id of the job; for a file of another library, the file's name.
+        by: Who does it, for the history of the job; ``None``: not known.
 
     Raises:
         UnknownJobError: There is neither a file nor a record of the job.
@@ -49,7 +50,7 @@ def retry(id: str) -> None:
             path = dead.locate(spool_dir, id, known.file if known else None)
             if path is not None:
                 with contextlib.suppress(FileNotFoundError):  # somebody else was faster
-                    keys.retake(id, path, spool_dir, partial(_requeue, id, path, spool_dir))
+                    keys.retake(id, path, spool_dir, partial(_requeue, id, path, spool_dir, by))
                     spoolers.wake(spool_dir, id)
                     return
     status = find(id)
@@ -74,9 +75,9 @@ def changing(spool_dir: str) -> Iterator[None]:
         raise files.unavailable(spool_dir, error) from error
 
 
-def _requeue(id: str, path: str, spool_dir: str) -> None:
+def _requeue(id: str, path: str, spool_dir: str, by: str | None) -> None:
     folder = _target_folder(id, path, spool_dir)
-    from_store(lambda: locations.store().requeue(id, still_there=lambda: os.path.lexists(path)))
+    from_store(lambda: locations.store().requeue(id, still_there=lambda: os.path.lexists(path), by=by))
     dead.requeue(path, folder)
 
 
@@ -111,7 +112,7 @@ def dead_jobs(task: str | None = None, tag: str | None = None) -> Listing:
     return jobs(states=(State.DEAD,), task=task, tag=tag, max_examined=MAX_EXAMINED)
 
 
-def cancel(id: str, *, force: bool = False) -> State:
+def cancel(id: str, *, force: bool = False, by: str | None = None) -> State:
     """Cancel a job. If it was the last member of a batch that had not ended, the callback is accepted.
 
     A waiting job is cancelled for good. A running job is asked to stop: it continues until the task checks for that.
@@ -119,6 +120,7 @@ def cancel(id: str, *, force: bool = False) -> State:
     Args:
         id: The full id of the job.
         force: Kill the process of a running job and record the job as cancelled.
+        by: Who does it, for the history of the job; ``None``: not known.
 
     Returns:
         The state of the job afterwards: cancelled, or running where it was asked to stop.
@@ -129,7 +131,7 @@ def cancel(id: str, *, force: bool = False) -> State:
         StoreUnavailableError: The store cannot be written, so a waiting job was not cancelled.
         SpoolUnavailableError: This process may not change the spool directory.
     """
-    state = _cancel(id, force=force)
+    state = _cancel(id, force=force, by=by)
     if state is State.CANCELLED:
         _follow_up()
     return state
@@ -140,7 +142,7 @@ def _follow_up() -> None:
     from_store(lambda: batches.call_back(locations.store(), application.settings()))
 
 
-def _cancel(id: str, *, force: bool) -> State:
+def _cancel(id: str, *, force: bool, by: str | None) -> State:
     deadline, store = time.monotonic() + CLAIM_TIME, locations.store()
     while True:
         status = find(id)
@@ -151,15 +153,15 @@ def _cancel(id: str, *, force: bool) -> State:
             message = f"job {id} is not accepted yet: roll its transaction back, and it never is"
             raise JobStateError(message, job=id, state=str(status.state))
         if status.state is not State.RUNNING:
-            if _cancel_waiting(status) if status.has_file else _cancel_in_process(status):
+            if _cancel_waiting(status, by) if status.has_file else _cancel_in_process(status, by):
                 return State.CANCELLED
         elif not force:
-            return _ask_to_stop(status)
+            return _ask_to_stop(status, by)
         elif not status.has_file or status.pid == os.getpid():
             message = f"job {id} cannot be killed: its process does other work too"
             raise JobStateError(message, job=id, state="running")
         elif store.cancel_running(
-            id, kill=lambda pid: _kill(pid, id), read_leftovers=partial(running.read, spool_dir, id)
+            id, kill=lambda pid: _kill(pid, id), read_leftovers=partial(running.read, spool_dir, id), by=by
         ):
             _remove_file(status)
             running.delete(spool_dir, id)
@@ -176,14 +178,14 @@ def _cancel(id: str, *, force: bool) -> State:
         time.sleep(0.01)
 
 
-def _cancel_waiting(status: Status) -> bool:
+def _cancel_waiting(status: Status, by: str | None) -> bool:
     store, spool_dir = locations.store(), locations.spool_dir_of(status.queue)
     with _claimed(status) as path:
         if path is None:
             return False
         progress, text = running.read(spool_dir, status.id)
         reason, file = "cancelled while it was not running", os.path.basename(path)
-        if not store.cancel(status, reason, file=file, log=text, progress=progress):
+        if not store.cancel(status, reason, file=file, log=text, progress=progress, by=by):
             return False
         spoolfile.finish(path)
     running.delete(spool_dir, status.id)
@@ -194,19 +196,19 @@ def _cancel_waiting(status: Status) -> bool:
     return True
 
 
-def _cancel_in_process(status: Status) -> bool:
+def _cancel_in_process(status: Status, by: str | None) -> bool:
     """Cancel a waiting job without a file: its process asks the store before it starts the job."""
     store, reason = locations.store(), "cancelled before it ran"
-    if not store.cancel(status, reason, file=None):
+    if not store.cancel(status, reason, file=None, by=by):
         return False
     waiting.wake_waiters(locations.spool_dir_of(status.queue), status.id)
     signals.cancelled(of_status(JobSpec, status), Failure(reason, ending="cancelled"))
     return True
 
 
-def _ask_to_stop(status: Status) -> State:
+def _ask_to_stop(status: Status, by: str | None) -> State:
     spool_dir = locations.spool_dir_of(status.queue)
-    if locations.store().ask_to_stop(status.id):
+    if locations.store().ask_to_stop(status.id, by=by):
         # Looked up anew: another process may have begun a further attempt meanwhile. From here on, none begins.
         running.ask_to_stop(spool_dir, status.id, find(status.id).pid)
     after = find(status.id).state
@@ -228,11 +230,12 @@ def _kill(pid: int, id: str) -> None:
             time.sleep(0.002)
 
 
-def run_now(id: str) -> State:
+def run_now(id: str, *, by: str | None = None) -> State:
     """Make a waiting job due now.
 
     Args:
         id: The full id of the job.
+        by: Who does it, for the history of the job; ``None``: not known.
 
     Returns:
         The state of the job: queued or retrying.
@@ -258,7 +261,7 @@ def run_now(id: str) -> State:
                         later.bring_forward(path, spool_dir)
                     else:
                         parked.move_back(path, spool_dir)  # with its time, which is its place in the line
-                    from_store(lambda: locations.store().record_event(id, "run now"))
+                    from_store(partial(locations.store().record_event, id, "run now", by=by, waiting=status))
                     break
         if time.monotonic() > deadline:
             raise _locked(status)

@@ -5,14 +5,19 @@ Beside a store that stays locked they wait for it once, and not each.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 
 from spoolkit.admin import actions
 from spoolkit.admin.lookup import UNFINISHED, Listing
 from spoolkit.errors import JobStateError, SpoolkitError, StoreUnavailableError, UnknownJobError
 from spoolkit.job import FINISHED, State
 from spoolkit.store import database
+
+WAITING = frozenset({State.QUEUED, State.RETRYING})
+"""The states of a job that waits for its next attempt."""
 
 
 @dataclass(frozen=True)
@@ -25,30 +30,47 @@ class BulkResult:
     refused: dict[str, SpoolkitError] = field(default_factory=dict)
     #: Whether these were all jobs of the selection; otherwise do it again. Not where the store became unavailable.
     complete: bool = True
-    #: The ids of the jobs that it was not tried for, because the store became unavailable.
+    #: The ids of the jobs that it was not tried for: the store became unavailable, or the time was over.
     not_tried: tuple[str, ...] = ()
 
 
-def cancel(found: Listing, *, force: bool = False) -> BulkResult:
+@dataclass(frozen=True)
+class Manner:
+    """How an action is done to many jobs."""
+
+    #: Who does it, for the history of each job; ``None``: not known.
+    by: str | None = None
+    #: Seconds after which no further job is tried; ``None``: no limit.
+    seconds: float | None = None
+
+
+def cancel(found: Listing, manner: Manner = Manner(), *, force: bool = False) -> BulkResult:
     """Cancel those jobs that are not finished, as :func:`actions.cancel` does each."""
-    return _each(found, UNFINISHED, lambda id: actions.cancel(id, force=force))
+    return _each(found, UNFINISHED, partial(actions.cancel, force=force, by=manner.by), manner)
 
 
-def retry(found: Listing) -> BulkResult:
+def retry(found: Listing, manner: Manner = Manner()) -> BulkResult:
     """Requeue those jobs that are dead, the oldest first, as :func:`actions.retry` does each."""
-    return _each(found, {State.DEAD}, actions.retry)
+    return _each(found, {State.DEAD}, partial(actions.retry, by=manner.by), manner)
 
 
-def purge(found: Listing) -> BulkResult:
+def run_now(found: Listing, manner: Manner = Manner()) -> BulkResult:
+    """Make those jobs due that wait, the oldest first, as :func:`actions.run_now` does each."""
+    return _each(found, WAITING, partial(actions.run_now, by=manner.by), manner)
+
+
+def purge(found: Listing, manner: Manner = Manner()) -> BulkResult:
     """Delete the records of those jobs that are finished, and the files of the dead ones."""
-    return _each(found, FINISHED, actions.purge_job)
+    return _each(found, FINISHED, actions.purge_job, manner)
 
 
-def _each(found: Listing, states: Iterable[State], act: Callable[[str], object]) -> BulkResult:
-    done, refused = 0, dict[str, SpoolkitError]()
+def _each(found: Listing, states: Iterable[State], act: Callable[[str], object], manner: Manner) -> BulkResult:
+    done, refused, begun = 0, dict[str, SpoolkitError](), time.monotonic()
     ids = [status.id for status in reversed(found) if status.state in states]
     with database.waiting_once():
         for index, id in enumerate(ids):
+            if manner.seconds is not None and time.monotonic() - begun > manner.seconds:
+                return BulkResult(done, refused, complete=False, not_tried=tuple(ids[index:]))
             try:
                 act(id)
             except UnknownJobError:

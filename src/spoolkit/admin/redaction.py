@@ -78,7 +78,8 @@ def details(found: Details) -> Details:
     if secrets:
         progress = shown.progress and replace(shown.progress, note=scrub(shown.progress.note))
         shown = replace(shown, error_message=scrub(shown.error_message), progress=progress)
-    return replace(found, status=shown, arguments=None, attempts=[attempt(one) for one in found.attempts])
+    events = [replace(one, message=scrub(one.message)) for one in found.events]
+    return replace(found, status=shown, arguments=None, attempts=[*map(attempt, found.attempts)], events=events)
 
 
 def arguments(found: Details) -> Call | None:

@@ -6,7 +6,7 @@ import re
 from datetime import datetime
 
 from spoolkit.admin import redaction
-from spoolkit.job import Progress, State, Status
+from spoolkit.job import Event, Progress, State, Status
 from spoolkit.system import clock, log
 
 BAR_WIDTH = 20
@@ -62,6 +62,11 @@ def note(status: Status) -> str:
     if status.error_message is not None and status.state is not State.QUEUED:
         error = ": ".join(filter(None, (status.error_type, status.error_message)))
     return "  ".join(filter(None, (line, expiry, error)))
+
+
+def event_text(event: Event) -> str:
+    """What happened, who did it, and why, as far as it is known: ``cancelled by anna: cancelled before it ran``."""
+    return f"{event.kind}{f' by {event.by}' if event.by else ''}{f': {event.message}' if event.message else ''}"
 
 
 def bar(progress: Progress) -> str:

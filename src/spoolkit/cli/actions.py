@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
@@ -14,7 +15,7 @@ from spoolkit.cli.group import command, print_json
 from spoolkit.errors import SpoolkitError, StoreUnavailableError, counted
 from spoolkit.job import FINISHED, State
 from spoolkit.store import database
-from spoolkit.system import clock, log
+from spoolkit.system import clock, files, log
 
 
 @command("retry")
@@ -32,7 +33,7 @@ def retry(ids: tuple[str, ...], all_dead: bool, task: str | None, tag: str | Non
         raise click.UsageError("--tag needs --dead")
 
     def retry_one(id: str) -> State:
-        actions.retry(id)
+        actions.retry(id, by=_who())
         return State.QUEUED
 
     if not all_dead:
@@ -54,7 +55,7 @@ def cancel(ids: tuple[str, ...], tag: str | None, force: bool, as_json: bool) ->
     """
     if bool(ids) == (tag is not None):
         raise click.UsageError("give the ids of jobs, or --tag for all jobs with a tag")
-    cancel_one = partial(actions.cancel, force=force)
+    cancel_one = partial(actions.cancel, force=force, by=_who())
     if tag is None:
         _each(ids, cancel_one, as_json)
         return
@@ -66,7 +67,7 @@ def cancel(ids: tuple[str, ...], tag: str | None, force: bool, as_json: bool) ->
 @click.argument("ids", nargs=-1, required=True, metavar="ID...")
 def run_now(ids: tuple[str, ...], as_json: bool) -> None:
     """Run waiting jobs now, before they are due."""
-    _each(ids, actions.run_now, as_json)
+    _each(ids, partial(actions.run_now, by=_who()), as_json)
 
 
 @command("purge")
@@ -104,6 +105,11 @@ def _purge_tagged(states: frozenset[State], tag: str, before: float) -> int:
     if not result.complete:
         click.echo("there are more jobs: run the command again", err=True)
     return result.done
+
+
+def _who() -> str:
+    """The user of the machine, as the history of a job names who did something to it."""
+    return f"{files.user_name(os.getuid())} (command line)"
 
 
 def _each(

@@ -10,7 +10,7 @@ from spoolkit.admin import batches, lookup, redaction
 from spoolkit.admin import stats as statistics
 from spoolkit.admin.as_json import brief, detailed
 from spoolkit.admin.lookup import Details
-from spoolkit.admin.words import bar, duration, stamp
+from spoolkit.admin.words import bar, duration, event_text, stamp
 from spoolkit.cli import group
 from spoolkit.cli.format import HEADERS, line, print_lines, summary, table
 from spoolkit.cli.group import command, print_json
@@ -166,7 +166,7 @@ def _timeline(found: Details) -> list[object]:
         lines.append((attempt.started_at, f"attempt {attempt.number} started, pid {attempt.pid}"))
         if attempt.finished_at is not None:
             lines.append((attempt.finished_at, f"attempt {attempt.number} {_ending(attempt)}"))
-    lines += [(event.time, event.kind) for event in found.events]
+    lines += [(event.time, event_text(event)) for event in found.events]
     return [
         table(
             ("", ""), wrap=True, rows=[(stamp(time), text) for time, text in sorted(lines, key=lambda entry: entry[0])]

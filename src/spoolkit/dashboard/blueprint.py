@@ -5,14 +5,14 @@ from __future__ import annotations
 from flask import Blueprint
 from flask.typing import ResponseReturnValue
 
-from spoolkit.dashboard import assets, headers, jobs, overview
+from spoolkit.dashboard import actions, assets, headers, jobs, overview
 from spoolkit.dashboard.access import Access, AccessFunction, on_this_machine
 from spoolkit.dashboard.routes import Routes, show_error
 from spoolkit.errors import ConfigurationError, SpoolkitError, shown
 
 files = Routes()
 
-PAGES: tuple[Routes, ...] = (files, overview.routes, jobs.routes)
+PAGES: tuple[Routes, ...] = (files, overview.routes, jobs.routes, actions.routes)
 """The routes of all pages."""
 
 

@@ -33,7 +33,7 @@ the block that is to keep what the visitor has opened or entered has an ``id``. 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
@@ -48,11 +48,14 @@ from spoolkit.dashboard.access import Access, AccessFunction, Right
 from spoolkit.dashboard.assets import asset_url
 from spoolkit.errors import SpoolkitError
 from spoolkit.job import State
-from spoolkit.store import locations
+from spoolkit.store import database, locations
 from spoolkit.system import clock, log
 
 View = Callable[..., ResponseReturnValue]
 """A page or an action: a function of an :class:`Access` and of the variables in its URL."""
+
+LOCK_TIMEOUT = 2.0
+"""Seconds that an answer waits for a store which another process has locked."""
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 """Every route takes all methods, so that it is a 404, and no 405, to somebody who may not know of the page."""
@@ -175,6 +178,13 @@ def _answer(route: Route, find_access: AccessFunction, **values: object) -> Resp
         origin.check(request)
     if route.right is not None:
         access.require(route.right)
+    with database.waiting_once(LOCK_TIMEOUT):
+        return _view(route, access, values)
+
+
+def _view(route: Route, access: Access, values: dict[str, object]) -> ResponseReturnValue:
+    """Answer somebody who may ask, unless the state of the jobs cannot be read."""
+    if route.right is not None:
         locations.check_readable()
         locations.store().check_usable()
     if not route.is_live:
@@ -231,6 +241,21 @@ def back_to(endpoint: str, **values: object) -> ResponseReturnValue:
 def record(access: Access, what: str) -> None:
     """Log who did what: also what no job can tell, such as a pause."""
     log.info("%s, on the dashboard: %s", access.user, what)
+
+
+def confirm(question: str, button: str, *, details: Iterable[str] = (), **fields: object) -> ResponseReturnValue | None:
+    """Return the page that asks whether an action is meant, to be answered first; ``None``: it was confirmed.
+
+    Args:
+        question: What is about to happen, with the numbers.
+        button: What the button says that does it.
+        details: What else there is to know, a paragraph each.
+        **fields: What the form sends again, besides the variables of the URL: a text, or several.
+    """
+    if request.form.get("confirmed") == "yes":
+        return None
+    lists = {name: value if isinstance(value, (list, tuple)) else [value] for name, value in fields.items()}
+    return render("confirm.html", live=False, question=question, button=button, details=details, fields=lists)
 
 
 def show_error(error: SpoolkitError) -> ResponseReturnValue:

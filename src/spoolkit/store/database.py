@@ -414,12 +414,13 @@ _budget: ContextVar[_Budget | None] = ContextVar("_budget", default=None)
 
 
 @contextlib.contextmanager
-def waiting_once() -> Iterator[None]:
-    """Let the statements of this thread wait for :data:`LOCK_TIMEOUT` all together, where each would wait as long.
+def waiting_once(seconds: float = LOCK_TIMEOUT) -> Iterator[None]:
+    """Let the statements of this thread wait for ``seconds`` all together, where each would wait as long.
 
-    For an action on many jobs: beside a store that stays locked, each of them would cost the whole time.
+    For an action on many jobs, and for a page: beside a store that stays locked, each statement would cost the whole
+    time.
     """
-    token = _budget.set(_Budget(LOCK_TIMEOUT))
+    token = _budget.set(_Budget(seconds))
     try:
         yield
     finally:

@@ -121,7 +121,7 @@ def history(store: Database, id: str) -> tuple[list[Attempt], list[Event]]:
                 event.log or "",
             )
         else:
-            others.append(Event(event.time, event.kind))
+            others.append(Event(event.time, event.kind, detail.get("by"), detail.get("message")))
     return list(attempts.values()), others
 
 

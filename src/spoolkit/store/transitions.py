@@ -155,6 +155,7 @@ def cancel(
     file: str | None,
     log: str = "",
     progress: Progress | None = None,
+    by: str | None = None,
 ) -> bool:
     """Record a job that does not run as cancelled.
 
@@ -165,6 +166,7 @@ def cancel(
         file: The name of the job's file, which the caller has locked; ``None``: it has none.
         log: What an attempt printed and logged whose process is gone.
         progress: The progress that this attempt reported last.
+        by: Who cancels it; ``None``: not known.
 
     Returns:
         Whether it was recorded: not if the job runs, or is finished.
@@ -173,7 +175,7 @@ def cancel(
     with store.transaction() as db:
         row = rows.find(db, status.id)
         columns: dict[str, Any] = {"cancel": 1, "error_message": reason, "ending": "cancelled"}
-        detail = {"message": reason}
+        detail = {"message": reason, "by": by}
         if row is None:
             columns.update(task=status.task or "?", engine=status.engine, queue=status.queue)
             columns.update(enqueued_at=status.enqueued_at, run_at=status.run_at, expires_at=status.expires_at)
@@ -193,18 +195,29 @@ def cancel(
     return True
 
 
-def ask_to_stop(store: Database, id: str) -> bool:
-    """Record that somebody asked the running job ``id`` to stop. Returns whether it runs."""
+def ask_to_stop(store: Database, id: str, *, by: str | None = None) -> bool:
+    """Record that somebody asked the running job ``id`` to stop. Returns whether it runs.
+
+    Args:
+        store: Where it is recorded.
+        id: The job.
+        by: Who asks; ``None``: not known.
+    """
     with store.transaction() as db:
         row = rows.find(db, id)
         if row is None or not rows.is_running(row):
             return False
-        rows.update(db, row, {"cancel": 1}, rows.event(clock.now(), "cancel asked", row["attempt"]))
+        rows.update(db, row, {"cancel": 1}, rows.event(clock.now(), "cancel asked", row["attempt"], detail={"by": by}))
     return True
 
 
 def cancel_running(
-    store: Database, id: str, *, kill: Callable[[int], None], read_leftovers: Callable[[], tuple[Progress | None, str]]
+    store: Database,
+    id: str,
+    *,
+    kill: Callable[[int], None],
+    read_leftovers: Callable[[], tuple[Progress | None, str]],
+    by: str | None = None,
 ) -> bool:
     """Kill the process that runs the job ``id``, and record the job as cancelled.
 
@@ -216,6 +229,7 @@ def cancel_running(
         id: The job.
         kill: Called with the pid; returns once the process is dead.
         read_leftovers: Returns the progress and the log that the attempt leaves behind. Called after ``kill``.
+        by: Who cancels it; ``None``: not known.
 
     Returns:
         Whether the job ran.
@@ -232,17 +246,32 @@ def cancel_running(
         columns.update(ending="cancelled", error_type=None, error_message=reason)
         if progress is not None:
             columns["progress"] = rows.progress_text(progress)
-        killed = rows.event(now, "killed", attempt)
+        killed = rows.event(now, "killed", attempt, detail={"by": by})
         cancelled = rows.event(now, "cancelled", attempt, now - row["started_at"], {"message": reason}, log)
         rows.move(db, row, State.CANCELLED, now, columns, killed, cancelled)
     return True
 
 
-def record_event(store: Database, id: str, kind: str) -> None:
-    """Add an event to the history of the job ``id``, if the job is recorded: what a person did, in a word or two."""
+def record_event(store: Database, id: str, kind: str, *, by: str | None = None, waiting: Status | None = None) -> None:
+    """Add an event to the history of the job ``id``: what a person did, in a word or two.
+
+    Args:
+        store: Where it is recorded.
+        id: The job. If it is not recorded, nothing happens, but for ``waiting``.
+        kind: What was done.
+        by: Who did it; ``None``: not known.
+        waiting: What is known of the job, if it waits and may not be recorded yet: then it is from now on.
+    """
+    now = clock.now()
+    event = rows.event(now, kind, detail={"by": by})
     with store.transaction() as db:
         if (row := rows.find(db, id)) is not None:
-            rows.update(db, row, {}, rows.event(clock.now(), kind))
+            rows.update(db, row, {}, event)
+        elif waiting is not None:
+            columns: dict[str, Any] = {"task": waiting.task or "?", "engine": waiting.engine, "queue": waiting.queue}
+            columns.update(enqueued_at=waiting.enqueued_at, run_at=waiting.run_at, expires_at=waiting.expires_at)
+            rows.insert(db, id, State.QUEUED, now, {**columns, "options": rows.options_of(waiting)}, event)
+            rows.add_tags(db, waiting)
 
 
 def record_replaced(store: Database, job: JobSpec) -> None:
@@ -255,7 +284,7 @@ def record_replaced(store: Database, job: JobSpec) -> None:
             rows.update(db, row, columns, rows.event(clock.now(), "replaced"))
 
 
-def requeue(store: Database, id: str, *, still_there: Callable[[], bool]) -> None:
+def requeue(store: Database, id: str, *, still_there: Callable[[], bool], by: str | None = None) -> None:
     """Record the dead job ``id`` as queued, with a new count of attempts.
 
     To be called before its file is moved back to the waiting ones: a process may be killed between the two, and a file
@@ -265,6 +294,7 @@ def requeue(store: Database, id: str, *, still_there: Callable[[], bool]) -> Non
         store: Where it is recorded.
         id: The job. If it is not recorded, nothing happens.
         still_there: Whether the job's file still is among the dead.
+        by: Who has it run again; ``None``: not known.
     """
     now = clock.now()
     with store.transaction() as db:
@@ -279,7 +309,7 @@ def requeue(store: Database, id: str, *, still_there: Callable[[], bool]) -> Non
         # From DEAD, whatever state is recorded: the file among the dead tells that it is, and the store may have been
         # unavailable when the job died.
         totals.keep_done(db, id)
-        rows.move(db, row, State.QUEUED, now, columns, rows.event(now, "retried"), before=State.DEAD)
+        rows.move(db, row, State.QUEUED, now, columns, rows.event(now, "retried", detail={"by": by}), before=State.DEAD)
 
 
 def _state_of(outcome: Outcome) -> tuple[State, Failure | None]:
