@@ -146,7 +146,7 @@ class SpoolKit:
         which takes about a second. Where there are more, the answer is not ``complete``.
 
         Args:
-            task: Only jobs of this task: the task, or its name.
+            task: Only jobs of this task: the task, or its name. Also those by an earlier name that is an alias.
             state: Only jobs in this state, or in one of these, such as ``"dead"``.
             tag: Only jobs that were called with this tag, ``using(tags=[...])``.
             limit: How many jobs at most. ``None``: all that are found.

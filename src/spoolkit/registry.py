@@ -194,6 +194,12 @@ this_process = Registry()
 """The tasks of this process."""
 
 
+def names_of(task: str) -> tuple[str, ...]:
+    """Return the name of a task and its aliases; ``task`` alone if this process does not declare it."""
+    declared = this_process.get(task)
+    return (task,) if declared is None else declared.names
+
+
 def code_folder() -> str | None:
     """The folder of the modules with the first task; ``None`` where no task is declared."""
     return next((declared.code_folder for declared in this_process.tasks.values()), None)

@@ -790,7 +790,7 @@ def test_statuses_filters_by_state_task_and_time_newest_first(store: Store, at: 
     assert ids == sorted(ids, reverse=True)
     assert len(ids) == 4
     assert [status.id for status in store.statuses(states=(State.DONE,), limit=1)] == [done[1]]
-    assert store.statuses(states=(State.DEAD, State.DONE), task="tasks.one", limit=1)[0].id == dead
+    assert store.statuses(states=(State.DEAD, State.DONE), tasks=["tasks.one"], limit=1)[0].id == dead
     assert [status.task for status in store.statuses(since=20.0)] == ["tasks.two"]
     assert store.counts(State) == {
         ("tasks.one", "dead"): 1,

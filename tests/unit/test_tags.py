@@ -114,6 +114,27 @@ def test_jobs_are_selected_by_task_and_state_and_given_in_pages() -> None:
     assert kit.jobs(state=State.DONE)[:2] == [unlike, rest[-1]]
 
 
+@spool(name="tags.renamed", aliases=["tags.earlier", "tags.first"])
+def renamed() -> None: ...
+
+
+def test_jobs_by_earlier_names_of_a_task_are_among_its_jobs(
+    monkeypatch: pytest.MonkeyPatch, flask_spool: Callable[..., Result]
+) -> None:
+    jobs = []
+    for name in ("tags.first", "tags.earlier", renamed.name):
+        with monkeypatch.context() as patch:
+            patch.setattr(renamed, "name", name)
+            jobs.append(renamed())
+    locations.store().cancel(jobs[0].status, "by its old name", file=None)
+    export()
+    for task in (renamed, renamed.name, "tags.earlier"):
+        assert [*kit.jobs(task=task)] == jobs[::-1]
+    assert [job.status.task for job in jobs] == ["tags.first", "tags.earlier", "tags.renamed"]
+    assert [*kit.jobs(task="tags.unknown")] == []
+    assert len(json.loads(flask_spool("ls", "--task", "tags.renamed", "--json").output)) == 3
+
+
 def test_jobs_of_a_map_and_of_threads_have_tags() -> None:
     many = export.map([(), ()], tags=["night"])
     assert {*kit.jobs(tag="night")} == {*many}

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 from flask import has_request_context
 
+from spoolkit import registry
 from spoolkit.coordination import limits, pauses
 from spoolkit.encoding import chunk, codec, packet
 from spoolkit.errors import AmbiguousJobError, DecodeError, StoreUnavailableError, UnknownJobError, shown
@@ -404,7 +405,7 @@ def jobs(
 
     Args:
         states: Only jobs in these states; empty: in any state.
-        task: Only jobs of the task with this name.
+        task: Only jobs of the task with this name, also those by an earlier name that is one of its aliases.
         tag: Only jobs with this tag.
         since: Only jobs enqueued at or after this time, unix time in seconds (UTC).
         before: Only jobs older than the one with this id.
@@ -425,13 +426,14 @@ def jobs(
     write_behind.writer().flush()
     mark_lost()
     wanted = frozenset(states) or frozenset(State)
+    names = () if task is None else registry.names_of(task)
 
     def matches(status: Status) -> bool:
         old = since is not None and (status.enqueued_at or 0.0) < since
         tagged = tag is None or tag in (status.tags or ())
-        return status.state in wanted and not old and task in (None, status.task) and tagged
+        return status.state in wanted and not old and (task is None or status.task in names) and tagged
 
-    read_rows = partial(locations.store().statuses, task=task, tag=tag, since=since, before=before or "")
+    read_rows = partial(locations.store().statuses, tasks=names, tag=tag, since=since, before=before or "")
     found = Listing()
     # The id of the oldest job up to which everything was read; "": everything was read.
     horizon = ""

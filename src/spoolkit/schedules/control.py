@@ -98,7 +98,7 @@ def _known(name: str, own: Schedule | None, state: schedules.State | None) -> Kn
 
 def _last(schedule: Schedule) -> tuple[Status, ...]:
     try:
-        found = locations.store().statuses(states=FINISHED, task=schedule.task, limit=MAX_EXAMINED)
+        found = locations.store().statuses(states=FINISHED, tasks=[schedule.task], limit=MAX_EXAMINED)
     except StoreUnavailableError as error:
         log.unrecorded(error)
         return ()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import get_args
 
 from spoolkit.job import Attempt, Ending, Event, Progress, State, Status
@@ -57,7 +57,7 @@ def statuses(
     store: Database,
     *,
     states: Iterable[State] = (),
-    task: str | None = None,
+    tasks: Sequence[str] = (),
     tag: str | None = None,
     since: float | None = None,
     before: str = "",
@@ -68,7 +68,7 @@ def statuses(
     Args:
         store: Where they are recorded.
         states: Only jobs in these states; none given: in any.
-        task: Only jobs of the task with this name.
+        tasks: Only jobs of a task that has, or had, one of these names; none given: of any.
         tag: Only jobs with this tag.
         since: Only jobs enqueued since then, in unix seconds (UTC).
         before: Only jobs whose id is less than this one; empty: all.
@@ -78,12 +78,12 @@ def statuses(
     if wanted := [state.value for state in states]:
         # Of the done jobs there are many: with the +, SQLite goes through the ids, and stops at the limit.
         # And those with a tag are few.
-        column = "+state" if tag is not None or (State.DONE in wanted and task is None) else "state"
+        column = "+state" if tag is not None or (State.DONE in wanted and not tasks) else "state"
         where.append(f"{column} IN ({_placeholders(wanted)})")
         values += wanted
-    if task is not None:
-        where.append("task = ?")
-        values.append(task)
+    if tasks:
+        where.append(f"task IN ({_placeholders(list(tasks))})")
+        values += tasks
     if tag is not None:
         where.append("id IN (SELECT job FROM job_tags WHERE tag = ?)")
         values.append(tag)
