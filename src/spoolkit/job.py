@@ -8,7 +8,7 @@ from datetime import timedelta
 from enum import IntEnum, StrEnum
 from hashlib import sha256
 from os import urandom
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 from spoolkit.errors import ConfigurationError, shown
 from spoolkit.system import clock
@@ -415,6 +415,17 @@ class Progress:
     note: str = ""
 
 
+class Bill(NamedTuple):
+    """What an attempt took of its process. ``None``: not known, as where the process died."""
+
+    #: Seconds of processor time, of the user and of the system: that of the process, and of its children that have
+    #: ended; for a thread job that of its thread.
+    cpu: float | None = None
+    #: The most bytes of physical memory that its process had meanwhile, all in all, to about a megabyte: of an attempt
+    #: that adds nothing to what the process has, that. ``None`` for a thread job, which shares its process.
+    memory: int | None = None
+
+
 @dataclass(frozen=True)
 class Attempt:
     """One run of a job."""
@@ -437,6 +448,12 @@ class Attempt:
     traceback: str | None = None
     #: The last 64 KiB of what the task printed and logged.
     log: str = ""
+    #: Seconds from when it was due to its start. ``None``: not known.
+    waited: float | None = None
+    #: See :attr:`Bill.cpu`.
+    cpu: float | None = None
+    #: See :attr:`Bill.memory`.
+    memory: int | None = None
 
 
 @dataclass(frozen=True)

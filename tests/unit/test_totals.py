@@ -15,7 +15,20 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from spoolkit.job import FINISHED, Cancelled, Dead, Done, Ending, Failure, JobSpec, Outcome, RetryAt, State, Status
+from spoolkit.job import (
+    FINISHED,
+    Bill,
+    Cancelled,
+    Dead,
+    Done,
+    Ending,
+    Failure,
+    JobSpec,
+    Outcome,
+    RetryAt,
+    State,
+    Status,
+)
 from spoolkit.store import Store, orphans, retention, totals
 from spoolkit.store.claims import Granted
 from spoolkit.store.totals import BOUNDS, Histogram, Totals
@@ -181,7 +194,7 @@ class Figures(RuleBasedStateMachine):
         granted = claim(self.store, job, file=None if job.engine == "thread" else file)
         if isinstance(granted, Granted):
             self.now += 0.1
-            self.store.finish(job, granted.attempt, outcome, log=log)
+            self.store.finish(job, granted.attempt, outcome, log=log, bill=Bill(0.1, 4096))
 
     @rule(job=JOBS, file=FILES)
     def start(self, job: JobSpec, file: str) -> None:
@@ -190,7 +203,7 @@ class Figures(RuleBasedStateMachine):
     @rule(job=JOBS, outcome=OUTCOMES, log=st.sampled_from(["", "printed"]))
     def end(self, job: JobSpec, outcome: Outcome, log: str) -> None:
         if (status := self.store.status(job.id)) is not None:
-            self.store.finish(job, status.attempt, outcome, log=log)
+            self.store.finish(job, status.attempt, outcome, log=log, bill=Bill(0.3))
 
     @rule(job=JOBS)
     def requeue(self, job: JobSpec) -> None:
@@ -245,6 +258,7 @@ class Figures(RuleBasedStateMachine):
     def nothing_falls(self) -> None:
         now = self.store.totals()
         assert not Counter(self.before.attempts) - Counter(now.attempts)
+        assert not Counter(self.before.cpu) - Counter(now.cpu)
         for before, after in ((self.before.run, now.run), (self.before.wait, now.wait)):
             for task, histogram in before.items():
                 assert all(histogram.buckets[bound] <= after[task].buckets[bound] for bound in BOUNDS)

@@ -100,6 +100,13 @@ def duration(seconds: float) -> str:
     return f"{seconds / 86400:.0f} d"
 
 
+def size(count: int) -> str:
+    """Bytes in a unit that people read easily, such as ``45 MiB``."""
+    if count < 10 * 2**30:
+        return f"{count / 2**20:.{1 if count < 10 * 2**20 else 0}f} MiB"
+    return f"{count / 2**30:.0f} GiB"
+
+
 def stamp(time: float | None) -> str:
     """Unix time in seconds as the local date and time, to the millisecond."""
     if time is None:

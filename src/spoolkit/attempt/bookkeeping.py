@@ -167,7 +167,11 @@ def _record(job: JobSpec, result: AttemptResult, store: Store, file: str | None)
     outcome = result.outcome
     if result.recordable and result.attempt:
         return store.finish(
-            job, result.attempt, outcome, result=result.result, progress=result.progress, log=result.log
+            *(job, result.attempt, outcome),
+            result=result.result,
+            progress=result.progress,
+            log=result.log,
+            bill=result.bill,
         )
     if result.recordable and isinstance(outcome, Dead):
         store.refuse(job, outcome.failure, file=file)

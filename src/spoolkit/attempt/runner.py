@@ -12,11 +12,11 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from spoolkit import application, callbacks, signals
-from spoolkit.attempt import calling, job_log, memory, output, process_state, retry, timeouts
+from spoolkit.attempt import billing, calling, job_log, memory, output, process_state, retry, timeouts
 from spoolkit.attempt.current_job import CurrentJob, as_current_job
 from spoolkit.encoding import codec
 from spoolkit.errors import ArgumentError
-from spoolkit.job import Cancelled, Done, Failure, JobSpec, Outcome, Progress, RetryAt, TaskOptions
+from spoolkit.job import Bill, Cancelled, Done, Failure, JobSpec, Outcome, Progress, RetryAt, TaskOptions
 from spoolkit.registry import Declared
 from spoolkit.settings import Settings
 from spoolkit.spooldir.running import AttemptFile
@@ -50,6 +50,8 @@ class AttemptResult(NamedTuple):
     crashed: bool = False
     #: Whether this attempt or an earlier one may have stored a checkpoint.
     may_have_checkpoint: bool = True
+    #: What the attempt took.
+    bill: Bill = Bill()
 
 
 def run(
@@ -91,6 +93,7 @@ def run(
     # Only the main thread can restore signal handlers.
     state = process_state.State() if owns_process and threading.current_thread() is threading.main_thread() else None
     began = job_log.started(job, start.attempt, current.max_attempts, tracked=tracked)
+    meter = billing.start(owns_process=state is not None) if tracked else None
     try:
         limit = None if options.timeout is None else options.timeout + config.timeout_grace
         with (
@@ -112,6 +115,7 @@ def run(
                     state.stop_alarm()
     except BaseException as raised:  # sys.exit() in a task is a failure of the task
         error = calling.without_own_frames(raised)
+    bill = Bill() if meter is None else meter.bill()
     # Before anything is logged or recorded, which must not see the environment, the streams and the limits of the task.
     damage = [] if state is None else state.restore()
     outcome = _decide(options, start.attempt_since_reset, returned, error)
@@ -136,6 +140,7 @@ def run(
         *(outcome, start.attempt, start.recorded, value, progress, text, tuple(damage)),
         logged=True,
         may_have_checkpoint=start.attempt > 1 or current._has_used_checkpoint,
+        bill=bill,
     )
 
 

@@ -10,7 +10,7 @@ from spoolkit.admin import batches, lookup, redaction
 from spoolkit.admin import stats as statistics
 from spoolkit.admin.as_json import brief, detailed
 from spoolkit.admin.lookup import Details
-from spoolkit.admin.words import bar, duration, event_text, stamp
+from spoolkit.admin.words import bar, duration, event_text, size, stamp
 from spoolkit.cli import group
 from spoolkit.cli.format import HEADERS, line, print_lines, summary, table
 from spoolkit.cli.group import command, print_json
@@ -163,7 +163,7 @@ def _timeline(found: Details) -> list[object]:
     status = found.status
     lines: list[tuple[float, str]] = [(status.enqueued_at, "enqueued")] if status.enqueued_at else []
     for attempt in found.attempts:
-        lines.append((attempt.started_at, f"attempt {attempt.number} started, pid {attempt.pid}"))
+        lines.append((attempt.started_at, f"attempt {attempt.number} {_start(attempt)}"))
         if attempt.finished_at is not None:
             lines.append((attempt.finished_at, f"attempt {attempt.number} {_ending(attempt)}"))
     lines += [(event.time, event_text(event)) for event in found.events]
@@ -174,10 +174,17 @@ def _timeline(found: Details) -> list[object]:
     ]
 
 
+def _start(attempt: Attempt) -> str:
+    waited = "" if attempt.waited is None else f", {duration(attempt.waited)} after it was due"
+    return f"started, pid {attempt.pid}{waited}"
+
+
 def _ending(attempt: Attempt) -> str:
     took = duration((attempt.finished_at or 0.0) - attempt.started_at)
     reason = ": ".join(filter(None, (attempt.error_type, attempt.message)))
-    return f"{attempt.outcome} after {took}" + (f": {reason}" if reason else "")
+    cpu = "" if attempt.cpu is None else f", CPU {duration(attempt.cpu)}"
+    memory = "" if attempt.memory is None else f", {size(attempt.memory)}"
+    return f"{attempt.outcome} after {took}{cpu}{memory}" + (f": {reason}" if reason else "")
 
 
 @command("stats")

@@ -177,7 +177,7 @@ def claim(
                 rows.update(db, row, changed)
             return waits
         if attempts or row["has_events"]:  # otherwise the row tells it: see rows.derived_events()
-            events.append(rows.event(now, "started", attempt, detail={"pid": pid}))
+            events.append(rows.started(now, attempt, pid, _due(db, row)))
         columns = {"task": job.task, "run_at": job.run_at, "started_at": now, "file": file, "limit_key": key}
         columns.update(slot)
         columns.update(_current(job, arguments, kept))
@@ -187,6 +187,16 @@ def claim(
         is_member = job.batch is not None
         rows.move(db, row, State.RUNNING, now, columns, *events, before=before, may_be_member=is_member)
     return Granted(attempt, attempt - attempts_before_reset)
+
+
+def _due(db: sqlite3.Connection, row: sqlite3.Row) -> float | None:
+    """When another attempt of a job was due; ``None`` if that is not known."""
+    if row["state"] == State.RETRYING:
+        return row["run_at"]  # type: ignore[no-any-return]
+    if row["state"] != State.QUEUED:
+        return None  # its file was moved back by hand
+    found = db.execute("SELECT max(time) FROM events WHERE job = ? AND kind = 'retried'", (row["id"],))
+    return found.fetchone()[0] or rows.first_due(row)
 
 
 def _must_wait(

@@ -131,6 +131,13 @@ MIGRATIONS = (
     CREATE INDEX events_of_endings ON events (kind, seconds)
         WHERE attempt IS NOT NULL AND kind NOT IN ('started', 'done')
     """,
+    # What its attempts took: see job.Bill. Seconds, all in all, and the most bytes.
+    """
+    ALTER TABLE jobs ADD COLUMN cpu REAL;
+    ALTER TABLE jobs ADD COLUMN memory INTEGER;
+    -- Of deleted jobs, in microseconds.
+    CREATE TABLE cpu_totals (task TEXT PRIMARY KEY, cpu INTEGER NOT NULL) WITHOUT ROWID
+    """,
 )
 """Each script migrates a file of the version before it. Never change one that was released: add another."""
 

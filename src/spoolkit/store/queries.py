@@ -106,7 +106,7 @@ def history(store: Database, id: str) -> tuple[list[Attempt], list[Event]]:
     for event in events(store, id):
         number, detail = event.attempt, json.loads(event.detail or "{}")
         if event.kind == "started" and number is not None:
-            attempts[number] = Attempt(number, event.time, pid=detail.get("pid"))
+            attempts[number] = Attempt(number, event.time, pid=detail.get("pid"), waited=detail.get("waited"))
         elif event.kind in ENDINGS and number in attempts:
             begun = attempts[number]
             attempts[number] = Attempt(
@@ -119,6 +119,9 @@ def history(store: Database, id: str) -> tuple[list[Attempt], list[Event]]:
                 detail.get("message"),
                 detail.get("traceback"),
                 event.log or "",
+                begun.waited,
+                detail.get("cpu"),
+                detail.get("memory"),
             )
         else:
             others.append(Event(event.time, event.kind, detail.get("by"), detail.get("message")))

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from spoolkit.job import FINISHED, MOVES, JobSpec, Progress, State, Status, is_plain
+from spoolkit.job import FINISHED, MOVES, Bill, JobSpec, Progress, State, Status, is_plain
 from spoolkit.store import members, totals
 from spoolkit.system import process
 
@@ -28,7 +28,7 @@ class EventRow(NamedTuple):
     attempt: int | None
     #: How long the attempt took, if the event ends it.
     seconds: float | None
-    #: JSON: the pid, or type, message and traceback.
+    #: JSON: the pid and how long the attempt waited, or type, message and traceback, and what the attempt took.
     detail: str | None
     #: What the attempt printed and logged.
     log: str | None
@@ -56,11 +56,32 @@ def derived_events(row: sqlite3.Row) -> list[EventRow]:
     if row["has_events"] or not row["attempt"]:
         return []
     began, attempt = row["started_at"], row["attempt"]
-    events = [event(began, "started", attempt, detail={"pid": row["pid"]})]
+    events = [started(began, attempt, row["pid"], first_due(row))]
     if row["state"] == State.DONE:
-        ended = row["finished_at"]
-        events.append(event(ended, "done", attempt, ended - began))
+        ended, detail = row["finished_at"], {"cpu": row["cpu"], "memory": row["memory"]}
+        events.append(event(ended, "done", attempt, ended - began, detail))
     return events
+
+
+def first_due(row: sqlite3.Row) -> float | None:
+    """Return when the first attempt of a job was due, in unix seconds; ``None`` if that is not known."""
+    return max(row["run_at"] or 0.0, row["enqueued_at"] or 0.0) or None
+
+
+def started(now: float, attempt: int, pid: int, due: float | None) -> EventRow:
+    """Return the event that an attempt starts ``now``, which was due at ``due`` (unix seconds), if that is known."""
+    # Somebody may have had it run before it was due.
+    return event(now, "started", attempt, detail={"pid": pid, "waited": due and max(0.0, now - due)})
+
+
+def added(row: sqlite3.Row, bill: Bill) -> dict[str, Any]:
+    """Return the columns of a job with what another attempt took: the sum of the time, and the most memory."""
+    columns: dict[str, Any] = {}
+    if bill.cpu is not None:
+        columns["cpu"] = (row["cpu"] or 0.0) + bill.cpu
+    if bill.memory is not None:
+        columns["memory"] = max(row["memory"] or 0, bill.memory)
+    return columns
 
 
 _OPTIONS = ("retries", "backoff", "timeout", "headers", "batch", "tags")

@@ -58,19 +58,25 @@ class Totals:
     run: Mapping[str, Histogram]
     #: How long the jobs that are done had waited, by task: from when they were due until their first attempt started.
     wait: Mapping[str, Histogram]
+    #: How many microseconds of processor time they took, by task, as far as that is known.
+    cpu: Mapping[str, int] = field(default_factory=dict)
 
 
 def totals(store: Database) -> Totals:
     """Return the figures of all attempts that have ended. Raises :class:`StoreUnavailableError`."""
     attempts, run, wait = dict[tuple[str, str], int](), dict[str, Histogram](), dict[str, Histogram]()
+    cpu = dict[str, int]()
     for row in store.read(_ALL):
         task, number = row["task"], row["attempts"]
+        if row["cpu"] is not None:
+            cpu[task] = cpu.get(task, 0) + row["cpu"]
+            continue
         attempts[task, row["ending"]] = attempts.get((task, row["ending"]), 0) + number
         if row["run_below"] != UNMEASURED:
             run.setdefault(task, Histogram()).add(row["run_below"], number, row["run"])
         if row["wait_below"] != UNMEASURED:
             wait.setdefault(task, Histogram()).add(row["wait_below"], number, row["wait"])
-    return Totals(attempts, run, wait)
+    return Totals(attempts, run, wait, cpu)
 
 
 def keep(db: sqlite3.Connection, ids: Iterable[str]) -> None:
@@ -78,6 +84,7 @@ def keep(db: sqlite3.Connection, ids: Iterable[str]) -> None:
     jobs = json.dumps(list(ids))
     db.execute(_KEEP_DONE, (jobs,))
     db.execute(_KEEP_OTHERS, (jobs,))
+    db.execute(_KEEP_CPU, (jobs,))
 
 
 def keep_done(db: sqlite3.Connection, id: str) -> None:
@@ -123,6 +130,14 @@ def _others(condition: str = "") -> str:
     )
 
 
+def _cpu(condition: str = "") -> str:
+    """The query for the processor time of jobs, which a row has of all attempts of its job."""
+    return (
+        f"SELECT task, sum(CAST(cpu * {MICROSECONDS} AS INTEGER)) AS cpu FROM jobs"  # noqa: S608 - of this module
+        f" WHERE cpu IS NOT NULL {condition} GROUP BY task"
+    )
+
+
 def _addition(query: str) -> str:
     sums = ", ".join(f"{name} = {name} + excluded.{name}" for name in ("attempts", "run", "wait"))
     conflict = f"ON CONFLICT (task, ending, run_below, wait_below) DO UPDATE SET {sums}"
@@ -133,5 +148,13 @@ _OTHER_ENDINGS = ("lost", *get_args(Ending))
 _OF_THESE = "AND jobs.id IN (SELECT value FROM json_each(?))"
 
 # One statement, and so one state of the file: a row that is deleted meanwhile is in the sum once.
-_ALL = f"SELECT * FROM totals UNION ALL {_done()} UNION ALL {_others()}"  # noqa: S608 - texts of this module
+_ALL = (
+    f"SELECT *, NULL AS cpu FROM (SELECT * FROM totals UNION ALL {_done()} UNION ALL {_others()})"  # noqa: S608 - as above
+    " UNION ALL SELECT task, NULL, NULL, NULL, NULL, NULL, NULL, cpu"
+    f" FROM (SELECT * FROM cpu_totals UNION ALL {_cpu()})"
+)
 _KEEP_DONE, _KEEP_OTHERS = _addition(_done(_OF_THESE)), _addition(_others(_OF_THESE))
+_KEEP_CPU = (
+    f"INSERT INTO cpu_totals SELECT * FROM ({_cpu(_OF_THESE)}) WHERE 1"  # noqa: S608 - texts of this module
+    " ON CONFLICT (task) DO UPDATE SET cpu = cpu + excluded.cpu"
+)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from spoolkit.job import (
+    Bill,
     Cancelled,
     Dead,
     Done,
@@ -65,6 +66,7 @@ def finish(
     result: Result | None = None,
     progress: Progress | None = None,
     log: str = "",
+    bill: Bill = Bill(),  # noqa: B008 - a constant
 ) -> State | None:
     """Record how the attempt with the number ``attempt`` of ``job`` ended.
 
@@ -76,6 +78,7 @@ def finish(
         result: What the task returned, if the job is done.
         progress: The progress that the task reported last.
         log: What the attempt printed and logged.
+        bill: What the attempt took.
 
     Returns:
         The state in which the job is now. ``None``: the attempt was not recorded as running until now, and nothing is
@@ -85,7 +88,7 @@ def finish(
     shown = None if progress is None else rows.encodable(rows.progress_text(progress))
     if isinstance(outcome, Done) and not log and job.batch is None:
         data, error = (None, None) if result is None else (result.data, result.error and rows.encodable(result.error))
-        if store.write_after_task(_FIRST_IS_DONE, (now, data, error, shown, job.id, attempt)):
+        if store.write_after_task(_FIRST_IS_DONE, (now, data, error, shown, *bill, job.id, attempt)):
             return State.DONE
     with store.transaction() as db:
         row = rows.find(db, job.id)
@@ -104,12 +107,13 @@ def finish(
             columns.update(result=result.data, result_error=result.error)
         if shown is not None:
             columns["progress"] = shown
+        columns.update(rows.added(row, bill))
         ending, detail = "done", dict[str, Any]()
         if failure is not None:
             ending = failure.ending
             columns.update(error_type=failure.type, error_message=failure.message, ending=ending)
             detail = {"type": failure.type, "message": failure.message, "traceback": failure.traceback}
-        event = rows.event(now, ending, attempt, now - row["started_at"], detail, log)
+        event = rows.event(now, ending, attempt, now - row["started_at"], {**detail, **bill._asdict()}, log)
         rows.move(db, row, after, now, columns, event, may_be_member=job.batch is not None)
     return after
 
@@ -117,7 +121,7 @@ def finish(
 rows.check_move(State.RUNNING, State.DONE)  # which is what this statement does
 # The row keeps the process: the events are derived from it. It finds nothing if events are in the table already.
 _FIRST_IS_DONE = (
-    "UPDATE jobs SET state = 'done', finished_at = ?, result = ?, result_error = ?, progress = ?"
+    "UPDATE jobs SET state = 'done', finished_at = ?, result = ?, result_error = ?, progress = ?, cpu = ?, memory = ?"
     " WHERE id = ? AND attempt = ? AND state = 'running' AND NOT has_events"
 )
 
