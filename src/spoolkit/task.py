@@ -258,8 +258,8 @@ class SpoolTask(Task[P, R]):
         Args:
             at: The time before which the job does not start: unix time in seconds (UTC), or an aware datetime.
             delay: The same, as seconds from the call on, or as a timedelta. At most one of the two.
-            max_wait: Seconds or a timedelta from the first call on: no later call puts the job off beyond that. For a
-                task with ``on_duplicate="replace"``.
+            max_wait: Seconds or a timedelta from the first call on: no later call puts the job off beyond that. With
+                ``at`` or ``delay``, for a task with ``on_duplicate="replace"``.
             expires: The time from which on no attempt starts: seconds from the call on, a timedelta, or an aware
                 datetime. The job ends as cancelled then, when its next attempt is due.
             priority: 0 to 999; lower ones run first, and 500 is normal. uWSGI needs ``spooler-ordered``.
@@ -280,10 +280,11 @@ class SpoolTask(Task[P, R]):
         Raises:
             ArgumentError: ``retries``, ``backoff`` or ``timeout`` cannot be used.
             QueueOptionError: ``priority`` or ``queue`` cannot be used.
-            ScheduleError: ``max_wait`` is not a time, or no later call of this task would put the job off.
+            ScheduleError: ``max_wait`` is not a time, or no later call of this task would put the job off, or there is
+                no delay.
         """
         if max_wait is not None:
-            self._check_replaces()
+            self._check_max_wait(is_delayed=at is not None or delay is not None)
         options = _options(
             at=at,
             delay=delay,
@@ -318,12 +319,23 @@ class SpoolTask(Task[P, R]):
         self._check(args, kwargs)
         return PlannedCall(self, args, kwargs, options)
 
-    def _check_replaces(self) -> None:
+    def _check_max_wait(self, *, is_delayed: bool, is_spread: bool = False) -> None:
+        """Refuse the option ``max_wait`` where it would bound nothing."""
         rule = self.declared.options.unique
         if rule is None or rule.on_duplicate != "replace":
             raise ScheduleError(
                 f"max_wait bounds how long later calls put a job off, and those of {self.name} do not: declare it with "
                 '@spool(unique=..., on_duplicate="replace")',
+                argument="max_wait",
+            )
+        if not is_delayed:
+            raise ScheduleError(
+                "max_wait bounds how long a job is put off, and without a delay it is due now: give delay or at too",
+                argument="max_wait",
+            )
+        if is_spread:
+            raise ScheduleError(
+                "max_wait would cut the times over which spread distributes the jobs: give one of the two",
                 argument="max_wait",
             )
 
@@ -334,6 +346,7 @@ class SpoolTask(Task[P, R]):
         spread: Delay = 0,
         at: At | None = None,
         delay: Delay | None = None,
+        max_wait: Delay | None = None,
         expires: Expires | None = None,
         priority: int | None = None,
         queue: str | None = None,
@@ -354,6 +367,7 @@ class SpoolTask(Task[P, R]):
             spread: Seconds, or a timedelta, over which the due times are spread evenly, in the order of the rows.
             at: As for :meth:`using`, for the first job.
             delay: As for :meth:`using`, for the first job.
+            max_wait: As for :meth:`using`, for each of them. Not with ``spread``.
             expires: As for :meth:`using`, for all of them.
             priority: As for :meth:`using`.
             queue: As for :meth:`using`.
@@ -378,9 +392,13 @@ class SpoolTask(Task[P, R]):
                 calls.append(self._call_of(row))
         except ArgumentError as error:
             raise of_row(error, len(calls)) from None
+        seconds = times.seconds(spread, "spread")
+        if max_wait is not None:
+            self._check_max_wait(is_delayed=at is not None or delay is not None, is_spread=seconds > 0)
         options = _options(
             at=at,
             delay=delay,
+            max_wait=max_wait,
             expires=expires,
             priority=priority,
             queue=queue,
@@ -391,7 +409,6 @@ class SpoolTask(Task[P, R]):
             tags=tags,
         )
         first = _with_headers(self._job((), {}, self._engine.name, options))
-        seconds = times.seconds(spread, "spread")
         if seconds and first.run_at is None:
             first = replaced(first, run_at=first.enqueued_at)
         if not calls:

@@ -359,6 +359,24 @@ def test_max_wait_is_refused_where_no_call_puts_a_job_off() -> None:
         once.using(delay=3, max_wait=10)
     with pytest.raises(ScheduleError, match="max_wait"):
         indexed.using(delay=3, max_wait=-1)
+    for refused in (lambda: indexed.using(max_wait=10), lambda: indexed.map([(1, "x")], max_wait=10)):
+        with pytest.raises(ScheduleError, match="give delay or at too") as raised:
+            refused()
+        assert raised.value.argument == "max_wait"
+    with pytest.raises(ScheduleError, match="spread"):
+        indexed.map([(1, "x")], delay=5, max_wait=10, spread=60)
+    with pytest.raises(ScheduleError, match="on_duplicate"):
+        once.map([(1,)], delay=5, max_wait=10)
+
+
+def test_rows_of_a_map_are_put_off_no_longer_than_max_wait(directory: str, now: list[float]) -> None:
+    begun = now[0]
+    first = indexed.map([(1, "x"), (2, "x")], delay=90, max_wait=100)
+    now[0] += 50
+    second = indexed.map([(1, "y"), (2, "y"), (3, "y")], delay=150, max_wait=100)
+    assert [job.id for job in second[:2]] == [job.id for job in first]
+    assert [job.run_at for job in second] == [begun + 100, begun + 100, begun + 150]
+    assert [Job.get(job.id).run_at for job in second] == [begun + 100, begun + 100, begun + 150]
 
 
 def test_a_job_that_is_locked_is_not_replaced(directory: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -210,6 +210,7 @@ class SpoolEngine:
         spool_dir = _spool_dir_of(first, config, served)
         if first.queue is not None:
             first = _with_name(first, spool_dir, config)
+        first = unique_jobs.bounded(first, first.enqueued_at)
         encoded = _encode(calls, min(config.max_body, MAX_BODY), declared.positional)
         transaction = commits.current(after_commit, is_automatic=config.after_commit)
         if transaction is not None:
