@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import heapq
+import itertools
 import os
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +16,7 @@ from spoolkit.admin import lookup, redaction
 from spoolkit.admin.lookup import Files
 from spoolkit.coordination import limits, pauses
 from spoolkit.job import FINAL, State
-from spoolkit.spooldir import gate, later, spoolers
+from spoolkit.spooldir import gate, later, parked, spoolers
 from spoolkit.store import locations
 from spoolkit.system import clock
 
@@ -50,6 +52,10 @@ class QueueFigures:
     spoolers: int
     #: ``open``, ``paused``, or ``drained``: until the next start of uWSGI.
     state: str
+    #: How long the oldest due job has been waiting, in seconds, as :attr:`Statistics.oldest_due`.
+    oldest_due: float | None = None
+    #: How many of the jobs wait for room under their limit.
+    parked: int = 0
 
 
 @dataclass(frozen=True)
@@ -126,37 +132,68 @@ def gather(*, max_examined: int = MAX_EXAMINED, files: Files | None = None) -> S
     running = {status.id for status in others if status.state is State.RUNNING}
     done = lookup.from_store(lambda: locations.store().done_since(now - HOUR)) or 0
     took = lookup.from_store(lambda: locations.store().durations(now - HOUR, MAX_DURATIONS)) or []
-    oldest_due = _oldest_due(now, files, running, max_examined)
+    queues = _queues(now, files, running, max_examined)
     return Statistics(
         dict(sorted(counts.items())),
-        oldest_due,
+        max((queue.oldest_due for queue in queues if queue.oldest_due is not None), default=None),
         done,
         _percentiles(took),
         _paused(),
         _broken(),
         _parked(),
         others.complete,
-        _queues(files),
+        queues,
         paused_tasks=_paused_tasks(),
     )
 
 
-def _queues(files: Files) -> list[QueueFigures]:
-    config, waiting = application.settings(), Counter[str]()
-    paths = locations.spool_dirs(config)
-    for path in files.waiting.values():
-        waiting[next((spool_dir for spool_dir in paths if path.startswith(f"{spool_dir}/")), "")] += 1
-    return [
-        QueueFigures(
+@dataclass
+class _Folder:
+    """A folder with jobs that wait."""
+
+    #: The spool directory.
+    spool_dir: str
+    #: Whether the jobs wait because their task is paused, for room under a limit, or until they are due.
+    is_paused: bool
+    is_parked: bool
+    is_delayed: bool
+    #: The ids of the jobs.
+    ids: list[str] = field(default_factory=list)
+
+
+def _queues(now: float, files: Files, running: set[str], max_examined: int) -> list[QueueFigures]:
+    config = application.settings()
+    folders = _folders(files, locations.spool_dirs(config))
+    found = []
+    for spool_dir in locations.spool_dirs(config):
+        own = [folder for folder in folders if folder.spool_dir == spool_dir]
+        one = QueueFigures(
             locations.queue_name(spool_dir, config) or spool_dir,
             spool_dir,
-            waiting[spool_dir],
+            sum(len(folder.ids) for folder in own),
             len(spoolers.busy([spool_dir])),
             len(spoolers.pids(spool_dir)),
             gate.state(spool_dir) or "open",
+            _oldest_due(now, own, files, running, max_examined),
+            sum(len(folder.ids) for folder in own if folder.is_parked),
         )
-        for spool_dir in paths
-    ]
+        found.append(one)
+    return found
+
+
+def _folders(files: Files, spool_dirs: list[str]) -> Iterable[_Folder]:
+    # What is asked of a path is asked once for each folder: there may be 100,000 paths.
+    found: dict[str, _Folder] = {}
+    for id, path in files.waiting.items():
+        name = path[: path.rindex("/")]
+        if (folder := found.get(name)) is None:
+            spool_dir = next((one for one in spool_dirs if path.startswith(f"{one}/")), "")
+            is_paused = pauses.is_parked(path)
+            is_parked = not is_paused and parked.group_of(path) is not None
+            is_delayed = path.startswith(os.path.join(spool_dir, later.FOLDER, ""))
+            folder = found[name] = _Folder(spool_dir, is_paused, is_parked, is_delayed)
+        folder.ids.append(id)
+    return found.values()
 
 
 def _paused() -> dict[str, str]:
@@ -186,15 +223,15 @@ def _parked() -> dict[str, int]:
     return dict(shown)
 
 
-def _oldest_due(now: float, files: Files, running: set[str], max_files: int) -> float | None:
-    due, in_later = [], tuple(os.path.join(spool_dir, later.FOLDER, "") for spool_dir in locations.spool_dirs())
-    # Apart: thousands of jobs that were enqueued earlier, and are not due yet, must not hide one that is.
-    due_now, delayed = list[str](), list[str]()
-    for id, path in files.waiting.items():
-        if id not in running and not pauses.is_parked(path):
-            (delayed if path.startswith(in_later) else due_now).append(id)
-    for ids in (due_now, delayed):
-        for id in heapq.nsmallest(max_files, ids):
+def _oldest_due(
+    now: float, folders: Iterable[_Folder], files: Files, running: set[str], max_examined: int
+) -> float | None:
+    due = []
+    for is_delayed in (False, True):
+        # Apart: thousands of jobs that were enqueued earlier, and are not due yet, must not hide one that is.
+        some = (folder.ids for folder in folders if not folder.is_paused and folder.is_delayed is is_delayed)
+        ids = (id for id in itertools.chain.from_iterable(some) if id not in running)
+        for id in heapq.nsmallest(max_examined, ids):
             with contextlib.suppress(FileNotFoundError):
                 due.append(os.lstat(files.waiting[id]).st_mtime)
     oldest = min(due, default=now)
