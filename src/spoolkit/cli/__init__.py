@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spoolkit.cli import actions, deploying, listing, periodic, running, watch
+from spoolkit.cli import actions, deploying, listing, monitoring, periodic, running, watch
 from spoolkit.cli.group import SpoolGroup
 
 __all__ = ["commands"]
@@ -13,6 +13,7 @@ for command in (
     *(actions.retry, actions.cancel, actions.run_now, actions.purge),
     *(deploying.pause, deploying.resume, deploying.drain),
     periodic.periodic,
+    monitoring.metrics,
     *(running.run, running.doctor, deploying.ini),
 ):
     commands.add_command(command)

@@ -105,6 +105,17 @@ def _is_same(given: str, password: str) -> bool:
     return hmac.compare_digest(given.encode("utf-8", "replace"), password.encode("utf-8", "replace"))
 
 
+def given_or_default(access: AccessFunction | None) -> AccessFunction:
+    """Return ``access``, where ``None`` stands for :func:`on_this_machine`.
+
+    Raises:
+        ConfigurationError: It is no function.
+    """
+    if access is not None and not callable(access):
+        raise ConfigurationError(f"access is {shown(access)}: give a function of a request", setting="access")
+    return access or on_this_machine
+
+
 def on_this_machine(request: Request) -> Access | None:
     """Open the page to a developer in front of the machine: what counts where ``access=`` is not given."""
     problem = _distance(request)

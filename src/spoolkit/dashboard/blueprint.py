@@ -5,14 +5,14 @@ from __future__ import annotations
 from flask import Blueprint
 from flask.typing import ResponseReturnValue
 
-from spoolkit.dashboard import actions, assets, headers, jobs, overview
-from spoolkit.dashboard.access import Access, AccessFunction, on_this_machine
+from spoolkit.dashboard import actions, assets, headers, jobs, metrics, overview
+from spoolkit.dashboard.access import Access, AccessFunction, given_or_default
 from spoolkit.dashboard.routes import Routes, show_error
-from spoolkit.errors import ConfigurationError, SpoolkitError, shown
+from spoolkit.errors import SpoolkitError
 
 files = Routes()
 
-PAGES: tuple[Routes, ...] = (files, overview.routes, jobs.routes, actions.routes)
+PAGES: tuple[Routes, ...] = (files, overview.routes, jobs.routes, actions.routes, metrics.routes)
 """The routes of all pages."""
 
 
@@ -36,11 +36,10 @@ def dashboard_blueprint(access: AccessFunction | None = None) -> Blueprint:
     Raises:
         ConfigurationError: ``access`` is no function.
     """
-    if access is not None and not callable(access):
-        raise ConfigurationError(f"access is {shown(access)}: give a function of a request", setting="access")
+    find_access = given_or_default(access)
     blueprint = Blueprint("spoolkit", __name__, template_folder="templates")
     for routes in PAGES:
-        routes.add_to(blueprint, access or on_this_machine)
+        routes.add_to(blueprint, find_access)
     blueprint.register_error_handler(SpoolkitError, show_error)
     blueprint.after_request(headers.add)
     return blueprint

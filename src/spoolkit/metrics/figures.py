@@ -1,0 +1,58 @@
+"""Which figures are there, and by which labels? Values only: :mod:`~spoolkit.metrics.text` writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from spoolkit import registry
+from spoolkit.admin import stats
+from spoolkit.admin.stats import QueueFigures
+from spoolkit.job import State
+from spoolkit.spooldir import held, spoolers
+from spoolkit.store import locations
+from spoolkit.store.totals import Totals
+
+
+@dataclass(frozen=True)
+class Figures:
+    """The figures of one moment."""
+
+    #: The tasks that are declared or recorded.
+    tasks: Sequence[str]
+    #: The number of jobs by task and state. That of a job whose file was not read is ``?``.
+    jobs: Mapping[tuple[str, State], int]
+    #: What all attempts tell that have ended.
+    totals: Totals
+    #: The figures of each queue.
+    queues: Sequence[QueueFigures]
+    #: How many jobs wait for a commit, by queue.
+    held: Mapping[str, int]
+    #: Whether spoolers fail to load the application, by queue.
+    is_broken: Mapping[str, bool]
+    #: How many jobs wait because their task is paused, by task.
+    paused: Mapping[str, int]
+
+
+def gather() -> Figures:
+    """Return the figures of now. They are all there or none: what cannot be seen is an error, and not a zero.
+
+    Raises:
+        SpoolUnavailableError: This process cannot read a spool directory.
+        StoreUnavailableError: This process cannot read the store.
+    """
+    store = locations.store()
+    store.check_usable()
+    found = stats.gather()
+    # After it: what ended meanwhile is in the counters of the next time, if it is not in these.
+    totals = store.totals()
+    recorded = {task for task, _ in (*found.counts, *totals.attempts)}
+    return Figures(
+        tasks=sorted({*registry.this_process.tasks, *recorded}),
+        jobs=found.counts,
+        totals=totals,
+        queues=found.queues,
+        held={queue.queue: len(held.names(queue.directory)) for queue in found.queues},
+        is_broken={queue.queue: spoolers.load_error(queue.directory) is not None for queue in found.queues},
+        paused=found.paused_tasks,
+    )
