@@ -427,6 +427,24 @@ def test_what_is_no_engine_is_refused(directory: str, engine: Engine) -> None:
             current_app.extensions["spoolkit"].outbox(wrong)
 
 
+def test_an_engine_that_commits_each_statement_is_refused(directory: str, engine: Engine) -> None:
+    kit, of_kit = current_app.extensions["spoolkit"], current_app.extensions["spoolkit"]._commits.outbox
+    by_itself = create_engine(engine.url, isolation_level="AUTOCOMMIT", poolclass=NullPool)
+    for wrong in (by_itself, engine.execution_options(isolation_level="AUTOCOMMIT")):
+        with pytest.raises(ConfigurationError, match=r"isolation level AUTOCOMMIT, .*: give one without") as raised:
+            kit.outbox(wrong)
+        assert raised.value.setting == "outbox"
+    kit.outbox(by_itself.execution_options(isolation_level="SERIALIZABLE"))
+    kit._commits.outbox = of_kit
+    for bind, options in ((wrong, {}), (engine, {"isolation_level": "AUTOCOMMIT"})):
+        with Session(bind) as session:
+            session.connection(execution_options=options)
+            with pytest.raises(ConfigurationError, match="connection of the session"):
+                note.using(after_commit=session)(5)
+    assert held.names(directory) == rows(engine) == set()
+    by_itself.dispose()
+
+
 def test_a_process_without_the_outbox_leaves_its_files_alone(directory: str, engine: Engine) -> None:
     assert in_child(lambda: enqueue(engine, lambda session: os._exit(CRASHED))) == CRASHED
     kit = current_app.extensions["spoolkit"]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from spoolkit import ConfigurationError, Limit, Rate, SpoolKit, State, spool
 from spoolkit.admin import actions, as_json, lookup
-from spoolkit.cli.format import stamp
+from spoolkit.admin.words import stamp
 from spoolkit.encoding import packet
 from spoolkit.spooldir import spoolfile
 from spoolkit.spooling.standalone import Spooler

@@ -48,7 +48,7 @@ class Outbox:
         engine: A synchronous engine of the database that commits the sessions.
 
     Raises:
-        ConfigurationError: It is none.
+        ConfigurationError: It is none, or commits each statement at once.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -56,6 +56,7 @@ class Outbox:
             raise ConfigurationError(
                 f"the engine of an outbox is {shown(engine)}: give a synchronous engine of SQLAlchemy", setting="outbox"
             )
+        _check_transactional(engine, "the engine of an outbox")
         self._engine = engine
 
     def add(self, session: Session, spool: str, names: Sequence[str]) -> None:
@@ -67,7 +68,7 @@ class Outbox:
             names: The names of the held files.
 
         Raises:
-            ConfigurationError: The session commits in another database.
+            ConfigurationError: The session commits in another database, or each statement at once.
         """
         try:
             bind = session.get_bind(clause=insert(TABLE))
@@ -81,6 +82,7 @@ class Outbox:
                 setting="outbox",
             )
         connection = session.connection(bind_arguments={"bind": bind})
+        _check_transactional(connection, "the connection of the session")
         connection.execute(insert(TABLE), [{"id": name, "spool": spool} for name in names])
 
     def was_committed(self, name: str) -> bool | None:
@@ -139,3 +141,20 @@ class Outbox:
             if len(rows) < AT_ONCE:
                 return
             last = rows[-1]
+
+
+def _check_transactional(given: Engine | Connection, what: str) -> None:
+    """Refuse what commits each statement at once: a row would be there before the transaction is committed.
+
+    Not by a question to the database, which PostgreSQL answers with the level of a transaction. The attribute of the
+    dialect has what ``create_engine(isolation_level=)`` got.
+    """
+    level = given.get_execution_options().get("isolation_level")
+    level = level or getattr(given.dialect, "_on_connect_isolation_level", None)
+    if level == "AUTOCOMMIT":
+        raise ConfigurationError(
+            f"{what} has the isolation level AUTOCOMMIT, with which no transaction tells whether a job was committed: "
+            "give one without isolation_level, or with that of the database, such as "
+            'engine.execution_options(isolation_level="READ COMMITTED")',
+            setting="outbox",
+        )
