@@ -16,7 +16,7 @@ from spoolkit.spooldir import checkpoints, running, spoolers, spoolfile, waiting
 from spoolkit.store import Store, locations, orphans
 from spoolkit.store.claims import AlreadySettled, Claim, Full, Granted, InUse, NotYet, PreviousCrashed
 from spoolkit.store.holders import Room
-from spoolkit.system import clock, log
+from spoolkit.system import cgroup, clock, log
 
 
 def claim(
@@ -77,8 +77,10 @@ def claim(
                 log.complain(text, os.path.basename(path or ""), original)
             return None
         case PreviousCrashed():
-            progress, text = running.read(locations.spool_dir_of(job.queue, config), job.id, found.pid)
-            return crash.result_of(job, options, found, progress, text)
+            spool_dir = locations.spool_dir_of(job.queue, config)
+            progress, text = running.read(spool_dir, job.id, found.pid)
+            killed = cgroup.explanation(running.facts(spool_dir, found.pid).kills, found.pid)
+            return crash.result_of(job, options, found, progress, text, killed)
         case AlreadySettled(outcome):
             # By this claim, or by a process that died before it could do the same to the file.
             is_new = isinstance(outcome, Dead) or (outcome is instead and isinstance(outcome, Cancelled))

@@ -12,7 +12,12 @@ from spoolkit.system import clock
 
 
 def result_of(
-    job: JobSpec, options: TaskOptions, crash: PreviousCrashed, progress: Progress | None, text: str
+    job: JobSpec,
+    options: TaskOptions,
+    crash: PreviousCrashed,
+    progress: Progress | None,
+    text: str,
+    killed: str | None = None,
 ) -> AttemptResult:
     """What follows from a crash, which is also logged.
 
@@ -22,11 +27,12 @@ def result_of(
         crash: What the store knows of the attempt.
         progress: The progress that the attempt reported last.
         text: The log that the attempt left behind, with the traceback that ``faulthandler`` wrote, if it did.
+        killed: How the kernel has ended the process, if it has: see :func:`spoolkit.system.cgroup.explanation`.
 
     Returns:
         The result of the attempt, to be recorded.
     """
-    failure = _failure(crash, text, has_limit=options.timeout is not None)
+    failure = _failure(crash, text, killed, has_limit=options.timeout is not None)
     outcome: Outcome
     if crash.cancel_asked:
         outcome = Cancelled(Failure(failure.message, failure.type, ending="cancelled"))
@@ -37,7 +43,7 @@ def result_of(
     return AttemptResult(outcome, crash.attempt, progress=progress, log=text, logged=True, crashed=True)
 
 
-def _failure(crash: PreviousCrashed, text: str, *, has_limit: bool) -> Failure:
+def _failure(crash: PreviousCrashed, text: str, killed: str | None, *, has_limit: bool) -> Failure:
     process = f"process {crash.pid}, in attempt {crash.attempt}"
     for mark, ending in ((timeouts.CRASH_MARK, "crashed"), (timeouts.TIMEOUT_MARK, "timeout")):
         start = text.rfind(f"\n{mark}") + 1 if not text.startswith(mark) else 0
@@ -47,5 +53,7 @@ def _failure(crash: PreviousCrashed, text: str, *, has_limit: bool) -> Failure:
                 message = f"{process}, was killed at its hard limit (after {reason.rstrip(')')})"
                 return Failure(message, "JobTimeout", text[start:], "timeout")
             return Failure(f"{process}, died: {reason}", reason, text[start:], "crashed")
+    if killed is not None:
+        return Failure(f"{process}, {killed}", None, None, "crashed")
     message = f"{process}, died without leaving a reason: kill -9, out of memory, os._exit(), or a stop of the server"
     return Failure(message, None, None, "crashed")

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from spoolkit.job import Progress
-from spoolkit.system import files, log, process
+from spoolkit.system import cgroup, files, log, process
 from spoolkit.system.process import PerProcess
 
 FOLDER = "running"
@@ -45,6 +45,12 @@ _HELD = slice(_TAKEN_FOR.stop, _TAKEN_FOR.stop + 32)
 _ALL = slice(_JOB.start, _HELD.stop)
 """All of these ids: they follow one another."""
 
+_THREAD = slice(_ALL.stop, _ALL.stop + 16)
+"""The thread that runs the job, as Python names it, in hex digits."""
+
+_FACTS = slice(_THREAD.stop, 4096)
+"""What else is known of the process, as JSON: see :class:`Facts`."""
+
 _LOG = 4096
 """The offset of the log, and the size of the head, which is mapped."""
 
@@ -54,6 +60,13 @@ _NO_PROGRESS = b" " * (_OWNER - 1)
 
 _MAX_FILES = 10_000
 """How many files one process may have."""
+
+
+class Facts(NamedTuple):
+    """What a file says of its process, once and not for each job."""
+
+    #: How many processes of its group were killed for want of memory before the job; ``None``: not known.
+    kills: cgroup.Kills | None = None
 
 
 class _ProcessFile:
@@ -73,7 +86,18 @@ class _ProcessFile:
         finally:
             os.close(fd)
         self._file = process.file_of(self.fd)
+        self._facts = b""
+        self.tell_facts()
         self.empty_log()
+
+    def tell_facts(self) -> None:
+        """Write what is known of this process now, which later says how it died."""
+        folder = _memory_group.get()
+        kills = None if folder is None else cgroup.kills(folder)
+        facts = json.dumps({"kills": kills}).encode()
+        if facts != self._facts and len(facts) <= _FACTS.stop - _FACTS.start:
+            self.head[_FACTS] = facts.ljust(_FACTS.stop - _FACTS.start)
+            self._facts = facts
 
     @property
     def is_lost(self) -> bool:
@@ -97,6 +121,8 @@ class _ProcessFile:
         os.lseek(self.fd, _LOG, os.SEEK_SET)
         self.has_log, self.log_size = False, 0
 
+
+_memory_group = PerProcess(cgroup.own_folder)
 
 _free: PerProcess[dict[str, list[_ProcessFile]]] = PerProcess(dict)
 """By spool directory: the files of this process that no attempt uses."""
@@ -321,6 +347,23 @@ def read(spool_dir: str, id: str, pid: int | None = None) -> tuple[Progress | No
     return seen
 
 
+def facts(spool_dir: str, pid: int) -> Facts:
+    """Return what is known of the process ``pid``, which may have died, by its files. Never raises ``OSError``."""
+    folder = os.path.join(spool_dir, FOLDER)
+    names = [name for name in _names(folder) if name.partition(".")[0] == str(pid)]
+    for found in _look_into([os.path.join(folder, name) for name in names]):
+        return _facts(os.pread(found.fd, _FACTS.stop - _FACTS.start, _FACTS.start))
+    return Facts()
+
+
+def _facts(line: bytes) -> Facts:
+    try:
+        kills = json.loads(line.strip(b" \0") or b"{}")["kills"]
+        return Facts(kills and cgroup.Kills(*kills))
+    except (ValueError, KeyError, TypeError):  # of the version before, or of a later one
+        return Facts()
+
+
 def ask_to_stop(spool_dir: str, id: str, pid: int | None) -> None:
     """Ask the job ``id`` to stop, which the process ``pid`` runs. Never raises ``OSError``."""
     folder = os.path.join(spool_dir, FOLDER)
@@ -383,7 +426,13 @@ def heads(spool_dir: str) -> list[bytes]:
 
 
 def sweep(spool_dir: str) -> None:
-    """Delete the files of dead processes that ran no job when they ended. Never raises ``OSError``."""
+    """Delete the files of dead processes that ran no job when they ended, and renew those of this one.
+
+    Never raises ``OSError``.
+    """
+    for file in list(_free.get().get(spool_dir, ())):
+        if file.is_usable():
+            file.tell_facts()
     folder = os.path.join(spool_dir, FOLDER)
     for name in _names(folder):
         if _is_of_process(name) and _is_left_over(path := os.path.join(folder, name)):

@@ -12,7 +12,7 @@ from spoolkit.job import Failure, JobSpec, Progress, State
 from spoolkit.spooldir import running, spoolers, waiting
 from spoolkit.store import rows, transitions
 from spoolkit.store.database import Database
-from spoolkit.system import clock, log, process
+from spoolkit.system import cgroup, clock, log, process
 
 INTERRUPTED = "the server stopped before it was done"
 """The message of an attempt that a stop of the server cut off."""
@@ -47,17 +47,18 @@ def mark_lost(store: Database, spool_dir: str) -> int:
     gone = [tuple(row) for row in owners if not process.is_alive(row["pid"], row["identity"])]
     if not gone:
         return 0
-    lost: list[sqlite3.Row] = []
+    lost, reasons = list[sqlite3.Row](), dict[int, str]()
     with store.transaction() as db:
         for pid, identity in gone:
-            reason = f"its process {pid} has ended"
-            lost += _mark_lost(db, spool_dir, "pid = ? AND identity = ?", (pid, identity), reason)
+            how = cgroup.explanation(running.facts(spool_dir, pid).kills, pid) or "has ended"
+            reasons[pid] = f"its process {pid} {how}"
+            lost += _mark_lost(db, spool_dir, "pid = ? AND identity = ?", (pid, identity), reasons[pid])
     for row in lost:
-        log.error("job %s of %s is lost: its process %d has ended", row["id"], row["task"], row["pid"])
+        log.error("job %s of %s is lost: %s", row["id"], row["task"], reasons[row["pid"]])
         _clean_up(spool_dir, row["id"])
     running.sweep(spool_dir)
     for row in lost:
-        signals.lost([rows.job_of(row)], f"its process {row['pid']} has ended")
+        signals.lost([rows.job_of(row)], reasons[row["pid"]])
     return len(lost)
 
 
