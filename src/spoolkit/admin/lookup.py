@@ -23,6 +23,7 @@ from spoolkit.errors import AmbiguousJobError, DecodeError, StoreUnavailableErro
 from spoolkit.job import FINAL, FINISHED, Attempt, Event, JobSpec, State, Status, first_id
 from spoolkit.spooldir import chunks, dead, held, parked, running, schedules, spoolfile
 from spoolkit.store import locations, orphans, write_behind
+from spoolkit.store.search import Search
 from spoolkit.system import files, log
 
 T = TypeVar("T")
@@ -67,6 +68,8 @@ class Listing(list[Status]):
 
     #: False where the search stopped before it had examined all jobs.
     complete = True
+    #: All jobs that were asked for and whose id is not less than this one are in the list; empty: all of them.
+    floor = ""
 
 
 @dataclass(frozen=True)
@@ -400,6 +403,8 @@ def jobs(
     limit: int | None = None,
     max_examined: int = MAX_EXAMINED,
     files: Files | None = None,
+    also: Search | None = None,
+    fits: Callable[[Status], bool] = lambda status: True,
 ) -> Listing:
     """List jobs, newest first, without their results.
 
@@ -414,6 +419,8 @@ def jobs(
             read at most. Where there are more, only the newest are read, and the answer is not ``complete``.
         files: The result of :func:`list_files`; ``None``: all files are listed now. Where it is not ``complete``, the
             newest files may be missing, so the answer is not complete either.
+        also: What else the records of the jobs must be like; ``None``: nothing.
+        fits: Says the same of a job, as it is known from its file and its record together.
 
     Returns:
         The jobs, newest first.
@@ -431,9 +438,11 @@ def jobs(
     def matches(status: Status) -> bool:
         old = since is not None and (status.enqueued_at or 0.0) < since
         tagged = tag is None or tag in (status.tags or ())
-        return status.state in wanted and not old and (task is None or status.task in names) and tagged
+        named = task is None or status.task in names
+        return status.state in wanted and not old and named and tagged and fits(status)
 
-    read_rows = partial(locations.store().statuses, tasks=names, tag=tag, since=since, before=before or "")
+    read_rows = partial(locations.store().statuses, tasks=names, tag=tag, since=since, before=before or "", also=also)
+    down_to = "" if also is None else also.down_to
     found = Listing()
     # The id of the oldest job up to which everything was read; "": everything was read.
     horizon = ""
@@ -444,6 +453,8 @@ def jobs(
         if row_states:
             max_rows = max_examined + 1 if max_rows is None else min(max_rows, max_examined + 1)
             rows = from_store(partial(read_rows, states=row_states, limit=max_rows)) or []
+            if rows and len(rows) == max_rows:
+                found.floor = max(found.floor, rows[-1].id)
             if len(rows) > max_examined:
                 horizon = max(horizon, rows[max_examined - 1].id)
                 del rows[max_examined:]
@@ -451,12 +462,17 @@ def jobs(
             found += filter(matches, _with_files(rows, files))
     for state, paths in ((State.QUEUED, files.waiting), (State.DEAD, files.dead)):
         if state in wanted:
-            ids = _newest((id for id in paths if id not in recorded_ids and (before is None or id < before)), since)
+            named = (id for id in paths if id not in recorded_ids and down_to <= id and (before is None or id < before))
+            ids = _newest(named, since)
             if len(ids) > max_examined:
                 horizon = max(horizon, ids[max_examined - 1])
             examined = islice(_unrecorded(state, ids, paths), max_examined)
-            found += islice((status for status in examined if status is not None and matches(status)), limit)
+            listed = list(islice((status for status in examined if status is not None and matches(status)), limit))
+            if listed and len(listed) == limit:
+                found.floor = max(found.floor, listed[-1].id)
+            found += listed
     found.sort(key=lambda status: status.id, reverse=True)
+    found.floor = max(found.floor, horizon, down_to)
     if limit is not None:
         del found[limit:]
     found.complete = not horizon or (limit is not None and len(found) == limit and found[-1].id >= horizon)
@@ -606,7 +622,12 @@ def _schedule(status: Status) -> str | None:
     return None
 
 
-def _arguments(status: Status) -> tuple[tuple[object, ...], dict[str, object]] | None:
+def arguments_in_file(status: Status) -> bytes | None:
+    """Return the arguments of a job in the codec's bytes, as its file has them; ``None`` where it has no file.
+
+    Raises:
+        SpoolUnavailableError: This process cannot read a spool directory.
+    """
     data, id = None, status.id
     for spool_dir in directories(status):
         known_name, max_entries = status.file, _max_names()
@@ -619,7 +640,11 @@ def _arguments(status: Status) -> tuple[tuple[object, ...], dict[str, object]] |
             path = path or dead.locate(spool_dir, id, known_name, max_entries=max_entries)
             if path is not None and (found := spoolfile.peek(path)) is not None:
                 data = packet.arguments(packet.load(found))
-    data = data or from_store(lambda: locations.store().arguments(status.id))
+    return data
+
+
+def _arguments(status: Status) -> tuple[tuple[object, ...], dict[str, object]] | None:
+    data = arguments_in_file(status) or from_store(lambda: locations.store().arguments(status.id))
     if data is None:
         return None
     try:

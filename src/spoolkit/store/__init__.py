@@ -7,7 +7,7 @@ are counted in the names of their files.
 
 from __future__ import annotations
 
-from spoolkit.store import batches, claims, queries, totals, transitions
+from spoolkit.store import batches, claims, queries, search, totals, transitions
 from spoolkit.store.database import Database
 
 
@@ -41,6 +41,10 @@ class Store(Database):
     counts = queries.counts
     done_since = queries.done_since
     durations = queries.durations
+    window = search.window
+    count_states = search.count_states
+    with_arguments = search.with_arguments
+    arguments_of = search.arguments_of
     totals = totals.totals
 
     # Batches

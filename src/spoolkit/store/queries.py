@@ -11,8 +11,9 @@ from collections.abc import Iterable, Sequence
 from typing import get_args
 
 from spoolkit.job import Attempt, Ending, Event, Progress, State, Status
-from spoolkit.store import rows
+from spoolkit.store import rows, search
 from spoolkit.store.database import Database
+from spoolkit.store.search import Search
 
 ENDINGS = frozenset({"done", "lost", *get_args(Ending)})
 """The kinds of events that end an attempt."""
@@ -62,6 +63,7 @@ def statuses(
     since: float | None = None,
     before: str = "",
     limit: int | None = None,
+    also: Search | None = None,
 ) -> list[Status]:
     """Return the recorded jobs, newest first, without their results.
 
@@ -73,6 +75,7 @@ def statuses(
         since: Only jobs enqueued since then, in unix seconds (UTC).
         before: Only jobs whose id is less than this one; empty: all.
         limit: How many at most; ``None``: all.
+        also: What else they must be like; ``None``: nothing.
     """
     where, values = ["1"], list[object]()
     if wanted := [state.value for state in states]:
@@ -93,6 +96,10 @@ def statuses(
     if since is not None:
         where.append("enqueued_at >= ?")
         values.append(since)
+    if also is not None:
+        more, more_values = search.clauses(also)
+        where += more
+        values += more_values
     # The inner query needs the index alone: to sort the rows themselves, SQLite would read all of them with results.
     newest = f"SELECT rowid FROM jobs WHERE {' AND '.join(where)} ORDER BY id DESC LIMIT ?"  # noqa: S608 - placeholders only
     sql = f"SELECT {_WITHOUT_BLOBS} FROM jobs WHERE rowid IN ({newest}) ORDER BY id DESC"  # noqa: S608 - as above
