@@ -3,7 +3,7 @@
 import json
 import threading
 
-from flask import Flask, Response, g, jsonify, request
+from flask import Flask, Response, g, jsonify, render_template_string, request
 from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import BadRequest, HTTPException, UnsupportedMediaType
 from werkzeug.routing import IntegerConverter
@@ -16,6 +16,15 @@ DURATION, MAX_DURATION = 5, 3600
 
 OPTIONS = {"uwsgi_spool": ("at", "delay")}
 """The options that a request may pass, by endpoint. Any other option is refused, not ignored."""
+
+PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>A job in the spooler</title>
+<h1>A job in the spooler</h1>
+{{ job_progress(job, label="Counting seconds") }}
+"""
 
 
 class Digits(IntegerConverter):
@@ -59,8 +68,10 @@ def uwsgi_thread(duration: int = DURATION) -> Response:
 
 @app.route("/uwsgi_spool", methods=["GET", "POST"])
 @app.route("/uwsgi_spool/<digits:duration>", methods=["GET", "POST"])
-def uwsgi_spool(duration: int = DURATION) -> Response:
+def uwsgi_spool(duration: int = DURATION) -> Response | str:
     job = tasks.spool_task.using(**g.options)(duration)
+    if request.accept_mimetypes["text/html"] > request.accept_mimetypes["application/json"]:
+        return render_template_string(PAGE, job=job)
     return jsonify(started=True, job=job.id, run_at=job.run_at)
 
 

@@ -26,6 +26,7 @@ from spoolkit.system import log
 from spoolkit.task import Task
 from spoolkit.threads.background import BackgroundThread, BackgroundThreads, Where
 from spoolkit.uwsgi import bridge, served
+from spoolkit.visitor import element as visitor
 
 if TYPE_CHECKING:
     import sqlalchemy
@@ -95,6 +96,7 @@ class SpoolKit:
             )
         if QueueFull not in app.error_handler_spec[None][None]:
             app.register_error_handler(QueueFull, _answer_full)
+        visitor.add_to(app)
         flask_run.install_signal_handlers()
         if self._threads:
             hooks.at_start(app, self._threads.start)

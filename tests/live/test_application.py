@@ -57,6 +57,41 @@ def test_each_route_starts_its_work(site: UwsgiServer, verb: str, path: str, key
     wait_until(lambda: site.log().count(printed.replace("\\", "")) > before, message=lambda: site.log()[-2000:])
 
 
+BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
+
+
+@pytest.mark.parametrize(
+    ("accepted", "kind"),
+    [
+        (None, "application/json"),
+        ("*/*", "application/json"),
+        ("application/json", "application/json"),
+        ("text/html;q=0.5, application/json", "application/json"),
+        ("text/html, application/json", "application/json"),
+        ("text/*, application/json;q=0.9", "text/html; charset=utf-8"),
+        ("text/html", "text/html; charset=utf-8"),
+        (BROWSER, "text/html; charset=utf-8"),
+    ],
+)
+def test_the_spool_route_answers_html_to_those_who_prefer_it(
+    site: UwsgiServer, accepted: str | None, kind: str
+) -> None:
+    answer = site.request("GET", "/uwsgi_spool/0", headers={"Accept": accepted} if accepted else {})
+    assert (answer.status, answer.headers["Content-Type"]) == (200, kind)
+    assert ("<progress" in answer.text) == (kind != "application/json")
+
+
+def test_a_browser_sees_the_progress_of_the_job_until_it_is_done(site: UwsgiServer) -> None:
+    html = site.request("GET", "/uwsgi_spool/1", headers={"Accept": BROWSER}).text
+    [state] = re.findall(r'data-url="([^"]+)"', html)
+    [page] = re.findall(r'<a href="([^"]+)">', html)
+    [script] = re.findall(r'<script src="([^"]+)"', html)
+    assert "customElements" in site.get(script).text
+    wait_until(lambda: site.get(state).json["state"] == "done", timeout=60)
+    assert site.get(state).json["progress"] == {"done": 1, "total": 1, "note": "seconds"}
+    assert "Counting seconds: done" in site.get(page).text
+
+
 @pytest.mark.parametrize("path", ["/", "/uwsgi_thread/", "/uwsgi_spool/", "/uwsgi_tasks/"])
 def test_a_duration_equal_to_the_default_is_accepted(site: UwsgiServer, path: str) -> None:
     answer = site.get(f"{path}5")

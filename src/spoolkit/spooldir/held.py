@@ -273,18 +273,7 @@ def identity(spool_dir: str) -> str:
     path = os.path.join(spool_dir, FOLDER, IDENTITY)
     if (known := files.read(path)) is None:
         files.make_folder(os.path.dirname(path))
-        new = os.urandom(16).hex()
-        temporary = f"{path}.{new}"
-        fd = files.create(temporary)
-        try:
-            files.write_all(fd, new.encode())
-            os.fsync(fd)  # an empty one after a power cut would be the name of no directory
-        finally:
-            os.close(fd)
-        with contextlib.suppress(FileExistsError):
-            os.link(temporary, path)  # of two processes that make it at once, the first one counts
-        files.remove(temporary)
-        known = files.read(path) or b""
+        known = files.write_once(path, os.urandom(16).hex().encode())
     return known.decode("ascii", "replace")
 
 

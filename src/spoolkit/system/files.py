@@ -86,12 +86,13 @@ def is_regular(path: str) -> bool:
         return False
 
 
-def read(path: str, limit: int = LIMIT) -> bytes | None:
+def read(path: str, limit: int = LIMIT, *, linked: bool = False) -> bytes | None:
     """Read a small file.
 
     Args:
         path: The file.
         limit: The largest size in bytes that is read.
+        linked: Whether the file may have other hard links.
 
     Returns:
         The content; ``None`` if the file is missing, larger than ``limit``, or not a regular file of the right owner.
@@ -100,7 +101,7 @@ def read(path: str, limit: int = LIMIT) -> bytes | None:
         OSError: The file exists and cannot be read.
     """
     try:
-        fd = open_regular(path)
+        fd = open_regular(path, linked=linked)
     except (FileNotFoundError, NotADirectoryError):
         return None
     with open(fd, "rb") as file:
@@ -167,6 +168,27 @@ def write(path: str, data: bytes, *, fsync: bool = False) -> None:
     except BaseException:
         remove(temporary)
         raise
+
+
+def write_once(path: str, data: bytes) -> bytes:
+    """Write ``data`` to a small file that is never replaced, whole or not at all. Raises ``OSError``.
+
+    Args:
+        path: The file.
+        data: All that it will hold, if no other process makes it at the same time.
+
+    Returns:
+        What the file holds.
+    """
+    temporary = f"{path}.{os.getpid()}-{threading.get_native_id()}.new"
+    write(temporary, data, fsync=True)  # an empty file after a power cut would stay for ever
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.link(temporary, path)
+    finally:
+        remove(temporary)
+    # It has two names until the process that has made it has removed the other one.
+    return read(path, linked=True) or b""
 
 
 def try_lock(fd: int) -> bool:

@@ -1,0 +1,1 @@
+"""What a visitor of the site sees of one job: a progress bar, behind a signed URL."""
