@@ -140,6 +140,52 @@ def test_after_a_downtime_jobs_are_spread_again() -> None:
     assert rates.decide(pace, known, later[1], 2010.5)[0] is None
 
 
+@given(
+    st.integers(0, 10**9),  # seconds that a float holds exactly
+    st.lists(st.integers(0, 100), min_size=1, max_size=10),
+    st.integers(int(rates.CLOCK_TOLERANCE) + 1, 10**9),
+    st.integers(1, 4),
+)
+def test_after_a_clock_that_was_far_ahead_no_job_waits_for_it(
+    now: int, arrivals: list[int], ahead: int, burst: int
+) -> None:
+    pace = Pace("key", 10.0, burst)
+
+    def slots(seen: float, now: float, known: Known) -> list[float | None]:
+        found = []
+        for _ in range(3):
+            known, had = rates.corrected(known, seen, None, now)
+            slot, known = rates.decide(pace, known, had, now)
+            found.append(None if slot is None else slot.time - now)
+            seen = now
+        return found
+
+    known, slot, time = Known(), None, 0
+    for time in sorted(now + ahead + after for after in arrivals):
+        slot, known = rates.decide(pace, known, None, time)
+    expected, found = slots(time, time, known), slots(time, now, known)
+    assert found == expected
+    kept, given_before = rates.corrected(known, time, slot, time)
+    assert (kept, given_before) == (known, slot), "without a correction of the clock nothing changes"
+
+
+def test_a_job_whose_slot_a_wrong_clock_has_given_takes_another(app: Flask, pass_time: Callable[[float], None]) -> None:
+    pass_time(1e6)
+    first, early = call_api(1), call_api(1)
+    pass_time(0)
+    assert early.status.run_at == pytest.approx(NOW + 1e6 + 10, abs=0.1)
+    pass_time(-1e6)
+    late = call_api(1)
+    pass_time(0)
+    assert (first.state, late.state) == (State.DONE, State.QUEUED)
+    pass_time(20)  # its slot is after that of the other one
+    assert late.state is State.DONE
+    actions.run_now(early.id)
+    pass_time(0)
+    pass_time(10)
+    assert early.state is State.DONE
+
+
 def test_a_job_over_the_rate_is_put_off_to_its_slot_with_no_attempt_counted(
     pass_time: Callable[[float], None],
 ) -> None:

@@ -138,6 +138,7 @@ MIGRATIONS = (
     -- Of deleted jobs, in microseconds.
     CREATE TABLE cpu_totals (task TEXT PRIMARY KEY, cpu INTEGER NOT NULL) WITHOUT ROWID
     """,
+    "ALTER TABLE rates ADD COLUMN seen REAL NOT NULL DEFAULT 0",  # when it was last changed
 )
 """Each script migrates a file of the version before it. Never change one that was released: add another."""
 

@@ -69,16 +69,37 @@ def decide(pace: Pace, known: Known, slot: Slot | None, now: float) -> tuple[Slo
     return (None if free <= now else Slot(free, is_counted=True)), known
 
 
+CLOCK_TOLERANCE = 60.0
+"""Seconds by which the times of two processes may differ: one that waits for the lock of the store asks before that."""
+
+
+def corrected(known: Known, seen: float, slot: Slot | None, now: float) -> tuple[Known, Slot | None]:
+    """Return what is known of a key, and the slot of a job, without what a clock has said that was far ahead.
+
+    Args:
+        known: What is known of the key.
+        seen: When that was last changed, by the clock of that time.
+        slot: The slot that the job has.
+        now: The time.
+    """
+    if seen > now + CLOCK_TOLERANCE:
+        # The clock was put back since, at least by this much. Without a correction nothing would start for as long.
+        known = Known(known.reserved - (seen - now), known.started - (seen - now))
+    if slot is not None and slot.time > max(now, *known):
+        slot = None  # each slot is before what was known after it was given
+    return known, slot
+
+
 def take(db: sqlite3.Connection, pace: Pace, slot: Slot | None, now: float) -> Slot | None:
     """Do as :func:`decide`, within the transaction that claims the job."""
-    row = db.execute("SELECT reserved, started FROM rates WHERE key = ?", (pace.key,)).fetchone()
-    known = Known() if row is None else Known(*row)
-    slot, after = decide(pace, known, slot, now)
-    if after != known:
+    row = db.execute("SELECT reserved, started, seen FROM rates WHERE key = ?", (pace.key,)).fetchone()
+    before, seen = (Known(), now) if row is None else (Known(row["reserved"], row["started"]), row["seen"])
+    slot, after = decide(pace, *corrected(before, seen, slot, now), now)
+    if after != before:
         db.execute(
-            "INSERT INTO rates (key, reserved, started) VALUES (?, ?, ?)"
-            " ON CONFLICT (key) DO UPDATE SET reserved = excluded.reserved, started = excluded.started",
-            (pace.key, *after),
+            "INSERT INTO rates (key, reserved, started, seen) VALUES (?, ?, ?, ?) ON CONFLICT (key)"
+            " DO UPDATE SET reserved = excluded.reserved, started = excluded.started, seen = excluded.seen",
+            (pace.key, *after, now),
         )
     return slot
 
