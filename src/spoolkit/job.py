@@ -468,6 +468,8 @@ class Event:
     by: str | None = None
     #: Why, if it is known.
     message: str | None = None
+    #: The id of the other job that it is about, as of one that was made from this one.
+    job: str | None = None
 
 
 @dataclass(frozen=True)

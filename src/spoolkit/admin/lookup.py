@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from flask import has_request_context
 
@@ -592,11 +592,12 @@ def _dead_files(max_files: int | None = None) -> Iterator[str]:
             yield from dead.paths(spool_dir, max_files)
 
 
-def details(id: str) -> Details:
+def details(id: str, *, newest: int | None = None) -> Details:
     """Return everything that is known of a job.
 
     Args:
         id: The full id of the job.
+        newest: How many of its events are read, the newest ones: an attempt has two. ``None``: all.
 
     Returns:
         Its status, arguments, attempts and events.
@@ -607,11 +608,24 @@ def details(id: str) -> Details:
         StoreUnavailableError: This process may not read the store.
     """
     status = find(id)
-    attempts, events = from_store(lambda: locations.store().history(id)) or ([], [])
+    attempts, events = from_store(lambda: locations.store().history(id, newest)) or ([], [])
     if attempts and attempts[-1].finished_at is None:
         _, log = running.read(locations.spool_dir_of(status.queue), id, status.pid)
         attempts[-1] = replace(attempts[-1], log=log)
     return Details(status, _arguments(status), attempts, events, _schedule(status))
+
+
+def report(id: str) -> dict[str, Any]:
+    """Return the report beside the file of a dead job: all that is known of one without a record; empty if none.
+
+    Raises:
+        SpoolUnavailableError: This process cannot read a spool directory.
+    """
+    for spool_dir in directories():
+        with _reading(spool_dir):
+            if (path := dead.locate(spool_dir, id, max_entries=_max_names())) is not None:
+                return dead.report(path)
+    return {}
 
 
 def _schedule(status: Status) -> str | None:

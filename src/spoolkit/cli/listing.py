@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import shlex
+from typing import TYPE_CHECKING
 
 import click
 
-from spoolkit.admin import batches, lookup, redaction
+from spoolkit.admin import batches, lookup, redaction, timeline
 from spoolkit.admin import stats as statistics
 from spoolkit.admin.as_json import brief, detailed
 from spoolkit.admin.lookup import Details
-from spoolkit.admin.words import bar, duration, event_text, size, stamp
+from spoolkit.admin.words import bar, duration, stamp
 from spoolkit.cli import group
 from spoolkit.cli.format import HEADERS, line, print_lines, summary, table
 from spoolkit.cli.group import command, print_json
 from spoolkit.errors import counted
-from spoolkit.job import Attempt, State, Status
+from spoolkit.job import State, Status
 from spoolkit.registry import CALL_OPTIONS
 from spoolkit.system import clock
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 DEFAULT_LIMIT = 50
 
@@ -87,7 +91,7 @@ def show(id: str, as_json: bool) -> None:
     found = lookup.details(id)
     call, found = redaction.as_code(found), redaction.details(found)
     print_lines(table(("", ""), _facts(found, call), wrap=True))
-    print_lines("", *_timeline(found))
+    print_lines("", _timeline(found))
     for attempt in found.attempts:
         for title, text in (("traceback", attempt.traceback), ("log", attempt.log)):
             if text:
@@ -159,32 +163,8 @@ def _what_it_waits_for(status: Status) -> str | None:
     return None
 
 
-def _timeline(found: Details) -> list[object]:
-    status = found.status
-    lines: list[tuple[float, str]] = [(status.enqueued_at, "enqueued")] if status.enqueued_at else []
-    for attempt in found.attempts:
-        lines.append((attempt.started_at, f"attempt {attempt.number} {_start(attempt)}"))
-        if attempt.finished_at is not None:
-            lines.append((attempt.finished_at, f"attempt {attempt.number} {_ending(attempt)}"))
-    lines += [(event.time, event_text(event)) for event in found.events]
-    return [
-        table(
-            ("", ""), wrap=True, rows=[(stamp(time), text) for time, text in sorted(lines, key=lambda entry: entry[0])]
-        )
-    ]
-
-
-def _start(attempt: Attempt) -> str:
-    waited = "" if attempt.waited is None else f", {duration(attempt.waited)} after it was due"
-    return f"started, pid {attempt.pid}{waited}"
-
-
-def _ending(attempt: Attempt) -> str:
-    took = duration((attempt.finished_at or 0.0) - attempt.started_at)
-    reason = ": ".join(filter(None, (attempt.error_type, attempt.message)))
-    cpu = "" if attempt.cpu is None else f", CPU {duration(attempt.cpu)}"
-    memory = "" if attempt.memory is None else f", {size(attempt.memory)}"
-    return f"{attempt.outcome} after {took}{cpu}{memory}" + (f": {reason}" if reason else "")
+def _timeline(found: Details) -> Table:
+    return table(("", ""), wrap=True, rows=[(stamp(one.time), one.text) for one in timeline.entries(found)])
 
 
 @command("stats")

@@ -62,4 +62,4 @@ def purge_job(access: Access, id: str) -> ResponseReturnValue:
 
 def back_to_job(id: str) -> ResponseReturnValue:
     """Return to the page of a job, where its history shows what was done."""
-    return back_to("jobs", q=f"id:{id}")
+    return back_to("job", id=id)

@@ -5,14 +5,21 @@ from __future__ import annotations
 from flask import Blueprint
 from flask.typing import ResponseReturnValue
 
-from spoolkit.dashboard import actions, assets, headers, jobs, metrics, overview
+from spoolkit.dashboard import actions, assets, headers, job, jobs, metrics, overview
 from spoolkit.dashboard.access import Access, AccessFunction, given_or_default
 from spoolkit.dashboard.routes import Routes, show_error
 from spoolkit.errors import SpoolkitError
 
 files = Routes()
 
-PAGES: tuple[Routes, ...] = (files, overview.routes, jobs.routes, actions.routes, metrics.routes)
+PAGES: tuple[Routes, ...] = (
+    files,
+    overview.routes,
+    jobs.routes,
+    job.routes,
+    actions.routes,
+    metrics.routes,
+)
 """The routes of all pages."""
 
 

@@ -64,6 +64,11 @@ class Checkpoint:
         self._write(self._value, steps)
         self._steps = steps
 
+    def read(self) -> tuple[object, list[int]]:
+        """Return the stored value, and how many steps of each loop are done. Raises what :attr:`value` raises."""
+        self._load()
+        return self._value, self._steps
+
     def _load(self) -> None:
         if self._read or self._path is None:
             return
@@ -94,6 +99,12 @@ class Checkpoint:
                 files.write(self._path, data)
         except OSError as error:
             raise StoreUnavailableError(f"the checkpoint cannot be written: {error}", path=self._path) from error
+
+
+def read(spool_dir: str, id: str) -> tuple[object, list[int]] | None:
+    """Return what :meth:`Checkpoint.read` returns for the job ``id``; ``None`` if it has stored nothing."""
+    value, steps = Checkpoint(spool_dir, id).read()
+    return None if value is None and not any(steps) else (value, steps)
 
 
 def delete(spool_dir: str, id: str) -> None:

@@ -106,11 +106,17 @@ def statuses(
     return [_status_of(row) for row in store.read(sql, (*values, -1 if limit is None else limit))]
 
 
-def history(store: Database, id: str) -> tuple[list[Attempt], list[Event]]:
-    """Return the attempts of the job ``id``, and what else happened to it, both in order."""
+def history(store: Database, id: str, newest: int | None = None) -> tuple[list[Attempt], list[Event]]:
+    """Return the attempts of the job ``id``, and what else happened to it, both in order.
+
+    Args:
+        store: Where they are recorded.
+        id: The job.
+        newest: How many of its events are read, the newest ones; ``None``: all. An attempt has two.
+    """
     attempts: dict[int, Attempt] = {}
     others: list[Event] = []
-    for event in events(store, id):
+    for event in events(store, id, newest):
         number, detail = event.attempt, json.loads(event.detail or "{}")
         if event.kind == "started" and number is not None:
             attempts[number] = Attempt(number, event.time, pid=detail.get("pid"), waited=detail.get("waited"))
@@ -131,16 +137,16 @@ def history(store: Database, id: str) -> tuple[list[Attempt], list[Event]]:
                 detail.get("memory"),
             )
         else:
-            others.append(Event(event.time, event.kind, detail.get("by"), detail.get("message")))
+            others.append(Event(event.time, event.kind, *map(detail.get, ("by", "message", "job"))))
     return list(attempts.values()), others
 
 
-def events(store: Database, id: str) -> list[rows.EventRow]:
-    """Return all events of the job ``id`` in order, also those that only its row tells."""
+def events(store: Database, id: str, newest: int | None = None) -> list[rows.EventRow]:
+    """Return the events of the job ``id`` in order, also those that only its row tells: all, or the newest ones."""
     # In this order: events that are added between the two questions include what the row told before.
     job = store.read("SELECT * FROM jobs WHERE id = ?", (id,))
-    sql = "SELECT time, kind, attempt, seconds, detail, log FROM events WHERE job = ? ORDER BY seq"
-    written = [rows.EventRow(*row) for row in store.read(sql, (id,))]
+    sql = "SELECT time, kind, attempt, seconds, detail, log FROM events WHERE job = ? ORDER BY seq DESC LIMIT ?"
+    written = [rows.EventRow(*row) for row in reversed(store.read(sql, (id, -1 if newest is None else newest)))]
     return written or [event for row in job for event in rows.derived_events(row)]
 
 

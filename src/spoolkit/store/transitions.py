@@ -256,7 +256,15 @@ def cancel_running(
     return True
 
 
-def record_event(store: Database, id: str, kind: str, *, by: str | None = None, waiting: Status | None = None) -> None:
+def record_event(
+    store: Database,
+    id: str,
+    kind: str,
+    *,
+    by: str | None = None,
+    job: str | None = None,
+    waiting: Status | None = None,
+) -> None:
     """Add an event to the history of the job ``id``: what a person did, in a word or two.
 
     Args:
@@ -264,10 +272,11 @@ def record_event(store: Database, id: str, kind: str, *, by: str | None = None, 
         id: The job. If it is not recorded, nothing happens, but for ``waiting``.
         kind: What was done.
         by: Who did it; ``None``: not known.
+        job: The id of the other job that it is about.
         waiting: What is known of the job, if it waits and may not be recorded yet: then it is from now on.
     """
     now = clock.now()
-    event = rows.event(now, kind, detail={"by": by})
+    event = rows.event(now, kind, detail={"by": by, "job": job})
     with store.transaction() as db:
         if (row := rows.find(db, id)) is not None:
             rows.update(db, row, {}, event)
