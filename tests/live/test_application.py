@@ -272,7 +272,7 @@ def test_a_spool_directory_that_accepts_no_file_is_a_503(tmp_path: Path, trouble
         else:
             # A second mount on top: the first one must stay as it is, because the spoolers write their flags into it.
             mount(mounted, "--bind", spool, spool)
-            subprocess.run(["mount", "-o", "remount,bind,ro", spool], check=True)
+            subprocess.run(["mount", "-o", "remount,bind,ro", spool], check=True, timeout=100)
         before = sorted(os.listdir(spool))
         for path in ("/uwsgi_spool/1", "/uwsgi_spool/1?delay=9", "/uwsgi_tasks/1"):
             answer = server.get(path)
@@ -282,7 +282,7 @@ def test_a_spool_directory_that_accepts_no_file_is_a_503(tmp_path: Path, trouble
 
 
 def mount(mounted: ExitStack, *arguments: str | Path) -> None:
-    done = subprocess.run(["mount", *arguments], capture_output=True, text=True)
+    done = subprocess.run(["mount", *arguments], capture_output=True, text=True, timeout=100)
     if done.returncode and not os.environ.get("CI"):
         pytest.skip(f"only root may mount: {done.stderr}")
     assert done.returncode == 0, done.stderr
@@ -316,7 +316,7 @@ def test_a_request_with_a_full_session_cookie_is_answered(site: UwsgiServer) -> 
 
 def test_the_containers_healthcheck_passes(site: UwsgiServer) -> None:
     check = yaml.safe_load((PROJECT / "docker-compose.yml").read_text())["services"]["web"]["healthcheck"]["test"]
-    subprocess.run([sys.executable, *check[2:-1], check[-1].replace("5000", str(site.port))], check=True)
+    subprocess.run([sys.executable, *check[2:-1], check[-1].replace("5000", str(site.port))], check=True, timeout=100)
     site.wait_for_log(r"GET /healthy/not-there .*HTTP/1.1 404")  # a path that does not exist, so that it starts nothing
 
 

@@ -114,7 +114,9 @@ def test_a_put_into_a_full_queue_is_answered_with_503(start: Start, history: His
 
 def test_a_command_starts_no_background_threads(environment: dict[str, str], history: History) -> None:
     command = [sys.executable, "-m", "flask", "--app", "background_app", "routes"]
-    done = subprocess.run(command, cwd=SITE, env={**os.environ, **environment}, capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=SITE, env={**os.environ, **environment}, capture_output=True, text=True, timeout=100
+    )
     assert done.returncode == 0, done.stderr
     assert history.events() == []
 
@@ -122,7 +124,9 @@ def test_a_command_starts_no_background_threads(environment: dict[str, str], his
 def test_a_program_that_only_imports_the_site_starts_no_background_threads(
     environment: dict[str, str], history: History
 ) -> None:
-    done = subprocess.run([sys.executable, "-c", "import background_app"], env={**os.environ, **environment})
+    done = subprocess.run(
+        [sys.executable, "-c", "import background_app"], env={**os.environ, **environment}, timeout=100
+    )
     assert done.returncode == 0
     assert history.events() == []
 

@@ -22,7 +22,7 @@ def measure(output: Path, *options: str) -> dict[str, Any]:
     """One round with few jobs; the report."""
     command = [sys.executable, "-m", "benchmarks", "--rounds", "1", "--output", output, *options]
     env = {**os.environ, "BENCH_JOBS": os.environ.get("BENCH_JOBS") or "200"}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, env=env)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, env=env, timeout=100)
     assert done.returncode == 0, done.stderr
     report: dict[str, Any] = json.loads((output / "results.json").read_text())
     return report
@@ -61,6 +61,6 @@ def test_another_checkout_is_measured_with_its_own_code(tmp_path: Path) -> None:
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("raise ImportError('this is the other checkout')\n")
     command = [sys.executable, "-m", "benchmarks", "--base", tmp_path / "other", "--only", "other", "drain"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, timeout=100)
     assert done.returncode != 0
     assert "this is the other checkout" in done.stderr

@@ -106,14 +106,14 @@ def assert_recorded(site: Site, store: Path | None = None) -> None:
 @contextmanager
 def mounted(*arguments: str | Path) -> Iterator[None]:
     """A file system at the last of these arguments of ``mount``."""
-    done = subprocess.run(["mount", *arguments], capture_output=True, text=True)
+    done = subprocess.run(["mount", *arguments], capture_output=True, text=True, timeout=100)
     if done.returncode and not os.environ.get("CI"):
         pytest.skip(f"only root may mount: {done.stderr}")
     assert done.returncode == 0, done.stderr
     try:
         yield
     finally:
-        subprocess.run(["umount", "--lazy", arguments[-1]], check=True)
+        subprocess.run(["umount", "--lazy", arguments[-1]], check=True, timeout=100)
 
 
 @contextmanager
@@ -128,7 +128,7 @@ def a_disk_at(folder: Path) -> Iterator[None]:
     image = folder.with_name("image")
     with image.open("wb") as file:
         file.truncate(4 << 20)
-    subprocess.run([make, "-q", "-m", "0", "-b", "4096", image], check=True)
+    subprocess.run([make, "-q", "-m", "0", "-b", "4096", image], check=True, timeout=100)
     with mounted("-o", "loop", image, folder):
         folder.chmod(0o700)
         yield
@@ -244,7 +244,7 @@ def test_a_spool_directory_that_becomes_read_only_during_a_job_loses_no_job(
     (start,) = site.history.wait_for("start", job)
     with mounted("--bind", spool, spool):
         # A second mount on top: the first one must stay as it is, because the spoolers write their flags into it.
-        subprocess.run(["mount", "-o", "remount,bind,ro", spool], check=True)
+        subprocess.run(["mount", "-o", "remount,bind,ro", spool], check=True, timeout=100)
         (tmp_path / "released").touch()
         if then == "kill":
             wait_until(lambda: site.server.spooler_pids() not in ([], [start.pid]))

@@ -69,7 +69,12 @@ def test_an_application_that_spoolers_cannot_load_is_reported_by_log_doctor_and_
         wait_until(lambda: site.jobs.log().count("OOOPS the spooler is no more") >= 3)
         assert site.jobs.log().count("cannot be loaded; this spooler runs no job") == 1
         said = subprocess.run(
-            [sys.executable, "-m", "spoolkit", "doctor", spool], capture_output=True, text=True, cwd="/", check=False
+            [sys.executable, "-m", "spoolkit", "doctor", spool],
+            capture_output=True,
+            text=True,
+            cwd="/",
+            check=False,
+            timeout=100,
         )
         assert said.returncode == 1
         assert "error [broken-code] no new spooler starts: " in said.stdout

@@ -243,7 +243,7 @@ def test_the_page_about_factories_works_as_it_is_printed(tmp_path: Path, history
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
     command = [sys.executable, "-m", "flask", "--app", "shop", "spool", "ini", "--socket", f"127.0.0.1:{free_port()}"]
-    printed = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True).stdout
+    printed = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True, timeout=100).stdout
     assert "module = shop:create_app()\n" in printed
     (folder / "uwsgi.ini").write_text(printed)
     server = UwsgiServer(tmp_path, ini=folder / "uwsgi.ini")

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -207,7 +208,9 @@ def test_the_web_instance_goes_on_while_the_other_restarts(tmp_path: Path) -> No
         site.site.history.wait_for("start", running)
         workers = site.web.worker_pids()
         site.signal(signal.SIGTERM)
+        deadline = time.monotonic() + 60
         while not site.jobs.exited:
+            assert time.monotonic() < deadline
             assert site.web.get("/version").status == 200
         waiting = site.call("work", 0.0)
         assert site.endings(running) == ["done"]

@@ -64,7 +64,7 @@ def can_be_another_user() -> bool:
     """Whether the user ``nobody`` can run this environment's Python."""
     try:
         command = [sys.executable, "-c", "import spoolkit"]
-        return not subprocess.run(command, user="nobody", cwd="/", capture_output=True).returncode
+        return not subprocess.run(command, user="nobody", cwd="/", capture_output=True, timeout=100).returncode
     except PermissionError:
         return False
 
@@ -74,7 +74,7 @@ def can_be_another_user() -> bool:
 def test_systemd_accepts_the_unit_files(machine: Path, description: str) -> None:
     path = machine / "site.service"
     path.write_text(placed(unit(description), machine).replace("User=site", "User=daemon"))
-    done = subprocess.run(["systemd-analyze", "verify", path], capture_output=True, text=True)
+    done = subprocess.run(["systemd-analyze", "verify", path], capture_output=True, text=True, timeout=100)
     assert "site.service" not in done.stderr, done.stderr
     assert done.returncode == 0, done.stderr
 
@@ -166,7 +166,7 @@ def test_nginx_serves_the_site_with_these_lines(tmp_path: Path) -> None:
 
         try:
             wait_until(listens)
-            assert nginx.poll() is None, nginx.communicate()[1]
+            assert nginx.poll() is None, nginx.communicate(timeout=60)[1]
             job = json.loads(ask("/uwsgi_spool/0"))["job"]
             wait_until(lambda: json.loads(ask(f"/jobs/{job}"))["state"] == "done")
         finally:

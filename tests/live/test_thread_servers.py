@@ -279,13 +279,13 @@ def test_a_spooler_lets_thread_jobs_of_its_jobs_finish(environment: dict[str, st
     runner = subprocess.Popen([*flask, "spool", "run"], cwd=SITE, env=env)
     try:
         code = "import thread_app; thread_app.calls_a_thread()"
-        subprocess.run([sys.executable, "-c", code], cwd=SITE, env=env, check=True)
+        subprocess.run([sys.executable, "-c", code], cwd=SITE, env=env, check=True, timeout=100)
         history.wait_for("start", "inner")
         runner.terminate()
         assert runner.wait(60) == 0
     finally:
         runner.kill()
-        runner.wait()
+        runner.wait(60)
     assert len(history.events("end", "inner")) == 1
 
 

@@ -63,7 +63,7 @@ class Served:
             yield caller
         finally:
             caller.kill()
-            caller.communicate()
+            caller.communicate(timeout=60)
 
     def call(self, *words: str) -> str:
         assert self._caller.stdin is not None
@@ -74,7 +74,9 @@ class Served:
 
     def run(self, script: str) -> int:
         """Run a script beside the site's tasks, and return its exit status."""
-        return subprocess.run([sys.executable, "-c", script], cwd=SITE, env=self._env, check=False).returncode
+        return subprocess.run(
+            [sys.executable, "-c", script], cwd=SITE, env=self._env, check=False, timeout=100
+        ).returncode
 
     def sleeps(self, pid: int) -> int:
         """How often the spooler has slept: once more for each signal that it got while it was idle."""
@@ -101,7 +103,7 @@ class Served:
 
     def end(self) -> None:
         self._caller.kill()
-        self._caller.communicate()
+        self._caller.communicate(timeout=60)
 
 
 def _waits(pid: int) -> bool:

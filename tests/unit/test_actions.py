@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from life_process import start_child
+from life_process import read_pipe, start_child, wait_child
 from uwsgi_server import wait_until
 
 from spoolkit import Abort, Job, JobCancelled, JobStateError, UnknownJobError, current_job, spool
@@ -75,7 +75,7 @@ def spooler(directory: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
     with contextlib.suppress(ChildProcessError):  # the test may have buried it
-        os.waitpid(pid, 0)
+        wait_child(pid)
 
 
 @pytest.fixture
@@ -233,7 +233,7 @@ def test_cancel_wakes_a_process_that_waits_for_the_job(directory: str, monkeypat
         os._exit(0 if job.wait(60) else 1)
     wait_until(lambda: os.path.exists(f"{directory}/waiting/{job.id}"))
     actions.cancel(job.id)
-    assert os.waitpid(pid, 0)[1] == 0
+    assert wait_child(pid) == 0
 
 
 def test_cancel_asks_a_running_job_which_stops_at_its_next_check(
@@ -361,10 +361,10 @@ def child(work: Callable[[], object]) -> Iterator[int]:
             signal.pause()
         finally:
             os._exit(1)
-    assert os.read(ready, 1) == b"x"
+    assert read_pipe(ready) == b"x"
     yield pid
     os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
+    wait_child(pid)
     for fd in (ready, write):
         os.close(fd)
 
@@ -401,10 +401,10 @@ def held(path: str, seconds: float = 60) -> Iterator[None]:
                 time.sleep(seconds)
         finally:
             os._exit(0)
-    assert os.read(ready, 1) == b"x"
+    assert read_pipe(ready) == b"x"
     yield
     os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
+    wait_child(pid)
     for fd in (ready, write):
         os.close(fd)
 

@@ -197,7 +197,7 @@ called.wait()
 def test_a_commit_while_the_process_exits_loses_no_job(directory: str, engine: Engine, outbox: bool) -> None:
     """As of a daemon thread that answers a request."""
     code = EXIT % {"url": str(engine.url), "spool": directory, "outbox": outbox}
-    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=100)
     assert len(accepted(directory)) == 1
 
 
@@ -433,7 +433,7 @@ def test_true_without_a_known_session_asks_for_one(directory: str) -> None:
 def test_a_held_job_can_be_neither_waited_for_nor_cancelled(directory: str, session: Session) -> None:
     job = note.using(after_commit=session)(5)
     with pytest.raises(JobStateError, match="waits for a commit"):
-        job.wait()
+        job.wait(60)
     with pytest.raises(JobStateError, match="not accepted yet"):
         job.cancel()
     session.commit()
@@ -742,7 +742,7 @@ def test_sqlalchemy_is_imported_by_the_setting_alone_and_no_write_is_missed_then
     directory: str, engine: Engine
 ) -> None:
     code = SETTING % {"url": str(engine.url), "spool": directory}
-    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=100)
 
 
 def test_the_doctor_finds_nothing_wrong_with_held_jobs(directory: str, session: Session) -> None:

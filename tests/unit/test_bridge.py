@@ -28,7 +28,7 @@ def later() -> Iterator[int]:
     child = subprocess.Popen(["sleep", "60"])
     yield child.pid
     child.kill()
-    child.wait()
+    child.wait(60)
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_a_spooler_is_outdated_once_a_later_http_process_serves(
     first.update(pid=earlier.pid)
     assert not bridge.is_outdated()
     earlier.kill()
-    earlier.wait()  # uWSGI starts a successor once it has waited for the process
+    earlier.wait(60)  # uWSGI starts a successor once it has waited for the process
     first.update(pid=0, apps=())
     assert not bridge.is_outdated()
     first.update(pid=later, respawn_count=1)
@@ -72,7 +72,7 @@ def test_the_table_is_read_again_once_the_first_http_process_is_gone(
         assert bridge.is_first_worker_unchanged()
         assert not bridge.is_outdated()
     earlier.kill()
-    earlier.wait()
+    earlier.wait(60)
     assert not bridge.is_first_worker_unchanged()
 
 
@@ -86,7 +86,7 @@ def test_proc_is_read_once_per_http_process(
         bridge.is_outdated()
     assert sorted(asked) == sorted([os.getpid(), earlier.pid])
     earlier.kill()
-    earlier.wait()
+    earlier.wait(60)
     first.update(pid=later, respawn_count=8)
     bridge.is_outdated()
     assert len(asked) == 4

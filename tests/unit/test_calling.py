@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 from flask import Flask, current_app, g, has_request_context, request
+from life_process import wait_child
 from uwsgi_server import wait_until
 
 from spoolkit import (
@@ -94,7 +95,7 @@ async def fork() -> int:
     pid = os.fork()
     if pid == 0:
         return 7  # the child comes back
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return wait_child(pid)
 
 
 def wrapped(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -215,7 +216,7 @@ def test_a_coroutine_of_a_cancelled_job_stops(engine: str, tmp_path: Path) -> No
     canceller.start()
     if engine == "spool":
         Spooler(str(tmp_path / "spool")).run_due()
-    canceller.join()
+    canceller.join(60)
     wait_until(lambda: job.state is State.CANCELLED)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from life_process import wait_child
 from uwsgi_server import wait_until
 
 from spoolkit import Job, spool
@@ -121,7 +122,7 @@ def die(directory: str, prepare: Callable[[], object] = lambda: None) -> int:
     """Run what is due in a child that is killed by its job, and return its pid."""
     if child := os.fork():
         wait_until(lambda: os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None, timeout=60)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        assert wait_child(child) == -signal.SIGKILL
         return child
     try:
         prepare()

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from click.testing import Result
 from flask import Flask
+from life_process import wait_child
 from uwsgi_server import wait_until
 
 from spoolkit import SpoolKit, application, current_job, settings, spool, task
@@ -68,7 +69,7 @@ def running(flask_spool: Flasks) -> Iterator[str]:
         os._exit(0)
     wait_until(lambda: lookup.find(job.id).state is State.RUNNING)
     yield job.id
-    os.waitpid(pid, 0)
+    wait_child(pid)
 
 
 def run_all() -> None:
@@ -315,7 +316,7 @@ def test_serving_an_application_does_not_import_rich() -> None:
     import sys
 
     code = "import sys, flask, spoolkit; spoolkit.SpoolKit(flask.Flask('x')); print('rich' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/tmp")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/tmp", timeout=100)
     assert done.stdout.strip() == "False", done.stderr
 
 
@@ -362,7 +363,7 @@ def test_ini_names_the_application_that_flask_was_started_with(
     (tmp_path / "shop_b.py").write_text(SHOP)
     (tmp_path / "wsgi.py").write_text("from shop_b import create_app\napp = create_app('other')\n")
     command = [sys.executable, "-m", "flask", *(["--app", app] if app else []), "spool", "ini"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=100)
     if module is None:
         assert done.returncode == 2
         assert "give --module wsgi:app" in done.stderr
@@ -424,7 +425,7 @@ def test_ini_imports_from_the_folder_that_flask_imports_from(tmp_path: Path) -> 
     (tmp_path / "src" / "shop_c").mkdir(parents=True)
     (tmp_path / "src" / "shop_c" / "__init__.py").write_text(SHOP)
     command = [sys.executable, "-m", "flask", "--app", "src/shop_c", "spool", "ini"]
-    printed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    printed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=100).stdout
     assert "module = shop_c:create_app()\n" in printed
     assert "pythonpath = %dsrc\n" in printed
 

@@ -88,7 +88,9 @@ def test_the_image_runs_the_command_of_the_readme(dockerfile: list[tuple[str, st
 def test_the_healthcheck_fails_if_nothing_answers(web: dict[str, Any]) -> None:
     command, code = web["healthcheck"]["test"][1:3], web["healthcheck"]["test"][3]
     assert command == ["python", "-c"]
-    checked = subprocess.run([sys.executable, "-c", code.replace("5000", str(free_port()))], capture_output=True)
+    checked = subprocess.run(
+        [sys.executable, "-c", code.replace("5000", str(free_port()))], capture_output=True, timeout=100
+    )
     assert checked.returncode != 0
 
 

@@ -18,6 +18,7 @@ import docs_clock
 import pytest
 import shop
 from flask import Flask
+from life_process import read_pipe, wait_child
 from uwsgi_server import wait_until
 
 from spoolkit import SpoolKit, job
@@ -73,11 +74,11 @@ def busy(tmp_path: Path, frozen: None) -> Iterator[Flask]:
         if not pid:
             run_due(spool)
             os._exit(0)
-        os.read(docs_clock.reached[0], 1)
+        read_pipe(docs_clock.reached[0])
         docs_clock.pass_by(5)
         yield app
         os.write(docs_clock.released[1], b".")
-        os.waitpid(pid, 0)
+        wait_child(pid)
 
 
 def run_due(spool: str) -> None:

@@ -25,6 +25,7 @@ from typing import Any
 
 import pytest
 from descriptors import descriptors
+from life_process import read_pipe, wait_child
 from uwsgi_server import wait_until
 
 from spoolkit.doctor import directory as directory_checks
@@ -128,13 +129,13 @@ def child(work: Callable[[], object]) -> Iterator[int]:
             os._exit(1)
     try:
         os.close(write)
-        assert os.read(ready, 1) == b"x", "the child failed"
+        assert read_pipe(ready) == b"x", "the child failed"
         yield pid
     finally:
         os.close(ready)
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        wait_child(pid)
 
 
 def lock(path: Path) -> int:
@@ -706,7 +707,7 @@ def test_dead_jobs_are_found(site: Site) -> None:
     finding = site.only()
     assert (finding.check, finding.severity) == ("dead-job", "warning")
     assert counts(finding, site) == [1]
-    printed = subprocess.run(["bash", "-c", finding.remedy], capture_output=True, text=True)
+    printed = subprocess.run(["bash", "-c", finding.remedy], capture_output=True, text=True, timeout=100)
     assert "no such page" in printed.stdout
 
 
@@ -877,7 +878,10 @@ def test_a_failing_check_is_a_finding_and_the_others_are_made(site: Site, monkey
 def test_a_disk_that_is_nearly_full_is_found(site: Site, options: str, says: str | None) -> None:
     with ExitStack() as mounted:
         done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"mode=0700,{options}", "none", site.spool], capture_output=True, text=True
+            ["mount", "-t", "tmpfs", "-o", f"mode=0700,{options}", "none", site.spool],
+            capture_output=True,
+            text=True,
+            timeout=100,
         )
         if done.returncode:
             pytest.skip(f"only root may mount: {done.stderr}")
@@ -1013,7 +1017,7 @@ def test_an_unreadable_folder_does_not_hide_other_findings(site: Site, monkeypat
 
 def others_may_write(path: Path) -> bool:
     code = "import sqlite3, sys; sqlite3.connect(sys.argv[1], timeout=0).execute('BEGIN IMMEDIATE')"
-    return subprocess.run([sys.executable, "-c", code, path], stderr=subprocess.DEVNULL).returncode == 0
+    return subprocess.run([sys.executable, "-c", code, path], stderr=subprocess.DEVNULL, timeout=100).returncode == 0
 
 
 def test_examining_the_store_keeps_the_locks_of_this_process(site: Site) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from descriptors import descriptors
 from flask import Flask, current_app
+from life_process import wait_child
 
 from spoolkit import SpoolKit, spool
 from spoolkit.admin import actions, lookup, stats
@@ -219,7 +220,7 @@ def test_check_user_accepts_the_owner_and_root_only(of_nobody: str) -> None:
                 code = 0 if readable and "4242" in str(error.strerror) else 2
         finally:
             os._exit(code)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert wait_child(pid) == 0
 
 
 def test_only_what_holds_jobs_or_spoolers_is_a_spool_directory(folder: str) -> None:
@@ -268,7 +269,7 @@ def as_nobody(do: Callable[[], object]) -> None:
             traceback.print_exc()
         finally:
             os._exit(code)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert wait_child(pid) == 0
 
 
 @needs_root

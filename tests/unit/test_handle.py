@@ -23,6 +23,7 @@ from crossing import Colour, Point
 from flask import Flask
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from life_process import wait_child
 from uwsgi_server import wait_until
 
 from spoolkit import (
@@ -145,7 +146,7 @@ def in_a_child(work: Callable[[], None]) -> None:
             work()
         finally:
             os._exit(0)
-    os.waitpid(pid, 0)
+    wait_child(pid)
 
 
 # Results
@@ -435,14 +436,14 @@ def test_wait_in_a_process_returns_however_the_job_ends(
         os._exit(0 if job.wait(60) else 1)
     wait_until(lambda: waits(pid, f"{directory}/waiting/{job.id}"))
     work()
-    assert os.waitpid(pid, 0)[1] == 0
+    assert wait_child(pid) == 0
 
 
 def test_wait_for_a_job_that_is_over_returns_at_once(work: Callable[[], None]) -> None:
     job = gives_back(1)
     work()
     assert job.wait(0)
-    assert job.wait()
+    assert job.wait(60)
 
 
 def test_wait_returns_false_after_its_timeout(work: Callable[[], None]) -> None:
@@ -475,7 +476,7 @@ def test_wait_uses_the_spool_directory_where_the_store_lies_elsewhere(tmp_path: 
         os._exit(0 if job.wait(60) else 1)
     wait_until(lambda: waits(pid, f"{spool_dir}/waiting/{job.id}"))
     Spooler(spool_dir).run_due()
-    assert os.waitpid(pid, 0)[1] == 0
+    assert wait_child(pid) == 0
     assert not os.path.exists(tmp_path / "records" / "waiting")
 
 
@@ -542,7 +543,9 @@ def test_two_handles_of_one_job_are_equal(directory: str) -> None:
 def test_a_handle_is_equal_to_that_of_another_process(directory: str) -> None:
     job = gives_back.using(delay=1000)([1])
     code = "import pickle, sys; sys.stdout.buffer.write(pickle.dumps(pickle.load(sys.stdin.buffer)))"
-    there = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(job), capture_output=True, check=True)
+    there = subprocess.run(
+        [sys.executable, "-c", code], input=pickle.dumps(job), capture_output=True, check=True, timeout=100
+    )
     assert pickle.loads(there.stdout) == job
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from life_process import wait_child
 
 from spoolkit.system import process
 from spoolkit.uwsgi import instance
@@ -74,7 +75,7 @@ def test_an_instance_whose_master_is_gone_is_not_read(spool: str) -> None:
     if not pid:
         publish(spool, {"master": True})
         os._exit(0)
-    os.waitpid(pid, 0)
+    wait_child(pid)
     assert os.path.exists(f"{spool}/spoolers/instance.json")
     assert instance.read(spool) is None
 

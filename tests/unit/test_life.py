@@ -34,7 +34,7 @@ from hypothesis.stateful import (
     rule,
 )
 from life_faults import CRASHED, die_at, no_store_after
-from life_process import in_child, start_child, wait_child
+from life_process import in_child, read_pipe, start_child, wait_child
 from life_tasks import AT_ONCE, FOLLOW, LAST, TASKS, UNIQUE, WORDS
 from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session, sessionmaker
@@ -524,7 +524,7 @@ class Life(RuleBasedStateMachine):
             try:
                 os.close(started)
                 os.close(wait)
-                id = os.read(ready, 32).decode()
+                id = read_pipe(ready, 32).decode()
                 before = self.world.starts(id)
                 running, started_before = self.known[id].task if id else "", self._starts_of("limited")
                 self.world.spooler.run_due()
@@ -1184,7 +1184,7 @@ def test_a_job_whose_process_was_killed_does_not_run_again_however_long_that_tak
 
     pid, kill = start_child(work), os.kill
     try:
-        os.read(ready, 1)
+        read_pipe(ready)
         # It is there, and does nothing.
         monkeypatch.setattr(os, "kill", lambda pid, signum: kill(pid, signal.SIGSTOP))
         assert actions.cancel(id, force=True) is State.CANCELLED

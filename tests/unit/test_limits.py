@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from flask import Flask
 from life_faults import no_store_after
-from life_process import start_child, wait_child
+from life_process import read_pipe, start_child, wait_child
 
 from spoolkit import ConfigurationError, Job, Limit, SpoolKit, State, application, periodic, registry, spool
 from spoolkit.admin import actions, lookup, stats
@@ -95,7 +95,7 @@ def holder(app: Flask) -> Iterator[Callable[[], Callable[[], None]]]:
 
         pid = start_child(child)
         os.close(wait)
-        os.read(started, 1)
+        read_pipe(started)
 
         def end() -> None:
             os.close(go)

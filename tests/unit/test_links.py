@@ -20,7 +20,7 @@ def pages() -> list[str]:
     known = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "*.md"],
         cwd=TOP, capture_output=True, text=True,
-    )  # fmt: skip
+    timeout=100)  # fmt: skip
     named = known.stdout.split("\0") if known.returncode == 0 else map(str, TOP.glob("**/*.md"))
     return sorted(name for name in named if name and (TOP / name).is_file())
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from life_process import start_child
+from life_process import start_child, wait_child
 from uwsgi_server import wait_until
 
 from spoolkit import Abort, Retry, UnknownJobError, current_job, job, spool, thread
@@ -60,7 +60,7 @@ def spooler(directory: str) -> Iterator[int]:
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
     with contextlib.suppress(ChildProcessError):
-        os.waitpid(pid, 0)
+        wait_child(pid)
 
 
 def state(id: str) -> State:
@@ -223,7 +223,7 @@ def test_a_job_that_was_set_aside_but_not_recorded_is_dead(directory: str, spool
     made = hangs()
     wait_until(lambda: lookup.find(made.id).state is State.RUNNING)
     os.kill(spooler, signal.SIGKILL)
-    os.waitpid(spooler, 0)
+    wait_child(spooler)
     dead.quarantine(file_of(directory), directory, reason="out of attempts")
     found = lookup.find(made.id)
     assert (found.state, found.error_message, found.attempt) == (State.DEAD, "out of attempts", 1)
@@ -382,7 +382,7 @@ def test_jobs_lists_a_crashed_job_as_retrying(directory: str) -> None:
         path = spoolfile.write(directory, plain.id, packet.dump(packet.pack(plain, max_body=100)))
         locations.store().claim(plain, file=os.path.basename(path), still_there=lambda: True, max_attempts=3)
         os._exit(0)
-    os.waitpid(pid, 0)
+    wait_child(pid)
     assert [s.id for s in lookup.jobs(states=(State.RETRYING,))] == [plain.id]
     assert lookup.jobs(states=(State.RUNNING,)) == []
 

@@ -29,7 +29,7 @@ def test_pre_commit_runs_the_commands_of_make_check() -> None:
 def test_make_help_lists_every_phony_target() -> None:
     [phony] = re.findall(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE)
     printed = subprocess.run(
-        ["make", "--no-print-directory", "help"], cwd=PROJECT, capture_output=True, text=True, check=True
+        ["make", "--no-print-directory", "help"], cwd=PROJECT, capture_output=True, text=True, check=True, timeout=100
     ).stdout
     assert sorted(line.split()[0] for line in printed.splitlines()) == sorted(phony.split())
 

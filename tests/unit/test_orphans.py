@@ -51,7 +51,7 @@ class Running:
 
     def kill(self) -> None:
         self._process.kill()
-        self._process.wait()
+        self._process.wait(60)
         assert self._process.stdout is not None
         self._process.stdout.close()
 

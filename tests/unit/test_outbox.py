@@ -18,7 +18,7 @@ from unittest.mock import Mock
 import pytest
 from flask import current_app
 from life_faults import CRASHED, Steps, die_at
-from life_process import in_child, start_child, wait_child
+from life_process import in_child, read_pipe, start_child, wait_child
 from sqlalchemy import Connection, Engine, create_engine, event, select, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -56,7 +56,7 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         shutil.chown(folder, "postgres", "postgres")
         user = {"user": "postgres", "group": "postgres", "cwd": folder}
     initdb = [f"{binaries}/initdb", "-D", f"{folder}/data", "-A", "trust", "-U", "postgres", "--no-sync"]
-    subprocess.run(initdb, check=True, capture_output=True, **user)
+    subprocess.run(initdb, check=True, capture_output=True, **user, timeout=100)
     options = ["-D", f"{folder}/data", "-k", str(folder), "-h", "", "-c", "max_prepared_transactions=5", "-F"]
     server = subprocess.Popen([f"{binaries}/postgres", *options], stderr=subprocess.DEVNULL, **user)
     try:
@@ -372,7 +372,7 @@ def test_a_transaction_in_progress_is_not_decided(directory: str, engine: Engine
             session.commit()
 
     pid = start_child(hold)
-    os.read(reading, 1)
+    read_pipe(reading)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(outbox_module._LIMITS, "postgresql", "SET LOCAL lock_timeout = '100ms'")
         sweep(directory)

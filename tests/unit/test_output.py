@@ -107,7 +107,7 @@ def test_basic_config_works_within_a_task() -> None:
         "    logging.basicConfig(format='%(message)s'); logging.warning('hello')\n"
         "assert len(log) == 1 and log[0].endswith('WARNING root: hello\\n'), log\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
     assert (done.returncode, done.stderr) == (0, "hello\n")
 
 
@@ -116,7 +116,7 @@ def test_without_a_handler_the_handler_of_last_resort_writes() -> None:
         "import logging; from spoolkit.attempt import output as capture; log = []\n"
         "with capture.to(log.append):\n    logging.warning('hello')\nassert len(log) == 1\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
     assert (done.returncode, done.stderr) == (0, "WARNING:root:hello\n")
 
 
@@ -124,7 +124,7 @@ def test_output_of_threads_that_a_task_starts_is_captured(log: list[str]) -> Non
     with output.to(log.append):
         thread = threading.Thread(target=print, args=("from a thread",))
         thread.start()
-        thread.join()
+        thread.join(60)
     assert text(log) == "from a thread\n"
 
 
@@ -144,7 +144,7 @@ def test_the_output_of_jobs_in_threads_is_kept_apart() -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(60)
     assert {name: text(log) for name, log in logs.items()} == {name: f"{name}\n" * 100 for name in logs}
     assert sys.stdout is before
 
@@ -163,7 +163,7 @@ def test_output_outside_a_job_is_not_captured_beside_a_thread_job(log: list[str]
     begun.wait(60)
     print("of somebody else")
     go.set()
-    thread.join()
+    thread.join(60)
     assert text(log) == "of the job\n"
 
 
@@ -178,7 +178,7 @@ def test_output_of_a_thread_that_runs_in_a_copied_context_is_captured(log: list[
         contextvars.copy_context().run(print, "copied")
         thread = threading.Thread(target=within)
         thread.start()
-        thread.join()
+        thread.join(60)
         print("outer")
     assert (text(log), text(other)) == ("copied\nouter\n", "inner\n")
 

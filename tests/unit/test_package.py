@@ -70,7 +70,7 @@ def mypy(tmp_path_factory: pytest.TempPathFactory):
     def check(code: str) -> str:
         (folder / "checked.py").write_text(code)
         command = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", folder / "cache", folder / "checked.py"]
-        return subprocess.run(command, capture_output=True, text=True, cwd=folder).stdout
+        return subprocess.run(command, capture_output=True, text=True, cwd=folder, timeout=100).stdout
 
     return check
 
@@ -108,7 +108,9 @@ def test_importing_spoolkit_imports_no_server() -> None:
         "import sys, spoolkit; heavy = {'uwsgi', 'uwsgidecorators', 'uwsgi_tasks', 'celery', 'pickle'};"
         "print(sorted(heavy & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, cwd="/")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, cwd="/", timeout=100
+    )
     assert done.stdout.strip() in ("[]", "['pickle']"), done.stderr  # Flask's own dependencies import pickle
 
 
@@ -144,7 +146,9 @@ print(*(type(task).__name__ for task in tasks))
 def test_no_submodule_replaces_a_public_object_when_it_is_imported(tmp_path: Path) -> None:
     script = tmp_path / "shop.py"
     script.write_text(IMPORT_ALL)
-    done = subprocess.run([sys.executable, "-W", "error", script], capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-W", "error", script], capture_output=True, text=True, cwd=tmp_path, timeout=100
+    )
     assert done.stdout.split() == ["SpoolTask", "SpoolTask", "ThreadTask", "ThreadTask"], done.stderr
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 from flask import Flask
-from life_process import start_child, wait_child
+from life_process import read_pipe, start_child, wait_child
 
 from spoolkit import (
     ConfigurationError,
@@ -216,7 +216,7 @@ def test_jobs_that_are_left_after_a_kill_in_a_resume_come_back_at_a_sweep() -> N
 def test_a_job_that_runs_without_its_lock_is_not_parked() -> None:
     job = opens_its_file()
     child = start_child(work)
-    os.read(ready[0], 1)
+    read_pipe(ready[0])
     kit.pause(task=opens_its_file)
     work()
     os.write(go[1], b"1")

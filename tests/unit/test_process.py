@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from life_process import read_pipe, wait_child
 from uwsgi_server import wait_until
 
 from spoolkit.system import process
@@ -28,13 +29,13 @@ def other() -> Iterator[int]:
         os.write(write, b"x")
         while True:
             signal.pause()
-    assert os.read(ready, 1) == b"x"
+    assert read_pipe(ready) == b"x"
     yield pid
     for fd in (ready, write):
         os.close(fd)
     try:
         os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        wait_child(pid)
     except ProcessLookupError:
         pass  # the test has buried it
 
@@ -61,7 +62,7 @@ def test_a_zombie_is_not_alive(other: int) -> None:
     os.kill(other, signal.SIGKILL)
     wait_until(lambda: not process.is_alive(other, known))
     assert process.identity(other).startswith(b"unknown")
-    os.waitpid(other, 0)
+    wait_child(other)
     assert not process.is_alive(other, known)
 
 
@@ -69,7 +70,7 @@ def test_a_process_is_exiting_once_it_is_killed(other: int) -> None:
     assert not process.is_exiting(other)
     os.kill(other, signal.SIGKILL)
     wait_until(lambda: process.is_exiting(other))
-    os.waitpid(other, 0)
+    wait_child(other)
     assert process.is_exiting(other)
 
 
@@ -134,7 +135,7 @@ def test_own_identity_in_a_forked_child_is_the_childs(other: int) -> None:
     if not pid:
         same = process.own() == process.identity(os.getpid())
         os._exit(0 if same and process.is_alive(os.getpid(), process.own()) else 1)
-    assert os.waitpid(pid, 0)[1] == 0
+    assert wait_child(pid) == 0
     assert process.own() == parent
 
 
@@ -144,7 +145,7 @@ def test_a_process_without_descriptors_takes_others_for_alive(other: int) -> Non
     if not pid:
         resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
         os._exit(0 if process.is_alive(other, known) else 1)
-    assert os.waitpid(pid, 0)[1] == 0
+    assert wait_child(pid) == 0
 
 
 def test_a_process_without_descriptors_knows_its_own_identity(other: int) -> None:
@@ -153,7 +154,7 @@ def test_a_process_without_descriptors_knows_its_own_identity(other: int) -> Non
         "resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0));"
         "assert process.is_alive(os.getpid(), known) and not process.is_alive(os.getpid(), b'another')"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=100)
 
 
 def test_a_value_per_process_is_made_once_in_each_process_and_not_inherited_by_a_child() -> None:
@@ -170,7 +171,7 @@ def test_a_value_per_process_is_made_once_in_each_process_and_not_inherited_by_a
     if not pid:
         is_own = value.peek() is None and value.get() == value.get() == "value 2" and made[1:] == [os.getpid()]
         os._exit(0 if is_own else 1)
-    assert os.waitpid(pid, 0)[1] == 0
+    assert wait_child(pid) == 0
     assert value.get() == "value 1"
 
 
@@ -199,7 +200,7 @@ def test_a_value_per_process_can_be_replaced_and_discarded_in_one_process_alone(
         value.discard()  # nothing of its own yet
         value.set("the child's")
         os._exit(0 if value.get() == "the child's" else 1)
-    assert os.waitpid(pid, 0)[1] == 0
+    assert wait_child(pid) == 0
     assert value.get() == "given"
     value.discard()
     assert (value.peek(), value.get()) == (None, "made")
@@ -237,5 +238,5 @@ def test_a_process_that_remembers_its_pid_asks_for_it_no_more_but_its_child_does
             os._exit(int(value.peek() is not None or value.get() != [os.getpid()]))
         finally:
             os._exit(2)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert wait_child(child) == 0
     assert value.get() is mine

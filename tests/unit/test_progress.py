@@ -315,7 +315,7 @@ def test_of_several_that_make_the_key_at_once_one_counts(tmp_path: Path) -> None
     barrier = Barrier(8, timeout=60)
 
     def make(number: int) -> bytes:
-        barrier.wait()
+        barrier.wait(60)
         return files.write_once(str(tmp_path / "key"), f"{number}".encode())
 
     with ThreadPoolExecutor(8) as pool:

@@ -58,7 +58,9 @@ CLEAN = "from spoolkit import spool\n@spool\ndef clean(): ...\nprint(clean.name,
 
 
 def names_itself(*command: str, cwd: str | Path) -> list[str]:
-    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, cwd=cwd, env=dict(os.environ))
+    done = subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, cwd=cwd, env=dict(os.environ), timeout=100
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
 
@@ -184,7 +186,9 @@ def test_a_script_that_is_also_imported_may_call_both_of_its_tasks(tmp_path: Pat
         "    with app.app_context():\n        print(pay().task, shop.pay().task)\n"
     )
     env = {**os.environ, "SPOOLKIT_SPOOL": str(tmp_path / "spool")}
-    done = subprocess.run([sys.executable, tmp_path / "shop.py"], capture_output=True, text=True, env=env, cwd="/")
+    done = subprocess.run(
+        [sys.executable, tmp_path / "shop.py"], capture_output=True, text=True, env=env, cwd="/", timeout=100
+    )
     assert done.stdout.split() == ["shop.pay", "shop.pay"], done.stderr
 
 

@@ -11,6 +11,7 @@ import pytest
 from descriptors import descriptors
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from life_process import wait_child
 
 from spoolkit.job import Done, JobSpec, Progress, State
 from spoolkit.spooldir import running
@@ -67,7 +68,7 @@ def test_an_attempt_file_outlives_a_killed_process(folder: str) -> None:
         shown.write("last words")
         shown.progress(Progress(3))
         os.kill(os.getpid(), signal.SIGKILL)
-    os.waitpid(pid, 0)
+    wait_child(pid)
     assert read(folder, ID) == (Progress(3), "last words")
     delete(folder, ID)
     assert read(folder, ID) == (None, "")
@@ -185,7 +186,7 @@ def in_a_killed_child(use: Callable[[], object]) -> int:
     if not pid:
         use()
         os.kill(os.getpid(), signal.SIGKILL)
-    os.waitpid(pid, 0)
+    wait_child(pid)
     return pid
 
 
@@ -273,7 +274,7 @@ def test_progress_that_a_child_of_a_task_has_reported_is_not_that_of_the_next_jo
     if not (pid := os.fork()):
         shown.progress(Progress(1))
         os._exit(0)
-    assert os.waitpid(pid, 0)[1] == 0
+    assert wait_child(pid) == 0
     assert read(folder, ID) == (Progress(1), "")
     shown.close()
     begun(folder, OTHER)
@@ -291,7 +292,7 @@ def test_what_a_child_shows_that_a_task_has_left_behind_is_not_that_of_the_next_
     shown.close()
     after = begun(folder, OTHER)
     os.write(go, b"x")
-    assert os.waitpid(pid, 0)[1] == 0
+    assert wait_child(pid) == 0
     after.write("text")
     assert read(folder, OTHER) == (None, "text")
 

@@ -14,6 +14,7 @@ from unittest.mock import Mock
 
 import pytest
 from flask import Flask, current_app
+from life_process import wait_child
 from uwsgi_server import wait_until
 
 from spoolkit import Abort, Batch, Job, JobTimeout, Retry, SpoolKit, State, chain, registry, signals, spool, thread
@@ -198,7 +199,7 @@ def test_an_attempt_that_dies_is_announced_by_the_process_that_finds_it(
     if not pid:
         work()
         os._exit(0)
-    os.waitpid(pid, 0)
+    wait_child(pid)
     assert sent == [ACCEPTED]
     work()
     assert sent[1:] == [ended("crashed")]
@@ -213,7 +214,7 @@ def test_a_killed_job(sent: Sent, work: Callable[[], None]) -> None:
         os._exit(0)
     wait_until(lambda: job.state is State.RUNNING)
     job.cancel(force=True)
-    os.waitpid(pid, 0)
+    wait_child(pid)
     assert sent[1:] == [ended("cancelled"), ("job-cancelled", {"failure": "cancelled"})]
 
 
@@ -230,7 +231,7 @@ def test_an_interrupted_job(sent: Sent, work: Callable[[], None]) -> None:
         kill=lambda pid: os.kill(pid, signal.SIGKILL),
         read_leftovers=lambda id, queue: (None, ""),
     )
-    os.waitpid(pid, 0)
+    wait_child(pid)
     orphans.announce(interrupted)
     assert sent[1:] == [ended("interrupted"), ("job-interrupted", {"attempt": 1})]
 
@@ -324,7 +325,7 @@ def test_a_lost_job_is_announced_once_by_the_process_that_finds_it(sent: Sent, a
         threaded("sleeps")
         lookup.jobs()  # writes the row of a job that waits
         os._exit(0)
-    os.waitpid(pid, 0)
+    wait_child(pid)
     lookup.jobs()
     lookup.jobs()
     assert sent == [("job-lost", {"failure": "failed"})]

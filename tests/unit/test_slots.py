@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from life_process import DEADLINE, wait_child
 
 from spoolkit.job import new_id
 from spoolkit.spooldir import slots
@@ -49,7 +50,7 @@ class Actor:
         self.may_go_on: Callable[[], bool] = lambda: True
         self._go, self._stopped = threading.Semaphore(0), threading.Semaphore(0)
         self._life = life
-        self.thread = threading.Thread(target=self._live)
+        self.thread = threading.Thread(target=self._live, daemon=True)
         self.thread.start()
 
     def _live(self) -> None:
@@ -67,7 +68,8 @@ class Actor:
     def pause(self, may_go_on: Callable[[], bool] = lambda: True) -> None:
         self.may_go_on = may_go_on
         self._stopped.release()
-        self._go.acquire()
+        if not self._go.acquire(timeout=DEADLINE):
+            raise TimeoutError("the test lets it stand still")
         if self.killed:
             raise Killed
 
@@ -81,7 +83,7 @@ class Actor:
 
     def wait(self) -> None:
         """Wait until it pauses."""
-        self._stopped.acquire()
+        assert self._stopped.acquire(timeout=DEADLINE), "it neither pauses nor ends"
 
     def step(self) -> None:
         self._go.release()
@@ -93,7 +95,7 @@ class Actor:
             self.world.lock = None
         if not self.done:
             self.step()
-        self.thread.join()
+        self.thread.join(60)
 
 
 _acting = threading.local()
@@ -380,7 +382,7 @@ def spooler(folder: str) -> Iterator[subprocess.Popen[str]]:
         yield started
     finally:
         started.kill()
-        started.communicate()
+        started.communicate(timeout=60)
 
 
 @pytest.fixture(autouse=True)
@@ -451,7 +453,7 @@ def test_a_call_after_all_descriptors_were_closed_opens_the_slots_and_the_proces
         os.kill(child, signal.SIGUSR2)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert wait_child(child) == 0
     assert line_of(spooler) == "woken"
 
 
@@ -465,7 +467,7 @@ def test_a_forked_process_uses_no_descriptor_of_its_parent(spooler: subprocess.P
             os._exit(int(slots._opened.get()[folder] is parents))
         finally:
             os._exit(2)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert wait_child(child) == 0
 
 
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.EPERM])
@@ -507,7 +509,7 @@ def test_a_dead_process_is_not_signalled(spooler: subprocess.Popen[str]) -> None
     known = process.identity(spooler.pid)
     targets = [Target(spooler.pid, known, keep=keep) for keep in (True, False)]
     spooler.kill()
-    spooler.wait()
+    spooler.wait(60)
     for target in targets:
         with pytest.raises(ProcessLookupError):
             target.signal(signal.SIGUSR1)
@@ -518,7 +520,7 @@ def test_a_dead_process_is_not_signalled(spooler: subprocess.Popen[str]) -> None
 def test_the_slot_of_a_dead_spooler_is_freed_and_taken_by_the_next(spooler: subprocess.Popen[str], folder: str) -> None:
     size = os.path.getsize(f"{folder}/spoolers/slots")
     spooler.kill()
-    spooler.wait()
+    spooler.wait(60)
     with pytest.raises(LookupError):
         slots.call(folder)
     slot = slots.Slot(folder)

@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Callable
 
 import pytest
+from life_process import wait_child
 
 from spoolkit.lifecycle import shutdown, spooler_signals
 from spoolkit.uwsgi import bridge
@@ -32,7 +33,7 @@ def in_spooler(body: Callable[[int], None]) -> tuple[bytes, int]:
     os.close(writer)
     with open(reader, "rb") as file:
         written = file.read()
-    return written, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return written, wait_child(pid)
 
 
 def first_job(fd: int) -> Callable[[], None]:
@@ -125,4 +126,4 @@ def test_a_stop_asks_the_children_of_the_master_alone(monkeypatch: pytest.Monkey
     monkeypatch.setattr(bridge, "spooler_pids", lambda: [child, os.getppid(), 1 << 30])
     shutdown._end_spoolers(time.monotonic() + 60)
     assert asked == [child]
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+    assert wait_child(child) == -signal.SIGTERM

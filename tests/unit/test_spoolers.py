@@ -59,7 +59,7 @@ class Spooler:
 
     def end(self) -> None:
         self.process.kill()
-        self.process.communicate()
+        self.process.communicate(timeout=60)
 
 
 @pytest.fixture
@@ -215,7 +215,10 @@ def test_wake_without_descriptors_or_disk_space_removes_no_file_and_signals_ever
         spooler.tell("busy")
     known = set(os.listdir(tmp_path / "spoolers"))
     done = subprocess.run(
-        [sys.executable, "-c", f"{trouble}\nspoolers.wake(sys.argv[1])", tmp_path], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", f"{trouble}\nspoolers.wake(sys.argv[1])", tmp_path],
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=100,
     )
     assert done.stderr == "", "the job is accepted already: wake() never raises"
     assert set(os.listdir(tmp_path / "spoolers")) == known

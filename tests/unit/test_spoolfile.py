@@ -21,6 +21,7 @@ import pytest
 from descriptors import descriptors
 from hypothesis import given
 from hypothesis import strategies as st
+from life_process import wait_child
 
 import spoolkit
 from spoolkit import spooldir
@@ -52,7 +53,7 @@ def spool(tmp_path: Path) -> str:
 def others_may_lock(path: str) -> bool:
     """Return whether another process gets the lock on the file."""
     code = "import fcntl, os, sys; fcntl.lockf(os.open(sys.argv[1], os.O_RDWR), fcntl.LOCK_EX | fcntl.LOCK_NB)"
-    return subprocess.run([sys.executable, "-c", code, path], stderr=subprocess.DEVNULL).returncode == 0
+    return subprocess.run([sys.executable, "-c", code, path], stderr=subprocess.DEVNULL, timeout=100).returncode == 0
 
 
 def test_write_makes_a_private_file_with_all_the_data(spool: str) -> None:
@@ -350,7 +351,7 @@ def test_claim_lets_four_processes_finish_each_file_once(spool: str) -> None:
     for pid, reader in children:
         with open(reader) as pipe:
             done += pipe.read().split()
-        os.waitpid(pid, 0)
+        wait_child(pid)
     assert sorted(done) == names
     assert os.listdir(spool) == []
 
@@ -477,7 +478,7 @@ def test_of_many_exclusive_writers_of_one_name_one_succeeds(spool: str) -> None:
             os._exit(status)
         pids.append(pid)
     os.close(go_writer)
-    statuses = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+    statuses = [wait_child(pid) for pid in pids]
     os.close(go_reader)
     assert sorted(statuses) == [0] + [1] * 7
     assert Path(spool, f"{PREFIX}one").read_bytes() == str(statuses.index(0)).encode()

@@ -1153,7 +1153,7 @@ def test_many_processes_move_many_jobs_at_once(store: Store) -> None:
     children = [start_child(lambda number=number: work(number)) for number in range(PROCESSES)]  # type: ignore[misc]
     os.close(opened)
     os.close(gate)
-    assert [wait_child(pid) for pid in children] == [0] * PROCESSES, "see what the children printed"
+    assert [wait_child(pid, 110) for pid in children] == [0] * PROCESSES, "see what the children printed"
     print(f"{PROCESSES * JOBS * 2 / (time.monotonic() - begun):.0f} moves a second")
     half = PROCESSES * JOBS // 2
     assert store.counts(State) == {

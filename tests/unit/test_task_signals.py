@@ -9,6 +9,8 @@ import sys
 import threading
 from collections.abc import Callable
 
+from life_process import wait_child
+
 from spoolkit.system import task_signals
 
 
@@ -23,7 +25,7 @@ def in_child(act: Callable[[], bool]) -> bool:
             os._exit(0 if act() else 1)
         finally:
             os._exit(2)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    return wait_child(pid) == 0
 
 
 def test_block_in_thread_blocks_signals_until_unblock_in_thread() -> None:
@@ -37,7 +39,7 @@ def test_block_in_thread_blocks_signals_until_unblock_in_thread() -> None:
 
     thread = threading.Thread(target=work)
     thread.start()
-    thread.join()
+    thread.join(60)
     assert signal.SIGTERM in found[0]
     assert found[1] == set()
 
@@ -59,7 +61,7 @@ thread = threading.Thread(target=work)
 thread.start()
 thread.join()
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=100)
     assert done.stdout.split() == [str(int(signal.SIGTERM))]
 
 

@@ -254,7 +254,13 @@ def test_a_job_enqueued_while_tests_are_collected_reaches_no_real_directory(tmp_
     env = {name: value for name, value in os.environ.items() if not name.startswith(("SPOOLKIT", "PYTEST"))}
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_shop.py"]
     done = subprocess.run(
-        command, cwd=site, env={**env, "TMPDIR": str(temporary)}, capture_output=True, text=True, check=False
+        command,
+        cwd=site,
+        env={**env, "TMPDIR": str(temporary)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
     )
     assert "1 passed" in done.stdout, done.stdout + done.stderr
     assert not (site / "my_spools").exists()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from flask import Flask
-from life_process import start_child, wait_child
+from life_process import read_pipe, start_child, wait_child
 from uwsgi_server import wait_until
 
 from spoolkit import ConfigurationError, Job, Limit, QueueFull, Rate, SpoolKit, State, thread
@@ -148,7 +148,7 @@ def test_room_that_comes_in_another_process_is_found(how: str, monkeypatch: pyte
 
     pid = start_child(child)
     os.close(wait)
-    os.read(started, 1)
+    read_pipe(started)
     job = export(1)
     wait_until(lambda: has_looked(job))
     assert job.state is State.QUEUED

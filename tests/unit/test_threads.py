@@ -376,7 +376,7 @@ def test_other_processes_see_waiting_thread_jobs(full: list[Job], tmp_path: Path
     def seen_elsewhere() -> str:
         command = [sys.executable, "-c", code, *(job.id for job in full)]
         env = {**os.environ, "SPOOLKIT_SPOOL": str(tmp_path / "spool")}
-        return subprocess.run(command, env=env, capture_output=True, text=True).stdout.strip()
+        return subprocess.run(command, env=env, capture_output=True, text=True, timeout=100).stdout.strip()
 
     # No lookup in this process triggers the writing of the rows: the background writer does it.
     wait_until(lambda: seen_elsewhere() == "running running queued queued")
@@ -534,7 +534,7 @@ def test_a_second_signal_ends_the_grace_period(tmp_path: Path) -> None:
             break
     # A second signal that comes at once counts as the first: a terminal and a server's master both send it.
     wait_until(lambda: script.poll() is not None or script.send_signal(signal.SIGINT), timeout=60)
-    _, err = script.communicate()
+    _, err = script.communicate(timeout=60)
     assert [Job.get(id).state for id in ids] == [State.LOST] * 7, err
     assert err.count("is lost") == 8
 
@@ -560,7 +560,7 @@ def test_wait_returns_when_the_process_of_a_thread_job_is_killed(tmp_path: Path)
     threading.Timer(0.3, script.kill).start()
     assert job.wait(60)
     assert job.state is State.LOST
-    script.communicate()
+    script.communicate(timeout=60)
 
 
 def test_a_forked_child_has_its_own_pool_and_none_of_its_parents_jobs(tmp_path: Path) -> None:

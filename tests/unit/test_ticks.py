@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 from flask import Flask
-from life_process import in_child
+from life_process import in_child, read_pipe, wait_child
 
 from spoolkit import ConfigurationError, Job, SpoolKit, State, current_job, periodic, registry, spool, thread
 from spoolkit.admin import actions, lookup
@@ -586,12 +586,12 @@ def test_a_run_holds_up_others_from_its_decision_until_it_is_settled(
             site._spooler.run_due()
         finally:
             os._exit(0)
-    os.read(reached, 1)
+    read_pipe(reached)
     site.pass_to(MINUTE + 60)
     site._spooler.run_due()
     assert ran == []
     os.write(goes_on, b"x")
-    os.waitpid(pid, 0)
+    wait_child(pid)
     if missed == "once":
         assert site.end(MINUTE + 60)[0] is State.CANCELLED
     site.pass_to(MINUTE + 120)

@@ -53,7 +53,7 @@ def in_a_thread(work: Callable[[], object]) -> list[object]:
 
     thread = threading.Thread(target=run)
     thread.start()
-    thread.join()
+    thread.join(60)
     return result
 
 

@@ -133,7 +133,7 @@ def test_processes_that_register_concurrently_add_each_timer_once(tmp_path: Path
     code = [(name, 1) for name in "abcdefghij"]
 
     def run(worker: int) -> None:
-        ready.wait()
+        ready.wait(60)
         load(start(tables, tmp_path, worker), code[worker:] + code[:worker])
 
     ready = threading.Barrier(4)
@@ -141,7 +141,7 @@ def test_processes_that_register_concurrently_add_each_timer_once(tmp_path: Path
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(60)
     for worker in (1, 2, 3, 4):
         assert sorted(tables.fire(worker)) == list("abcdefghij")
 

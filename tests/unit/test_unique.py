@@ -17,7 +17,7 @@ from flask import Flask
 from hypothesis import given
 from hypothesis import strategies as st
 from life_faults import CRASHED, Steps, die_at
-from life_process import in_child, start_child, wait_child
+from life_process import in_child, read_pipe, start_child, wait_child
 from uwsgi_server import wait_until
 
 from spoolkit import (
@@ -396,7 +396,7 @@ def test_a_job_that_is_locked_is_not_replaced(directory: str, monkeypatch: pytes
     pid = start_child(hold)
     os.close(wait)
     try:
-        os.read(ready, 1)
+        read_pipe(ready)
         second = indexed_to_the_end(1, "two")
     finally:
         os.close(go)
@@ -714,11 +714,13 @@ def test_a_storm_of_calls_and_kills_never_gives_a_key_two_holders(
             inside[:] = [lambda: perhaps_die(chance)]
             spooler.run_due()
 
-    parent, seeds = os.getpid(), itertools.count()
+    parent, seeds, deadline = os.getpid(), itertools.count(), time.monotonic() + 60 + calls / 3
     callers = {start_child(lambda: call(next(seeds))) for _ in range(4)}
     spooler, killed = start_child(lambda: run(next(seeds))), 0
     try:
         while callers:
+            if time.monotonic() > deadline:
+                wait_child(min(callers), 0)  # it says where it stands still
             for one in [spooler, *callers]:  # not of any child: this process may have others
                 pid, status = os.waitpid(one, os.WNOHANG)
                 next(seeds)
@@ -734,7 +736,7 @@ def test_a_storm_of_calls_and_kills_never_gives_a_key_two_holders(
     finally:
         for pid in {*callers, spooler}:
             os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+            wait_child(pid)
     assert_one_holder_each(directory)
     # A caller that was killed in the middle of a replacement may have put its job off, and no later one put it right.
     real = clock.now

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from life_faults import CRASHED, die_at
-from life_process import in_child, start_child, wait_child
+from life_process import in_child, read_pipe, start_child, wait_child
 from uwsgi_server import wait_until
 
 from spoolkit import (
@@ -116,7 +116,7 @@ def held_by_a_child(hold: Callable[[], contextlib.AbstractContextManager[object]
     os.close(wait)
     os.close(told)
     try:
-        assert os.read(ready, 1) == b"1"
+        assert read_pipe(ready) == b"1"
         yield pid
     finally:
         os.close(go)
@@ -206,7 +206,7 @@ def test_who_waits_for_all_keys_keeps_new_callers_out_now_and_then(
             wait_until(lambda: locks.is_locked(file.fileno(), keys.TURNSTILE, 1) is is_closed)  # noqa: B023
         assert wait_until(lambda: is_free(directory, other))
         assert got == []
-    waits.join()
+    waits.join(60)
     assert got == [True]
     assert is_free(directory, key)
 
@@ -240,7 +240,7 @@ def test_threads_of_one_process_exclude_each_other(directory: str, monkeypatch: 
     for one in threads:
         one.start()
     for one in threads:
-        one.join()
+        one.join(60)
     assert len(free) == 800
     assert all(free)
 
@@ -350,18 +350,18 @@ def test_cancelling_and_replacing_one_job_at_once_are_one_after_the_other(
         begin, replaced, states = threading.Barrier(2), [], []
 
         def replace() -> None:
-            begin.wait()  # noqa: B023
+            begin.wait(60)  # noqa: B023
             replaced.append(latest.using(delay=60)(1, "second"))  # noqa: B023
 
         def cancel() -> None:
-            begin.wait()  # noqa: B023
+            begin.wait(60)  # noqa: B023
             states.append(actions.cancel(job.id))  # noqa: B023
 
         threads = [threading.Thread(target=one) for one in (replace, cancel)[:: 1 if round % 2 else -1]]
         for one in threads:
             one.start()
         for one in threads:
-            one.join()
+            one.join(60)
         assert states == [State.CANCELLED]
         assert job.state is State.CANCELLED
         (other,) = replaced

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from descriptors import descriptors
+from life_process import wait_child
 from uwsgi_server import wait_until
 
 from spoolkit.spooldir import waiting
@@ -54,7 +55,7 @@ def waiter(folder: str, finished: Callable[[], bool]) -> int:
 
 
 def exit_code(pid: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    return wait_child(pid)
 
 
 @pytest.mark.parametrize("timeout", [None, 0, 10])

@@ -26,7 +26,9 @@ def untracked(seconds: float) -> None:
 
 
 def wait_for(job: Job, *states: State) -> None:
+    deadline = time.monotonic() + 60
     while job.state not in states:
+        assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
