@@ -31,9 +31,9 @@ ENV PATH=/opt/venv/bin:$PATH \
 USER spoolkit
 VOLUME /var/spool/spoolkit
 EXPOSE 5000
-# A path that does not exist, because every other one starts work. Its 404 shows that the application answers.
+# The application answers, and its jobs run. While a queue is paused, for example, the container is "unhealthy".
 HEALTHCHECK --interval=10s --timeout=3s --start-period=10s \
-    CMD ["python", "-c", "import http.client, os; c = http.client.HTTPConnection('127.0.0.1', int(os.environ['PORT']), timeout=2); c.request('GET', '/healthy/not-there'); raise SystemExit(c.getresponse().status != 404)"]
+    CMD ["python", "-c", "import http.client, os; c = http.client.HTTPConnection('127.0.0.1', int(os.environ['PORT']), timeout=2); c.request('GET', '/health/ready'); raise SystemExit(c.getresponse().status != 200)"]
 # On the SIGTERM that Docker sends, uWSGI waits for jobs and requests, SPOOLKIT_GRACE seconds at most. Give it more time
 # than that before it is killed: with stop_grace_period in a compose file, or docker stop --time 45.
 STOPSIGNAL SIGTERM

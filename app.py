@@ -11,6 +11,7 @@ from werkzeug.routing import IntegerConverter
 import tasks
 from spoolkit import ArgumentError, QueueFull, SpoolKit, SpoolUnavailableError, seconds_from_text
 from spoolkit.api import jobs_blueprint
+from spoolkit.dashboard import health_blueprint
 
 DURATION, MAX_DURATION = 5, 3600
 
@@ -38,6 +39,7 @@ app.url_map.converters["digits"] = Digits
 app.config["MAX_CONTENT_LENGTH"] = 65536
 SpoolKit(app)
 app.register_blueprint(jobs_blueprint())
+app.register_blueprint(health_blueprint())
 
 
 @app.before_request

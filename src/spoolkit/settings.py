@@ -79,6 +79,8 @@ class Settings:
     keep_done: float = 7 * 86400.0
     #: Seconds for which a dead job is kept, with its file.
     keep_dead: float = 90 * 86400.0
+    #: Seconds that a job may be due and still wait, in a site that is ready.
+    max_due_age: float = 300.0
     #: How many jobs a spooler runs before another one takes its place; 0: any number.
     spooler_max_jobs: int = 0
     #: Bytes of memory beyond which another spooler takes its place after the running job; 0: any number.
@@ -319,6 +321,7 @@ _READERS: dict[str, Callable[[str, object], object]] = {
     "SPOOLKIT_UNKNOWN_GRACE": _number,
     "SPOOLKIT_KEEP_DONE": _number,
     "SPOOLKIT_KEEP_DEAD": _number,
+    "SPOOLKIT_MAX_DUE_AGE": _number,
     "SPOOLKIT_SPOOLER_MAX_JOBS": _whole,
     "SPOOLKIT_SPOOLER_MAX_MEMORY": _whole,
     "SPOOLKIT_THREADS": _one_or_more,

@@ -316,8 +316,10 @@ def test_a_request_with_a_full_session_cookie_is_answered(site: UwsgiServer) -> 
 
 def test_the_containers_healthcheck_passes(site: UwsgiServer) -> None:
     check = yaml.safe_load((PROJECT / "docker-compose.yml").read_text())["services"]["web"]["healthcheck"]["test"]
-    subprocess.run([sys.executable, *check[2:-1], check[-1].replace("5000", str(site.port))], check=True, timeout=100)
-    site.wait_for_log(r"GET /healthy/not-there .*HTTP/1.1 404")  # a path that does not exist, so that it starts nothing
+    command = [sys.executable, *check[2:-1], check[-1].replace("5000", str(site.port))]
+    # Until the spoolers have started.
+    wait_until(lambda: subprocess.run(command, timeout=60).returncode == 0, timeout=60, message=site.log)
+    site.wait_for_log(r"GET /health/ready .*HTTP/1.1 200")
 
 
 def test_sigterm_stops_the_site(tmp_path: Path) -> None:

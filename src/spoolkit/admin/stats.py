@@ -147,6 +147,19 @@ def gather(*, max_examined: int = MAX_EXAMINED, files: Files | None = None) -> S
     )
 
 
+def queues() -> list[QueueFigures]:
+    """Return the figures of each queue, the default one first. No file is opened.
+
+    Raises:
+        SpoolUnavailableError: This process cannot read a spool directory.
+        StoreUnavailableError: This process may not read the store.
+    """
+    locations.check_readable()
+    recorded = lookup.from_store(lambda: locations.store().statuses(states=[State.RUNNING])) or []
+    running = {status.id for status in recorded if status.pid is not None}
+    return _queues(clock.now(), lookup.list_files(), running, MAX_EXAMINED)
+
+
 @dataclass
 class _Folder:
     """A folder with jobs that wait."""

@@ -13,7 +13,7 @@ for command in (
     *(actions.retry, actions.cancel, actions.run_now, actions.purge),
     *(deploying.pause, deploying.resume, deploying.drain),
     periodic.periodic,
-    monitoring.metrics,
+    *(monitoring.metrics, monitoring.check),
     *(running.run, running.doctor, deploying.ini),
 ):
     commands.add_command(command)

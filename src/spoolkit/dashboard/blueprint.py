@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Blueprint
 from flask.typing import ResponseReturnValue
 
-from spoolkit.dashboard import actions, assets, headers, job, jobs, metrics, overview
+from spoolkit.dashboard import actions, assets, headers, health, job, jobs, metrics, overview
 from spoolkit.dashboard.access import Access, AccessFunction, given_or_default
 from spoolkit.dashboard.routes import Routes, show_error
 from spoolkit.errors import SpoolkitError
@@ -19,6 +19,7 @@ PAGES: tuple[Routes, ...] = (
     job.routes,
     actions.routes,
     metrics.routes,
+    health.routes,
 )
 """The routes of all pages."""
 

@@ -164,6 +164,8 @@ class Routes(list[Route]):
 def _answer(route: Route, find_access: AccessFunction, **values: object) -> ResponseReturnValue:
     """Answer a request, or refuse it, in this order: a stranger learns nothing."""
     if route.is_open:
+        if request.method not in route.methods:
+            raise MethodNotAllowed(route.methods)
         known = find_access(request) if request.authorization or request.cookies else None
         return route.view(known if isinstance(known, Access) else None, **values)
     access = find_access(request)

@@ -17,13 +17,7 @@ from collections.abc import Iterator, Sequence
 from spoolkit import times
 from spoolkit.doctor.findings import Check, Entry, Finding, Severity, Site, printable, quoted
 from spoolkit.spooldir import spoolers, spoolfile
-from spoolkit.system import clock, files
-
-MIN_FREE_BYTES = 50 * 1024 * 1024
-"""Free bytes below which a disk is reported."""
-
-MIN_FREE_SHARE = 0.01
-"""The share of a disk's bytes, or of its inodes, below which it is reported."""
+from spoolkit.system import clock, disk, files
 
 # On these, locks, renames and the clock belong to another machine.
 # fmt: off
@@ -77,14 +71,9 @@ def _hard_links(site: Site) -> Iterator[Finding]:
 
 def _disk(site: Site) -> Iterator[Finding]:
     for path in {os.stat(path).st_dev: path for path in reversed(site.written_directories())}.values():
-        disk = os.statvfs(path)
-        free = disk.f_bavail * disk.f_frsize
-        if free < max(MIN_FREE_BYTES, MIN_FREE_SHARE * disk.f_blocks * disk.f_frsize):
-            problem = f"the disk of {printable(path)} has {free >> 20} MB left"
-            yield Finding("disk", problem, f"df -h {quoted(path)}", "warning")
-        if disk.f_files and disk.f_favail < MIN_FREE_SHARE * disk.f_files:
-            problem = f"the disk of {printable(path)} has {disk.f_favail} inodes left"
-            yield Finding("disk", problem, f"df -i {quoted(path)}", "warning")
+        for shortage in disk.shortages(path):
+            problem = f"the disk of {printable(path)} has {shortage.left} left"
+            yield Finding("disk", problem, f"df {shortage.option} {quoted(path)}", "warning")
 
 
 CHECKS: tuple[Check, ...] = (_clock, _file_system, _hard_links, _disk)

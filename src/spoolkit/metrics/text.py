@@ -86,6 +86,10 @@ class _Collector(Collector):
             found.tasks,
             found.totals.wait,
         )
+        cpu = CounterMetricFamily("spoolkit_cpu_seconds", "Processor time of attempts, where known.", labels=("task",))
+        for task in found.tasks:
+            cpu.add_metric([_label(task)], found.totals.cpu.get(task, 0) / MICROSECONDS)
+        yield cpu
 
 
 def _of_queues(found: Figures) -> Iterator[Metric]:

@@ -21,6 +21,9 @@ from spoolkit.system.process import PerProcess
 LOCK_TIMEOUT = 10.0
 """Seconds to wait for the transactions of other processes, each of which takes well under a millisecond."""
 
+CHECK_LOCK_TIMEOUT = 2.0
+"""Seconds for which the question waits whether the file can be written."""
+
 FIRST_PAUSE, LONGEST_PAUSE = 0.0001, 0.005
 """Seconds between two tries to get the lock. SQLite's own first pause, a millisecond, is that of ten transactions."""
 
@@ -187,6 +190,14 @@ class Database:
     def check_usable(self) -> None:
         """Raise :class:`StoreUnavailableError` if the file cannot be read; not if there is none yet."""
         self.read("SELECT 1 FROM jobs LIMIT 1")
+
+    def check_writable(self) -> None:
+        """Raise :class:`StoreUnavailableError` if the file cannot be written; its folder, if there is none yet."""
+        if self._exists():
+            with self.transaction(CHECK_LOCK_TIMEOUT):
+                pass  # nothing is written: to get the lock is what a file or a disk that is read-only refuses
+        elif not os.access(folder := os.path.dirname(self.path), os.W_OK | os.X_OK):
+            raise StoreUnavailableError(f"{self.path}: {folder} is missing or may not be written", path=self.path)
 
     def _exists(self) -> bool:
         try:
