@@ -108,6 +108,16 @@ def test_a_job_is_found_by_an_argument_by_position_and_by_name(
     assert parse(text).fits_arguments(args, kwargs, inspect.signature(signed)) is fits
 
 
+def secretive(user: str, password: str, **secrets: str) -> None: ...
+
+
+@pytest.mark.parametrize("text", ["arg.word:x", "arg.user:x arg.word:x"])
+def test_a_job_is_not_found_by_a_value_that_is_not_shown(text: str) -> None:
+    signature = inspect.signature(secretive)
+    assert parse("arg.user:x").fits_arguments(["x", "x"], {"word": "x"}, signature)
+    assert not parse(text).fits_arguments(["x", "x"], {"word": "x"}, signature)
+
+
 def test_without_its_task_a_job_is_found_by_arguments_by_name_alone() -> None:
     assert parse("arg.word:x").fits_arguments([], {"word": "x"}, None)
     assert not parse("arg.word:x").fits_arguments([1, "x"], {}, None)

@@ -72,13 +72,14 @@ class JobFilter:
         )
 
     def fits_arguments(self, args: list[Any], kwargs: dict[str, Any], signature: inspect.Signature | None) -> bool:
-        """Return whether a job with these arguments is meant.
+        """Return whether a job with these arguments is meant. It is not found by a value that is not shown.
 
         Args:
             args: The tagged JSON of each argument by position.
             kwargs: That of each argument by name.
             signature: That of the task's function; ``None``: it is not known here, and no argument by position is.
         """
+        args, kwargs = redact.call(args, kwargs, signature)
         named: Mapping[str, Any] = kwargs
         if signature is not None:
             try:
