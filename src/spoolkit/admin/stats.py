@@ -56,6 +56,8 @@ class QueueFigures:
     oldest_due: float | None = None
     #: How many of the jobs wait for room under their limit.
     parked: int = 0
+    #: How many of the jobs are due and wait for nothing but a spooler.
+    due: int = 0
 
 
 @dataclass(frozen=True)
@@ -189,9 +191,15 @@ def _queues(now: float, files: Files, running: set[str], max_examined: int) -> l
             gate.state(spool_dir) or "open",
             _oldest_due(now, own, files, running, max_examined),
             sum(len(folder.ids) for folder in own if folder.is_parked),
+            _due(own, running),
         )
         found.append(one)
     return found
+
+
+def _due(folders: Iterable[_Folder], running: set[str]) -> int:
+    scanned = [one for one in folders if not (one.is_paused or one.is_parked or one.is_delayed)]
+    return sum(len(one.ids) - len(running.intersection(one.ids)) for one in scanned)
 
 
 def _folders(files: Files, spool_dirs: list[str]) -> Iterable[_Folder]:

@@ -4,21 +4,32 @@ from __future__ import annotations
 
 from flask.typing import ResponseReturnValue
 
-from spoolkit.admin import lookup, stats
+from spoolkit.admin import activity, lookup, stats
+from spoolkit.dashboard import chart
 from spoolkit.dashboard.access import Access
 from spoolkit.dashboard.routes import Routes, render
 from spoolkit.job import State
 
 routes = Routes()
 
-MAX_RUNNING = 50
+MAX_RUNNING = 100
 """Running jobs that are shown."""
 
 
 @routes.page("/")
 def overview(access: Access) -> ResponseReturnValue:
-    """What is due, what runs, and the figures of the queues."""
+    """What is due, what runs, who runs it, and the last hour."""
     files = lookup.list_files()
-    figures = stats.gather(files=files)
-    running = lookup.jobs(states=(State.RUNNING,), limit=MAX_RUNNING, files=files)
-    return render("overview.html", figures=figures, running=running)
+    running = lookup.jobs(states=(State.RUNNING,), files=files)
+    hour = activity.last_hour()
+    return render(
+        "overview.html",
+        figures=stats.gather(files=files),
+        running=running[:MAX_RUNNING],
+        more_running=max(0, len(running) - MAX_RUNNING),
+        hour=hour,
+        bars=chart.bars([(minute.done, minute.dead) for minute in hour]),
+        chart=chart,
+        spoolers=activity.list_spoolers(running),
+        last_deploy=activity.last_deploy(),
+    )

@@ -189,6 +189,14 @@ def publish_generation(spool_dir: str, pid: int) -> None:
         files.write(os.path.join(spool_dir, FOLDER, GENERATION), process.identity(pid))
 
 
+def generation_time(spool_dir: str) -> float | None:
+    """Return when the HTTP processes began to run the present code, in unix seconds; ``None`` if none has said so."""
+    try:
+        return os.stat(os.path.join(spool_dir, FOLDER, GENERATION), follow_symlinks=False).st_mtime
+    except OSError:
+        return None
+
+
 def outdated_pids(spool_dir: str) -> list[int]:
     """Return the pids of the living spoolers that run code from before the last reload, in order. Never raises."""
     try:

@@ -41,6 +41,7 @@ class Store(Database):
     counts = queries.counts
     done_since = queries.done_since
     durations = queries.durations
+    ends_by_minute = queries.ends_by_minute
     window = search.window
     count_states = search.count_states
     with_arguments = search.with_arguments

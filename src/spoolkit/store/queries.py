@@ -165,6 +165,16 @@ def done_since(store: Database, since: float) -> int:
     return found[0]["n"] if found else 0
 
 
+def ends_by_minute(store: Database, since: float, states: Iterable[State]) -> dict[tuple[int, State], int]:
+    """Return how many jobs ended after ``since`` (unix seconds, UTC), by the minute from then on, from 0, and state."""
+    wanted = [state.value for state in states]
+    minute = "CAST((finished_at - ?) / 60 AS INTEGER) AS minute"
+    where = f"state IN ({_placeholders(wanted)}) AND finished_at > ?"
+    sql = f"SELECT {minute}, state, count(*) AS n FROM jobs WHERE {where} GROUP BY minute, state"  # noqa: S608 - placeholders only
+    found = store.read(sql, (since, *wanted, since))
+    return {(row["minute"], State(row["state"])): row["n"] for row in found}
+
+
 def durations(store: Database, since: float, limit: int) -> list[float]:
     """Return how many seconds the ``limit`` latest jobs took that were done after ``since`` (unix seconds), sorted."""
     found = store.read(
