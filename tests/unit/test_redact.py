@@ -328,6 +328,7 @@ def test_a_secret_that_the_task_itself_writes_is_not_shown_with_its_details(app:
         assert f"signing in somebody with {REDACTED}" in text
         assert f"somebody cannot sign in with {REDACTED}" in text
     assert "open sesame" in lookup.details(job.id).attempts[0].log  # what is stored stays as it is
+    assert redaction.text(lookup.details(job.id), "with open sesame") == f"with {REDACTED}"
 
 
 def test_show_prints_the_call_as_code_with_markers(app: Flask, flask_spool: Flasks) -> None:

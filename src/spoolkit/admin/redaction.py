@@ -82,6 +82,11 @@ def details(found: Details) -> Details:
     return replace(found, status=shown, arguments=None, attempts=[*map(attempt, found.attempts)], events=events)
 
 
+def text(found: Details, written: str) -> str:
+    """Return a text that a job's task has written elsewhere, without its secret texts, as :func:`details` does."""
+    return redact.scrub(written, _secret_texts(found))
+
+
 def arguments(found: Details) -> Call | None:
     """Return the arguments of a job, as tagged JSON, as they may be shown; ``None`` where they were not kept."""
     original = _call(found)

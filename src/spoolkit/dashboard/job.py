@@ -10,6 +10,7 @@ from flask import Response
 from flask.typing import ResponseReturnValue
 
 from spoolkit.admin import lookup, redaction, surroundings, timeline, tracebacks, words
+from spoolkit.admin.lookup import Details
 from spoolkit.dashboard.access import Access
 from spoolkit.dashboard.routes import Routes, render
 from spoolkit.errors import UnknownJobError
@@ -66,7 +67,7 @@ def job(access: Access, id: str) -> ResponseReturnValue:
         entries=timeline.entries(shown),
         attempts=list(_attempts(reversed(shown.attempts), show_texts=access.may("logs"))),
         is_complete=len(shown.attempts) >= status.attempt,
-        report=_report(status.id) if access.may("logs") and not shown.attempts else None,
+        report=_report(found) if access.may("logs") and not shown.attempts else None,
     )
 
 
@@ -100,10 +101,10 @@ def _attempts(newest_first: Iterable[Attempt], *, show_texts: bool) -> Iterator[
         room -= len(own) + len(trace) + len(cut)
 
 
-def _report(id: str) -> str | None:
+def _report(found: Details) -> str | None:
     """The traceback in the report beside a dead file, of a job that has no record."""
-    text = lookup.report(id).get("traceback")
-    return words.plain(text)[-MAX_TEXT:] if isinstance(text, str) and text else None
+    text = lookup.report(found.status.id).get("traceback")
+    return words.plain(redaction.text(found, text))[-MAX_TEXT:] if isinstance(text, str) and text else None
 
 
 def _cut(text: str | None) -> str | None:
