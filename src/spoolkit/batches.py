@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, cast, get_args
+from typing import Any, TypeVar, cast, get_args
 
 from spoolkit import application, registry
-from spoolkit.coordination import batches as coordination
+from spoolkit.admin import batches
 from spoolkit.coordination import commits
 from spoolkit.encoding import codec
 from spoolkit.errors import (
@@ -23,12 +23,12 @@ from spoolkit.errors import (
 )
 from spoolkit.handle import Job
 from spoolkit.job import FINISHED, BatchStatus, OnDeath, State, new_id, replaced
-from spoolkit.spooldir import waiting
+from spoolkit.spooldir import held, waiting
 from spoolkit.spooling.engine import SpoolEngine
 from spoolkit.store import locations
 from spoolkit.store.transitions import Result
 from spoolkit.system import clock
-from spoolkit.task import P, PlannedCall, R, SpoolTask
+from spoolkit.task import AfterCommit, P, PlannedCall, R, SpoolTask
 
 MAX_NAME = 200
 """Characters of a batch's name, at most."""
@@ -63,12 +63,13 @@ class Batch:
             ``Batch.get(current_job().batch)``. ``None``: none.
         on_death: ``"wait"``: the other members go on after one is dead. ``"cancel"``: those that have not started are
             cancelled, and those that run are asked to stop.
-        after_commit: ``False``: the batch is accepted at once, also in a transaction of the application for which
-            ``SPOOLKIT_AFTER_COMMIT`` has other calls wait. A batch does not wait for a commit.
+        after_commit: As for :meth:`SpoolTask.using`, for the whole batch: it waits for the commit of the transaction in
+            which the ``with`` block ends. ``None``: ``SPOOLKIT_AFTER_COMMIT`` decides then.
 
     Raises:
         ArgumentError: ``then`` cannot be called later, or ``name`` is not a name.
-        ConfigurationError: ``on_death`` has another value.
+        ConfigurationError: ``on_death`` has another value, or it is not known for which transaction to wait.
+        ArgumentTypeError: ``after_commit`` is none of these values.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class Batch:
         *,
         then: PlannedCall[Any] | None = None,
         on_death: OnDeath = "wait",
-        after_commit: Literal[False] | None = None,
+        after_commit: AfterCommit | None = None,
     ) -> None:
         if not isinstance(name, str) or not 0 < len(name) <= MAX_NAME:
             problem = f"name is {shown(name)}: give a text of 1 to {MAX_NAME} characters"
@@ -90,24 +91,16 @@ class Batch:
         #: The name that the application gave it.
         self.name = name
         self._on_death = on_death
-        self._check_after_commit(after_commit)
         self._after_commit = after_commit
+        if after_commit is not None:
+            self._transaction()  # what is wrong with it is for this line, and not for the end of the block
         self._callback = None if then is None else self._dump_callback(then)
         #: The members with their files, while the ``with`` block is open.
         self._added: list[tuple[Job[Any], bytes]] | None = None
 
-    def _check_after_commit(self, asked: object) -> None:
+    def _transaction(self) -> commits.Transaction | None:
         config = application.settings(registry.code_folder())
-        if asked is None:
-            if commits.current(None, is_automatic=config.after_commit) is None:
-                return
-        elif asked is False:
-            return
-        raise BatchStateError(
-            f"the batch {self.name!r} would have to wait for the commit of the transaction in progress, which a batch "
-            "cannot: make it after the commit, or say Batch(..., after_commit=False) to have it accepted at once",
-            batch=self.id,
-        )
+        return commits.current(self._after_commit, is_automatic=config.after_commit)
 
     def _dump_callback(self, then: PlannedCall[Any]) -> bytes:
         if not isinstance(then, PlannedCall):
@@ -125,6 +118,7 @@ class Batch:
 
         Raises:
             UnknownBatchError: There is no record of the batch.
+            BatchStateError: It waits for a commit in this process.
             StoreUnavailableError: The store cannot be read.
         """
         found = _recorded(id)
@@ -142,7 +136,7 @@ class Batch:
         return f"<Batch {self.name!r} {self.id}>"
 
     def __enter__(self: B) -> B:
-        if self._added is not None or locations.store().batch(self.id) is not None:
+        if self._added is not None or self.held or batches.find(self.id) is not None:
             raise BatchStateError(f"the batch {self.name!r} was entered before: make another one", batch=self.id)
         self._added = []
         return self
@@ -170,7 +164,10 @@ class Batch:
             raise BatchStateError(f"the batch {self.name!r} takes members in its with block only", batch=self.id)
         call = self._call_of(task, args, kwargs)
         if call.options.get("after_commit"):
-            problem = f"after_commit is given for {call.task.name}, but the members of a batch are accepted together"
+            problem = (
+                f"after_commit is given for {call.task.name}, but the members of a batch are accepted together: say "
+                "Batch(..., after_commit=...)"
+            )
             raise ArgumentError(problem, argument="after_commit")
         job = _member(call.job(), self.id)
         self._added.append((job, call.dump(job)))
@@ -191,12 +188,16 @@ class Batch:
         )
 
     def _accept(self, added: list[tuple[Job[Any], bytes]]) -> None:
-        self._check_after_commit(self._after_commit)
         status = BatchStatus(self.id, self.name, clock.now(), None, 0, self._on_death, None, {})
-        SpoolEngine().submit_batch(status, added, self._callback)
-        if not added:
-            config = application.settings(registry.code_folder())
-            coordination.member_ended(self.id, None, locations.store(config), config)
+        SpoolEngine().submit_batch(status, added, self._callback, self._transaction())
+
+    @property
+    def held(self) -> bool:
+        """Whether the batch waits for the commit of a transaction of this process, and is not accepted before.
+
+        If the transaction is not committed, the batch is unknown afterwards.
+        """
+        return held.find(self.id) is not None
 
     @property
     def status(self) -> BatchStatus:
@@ -204,6 +205,7 @@ class Batch:
 
         Raises:
             UnknownBatchError: It is not accepted yet, or its record was deleted with those of its members.
+            BatchStateError: It waits for a commit.
             StoreUnavailableError: The store cannot be read.
         """
         return _recorded(self.id)
@@ -252,6 +254,9 @@ class Batch:
 
         Returns:
             Whether they have.
+
+        Raises:
+            BatchStateError: The batch waits for a commit: the wait could be for ever.
         """
         return waiting.wait(lambda: self.complete, locations.spool_dir_of(None), self.id, timeout)
 
@@ -267,7 +272,7 @@ def _value(job: str, result: Result) -> Any:
 
 
 def _recorded(id: str) -> BatchStatus:
-    found = locations.store().batch(id) if isinstance(id, str) else None
+    found = batches.find(id) if isinstance(id, str) else None
     if found is None:
         raise UnknownBatchError(
             f"the batch {shown(id)} is unknown: it was never accepted, or its record was deleted", batch=str(id)

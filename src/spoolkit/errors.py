@@ -108,6 +108,16 @@ class SpoolUnavailableError(SpoolkitError):
         self.errno = errno
 
 
+def unavailable(spool_dir: str, error: OSError) -> SpoolUnavailableError:
+    """Return the error of a call whose file could not be written."""
+    return SpoolUnavailableError(
+        f"the spool directory {spool_dir} takes no job ({error.strerror or error}), nothing was accepted: "
+        "make sure that it exists, is writable and not full",
+        directory=spool_dir,
+        errno=error.errno,
+    )
+
+
 class PartlyAcceptedError(SpoolUnavailableError):
     """A call of ``map()`` that replaces jobs stopped in the middle: the calls in :attr:`accepted` stand, no other does.
 
@@ -266,7 +276,9 @@ class UnknownBatchError(BatchError, LookupError):
 
 
 class BatchStateError(BatchError):
-    """The batch takes no members: it was accepted already, or its ``with`` block was not entered."""
+    """The batch takes no members: it was accepted already, or its ``with`` block was not entered. Or it waits for a
+    commit, and there is nothing to ask of it before that.
+    """
 
 
 class JobError(SpoolkitError):

@@ -85,6 +85,38 @@ def test_a_killed_http_process_leaves_a_job_if_and_only_if_it_committed(held_sit
     assert (len(notes(folder) - before) == 1) is COMMITTED[point]
 
 
+BATCH_COMMITTED = {
+    "after the row": False,
+    "before the rename": True,
+    "after the rename": True,
+    "before the record": True,
+    "after the record": True,
+    "before the members are moved": True,
+}
+"""The same for a process that makes a batch."""
+
+OTHER_BATCHES = [
+    pytest.param(point, marks=pytest.mark.matrix) for point in BATCH_COMMITTED if point != "after the rename"
+]
+
+
+@pytest.mark.parametrize("point", ["after the rename", *OTHER_BATCHES])
+def test_a_killed_http_process_leaves_a_whole_batch_if_and_only_if_it_committed(held_site: Site, point: str) -> None:
+    history, before = held_site.history, len(held_site.history.events("made"))
+    with contextlib.suppress(HTTPException, OSError):
+        held_site.server.post(f"/batch/{quote(point)}")
+    assert not history.events("not-killed")
+    [made] = history.events("made")[before:]
+    _, batch, *members = made.words
+    wait_settled(held_site.spool, history)
+    assert notes(history.path.parent).issuperset(members) is BATCH_COMMITTED[point]
+    if BATCH_COMMITTED[point]:
+        history.wait_for("called-back", batch, timeout=120)
+    for words in (["called-back", batch], *(["ran", member] for member in members)):
+        found = [event for event in history.events(words[0]) if event.words == (*words,)]
+        assert len(found) == BATCH_COMMITTED[point], words
+
+
 @pytest.mark.matrix
 def test_flask_spool_run_settles_what_killed_processes_have_left(tmp_path: Path, environment: dict[str, str]) -> None:
     spool, history = tmp_path / "spool", History(tmp_path / "history")

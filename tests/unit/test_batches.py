@@ -638,13 +638,11 @@ def test_the_signal_of_a_job_that_people_cancel_names_its_batch_and_its_tags(spo
     assert told == [(batch.id, ("a",))]
 
 
-def test_a_batch_does_not_wait_for_a_commit(spool_dir: str) -> None:
+def test_no_member_and_no_callback_waits_for_a_commit_by_itself(spool_dir: str) -> None:
     with Batch("x") as batch, pytest.raises(ArgumentError, match="after_commit"):
         batch.add(step.using(after_commit=True).call(1))
     with pytest.raises(ArgumentError, match="after_commit"):
         Batch("x", then=report.using(after_commit=True).call(1))
-    with pytest.raises(BatchStateError, match="commit"):
-        Batch("x", after_commit=True)  # type: ignore[arg-type]
 
 
 def test_the_command_shows_a_batch(spool_dir: str) -> None:

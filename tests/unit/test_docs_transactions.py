@@ -12,7 +12,7 @@ from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import Column, Integer, String, inspect
 
-from spoolkit import SpoolKit, spool
+from spoolkit import Batch, SpoolKit, spool
 
 PAGE = Path(__file__).parents[2] / "docs" / "transactions.md"
 BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.MULTILINE)
@@ -20,6 +20,14 @@ BLOCKS = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(), re.DOTALL | re.
 
 @spool
 def send_mail(user: int, template: str) -> None: ...
+
+
+@spool
+def store_row(id: int) -> None: ...
+
+
+@spool
+def report(user: int) -> None: ...
 
 
 class Database:
@@ -52,12 +60,16 @@ def names(tmp_path: Path) -> dict[str, Any]:
         "User": User,
         "email": "ann@example.org",
         "send_mail": send_mail,
+        "Batch": Batch,
+        "report": report,
+        "rows": [User(), User()],
+        "store_row": store_row,
         "SpoolKit": SpoolKit,
     }
 
 
 def test_the_code_of_the_page(names: dict[str, Any]) -> None:
-    waiting, outbox, hook = BLOCKS
+    waiting, batch, outbox, hook = BLOCKS
     exec(outbox, names)
     with names["app"].app_context():
         assert inspect(names["db"].engine).has_table("spoolkit_outbox")
@@ -67,6 +79,11 @@ def test_the_code_of_the_page(names: dict[str, Any]) -> None:
         exec(commit, names)
         assert not names["job"].held
         assert names["job"].state == "queued"
+        before_commit, commit, _ = batch.partition("db.session.commit()")
+        exec(before_commit, names)
+        assert names["batch"].held
+        exec(commit, names)
+        assert names["batch"].progress.states == {"queued": 2}
         names["database"] = database = Database()
         exec(hook, names)
         job = send_mail.using(after_commit=True)(1, "welcome")

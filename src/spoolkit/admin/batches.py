@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from dataclasses import dataclass
 from typing import Any
 
 from spoolkit.admin import lookup
-from spoolkit.errors import UnknownBatchError, UnknownJobError, shown
+from spoolkit.encoding import batch, packet
+from spoolkit.errors import BatchStateError, DecodeError, NewerJobError, UnknownBatchError, UnknownJobError, shown
 from spoolkit.job import FINISHED, BatchStatus, State
+from spoolkit.spooldir import held, spoolfile
 from spoolkit.store import locations
 
 MAX_SHOWN = 20
 """Dead members that are named."""
+
+MAX_NAMES = 1000
+"""Names of files that are read for a batch that is not recorded."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,36 @@ class BatchDetails:
         }
 
 
+def find(id: str) -> BatchStatus | None:
+    """Return what is known of the batch ``id``: what is recorded, or what its file says that was just committed.
+
+    Raises:
+        BatchStateError: It waits for a commit in this process.
+        StoreUnavailableError: The store cannot be read.
+    """
+    # First: once it is held no more, it has a file.
+    if held.find(id) is not None:
+        raise BatchStateError(
+            f"the batch {id} waits for the commit of its transaction: nothing is accepted, and there is nothing to ask "
+            "or to wait for, before that",
+            batch=id,
+        )
+    store = locations.store()
+    # The store once more: meanwhile a spooler may have recorded it, and removed the file.
+    return store.batch(id) or _in_file(id) or store.batch(id)
+
+
+def _in_file(id: str) -> BatchStatus | None:
+    """The batch whose transaction is committed, but whose members are not enqueued yet."""
+    for spool_dir in filter(os.path.isdir, locations.spool_dirs()) if spoolfile.is_id(id) else ():
+        with contextlib.suppress(OSError, DecodeError, NewerJobError):
+            path = spoolfile.locate(spool_dir, id, max_entries=MAX_NAMES)
+            data = None if path is None else spoolfile.peek(path)
+            if data is not None and batch.is_batch(content := packet.load(data)):
+                return batch.unpack(content).batch
+    return None
+
+
 def details(id: str) -> BatchDetails:
     """Return what is known of a batch.
 
@@ -59,7 +95,7 @@ def details(id: str) -> BatchDetails:
     ids = store.batch_ids(id)
     if len(ids) > 1:
         raise UnknownBatchError(f"several batches begin with {shown(id)}: give more characters", batch=id)
-    found = store.batch(ids[0]) if ids else None
+    found = find(ids[0] if ids else id)
     if found is None:
         raise UnknownBatchError(
             f"the batch {shown(id)} is unknown: it was never accepted, or its record was deleted", batch=id

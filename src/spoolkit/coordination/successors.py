@@ -16,7 +16,7 @@ from spoolkit.system import clock
 
 def exists(job: JobSpec, store: Store, config: Settings) -> bool:
     """Return whether the job was written before. Raises :class:`StoreUnavailableError` and ``OSError``."""
-    return existence.exists(store, dict.fromkeys([_spool_dir(job, config), *locations.spool_dirs(config)]), job.id)
+    return existence.exists(store, dict.fromkeys([spool_dir_of(job, config), *locations.spool_dirs(config)]), job.id)
 
 
 def write(job: JobSpec, call: bytes, config: Settings) -> None:
@@ -31,7 +31,7 @@ def write(job: JobSpec, call: bytes, config: Settings) -> None:
         TooLargeError: The job does not fit into a packet.
         OSError: The file could not be written.
     """
-    spool_dir, data = _spool_dir(job, config), packet.dump_job(job, call)
+    spool_dir, data = spool_dir_of(job, config), packet.dump_job(job, call)
     priority = priorities.scanned(job.priority, spool_dir)
     with contextlib.suppress(FileExistsError):
         if job.run_at is not None and job.run_at > clock.now():
@@ -52,10 +52,11 @@ def write(job: JobSpec, call: bytes, config: Settings) -> None:
 def announce(job: JobSpec, config: Settings) -> None:
     """Wake a spooler for a job that was written, and send the signal that it is accepted."""
     signals.accepted([job])
-    spoolers.wake(_spool_dir(job, config), job.id)
+    spoolers.wake(spool_dir_of(job, config), job.id)
 
 
-def _spool_dir(job: JobSpec, config: Settings) -> str:
+def spool_dir_of(job: JobSpec, config: Settings) -> str:
+    """The spool directory of a job that no caller waits for."""
     if job.queue is None:
         return locations.spool_dir(config)
     return job.queue if os.path.isabs(job.queue) else locations.queue_dir(job.queue, config)

@@ -34,6 +34,9 @@ CALL = b"call"
 MUST: bytes = b"must"
 """The key of the names of the fields without which the job must not be run, separated by commas."""
 
+MEMBERS: bytes = b"members"
+"""The key that marks a packet as a whole batch; its value is the number of the members. See ``batch.py``."""
+
 LIMIT = 0xFFFF
 """The greatest size in bytes of a key, a value and the whole packet: lengths are uint16, and uWSGI cuts silently."""
 
@@ -138,8 +141,12 @@ def unpack(packet: Packet) -> JobSpec:
 def check_understood(packet: Packet) -> None:
     """Raise :class:`NewerJobError` if the job must not be run by a version that does not know all of its fields."""
     names = packet.fields.get(MUST)
-    if names is not None and (unknown := [name for name in names.split(b",") if name not in FIELDS]):
+    if names is not None and (unknown := [name for name in names.split(b",") if not _is_known(name)]):
         raise _newer(unknown)
+
+
+def _is_known(name: bytes) -> bool:
+    return name in FIELDS or name == MEMBERS
 
 
 def head(packet: Packet) -> JobSpec:
@@ -293,11 +300,13 @@ def _read_path(text: bytes) -> str:
     return text.decode("utf-8", "surrogateescape")
 
 
-def _write_calls(calls: Sequence[bytes]) -> bytes:
+def write_calls(calls: Sequence[bytes]) -> bytes:
+    """Return several spool files as one value."""
     return b"".join(_CALL_LENGTH.pack(len(call)) + call for call in calls)
 
 
-def _read_calls(text: bytes) -> tuple[bytes, ...]:
+def read_calls(text: bytes) -> tuple[bytes, ...]:
+    """Read what :func:`write_calls` returned. Raises :class:`DecodeError`."""
     calls, at = [], 0
     try:
         while at < len(text):
@@ -307,7 +316,7 @@ def _read_calls(text: bytes) -> tuple[bytes, ...]:
     except struct.error:
         at = len(text) + 1
     if at > len(text):
-        raise DecodeError("the calls that follow in its chain break off")
+        raise DecodeError("the calls that follow in its chain, or the members of a batch, break off")
     return tuple(calls)
 
 
@@ -353,7 +362,7 @@ FIELDS: dict[bytes, Field] = {
     b"headers": Field("headers", headers.write, headers.read),
     b"limit": Field("limit_key", str.encode, bytes.decode, must=True),
     b"batch": Field("batch", str.encode, bytes.decode, must=True),
-    b"chain": Field("chain", _write_calls, _read_calls, must=True),
+    b"chain": Field("chain", write_calls, read_calls, must=True),
     b"result_at": Field("result_at", _write_places, _read_places, must=True),
     b"rate": Field("rate_key", str.encode, bytes.decode, must=True),
     b"unique": Field("is_unique", _write_flag, _read_flag),

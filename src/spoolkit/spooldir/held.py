@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from spoolkit import signals
@@ -76,7 +76,7 @@ class HeldFiles:
         jobs = {job.id: job for job in self.jobs}
         accepted: list[JobSpec] = []
         for path in self._paths:
-            in_file = [jobs[id] for id in chunks.ids(path) or [name_of(path)]]
+            in_file = self._in_file(path, jobs)
             try:
                 if self._accept(path):
                     accepted += in_file
@@ -95,6 +95,10 @@ class HeldFiles:
         if struck is not None:
             raise struck
 
+    def _in_file(self, path: str, jobs: Mapping[str, JobSpec]) -> Sequence[JobSpec]:
+        """The jobs that a file becomes."""
+        return [jobs[id] for id in chunks.ids(path) or [name_of(path)]]
+
     def discard(self) -> None:
         """Delete the files: their transaction was not committed. Never raises ``OSError``."""
         for path in self._paths:
@@ -108,6 +112,13 @@ class HeldFiles:
         remove(self.jobs)
 
 
+class HeldBatch(HeldFiles):
+    """The one file of a batch: the first of its jobs stands for the batch, and the others are the members."""
+
+    def _in_file(self, path: str, jobs: Mapping[str, JobSpec]) -> Sequence[JobSpec]:
+        return self.jobs[1:]
+
+
 def hold(
     jobs: Sequence[JobSpec],
     spool_dir: str,
@@ -115,6 +126,7 @@ def hold(
     accept: Accept,
     *,
     with_rows: bool,
+    kind: type[HeldFiles] = HeldFiles,
 ) -> HeldFiles:
     """Write the files of a call that is to wait for a commit.
 
@@ -124,6 +136,7 @@ def hold(
         write: Writes the files into the folder that it is given, all or none, and returns their paths.
         accept: As for :class:`HeldFiles`.
         with_rows: Whether rows in the outbox are to say that the transaction was committed.
+        kind: What the files hold.
 
     Raises:
         OSError: The files could not be written; there are none.
@@ -138,7 +151,7 @@ def hold(
         for folder in (place, os.path.join(place, COMMITTED), own):
             files.make_folder(folder)
         paths = write(own)
-    return HeldFiles(jobs, spool_dir, paths, accept, spool=spool)
+    return kind(jobs, spool_dir, paths, accept, spool=spool)
 
 
 def own_folder(spool_dir: str, *, with_rows: bool) -> str:

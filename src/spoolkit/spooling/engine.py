@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import os
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
@@ -13,23 +11,24 @@ from flask import Flask
 from spoolkit import application, registry, signals
 from spoolkit.admin import keys as holders
 from spoolkit.coordination import commits, limits, unique
+from spoolkit.encoding import batch as codec
 from spoolkit.encoding import chunk, packet
 from spoolkit.errors import (
     ArgumentError,
     ConfigurationError,
     QueueFull,
     QueueOptionError,
-    SpoolUnavailableError,
-    StoreUnavailableError,
+    TooLargeError,
     counted,
     of_row,
+    unavailable,
 )
 from spoolkit.job import NORMAL_PRIORITY, AnyJob, BatchStatus, JobSpec, new_id, replaced
 from spoolkit.registry import Declared
 from spoolkit.settings import DEFAULT_QUEUE, Settings
-from spoolkit.spooldir import batches, chunks, held, later, priorities, room, spoolers, spoolfile
+from spoolkit.spooldir import chunks, held, later, priorities, room, spoolers, spoolfile
 from spoolkit.spooldir import unique as keys
-from spoolkit.spooling import publication, unique_jobs
+from spoolkit.spooling import batch_jobs, publication, unique_jobs
 from spoolkit.spooling.unique_jobs import BeforeWrite, Call
 from spoolkit.store import locations
 from spoolkit.system import clock, files, log, sandbox
@@ -86,7 +85,7 @@ class SpoolEngine:
                 job, call, declared, spool_dir, config, write=lambda one: _write(one, call, spool_dir, config, served)
             )
         except OSError as error:
-            raise _unavailable(spool_dir, error) from error
+            raise unavailable(spool_dir, error) from error
 
     def dump(self, job: JobSpec, declared: Declared) -> bytes:
         """Check a job, and return the content of its file. Nothing is written.
@@ -112,11 +111,15 @@ class SpoolEngine:
         try:
             folder_of(job, spool_dir, config, served)
         except OSError as error:
-            raise _unavailable(spool_dir, error) from error
+            raise unavailable(spool_dir, error) from error
         return job if job.queue is None else _with_name(job, spool_dir, config)
 
     def submit_batch(
-        self, batch: BatchStatus, members: Sequence[tuple[JobSpec, bytes]], callback: bytes | None
+        self,
+        batch: BatchStatus,
+        members: Sequence[tuple[JobSpec, bytes]],
+        callback: bytes | None,
+        transaction: commits.Transaction | None,
     ) -> None:
         """Write the members of a batch into their spool directories, and record it: all of them, or none.
 
@@ -124,6 +127,7 @@ class SpoolEngine:
             batch: The batch.
             members: The jobs, from :meth:`addressed`, each with what :meth:`dump` returned.
             callback: The same of its callback, whatever id that has; ``None``: it has none.
+            transaction: For whose commit the batch waits; ``None``: for none.
 
         Raises:
             SpoolUnavailableError: A spool directory is full, read-only or missing. As with each error, nothing was
@@ -132,53 +136,11 @@ class SpoolEngine:
             StoreUnavailableError: The batch cannot be recorded.
         """
         config, served = _settings(), bridge.directories()
-        by_directory: dict[str, list[tuple[JobSpec, bytes]]] = {}
-        for job, data in members:
-            by_directory.setdefault(_spool_dir_of(job, config, served), []).append((job, data))
-        for spool_dir, jobs in by_directory.items():
-            _check_room(jobs[0][0], spool_dir, config, len(jobs))
-        store, spool_dir = locations.store(config), ""
-        folders = [batches.folder_of(spool_dir, batch.id) for spool_dir in by_directory]
-
-        def still_there() -> bool:
-            return all(map(os.path.isdir, folders))
-
-        def remove() -> None:
-            for spool_dir in by_directory:
-                batches.remove(spool_dir, batch.id)
-
-        try:
-            for spool_dir, jobs in by_directory.items():
-                placed = ((replaced(job, priority=_priority_of(job, spool_dir)), data) for job, data in jobs)
-                batches.stage(spool_dir, batch.id, placed, fsync=config.fsync)
-            is_accepted = store.accept_batch(batch, [job for job, _ in members], callback, still_there=still_there)
-        except OSError as error:
-            remove()
-            raise _unavailable(spool_dir, error) from error
-        except StoreUnavailableError:
-            remove()
-            raise
-        except BaseException:
-            # By a time limit, for example, which may strike once the batch is accepted.
-            with contextlib.suppress(StoreUnavailableError):
-                store.forget_unless_accepted(batch.id, remove)
-            raise
-        if not is_accepted:
-            remove()
-            raise _unavailable(spool_dir, OSError(errno.ENOENT, "the files of the batch were removed meanwhile"))
-        if config.fsync:
-            try:
-                # Before a member has its place: a power cut must not leave it without its batch and the callback.
-                store.sync()
-            except OSError as error:
-                log.complain("the record of the batch %s may not be on the disk", batch.id, error=error)
-        for spool_dir in by_directory:
-            try:
-                batches.publish(spool_dir, batch.id, fsync=config.fsync)
-            except OSError as error:
-                # It is accepted: a sweep moves the files.
-                text = "the files of the batch %s in %s are moved later: %s"
-                log.complain(text, batch.id, spool_dir, error)
+        found = _with_places(members, config, served)
+        if transaction is not None:
+            _hold_batch(batch, found, callback, transaction, config, served)
+            return
+        batch_jobs.accept(batch, found, callback, config)
         log.debug("the batch %s of %d jobs is accepted", batch.id, len(members))
         signals.accepted(job for job, _ in members)
 
@@ -243,10 +205,59 @@ class SpoolEngine:
                     write=lambda job, call: _write(job, call, spool_dir, config, served),
                 )
         except OSError as error:
-            raise _unavailable(spool_dir, error) from error
+            raise unavailable(spool_dir, error) from error
         spoolers.wake(spool_dir)
         signals.accepted(jobs)
         return jobs
+
+
+def _with_places(
+    members: Sequence[tuple[JobSpec, bytes]], config: Settings, served: Sequence[str]
+) -> list[batch_jobs.Member]:
+    """The members of a batch with their places. Raises :class:`QueueFull` if there is no room for all of them."""
+    found: list[batch_jobs.Member] = []
+    for job, data in members:
+        spool_dir = _spool_dir_of(job, config, served)
+        found.append(batch_jobs.Member(job, data, spool_dir, _priority_of(job, spool_dir)))
+    for spool_dir, of_directory in batch_jobs.by_directory(found).items():
+        _check_room(of_directory[0].job, spool_dir, config, len(of_directory))
+    return found
+
+
+def _hold_batch(
+    batch: BatchStatus,
+    members: Sequence[batch_jobs.Member],
+    callback: bytes | None,
+    transaction: commits.Transaction,
+    config: Settings,
+    served: Sequence[str],
+) -> None:
+    """Write the file of a batch where it waits for a commit: one file, so that one rename accepts all of it."""
+    file = codec.job(batch)
+    data = codec.pack(batch, [member.data for member in members], callback)
+    if len(data) > spoolfile.MAX_SIZE:
+        raise TooLargeError(
+            f"the batch {batch.name!r} takes {len(data)} bytes, and waits for the commit as one file of "
+            f"{spoolfile.MAX_SIZE} bytes at most: make several batches",
+            size=len(data),
+            limit=spoolfile.MAX_SIZE,
+        )
+    # Where one of its members runs, a process serves for certain.
+    spool_dir = members[0].spool_dir if members else _spool_dir_of(file, config, served)
+
+    def write(folder: str) -> list[str]:
+        return [spoolfile.write(folder, batch.id, data, fsync=config.fsync)]
+
+    _wait_for(
+        transaction,
+        [file, *(member.job for member in members)],
+        write,
+        partial(batch_jobs.accept_held, config=config),
+        spool_dir,
+        config,
+        served,
+        kind=held.HeldBatch,
+    )
 
 
 def _write(job: AnyJob, call: bytes, spool_dir: str, config: Settings, served: Sequence[str]) -> AnyJob:
@@ -263,7 +274,7 @@ def _write(job: AnyJob, call: bytes, spool_dir: str, config: Settings, served: S
             priority = _priority_of(job, spool_dir)
             later.write(spool_dir, job.id, content, run_at=run_at, priority=priority, fsync=config.fsync)
     except OSError as error:
-        raise _unavailable(spool_dir, error) from error
+        raise unavailable(spool_dir, error) from error
     log.debug("job %s of %s is accepted in %s", job.id, job.task, spool_dir)
     if run_at is None:
         spoolers.wake(spool_dir, job.id)
@@ -279,7 +290,7 @@ def _check_room(job: JobSpec, spool_dir: str, config: Settings, number: int = 1)
     try:
         waiting = room.take(spool_dir, limit, number)
     except OSError as error:
-        raise _unavailable(spool_dir, error) from error
+        raise unavailable(spool_dir, error) from error
     if waiting is not None:
         name = job.queue or DEFAULT_QUEUE
         where = "SPOOLKIT_MAX_WAITING" if queue is None or queue.max_waiting is None else "max_waiting"
@@ -315,6 +326,8 @@ def _hold(
     ]
 
     def write(folder: str) -> list[str]:
+        if rule is not None:
+            _prepare_keys(config, served)
         paths: list[str] = []
         try:
             for job, content in zip(jobs, contents, strict=True):
@@ -325,7 +338,8 @@ def _hold(
             raise
         return paths
 
-    _wait_for(transaction, jobs, write, declared, spool_dir, config, served, run_at=jobs[0].run_at)
+    accept = partial(publication.accept, run_at=jobs[0].run_at, declared=declared, config=config)
+    _wait_for(transaction, jobs, write, accept, spool_dir, config, served)
     return jobs
 
 
@@ -361,7 +375,8 @@ def _hold_many(
     def write(folder: str) -> list[str]:
         return chunks.write(folder, packed, fsync=config.fsync)
 
-    _wait_for(transaction, jobs, write, declared, spool_dir, config, served, run_at=None)
+    accept = partial(publication.accept, run_at=None, declared=declared, config=config)
+    _wait_for(transaction, jobs, write, accept, spool_dir, config, served)
     return jobs
 
 
@@ -369,23 +384,19 @@ def _wait_for(
     transaction: commits.Transaction,
     jobs: Sequence[JobSpec],
     write: Callable[[str], list[str]],
-    declared: Declared,
+    accept: Callable[..., bool],
     spool_dir: str,
     config: Settings,
     served: Sequence[str],
     *,
-    run_at: float | None,
+    kind: type[held.HeldFiles] = held.HeldFiles,
 ) -> None:
     try:
-        if declared.options.unique is not None:
-            _prepare_keys(config, served)
         folder, _ = folder_of(jobs[0], spool_dir, config, served)
-        accept = partial(
-            publication.accept, folder=folder, spool_dir=spool_dir, run_at=run_at, declared=declared, config=config
-        )
-        files_of_call = held.hold(jobs, spool_dir, write, accept, with_rows=transaction.has_rows)
+        accept = partial(accept, folder=folder, spool_dir=spool_dir)
+        files_of_call = held.hold(jobs, spool_dir, write, accept, with_rows=transaction.has_rows, kind=kind)
     except OSError as error:
-        raise _unavailable(spool_dir, error) from error
+        raise unavailable(spool_dir, error) from error
     transaction.hold(files_of_call)
 
 
@@ -429,15 +440,6 @@ def _encode(calls: Sequence[Call], limit: int, names: Sequence[str]) -> list[byt
     except ArgumentError as error:
         raise of_row(error, len(encoded)) from None
     return encoded
-
-
-def _unavailable(spool_dir: str, error: OSError) -> SpoolUnavailableError:
-    return SpoolUnavailableError(
-        f"the spool directory {spool_dir} takes no job ({error.strerror or error}), nothing was accepted: "
-        "make sure that it exists, is writable and not full",
-        directory=spool_dir,
-        errno=error.errno,
-    )
 
 
 _first_owner = lru_cache(maxsize=16)(files.owner)

@@ -16,7 +16,7 @@ from spoolkit.admin import keys as holders
 from spoolkit.attempt import admission, bookkeeping, job_log, process_state, runner
 from spoolkit.attempt.runner import AttemptResult
 from spoolkit.coordination import batches, chains, limits, pauses
-from spoolkit.encoding import chunk, packet
+from spoolkit.encoding import batch, chunk, packet
 from spoolkit.errors import (
     DecodeError,
     NewerJobError,
@@ -45,7 +45,7 @@ from spoolkit.registry import Declared
 from spoolkit.schedules import ticks
 from spoolkit.settings import Settings
 from spoolkit.spooldir import chunks, dead, later, running, spoolers, spoolfile
-from spoolkit.spooling import other_libraries, recycling
+from spoolkit.spooling import batch_jobs, other_libraries, recycling
 from spoolkit.store import Store, locations, retention
 from spoolkit.store.claims import Full, Granted
 from spoolkit.store.holders import Room
@@ -66,7 +66,7 @@ class SpoolFileRef(NamedTuple):
 
 
 def execute(content: packet.Packet, file: SpoolFileRef, working_directory: str) -> bool:
-    """Run the job of a spool file in a spooler, and settle the file. A chunk becomes the files of its jobs.
+    """Run the job of a spool file in a spooler, and settle the file. A chunk or a batch becomes the files of its jobs.
 
     Args:
         content: What the file holds.
@@ -84,6 +84,9 @@ def execute(content: packet.Packet, file: SpoolFileRef, working_directory: str) 
     try:
         if chunk.is_chunk(content):
             chunks.expand(file.path, file.spool_dir, content, fsync=config.fsync)
+            return True
+        if batch.is_batch(content):
+            batch_jobs.expand(file.path, content, config)
             return True
         job = packet.unpack(content)
     except NewerJobError as error:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from spoolkit import application, registry, signals
 from spoolkit.coordination import commits
-from spoolkit.encoding import chunk, packet
+from spoolkit.encoding import batch, chunk, packet
 from spoolkit.errors import (
     KeyLockedError,
     NewerJobError,
@@ -24,7 +24,7 @@ from spoolkit.errors import (
 )
 from spoolkit.job import JobSpec
 from spoolkit.spooldir import chunks, dead, held
-from spoolkit.spooling import engine, publication
+from spoolkit.spooling import batch_jobs, engine, publication
 from spoolkit.system import files, log
 from spoolkit.system.process import PerProcess
 from spoolkit.uwsgi import bridge
@@ -95,19 +95,26 @@ def accept(path: str, spool_dir: str) -> None:
     """
     try:
         content = packet.load(publication.read(path, packet.HEAD_SIZE))
+        if is_batch := batch.is_batch(content):
+            content = packet.load(publication.read(path))
         job, jobs = packet.head(content), _jobs(content)
         declared = registry.this_process.get(job.task)
         if declared is None and job.is_unique:
             raise UnknownTaskError(f"{job.task}, which is unique, is not imported here", task=job.task)
         config = application.settings(None if declared is None else declared.code_folder)
         folder, _ = engine.folder_of(job, spool_dir, config, bridge.directories())
-        run_at = None if chunks.is_chunk(path) else job.run_at
-        if publication.accept(
-            path, folder=folder, spool_dir=spool_dir, run_at=run_at, declared=declared, config=config
-        ):
-            more = f" and {len(jobs) - 1} more" if len(jobs) > 1 else ""
+        if is_batch:
+            is_accepted = batch_jobs.accept_held(path, folder=folder, spool_dir=spool_dir, config=config)
+        else:
+            run_at = None if chunks.is_chunk(path) else job.run_at
+            is_accepted = publication.accept(
+                path, folder=folder, spool_dir=spool_dir, run_at=run_at, declared=declared, config=config
+            )
+        if is_accepted:
+            first, number = (job, len(jobs)) if is_batch else (jobs[0], len(jobs) - 1)
+            more = f" and {number} more" if number else ""
             text = "job %s of %s%s is accepted by a sweep: its transaction was committed"
-            log.warning(text, jobs[0].id, jobs[0].task, more)
+            log.warning(text, first.id, first.task, more)
             signals.accepted(jobs)
     except FileNotFoundError:
         pass
@@ -127,6 +134,8 @@ def accept(path: str, spool_dir: str) -> None:
 
 def _jobs(content: packet.Packet) -> list[JobSpec]:
     """The jobs in a file, without their arguments."""
+    if batch.is_batch(content):
+        return [job for job, _ in batch.unpack(content).members]
     if not chunk.is_chunk(content):
         return [packet.head(content)]
     found = chunk.head(content)

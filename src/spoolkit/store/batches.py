@@ -241,10 +241,16 @@ def end_members(store: Database, ends: Mapping[Suspect, State]) -> int:
 # Deletion
 
 
-def delete_batches(db: sqlite3.Connection, before: float, limit: int) -> None:
-    """Delete batches that were complete before then (unix seconds), and of which no member is recorded any more."""
+def delete_batches(db: sqlite3.Connection, before: float, limit: int, *, file_exists: Callable[[str], bool]) -> None:
+    """Delete batches that were complete before then (unix seconds), and of which no member is recorded any more.
+
+    But for those of which ``file_exists`` says that they still have the file in which they have waited for a commit:
+    without the record, it would be a new batch.
+    """
     found = db.execute(_FORGOTTEN, (before, limit)).fetchall()
     for row in found:
+        if file_exists(row["id"]):
+            continue
         db.execute("DELETE FROM members WHERE batch = ?", (row["id"],))
         db.execute("DELETE FROM batches WHERE id = ?", (row["id"],))
 

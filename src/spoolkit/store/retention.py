@@ -134,7 +134,9 @@ def delete_dead(store: Database, spool_dir: str, before: float, limit: int) -> i
         StoreUnavailableError: Their records cannot be deleted.
     """
     deleted = dead.delete_older(spool_dir, before, limit)
-    return max(deleted, delete(store, [spool_dir], (State.DEAD,), before, limit))
+    # Also in the others: the file of a batch, which may be forgotten with its last member, lies in any of them.
+    spool_dirs = dict.fromkeys([spool_dir, *locations.spool_dirs()])
+    return max(deleted, delete(store, spool_dirs, (State.DEAD,), before, limit))
 
 
 def delete_rows(
@@ -169,7 +171,7 @@ def delete_rows(
             found = db.execute(_OLD, {"state": state.value, "before": before, "limit": limit - len(old)}).fetchall()
             old += [row for row in found if row["id"] not in kept and not file_exists(row["id"], row["file"])]
         rows.delete(db, old)
-        batches.delete_batches(db, before, limit)
+        batches.delete_batches(db, before, limit, file_exists=lambda id: file_exists(id, None))
     return len(old)
 
 

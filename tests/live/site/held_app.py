@@ -15,10 +15,11 @@ from sqlalchemy import create_engine, event, text
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
 
-from spoolkit import SpoolKit, current_job, spool
+from spoolkit import Batch, SpoolKit, current_job, spool
 from spoolkit.coordination.outbox import Outbox
-from spoolkit.spooldir import spoolers
-from spoolkit.spooling import leftovers
+from spoolkit.spooldir import batches, spoolers, spoolfile
+from spoolkit.spooling import batch_jobs, leftovers
+from spoolkit.store import Store
 
 app = Flask(__name__)
 kit = SpoolKit(app)
@@ -55,6 +56,41 @@ def call(point: str) -> None:
         leftovers.sweep(app.config["SPOOLKIT_SPOOL"])
         time.sleep(90)  # in an HTTP process, a thread of this sweep or of the next one is killed there
     record("not-killed")
+
+
+@spool
+def called_back() -> None:
+    record("called-back", current_job().batch)
+
+
+def make_batch(point: str) -> None:
+    """Write rows and make a batch in one transaction; be killed at ``point``."""
+    with Session(engine) as session:
+        with Batch("import", then=called_back.call(), after_commit=session) as batch:
+            ids = [batch.add(note).id for _ in range(3)]
+        record("made", batch.id, *ids)
+        if point == "after the row":
+            die()
+        for id in ids:
+            session.execute(text("INSERT INTO notes VALUES (:id)"), {"id": id})
+        if point == "before the rename":
+            event.listen(Session, "after_commit", die, insert=True)
+        if point == "after the rename":
+            batch_jobs._expand = die
+        if point == "before the record":
+            Store.accept_batch = die  # type: ignore[method-assign]
+        if point == "after the record":
+            spoolfile.finish = die
+        if point == "before the members are moved":
+            batches.publish = die
+        session.commit()
+    record("not-killed")
+
+
+@app.post("/batch/<point>")
+def make_batch_at(point: str) -> str:
+    make_batch(point)
+    return "not killed"
 
 
 @app.post("/call/<point>")
