@@ -4,12 +4,14 @@ created once."""
 from __future__ import annotations
 
 import atexit
+import compileall
 import os
 import shutil
 import signal
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,6 +37,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[MADE] = Counter()
     config.stash[watchdog.STANDARD_ERROR] = os.dup(2)
+    if not hasattr(config, "workerinput"):
+        # With PYTHONDONTWRITEBYTECODE, as in many containers, each of a thousand programs would compile it anew.
+        compileall.compile_dir(Path(__file__).parents[1] / "src", quiet=2)
     # A background job of a shell and nohup ignore these signals; every program of a test would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for signum in (signal.SIGQUIT, signal.SIGHUP):

@@ -16,6 +16,15 @@ from spoolkit.store.database import Database
 CRASHED = 77
 """The exit status of a process that was ended at a step."""
 
+
+def at_every(stride: int) -> pytest.MarkDecorator:
+    """Kill a process at each step that is a multiple of ``stride``; at each step in ``make matrix``.
+
+    A few dozen steps take some seconds. So have an odd number: there is a step before a call and one after it.
+    """
+    return pytest.mark.parametrize("stride", [stride, pytest.param(1, marks=pytest.mark.matrix)])
+
+
 CALLS = ("rename", "link", "utime", "unlink", "open", "mkdir", "rmdir")
 
 

@@ -27,7 +27,7 @@ from typing import Any
 import pytest
 import spool_site
 from flask import current_app
-from life_faults import CRASHED, die_at, no_store_after
+from life_faults import CRASHED, at_every, die_at, no_store_after
 from life_process import in_child
 
 from spoolkit import (
@@ -430,7 +430,7 @@ def test_a_maker_killed_at_any_step_leaves_all_of_a_batch_or_nothing(spool_dir: 
         assert [path for path in spoolfile.pending(spool_dir) if spoolfile.id_of(os.path.basename(path))] == []
 
 
-@pytest.mark.parametrize("stride", [pytest.param(1, marks=pytest.mark.matrix), 13])
+@at_every(13)
 @pytest.mark.parametrize("numbers", [(1, 2), (1, -1)])
 def test_a_spooler_killed_at_any_step_accepts_the_callback_once(
     tmp_path: Path, numbers: tuple[int, ...], stride: int

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import spool_site
-from life_faults import CRASHED, die_at, no_store_after
+from life_faults import CRASHED, at_every, die_at, no_store_after
 from life_process import in_child
 
 from spoolkit import (
@@ -288,7 +288,7 @@ def test_a_value_is_put_into_encoded_arguments() -> None:
     assert codec.decode_call(codec.fill(call, (0, "a"), value)) == (({"$x": (1, 2)}, 1), {"a": {"$x": (1, 2)}})
 
 
-@pytest.mark.parametrize("stride", [pytest.param(1, marks=pytest.mark.matrix), 9])
+@at_every(9)
 def test_a_spooler_killed_at_any_step_runs_no_job_twice_that_is_done(tmp_path: Path, stride: int) -> None:
     for number in range(0, 500, stride):
         # A directory of its own: what the killed processes leave behind would make each run longer than the last one.

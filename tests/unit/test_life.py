@@ -33,7 +33,7 @@ from hypothesis.stateful import (
     precondition,
     rule,
 )
-from life_faults import CRASHED, die_at, no_store_after
+from life_faults import CRASHED, at_every, die_at, no_store_after
 from life_process import in_child, read_pipe, start_child, wait_child
 from life_tasks import AT_ONCE, FOLLOW, LAST, TASKS, UNIQUE, WORDS
 from sqlalchemy import create_engine, text
@@ -849,7 +849,7 @@ def lives(count: int) -> settings:
 
 
 TestLife = Life.TestCase
-TestLife.settings = lives(20)
+TestLife.settings = lives(10)
 
 
 class ManyLives(Life):
@@ -886,9 +886,9 @@ ENDS = {
 }
 
 
-def each_step(task: str, word: str, attempt: int) -> Iterator[tuple[World, str, bool]]:
+def each_step(task: str, word: str, attempt: int, stride: int) -> Iterator[tuple[World, str, bool]]:
     """The job, killed in this attempt after so many that failed: at the first step, at the second, to its end."""
-    for step in range(200):
+    for step in range(0, 200, stride):
         with contextlib.closing(World()) as world:
             id = submit(world, *["fail"] * (attempt - 1), word, task=task)
             for _ in range(attempt - 1):
@@ -907,11 +907,12 @@ def each_step(task: str, word: str, attempt: int) -> Iterator[tuple[World, str, 
     pytest.fail("it never came to its end")
 
 
+@at_every(5)
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize(("task", "word"), ENDS)
-def test_a_kill_at_any_step_costs_an_attempt_at_most(task: str, word: str, last: bool) -> None:
+def test_a_kill_at_any_step_costs_an_attempt_at_most(task: str, word: str, last: bool, stride: int) -> None:
     most, end = TASKS[task].options.attempts, ENDS[task, word]
-    for world, id, killed in each_step(task, word, most if last else 1):
+    for world, id, killed in each_step(task, word, most if last else 1, stride):
         state = lookup.find(id).state
         assert state is end or (last and killed and state is State.DEAD)
         assert world.starts(id) <= most
@@ -940,9 +941,10 @@ def test_a_caller_killed_at_any_step_leaves_a_job_that_is_not_early_or_none(worl
     pytest.fail("it never came to its end")
 
 
+@at_every(3)
 @pytest.mark.parametrize("attempt", [1, 2])
-def test_a_kill_at_any_step_of_its_end_starts_no_job_that_has_expired(attempt: int) -> None:
-    for step in range(100):
+def test_a_kill_at_any_step_of_its_end_starts_no_job_that_has_expired(attempt: int, stride: int) -> None:
+    for step in range(0, 100, stride):
         with contextlib.closing(World()) as world:
             job = world.submit(1, "steady", ["fail"], None, expires=AHEAD / 2)
             SpoolEngine().submit(job, TASKS["steady"])
@@ -960,10 +962,11 @@ def test_a_kill_at_any_step_of_its_end_starts_no_job_that_has_expired(attempt: i
     pytest.fail("it never came to its end")
 
 
+@at_every(5)
 @pytest.mark.parametrize("ends", [False, True])
-def test_a_kill_at_any_step_leaves_no_job_parked_for_ever(ends: bool) -> None:
+def test_a_kill_at_any_step_leaves_no_job_parked_for_ever(ends: bool, stride: int) -> None:
     """Of the process that parks a job; or of the one whose job ends, so that it moves the parked one back."""
-    for step in range(200):
+    for step in range(0, 200, stride):
         with contextlib.closing(World()) as world:
             holder, other = (world.submit(number, "limited", ["ok"], None) for number in (1, 2))
             SpoolEngine().submit(holder, TASKS["limited"])
@@ -1114,8 +1117,9 @@ def test_a_job_whose_death_was_not_recorded_is_retried_with_a_fresh_count(world:
     assert lookup.find(id).state is State.DEAD
 
 
-def test_who_retries_may_die_at_any_step() -> None:
-    for step in range(60):
+@at_every(3)
+def test_who_retries_may_die_at_any_step(stride: int) -> None:
+    for step in range(0, 60, stride):
         with contextlib.closing(World()) as world:
             id = submit(world, "fail", task="picky")
             world.spooler.run_due()
@@ -1213,8 +1217,9 @@ def test_a_job_that_was_asked_to_stop_and_whose_process_died_is_cancelled_also_i
     life.teardown()
 
 
-def test_a_kill_at_any_step_of_a_chunk_loses_no_job_and_brings_none_back() -> None:
-    for step in range(400):
+@at_every(7)
+def test_a_kill_at_any_step_of_a_chunk_loses_no_job_and_brings_none_back(stride: int) -> None:
+    for step in range(0, 400, stride):
         with contextlib.closing(World()) as world:
             first, ids = world.chunk(1, "steady", 3, None)
             SpoolEngine().submit_many(first, [((["ok"],), {})] * 3, TASKS["steady"], step=0.0)
@@ -1239,10 +1244,11 @@ def test_a_kill_at_any_step_of_a_chunk_loses_no_job_and_brings_none_back() -> No
     pytest.fail("it never came to its end")
 
 
+@at_every(3)
 @pytest.mark.parametrize("broken", [False, True])
-def test_of_a_chunk_killed_at_any_step_no_job_that_ran_is_made_again(broken: bool) -> None:
+def test_of_a_chunk_killed_at_any_step_no_job_that_ran_is_made_again(broken: bool, stride: int) -> None:
     """Without the help of the store: its files alone tell which jobs are left."""
-    for step in range(100):
+    for step in range(0, 100, stride):
         with contextlib.closing(World()) as world:
             first, ids = world.chunk(1, "steady", 3, None)
             SpoolEngine().submit_many(first, [((["ok"],), {})] * 3, TASKS["steady"], step=0.0)

@@ -187,7 +187,7 @@ class ManySchedules(Schedules):
 
 TestSchedules = ManySchedules.TestCase
 TestSchedules.settings = settings(
-    max_examples=15, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=8, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
 )
 
 

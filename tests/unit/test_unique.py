@@ -16,7 +16,7 @@ import pytest
 from flask import Flask
 from hypothesis import given
 from hypothesis import strategies as st
-from life_faults import CRASHED, Steps, die_at
+from life_faults import CRASHED, Steps, at_every, die_at
 from life_process import in_child, read_pipe, start_child, wait_child
 from uwsgi_server import wait_until
 
@@ -593,15 +593,16 @@ def test_a_key_that_is_a_link_is_not_followed(directory: str, tmp_path: Path) ->
 # Kills.
 
 
+@at_every(3)
 @pytest.mark.parametrize("task", [once, indexed])
 @pytest.mark.parametrize("delay", [None, 30])
 def test_a_caller_killed_at_any_step_leaves_one_job_or_none_and_a_free_key(
-    directory: str, work: Callable[[], None], now: list[float], task: Any, delay: float | None
+    directory: str, work: Callable[[], None], now: list[float], task: Any, delay: float | None, stride: int
 ) -> None:
     def call() -> None:
         task.using(delay=delay)(1)
 
-    for step in range(100):
+    for count, step in enumerate(range(0, 100, stride), start=1):
 
         def die(step: int = step) -> None:
             die_at(step)
@@ -616,17 +617,18 @@ def test_a_caller_killed_at_any_step_leaves_one_job_or_none_and_a_free_key(
         assert waiting(directory) == [job.id]
         now[0] += 100
         work()
-        assert len(ran) == step + 1
+        assert len(ran) == count
         if status == 0:
             return
     pytest.fail("it never came to its end")
 
 
+@at_every(3)
 @pytest.mark.parametrize("delays", [(30, 50), (30, None), (None, 50), (None, None)])
 def test_a_caller_killed_at_any_step_of_a_replacement_leaves_the_job_once_as_it_was_or_as_it_will_be(
-    directory: str, work: Callable[[], None], now: list[float], delays: tuple[float | None, float | None]
+    directory: str, work: Callable[[], None], now: list[float], delays: tuple[float | None, float | None], stride: int
 ) -> None:
-    for step in range(100):
+    for step in range(0, 100, stride):
         first = indexed.using(delay=delays[0])(1, "one")
 
         def die(step: int = step) -> None:
