@@ -526,8 +526,8 @@ def settle(spool_dir: str, engine: Engine) -> None:
     assert (held.names(spool_dir), rows(engine), waiting(spool_dir)) == (set(), set(), [])
 
 
-@pytest.mark.parametrize("stride", [pytest.param(1, marks=pytest.mark.matrix), 17])
-@pytest.mark.parametrize("numbers", [(1, 2), ()])
+@pytest.mark.parametrize("stride", [pytest.param(1, marks=pytest.mark.matrix), 41])
+@pytest.mark.parametrize("numbers", [(1, 2), pytest.param((), marks=pytest.mark.matrix)])
 def test_a_process_killed_at_any_step_leaves_a_whole_batch_if_and_only_if_it_committed(
     tmp_path: Path, numbers: tuple[int, ...], stride: int
 ) -> None:
@@ -552,7 +552,7 @@ def test_a_process_killed_at_any_step_leaves_a_whole_batch_if_and_only_if_it_com
     pytest.fail("it never came to its end")
 
 
-@pytest.mark.parametrize("stride", [pytest.param(1, marks=pytest.mark.matrix), 29])
+@pytest.mark.parametrize("stride", [pytest.param(1, marks=pytest.mark.matrix), 71])
 @pytest.mark.parametrize("what", ["spooler", "sweep"])
 def test_who_is_killed_at_any_step_while_it_accepts_a_batch_leaves_it_to_the_next(
     tmp_path: Path, what: str, stride: int
