@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import contextlib
 import json
 import os
 import pwd
@@ -13,7 +14,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -136,6 +137,69 @@ def test_the_units_wait_longer_than_the_grace_period_and_signal_one_process_only
     grace = int(options["Environment"].partition("SPOOLKIT_GRACE=")[2])
     assert int(options["TimeoutStopSec"]) >= grace + 10
     assert (options["KillMode"], options["KillSignal"]) == ("mixed", "SIGTERM")
+
+
+TASKS = """
+import os, time
+from flask import Flask
+from spoolkit import SpoolKit, spool
+app = Flask("shop", root_path=os.getcwd())
+SpoolKit(app)
+
+@spool
+def waits():
+    deadline = time.monotonic() + 120
+    while not os.path.exists("finish") and time.monotonic() < deadline:
+        time.sleep(0.01)
+"""
+
+
+@pytest.mark.parametrize("is_abstract", [False, pytest.param(True, marks=pytest.mark.matrix)])
+def test_flask_spool_run_reports_to_systemd(tmp_path: Path, is_abstract: bool) -> None:
+    """It is ready, watched, and asks for time while a job finishes; the job learns nothing of the service manager."""
+    (tmp_path / "shop.py").write_text(TASKS)
+    name = f"spoolkit-{os.getpid()}" if is_abstract else str(tmp_path / "notify")
+    said: list[str] = []
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified, (tmp_path / "log").open("wb") as log:
+        notified.bind(f"\0{name}" if is_abstract else name)
+        notified.settimeout(1)
+
+        def hears(*lines: str) -> Callable[[], bool]:
+            def heard() -> bool:
+                with contextlib.suppress(TimeoutError):
+                    said.extend(notified.recv(4096).decode().split("\n"))
+                return all(line in said for line in lines)
+
+            return heard
+
+        environment = {**os.environ, "SPOOLKIT_SPOOL": str(tmp_path / "spool"), "SPOOLKIT_GRACE": "120"}
+        environment |= {"NOTIFY_SOCKET": f"@{name}" if is_abstract else name, "WATCHDOG_USEC": "2000000"}
+        flask = [sys.executable, "-m", "flask", "--app", "shop"]
+        process = subprocess.Popen(
+            [*flask, "spool", "run"], cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
+
+        def message() -> str:
+            return f"{said} {(tmp_path / 'log').read_text()}"
+
+        try:
+            wait_until(hears("READY=1", "STATUS=0 running, 0 due", "WATCHDOG=1"), timeout=60, message=message)
+            enqueue = [sys.executable, "-c", "import shop; shop.waits(); shop.waits()"]
+            subprocess.run(enqueue, cwd=tmp_path, env=environment, check=True, timeout=60)
+            wait_until(hears("STATUS=1 running, 1 due"), timeout=60, message=message)
+            said.clear()
+            process.send_signal(signal.SIGTERM)
+            wait_until(hears("STOPPING=1", "STATUS=1 running, stopping"), timeout=60, message=message)
+            said.clear()
+            # Again and again: each asks for thirty seconds more.
+            wait_until(hears("EXTEND_TIMEOUT_USEC=30000000"), timeout=60, message=message)
+            (tmp_path / "finish").touch()
+            assert process.wait(60) == 0
+        finally:
+            (tmp_path / "finish").touch()
+            if process.poll() is None:
+                process.kill()
+                process.wait(60)
 
 
 @pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed")

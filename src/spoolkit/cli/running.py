@@ -23,6 +23,7 @@ from spoolkit.spooling.standalone import GUARDED
 from spoolkit.spooling.supervisor import supervise
 from spoolkit.store import locations
 from spoolkit.system import files, log, published
+from spoolkit.system.service_manager import ServiceManager
 from spoolkit.uwsgi import instance
 
 INI = "uwsgi.ini"
@@ -63,7 +64,9 @@ def run(processes: int | None, queues: tuple[str, ...], until_eof: bool, as_json
     else:
         paths = ", ".join(served)
         click.echo(f"spoolkit: running the jobs of {paths} for {current_app.name}, pid {os.getpid()}", err=True)
-    status = supervise(served, until_eof=sys.stdin.fileno() if until_eof else None)
+    # The runner beside flask run, which has --until-eof, is not the service.
+    manager = None if until_eof else ServiceManager.take()
+    status = supervise(served, until_eof=sys.stdin.fileno() if until_eof else None, manager=manager)
     # At exit Python restores the default handlers: a signal that comes then would decide the exit status.
     signal.pthread_sigmask(signal.SIG_BLOCK, GUARDED)
     sys.exit(status)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from spoolkit.spooldir import chunks, spoolfile
@@ -74,4 +75,16 @@ def count(spool_dir: str, limit: int) -> int:
         paths = spoolfile.pending(spool_dir, limit)
     except FileNotFoundError:
         return 0  # the first job makes it
-    return min(limit, sum(len(chunks.ids(path)) if chunks.is_chunk(path) else 1 for path in paths))
+    return min(limit, _jobs_of(paths))
+
+
+def due(spool_dir: str, limit: int) -> int:
+    """Count the jobs that are due or run, up to ``limit``: those that spoolers look for. Raises ``OSError``."""
+    try:
+        return min(limit, _jobs_of(spoolfile.in_place(spool_dir, limit)))
+    except FileNotFoundError:
+        return 0
+
+
+def _jobs_of(paths: Iterable[str]) -> int:
+    return sum(len(chunks.ids(path)) if chunks.is_chunk(path) else 1 for path in paths)

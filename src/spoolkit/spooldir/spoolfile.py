@@ -490,6 +490,15 @@ def pending(spool_dir: str, max_files: int | None = None) -> list[str]:
     return found[:max_files]
 
 
+def in_place(spool_dir: str, max_files: int) -> list[str]:
+    """List the first ``max_files`` files where uWSGI looks for them: of jobs that are due, but for a few that are not.
+
+    Raises:
+        OSError: The directory cannot be read.
+    """
+    return _files(spool_dir, max_files, in_place=False)
+
+
 def _files(folder: str, max_files: int | None, *, in_place: bool) -> list[str]:
     """The spool files in a folder, then those in the folders of jobs in it: at most ``max_files``."""
     found, folders = _read(folder, max_files, in_place=in_place)

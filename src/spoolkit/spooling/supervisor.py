@@ -18,9 +18,11 @@ from spoolkit.job import State
 from spoolkit.lifecycle import shutdown, spooler_signals
 from spoolkit.spooldir import gate, mover, spoolers
 from spoolkit.spooling import recycling
+from spoolkit.spooling.service_report import ServiceReport
 from spoolkit.spooling.standalone import GUARDED, StopRequest, run_spooler
 from spoolkit.store import locations
 from spoolkit.system import log, polling, task_signals
+from spoolkit.system.service_manager import ServiceManager
 from spoolkit.system.task_signals import STOP_SIGNALS
 
 RESPAWN_PAUSE = 1.0
@@ -28,7 +30,11 @@ RESPAWN_PAUSE = 1.0
 
 
 def supervise(
-    processes: Mapping[str, int], *, until_eof: int | None = None, run: Callable[[str, int], None] = run_spooler
+    processes: Mapping[str, int],
+    *,
+    until_eof: int | None = None,
+    run: Callable[[str, int], None] = run_spooler,
+    manager: ServiceManager | None = None,
 ) -> int:
     """Keep spooler processes running until a signal asks to stop, and replace those that die.
 
@@ -41,20 +47,28 @@ def supervise(
         processes: How many processes there are, by spool directory.
         until_eof: A file descriptor whose end has the effect of a signal.
         run: What each process does: it gets the directory and the read end of a pipe that this process holds open.
+        manager: The service manager that is to know how the processes are; ``None``: there is none.
 
     Returns:
         The exit status: 1 if jobs were interrupted, else 0.
     """
-    return _Supervisor(list(processes), run, until_eof).keep(processes)
+    return _Supervisor(list(processes), run, until_eof, manager).keep(processes)
 
 
 class _Supervisor:
     """Starts the spooler processes, replaces those that die, and stops them."""
 
-    def __init__(self, spool_dirs: list[str], run: Callable[[str, int], None], until_eof: int | None) -> None:
+    def __init__(
+        self,
+        spool_dirs: list[str],
+        run: Callable[[str, int], None],
+        until_eof: int | None,
+        manager: ServiceManager | None,
+    ) -> None:
         self._spool_dirs = spool_dirs
         self._run = run
         self._until_eof = until_eof
+        self._report = ServiceReport(manager, spool_dirs)
         self._movers = [mover.Mover(os.path.realpath(spool_dir)) for spool_dir in spool_dirs]
         self._children: dict[int, str] = {}
         """The spool directory of each process, by its pid."""
@@ -94,13 +108,14 @@ class _Supervisor:
                 self._interrupt()
             else:
                 self._announce()
+            self._report.send(self._children, sum(processes.values()), is_stopping=self._stopping)
             self._wait()
             self._reap()
 
     def _wait(self) -> None:
         ends = [self._wakeup] if self._until_eof is None else [self._wakeup, self._until_eof]
         soonest = self._deadline if self._stopping else min((at for at, _ in self._missing), default=None)
-        left = min([one.step() for one in self._movers])
+        left = min([*(one.step() for one in self._movers), self._report.left])
         if soonest is not None:
             left = min(left, max(0.0, soonest - time.monotonic()))
         ends += [one.pipe for one in self._movers if one.pipe is not None]
@@ -142,6 +157,7 @@ class _Supervisor:
         if not self._stopping:
             self._stopping = True
             self._deadline = time.monotonic() + application.settings().grace
+            self._report.hurry()
             os.close(self._leash_held)
 
     def _announce(self) -> None:

@@ -123,6 +123,12 @@ def is_exiting(pid: int) -> bool:
     return len(fields) < 20 or fields[0] in b"ZX" or bool(int(fields[6]) & _PF_EXITING)
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether the process ``pid`` was stopped, by SIGSTOP or a debugger, and does nothing until it is continued."""
+    fields = _fields(pid)
+    return bool(fields) and fields[0] in b"Tt"
+
+
 def parent(pid: int) -> int | None:
     """Return the pid of the parent of the process ``pid``; ``None`` if there is no such process."""
     fields = _fields(pid)
