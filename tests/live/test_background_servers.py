@@ -25,7 +25,7 @@ def module() -> str:
     return "background_app"
 
 
-@pytest.mark.parametrize("kind", sampled(ALL, "uwsgi-threads", "uwsgi-lazy", "gunicorn-preload", "flask-reloader"))
+@pytest.mark.parametrize("kind", sampled(ALL, "uwsgi-threads", "gunicorn-preload"))
 def test_background_threads_start_once_in_each_serving_process_and_stop_with_it(
     kind: str, start: Start, history: History
 ) -> None:
@@ -83,7 +83,7 @@ def test_another_process_takes_over_the_thread_of_one_process_that_was_killed(
 
 @pytest.mark.parametrize(
     "kind",
-    sampled(["uwsgi-threads", "gunicorn-sync", "flask", "flask-reloader"], "uwsgi-threads", "gunicorn-sync", "flask"),
+    sampled(["uwsgi-threads", "gunicorn-sync", "flask", "flask-reloader"], "uwsgi-threads", "gunicorn-sync"),
 )
 def test_a_stuck_background_thread_delays_a_stop_by_the_grace_period_only(
     kind: str, start: Start, history: History

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from any_server import CommandServer, ask_to_stop, wait_for_exit, wait_until_complete
+from sampling import sampled
 from uwsgi_server import UwsgiServer, wait_until
 
 from .conftest import PROJECT
@@ -67,7 +68,7 @@ def test_each_example_has_one_command_for_each_server() -> None:
         assert [words.split()[0] for words in commands(example)] == SERVERS
 
 
-@pytest.mark.parametrize("kind", SERVERS)
+@pytest.mark.parametrize("kind", sampled(SERVERS, "uwsgi", "gunicorn"))
 def test_visits_are_counted(kind: str, tmp_path: Path, start: Start) -> None:
     site = copied(tmp_path, "by @thread")
     server = start(site, command("visits", kind), "/visits")
@@ -84,7 +85,7 @@ def test_visits_are_counted(kind: str, tmp_path: Path, start: Start) -> None:
 
 
 @pytest.mark.parametrize("way", [way for way in WAYS if WAYS[way] is not None and way != "by @thread"])
-@pytest.mark.parametrize("kind", ["uwsgi", "flask"])
+@pytest.mark.parametrize("kind", sampled(["uwsgi", "flask"], "uwsgi"))
 def test_visits_are_counted_with_another_decorator_on_the_same_line(
     kind: str, way: str, tmp_path: Path, start: Start
 ) -> None:
@@ -114,7 +115,7 @@ def notifications(tmp_path: Path) -> Path:
     return Path(shutil.copytree(EXAMPLES / "notifications", tmp_path / "site"))
 
 
-@pytest.mark.parametrize("kind", SERVERS)
+@pytest.mark.parametrize("kind", sampled(SERVERS, "uwsgi", "flask"))
 def test_accepted_notifications_are_sent_before_the_server_exits(kind: str, notifications: Path, start: Start) -> None:
     server = start(notifications, command("notifications", kind), "/task")
     for number in range(5):

@@ -57,6 +57,12 @@ def jobs_end(site: Site, job: str) -> str:
         store.close()
 
 
+PLAIN_IN_MATRIX = [
+    pytest.param((), id="plain", marks=pytest.mark.matrix),
+    pytest.param(("--debug",), id="reloader"),
+]
+
+
 @pytest.mark.parametrize("options", [(), ("--debug",)], ids=["plain", "reloader"])
 def test_ctrl_c_waits_for_the_running_job_and_names_it(start: Start, options: tuple[str, ...]) -> None:
     site = start("-m", "flask", "--app", "site_app", *options, "run", "--port", "{port}")
@@ -70,7 +76,7 @@ def test_ctrl_c_waits_for_the_running_job_and_names_it(start: Start, options: tu
     assert len(site.history.events("end", "long")) == 1
 
 
-@pytest.mark.parametrize("options", [(), ("--debug",)], ids=["plain", "reloader"])
+@pytest.mark.parametrize("options", PLAIN_IN_MATRIX)
 def test_a_second_ctrl_c_interrupts_the_running_job(start: Start, options: tuple[str, ...]) -> None:
     site = start("-m", "flask", "--app", "site_app", *options, "run", "--port", "{port}")
     job = site.call("work", "long", 60)["job"]

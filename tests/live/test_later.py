@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from sampling import sampled
 from uwsgi_server import wait_until
 
 from spoolkit.spooldir import later, spoolfile
@@ -63,7 +64,7 @@ def test_a_delayed_job_keeps_its_priority(start_site: StartSite) -> None:
     wait_until(lambda: os.listdir(site.spool / "later" / "3") == [])
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", sampled([1, 2], 2))
 def test_another_process_takes_over_when_the_elected_one_is_killed(start_site: StartSite, processes: int) -> None:
     site = start_site(frequency=600, processes=processes)
     wait_for_mover(site)

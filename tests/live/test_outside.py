@@ -15,6 +15,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from sampling import sampled
 from uwsgi_server import free_port, is_gone, wait_until
 
 from spoolkit.job import State
@@ -163,7 +164,7 @@ def test_flask_spool_run_finishes_the_running_job_when_stopped(
     assert sorted(os.listdir(spool / "spoolers")) == ["slots", "tidied"]
 
 
-@pytest.mark.parametrize("cut_by", ["grace", "signal"])
+@pytest.mark.parametrize("cut_by", sampled(["grace", "signal"], "grace"))
 def test_flask_spool_run_interrupts_jobs_that_outlast_the_grace_period(
     flask: Start, environment: dict[str, str], history: History, spool: Path, cut_by: str
 ) -> None:
@@ -254,7 +255,14 @@ def test_flask_spool_run_moves_damaged_files_to_dead_and_leaves_jobs_of_other_li
     assert files(spool) == [f"{spoolfile.PREFIX}foreign"]
 
 
-@pytest.mark.parametrize("options", [[], ["--debug"], ["--debug", "--no-reload"]], ids=["plain", "reloader", "debug"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param([], id="plain", marks=pytest.mark.matrix),
+        pytest.param(["--debug"], id="reloader"),
+        pytest.param(["--debug", "--no-reload"], id="debug", marks=pytest.mark.matrix),
+    ],
+)
 def test_flask_run_starts_one_spooler(
     flask: Start, history: History, spool: Path, tmp_path: Path, options: list[str]
 ) -> None:

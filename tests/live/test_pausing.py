@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 from flask import Flask
+from sampling import sampled
 from uwsgi_server import UwsgiServer, wait_until
 
 from spoolkit import SpoolKit
@@ -53,7 +54,7 @@ def stands_by(site: Deployed) -> None:
     wait_until(lambda: not spoolers.busy([spool]))
 
 
-@pytest.mark.parametrize("mode", ["prefork", "lazy-apps"])
+@pytest.mark.parametrize("mode", sampled(["prefork", "lazy-apps"], "lazy-apps"))
 def test_while_it_is_paused_what_runs_goes_on_and_nothing_starts(tmp_path: Path, command: Command, mode: str) -> None:
     with deployed(tmp_path, mode) as site:
         running = site.call("work", 1.0)

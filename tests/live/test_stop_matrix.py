@@ -231,6 +231,7 @@ def matrix(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 Matrix = dict[tuple[str, str], Cell | BaseException]
 
 
+@pytest.mark.timeout(600)  # the fixture runs all cells
 @pytest.mark.parametrize(("row", "mode"), sampled(CELLS, *KEPT), ids=lambda part: getattr(part, "name", part))
 def test_a_stop_or_reload_loses_no_job(matrix: Matrix, row: Row, mode: str) -> None:
     cell = matrix[row.name, mode]

@@ -70,7 +70,7 @@ def states(found: Sequence[Status | None]) -> list[State | None]:
     return [None if status is None else status.state for status in found]
 
 
-@pytest.mark.parametrize("kind", sampled(ALL, "uwsgi-threads", "gunicorn-preload"))
+@pytest.mark.parametrize("kind", sampled(ALL, "uwsgi-threads"))
 def test_the_pool_starts_with_the_first_call_in_its_process_and_grows_to_its_bound(kind: str, start: Start) -> None:
     server = start(kind, processes=1)
 
@@ -94,7 +94,7 @@ def _tasks(pid: int) -> list[str]:
     return os.listdir(f"/proc/{pid}/task")
 
 
-@pytest.mark.parametrize("kind", sampled(ALL, "uwsgi-lazy", "gunicorn-gthread", "flask-reloader"))
+@pytest.mark.parametrize("kind", sampled(ALL, "uwsgi-lazy", "gunicorn-gthread"))
 def test_a_stop_lets_waiting_thread_jobs_finish(
     kind: str, start: Start, history: History, statuses: Callable[..., list[Status | None]]
 ) -> None:
@@ -107,7 +107,7 @@ def test_a_stop_lets_waiting_thread_jobs_finish(
     assert "is lost" not in server.log()
 
 
-@pytest.mark.parametrize("kind", sampled(ALL, "uwsgi-threads", "gunicorn-sync", "flask"))
+@pytest.mark.parametrize("kind", sampled(ALL, "uwsgi-threads", "flask"))
 def test_thread_jobs_unfinished_after_the_grace_period_of_a_stop_are_lost_and_logged(
     kind: str, start: Start, history: History, statuses: Callable[..., list[Status | None]]
 ) -> None:
@@ -129,7 +129,7 @@ def test_thread_jobs_unfinished_after_the_grace_period_of_a_stop_are_lost_and_lo
 
 @pytest.mark.parametrize(
     "kind",
-    sampled([kind for kind in ALL if kind != "flask"], "uwsgi-threads", "gunicorn-gthread", "flask-reloader"),
+    sampled([kind for kind in ALL if kind != "flask"], "uwsgi-threads", "flask-reloader"),
 )
 def test_a_reload_lets_waiting_thread_jobs_finish(
     kind: str, start: Start, history: History, statuses: Callable[..., list[Status | None]], tmp_path: Path
@@ -148,9 +148,7 @@ def test_a_reload_lets_waiting_thread_jobs_finish(
     history.wait_for("end", count=7)
 
 
-@pytest.mark.parametrize(
-    "kind", sampled([*UWSGI, "gunicorn-sync", "gunicorn-gthread"], "uwsgi-threads", "gunicorn-gthread")
-)
+@pytest.mark.parametrize("kind", sampled([*UWSGI, "gunicorn-sync", "gunicorn-gthread"], "uwsgi-threads"))
 def test_a_process_that_reaches_max_requests_lets_waiting_thread_jobs_finish(
     kind: str, start: Start, history: History, statuses: Callable[..., list[Status | None]]
 ) -> None:

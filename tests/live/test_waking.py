@@ -225,7 +225,7 @@ site_tasks.note("{word}")
 
 
 @under_uwsgi
-@pytest.mark.parametrize("moment", ["acquire", "tell", "slot", "release", "signal"])
+@pytest.mark.parametrize("moment", sampled(["acquire", "tell", "slot", "release", "signal"], "tell", "signal"))
 def test_a_caller_that_is_killed_while_it_calls_a_spooler_delays_no_other_job(served: Served, moment: str) -> None:
     """Its job is accepted, and is found with the next one; the slot that it left as called does no harm."""
     served.all_idle()
