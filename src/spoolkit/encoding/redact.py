@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from spoolkit.errors import ArgumentError, ConfigurationError, shown
@@ -48,6 +49,11 @@ WORDS = frozenset(
 )
 """A name is secret if one of its words is one of these, or its plural."""
 
+MAX_KNOWN = 4096
+"""Names that are judged once, if they have no more than :data:`MAX_LENGTH` characters."""
+
+MAX_LENGTH = 100
+
 MIN_SCRUBBED = 6
 """Characters of a secret text, at least, for it to be replaced in other texts: a short one is in many words."""
 
@@ -59,10 +65,10 @@ class Names:
     """What makes a name secret, in one process."""
 
     def __init__(self) -> None:
-        #: The words, one after the other, that a secret name has among its own.
-        self.words: set[tuple[str, ...]] = {(word,) for word in WORDS}
-        #: Functions that say whether a name is secret.
-        self.functions: list[Callable[[str], object]] = []
+        self._secret: set[tuple[str, ...]] = {(word,) for word in WORDS}
+        self._functions: list[Callable[[str], object]] = []
+        # A search judges the names of thousands of jobs, which are few.
+        self._judge = lru_cache(maxsize=MAX_KNOWN)(self._judge_anew)
 
     def add(self, *names: Named) -> None:
         """Make more names secret.
@@ -72,23 +78,25 @@ class Names:
         """
         for name in names:
             if isinstance(name, str) and (words := _words(name)):
-                self.words.add(words)
+                self._secret.add(words)
             elif callable(name):
-                self.functions.append(name)
+                self._functions.append(name)
             else:
                 raise ConfigurationError(
                     f'redact has {shown(name)}: give names of arguments, such as "card", or a function that gets a '
                     "name and says whether its value is secret",
                     setting="redact",
                 )
+        self._judge.cache_clear()
 
     def __contains__(self, name: str) -> bool:
+        return self._judge(name) if len(name) <= MAX_LENGTH else self._judge_anew(name)
+
+    def _judge_anew(self, name: str) -> bool:
         own = _words(name)
-        for words in self.words:
-            size = len(words)
-            if any(_are_equal(own[at : at + size], words) for at in range(len(own) - size + 1)):
-                return True
-        return any(_says_secret(function, name) for function in self.functions)
+        if any(_is_within(words, own) for words in self._secret):
+            return True
+        return any(_says_secret(function, name) for function in self._functions)
 
 
 this_process = Names()
@@ -99,8 +107,10 @@ def _words(name: str) -> tuple[str, ...]:
     return tuple(word.casefold() for word in _BOUNDARY.split(name) if word)
 
 
-def _are_equal(own: tuple[str, ...], words: tuple[str, ...]) -> bool:
-    return all(one in (word, f"{word}s") for one, word in zip(own, words, strict=True))
+def _is_within(words: tuple[str, ...], own: tuple[str, ...]) -> bool:
+    """Whether ``own`` has these words, or their plurals, one after the other."""
+    windows = (own[at : at + len(words)] for at in range(len(own) - len(words) + 1))
+    return any(all(one in (word, f"{word}s") for one, word in zip(window, words, strict=True)) for window in windows)
 
 
 def _says_secret(function: Callable[[str], object], name: str) -> bool:
