@@ -120,6 +120,33 @@ def _execute_periodic(
     return result
 
 
+class Ready(NamedTuple):
+    """What the claim of a job needs."""
+
+    #: The job, with the name that its task has in this version of the code.
+    job: JobSpec
+    #: Its task. ``None``: it cannot run here now, and the claim only has ``instead`` recorded.
+    declared: Declared | None
+    #: What becomes of the job instead of an attempt, unless its record says that it runs or is over.
+    instead: Cancelled | RetryAt | None
+    #: What its limit and its rate allow; ``None``: it has neither.
+    room: Room | None = None
+
+
+class Parked(NamedTuple):
+    """The job waits: its file leaves the spool directory until others have it moved back."""
+
+    #: The name of its task, which is paused.
+    paused: str | None = None
+    #: The limit under which it finds no room.
+    room: Room | None = None
+
+
+Instead = AttemptResult | Parked | None
+"""What happens to a job instead of an attempt: there is a result all the same, or it waits; ``None``: nothing, because
+another process runs it, or has just settled its file."""
+
+
 def execute_job(
     job: JobSpec,
     content: packet.Packet,
@@ -138,62 +165,63 @@ def execute_job(
         file: The file.
         store: Where the job is recorded.
         config: The settings in force.
-        working_directory: Where the task runs. ``None``: this process is not a spooler but runs a test. It must not be
-            ended for what a task does to it, and there is no other version of the code for which a job could wait.
+        working_directory: Where the task runs. ``None``: this process is not a spooler but runs a test.
         instead: What becomes of the job instead of an attempt, if that is known.
-        shown: What this process shows of the job already, if it does: its caller closes it.
+        shown: What this process shows of the job already, if it does.
 
     Returns:
-        What became of the job; ``None`` if another process runs it, so that nothing was touched, or if it is parked.
+        What became of the job; ``None`` if another process has it, so that nothing was touched, or if it is parked.
 
     Raises:
         NewerStoreError: A newer version of spoolkit has written the store; nothing was touched.
     """
-    prepared = _prepare(job, store, config, working_directory)
     files_dir = locations.spool_dir_of(job.queue, config)
-    result: AttemptResult | None
-    if isinstance(prepared, AttemptResult):
-        result = prepared
-        if instead is not None:
-            file, claim = _claim(job, TaskOptions(), file, store, config, packet.arguments(content), instead)
-            result = None if isinstance(claim, (Granted, Full)) else claim
-        if result is not None:
-            record_and_settle(job, result, file, store, config, files_dir)
-            limits.ended(job.limit_key, job.task, store, config)
-        return result
-    if job.task != prepared.name:
-        job = replaced(job, task=prepared.name)
-    if (paused_name := pauses.paused_name(file.spool_dir, prepared)) is not None:
+    found: Ready | Granted | Instead = _prepare(job, file, files_dir, store, config, working_directory, instead)
+    if isinstance(found, Ready):
+        ready = found
+        with shown or running.AttemptFile(files_dir, job.id) as attempt_file:
+            file, found = _claim(ready, content, file, store, config)
+            if isinstance(found, Granted):
+                found = _run(ready, found, config, attempt_file, owns_process=working_directory is not None)
+            if isinstance(found, AttemptResult):
+                _end(ready.job, found, file, store, config, files_dir, attempt_file)
+    elif isinstance(found, AttemptResult):
+        _end(job, found, file, store, config, files_dir)
+    if isinstance(found, Parked):
+        _park(found, file, store, config)
+    return found if isinstance(found, AttemptResult) else None
+
+
+def _prepare(
+    job: JobSpec,
+    file: SpoolFileRef,
+    files_dir: str,
+    store: Store,
+    config: Settings,
+    working_directory: str | None,
+    instead: Cancelled | RetryAt | None,
+) -> Ready | Instead:
+    """What the claim of a job needs; or what happens without a claim."""
+    declared = _task_of(job, store, config, working_directory)
+    if isinstance(declared, AttemptResult):
+        # What its schedule has decided counts all the same, and has to be recorded.
+        return declared if instead is None else Ready(job, None, instead)
+    if job.task != declared.name:
+        job = replaced(job, task=declared.name)
+    if (paused_name := pauses.paused_name(file.spool_dir, declared)) is not None:
         if job.schedule is None:
             # It may run, with the lock that its task has dropped. Its process would not find the file to settle it.
-            if not running.is_running(files_dir, job.id):
-                pauses.park(file.path, file.spool_dir, paused_name)
-            return None
+            return None if running.is_running(files_dir, job.id) else Parked(paused=paused_name)
         # Not parked: a week of them would run at once.
         instead = instead or Cancelled(Failure("its task is paused", ending="skipped"))
-    plain = is_plain(job)
-    room = None if plain else limits.room(job, prepared.options, config)
-    with contextlib.nullcontext(shown) if shown else running.AttemptFile(files_dir, job.id) as attempt_file:
-        asked = room and limits.behind_others(room, file.path, file.spool_dir)
-        file, claim = _claim(job, prepared.options, file, store, config, packet.arguments(content), instead, asked)
-        if isinstance(claim, Granted):
-            result = _run(job, prepared, claim, config, attempt_file, owns_process=working_directory is not None)
-            if not plain and job.chain is not None:
-                result = _unless_chain_breaks(job, result, config)
-        else:
-            result = None if isinstance(claim, Full) else claim
-        if result is not None:
-            record_and_settle(job, result, file, store, config, files_dir)
-    if result is not None:
-        if not plain:
-            limits.ended(job.limit_key, job.task, store, config)
-    elif room is not None and isinstance(claim, Full):
-        limits.park(file.path, file.spool_dir, room, store, config)
-    return result
+    return Ready(job, declared, instead, None if is_plain(job) else limits.room(job, declared.options, config))
 
 
-def _prepare(job: JobSpec, store: Store, config: Settings, working_directory: str | None) -> Declared | AttemptResult:
-    """The job's task, with this process in its working directory; or what follows if the job cannot run here now."""
+def _task_of(job: JobSpec, store: Store, config: Settings, working_directory: str | None) -> Declared | AttemptResult:
+    """The job's task, with this process in its working directory; or what follows if the job cannot run here now.
+
+    A test, which has no working directory, waits for no other version of the code.
+    """
     try:
         declared = registry.find(job.task)
         # The arguments may come from another version of the code, as the task's name may.
@@ -212,15 +240,8 @@ def _prepare(job: JobSpec, store: Store, config: Settings, working_directory: st
 
 
 def _claim(
-    job: JobSpec,
-    options: TaskOptions,
-    file: SpoolFileRef,
-    store: Store,
-    config: Settings,
-    arguments: bytes,
-    instead: Cancelled | RetryAt | None,
-    room: Room | None = None,
-) -> tuple[SpoolFileRef, Granted | AttemptResult | Full | None]:
+    ready: Ready, content: packet.Packet, file: SpoolFileRef, store: Store, config: Settings
+) -> tuple[SpoolFileRef, Granted | Instead]:
     """The answer to the claim, and the file: an attempt that the store cannot count is counted in the file's name.
 
     Raises :class:`NewerStoreError`, because jobs do not run beside a store that only needs another version.
@@ -232,37 +253,61 @@ def _claim(
         file = SpoolFileRef(path, file.spool_dir)
         return attempts
 
+    job, declared, instead, room = ready
+    options = TaskOptions() if declared is None else declared.options
+    asked = room and limits.behind_others(room, file.path, file.spool_dir)
+    arguments = packet.arguments(content)
     try:
-        return file, bookkeeping.claim(
-            job, options, store, config, path=file.path, arguments=arguments, instead=instead, room=room
+        claim = bookkeeping.claim(
+            job, options, store, config, path=file.path, arguments=arguments, instead=instead, room=asked
         )
     except NewerStoreError:
         raise
     except StoreUnavailableError as error:
-        claim = bookkeeping.claim_without_store(job, options, config, error, count_in_name, instead, room)
-        return file, claim
+        claim = bookkeeping.claim_without_store(job, options, config, error, count_in_name, instead, asked)
+    return file, Parked(room=room) if isinstance(claim, Full) else claim
 
 
 def _run(
-    job: JobSpec,
-    declared: Declared,
-    start: Granted,
-    config: Settings,
-    attempt_file: running.AttemptFile,
-    *,
-    owns_process: bool,
+    ready: Ready, start: Granted, config: Settings, attempt_file: running.AttemptFile, *, owns_process: bool
 ) -> AttemptResult:
+    """Run the attempt; but a job whose chain cannot go on with the result is dead."""
+    job, declared = ready.job, ready.declared
+    assert declared is not None  # otherwise there was something else than an attempt to record
     # In a copy: a context variable that a task sets is not for the next job of this process.
-    return copy_context().run(
+    result = copy_context().run(
         runner.run, job, declared, start, config, attempt_file=attempt_file, owns_process=owns_process
     )
-
-
-def _unless_chain_breaks(job: JobSpec, result: AttemptResult, config: Settings) -> AttemptResult:
-    """``result``; but the job is dead if it is done and its chain cannot go on with the result."""
-    if not isinstance(result.outcome, Done) or (problem := chains.problem(job, result.result, config)) is None:
+    if job.chain is None or not isinstance(result.outcome, Done):
         return result
-    return result._replace(outcome=Dead(Failure(problem)), result=None, logged=False)
+    problem = chains.problem(job, result.result, config)
+    return result if problem is None else result._replace(outcome=Dead(Failure(problem)), result=None, logged=False)
+
+
+def _park(parked: Parked, file: SpoolFileRef, store: Store, config: Settings) -> None:
+    """Have a job wait that is not shown any more: whoever moves jobs back counts those that are."""
+    if parked.paused is not None:
+        pauses.park(file.path, file.spool_dir, parked.paused)
+    elif parked.room is not None:
+        limits.park(file.path, file.spool_dir, parked.room, store, config)
+
+
+def _end(
+    job: JobSpec,
+    result: AttemptResult,
+    file: SpoolFileRef,
+    store: Store,
+    config: Settings,
+    files_dir: str,
+    shown: running.AttemptFile | None = None,
+) -> None:
+    """Record the result, settle the file, and then, with nothing shown of the job any more, let others have its place.
+
+    The parameters and the errors are those of :func:`record_and_settle`.
+    """
+    with shown or contextlib.nullcontext():
+        record_and_settle(job, result, file, store, config, files_dir)
+    limits.ended(job.limit_key, job.task, store, config)
 
 
 def record_and_settle(
@@ -366,8 +411,7 @@ def end_expired(content: packet.Packet, file: SpoolFileRef, declared: Declared, 
         return False
     if not isinstance(result, AttemptResult):
         return False
-    record_and_settle(job, result, file, store, config, locations.spool_dir_of(job.queue, config))
-    limits.ended(job.limit_key, job.task, store, config)
+    _end(job, result, file, store, config, locations.spool_dir_of(job.queue, config))
     return True
 
 
