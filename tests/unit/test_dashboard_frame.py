@@ -7,7 +7,11 @@ import hashlib
 import logging
 import os
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +19,7 @@ from typing import Any
 import pytest
 from flask import Flask, Response
 from flask.testing import FlaskClient
+from flask_wtf import CSRFProtect
 from hypothesis import given
 from hypothesis import strategies as st
 from uwsgi_server import wait_until
@@ -30,6 +35,7 @@ from spoolkit.spooling.standalone import Spooler
 from spoolkit.store import locations
 from spoolkit.system import clock
 
+PROJECT = Path(__file__).parents[2]
 VENDOR = Path(spoolkit.__file__).parent / "dashboard" / "static" / "vendor"
 PASSWORD = "SPOOLKIT_DASHBOARD_PASSWORD"
 
@@ -376,3 +382,55 @@ def test_bars_are_within_the_chart_and_show_whatever_is_not_zero(columns: list[t
         assert bar.height >= 0
         assert 0 <= bar.y <= bar.y + bar.height <= chart.HEIGHT
         assert 0 <= bar.x < bar.x + bar.width <= chart.STEP * len(columns)
+
+
+# Beside the site's own protection of forms
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_forms_have_the_token_of_flask_wtf_where_the_site_asks_for_it(app: Flask, is_first: bool) -> None:
+    blueprint = dashboard_blueprint(lambda request: Access("anna", ALL_RIGHTS))
+    protect = CSRFProtect()
+    if is_first:
+        protect.init_app(app)
+    app.register_blueprint(blueprint, url_prefix="/spool")
+    if not is_first:
+        protect.init_app(app)
+    jobs = [greet.using(delay=60)("you").id for _ in range(2)]
+    client = app.test_client()
+    # A site with https: Flask-WTF asks for a Referer as well, which a policy of "no-referrer" would take away.
+    options: dict[str, Any] = {"base_url": "https://localhost", "headers": {
+        "Sec-Fetch-Site": "same-origin", "Referer": "https://localhost/spool/jobs"}}  # fmt: skip
+    page = client.get("/spool/jobs", base_url="https://localhost").text
+    forms = re.findall(r'<form method="post".*?</form>', page, re.DOTALL)
+    tokens = [re.findall(r'name="csrf_token" value="([^"]+)"', form) for form in forms]
+    assert forms
+    assert [len(found) for found in tokens] == [1] * len(forms)
+    form = {"what": "selected", "id": jobs}
+    assert client.post("/spool/jobs/cancel", data=form, **options).status_code == 400
+    asked = client.post("/spool/jobs/cancel", data={**form, "csrf_token": tokens[0][0]}, **options)
+    assert asked.status_code == 200
+    (again,) = re.findall(r'name="csrf_token" value="([^"]+)"', asked.text)
+    done = client.post("/spool/jobs/cancel", data={**form, "csrf_token": again, "confirmed": "yes"}, **options)
+    assert "<h1>2 jobs cancelled" in done.text
+    forged = {**options, "headers": {**options["headers"], "Sec-Fetch-Site": "cross-site"}}
+    assert client.post("/spool/jobs/cancel", data={**form, "csrf_token": again}, **forged).status_code == 403
+
+
+# What is installed
+
+
+def test_the_wheel_holds_the_templates_the_style_sheet_and_the_scripts(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(PROJECT / "src", source / "src", ignore=shutil.ignore_patterns("*.egg-info", "__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(PROJECT / name, source / name)
+    build = "from setuptools.build_meta import build_wheel; import sys; print(build_wheel(sys.argv[1]))"
+    command = [sys.executable, "-c", build, str(tmp_path)]
+    subprocess.run(command, cwd=source, check=True, capture_output=True, timeout=300)
+    (wheel,) = tmp_path.glob("*.whl")
+    folder = PROJECT / "src" / "spoolkit" / "dashboard"
+    files = [path for name in ("templates", "static") for path in (folder / name).rglob("*") if path.is_file()]
+    assert len(files) > 8
+    wanted = {str(path.relative_to(PROJECT / "src")) for path in files}
+    assert wanted - set(zipfile.ZipFile(wheel).namelist()) == set()

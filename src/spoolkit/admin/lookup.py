@@ -442,7 +442,7 @@ def jobs(
         return status.state in wanted and not old and named and tagged and fits(status)
 
     read_rows = partial(locations.store().statuses, tasks=names, tag=tag, since=since, before=before or "", also=also)
-    down_to = "" if also is None else also.down_to
+    also = also or Search()
     found = Listing()
     # The id of the oldest job up to which everything was read; "": everything was read.
     horizon = ""
@@ -461,9 +461,8 @@ def jobs(
             recorded_ids.update(row.id for row in rows)
             found += filter(matches, _with_files(rows, files))
     for state, paths in ((State.QUEUED, files.waiting), (State.DEAD, files.dead)):
-        if state in wanted:
-            named = (id for id in paths if id not in recorded_ids and down_to <= id and (before is None or id < before))
-            ids = _newest(named, since)
+        if state in wanted and not also.error:  # what is not recorded has failed in no attempt
+            ids = _newest((id for id in paths if id not in recorded_ids and _is_between(id, also, before)), since)
             if len(ids) > max_examined:
                 horizon = max(horizon, ids[max_examined - 1])
             examined = islice(_unrecorded(state, ids, paths), max_examined)
@@ -472,7 +471,7 @@ def jobs(
                 found.floor = max(found.floor, listed[-1].id)
             found += listed
     found.sort(key=lambda status: status.id, reverse=True)
-    found.floor = max(found.floor, horizon, down_to)
+    found.floor = max(found.floor, horizon, also.down_to)
     if limit is not None:
         del found[limit:]
     found.complete = not horizon or (limit is not None and len(found) == limit and found[-1].id >= horizon)
@@ -480,6 +479,10 @@ def jobs(
     found.complete &= files.all_dead or State.DEAD not in wanted
     found[:] = map(_with_progress, found)
     return found
+
+
+def _is_between(id: str, also: Search, before: str | None) -> bool:
+    return id.startswith(also.prefix) and also.down_to <= id and (before is None or id < before)
 
 
 def _by_id(paths: Iterable[str]) -> dict[str, str]:

@@ -25,13 +25,16 @@ from spoolkit.store.search import Search
 WINDOW = 20_000
 """Records that are read for one page where no index helps."""
 
-MAX_EXAMINED = 1000
+MAX_EXAMINED = 500
 """Files of waiting jobs, of dead ones, and records of unfinished jobs that are read for one page."""
+
+MAX_ARGUMENTS = 100
+"""Files that are read at once for their arguments, which takes longer."""
 
 MAX_ROUNDS = 20
 """How often one page looks further, at most, while it is not full."""
 
-ROUNDS_TIME = 0.1
+ROUNDS_TIME = 0.05
 """Seconds after which a page that is not full looks no further."""
 
 SELECT_TIME = 5.0
@@ -109,7 +112,7 @@ def _list(wanted: JobFilter, before: str | None, limit: int, files: Files) -> Li
         tag=wanted.tag or None,
         before=before,
         limit=limit if not wanted.arguments else None,
-        max_examined=MAX_EXAMINED,
+        max_examined=MAX_ARGUMENTS if wanted.arguments else MAX_EXAMINED,
         files=files,
         also=replace(also, tasks=(), tag=""),
         fits=replace(wanted, task="").fits,  # of a task, those with its earlier names are found too
@@ -161,27 +164,30 @@ def _fits(wanted: JobFilter, task: str | None, data: bytes) -> bool:
     return wanted.fits_arguments(args, kwargs, None if declared is None else declared.signature)
 
 
-def count(wanted: JobFilter, files: Files | None = None) -> Counts:
+def count(wanted: JobFilter, files: Files | None = None, first: Page | None = None) -> Counts:
     """Return how many jobs a filter finds in each state, whichever states it names.
 
     Args:
         wanted: The filter.
         files: The result of :func:`lookup.list_files`; ``None``: all files are listed now.
+        first: Its first page, if that is known: it may be all.
 
     Raises:
         SpoolUnavailableError: This process cannot read a spool directory.
         StoreUnavailableError: This process may not read the store.
     """
+    if first is not None and first.older is None and not wanted.states:
+        return tally(first.jobs)
     files, wanted = files or lookup.list_files(), wanted.with_states(())
     also = _search(wanted)
     at_least = frozenset(State) if also.down_to else frozenset()
     if wanted.arguments:
+        # Those in files, and those of which no arguments were kept, would have to be read one by one.
         rows = locations.store().with_arguments(also, MAX_EXAMINED)
         states = Counter(state for _, task, state, data in rows if _fits(wanted, task, data))
-        at_least = frozenset(State) if len(rows) == MAX_EXAMINED else at_least
-    else:
-        states = Counter(locations.store().count_states(also))
-    if wanted.task or wanted.tag or wanted.queue or wanted.arguments:
+        return Counts(dict(states), frozenset(State))
+    states = Counter(locations.store().count_states(also))
+    if wanted.task or wanted.tag or wanted.queue:
         waiting = _list(wanted.with_states({State.QUEUED}), None, MAX_EXAMINED, files)
         states[State.QUEUED] = len(waiting)
         at_least |= frozenset() if waiting.complete else {State.QUEUED}
@@ -191,6 +197,11 @@ def count(wanted: JobFilter, files: Files | None = None) -> Counts:
         recorded = sum(states[state] for state in UNFINISHED) - sum(without_file.values())
         states[State.QUEUED] += max(0, named - recorded)
     return Counts({state: states[state] for state in State if states[state]}, at_least)
+
+
+def tally(jobs: Iterable[Status]) -> Counts:
+    """Return how many of these jobs are in which state."""
+    return Counts(dict(Counter(job.state for job in jobs)))
 
 
 def select(wanted: JobFilter, *, until: str, limit: int) -> Listing:

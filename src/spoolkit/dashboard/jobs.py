@@ -90,7 +90,7 @@ def jobs(access: Access) -> ResponseReturnValue:
     before = request.args.get("before", "")[:MAX_ID] or None
     files = lookup.list_files()
     page = pages.page(wanted, before=before, limit=PER_PAGE, files=files)
-    counts = pages.count(wanted, files)
+    counts = pages.count(wanted, files, page if before is None else None)
     chosen = counts.of(wanted.states or State)
     return render(
         "jobs.html",
@@ -145,12 +145,12 @@ def _do(access: Access, deed: Deed) -> ResponseReturnValue:
         # Parsed and counted before the question, so that a filter that makes no sense is never confirmed.
         wanted = _filter(access, text)
         states = (wanted.states or frozenset(State)) & deed.states
-        counts = pages.count(wanted).of(states)
-        page = _ask(deed, counts.text(), counts, [_as_words(wanted)], what="all", q=text, until=until)
         found = pages.select(wanted.with_states(states), until=until, limit=MAX_AT_ONCE) if states else Listing()
+        counts = pages.tally(found) if found.complete else pages.count(wanted).of(states)
+        page = _ask(deed, counts.text(), counts, [_as_words(wanted)], what="all", q=text, until=until)
     else:
         found = _selected(ids)
-        counts = Counts({state: sum(job.state is state for job in found) for state in deed.states})
+        counts = pages.tally(found).of(deed.states)
         others = len(ids) - counts.total
         left = [f"{counted(others, 'other selected job')} cannot: no such job, or in another state."] if others else []
         page = _ask(deed, counts.text(), counts, left, what="selected", id=[job.id for job in found])

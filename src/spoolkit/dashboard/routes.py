@@ -35,7 +35,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
+from functools import wraps
 
 from flask import Blueprint, Response, current_app, g, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
@@ -154,14 +154,22 @@ class Routes(list[Route]):
             blueprint.add_url_rule(
                 route.rule,
                 endpoint=route.view.__name__,
-                view_func=partial(_answer, route, access),
+                view_func=_view_of(route, access),
                 methods=METHODS,
                 provide_automatic_options=False,
                 strict_slashes=False,  # a redirect would tell that there is a page
             )
 
 
-def _answer(route: Route, find_access: AccessFunction, **values: object) -> ResponseReturnValue:
+def _view_of(route: Route, access: AccessFunction) -> View:
+    @wraps(route.view)  # Flask-WTF asks each view for its name
+    def view(**values: object) -> ResponseReturnValue:
+        return _answer(route, access, values)
+
+    return view
+
+
+def _answer(route: Route, find_access: AccessFunction, values: dict[str, object]) -> ResponseReturnValue:
     """Answer a request, or refuse it, in this order: a stranger learns nothing."""
     if route.is_open:
         if request.method not in route.methods:
