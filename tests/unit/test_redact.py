@@ -35,6 +35,7 @@ from spoolkit.admin import lookup, redaction
 from spoolkit.api import jobs_blueprint
 from spoolkit.attempt import job_log
 from spoolkit.cli import commands
+from spoolkit.coordination import limits
 from spoolkit.dashboard import Access, dashboard_blueprint
 from spoolkit.dashboard.access import ALL_RIGHTS
 from spoolkit.encoding import codec, redact
@@ -381,7 +382,7 @@ def limited_by_two(user: str) -> None: ...
     ],
 )
 def test_a_key_that_is_made_of_a_secret_argument_is_not_shown(text: str, shown: str) -> None:
-    assert redaction.key(text) == shown
+    assert limits.shown_key(text) == shown
     status = replace(lookup._of_job(JobSpec("0" * 32, "t"), lookup.State.QUEUED), parked_for=text)
     assert redaction.status(status).parked_for == shown
 

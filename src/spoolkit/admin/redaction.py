@@ -13,7 +13,7 @@ from typing import Any
 
 from spoolkit import registry
 from spoolkit.admin.lookup import Details
-from spoolkit.coordination import unique
+from spoolkit.coordination import limits
 from spoolkit.encoding import codec, redact
 from spoolkit.job import Attempt, Status
 
@@ -27,7 +27,7 @@ def status(found: Status) -> Status:
     if found.headers:
         changed["headers"] = redact.mapping(found.headers)
     if found.parked_for is not None:
-        changed["parked_for"] = key(found.parked_for)
+        changed["parked_for"] = limits.shown_key(found.parked_for)
     if found.result is not None:
         changed["result"] = _result(found.result)
     return replace(found, **changed) if changed else found
@@ -40,23 +40,6 @@ def _result(data: bytes) -> bytes:
     except (ValueError, RecursionError):  # the store is damaged: whoever shows it says so
         return data
     return data if redacted == tree else json.dumps(redacted, ensure_ascii=False).encode()
-
-
-def key(text: str) -> str:
-    """Return the text of a key of a limit or a rate as it may be shown: it is made of arguments."""
-    task, _, value = text.partition(" ")
-    if not value:
-        return text
-    declared = registry.this_process.get(task)
-    rule = None if declared is None else declared.options.limit or declared.options.rate
-    if rule is None or rule.key is None:
-        return f"{task} {redact.UNKNOWN_TASK}"
-    if any(map(redact.is_secret, unique.named_by(rule.key))):
-        return f"{task} {redact.REDACTED}"
-    try:
-        return f"{task} {json.dumps(redact.value(json.loads(value)), ensure_ascii=False, separators=(',', ':'))}"
-    except (ValueError, RecursionError):  # of a long key, only a digest is kept
-        return text
 
 
 def details(found: Details) -> Details:

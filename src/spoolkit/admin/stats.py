@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from spoolkit import application
-from spoolkit.admin import lookup, redaction
+from spoolkit.admin import lookup
 from spoolkit.admin.lookup import Files
 from spoolkit.coordination import limits, pauses
 from spoolkit.job import FINAL, State
@@ -240,7 +240,7 @@ def _parked() -> dict[str, int]:
         found.update(limits.counts(spool_dir, MAX_KEYS))
     shown = Counter[str]()  # of several keys that are secret, none tells which one it is
     for key, count in found.most_common(MAX_KEYS):
-        shown[redaction.key(key)] += count
+        shown[limits.shown_key(key)] += count
     return dict(shown)
 
 

@@ -7,8 +7,8 @@ import json
 from dataclasses import dataclass
 
 from spoolkit import registry
-from spoolkit.admin import lookup, redaction, words
-from spoolkit.coordination import chains
+from spoolkit.admin import lookup, words
+from spoolkit.coordination import chains, limits
 from spoolkit.encoding import codec, redact
 from spoolkit.errors import DecodeError, StoreUnavailableError, UnknownJobError, counted
 from spoolkit.job import BatchStatus, State, Status
@@ -50,7 +50,7 @@ def reasons_to_wait(status: Status) -> list[str]:
     if (closed := gate.state(spool_dir)) is not None:
         found.append("its queue is paused" if closed == "paused" else "its queue is drained until the next start")
     if status.parked_for is not None:
-        found.append(f"it waits for room under the limit of {redaction.key(status.parked_for)}")
+        found.append(f"it waits for room under the limit of {limits.shown_key(status.parked_for)}")
     if status.slot_at is not None and status.slot_at > now:
         found.append(f"it waits for its slot under the rate of its task, {words.ago(status.slot_at)}")
     elif status.run_at is not None and status.run_at > now:

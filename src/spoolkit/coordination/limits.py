@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from spoolkit import application, registry
 from spoolkit.coordination.unique import named_by
-from spoolkit.encoding import codec
+from spoolkit.encoding import codec, redact
 from spoolkit.errors import ArgumentError, ConfigurationError, StoreUnavailableError, of_row
 from spoolkit.job import JobSpec, TaskOptions
 from spoolkit.registry import Declared
@@ -94,6 +94,23 @@ def _text(declared: Declared, key: Key | None, args: Sequence[object], kwargs: M
         data = json.dumps(json.loads(data), sort_keys=True).encode()
     text = data.decode() if len(data) <= MAX_KEY else hashlib.sha256(data).hexdigest()
     return f"{declared.name} {text}"
+
+
+def shown_key(key: str) -> str:
+    """Return the text of the key of a limit as it may be shown: it is made of arguments, which may be secret."""
+    task, _, value = key.partition(" ")
+    if not value:
+        return key
+    declared = registry.this_process.get(task)
+    limit = None if declared is None else declared.options.limit
+    if limit is None or limit.key is None:
+        return f"{task} {redact.UNKNOWN_TASK}"
+    if any(map(redact.is_secret, named_by(limit.key))):
+        return f"{task} {redact.REDACTED}"
+    try:
+        return f"{task} {json.dumps(redact.value(json.loads(value)), ensure_ascii=False, separators=(',', ':'))}"
+    except (ValueError, RecursionError):  # of a long key, only a digest is kept
+        return key
 
 
 def keys_of_calls(
@@ -241,7 +258,7 @@ def move_back(key: str, number: int, store: Store, config: Settings) -> None:
                 free -= 1
                 spoolers.wake(place.spool_dir, spoolfile.id_of(place.name))
     except OSError as error:
-        log.complain("the jobs that are parked for %s cannot be moved back: %s", key, error)
+        log.complain("the jobs that are parked for %s cannot be moved back: %s", shown_key(key), error)
 
 
 def _next(spool_dirs: Iterable[str], line: str) -> Place | None:
