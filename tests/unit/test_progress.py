@@ -324,6 +324,21 @@ def test_of_several_that_make_the_key_at_once_one_counts(tmp_path: Path) -> None
     assert os.listdir(tmp_path) == ["key"]
 
 
+def test_a_key_counts_whose_maker_was_killed_before_it_removed_the_other_name(tmp_path: Path) -> None:
+    app = made(tmp_path)
+    folder = tmp_path / "spool" / "signing"
+    with app.app_context():
+        url = state_url(export("somebody"), app)
+        other = folder / "key.123-456.new"
+        other.hardlink_to(folder / "key")
+        assert app.test_client().get(url).status_code == 200
+        assert links.read(state_url("0" * 32, app).split("/")[3], app) is not None
+        os.utime(other)
+        files.sweep(str(folder))
+        assert other.exists(), "its maker may be alive"
+        locations.store().close()
+
+
 @pytest.mark.parametrize("in_the_way", ["signing", "signing/key"])
 def test_a_key_that_cannot_be_made_says_what_to_do(tmp_path: Path, in_the_way: str) -> None:
     app, place = made(tmp_path), tmp_path / "spool" / in_the_way

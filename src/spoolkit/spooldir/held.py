@@ -284,7 +284,7 @@ def identity(spool_dir: str) -> str:
         OSError: It cannot be read or written.
     """
     path = os.path.join(spool_dir, FOLDER, IDENTITY)
-    if (known := files.read(path)) is None:
+    if (known := files.read(path, linked=True)) is None:
         files.make_folder(os.path.dirname(path))
         known = files.write_once(path, os.urandom(16).hex().encode())
     return known.decode("ascii", "replace")
