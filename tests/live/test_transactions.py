@@ -89,6 +89,7 @@ BATCH_COMMITTED = {
     "after the row": False,
     "before the rename": True,
     "after the rename": True,
+    "in the spooler as well": True,
     "before the record": True,
     "after the record": True,
     "before the members are moved": True,
@@ -110,6 +111,8 @@ def test_a_killed_http_process_leaves_a_whole_batch_if_and_only_if_it_committed(
     _, batch, *members = made.words
     wait_settled(held_site.spool, history)
     assert notes(history.path.parent).issuperset(members) is BATCH_COMMITTED[point]
+    if point == "in the spooler as well":
+        assert len(history.events("killed")) == 1
     if BATCH_COMMITTED[point]:
         history.wait_for("called-back", batch, timeout=120)
     for words in (["called-back", batch], *(["ran", member] for member in members)):

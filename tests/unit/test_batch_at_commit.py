@@ -641,8 +641,9 @@ def test_people_see_the_file_as_a_job_and_may_cancel_it(spool_dir: str, session:
     with no_store_after(0):
         session.commit()
     assert [(job.id, job.task, job.state) for job in lookup.jobs()] == [(batch.id, codec.TASK, State.QUEUED)]
-    result = current_app.test_cli_runner().invoke(commands, ["batch", batch.id])
-    assert (result.exit_code, "import" in result.output) == (0, True)
+    for words, seen in ((["batch", batch.id], "import"), (["show", batch.id], codec.TASK), (["ls"], codec.TASK)):
+        result = current_app.test_cli_runner().invoke(commands, words)
+        assert (result.exit_code, seen in result.output) == (0, True), result.output
     assert actions.cancel(batch.id) is State.CANCELLED
     run(spool_dir)
     assert (ran(), is_unknown(batch.id)) == ([], True)

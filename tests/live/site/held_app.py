@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -26,6 +27,7 @@ kit = SpoolKit(app)
 database = Path(os.environ["HISTORY"]).with_name("data.db")
 engine = create_engine(f"sqlite:///{database}", poolclass=NullPool, connect_args={"timeout": 60})
 kit.outbox(engine)
+mark = database.with_name("mark")
 
 
 @spool
@@ -63,6 +65,21 @@ def called_back() -> None:
     record("called-back", current_job().batch)
 
 
+accept_batch = Store.accept_batch
+
+
+def accept_unless_killed(*args: Any, **options: Any) -> Any:
+    """A spooler is killed, once, when it has written the members of a batch and is about to record it."""
+    with contextlib.suppress(FileNotFoundError):
+        mark.unlink()
+        record("killed")
+        die()
+    return accept_batch(*args, **options)
+
+
+Store.accept_batch = accept_unless_killed  # type: ignore[method-assign]
+
+
 def make_batch(point: str) -> None:
     """Write rows and make a batch in one transaction; be killed at ``point``."""
     with Session(engine) as session:
@@ -75,7 +92,9 @@ def make_batch(point: str) -> None:
             session.execute(text("INSERT INTO notes VALUES (:id)"), {"id": id})
         if point == "before the rename":
             event.listen(Session, "after_commit", die, insert=True)
-        if point == "after the rename":
+        if point == "in the spooler as well":
+            mark.touch()
+        if point in {"after the rename", "in the spooler as well"}:
             batch_jobs._expand = die
         if point == "before the record":
             Store.accept_batch = die  # type: ignore[method-assign]
