@@ -11,7 +11,7 @@ from werkzeug.routing import IntegerConverter
 import tasks
 from spoolkit import ArgumentError, QueueFull, SpoolKit, SpoolUnavailableError, seconds_from_text
 from spoolkit.api import jobs_blueprint
-from spoolkit.dashboard import health_blueprint
+from spoolkit.dashboard import basic_auth, dashboard_blueprint, health_blueprint
 
 DURATION, MAX_DURATION = 5, 3600
 
@@ -40,6 +40,8 @@ app.config["MAX_CONTENT_LENGTH"] = 65536
 SpoolKit(app)
 app.register_blueprint(jobs_blueprint())
 app.register_blueprint(health_blueprint())
+# Closed until there is a password: SPOOLKIT_DASHBOARD_PASSWORD=... make run
+app.register_blueprint(dashboard_blueprint(basic_auth("SPOOLKIT_DASHBOARD_PASSWORD")), url_prefix="/spool")
 
 
 @app.before_request

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -27,7 +28,8 @@ INI = PROJECT / "uwsgi.ini"
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[UwsgiServer]:
-    with UwsgiServer(tmp_path_factory.mktemp("application"), ini=INI) as server:
+    env = {"SPOOLKIT_DASHBOARD_PASSWORD": "xyzzy"}
+    with UwsgiServer(tmp_path_factory.mktemp("application"), ini=INI, env=env) as server:
         yield server
 
 
@@ -243,6 +245,21 @@ def test_a_404_is_json(site: UwsgiServer, path: str) -> None:
     answer = site.get(path)
     assert answer.status == 404
     assert answer.json["error"]["type"] == "NotFound"
+
+
+def test_the_page_is_closed_until_there_is_a_password(site: UwsgiServer, unused: UwsgiServer) -> None:
+    assert unused.get("/spool").json["error"]["type"] == "NotFound"
+    unused.wait_for_log("set the password SPOOLKIT_DASHBOARD_PASSWORD")
+    assert site.get("/spool").status == 401
+    job = site.get("/uwsgi_spool/0").json["job"]
+    password = {"Authorization": f"Basic {b64encode(b'anna:xyzzy').decode()}"}
+
+    def page_shows_the_end() -> bool:
+        answer = site.request("GET", f"/spool/jobs?q=id:{job}", headers=password)
+        assert answer.status == 200
+        return f'id="job-{job}"' in answer.text and '<span class="state done">' in answer.text
+
+    wait_until(page_shows_the_end, message=site.log)
 
 
 def test_a_missing_spool_directory_is_a_503(tmp_path: Path) -> None:
