@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from spoolkit.errors import ConfigurationError
@@ -230,7 +230,6 @@ sections = st.sampled_from([["[uwsgi]"], ["[other]"]])
 files = st.lists(st.one_of(options.map(lambda line: [line]), blocks, sections), max_size=6)
 
 
-@settings(max_examples=80)
 @given(files)
 def test_generated_files_are_read_as_by_uwsgi(parts: list[list[str]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
