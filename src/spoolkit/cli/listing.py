@@ -11,6 +11,7 @@ from spoolkit.admin import batches, lookup, redaction, timeline
 from spoolkit.admin import stats as statistics
 from spoolkit.admin.as_json import brief, detailed
 from spoolkit.admin.lookup import Details
+from spoolkit.admin.stack import Frame, Stack, stack
 from spoolkit.admin.words import bar, duration, stamp
 from spoolkit.cli import group
 from spoolkit.cli.format import HEADERS, line, print_lines, summary, table
@@ -78,13 +79,17 @@ def _print_incomplete(examined: int) -> None:
 
 @command("show")
 @click.argument("id")
-def show(id: str, as_json: bool) -> None:
+@click.option("--stack", "wants_stack", is_flag=True, help="Show only where the running job is now.")
+def show(id: str, wants_stack: bool, as_json: bool) -> None:
     """Show everything that is known of a job, but no secret values.
 
     That is its arguments, timeline, tracebacks and logs. ID may be the beginning of an id, if no other job's id begins
     so.
     """
     id = lookup.full_id(id)
+    if wants_stack:
+        _show_stack(stack(id), as_json=as_json)
+        return
     if as_json:
         print_json(detailed(lookup.details(id)))
         return
@@ -97,6 +102,20 @@ def show(id: str, as_json: bool) -> None:
             if text:
                 print_lines("", f"attempt {attempt.number}, {title}:")
                 print_lines(*(f"  {line(text_line)}" for text_line in text.splitlines()))
+
+
+def _show_stack(found: Stack, *, as_json: bool) -> None:
+    if as_json:
+        print_json(found.to_dict())
+        return
+    print_lines(f"job {found.job}, attempt {found.attempt}, pid {found.pid}, {stamp(found.time)}", "")
+    print_lines(*map(_frame, found.frames))
+    for frames in found.others:
+        print_lines("", "another thread:", *map(_frame, frames))
+
+
+def _frame(frame: Frame) -> str:
+    return f"{'>' if frame.own else ' '} {line(frame.file)}:{frame.line} in {line(frame.function)}"
 
 
 @command("batch")

@@ -20,7 +20,7 @@ MAX_FOLDERS = 1000
 _NO_FOLDERS = 2
 """The number of links of a folder in which there is none, where the file system counts them."""
 
-_WATCHED = tuple(place for place in PLACES if place.name not in ("running", "threads", "unique", "waiting"))
+_WATCHED = tuple(place for place in PLACES if place.name not in ("running", "stacks", "threads", "unique", "waiting"))
 """The folders that say something of jobs by what is in them."""
 
 

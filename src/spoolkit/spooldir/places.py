@@ -33,6 +33,7 @@ PLACES = (
     Place("schedules"),
     Place("signing"),
     Place("spoolers"),
+    Place("stacks"),
     Place("threads"),
     Place("unique"),
     Place("waiting"),

@@ -15,10 +15,12 @@ import errno
 import json
 import mmap
 import os
+import threading
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from spoolkit.job import Progress
+from spoolkit.spooldir import stacks
 from spoolkit.system import cgroup, files, log, process
 from spoolkit.system.process import PerProcess
 
@@ -46,7 +48,7 @@ _ALL = slice(_JOB.start, _HELD.stop)
 """All of these ids: they follow one another."""
 
 _THREAD = slice(_ALL.stop, _ALL.stop + 16)
-"""The thread that runs the job, as Python names it, in hex digits."""
+"""The thread that runs the job, as the kernel numbers it."""
 
 _FACTS = slice(_THREAD.stop, 4096)
 """What else is known of the process, as JSON: see :class:`Facts`."""
@@ -67,6 +69,8 @@ class Facts(NamedTuple):
 
     #: How many processes of its group were killed for want of memory before the job; ``None``: not known.
     kills: cgroup.Kills | None = None
+    #: Where to ask it for its stack; ``None``: it does not answer.
+    stack: stacks.Address | None = None
 
 
 class _ProcessFile:
@@ -87,6 +91,8 @@ class _ProcessFile:
             os.close(fd)
         self._file = process.file_of(self.fd)
         self._facts = b""
+        self._stack = stacks.answer(spool_dir, os.path.basename(self.path))
+        self._thread: threading.Thread | None = None
         self.tell_facts()
         self.empty_log()
 
@@ -94,10 +100,18 @@ class _ProcessFile:
         """Write what is known of this process now, which later says how it died."""
         folder = _memory_group.get()
         kills = None if folder is None else cgroup.kills(folder)
-        facts = json.dumps({"kills": kills}).encode()
+        facts = json.dumps(Facts(kills, self._stack)).encode()
         if facts != self._facts and len(facts) <= _FACTS.stop - _FACTS.start:
             self.head[_FACTS] = facts.ljust(_FACTS.stop - _FACTS.start)
             self._facts = facts
+
+    def tell_thread(self) -> None:
+        """Write which thread runs the job: in a spooler it is always the same."""
+        # By the object, which is kept: the number of a thread that has ended may be that of a later one.
+        if (thread := threading.current_thread()) is not self._thread:
+            self._thread = thread
+            # Not of the object, where that of the parent stands after a fork.
+            self.head[_THREAD] = b"%16d" % threading.get_native_id()
 
     @property
     def is_lost(self) -> bool:
@@ -174,6 +188,7 @@ class AttemptFile:
         if file.has_log:
             with contextlib.suppress(OSError):
                 file.empty_log()
+        file.tell_thread()
         file.head[_JOB] = self._id  # last: from here on, what is before it is that of this job
 
     def hold(self) -> None:
@@ -251,6 +266,7 @@ def _take(free: list[_ProcessFile]) -> _ProcessFile | None:
 
 def leave() -> None:
     """Remove the files of this process that no attempt uses: it runs no other. Never raises ``OSError``."""
+    stacks.leave()
     free = _free.get()
     for spool_dir in list(free):  # a thread may close the file of its attempt meanwhile
         for file in free.pop(spool_dir, []):
@@ -358,10 +374,38 @@ def facts(spool_dir: str, pid: int) -> Facts:
 
 def _facts(line: bytes) -> Facts:
     try:
-        kills = json.loads(line.strip(b" \0") or b"{}")["kills"]
-        return Facts(kills and cgroup.Kills(*kills))
+        kills, stack = json.loads(line.strip(b" \0"))
+        return Facts(kills and cgroup.Kills(*kills), stack and stacks.Address(*stack))
     except (ValueError, KeyError, TypeError):  # of the version before, or of a later one
         return Facts()
+
+
+class Runner(NamedTuple):
+    """Who runs a job."""
+
+    #: The process.
+    pid: int
+    #: Its :func:`spoolkit.system.process.identity`.
+    identity: bytes
+    #: The thread in it, as the kernel numbers it.
+    thread: int
+    #: Where to ask it for its stack; ``None``: it does not answer.
+    stack: stacks.Address | None
+
+
+def runner(spool_dir: str, id: str, pid: int) -> Runner | None:
+    """Return who runs the job ``id`` now, in the process ``pid``; ``None`` if its attempt is not shown.
+
+    Raises:
+        OSError: Its file cannot be read.
+    """
+    for found in _of_job(spool_dir, id, pid):
+        number, space, identity = found.owner.partition(b" ")
+        if number == b"%d" % pid and _is_alive(found.owner):
+            thread = os.pread(found.fd, _THREAD.stop - _THREAD.start, _THREAD.start).strip(b" \0")
+            shown = _facts(os.pread(found.fd, _FACTS.stop - _FACTS.start, _FACTS.start))
+            return Runner(pid, space + identity, int(thread or 0), shown.stack)
+    return None
 
 
 def ask_to_stop(spool_dir: str, id: str, pid: int | None) -> None:
@@ -430,6 +474,7 @@ def sweep(spool_dir: str) -> None:
 
     Never raises ``OSError``.
     """
+    stacks.sweep(spool_dir)
     for file in list(_free.get().get(spool_dir, ())):
         if file.is_usable():
             file.tell_facts()

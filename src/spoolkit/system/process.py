@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import os
@@ -312,6 +313,18 @@ def _open_process(pid: int) -> int | None:
         raise
     return fd
 
+
+def signal_thread(pid: int, thread: int, signum: int) -> None:
+    """Send a signal to one thread of a process, as the kernel numbers it; the caller has checked the process.
+
+    Raises ``ProcessLookupError`` if the process has no such thread, and other ``OSError``.
+    """
+    if _libc.tgkill(pid, thread, signum) != 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
 
 _this = PerProcess(lambda: (os.getpid(), identity(os.getpid())))
 
