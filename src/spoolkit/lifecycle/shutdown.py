@@ -211,6 +211,9 @@ def _at_exit() -> None:
     stops = _is_server_stopping()
     if stops:
         _announce_stop(grace)
+    # First: uWSGI's idle kills a process that takes three seconds to exit. A delayed job that a hook enqueues calls the
+    # spoolers by itself.
+    delayed_jobs.stop(bridge.directories())
     # At a reload as well. A hook may still use uWSGI, to enqueue a job for example: the wait below covers such a job.
     hooks.run_end_hooks()
     if not stops and bridge.is_last_worker():
@@ -240,7 +243,6 @@ def _at_exit() -> None:
                 gate.withdraw_stop(directory)
     elif not bridge.other_workers():
         _leave_watcher()
-    delayed_jobs.stop(bridge.directories())
 
 
 def _end_spoolers(deadline: float) -> None:
