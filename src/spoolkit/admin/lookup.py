@@ -618,6 +618,24 @@ def details(id: str, *, newest: int | None = None) -> Details:
     return Details(status, _arguments(status), attempts, events, _schedule(status))
 
 
+def dead_names() -> dict[str, list[str]]:
+    """Return the names of the files of dead jobs, by the folder that holds them, without looking at the files.
+
+    Raises:
+        SpoolUnavailableError: A spool directory cannot be read.
+    """
+    found = {}
+    for spool_dir in locations.spool_dirs():
+        with _reading(spool_dir):
+            found[os.path.join(spool_dir, dead.FOLDER)] = dead.names(spool_dir)
+    return found
+
+
+def of_dead_file(path: str) -> Status:
+    """Return what the file of a dead job, and the report beside it, say of a job without a record."""
+    return _dead(path, None)
+
+
 def report(id: str) -> dict[str, Any]:
     """Return the report beside the file of a dead job: all that is known of one without a record; empty if none.
 

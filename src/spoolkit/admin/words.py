@@ -130,6 +130,15 @@ def cut(value: object, limit: int = 80) -> str:
     return plain if len(plain) <= limit and len(text) <= 4 * limit else f"{plain[:limit]}…"
 
 
+def is_text(value: str) -> bool:
+    """Whether the value can be written as UTF-8: the name of a file, which may be the id of a dead job, may not."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def plain(text: str) -> str:
     """Several lines of text, such as a log, without control sequences; other control characters are escaped."""
     return log.block(_ESCAPES.sub("", text.replace("\r\n", "\n")))

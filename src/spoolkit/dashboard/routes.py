@@ -232,7 +232,8 @@ def render(template: str, *, live: bool = True, status: int = 200, **values: obj
         asset_url=asset_url,
         **values,
     )
-    response = Response(text, status, mimetype="text/html")
+    # The name of a file may contain what is not UTF-8.
+    response = Response(text.encode("utf-8", "backslashreplace"), status, mimetype="text/html")
     if is_live:
         response.headers["X-Spoolkit-Version"] = g.spoolkit_version
     return response

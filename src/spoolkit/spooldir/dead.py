@@ -14,12 +14,20 @@ from itertools import islice
 from typing import Any
 
 from spoolkit.job import first_id
+from spoolkit.spooldir import changes
 from spoolkit.spooldir.spoolfile import PREFIX, due_now, id_of, is_id, ns_of
 from spoolkit.system import clock, files
+from spoolkit.system.process import PerProcess
 
 FOLDER = "dead"
 REPORT_LIMIT = 4 * 1024 * 1024
 """The greatest size of a report in bytes: a larger one is not read."""
+
+SETTLED = 0.1
+"""Seconds after a change within which another one may have the same time: clocks of file systems have ticks."""
+
+_listed: PerProcess[dict[str, tuple[changes.Mark, list[str]]]] = PerProcess(dict)
+"""By folder: its mark when it was listed, and the names."""
 
 _UNFINISHED = rf"\.json{files.TEMPORARY}"
 _REPORT = re.compile(rf"\.json$|{_UNFINISHED}")
@@ -79,6 +87,28 @@ def paths(spool_dir: str, max_files: int | None = None) -> list[str]:
         OSError: The folder cannot be read.
     """
     return sorted(islice(_paths(spool_dir), max_files))
+
+
+def names(spool_dir: str) -> list[str]:
+    """Return the names of the entries of the folder that are no reports, without looking at the entries.
+
+    There may be 100,000, and each has a report: they are listed again only once the folder has changed.
+
+    Raises:
+        OSError: The folder cannot be read.
+    """
+    folder, listed, now = os.path.join(spool_dir, FOLDER), _listed.get(), clock.now()
+    mark = changes.mark(folder)
+    if (known := listed.get(folder)) is not None and known[0] == mark:
+        return known[1]
+    try:
+        found = os.listdir(folder)
+    except FileNotFoundError:
+        return []
+    shown = [name for name in found if name[-5:] != ".json" and (".json" not in name or not _REPORT.search(name))]
+    if now - mark.changed / 1e9 > SETTLED:
+        listed[folder] = mark, shown
+    return shown
 
 
 def _paths(spool_dir: str, max_entries: int | None = None) -> Iterator[str]:

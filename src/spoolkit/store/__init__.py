@@ -38,7 +38,9 @@ class Store(Database):
     ids = queries.ids
     arguments = queries.arguments
     history = queries.history
+    deaths = queries.deaths
     counts = queries.counts
+    count_of = queries.count_of
     done_since = queries.done_since
     durations = queries.durations
     ends_by_minute = queries.ends_by_minute

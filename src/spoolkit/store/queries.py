@@ -106,6 +106,23 @@ def statuses(
     return [_status_of(row) for row in store.read(sql, (*values, -1 if limit is None else limit))]
 
 
+def deaths(store: Database, until: float, limit: int) -> list[tuple[Status, str | None]]:
+    """Return the jobs that died last, each with the traceback of its last attempt; ``None``: there is none.
+
+    Args:
+        store: Where they are recorded.
+        until: Only those that had died by then, in unix seconds (UTC).
+        limit: How many at most.
+    """
+    last = "SELECT detail FROM events WHERE job = jobs.id AND attempt = jobs.attempt AND kind = jobs.ending"
+    sql = (
+        f"SELECT {_WITHOUT_BLOBS}, ({last}) AS detail FROM jobs"  # noqa: S608 - no values
+        " WHERE state = 'dead' AND finished_at <= ? ORDER BY finished_at DESC LIMIT ?"
+    )
+    found = store.read(sql, (until, limit))
+    return [(_status_of(row), json.loads(row["detail"] or "{}").get("traceback")) for row in found]
+
+
 def history(store: Database, id: str, newest: int | None = None) -> tuple[list[Attempt], list[Event]]:
     """Return the attempts of the job ``id``, and what else happened to it, both in order.
 
@@ -157,6 +174,12 @@ def counts(store: Database, states: Iterable[State], *, engine: str | None = Non
     sql = f"SELECT task, state, count(*) AS n FROM jobs WHERE {where} GROUP BY task, state"  # noqa: S608 - placeholders only
     values = (*wanted, engine) if engine else tuple(wanted)
     return {(row["task"], State(row["state"])): row["n"] for row in store.read(sql, values)}
+
+
+def count_of(store: Database, state: State) -> int:
+    """Return how many jobs are recorded in a state."""
+    found = store.read("SELECT count(*) AS n FROM jobs WHERE state = ?", (state.value,))
+    return found[0]["n"] if found else 0
 
 
 def done_since(store: Database, since: float) -> int:

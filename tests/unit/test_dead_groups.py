@@ -1,0 +1,203 @@
+"""Dead jobs in groups: by task, error and place, also those of other libraries, and what is done to a group."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from spoolkit import SpoolKit, application, spool
+from spoolkit.admin import dead_groups, lookup
+from spoolkit.dashboard import ALL_RIGHTS, READ_ONLY, Access, dashboard_blueprint
+from spoolkit.errors import UnknownJobError
+from spoolkit.job import State
+from spoolkit.spooldir import dead
+from spoolkit.spooling.standalone import Spooler
+from spoolkit.store import locations
+from spoolkit.system import clock
+
+SAME = {"Sec-Fetch-Site": "same-origin"}
+
+
+@spool(retries=0)
+def breaks(text: str, password: str = "") -> None:
+    if text.startswith("key"):
+        raise KeyError(text)
+    if text.startswith("says"):
+        raise ValueError(f"{text} {password}")
+    json.loads(text)
+
+
+class Site:
+    """An application with the page under /spool."""
+
+    def __init__(self, tmp_path: Path) -> None:
+        self.access: Access | None = Access("anna", ALL_RIGHTS)
+        self.app = Flask("the_application")
+        self.app.config.update(SPOOLKIT_SPOOL=tmp_path / "spool")
+        SpoolKit(self.app)
+        self.app.register_blueprint(dashboard_blueprint(lambda request: self.access), url_prefix="/spool")
+        self.client: FlaskClient = self.app.test_client()
+
+    def page(self, path: str, status: int = 200) -> str:
+        answer = self.client.get(f"/spool{path}")
+        assert answer.status_code == status, answer.text
+        return answer.text
+
+    def post(self, path: str, status: int = 200, **data: str) -> str:
+        answer = self.client.post(f"/spool{path}", data=data, headers=SAME)
+        assert answer.status_code == status, answer.text
+        return answer.text
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    made = Site(tmp_path)
+    with made.app.app_context():
+        yield made
+
+
+def spool_dir() -> str:
+    return os.fspath(application.settings().spool)
+
+
+def die(*texts: str) -> list[str]:
+    ids = [breaks(text).id for text in texts]
+    Spooler(spool_dir()).run_due()
+    return ids
+
+
+def foreign(name: str, reason: str = "nobody knows it") -> None:
+    Path(spool_dir(), name).write_bytes(b"\x11\x00\x00\x00")
+    dead.quarantine(os.path.join(spool_dir(), name), spool_dir(), reason=reason)
+
+
+def test_jobs_are_grouped_by_error_and_by_the_last_own_line(site: Site) -> None:
+    die("{", "[", "key1", "key2", "says x")
+    found = dead_groups.find()
+    sizes = {(group.error, len(group.jobs), group.frame and group.frame.code) for group in found.groups}
+    assert sizes == {
+        ("JSONDecodeError", 2, "json.loads(text)"),
+        ("KeyError", 2, "raise KeyError(text)"),
+        ("ValueError", 1, 'raise ValueError(f"{text} {password}")'),
+    }
+    assert (found.total, found.complete) == (5, True)
+
+
+def test_a_group_keeps_its_jobs_newest_death_first(site: Site) -> None:
+    ids = [*die("key1"), *die("key2"), *die("key3")]
+    (group,) = dead_groups.find().groups
+    assert [job.id for job in group.jobs] == ids[::-1]
+    assert (group.newest.id, group.first.id) == (ids[2], ids[0])
+    text = site.page(f"/dead/{group.key}")
+    assert re.findall(r'<tr id="job-(\w+)"', text) == ids[::-1]
+    assert re.findall(r'<tr id="job-(\w+)"', site.page(f"/dead/{group.key}?before={ids[1]}")) == ids[:1]
+
+
+def test_files_without_a_record_are_never_missing(site: Site) -> None:
+    (unrecorded,) = die("{")
+    with locations.store().transaction() as db:
+        db.execute("DELETE FROM jobs")
+        db.execute("DELETE FROM events")
+    foreign("uwsgi_spoolfile_on_other_1_2_3_4")
+    foreign("<b>markup")
+    Path(spool_dir(), "dead", "without a report").write_bytes(b"")
+    ids = {job.id for group in dead_groups.find().groups for job in group.jobs}
+    assert ids == {unrecorded, "uwsgi_spoolfile_on_other_1_2_3_4", "<b>markup", "without a report"}
+    groups = {group.error: group for group in dead_groups.find().groups}
+    assert groups["JSONDecodeError"].newest.id == unrecorded
+    assert "<b>" not in site.page("/dead")
+    for group in groups.values():
+        assert "<b>" not in site.page(f"/dead/{group.key}")
+
+
+def test_a_name_that_is_not_utf8_does_not_break_the_page(site: Site) -> None:
+    die("{")
+    with open(os.path.join(os.fsencode(spool_dir()), b"dead", b"caf\xe9"), "wb"):
+        pass
+    text = site.page("/dead")
+    for key in re.findall(r"/spool/dead/(\w+)", text):
+        site.page(f"/dead/{key}")
+
+
+def test_a_job_that_was_moved_back_is_in_no_group(site: Site) -> None:
+    (id,) = die("{")
+    path = dead.locate(spool_dir(), id)
+    assert path is not None
+    os.rename(path, os.path.join(spool_dir(), os.path.basename(path)))
+    assert dead_groups.find().groups == []
+    assert "No job is dead." in site.page("/dead")
+
+
+def test_a_bound_is_told(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = die("{", "[", "key1")
+    monkeypatch.setattr(dead_groups, "MAX_EXAMINED", 2)
+    found = dead_groups.find()
+    assert (found.total, found.complete) == (3, False)
+    assert sum(len(group.jobs) for group in found.groups) == 2
+    text = site.page("/dead")
+    assert "The newest 2 of 3 dead jobs are grouped here." in text
+    assert ids[0] not in text
+
+
+def test_a_group_is_retried_after_a_question_with_its_number(site: Site) -> None:
+    ids = die("key1", "key2", "{")
+    group = next(group for group in dead_groups.find().groups if group.error == "KeyError")
+    page = site.page(f"/dead/{group.key}")
+    until = re.search(r'name="until" value="([^"]*)"', page)
+    assert until is not None
+    assert "Retry 2 jobs…" in page
+    late = die("key3")
+    question = site.post(f"/dead/{group.key}/retry", until=until[1])
+    assert "Retry 2 jobs" in question
+    assert lookup.find(ids[0]).state is State.DEAD
+    done = site.post(f"/dead/{group.key}/retry", until=until[1], confirmed="yes")
+    assert "2 jobs retried" in done
+    states = [lookup.find(id).state for id in (*ids, *late)]
+    assert states == [State.QUEUED, State.QUEUED, State.DEAD, State.DEAD]
+    assert [(event.kind, event.by) for event in lookup.details(ids[0]).events] == [("retried", "anna")]
+
+
+def test_a_group_is_purged_with_files_of_other_libraries(site: Site) -> None:
+    die("key1")
+    foreign("of another library")
+    for group in dead_groups.find().groups:
+        assert "1 job deleted" in site.post(f"/dead/{group.key}/purge", confirmed="yes")
+    assert dead_groups.find().groups == []
+    assert os.listdir(os.path.join(spool_dir(), "dead")) == []
+
+
+def test_the_rights_are_asked_for(site: Site) -> None:
+    (id,) = die("key1")
+    (group,) = dead_groups.find().groups
+    for rights in (READ_ONLY, ALL_RIGHTS - {"retry", "purge"}):
+        site.access = Access("eve", rights)
+        assert "<button class" not in site.page(f"/dead/{group.key}")
+        for verb in ("retry", "purge"):
+            site.post(f"/dead/{group.key}/{verb}", 403, confirmed="yes")
+    assert lookup.find(id).state is State.DEAD
+
+
+def test_a_secret_argument_is_not_in_the_message_of_a_group(site: Site) -> None:
+    breaks("says", "sesame-open")
+    Spooler(spool_dir()).run_due()
+    (group,) = dead_groups.find().groups
+    assert "sesame-open" not in site.page("/dead")
+    text = site.page(f"/dead/{group.key}")
+    assert "says [redacted]" in text
+
+
+def test_a_group_that_is_gone_is_a_404(site: Site) -> None:
+    assert "no dead job is in this group" in site.page("/dead/0123456789abcdef", 404)
+    with pytest.raises(UnknownJobError):
+        dead_groups.find(clock.now() - 3600).group("x")
+    (group_id,) = die("key1")
+    (group,) = dead_groups.find().groups
+    assert "until is" in site.post(f"/dead/{group.key}/retry", 400, until="soon")
+    assert lookup.find(group_id).state is State.DEAD
