@@ -168,14 +168,16 @@ def test_flask_spool_run_finishes_the_running_job_when_stopped(
 def test_flask_spool_run_interrupts_jobs_that_outlast_the_grace_period(
     flask: Start, environment: dict[str, str], history: History, spool: Path, cut_by: str
 ) -> None:
-    environment["SPOOLKIT_GRACE"] = "0.5" if cut_by == "grace" else "60"
+    environment["SPOOLKIT_GRACE"] = "0.5" if cut_by == "grace" else "20"
     runner = flask("spool", "run", "--processes", "2")
     script(environment, "import site_tasks; site_tasks.work('long', 60)")
     history.wait_for("start", "long")
     runner.send_signal(signal.SIGTERM)
     if cut_by == "signal":
         wait_until(lambda: len(spool_runners(spool)) == 1)  # the idle process has exited: the first signal has arrived
-        time.sleep(SAME_SIGNAL + 0.1)  # a second signal within that time would count as the first one
+        time.sleep(
+            SAME_SIGNAL + 0.1
+        )  # within that time two signals are one, and so for a process that stood still
         runner.send_signal(signal.SIGTERM)
     assert runner.wait(60) == 1
     (file,) = files(spool)
