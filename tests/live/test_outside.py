@@ -175,9 +175,7 @@ def test_flask_spool_run_interrupts_jobs_that_outlast_the_grace_period(
     runner.send_signal(signal.SIGTERM)
     if cut_by == "signal":
         wait_until(lambda: len(spool_runners(spool)) == 1)  # the idle process has exited: the first signal has arrived
-        time.sleep(
-            SAME_SIGNAL + 0.1
-        )  # within that time two signals are one, and so for a process that stood still
+        time.sleep(SAME_SIGNAL + 0.1)  # within that time two signals are one, and so for a process that stood still
         runner.send_signal(signal.SIGTERM)
     assert runner.wait(60) == 1
     (file,) = files(spool)

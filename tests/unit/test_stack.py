@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from flask import current_app
+from life_process import wait_child
 from uwsgi_server import wait_until
 
 from spoolkit import Job, JobStateError, spool, thread
@@ -90,7 +91,7 @@ def with_a_child() -> str:
     try:
         return waits()
     finally:
-        os.waitpid(child, 0)
+        wait_child(child)
 
 
 event = threading.Event()
@@ -115,7 +116,7 @@ def no_child_is_left() -> Iterator[None]:
     yield
     for pid in children:
         os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
+        wait_child(pid)
     children.clear()
 
 
@@ -138,7 +139,7 @@ class Running:
         os.write(released[1], b"x" * readers)
         wait_until(lambda: os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None, timeout=60)
         children.remove(self.pid)
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return wait_child(self.pid)
 
 
 def functions(job: Job[str]) -> list[str]:
