@@ -16,10 +16,10 @@ from uwsgi_server import wait_until
 from spoolkit import Abort, Retry, UnknownJobError, current_job, job, spool, thread
 from spoolkit.admin import lookup
 from spoolkit.encoding import packet
-from spoolkit.job import Dead, Done, Failure, Progress, RetryAt, State, new_id
+from spoolkit.job import Dead, Done, Failure, Progress, RetryAt, State, Status, new_id
 from spoolkit.spooldir import dead, running, spoolfile
 from spoolkit.spooling.standalone import Spooler
-from spoolkit.store import locations
+from spoolkit.store import locations, retention
 from spoolkit.store.transitions import Result
 from spoolkit.system import clock
 from spoolkit.uwsgi import bridge
@@ -217,6 +217,25 @@ def test_a_dead_job_that_was_moved_back_by_hand_is_queued(directory: str, work: 
     os.rename(path, f"{directory}/{os.path.basename(path)}")
     assert lookup.find(made.id).state is State.QUEUED
     assert lookup.find(made.id).finished_at is None
+
+
+def test_a_job_that_dies_and_is_deleted_after_the_files_were_listed_is_not_listed(
+    directory: str, work: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = ends("dies")
+    files = lookup.list_files()
+    work()
+    find = lookup.find
+
+    def is_deleted_first(id: str) -> Status:
+        dead.delete_older(directory, clock.now() + 60, 1)
+        retention.delete_one(locations.store(), [directory], id)
+        return find(id)
+
+    monkeypatch.setattr(lookup, "find", is_deleted_first)
+    assert lookup.jobs(states=[State.QUEUED], files=files) == []
+    with pytest.raises(UnknownJobError):
+        find(made.id)
 
 
 def test_a_job_that_was_set_aside_but_not_recorded_is_dead(directory: str, spooler: int) -> None:

@@ -573,7 +573,9 @@ def _unrecorded(state: State, ids: Sequence[str], paths: Mapping[str, str]) -> I
                 path = paths[id]
                 status = _dead(path, None) if state is State.DEAD else _from_file(path, state) or _in_chunk(path, id)
             elif known[id] is State.DEAD and state is State.QUEUED:
-                status = find(id)  # moved back by hand
+                # Moved back by hand; or it has died since the files were listed, and was even deleted.
+                with contextlib.suppress(UnknownJobError):
+                    status = find(id)
             yield status
 
 

@@ -13,6 +13,9 @@ from spoolkit.spooldir import held, spoolers
 from spoolkit.store import locations
 from spoolkit.store.totals import Totals
 
+UNREAD = "?"
+"""Stands for the task of a job that is counted by the name of its file alone."""
+
 
 @dataclass(frozen=True)
 class Figures:
@@ -20,7 +23,7 @@ class Figures:
 
     #: The tasks that are declared or recorded.
     tasks: Sequence[str]
-    #: The number of jobs by task and state. That of a job whose file was not read is ``?``.
+    #: The number of jobs by task and state. The task of a job whose file was not read is :data:`UNREAD`.
     jobs: Mapping[tuple[str, State], int]
     #: What all attempts tell that have ended.
     totals: Totals
@@ -46,7 +49,7 @@ def gather() -> Figures:
     found = stats.gather()
     # After it: what ended meanwhile is in the counters of the next time, if it is not in these.
     totals = store.totals()
-    recorded = {task for task, _ in (*found.counts, *totals.attempts)}
+    recorded = {task for task, _ in (*found.counts, *totals.attempts)} - {UNREAD}
     return Figures(
         tasks=sorted({*registry.this_process.tasks, *recorded}),
         jobs=found.counts,

@@ -61,11 +61,12 @@ class _Collector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         found = self._found
+        kinds = {*found.jobs, *((task, state) for task in found.tasks for state in State)}
         yield _gauge(
             "spoolkit_jobs",
             "Jobs that are recorded or have a file.",
             ("task", "state"),
-            {(task, state): found.jobs.get((task, state), 0) for task in found.tasks for state in State},
+            {(task, state): found.jobs.get((task, state), 0) for task, state in kinds},
         )
         yield from _of_queues(found)
         paused = {(task,): number for task, number in found.paused.items()}
