@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import logging
 import os
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tomllib
@@ -30,7 +32,7 @@ from werkzeug.test import Client
 import spoolkit
 from spoolkit import ConfigurationError, SpoolKit, application, current_job, spool
 from spoolkit.admin import actions, changes
-from spoolkit.dashboard import ALL_RIGHTS, READ_ONLY, Access, access, basic_auth, chart, dashboard_blueprint
+from spoolkit.dashboard import ALL_RIGHTS, READ_ONLY, Access, access, basic_auth, chart, dashboard_blueprint, routes
 from spoolkit.spooling.standalone import Spooler
 from spoolkit.store import locations
 from spoolkit.system import clock
@@ -214,11 +216,11 @@ def test_the_headers_of_an_answer(client: FlaskClient) -> None:
 
 def test_a_file_is_kept_for_ever_under_the_digest_of_its_content_alone(client: FlaskClient) -> None:
     urls = re.findall(r'"(/spool/static/[^"]+)"', client.get("/spool/").text)
-    assert len(urls) == 3
+    assert len(urls) == 4
     for url in urls:
         answer = client.get(url)
         assert answer.headers["Cache-Control"] == "private, max-age=31536000, immutable"
-        assert answer.mimetype in ("text/css", "text/javascript")
+        assert answer.mimetype in ("text/css", "text/javascript", "image/svg+xml")
         digest = url.split("/")[3]
         assert client.get(url.replace(digest, "0" * 16)).headers["Cache-Control"] == "no-store"
         assert digest == hashlib.sha256(answer.data).hexdigest()[:16]
@@ -296,19 +298,53 @@ def test_progress_that_is_reported_through_a_mapping_is_a_change(app: Flask, set
     assert len(set(versions)) == 3
 
 
-def test_a_page_of_a_store_that_cannot_be_read_is_a_503_and_no_empty_list(client: FlaskClient) -> None:
+def damaged(path: str) -> None:
+    Path(path).write_bytes(b"no database" * 1000)
+
+
+def newer(path: str) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA user_version = 9999")
+
+
+def a_folder(path: str) -> None:
+    Path(path).unlink()
+    Path(path).mkdir()
+
+
+def locked(path: str) -> sqlite3.Connection:
+    db = sqlite3.connect(path, isolation_level=None)
+    db.execute("PRAGMA locking_mode = EXCLUSIVE")
+    db.execute("BEGIN EXCLUSIVE")
+    db.execute("UPDATE jobs SET task = task")
+    return db
+
+
+@pytest.mark.parametrize(
+    ("trouble", "says"),
+    [
+        (damaged, "file is not a database"),
+        (newer, "a newer spoolkit has written it"),
+        (a_folder, "unable to open database file"),
+        (locked, "database is locked"),
+    ],
+)
+def test_a_page_of_a_store_that_cannot_be_read_is_a_503_and_no_empty_list(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch, trouble: Callable[[str], Any], says: str
+) -> None:
+    monkeypatch.setattr(routes, "LOCK_TIMEOUT", 0.05)
     greet("you")
     run_all()
     path = locations.store().path
     locations.store().close()
-    Path(path).write_bytes(b"no database" * 1000)
-    for suffix in ("-wal", "-shm"):
-        Path(f"{path}{suffix}").unlink(missing_ok=True)
+    kept = trouble(path)
     for url in ("/spool/", "/spool/jobs"):
         answer = client.get(url)
         assert answer.status_code == 503
-        assert "file is not a database" in answer.text
+        assert says in answer.text
         assert "Not available" in answer.text
+    if kept is not None:
+        kept.close()
 
 
 # Wherever it is

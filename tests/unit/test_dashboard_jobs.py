@@ -238,6 +238,18 @@ def test_an_action_on_all_is_bounded_and_says_what_is_left(
     assert "<h1>2 jobs cancelled" in confirmed(client, "/spool/jobs/cancel", page)
 
 
+def test_a_forged_form_reaches_no_job_that_its_filter_does_not_name(client: FlaskClient) -> None:
+    mine, other = works.using(delay=600)("x").id, breaks.using(delay=600)("x").id
+    came_later = works.using(delay=600)("x").id
+    form = {"what": "all", "q": f"task:{works.name}", "until": mine, "id": [other], "confirmed": "yes"}
+    assert "<h1>1 job cancelled" in client.post("/spool/jobs/cancel", headers=SAME, data=form).text
+    states = [lookup.find(id).state for id in (mine, other, came_later)]
+    assert states == [State.CANCELLED, State.QUEUED, State.QUEUED]
+    for id in ("../../etc/passwd", "\0", "x" * 10_000, ""):
+        form = {"what": "selected", "id": [id], "confirmed": "yes"}
+        assert client.post("/spool/jobs/purge", headers=SAME, data=form).status_code == 400
+
+
 def test_what_was_refused_is_said_with_its_reason(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
     from spoolkit.admin import actions
     from spoolkit.errors import JobStateError

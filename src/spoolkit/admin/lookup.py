@@ -43,6 +43,9 @@ MAX_EXAMINED = 10_000
 MAX_NAMES = 1000
 """File names that a request reads in a spool directory to find one job: any visitor may ask for any id."""
 
+MAX_ID = 200
+"""Characters of an id that may exist: it is a part of the name of a file, of which file systems allow 255."""
+
 ID_LENGTH = 32
 """Characters of an id."""
 
@@ -172,7 +175,7 @@ def check_id(id: str) -> str:
     """
     if not isinstance(id, str):
         raise UnknownJobError(f"{shown(id)} is not the id of a job: give a str", job=shown(id))
-    if not id or os.path.basename(id) != id or id in (os.curdir, os.pardir) or "\0" in id or len(id) > 255:
+    if not id or os.path.basename(id) != id or id in (os.curdir, os.pardir) or "\0" in id or len(id) > MAX_ID:
         raise UnknownJobError(f"{id[:80]!r} is not the id of a job", job=id)
     return id
 

@@ -12,7 +12,7 @@ from werkzeug.exceptions import NotFound
 
 FOLDER = os.path.join(os.path.dirname(__file__), "static")
 
-NAMES = ("spoolkit.css", "spoolkit.js", "vendor/htmx-4.0.1.min.js")
+NAMES = ("icon.svg", "spoolkit.css", "spoolkit.js", "vendor/htmx-4.0.1.min.js")
 """The files."""
 
 FOR_EVER = "private, max-age=31536000, immutable"

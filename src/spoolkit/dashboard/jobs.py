@@ -32,9 +32,6 @@ ACTION_TIME = 10.0
 MAX_REFUSED = 20
 """Refused jobs that are named."""
 
-MAX_ID = 255
-"""Characters of an id in a form: the name of a file."""
-
 
 @dataclass(frozen=True)
 class Deed:
@@ -87,7 +84,7 @@ def jobs(access: Access) -> ResponseReturnValue:
         wanted = _filter(access, text)
     except ArgumentError as error:
         return render("jobs.html", live=False, status=400, text=text, problem=error)
-    before = request.args.get("before", "")[:MAX_ID] or None
+    before = request.args.get("before") or None
     files = lookup.list_files()
     page = pages.page(wanted, before=before, limit=PER_PAGE, files=files)
     counts = pages.count(wanted, files, page if before is None else None)
@@ -183,7 +180,7 @@ def _selected(ids: Sequence[str]) -> Listing:
     found = Listing()
     for id in sorted(set(ids[:MAX_AT_ONCE]), reverse=True):
         try:
-            found.append(lookup.find(id[:MAX_ID]))
+            found.append(lookup.find(id))
         except UnknownJobError:
             continue
     return found

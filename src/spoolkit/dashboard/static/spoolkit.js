@@ -107,7 +107,11 @@
     }
   });
 
-  // A box that selects all rows of a table.
+  // A box that selects all rows of a table. A refresh brings it back as it was sent: hidden.
+
+  const showBoxes = () => { for (const box of live.querySelectorAll("[data-select-all]")) box.hidden = false; };
+  showBoxes();
+  live.addEventListener("htmx:after:swap", showBoxes);
 
   live.addEventListener("change", (event) => {
     if (event.target.matches("[data-select-all]")) {
