@@ -36,8 +36,10 @@ from spoolkit.spooldir import (
     places,
     running,
     schedules,
+    signing,
     spoolers,
     spoolfile,
+    stacks,
     unique,
     waiting,
 )
@@ -389,7 +391,8 @@ def test_each_place_of_a_spool_directory_has_a_module_or_a_package_of_its_name()
     modules = {module.name for module in pkgutil.iter_modules(spooldir.__path__)}
     assert modules | wings >= places.NAMES
     modules_of_places = {
-        *(batches, checkpoints, chunks, dead, held, later, parked, running, schedules, spoolers, unique, waiting)
+        *(batches, checkpoints, chunks, dead, held, later, parked, running, schedules, signing, spoolers, stacks),
+        *(unique, waiting),
     }
     assert {module.FOLDER for module in modules_of_places} | {"threads"} == places.NAMES
 
