@@ -183,7 +183,8 @@ def _what_it_waits_for(status: Status) -> str | None:
 
 
 def _timeline(found: Details) -> Table:
-    return table(("", ""), wrap=True, rows=[(stamp(one.time), one.text) for one in timeline.entries(found)])
+    rows = [(stamp(one.time), f"{one.text} {one.job or ''}".rstrip()) for one in timeline.entries(found)]
+    return table(("", ""), wrap=True, rows=rows)
 
 
 @command("stats")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Blueprint
 from flask.typing import ResponseReturnValue
 
-from spoolkit.dashboard import actions, assets, dead, headers, health, job, jobs, metrics, overview
+from spoolkit.dashboard import actions, assets, dead, edit, headers, health, job, jobs, metrics, overview
 from spoolkit.dashboard.access import Access, AccessFunction, given_or_default
 from spoolkit.dashboard.routes import Routes, show_error
 from spoolkit.errors import SpoolkitError
@@ -17,6 +17,7 @@ PAGES: tuple[Routes, ...] = (
     overview.routes,
     jobs.routes,
     job.routes,
+    edit.routes,
     dead.routes,
     actions.routes,
     metrics.routes,

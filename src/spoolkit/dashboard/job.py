@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from flask import Response
 from flask.typing import ResponseReturnValue
 
+from spoolkit import registry
 from spoolkit.admin import lookup, redaction, surroundings, timeline, tracebacks, words
 from spoolkit.admin.lookup import Details
 from spoolkit.dashboard.access import Access
@@ -66,6 +67,7 @@ def job(access: Access, id: str) -> ResponseReturnValue:
         chain=surroundings.chain(status.id),
         entries=timeline.entries(shown),
         attempts=list(_attempts(reversed(shown.attempts), show_texts=access.may("logs"))),
+        can_edit=registry.this_process.get(status.task or "") is not None,
         is_complete=len(shown.attempts) >= status.attempt,
         report=_report(found) if access.may("logs") and not shown.attempts else None,
     )
