@@ -24,6 +24,12 @@ from sampling import in_sample
 os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="spoolkit-tests-state-")
 atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
 
+# A background job of a shell and nohup ignore these signals; every program of a test would inherit that. Here, because
+# spoolkit looks at the signals when it is imported.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+for _signum in (signal.SIGQUIT, signal.SIGHUP):
+    signal.signal(_signum, signal.SIG_DFL)
+
 MADE = pytest.StashKey[Counter[str]]()
 
 LONG = 500
@@ -40,10 +46,6 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         # With PYTHONDONTWRITEBYTECODE, as in many containers, each of a thousand programs would compile it anew.
         compileall.compile_dir(Path(__file__).parents[1] / "src", quiet=2)
-    # A background job of a shell and nohup ignore these signals; every program of a test would inherit that.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    for signum in (signal.SIGQUIT, signal.SIGHUP):
-        signal.signal(signum, signal.SIG_DFL)
     # How long an example takes says nothing on a machine that is busy. The examples are always the same ones, also in a
     # sample of the matrix, which lets a change pass or not. Only the whole make matrix looks for new ones. Examples
     # take a fifth of the time of the unit tests: make test tries fewer.

@@ -258,11 +258,14 @@ class World:
         self.folder.cleanup()
 
 
+@pytest.mark.parametrize("seeds", [60, pytest.param(400, marks=pytest.mark.matrix)])
 @pytest.mark.parametrize("deadly", [False, True])
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_no_job_waits_while_a_spooler_sleeps_whatever_the_order_of_system_calls(count: int, deadly: bool) -> None:
+def test_no_job_waits_while_a_spooler_sleeps_whatever_the_order_of_system_calls(
+    count: int, deadly: bool, seeds: int
+) -> None:
     """Callers and spoolers in any order; if ``deadly``, any of them may be killed before each of its system calls."""
-    for seed in range(200):
+    for seed in range(seeds):
         chance = random.Random(seed)
         world = World()
         try:
