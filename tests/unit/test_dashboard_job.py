@@ -7,6 +7,7 @@ import json
 import logging
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,10 +17,10 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from spoolkit import SpoolKit, application, chain, current_job, registry, spool, thread
-from spoolkit.admin import lookup
+from spoolkit.admin import lookup, stack
 from spoolkit.dashboard import ALL_RIGHTS, READ_ONLY, Access, dashboard_blueprint
 from spoolkit.dashboard import job as page_of_job
-from spoolkit.job import State
+from spoolkit.job import Attempt, Progress, State
 from spoolkit.spooldir import dead
 from spoolkit.spooling.standalone import Spooler
 
@@ -251,3 +252,37 @@ def test_an_unknown_job_is_a_404_and_a_refresh_of_nothing_new_a_204(site: Site) 
     answer = site.client.get(f"/spool/jobs/{job.id}")
     # Not at once: what has changed a moment ago is never the same as before.
     assert answer.headers["X-Spoolkit-Version"]
+
+
+def test_a_running_job_is_asked_where_it_is(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = returns(1)
+    answer = site.client.post(f"/spool/jobs/{job.id}/stack", headers=SAME)
+    assert answer.status_code == 409
+    assert "does not run: it is queued" in answer.text
+    frames = [stack.Frame("/app/tasks.py", 7, "<lambda>", own=True), stack.Frame("/lib/ssl.py", 8, "read", own=False)]
+    found = stack.Stack(job.id, 1, 4242, 1_800_000_000.0, frames, [frames])
+    monkeypatch.setattr(stack, "stack", lambda id: found)
+    answer = site.client.post(f"/spool/jobs/{job.id}/stack", headers=SAME)
+    assert '<span class="own">/app/tasks.py:7, in &lt;lambda&gt;</span>' in answer.text
+    assert "<span>/lib/ssl.py:8, in read</span>" in answer.text
+    assert "Another thread of the process" in answer.text
+    site.access = Access("eve", ALL_RIGHTS - {"logs"})
+    assert site.client.post(f"/spool/jobs/{job.id}/stack", headers=SAME).status_code == 403
+
+
+def test_a_job_that_runs_has_its_live_log_and_the_actions_for_it(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = returns(1)
+    now = lookup.details(job.id)
+    status = replace(now.status, state=State.RUNNING, attempt=1, started_at=1_800_000_000.0, pid=4242)
+    attempt = Attempt(1, 1_800_000_000.0, pid=4242, log="so far\n")
+    progress = Progress(3, 10, "<b>three</b>")
+    found = replace(now, status=replace(status, progress=progress), attempts=[attempt])
+    monkeypatch.setattr(lookup, "details", lambda id, newest=None: found)
+    text = site.page(f"/jobs/{job.id}")
+    assert "so far" in text
+    assert 'max="10" value="3' in text
+    assert "&lt;b&gt;three" in text
+    for button in ("Where is it now?", "Ask it to stop", "Kill its process"):
+        assert button in text
+    for other in ("Retry</button>", "Run now</button>", "Delete</button>"):
+        assert other not in text

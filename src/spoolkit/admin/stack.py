@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import sys
-import sysconfig
 from dataclasses import dataclass
 from typing import Any
 
-from spoolkit.admin import lookup
+from spoolkit.admin import lookup, tracebacks
 from spoolkit.errors import JobStateError
 from spoolkit.job import State, Status
 from spoolkit.spooldir import running, stacks
@@ -121,16 +118,8 @@ def _of_task(frames: list[Frame]) -> list[Frame]:
 
 
 def _frame(file: str, line: int, function: str) -> Frame:
-    return Frame(file, line, function, not file.startswith(_OTHERS) and "-packages/" not in file)
+    return Frame(file, line, function, tracebacks.is_own(file))
 
 
 _CALLER = "/spoolkit/attempt/calling.py"
 """The module that calls the function of a task, in ``call()``."""
-
-_OTHERS = (
-    "<",
-    os.path.join(os.path.dirname(sys.modules["spoolkit"].__file__ or ""), ""),
-    *(os.path.join(os.path.realpath(sysconfig.get_path(name)), "") for name in ("stdlib", "platstdlib")),
-    *(os.path.join(sysconfig.get_path(name), "") for name in ("stdlib", "platstdlib")),
-)
-"""How the paths of files begin that are not the application's."""

@@ -19,15 +19,14 @@ TAIL = 16 * 1024
 # In a group of exceptions, each line has bars before it, one for each level.
 _FRAME = re.compile(r'(?P<margin>[ |+]*)  File "(?P<file>[^\n]+)", line (?P<line>\d+), in (?P<function>[^\n]+)')
 
-_LIBRARIES = ("/site-packages/", "/dist-packages/")
-_PREFIXES = tuple(
-    os.path.join(folder, "")
-    for folder in {
-        sysconfig.get_path("stdlib"),
-        sysconfig.get_path("platstdlib"),
-        os.path.dirname(os.path.dirname(__file__)),
-    }
+_STANDARD = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib"))
+
+_OTHERS = (
+    "<",
+    *(os.path.join(folder, "") for path in _STANDARD for folder in (path, os.path.realpath(path))),
+    os.path.join(os.path.dirname(os.path.dirname(__file__)), ""),
 )
+"""How the paths of files begin that are not the application's: those of Python and of spoolkit."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ class Part:
 @lru_cache(maxsize=4096)
 def is_own(file: str) -> bool:
     """Whether the file belongs to the application: not to Python, nor to an installed package."""
-    return not (file.startswith(("<frozen ", *_PREFIXES)) or any(folder in file for folder in _LIBRARIES))
+    return not file.startswith(_OTHERS) and "-packages/" not in file
 
 
 def parts(text: str) -> list[Part]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from flask import request
 from flask.typing import ResponseReturnValue
 
-from spoolkit.admin import actions, lookup
+from spoolkit.admin import actions, lookup, stack
 from spoolkit.dashboard.access import Access
-from spoolkit.dashboard.routes import Routes, back_to, confirm, record
+from spoolkit.dashboard.routes import Routes, back_to, confirm, record, render
 from spoolkit.job import State
 
 routes = Routes()
@@ -58,6 +58,13 @@ def purge_job(access: Access, id: str) -> ResponseReturnValue:
     actions.purge_job(id)
     record(access, f"deleted job {id}, which was {status.state}")
     return back_to("jobs")
+
+
+@routes.action("/jobs/<id>/stack", right="logs")
+def ask_stack(access: Access, id: str) -> ResponseReturnValue:
+    """Ask the process of a running job where it is. It changes nothing, but the process has to answer: hence a POST."""
+    access.require("view")
+    return render("stack.html", live=False, found=stack.stack(id))
 
 
 def back_to_job(id: str) -> ResponseReturnValue:
