@@ -198,6 +198,15 @@ class UnknownTaskError(SpoolkitError, LookupError):
         self.task = task
 
 
+class UnknownQueueError(SpoolkitError, LookupError):
+    """The application has no queue of this name."""
+
+    def __init__(self, message: str, *, queue: str) -> None:
+        super().__init__(message)
+        #: The name.
+        self.queue = queue
+
+
 class UnknownScheduleError(SpoolkitError, LookupError):
     """No periodic task has a schedule of this name."""
 

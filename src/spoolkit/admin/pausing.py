@@ -1,13 +1,21 @@
-"""How is one task paused and resumed, in all spool directories or in one?"""
+"""How are queues paused, drained and resumed, and one task in all spool directories or in one?"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Sequence
 
 from spoolkit import registry
 from spoolkit.coordination import pauses
-from spoolkit.errors import ConfigurationError, PartlyPausedError, SpoolUnavailableError, UnknownTaskError
-from spoolkit.spooldir import gate
+from spoolkit.errors import (
+    ConfigurationError,
+    PartlyPausedError,
+    SpoolUnavailableError,
+    UnknownQueueError,
+    UnknownTaskError,
+    shown,
+)
+from spoolkit.spooldir import gate, spoolers
 from spoolkit.store import locations
 from spoolkit.system import files
 
@@ -58,6 +66,45 @@ def resume(task: str, spool_dirs: Iterable[str] | None = None) -> str:
 
     change_each(locations.spool_dirs() if spool_dirs is None else spool_dirs, resume_in)
     return names[0]
+
+
+def directory_of(queue: str) -> str:
+    """Return the spool directory of a queue.
+
+    Args:
+        queue: Its name; the path, or the last part of the path, of a spool directory that is known.
+
+    Raises:
+        UnknownQueueError: There is no such queue.
+        SpoolUnavailableError: This process may not read the directory.
+    """
+    named, known = locations.queue_dirs(), locations.spool_dirs()
+    found = named.get(queue) or next((path for path in known if queue in (path, os.path.basename(path))), None)
+    if found is None:
+        raise UnknownQueueError(
+            f"{shown(queue)} is no queue: give one of {', '.join(named)}, or a spool directory such as "
+            f"{', '.join(known)}",
+            queue=queue,
+        )
+    files.check_readable(found)
+    return found
+
+
+def pause_queues(spool_dirs: Sequence[str]) -> None:
+    """Start no job of these spool directories until :func:`resume_queues`. Raises as :func:`change_each`."""
+    change_each(spool_dirs, gate.pause)
+
+
+def drain_queues(spool_dirs: Sequence[str]) -> None:
+    """Start no job of these spool directories until uWSGI starts again. Raises as :func:`change_each`."""
+    change_each(spool_dirs, gate.pause_until_start)
+
+
+def resume_queues(spool_dirs: Sequence[str]) -> None:
+    """Start jobs of these spool directories again. Raises as :func:`change_each`."""
+    change_each(spool_dirs, gate.resume)
+    for spool_dir in spool_dirs:
+        spoolers.wake_all(spool_dir)
 
 
 def change_each(spool_dirs: Iterable[str], change: Callable[[str], object]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -73,7 +74,7 @@ def text(found: Details, written: str) -> str:
 def arguments(found: Details) -> Call | None:
     """Return the arguments of a job, as tagged JSON, as they may be shown; ``None`` where they were not kept."""
     original = _call(found)
-    return None if original is None else redact.call(*original, _signature(found.status))
+    return None if original is None else redact.call(*original, _signature(found.status.task))
 
 
 def as_code(found: Details) -> str | None:
@@ -82,10 +83,19 @@ def as_code(found: Details) -> str | None:
     Returns:
         ``None`` where they were not kept.
     """
-    original, redacted = _call(found), arguments(found)
-    if found.arguments is None or original is None or redacted is None:
-        return None
-    values, names = found.arguments
+    return None if found.arguments is None else call_as_code(found.status.task, *found.arguments)
+
+
+def call_as_code(task: str | None, values: tuple[object, ...], names: Mapping[str, object]) -> str:
+    """Return the arguments of a call of a task as :func:`as_code` does.
+
+    Args:
+        task: The name of the task.
+        values: The arguments by position.
+        names: Those by name.
+    """
+    original = _tagged(values, names)
+    redacted = redact.call(*original, _signature(task))
     texts = [_text(*one) for one in zip(values, original[0], redacted[0], strict=True)]
     texts += [f"{name}={_text(names[name], original[1][name], shown)}" for name, shown in redacted[1].items()]
     return f"({', '.join(texts)})"
@@ -101,14 +111,16 @@ def _text(value: object, original: Any, redacted: Any) -> str:
 
 
 def _call(found: Details) -> Call | None:
-    if found.arguments is None:
-        return None
-    args, kwargs = json.loads(codec.encode_call(*found.arguments))
+    return None if found.arguments is None else _tagged(*found.arguments)
+
+
+def _tagged(values: tuple[object, ...], names: Mapping[str, object]) -> Call:
+    args, kwargs = json.loads(codec.encode_call(values, dict(names)))
     return args, kwargs
 
 
-def _signature(found: Status) -> inspect.Signature | None:
-    declared = None if found.task is None else registry.this_process.get(found.task)
+def _signature(task: str | None) -> inspect.Signature | None:
+    declared = None if task is None else registry.this_process.get(task)
     return None if declared is None else declared.signature
 
 

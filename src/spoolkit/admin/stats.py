@@ -139,7 +139,7 @@ def gather(*, max_examined: int = MAX_EXAMINED, files: Files | None = None) -> S
         dict(sorted(counts.items())),
         max((queue.oldest_due for queue in queues if queue.oldest_due is not None), default=None),
         done,
-        _percentiles(took),
+        percentiles(took),
         _paused(),
         _broken(),
         _parked(),
@@ -229,6 +229,11 @@ def _paused_tasks() -> dict[str, int]:
     return dict(found)
 
 
+def paused_directories() -> dict[str, int]:
+    """Return in how many spool directories each paused task is paused."""
+    return dict(Counter(task for path in locations.spool_dirs() for task in gate.paused_tasks(path).values()))
+
+
 def _broken() -> dict[str, str]:
     reasons = {spool_dir: spoolers.load_error(spool_dir) for spool_dir in locations.spool_dirs()}
     return {spool_dir: reason for spool_dir, reason in reasons.items() if reason is not None}
@@ -259,7 +264,8 @@ def _oldest_due(
     return now - oldest if oldest < now else None
 
 
-def _percentiles(ascending: list[float]) -> dict[int, float]:
+def percentiles(ascending: list[float]) -> dict[int, float]:
+    """Return the number that so many per cent do not exceed, for each of :data:`PERCENTILES`; none of an empty list."""
     if not ascending:
         return {}
     return {share: ascending[min(len(ascending) - 1, len(ascending) * share // 100)] for share in PERCENTILES}

@@ -12,6 +12,7 @@ from spoolkit import application, registry
 from spoolkit.admin import pausing
 from spoolkit.cli import entry_point
 from spoolkit.cli.group import command, print_json, seconds
+from spoolkit.errors import UnknownQueueError
 from spoolkit.spooldir import gate, spoolers, spoolfile
 from spoolkit.store import locations
 from spoolkit.system import files, process
@@ -21,24 +22,17 @@ from spoolkit.uwsgi.recommended import escaped
 
 def _spool_dirs(queue: str | None) -> list[str]:
     """The spool directory of the queue with this name or path; without ``queue``, all known spool directories."""
-    known = locations.spool_dirs()
     if queue is None:
-        return known
-    if (spool_dir := locations.queue_dirs().get(queue)) is not None:
-        files.check_readable(spool_dir)
-        return [spool_dir]
-    for spool_dir in known:
-        if queue in (spool_dir, os.path.basename(spool_dir)):
-            return [spool_dir]
-    if os.path.isabs(queue):
-        spool_dir = os.path.realpath(queue)
-        files.check_readable(spool_dir)
-        if spoolfile.is_spool_directory(spool_dir):
-            return [spool_dir]
-    raise click.BadParameter(
-        f"{queue!r} is no queue: give one of {', '.join(locations.queue_dirs())}, or a spool directory such as "
-        f"{', '.join(known)}"
-    )
+        return locations.spool_dirs()
+    try:
+        return [pausing.directory_of(queue)]
+    except UnknownQueueError as error:
+        if os.path.isabs(queue):
+            spool_dir = os.path.realpath(queue)
+            files.check_readable(spool_dir)
+            if spoolfile.is_spool_directory(spool_dir):
+                return [spool_dir]
+        raise click.BadParameter(str(error)) from error
 
 
 def _print_states(spool_dirs: list[str], as_json: bool) -> None:
@@ -67,7 +61,7 @@ def pause(queue: str | None, task: str | None, as_json: bool) -> None:
     if task is not None:
         _print_task(pausing.pause(task, spool_dirs), "paused", queue, as_json)
         return
-    pausing.change_each(spool_dirs, gate.pause)
+    pausing.pause_queues(spool_dirs)
     _print_states(spool_dirs, as_json)
 
 
@@ -80,9 +74,7 @@ def resume(queue: str | None, task: str | None, as_json: bool) -> None:
     if task is not None:
         _print_task(pausing.resume(task, spool_dirs), "open", queue, as_json)
         return
-    pausing.change_each(spool_dirs, gate.resume)
-    for spool_dir in spool_dirs:
-        spoolers.wake_all(spool_dir)
+    pausing.resume_queues(spool_dirs)
     _print_states(spool_dirs, as_json)
 
 
@@ -98,7 +90,7 @@ def drain(queue: str | None, wait: bool, timeout: float | None, as_json: bool) -
     For deployment scripts. Resume ends it too.
     """
     spool_dirs = _spool_dirs(queue)
-    pausing.change_each(spool_dirs, gate.pause_until_start)
+    pausing.drain_queues(spool_dirs)
     limit = application.settings().grace if timeout is None else timeout
     left = process.wait_until_gone(lambda: spoolers.busy(spool_dirs), time.monotonic() + limit) if wait else []
     _print_states(spool_dirs, as_json)

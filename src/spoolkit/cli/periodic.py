@@ -8,18 +8,13 @@ from typing import Any
 import click
 from flask.cli import with_appcontext
 
-from spoolkit import application, registry
 from spoolkit.admin.as_json import brief
 from spoolkit.admin.words import span
 from spoolkit.cli.format import line, print_lines, table
 from spoolkit.cli.group import command, print_json
-from spoolkit.encoding import codec
-from spoolkit.handle import Job
-from spoolkit.job import new_id
 from spoolkit.schedules import control
 from spoolkit.schedules.control import Known
-from spoolkit.spooling.engine import SpoolEngine
-from spoolkit.system import clock
+from spoolkit.spooling import scheduled
 
 MOVED = " (moved: the clocks skip the time)"
 
@@ -100,20 +95,7 @@ def _seconds(nanoseconds: Any) -> float | None:
 @click.argument("name")
 def run(name: str, as_json: bool) -> None:
     """Enqueue a job of a periodic task now, besides its schedule."""
-    schedule = control.task_of(name)
-    declared = registry.find(schedule.task)
-    args, kwargs = codec.decode_call(schedule.call.encode())
-    job: Job[Any] = Job(
-        new_id(),
-        declared.name,
-        args,
-        kwargs,
-        enqueued_at=clock.now(),
-        queue=declared.options.queue,
-        priority=declared.options.priority,
-        app=application.current_name(),
-    )
-    SpoolEngine().submit(job, declared)
+    job = scheduled.run_now(name)
     print_json({"id": job.id, "state": "queued"}) if as_json else click.echo(f"{job.id} queued")
 
 

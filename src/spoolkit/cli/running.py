@@ -10,23 +10,19 @@ from dataclasses import asdict
 from typing import Any, TypeVar
 
 import click
-from flask import current_app
+from flask import Flask, current_app
 
-from spoolkit import application, settings
+from spoolkit import application
 from spoolkit.cli.group import command, print_json, seconds
-from spoolkit.doctor.examine import examine, spooler_lines
+from spoolkit.doctor.examine import examine_application
 from spoolkit.doctor.findings import Finding
-from spoolkit.doctor.spoolers import stranded, too_few
 from spoolkit.settings import MAX_PROCESSES, Settings
 from spoolkit.spooldir import spoolfile
 from spoolkit.spooling.standalone import GUARDED
 from spoolkit.spooling.supervisor import supervise
 from spoolkit.store import locations
-from spoolkit.system import files, log, published
+from spoolkit.system import files, log
 from spoolkit.system.service_manager import ServiceManager
-from spoolkit.uwsgi import instance
-
-INI = "uwsgi.ini"
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -125,17 +121,9 @@ def doctor(ini: str | None, max_due_age: float, as_json: bool) -> None:
 
     Each problem comes with its remedy. Exits with 1 if there is a problem.
     """
-    findings = []
-    spool_dirs = locations.spool_dirs()
-    config = application.settings()
-    for spool_dir in spool_dirs:
-        path, name = ini or _ini(spool_dir), locations.queue_name(spool_dir, config)
-        findings += examine(spool_dir, store=locations.store().path, ini=path, max_due_age=max_due_age, queue=name)
-    lines = spooler_lines(ini or _ini(locations.spool_dir()))
-    for queue in config.queues:
-        findings += too_few(queue, locations.queue_dir(queue.name, config), lines)
-    findings += stranded(_other_spool_dirs(), spool_dirs)
-    report(findings, spool_dirs, as_json=as_json)
+    app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
+    findings = examine_application(app, ini=ini, max_due_age=max_due_age)
+    report(findings, locations.spool_dirs(), as_json=as_json)
 
 
 def report(findings: Sequence[Finding], spool_dirs: Sequence[str], *, as_json: bool) -> None:
@@ -150,18 +138,3 @@ def report(findings: Sequence[Finding], spool_dirs: Sequence[str], *, as_json: b
             click.echo(f"{finding.severity} [{finding.check}] {problem}\n    {remedy}")
     if findings:
         raise click.exceptions.Exit(1)
-
-
-def _other_spool_dirs() -> list[str]:
-    """The directories that a call without this application's configuration, or with an earlier one, writes to."""
-    folder = application.folder(current_app._get_current_object())  # type: ignore[attr-defined]
-    found = [os.path.join(path, settings.SPOOL_FOLDER) for path in (folder, current_app.root_path)]
-    given = os.environ.get("SPOOLKIT_SPOOL")
-    return [*found, *filter(None, (published.find(folder), given and os.path.join(folder, given)))]
-
-
-def _ini(spool_dir: str) -> str | None:
-    """The ini file beside the application; ``None`` where the options of a running uWSGI are known."""
-    app = current_app._get_current_object()  # type: ignore[attr-defined]
-    path = os.path.join(application.folder(app), INI)
-    return path if instance.read(spool_dir) is None and os.path.isfile(path) else None

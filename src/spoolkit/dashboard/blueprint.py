@@ -5,7 +5,22 @@ from __future__ import annotations
 from flask import Blueprint
 from flask.typing import ResponseReturnValue
 
-from spoolkit.dashboard import actions, assets, dead, edit, headers, health, job, jobs, metrics, overview
+from spoolkit.dashboard import (
+    actions,
+    assets,
+    dead,
+    doctor,
+    edit,
+    headers,
+    health,
+    job,
+    jobs,
+    metrics,
+    overview,
+    periodic,
+    queues,
+    tasks,
+)
 from spoolkit.dashboard.access import Access, AccessFunction, given_or_default
 from spoolkit.dashboard.routes import Routes, show_error
 from spoolkit.errors import SpoolkitError
@@ -20,6 +35,10 @@ PAGES: tuple[Routes, ...] = (
     edit.routes,
     dead.routes,
     actions.routes,
+    periodic.routes,
+    queues.routes,
+    tasks.routes,
+    doctor.routes,
     metrics.routes,
     health.routes,
 )

@@ -76,6 +76,7 @@ STATUSES: tuple[tuple[type[SpoolkitError], int], ...] = (
     (errors.UnknownJobError, 404),
     (errors.UnknownTaskError, 404),
     (errors.UnknownScheduleError, 404),
+    (errors.UnknownQueueError, 404),
     (errors.UnknownBatchError, 404),
     (errors.JobStateError, 409),
     (errors.ConfigurationError, 409),

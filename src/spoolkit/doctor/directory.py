@@ -148,6 +148,8 @@ def _harm(entry: Entry, site: Site) -> tuple[str, Severity] | None:
         if entry.about.st_ctime >= site.now - HEADER_TIME:
             return None
         return f"has {entry.about.st_size} bytes, less than a header, and never runs", "warning"
+    if not site.may_read(entry):
+        return None
     with machine.open_regular(entry.path) as fd:
         damage = None if fd is None else _damage(fd)
     return None if damage is None else (f"is damaged, and uWSGI deletes it without running it: {damage}", "error")

@@ -112,6 +112,12 @@ class Site(NamedTuple):
     uwsgi: Instance | None = None
     #: The name of the queue whose directory it is; ``None``: it is the default one, or has no name.
     queue: str | None = None
+    #: Whether spool files of other libraries are left closed: see :func:`~spoolkit.doctor.examine.examine`.
+    only_own: bool = False
+
+    def may_read(self, entry: Entry) -> bool:
+        """Return whether a spool file may be opened."""
+        return not self.only_own or spoolfile.id_of(entry.name) is not None
 
     def jobs(self) -> list[Entry]:
         """The spool files."""

@@ -53,8 +53,10 @@ def _start_hook(site: Site) -> Iterator[Finding]:
 
 
 def _lock(site: Site) -> Iterator[Finding]:
+    due = [job for job in site.due(MIN_LOCKED) if site.may_read(job)]
+
     def suspicious() -> dict[str, int]:
-        held = {job.path: pid for job, pid in machine.lock_holders(site.due(MIN_LOCKED)) if pid is not None}
+        held = {job.path: pid for job, pid in machine.lock_holders(due) if pid is not None}
         alive = spoolers.pids(site.spool_dir)  # asked again: a spooler that died may have a successor by now
         return {path: pid for path, pid in held.items() if pid not in alive or machine.is_stopped(pid)}
 
@@ -79,7 +81,7 @@ def _stuck(path: str, pid: int) -> Finding:
 def _due_job(site: Site) -> Iterator[Finding]:
     scans_priorities = site.uwsgi is None or site.uwsgi.on("spooler-ordered")
     late = [job for job in site.due(site.max_due_age) if scans_priorities or job.folder in (None, later.FOLDER)]
-    late = [job for job in late if job.about.st_size > 3]
+    late = [job for job in late if job.about.st_size > 3 and site.may_read(job)]
     ages = [site.now - job.about.st_mtime for job, pid in machine.lock_holders(late) if pid is None]
     if ages:
         path = printable(site.spool_dir)

@@ -44,6 +44,8 @@ class Store(Database):
     done_since = queries.done_since
     durations = queries.durations
     ends_by_minute = queries.ends_by_minute
+    ends_by_task = queries.ends_by_task
+    costs_by_task = queries.costs_by_task
     window = search.window
     count_states = search.count_states
     with_arguments = search.with_arguments

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import get_args
 
 from spoolkit.job import Attempt, Ending, Event, Progress, State, Status
@@ -28,6 +29,18 @@ _WITHOUT_BLOBS = (
 
 _WAITING = frozenset({State.QUEUED.value, State.RETRYING.value})
 """The states in which a job may wait for its slot."""
+
+
+@dataclass
+class Costs:
+    """What jobs of one task took."""
+
+    #: The run times in seconds, ascending.
+    seconds: list[float] = field(default_factory=list)
+    #: The most processor time of one of them, in seconds; ``None``: it is not known.
+    cpu: float | None = None
+    #: The most memory of one of them, in bytes; ``None``: it is not known.
+    memory: int | None = None
 
 
 def status(store: Database, id: str) -> Status | None:
@@ -196,6 +209,33 @@ def ends_by_minute(store: Database, since: float, states: Iterable[State]) -> di
     sql = f"SELECT {minute}, state, count(*) AS n FROM jobs WHERE {where} GROUP BY minute, state"  # noqa: S608 - placeholders only
     found = store.read(sql, (since, *wanted, since))
     return {(row["minute"], State(row["state"])): row["n"] for row in found}
+
+
+def ends_by_task(store: Database, since: float, states: Iterable[State]) -> dict[tuple[str, State], int]:
+    """Return how many jobs ended after ``since`` (unix seconds, UTC), by task and state."""
+    wanted = [state.value for state in states]
+    where = f"state IN ({_placeholders(wanted)}) AND finished_at > ?"
+    sql = f"SELECT task, state, count(*) AS n FROM jobs WHERE {where} GROUP BY task, state"  # noqa: S608 - placeholders only
+    return {(row["task"], State(row["state"])): row["n"] for row in store.read(sql, (*wanted, since))}
+
+
+def costs_by_task(store: Database, since: float, limit: int) -> dict[str, Costs]:
+    """Return what the ``limit`` latest jobs took that were done after ``since`` (unix seconds, UTC), by task."""
+    found: dict[str, Costs] = {}
+    for row in store.read(
+        "SELECT task, finished_at - started_at AS seconds, cpu, memory FROM jobs"
+        " WHERE state = 'done' AND finished_at > ? ORDER BY finished_at DESC LIMIT ?",
+        (since, limit),
+    ):
+        one = found.setdefault(row["task"], Costs())
+        one.seconds.append(row["seconds"])
+        if row["cpu"] is not None:
+            one.cpu = max(one.cpu or 0.0, row["cpu"])
+        if row["memory"] is not None:
+            one.memory = max(one.memory or 0, row["memory"])
+    for one in found.values():
+        one.seconds.sort()
+    return found
 
 
 def durations(store: Database, since: float, limit: int) -> list[float]:
