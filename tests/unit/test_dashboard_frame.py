@@ -456,6 +456,7 @@ def test_forms_have_the_token_of_flask_wtf_where_the_site_asks_for_it(app: Flask
 # What is installed
 
 
+@pytest.mark.matrix
 def test_the_wheel_holds_the_templates_the_style_sheet_and_the_scripts(tmp_path: Path) -> None:
     source = tmp_path / "source"
     shutil.copytree(PROJECT / "src", source / "src", ignore=shutil.ignore_patterns("*.egg-info", "__pycache__"))

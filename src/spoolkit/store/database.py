@@ -385,9 +385,7 @@ def _connect(path: str) -> sqlite3.Connection:
     # SQLite has open would release SQLite's locks.
     with contextlib.suppress(FileExistsError):
         os.close(files.create(path))
-    db = sqlite3.connect(
-        path, timeout=LOCK_TIMEOUT, isolation_level=None, check_same_thread=False, cached_statements=64
-    )
+    db = sqlite3.connect(path, timeout=_patience(), isolation_level=None, check_same_thread=False, cached_statements=64)
     try:
         db.row_factory = sqlite3.Row
         _use_wal(db)
@@ -446,9 +444,15 @@ def waiting_once(seconds: float = LOCK_TIMEOUT) -> Iterator[None]:
         _budget.reset(token)
 
 
+def _patience() -> float:
+    """Seconds to wait for the lock of a file that is being opened."""
+    budget = _budget.get()
+    return LOCK_TIMEOUT if budget is None else max(0.0, min(LOCK_TIMEOUT, budget.left))
+
+
 def _use_wal(db: sqlite3.Connection) -> None:
     # The one statement that does not wait for a lock: of several processes that turn a new file to WAL, some fail.
-    deadline = time.monotonic() + LOCK_TIMEOUT
+    deadline = time.monotonic() + _patience()
     while True:
         try:
             db.execute("PRAGMA journal_mode = WAL")
