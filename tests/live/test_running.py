@@ -12,9 +12,12 @@ from pathlib import Path
 
 import pytest
 from any_server import wait_until_complete
+from flask import Flask
 from uwsgi_server import wait_until
 
-from spoolkit.spooldir import gate
+from spoolkit import Job, SpoolKit
+from spoolkit.admin.stack import stack
+from spoolkit.spooldir import gate, stacks
 
 from .conftest import SITE, Site, StartSite
 
@@ -47,6 +50,32 @@ def test_a_thread_job_runs_in_an_application_context_without_a_request(site: Sit
 def test_an_exception_of_a_thread_job_is_in_the_log(site: Site) -> None:
     site.call("thread_fails")
     site.server.wait_for_log("ValueError: the thread's own trouble")
+
+
+@pytest.mark.parametrize("task", ["holds", "holds_in_thread"])
+def test_a_running_job_tells_where_it_is_and_what_it_took(
+    site: Site, task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stacks, "TIMEOUT", 60)
+    app = Flask("operator", root_path=str(tmp_path))
+    app.config["SPOOLKIT_SPOOL"] = site.spool
+    SpoolKit(app)
+    released = Path(f"{site.history.path}.release")
+    with app.app_context():
+        id = site.call(task, task)["job"]
+        (started,) = site.history.wait_for("start", task)
+        job = Job.get(id)
+        found = stack(job.id)
+        assert found.pid == started.pid
+        assert [frame.function for frame in found.frames if frame.own][:1] == [task]
+        assert site.server.get("/").status < 500, "the process that was asked goes on"
+        released.touch()
+        assert job.wait(60)
+        released.unlink()
+        (attempt,) = job.attempts
+        assert attempt.cpu is not None
+        assert (attempt.memory is None) == (task == "holds_in_thread")
+        assert attempt.waited is not None
 
 
 def test_a_delayed_job_runs_never_early_and_only_a_little_late(site: Site) -> None:

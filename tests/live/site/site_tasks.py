@@ -36,6 +36,11 @@ def holds(name: str) -> None:
     record("end", name)
 
 
+@thread
+def holds_in_thread(name: str) -> None:
+    holds.run(name)
+
+
 @spool(memory=64 << 20, retries=0)
 def takes(size: int | None) -> int:
     if size is not None:
