@@ -16,7 +16,7 @@ from flask import Flask
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spoolkit import Job, SpoolKit, periodic, registry, spool
+from spoolkit import Job, SpoolKit, application, periodic, registry, spool
 from spoolkit.admin import actions, stats
 from spoolkit.cli import running as cli_running
 from spoolkit.errors import ConfigurationError, PartlyAcceptedError, QueueFull, QueueOptionError, SpoolkitError
@@ -44,6 +44,8 @@ def tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two tasks that no other test knows: their application must have the queue."""
     global note, mail
     monkeypatch.setattr(registry, "this_process", registry.Registry())
+    # That of an earlier test may be alive until its garbage is collected, and does not have the queue.
+    monkeypatch.setattr(application.this_process, "latest", None)
     done.clear()
 
     @spool(name="queues.note")

@@ -7,7 +7,7 @@ import heapq
 import itertools
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -103,12 +103,18 @@ class Statistics:
         }
 
 
-def gather(*, max_examined: int = MAX_EXAMINED, files: Files | None = None) -> Statistics:
+def gather(
+    *,
+    max_examined: int = MAX_EXAMINED,
+    files: Files | None = None,
+    known_done: Mapping[str, int] | None = None,
+) -> Statistics:
     """Count the jobs now.
 
     Args:
         max_examined: How many waiting jobs, and how many dead ones, are read; the rest is counted by name alone.
         files: The result of :func:`lookup.list_files`; ``None``: all files are listed now.
+        known_done: How many jobs are done, by task; ``None``: they are counted now.
 
     Returns:
         The figures.
@@ -120,7 +126,9 @@ def gather(*, max_examined: int = MAX_EXAMINED, files: Files | None = None) -> S
     now = clock.now()
     locations.check_readable()
     # SQLite counts the finished jobs, of which there may be a million.
-    counts = Counter(lookup.from_store(lambda: locations.store().counts(FINAL)) or {})
+    ended = FINAL if known_done is None else FINAL - {State.DONE}
+    counts = Counter(lookup.from_store(lambda: locations.store().counts(ended)) or {})
+    counts.update({(task, State.DONE): number for task, number in (known_done or {}).items() if number})
     files = files or lookup.list_files()
     not_final = frozenset(State) - FINAL
     others = lookup.jobs(states=not_final, max_examined=max_examined, files=files)

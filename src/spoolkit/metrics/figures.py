@@ -46,9 +46,8 @@ def gather() -> Figures:
     """
     store = locations.store()
     store.check_usable()
-    found = stats.gather()
-    # After it: what ended meanwhile is in the counters of the next time, if it is not in these.
     totals = store.totals()
+    found = stats.gather(known_done=totals.done)
     recorded = {task for task, _ in (*found.counts, *totals.attempts)} - {UNREAD}
     return Figures(
         tasks=sorted({*registry.this_process.tasks, *recorded}),

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, get_args
 
-from spoolkit.job import Ending
+from spoolkit.job import Ending, State
 
 if TYPE_CHECKING:
     from spoolkit.store.database import Database  # which imports this module
@@ -60,23 +60,27 @@ class Totals:
     wait: Mapping[str, Histogram]
     #: How many microseconds of processor time they took, by task, as far as that is known.
     cpu: Mapping[str, int] = field(default_factory=dict)
+    #: How many jobs are recorded as done, by task. This falls when they are deleted.
+    done: Mapping[str, int] = field(default_factory=dict, compare=False)
 
 
 def totals(store: Database) -> Totals:
     """Return the figures of all attempts that have ended. Raises :class:`StoreUnavailableError`."""
     attempts, run, wait = dict[tuple[str, str], int](), dict[str, Histogram](), dict[str, Histogram]()
-    cpu = dict[str, int]()
+    cpu, done = dict[str, int](), dict[str, int]()
     for row in store.read(_ALL):
         task, number = row["task"], row["attempts"]
         if row["cpu"] is not None:
             cpu[task] = cpu.get(task, 0) + row["cpu"]
+        if number is None:
             continue
         attempts[task, row["ending"]] = attempts.get((task, row["ending"]), 0) + number
+        done[task] = done.get(task, 0) + row["done"]
         if row["run_below"] != UNMEASURED:
             run.setdefault(task, Histogram()).add(row["run_below"], number, row["run"])
         if row["wait_below"] != UNMEASURED:
             wait.setdefault(task, Histogram()).add(row["wait_below"], number, row["wait"])
-    return Totals(attempts, run, wait, cpu)
+    return Totals(attempts, run, wait, cpu, done)
 
 
 def keep(db: sqlite3.Connection, ids: Iterable[str]) -> None:
@@ -109,8 +113,8 @@ def _done(condition: str = "") -> str:
     begun = f"CASE attempt WHEN 1 THEN started_at ELSE coalesce(({first_start}), started_at) END"
     return (
         f"SELECT task, 'done' AS ending, {_bucket('run')} AS run_below, {_bucket('wait')} AS wait_below,"  # noqa: S608
-        " count(*) AS attempts, coalesce(sum(run), 0) AS run, coalesce(sum(wait), 0) AS wait"
-        f" FROM (SELECT task, {_whole('finished_at - started_at')} AS run,"
+        " count(*) AS attempts, coalesce(sum(run), 0) AS run, coalesce(sum(wait), 0) AS wait, sum(cpu) AS cpu"
+        f" FROM (SELECT task, {_CPU} AS cpu, {_whole('finished_at - started_at')} AS run,"
         f" {_whole(f'{begun} - coalesce(run_at, enqueued_at, started_at)')} AS wait"
         f" FROM jobs WHERE +state = 'done' {condition} LIMIT -1 OFFSET 0) GROUP BY 1, 3, 4"
     )
@@ -133,7 +137,7 @@ def _others(condition: str = "") -> str:
 def _cpu(condition: str = "") -> str:
     """The query for the processor time of jobs, which a row has of all attempts of its job."""
     return (
-        f"SELECT task, sum(CAST(cpu * {MICROSECONDS} AS INTEGER)) AS cpu FROM jobs"  # noqa: S608 - of this module
+        f"SELECT task, sum({_CPU}) AS cpu FROM jobs"  # noqa: S608 - texts of this module
         f" WHERE cpu IS NOT NULL {condition} GROUP BY task"
     )
 
@@ -141,17 +145,22 @@ def _cpu(condition: str = "") -> str:
 def _addition(query: str) -> str:
     sums = ", ".join(f"{name} = {name} + excluded.{name}" for name in ("attempts", "run", "wait"))
     conflict = f"ON CONFLICT (task, ending, run_below, wait_below) DO UPDATE SET {sums}"
-    return f"INSERT INTO totals SELECT * FROM ({query}) WHERE 1 {conflict}"  # noqa: S608 - texts of this module
+    return f"INSERT INTO totals SELECT {_COLUMNS} FROM ({query}) WHERE 1 {conflict}"  # noqa: S608 - of this module
 
 
 _OTHER_ENDINGS = ("lost", *get_args(Ending))
 _OF_THESE = "AND jobs.id IN (SELECT value FROM json_each(?))"
+_NOT_DONE = "AND state IN ({})".format(", ".join(f"'{state}'" for state in State if state is not State.DONE))
+_COLUMNS = "task, ending, run_below, wait_below, attempts, run, wait"
+_CPU = f"CAST(cpu * {MICROSECONDS} AS INTEGER)"
 
-# One statement, and so one state of the file: a row that is deleted meanwhile is in the sum once.
+# One statement, and so one state of the file: a row that is deleted meanwhile is in the sum once. And one way through
+# almost all rows: to group them, SQLite sorts them, which costs more than to read them.
 _ALL = (
-    f"SELECT *, NULL AS cpu FROM (SELECT * FROM totals UNION ALL {_done()} UNION ALL {_others()})"  # noqa: S608 - as above
-    " UNION ALL SELECT task, NULL, NULL, NULL, NULL, NULL, NULL, cpu"
-    f" FROM (SELECT * FROM cpu_totals UNION ALL {_cpu()})"
+    f"SELECT *, NULL AS cpu, 0 AS done FROM totals UNION ALL SELECT *, attempts FROM ({_done()})"  # noqa: S608 - as above
+    f" UNION ALL SELECT *, NULL, 0 FROM ({_others()})"
+    " UNION ALL SELECT task, NULL, NULL, NULL, NULL, NULL, NULL, cpu, 0"
+    f" FROM (SELECT * FROM cpu_totals UNION ALL {_cpu(_NOT_DONE)})"
 )
 _KEEP_DONE, _KEEP_OTHERS = _addition(_done(_OF_THESE)), _addition(_others(_OF_THESE))
 _KEEP_CPU = (
