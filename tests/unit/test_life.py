@@ -440,7 +440,7 @@ class Life(RuleBasedStateMachine):
             engine = SpoolEngine()
             callback = engine.dump(JobSpec(id, FOLLOW.name, batch=id), FOLLOW)
             with contextlib.suppress(StoreUnavailableError):
-                engine.submit_batch(status, [(job, engine.dump(job, TASKS["steady"])) for job in jobs], callback)
+                engine.submit_batch(status, [(job, engine.dump(job, TASKS["steady"])) for job in jobs], callback, None)
 
         if step is None:
             work()
