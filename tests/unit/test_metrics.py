@@ -22,7 +22,7 @@ from spoolkit.admin import actions
 from spoolkit.cli import commands
 from spoolkit.dashboard import Access, basic_auth, dashboard_blueprint, metrics_blueprint
 from spoolkit.errors import ConfigurationError
-from spoolkit.job import State
+from spoolkit.job import Bill, Done, JobSpec, State, new_id
 from spoolkit.metrics import text
 from spoolkit.spooldir import gate
 from spoolkit.store import locations, totals
@@ -91,9 +91,22 @@ def test_jobs_and_attempts_are_counted_also_after_their_deletion(directory: str,
     assert actions.purge([State.DONE, State.DEAD]) == 3
     after = scrape()
     assert (after["spoolkit_jobs", "done", "shop.good"], after["spoolkit_jobs", "dead", "shop.bad"]) == (0, 0)
-    assert {key: value for key, value in before.items() if key[0] != "spoolkit_jobs"} == {
-        key: value for key, value in after.items() if key[0] != "spoolkit_jobs"
+    of_rows = ("spoolkit_jobs", "spoolkit_memory_bytes")
+    assert {key: value for key, value in before.items() if key[0] not in of_rows} == {
+        key: value for key, value in after.items() if key[0] not in of_rows
     }
+
+
+def test_the_bills_of_jobs_are_told_by_task(directory: str) -> None:
+    for bill, task in ((Bill(0.5, 4096), "shop.one"), (Bill(0.25, 8192), "shop.one"), (Bill(2.0), "shop.thread")):
+        done(bill, task)
+    found = scrape()
+    assert found["spoolkit_cpu_seconds_total", "shop.one"] == 0.75
+    assert found["spoolkit_memory_bytes", "shop.one"] == 8192
+    assert found["spoolkit_cpu_seconds_total", "shop.thread"] == 2
+    assert ("spoolkit_memory_bytes", "shop.thread") not in found
+    assert actions.purge([State.DONE]) == 3
+    assert scrape()["spoolkit_cpu_seconds_total", "shop.one"] == 0.75
 
 
 def test_buckets_hold_what_is_below_their_bound(directory: str, work: Work) -> None:
@@ -215,7 +228,15 @@ def known() -> dict[str, set[str]]:
     """The labels of each name that a scrape has."""
     declare(fail)
     current_store_has_a_paused_task()
+    done(Bill(0.5, 4096))
     return {sample.name: set(sample.labels) for sample in samples()}
+
+
+def done(bill: Bill, task: str = "shop.one") -> None:
+    """Record a job that is done and had this bill."""
+    store, job = locations.store(), JobSpec(new_id(), task)
+    store.claim(job, file=None, still_there=lambda: True, max_attempts=1)
+    assert store.finish(job, 1, Done(), bill=bill) is State.DONE
 
 
 def current_store_has_a_paused_task() -> None:

@@ -12,6 +12,7 @@ from spoolkit.job import State
 from spoolkit.spooldir import held, spoolers
 from spoolkit.store import locations
 from spoolkit.store.totals import Totals
+from spoolkit.system import clock
 
 UNREAD = "?"
 """Stands for the task of a job that is counted by the name of its file alone."""
@@ -35,6 +36,8 @@ class Figures:
     is_broken: Mapping[str, bool]
     #: How many jobs wait because their task is paused, by task.
     paused: Mapping[str, int]
+    #: The most bytes of memory that a process had while it ran a job that was done in the last hour, by task.
+    memory: Mapping[str, int]
 
 
 def gather() -> Figures:
@@ -48,6 +51,7 @@ def gather() -> Figures:
     store.check_usable()
     totals = store.totals()
     found = stats.gather(known_done=totals.done)
+    costs = store.costs_by_task(clock.now() - stats.HOUR, stats.MAX_DURATIONS)
     recorded = {task for task, _ in (*found.counts, *totals.attempts)} - {UNREAD}
     return Figures(
         tasks=sorted({*registry.this_process.tasks, *recorded}),
@@ -57,4 +61,5 @@ def gather() -> Figures:
         held={queue.queue: len(held.names(queue.directory)) for queue in found.queues},
         is_broken={queue.queue: spoolers.load_error(queue.directory) is not None for queue in found.queues},
         paused=found.paused_tasks,
+        memory={task: cost.memory for task, cost in costs.items() if cost.memory is not None},
     )

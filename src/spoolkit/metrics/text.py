@@ -91,6 +91,8 @@ class _Collector(Collector):
         for task in found.tasks:
             cpu.add_metric([_label(task)], found.totals.cpu.get(task, 0) / MICROSECONDS)
         yield cpu
+        memory = {(task,): size for task, size in found.memory.items()}
+        yield _gauge("spoolkit_memory_bytes", "The most memory of a job of the last hour.", ("task",), memory)
 
 
 def _of_queues(found: Figures) -> Iterator[Metric]:
