@@ -237,7 +237,8 @@ def test_a_page_is_answered_in_whole_and_its_refresh_by_the_block_alone(client: 
     assert page.text.startswith("<!doctype html>")
     assert job.id in page.text
     block = client.get("/spool/jobs", headers={"HX-Request": "true"})
-    assert block.text.strip().startswith("<h1>Jobs</h1>")
+    assert block.text.strip().startswith('<p class="banner">There is no record of jobs')
+    assert "<h1>Jobs</h1>" in block.text
     assert "<html" not in block.text
 
 
@@ -345,6 +346,20 @@ def test_a_page_of_a_store_that_cannot_be_read_is_a_503_and_no_empty_list(
         assert "Not available" in answer.text
     if kept is not None:
         kept.close()
+
+
+def test_a_store_that_is_not_there_is_said_and_is_no_empty_list(client: FlaskClient) -> None:
+    greet("")
+    run_all()
+    path = locations.store().path
+    assert "There is no record" not in client.get("/spool/jobs").text
+    locations.store().close()
+    for suffix in ("", "-wal", "-shm"):
+        Path(f"{path}{suffix}").unlink(missing_ok=True)
+    for headers in ({}, {"HX-Request": "true"}):
+        text = client.get("/spool/jobs", headers=headers).text
+        assert f"There is no record of jobs: {path} does not exist." in text
+        assert '<span class="state dead">' in text
 
 
 # Wherever it is

@@ -197,7 +197,8 @@ def _view(route: Route, access: Access, values: dict[str, object]) -> ResponseRe
     """Answer somebody who may ask, unless the state of the jobs cannot be read."""
     if route.right is not None:
         locations.check_readable()
-        locations.store().check_usable()
+        store = locations.store()
+        g.spoolkit_missing_store = None if store.check_usable() else store.path
     if not route.is_live:
         return route.view(access, **values)
     # Asked before the page is made: what changes meanwhile must be fetched by the next refresh.
@@ -227,6 +228,7 @@ def render(template: str, *, live: bool = True, status: int = 200, **values: obj
         State=State,
         is_live=is_live,
         version=g.spoolkit_version if is_live else "",
+        missing_store=g.get("spoolkit_missing_store"),
         only_live="HX-Request" in request.headers,
         pages=[page for page in PAGES if page[0] in endpoints],
         endpoints=endpoints,

@@ -187,9 +187,10 @@ class Database:
         except StoreUnavailableError:
             pass  # it cannot be used for another reason: jobs run all the same
 
-    def check_usable(self) -> None:
-        """Raise :class:`StoreUnavailableError` if the file cannot be read; not if there is none yet."""
+    def check_usable(self) -> bool:
+        """Raise :class:`StoreUnavailableError` if the file cannot be read. Returns whether there is one."""
         self.read("SELECT 1 FROM jobs LIMIT 1")
+        return self._exists()
 
     def check_writable(self) -> None:
         """Raise :class:`StoreUnavailableError` if the file cannot be written; its folder, if there is none yet."""
