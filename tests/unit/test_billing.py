@@ -97,6 +97,7 @@ print(small, attempt(30 * MEGABYTE), attempt(1))
     assert after - small < 10 * MEGABYTE
 
 
+@pytest.mark.matrix
 def test_memory_that_is_given_back_later_is_on_no_bill_after_ten_seconds() -> None:
     sizes = in_a_process(
         """
@@ -117,6 +118,7 @@ print(first, bill())
     assert first - last > 25 * MEGABYTE
 
 
+@pytest.mark.matrix
 def test_a_process_that_may_not_set_the_mark_back_tells_only_what_it_knows() -> None:
     sizes = in_a_process(
         """
