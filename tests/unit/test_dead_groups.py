@@ -201,3 +201,18 @@ def test_a_group_that_is_gone_is_a_404(site: Site) -> None:
     (group,) = dead_groups.find().groups
     assert "until is" in site.post(f"/dead/{group.key}/retry", 400, until="soon")
     assert lookup.find(group_id).state is State.DEAD
+
+
+def test_the_command_lists_the_same_groups(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = site.app.test_cli_runner()
+    breaks.using(delay=3600)("later")
+    assert "no job is dead" in runner.invoke(args=["spool", "dead"]).output
+    ids = die("key1", "key2", "{")
+    output = runner.invoke(args=["spool", "dead"]).output.splitlines()
+    assert output[1].split()[:3] == ["2", f"{__name__}.breaks", "KeyError"]
+    assert output[1].endswith(ids[1])
+    groups = json.loads(runner.invoke(args=["spool", "dead", "--json"]).output)["groups"]
+    assert [group["jobs"] for group in groups] == [[ids[1], ids[0]], [ids[2]]]
+    assert groups[0]["frame"]["function"] == "breaks"
+    monkeypatch.setattr(dead_groups, "MAX_EXAMINED", 1)
+    assert "only the newest 1 of 3 dead jobs" in runner.invoke(args=["spool", "dead"]).output

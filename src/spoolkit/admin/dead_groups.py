@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from typing import Any
 
 from spoolkit.admin import lookup, redaction, tracebacks
 from spoolkit.admin.tracebacks import Frame
@@ -54,6 +55,17 @@ class Group:
     def first(self) -> Status:
         """The job that died first, of those that were read."""
         return self.jobs[-1]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The group for JSON, its jobs as ids. Times are unix seconds (UTC)."""
+        return {
+            "task": self.task,
+            "error": self.error,
+            "frame": self.frame and vars(self.frame),
+            "newest": self.newest.finished_at,
+            "first": self.first.finished_at,
+            "jobs": [job.id for job in self.jobs],
+        }
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ __all__ = ["commands"]
 
 commands = SpoolGroup("spool", help="Run, inspect and manage background jobs.")
 for command in (
-    *(listing.ls, listing.show, listing.batch, listing.stats, watch.watch),
+    *(listing.ls, listing.dead, listing.show, listing.batch, listing.stats, watch.watch),
     *(actions.retry, actions.cancel, actions.run_now, actions.purge),
     *(deploying.pause, deploying.resume, deploying.drain),
     periodic.periodic,

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from spoolkit.admin import batches, lookup, redaction, timeline
+from spoolkit.admin import batches, dead_groups, lookup, redaction, timeline
 from spoolkit.admin import stats as statistics
 from spoolkit.admin.as_json import brief, detailed
 from spoolkit.admin.lookup import Details
 from spoolkit.admin.stack import Frame, Stack, stack
-from spoolkit.admin.words import bar, duration, stamp
+from spoolkit.admin.words import ago, bar, duration, stamp
 from spoolkit.cli import group
-from spoolkit.cli.format import HEADERS, line, print_lines, summary, table
+from spoolkit.cli.format import HEADERS, TASK, line, print_lines, summary, table
 from spoolkit.cli.group import command, print_json
 from spoolkit.errors import counted
 from spoolkit.job import State, Status
@@ -75,6 +75,32 @@ def ls(
 def _print_incomplete(examined: int) -> None:
     """Print that the list stopped before it had found all jobs."""
     click.echo(f"… the list is incomplete: only {examined} jobs were examined; try --since 1h", err=True)
+
+
+@command("dead")
+def dead(as_json: bool) -> None:
+    """List the dead jobs in groups: of one task, with one error, at one line of the application's own code."""
+    found = dead_groups.find()
+    if as_json:
+        print_json({"groups": [group.to_dict() for group in found.groups], "total": found.total})
+    elif found.groups:
+        rows = [
+            [
+                len(group.jobs),
+                group.task or "?",
+                group.error,
+                group.frame.where if group.frame else "",
+                ago(group.newest.finished_at),
+                ago(group.first.finished_at),
+                group.newest.id,
+            ]
+            for group in found.groups
+        ]
+        print_lines(table(("JOBS", TASK, "ERROR", "WHERE", "NEWEST", "FIRST", "NEWEST JOB"), rows))
+    else:
+        click.echo("no job is dead", err=True)
+    if not found.complete:
+        click.echo(f"… only the newest {dead_groups.MAX_EXAMINED} of {found.total} dead jobs are grouped", err=True)
 
 
 @command("show")
