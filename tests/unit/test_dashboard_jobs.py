@@ -13,10 +13,10 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from spoolkit import SpoolKit, application, spool
-from spoolkit.admin import filters, lookup, pages
+from spoolkit.admin import filters, lookup, pages, redaction
 from spoolkit.dashboard import ALL_RIGHTS, Access, dashboard_blueprint
 from spoolkit.dashboard import jobs as page_of_jobs
-from spoolkit.job import State
+from spoolkit.job import State, Status
 from spoolkit.spooling.standalone import Spooler
 
 SAME = {"Sec-Fetch-Site": "same-origin"}
@@ -157,6 +157,19 @@ def test_without_the_right_to_see_arguments_nobody_finds_jobs_by_them(app: Flask
     form = {"what": "all", "q": "arg.word:hidden", "until": "f" * 32, "confirmed": "yes"}
     assert client.post("/spool/jobs/cancel", headers=SAME, data=form).status_code == 403
     assert client.get("/spool/jobs?q=arg.password:x").status_code == 400
+
+
+def test_the_key_of_a_limit_is_shown_to_those_who_may_see_arguments(
+    app: Flask, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = Status("18af", works.name, State.QUEUED, parked_for=f"{works.name} opal")
+    monkeypatch.setattr(redaction, "status", lambda status: status)
+    monkeypatch.setattr(pages, "page", lambda *args, **options: pages.Page([waits], None))
+    assert f"under the limit of {works.name} opal" in search(client)
+    app.config["RIGHTS"] = ALL_RIGHTS - {"arguments"}
+    page = search(client)
+    assert "under the limit of its task" in page
+    assert "opal" not in page
 
 
 def fields(page: str) -> list[tuple[str, str]]:

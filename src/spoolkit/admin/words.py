@@ -41,8 +41,13 @@ def time_of(status: Status) -> float | None:
     return status.run_at if status.run_at is not None else status.enqueued_at
 
 
-def note(status: Status) -> str:
-    """The progress of a running job, the error of a failed one, or what a waiting one waits for and when it expires."""
+def note(status: Status, *, with_keys: bool = True) -> str:
+    """The progress of a running job, the error of a failed one, or what a waiting one waits for and when it expires.
+
+    Args:
+        status: The job.
+        with_keys: Whether the key of its limit is told, which is made of arguments.
+    """
     status = redaction.status(status)
     asked = "stop requested  " if status.cancel_asked and status.state is State.RUNNING else ""
     if status.state is State.RUNNING:
@@ -51,7 +56,7 @@ def note(status: Status) -> str:
         return status.result_error
     line = expiry = error = ""
     if status.parked_for is not None:
-        line = f"waits for room under the limit of {status.parked_for}"
+        line = f"waits for room under the limit of {status.parked_for if with_keys else 'its task'}"
     elif status.slot_at is not None and status.slot_at > clock.now():
         line = "waits for its slot under the rate of its task"
     if status.paused:
