@@ -109,6 +109,11 @@ def test_without_a_spooler_it_is_not(directory: str) -> None:
     assert checks() == ["spooler"]
 
 
+def test_a_queue_that_has_no_directory_yet_has_no_spooler(served: str) -> None:
+    current_app.config["SPOOLKIT_QUEUES"] = {"mail": {}}
+    assert health.reasons() == [Reason("spooler", "no spooler of mail is alive")]
+
+
 def test_a_job_that_has_been_due_for_long_is_seen(served: str, monkeypatch: pytest.MonkeyPatch) -> None:
     one()
     assert checks() == []

@@ -267,4 +267,9 @@ class Figures(RuleBasedStateMachine):
 
 
 TestFigures = Figures.TestCase
-TestFigures.settings = settings(max_examples=25, stateful_step_count=30, deadline=None)
+TestFigures.settings = settings(max_examples=12, stateful_step_count=30, deadline=None)
+
+
+@pytest.mark.matrix
+class TestManyFigures(Figures.TestCase):  # type: ignore[misc, name-defined]
+    settings = settings(max_examples=300, stateful_step_count=50, deadline=None)

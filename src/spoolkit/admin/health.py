@@ -94,7 +94,7 @@ def look() -> Facts:
     disks: list[str] = []
     unseen: list[str] = []
     try:
-        queues = stats.queues()
+        queues = [*stats.queues(), *_without_directory()]
         broken = {queue.queue: why for queue in queues if (why := spoolers.load_error(queue.directory)) is not None}
     except (SpoolkitError, OSError) as error:
         unseen.append(str(error))
@@ -116,3 +116,10 @@ def look() -> Facts:
         except OSError as error:
             unseen.append(str(error))
     return Facts(queues, broken, store, disks, unseen)
+
+
+def _without_directory() -> list[QueueFigures]:
+    """The queues that are declared, but have no directory yet: no spooler can serve them."""
+    config = application.settings()
+    paths = {queue.name: locations.queue_dir(queue.name, config) for queue in config.queues}
+    return [QueueFigures(name, path, 0, 0, 0, "open") for name, path in paths.items() if not os.path.isdir(path)]
