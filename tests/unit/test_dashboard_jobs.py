@@ -32,6 +32,11 @@ def works(word: str) -> None:
     pass
 
 
+@spool
+def signs_in(user: str, times: int = 1, *, password: str) -> None:
+    pass
+
+
 @pytest.fixture
 def app(tmp_path: Path) -> Iterator[Flask]:
     app = Flask("the_application")
@@ -170,6 +175,20 @@ def test_the_key_of_a_limit_is_shown_to_those_who_may_see_arguments(
     page = search(client)
     assert "under the limit of its task" in page
     assert "opal" not in page
+
+
+def test_how_far_a_search_has_looked_tells_no_part_of_a_secret_value(
+    client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "MAX_ARGUMENTS", 1)
+    monkeypatch.setattr(pages, "MAX_ROUNDS", 1)
+    for number in range(3):
+        signs_in(f"user{number}", password="open sesame 4711")
+    signs_in("user5", 5, password="x")
+    run_all()
+    for part in ("no such user", "open sesame", "sesame 4711", "4711", "471"):
+        assert "No jobs match." in search(client, f'arg.user:"{part}"'), part
+    assert len(listed(search(client, "arg.user:user5"))) == len(listed(search(client, "arg.times:5"))) == 1
 
 
 def fields(page: str) -> list[tuple[str, str]]:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 
 from spoolkit.job import State
 from spoolkit.store.database import Database
+
+# What JSON has without quotes: numbers, true, false, null.
+_BARE = re.compile(r"[-+.\w]+", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,8 @@ class Search:
     prefix: str = ""
     #: A part of the type and message of the last error, whatever its case.
     error: str = ""
-    #: Parts of the arguments in the codec's bytes, whatever their case.
+    #: Values in the arguments, whatever their case. Whole ones: how far a search has looked tells that records have
+    #: them, also where that value is secret, which nobody must find out part by part.
     texts: tuple[str, ...] = ()
     #: The least id.
     down_to: str = ""
@@ -54,8 +59,12 @@ def clauses(also: Search) -> tuple[list[str], list[object]]:
         text = "lower(coalesce(error_type, '') || ': ' || coalesce(error_message, ''))"
         found.append((f"instr({text}, lower(?))", (also.error,)))
     for text in also.texts:
-        inner = json.dumps(text, ensure_ascii=False)[1:-1]
-        found.append(("instr(lower(CAST(arguments AS TEXT)), lower(?))", (inner,)))
+        arguments, quoted = "lower(CAST(arguments AS TEXT))", json.dumps(text, ensure_ascii=False)
+        if _BARE.fullmatch(text):
+            clause = f"(instr({arguments}, lower(?)) OR {arguments} GLOB lower(?))"
+            found.append((clause, (quoted, f"*[[,:]{text}[],}}]*")))
+        else:
+            found.append((f"instr({arguments}, lower(?))", (quoted,)))
     return [clause for clause, _ in found], [value for _, values in found for value in values]
 
 
