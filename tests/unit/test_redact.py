@@ -200,6 +200,26 @@ def test_a_short_secret_is_not_replaced_in_other_texts() -> None:
     assert redact.secret_texts(login, {"key": REDACTED}) == {"somebody", "open sesame"}
 
 
+@pytest.mark.parametrize(
+    "secret",
+    [
+        "open 'sesame' \"sesame\"",
+        "sesame\nsesame",
+        "sesame\\ sesame\t",
+        "sesame é \x1b[0m sesame",
+        b"\x00sesame's \xff sesame",
+    ],
+)
+def test_a_secret_is_replaced_as_tracebacks_and_logs_write_it(secret: str | bytes) -> None:
+    found = redact.secret_texts(json.loads(codec.encode({"key": secret})), {"key": REDACTED})
+    written = [repr(secret), repr([secret])]
+    if isinstance(secret, str):
+        written += [secret, json.dumps(secret), json.dumps(secret, ensure_ascii=False)]
+    for text in written:
+        assert REDACTED in redact.scrub(text, found)
+        assert "sesame" not in redact.scrub(text, found)
+
+
 # -- nothing shows them ------------------------------------------------------------------------------------------------
 
 Flasks = Callable[..., Result]

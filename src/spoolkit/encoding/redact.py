@@ -7,7 +7,9 @@ object. So nothing of the application is called, and no type is forgotten. What 
 
 from __future__ import annotations
 
+import base64
 import inspect
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
@@ -235,6 +237,8 @@ _WITH_A_CLASS = frozenset({"$dataclass", "$enum", "$path"})
 def _leaves(tree: Json) -> Iterator[object]:
     if isinstance(tree, dict):
         for tag, member in tree.items():
+            if tag == "$bytes" and isinstance(member, str):
+                yield repr(base64.b64decode(member))[2:-1]
             yield from _leaves(member[1:] if tag in _WITH_A_CLASS and isinstance(member, list) else member)
     elif isinstance(tree, list):
         for member in tree:
@@ -244,6 +248,14 @@ def _leaves(tree: Json) -> Iterator[object]:
 
 
 def scrub(text: str, secrets: Iterable[str]) -> str:
-    """Return ``text`` with :data:`REDACTED` in place of each of ``secrets``."""
-    found = sorted(secrets, key=len, reverse=True)
-    return re.sub("|".join(map(re.escape, found)), REDACTED, text) if found else text
+    """Return ``text`` with :data:`REDACTED` in place of each of ``secrets``, also as ``repr()`` and JSON write it."""
+    forms = {form for secret in secrets for form in _forms(secret)}
+    # One after the other: to try thousands of them at each place of a log, as one pattern does, takes seconds.
+    for form in sorted(forms, key=len, reverse=True):
+        text = text.replace(form, REDACTED)
+    return text
+
+
+def _forms(secret: str) -> tuple[str, ...]:
+    quoted = repr(secret), json.dumps(secret), json.dumps(secret, ensure_ascii=False)
+    return secret, *(one[1:-1] for one in quoted)
