@@ -53,6 +53,11 @@ def once(number: int) -> None:
     calls.append(number)
 
 
+@spool
+def logs_in(user: str, server: dict[str, str] = {"host": "mail", "password": "open sesame"}) -> None:  # noqa: B006
+    pass
+
+
 @thread
 def in_thread(word: str) -> None:
     calls.append(word)
@@ -154,6 +159,19 @@ def test_a_secret_value_is_blank_and_kept(site: Site) -> None:
     wrong = site.submit(old.id, password='"typed-secret"', count="x")
     assert wrong.status_code == 400
     assert "typed-secret" not in wrong.text
+
+
+def test_a_default_is_shown_without_the_secrets_within_it(site: Site) -> None:
+    page = site.client.get(f"/spool/jobs/{logs_in('somebody').id}/edit").text
+    assert "sesame" not in page
+    assert html.escape('{"host": "mail", "password": "[redacted]"}', quote=True).replace("&quot;", "&#34;") in page
+
+
+@pytest.mark.parametrize("depth", [500, 900, 5000, 100_000])
+def test_a_value_that_nests_deeply_is_refused(site: Site, depth: int) -> None:
+    answer = site.submit(send("somebody").id, to="[" * depth + "]" * depth)
+    assert answer.status_code == 400
+    assert 'aria-invalid="true"' in answer.text
 
 
 def test_secret_values_within_a_value_are_put_back(site: Site) -> None:

@@ -101,7 +101,7 @@ def _field(parameter: inspect.Parameter, known: Mapping[str, Any]) -> Field:
     elif parameter.kind is parameter.VAR_KEYWORD:
         kind, default = "object", "{}"
     elif parameter.default is not parameter.empty:
-        default = redact.REDACTED if redact.is_secret(name) else shown(parameter.default, MAX_DEFAULT)
+        default = redact.REDACTED if redact.is_secret(name) else _default(parameter.default)
     if name not in known:
         return Field(name, kind=kind, default=default, hidden="secret" if redact.is_secret(name) else "")
     original = list(known[name]) if kind == "list" else known[name]
@@ -109,6 +109,17 @@ def _field(parameter: inspect.Parameter, known: Mapping[str, Any]) -> Field:
     text = json.dumps(redacted, ensure_ascii=False, indent=1 if isinstance(redacted, (list, dict)) else None)
     hidden = "secret" if redact.is_secret(name) else "large" if len(text) > MAX_TEXT else ""
     return Field(name, "" if hidden else text, hidden, kind, default, original)
+
+
+def _default(value: object) -> str:
+    """A default as it may be shown: as code, or as JSON where it contains a secret value."""
+    try:
+        tree = json.loads(codec.encode(value))
+    except ArgumentError:  # of a type that no job can have
+        return shown(value, MAX_DEFAULT)
+    redacted = redact.value(tree)
+    text = json.dumps(redacted, ensure_ascii=False)
+    return shown(value, MAX_DEFAULT) if redacted == tree else text[:MAX_DEFAULT]
 
 
 def arguments_from(form: Form, texts: Mapping[str, str]) -> tuple[inspect.BoundArguments, dict[str, ArgumentError]]:
@@ -129,6 +140,8 @@ def arguments_from(form: Form, texts: Mapping[str, str]) -> tuple[inspect.BoundA
                 values[one.name] = _value(one, tree)
         except ArgumentError as error:
             errors[one.name] = error
+        except RecursionError:
+            errors[one.name] = ArgumentError(f"{one.name} nests too deeply", argument=one.name)
     return inspect.BoundArguments(form.declared.signature, values), errors
 
 
