@@ -49,6 +49,17 @@ def test_a_living_process_is_alive_under_its_own_identity_only(other: int) -> No
     assert process.own() == process.identity(os.getpid())
 
 
+def test_the_age_of_a_process_is_that_of_no_older_one(other: int) -> None:
+    younger, own = process.age(other), process.age(os.getpid())
+    assert own is not None
+    assert younger is not None
+    assert -0.1 < younger <= own + 0.1  # a tick
+    assert 0 < own < time.clock_gettime(time.CLOCK_BOOTTIME)
+    os.kill(other, signal.SIGKILL)
+    wait_child(other)
+    assert process.age(other) is None
+
+
 def test_an_identity_holds_the_start_time_and_the_boot(other: int) -> None:
     started, boot = process.identity(other).split()
     ticks = os.sysconf("SC_CLK_TCK")

@@ -9,7 +9,7 @@ from spoolkit import application
 from spoolkit.job import State, Status
 from spoolkit.spooldir import spoolers
 from spoolkit.store import locations
-from spoolkit.system import clock
+from spoolkit.system import clock, process
 
 MINUTES = 60
 """How many minutes are told."""
@@ -76,6 +76,13 @@ def list_spoolers(running: Iterable[Status]) -> list[Spooler]:
 
 
 def last_deploy() -> float | None:
-    """Return when the site began to run its present code, unix time in seconds (UTC); ``None`` if it is not known."""
-    times = map(spoolers.generation_time, locations.spool_dirs())
-    return max((time for time in times if time is not None), default=None)
+    """Return when the site began to run its present code, unix time in seconds (UTC); ``None`` if it is not known.
+
+    That is its last reload, or its last start: when the oldest of its spoolers started.
+    """
+    spool_dirs = locations.spool_dirs()
+    times = [time for path in spool_dirs if (time := spoolers.generation_time(path)) is not None]
+    ages = [age for path in spool_dirs for pid in spoolers.pids(path) if (age := process.age(pid)) is not None]
+    if ages:
+        times.append(clock.now() - max(ages))
+    return max(times, default=None)

@@ -151,6 +151,13 @@ def started(pid: int) -> int | None:
     return int(words[0]) if words[0].isdigit() else None
 
 
+def age(pid: int) -> float | None:
+    """Return how many seconds ago the process ``pid`` started; ``None`` if it is dead."""
+    if (ticks := started(pid)) is None:
+        return None
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+
+
 def is_alive(pid: int, known: bytes) -> bool:
     """Whether the process ``pid`` still is the one whose :func:`identity` was ``known``."""
     if pid == os.getpid():
