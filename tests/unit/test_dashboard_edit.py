@@ -13,18 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dashboard_site import SAME, Site, make_app, run_due
 from flask import Flask
-from flask.testing import FlaskClient
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spoolkit import Job, SpoolKit, application, registry, spool, thread
+from spoolkit import Job, registry, spool, thread
 from spoolkit.admin import editing, lookup
-from spoolkit.dashboard import ALL_RIGHTS, Access, dashboard_blueprint
+from spoolkit.dashboard import ALL_RIGHTS
 from spoolkit.job import State, Status
-from spoolkit.spooling.standalone import Spooler
 
-SAME = {"Sec-Fetch-Site": "same-origin"}
 calls: list[Any] = []
 
 
@@ -63,16 +61,8 @@ def in_thread(word: str) -> None:
     calls.append(word)
 
 
-class Site:
-    """An application with the page under /spool."""
-
-    def __init__(self, tmp_path: Path) -> None:
-        self.access: Access | None = Access("anna", ALL_RIGHTS)
-        self.app = Flask("the_application")
-        self.app.config.update(SPOOLKIT_SPOOL=tmp_path / "spool")
-        SpoolKit(self.app)
-        self.app.register_blueprint(dashboard_blueprint(lambda request: self.access), url_prefix="/spool")
-        self.client: FlaskClient = self.app.test_client()
+class EditSite(Site):
+    """A site whose form is filled in by a test."""
 
     def fields(self, id: str, status: int = 200) -> dict[str, str]:
         answer = self.client.get(f"/spool/jobs/{id}/edit")
@@ -96,20 +86,26 @@ def fields_in(text: str) -> dict[str, str]:
     return {html.unescape(name): html.unescape(value) for name, value in found}
 
 
-def run_due() -> list[Any]:
+def calls_now() -> list[Any]:
+    """The calls of the jobs that are due."""
     calls.clear()
-    Spooler(application.settings().spool).run_due()
+    run_due()
     return calls
 
 
+@pytest.fixture(scope="module")
+def app() -> Flask:
+    return make_app()
+
+
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    made = Site(tmp_path)
-    with made.app.app_context():
+def site(app: Flask, tmp_path: Path) -> Iterator[EditSite]:
+    made = EditSite(app, tmp_path)
+    with app.app_context():
         yield made
 
 
-def test_a_changed_argument_makes_a_new_job_and_the_old_one_stays(site: Site) -> None:
+def test_a_changed_argument_makes_a_new_job_and_the_old_one_stays(site: EditSite) -> None:
     old = send.using(tags=["mail"], headers={"request": "7"}, retries=3)("nobody", 2)
     run_due()
     before = lookup.find(old.id)
@@ -118,12 +114,12 @@ def test_a_changed_argument_makes_a_new_job_and_the_old_one_stays(site: Site) ->
     assert found.arguments == (("somebody", 2), {})
     kept = found.status
     assert (kept.tags, dict(kept.headers or {}), kept.retries) == (("mail",), {"request": "7"}, 3)
-    assert run_due() == [("somebody", 2, "none", None)]
+    assert calls_now() == [("somebody", 2, "none", None)]
     assert lookup.find(old.id).state is before.state
     assert lookup.find(new).state is State.DONE
 
 
-def test_who_did_it_is_an_event_of_both_jobs(site: Site) -> None:
+def test_who_did_it_is_an_event_of_both_jobs(site: EditSite) -> None:
     old = send("a")
     run_due()
     new = site.made(old.id)
@@ -137,7 +133,7 @@ def test_who_did_it_is_an_event_of_both_jobs(site: Site) -> None:
     assert new in site.app.test_cli_runner().invoke(args=["spool", "show", old.id]).output
 
 
-def test_values_beyond_json_are_kept_and_can_be_changed(site: Site) -> None:
+def test_values_beyond_json_are_kept_and_can_be_changed(site: EditSite) -> None:
     parcel = Parcel(Decimal("1.50"), datetime(2026, 11, 26, 12, tzinfo=UTC))
     old = send("a", parcel=parcel)
     new = site.made(old.id, count="5")
@@ -148,7 +144,7 @@ def test_values_beyond_json_are_kept_and_can_be_changed(site: Site) -> None:
     assert lookup.details(new).arguments == (("a",), {"parcel": Parcel(Decimal("2.75"), parcel.at)})
 
 
-def test_a_secret_value_is_blank_and_kept(site: Site) -> None:
+def test_a_secret_value_is_blank_and_kept(site: EditSite) -> None:
     old = send("a", password="sesame-open")
     page = site.client.get(f"/spool/jobs/{old.id}/edit").text
     assert "sesame" not in page
@@ -161,20 +157,20 @@ def test_a_secret_value_is_blank_and_kept(site: Site) -> None:
     assert "typed-secret" not in wrong.text
 
 
-def test_a_default_is_shown_without_the_secrets_within_it(site: Site) -> None:
+def test_a_default_is_shown_without_the_secrets_within_it(site: EditSite) -> None:
     page = site.client.get(f"/spool/jobs/{logs_in('somebody').id}/edit").text
     assert "sesame" not in page
     assert html.escape('{"host": "mail", "password": "[redacted]"}', quote=True).replace("&quot;", "&#34;") in page
 
 
 @pytest.mark.parametrize("depth", [500, 900, 5000, 100_000])
-def test_a_value_that_nests_deeply_is_refused(site: Site, depth: int) -> None:
+def test_a_value_that_nests_deeply_is_refused(site: EditSite, depth: int) -> None:
     answer = site.submit(send("somebody").id, to="[" * depth + "]" * depth)
     assert answer.status_code == 400
     assert 'aria-invalid="true"' in answer.text
 
 
-def test_secret_values_within_a_value_are_put_back(site: Site) -> None:
+def test_secret_values_within_a_value_are_put_back(site: EditSite) -> None:
     @spool(name="with.dict")
     def with_dict(data: dict[str, Any]) -> None:
         pass
@@ -199,7 +195,7 @@ def test_secret_values_within_a_value_are_put_back(site: Site) -> None:
     ({"to": "[" * 50_000}, "to is not JSON"),
 ])  # fmt: skip
 def test_what_is_wrong_is_said_beside_the_field_and_nothing_is_done(
-    site: Site, changed: dict[str, str], message: str
+    site: EditSite, changed: dict[str, str], message: str
 ) -> None:
     old = send("a")
     answer = site.submit(old.id, **changed)
@@ -211,7 +207,7 @@ def test_what_is_wrong_is_said_beside_the_field_and_nothing_is_done(
     assert lookup.details(old.id).events == []
 
 
-def test_arguments_that_do_not_fit_together_are_refused(site: Site) -> None:
+def test_arguments_that_do_not_fit_together_are_refused(site: EditSite) -> None:
     old = any_number(1, 2, three=3)
     assert site.fields(old.id) == {"first": "1", "rest": "[\n 2\n]", "named": '{\n "three": 3\n}'}
     assert lookup.details(site.made(old.id, rest="[5, 6]")).arguments == ((1, 5, 6), {"three": 3})
@@ -220,14 +216,14 @@ def test_arguments_that_do_not_fit_together_are_refused(site: Site) -> None:
     assert "give a JSON object" in html.unescape(site.submit(old.id, named="[]").text)
 
 
-def test_a_large_value_is_kept_unseen(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_value_is_kept_unseen(site: EditSite, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(editing, "MAX_TEXT", 100)
     old = send("x" * 1000)
     assert site.fields(old.id)["to"] == ""
     assert lookup.details(site.made(old.id, count="3")).arguments == (("x" * 1000, 3), {})
 
 
-def test_a_unique_job_that_is_there_already_is_named(site: Site) -> None:
+def test_a_unique_job_that_is_there_already_is_named(site: EditSite) -> None:
     old = once(1)
     answer = site.submit(old.id)
     assert answer.status_code == 409
@@ -235,7 +231,7 @@ def test_a_unique_job_that_is_there_already_is_named(site: Site) -> None:
     assert lookup.details(site.made(old.id, number="2")).arguments == ((2,), {})
 
 
-def test_a_task_that_is_unknown_here_cannot_be_edited(site: Site) -> None:
+def test_a_task_that_is_unknown_here_cannot_be_edited(site: EditSite) -> None:
     @spool(name="gone.too")
     def task(a: int) -> None:
         pass
@@ -247,7 +243,7 @@ def test_a_task_that_is_unknown_here_cannot_be_edited(site: Site) -> None:
     assert "Edit and run again" not in site.client.get(f"/spool/jobs/{old.id}").text
 
 
-def test_a_thread_job_is_run_again_with_new_arguments(site: Site) -> None:
+def test_a_thread_job_is_run_again_with_new_arguments(site: EditSite) -> None:
     old = in_thread("one")
     assert old.wait(10)
     assert "were not kept" in site.client.get(f"/spool/jobs/{old.id}/edit").text
@@ -257,7 +253,7 @@ def test_a_thread_job_is_run_again_with_new_arguments(site: Site) -> None:
     assert Job.get(new).wait(10)
 
 
-def test_arguments_of_another_version_are_filled_in_by_name(site: Site) -> None:
+def test_arguments_of_another_version_are_filled_in_by_name(site: EditSite) -> None:
     @spool(name="changed.task")
     def task(a: int, b: int) -> None:
         pass
@@ -274,13 +270,13 @@ def test_arguments_of_another_version_are_filled_in_by_name(site: Site) -> None:
 
 
 @pytest.mark.parametrize("missing", ["view", "arguments", "edit"])
-def test_each_right_is_asked_for(site: Site, missing: str) -> None:
+def test_each_right_is_asked_for(site: EditSite, missing: str) -> None:
     old = send("a")
-    site.access = Access("eve", ALL_RIGHTS - {missing})
+    site.visit(*ALL_RIGHTS - {missing})
     assert site.client.get(f"/spool/jobs/{old.id}/edit").status_code == 403
     data = {"arg.to": '"b"', "arg.count": "1", "arg.password": "", "arg.parcel": ""}
     assert site.client.post(f"/spool/jobs/{old.id}/run-again", headers=SAME, data=data).status_code == 403
-    site.access = Access("anna", ALL_RIGHTS)
+    site.visit(*ALL_RIGHTS)
     for forged in ({}, {"Sec-Fetch-Site": "cross-site"}, {"Origin": "http://evil.example"}):
         assert site.client.post(f"/spool/jobs/{old.id}/run-again", headers=forged, data=data).status_code == 403
     assert [status.id for status in lookup.jobs()] == [old.id]

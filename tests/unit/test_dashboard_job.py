@@ -13,19 +13,17 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+from dashboard_site import SAME, Site, make_app, run_due
 from flask import Flask
-from flask.testing import FlaskClient
 
-from spoolkit import SpoolKit, application, chain, current_job, registry, spool, thread
+from spoolkit import chain, current_job, registry, spool, thread
 from spoolkit.admin import lookup, stack
-from spoolkit.dashboard import ALL_RIGHTS, READ_ONLY, Access, dashboard_blueprint
+from spoolkit.dashboard import ALL_RIGHTS
 from spoolkit.dashboard import job as page_of_job
 from spoolkit.job import Attempt, Progress, State
 from spoolkit.spooldir import dead
-from spoolkit.spooling.standalone import Spooler
 
 HOSTILE = "<script>alert(1)</script>\x1b[31mred\x1b]0;title\x07\u202e" + "x" * 10_000
-SAME = {"Sec-Fetch-Site": "same-origin"}
 
 
 @spool(retries=0)
@@ -52,31 +50,15 @@ def in_thread(word: str) -> None:
     pass
 
 
-class Site:
-    """An application with the page under /spool."""
-
-    def __init__(self, tmp_path: Path) -> None:
-        self.access: Access | None = Access("anna", ALL_RIGHTS)
-        self.app = Flask("the_application")
-        self.app.config.update(SPOOLKIT_SPOOL=tmp_path / "spool")
-        SpoolKit(self.app)
-        self.app.register_blueprint(dashboard_blueprint(lambda request: self.access), url_prefix="/spool")
-        self.client: FlaskClient = self.app.test_client()
-
-    def page(self, path: str, status: int = 200, **headers: str) -> str:
-        answer = self.client.get(f"/spool{path}", headers=headers)
-        assert answer.status_code == status, answer.text
-        return answer.text
-
-
-def run_due() -> None:
-    Spooler(application.settings().spool).run_due()
+@pytest.fixture(scope="module")
+def app() -> Flask:
+    return make_app()
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    made = Site(tmp_path)
-    with made.app.app_context():
+def site(app: Flask, tmp_path: Path) -> Iterator[Site]:
+    made = Site(app, tmp_path)
+    with app.app_context():
         yield made
 
 
@@ -100,7 +82,7 @@ def test_the_page_of_a_dead_job_says_why(site: Site) -> None:
 def test_a_read_only_visitor_sees_neither_arguments_nor_logs(site: Site) -> None:
     job = breaks("a-text-that-is-an-argument")
     run_due()
-    site.access = Access("eve", READ_ONLY)
+    site.visit("view")
     text = site.page(f"/jobs/{job.id}")
     hidden = ("a-text-that-is-an-argument", "printed", "logged", "frames of libraries", 'method="post"', "<h2>Call")
     assert [one for one in hidden if one in text] == []
@@ -112,7 +94,7 @@ def test_a_read_only_visitor_sees_neither_arguments_nor_logs(site: Site) -> None
 def test_each_right_shows_its_part(site: Site, right: str) -> None:
     job = breaks("{")
     run_due()
-    site.access = Access("eve", {"view", right})
+    site.visit("view", right)
     text = site.page(f"/jobs/{job.id}")
     assert ("<h2>Call" in text) == (right == "arguments")
     assert ("printed" in text) == (right == "logs")
@@ -128,7 +110,7 @@ def test_the_log_of_an_attempt_is_a_file(site: Site) -> None:
     assert answer.headers["Content-Disposition"] == f'attachment; filename="{job.id}-2.log.txt"'
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
     assert "has no attempt 3" in site.page(f"/jobs/{job.id}/attempts/3/log.txt", 404)
-    site.access = Access("eve", {"logs"})
+    site.visit("logs")
     assert "needs the right" in site.page(f"/jobs/{job.id}/attempts/2/log.txt", 403)
 
 
@@ -184,7 +166,7 @@ def test_the_result_is_shown_to_those_who_may_see_arguments(site: Site) -> None:
     job = returns("a-result")
     run_due()
     assert "a-result" in site.page(f"/jobs/{job.id}")
-    site.access = Access("eve", {"view", "logs"})
+    site.visit("view", "logs")
     assert "a-result" not in site.page(f"/jobs/{job.id}")
 
 
@@ -207,7 +189,7 @@ def test_the_jobs_of_a_chain_lead_to_each_other(site: Site) -> None:
     assert f'Before it in its chain</dt><dd><a href="/spool/jobs/{first.id}"' in site.page(f"/jobs/{after[1]}")
 
 
-def test_a_job_of_a_task_that_is_unknown_here_is_shown(site: Site) -> None:
+def test_a_job_of_a_task_that_is_unknown_here_is_shown(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     @spool(name="gone.task", retries=0)
     def task(secret: str) -> None:
         pass
@@ -215,7 +197,7 @@ def test_a_job_of_a_task_that_is_unknown_here_is_shown(site: Site) -> None:
     job = task("sesame-open")
     del registry.this_process.tasks["gone.task"]
     assert "gone.task is not declared in this process" in site.page(f"/jobs/{job.id}")
-    site.app.config["SPOOLKIT_UNKNOWN_GRACE"] = 0
+    monkeypatch.setitem(site.app.config, "SPOOLKIT_UNKNOWN_GRACE", 0)
     run_due()
     assert lookup.find(job.id).state is State.DEAD
     text = site.page(f"/jobs/{job.id}")
@@ -266,7 +248,7 @@ def test_a_running_job_is_asked_where_it_is(site: Site, monkeypatch: pytest.Monk
     assert '<span class="own">/app/tasks.py:7, in &lt;lambda&gt;</span>' in answer.text
     assert "<span>/lib/ssl.py:8, in read</span>" in answer.text
     assert "Another thread of the process" in answer.text
-    site.access = Access("eve", ALL_RIGHTS - {"logs"})
+    site.visit(*ALL_RIGHTS - {"logs"})
     assert site.client.post(f"/spool/jobs/{job.id}/stack", headers=SAME).status_code == 403
 
 

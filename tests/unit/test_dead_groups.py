@@ -9,20 +9,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from dashboard_site import Site, make_app, run_due, spool_dir
 from flask import Flask
-from flask.testing import FlaskClient
 
-from spoolkit import SpoolKit, application, spool
+from spoolkit import spool
 from spoolkit.admin import dead_groups, lookup
-from spoolkit.dashboard import ALL_RIGHTS, READ_ONLY, Access, dashboard_blueprint
+from spoolkit.dashboard import ALL_RIGHTS, READ_ONLY
 from spoolkit.errors import UnknownJobError
 from spoolkit.job import State
 from spoolkit.spooldir import dead
-from spoolkit.spooling.standalone import Spooler
 from spoolkit.store import locations
 from spoolkit.system import clock
-
-SAME = {"Sec-Fetch-Site": "same-origin"}
 
 
 @spool(retries=0)
@@ -34,42 +31,21 @@ def breaks(text: str, password: str = "") -> None:
     json.loads(text)
 
 
-class Site:
-    """An application with the page under /spool."""
-
-    def __init__(self, tmp_path: Path) -> None:
-        self.access: Access | None = Access("anna", ALL_RIGHTS)
-        self.app = Flask("the_application")
-        self.app.config.update(SPOOLKIT_SPOOL=tmp_path / "spool")
-        SpoolKit(self.app)
-        self.app.register_blueprint(dashboard_blueprint(lambda request: self.access), url_prefix="/spool")
-        self.client: FlaskClient = self.app.test_client()
-
-    def page(self, path: str, status: int = 200) -> str:
-        answer = self.client.get(f"/spool{path}")
-        assert answer.status_code == status, answer.text
-        return answer.text
-
-    def post(self, path: str, status: int = 200, **data: str) -> str:
-        answer = self.client.post(f"/spool{path}", data=data, headers=SAME)
-        assert answer.status_code == status, answer.text
-        return answer.text
+@pytest.fixture(scope="module")
+def app() -> Flask:
+    return make_app()
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    made = Site(tmp_path)
-    with made.app.app_context():
+def site(app: Flask, tmp_path: Path) -> Iterator[Site]:
+    made = Site(app, tmp_path)
+    with app.app_context():
         yield made
-
-
-def spool_dir() -> str:
-    return os.fspath(application.settings().spool)
 
 
 def die(*texts: str) -> list[str]:
     ids = [breaks(text).id for text in texts]
-    Spooler(spool_dir()).run_due()
+    run_due()
     return ids
 
 
@@ -154,10 +130,10 @@ def test_a_group_is_retried_after_a_question_with_its_number(site: Site) -> None
     assert until is not None
     assert "Retry 2 jobs…" in page
     late = die("key3")
-    question = site.post(f"/dead/{group.key}/retry", until=until[1])
+    question = site.post(f"/dead/{group.key}/retry", until=until[1]).text
     assert "Retry 2 jobs" in question
     assert lookup.find(ids[0]).state is State.DEAD
-    done = site.post(f"/dead/{group.key}/retry", until=until[1], confirmed="yes")
+    done = site.post(f"/dead/{group.key}/retry", until=until[1], confirmed="yes").text
     assert "2 jobs retried" in done
     states = [lookup.find(id).state for id in (*ids, *late)]
     assert states == [State.QUEUED, State.QUEUED, State.DEAD, State.DEAD]
@@ -168,7 +144,7 @@ def test_a_group_is_purged_with_files_of_other_libraries(site: Site) -> None:
     die("key1")
     foreign("of another library")
     for group in dead_groups.find().groups:
-        assert "1 job deleted" in site.post(f"/dead/{group.key}/purge", confirmed="yes")
+        assert "1 job deleted" in site.post(f"/dead/{group.key}/purge", confirmed="yes").text
     assert dead_groups.find().groups == []
     assert os.listdir(os.path.join(spool_dir(), "dead")) == []
 
@@ -177,16 +153,16 @@ def test_the_rights_are_asked_for(site: Site) -> None:
     (id,) = die("key1")
     (group,) = dead_groups.find().groups
     for rights in (READ_ONLY, ALL_RIGHTS - {"retry", "purge"}):
-        site.access = Access("eve", rights)
+        site.visit(*rights)
         assert "<button class" not in site.page(f"/dead/{group.key}")
         for verb in ("retry", "purge"):
-            site.post(f"/dead/{group.key}/{verb}", 403, confirmed="yes")
+            assert site.post(f"/dead/{group.key}/{verb}", confirmed="yes").status_code == 403
     assert lookup.find(id).state is State.DEAD
 
 
 def test_a_secret_argument_is_not_in_the_message_of_a_group(site: Site) -> None:
     breaks("says", "sesame-open")
-    Spooler(spool_dir()).run_due()
+    run_due()
     (group,) = dead_groups.find().groups
     assert "sesame-open" not in site.page("/dead")
     text = site.page(f"/dead/{group.key}")
@@ -199,7 +175,8 @@ def test_a_group_that_is_gone_is_a_404(site: Site) -> None:
         dead_groups.find(clock.now() - 3600).group("x")
     (group_id,) = die("key1")
     (group,) = dead_groups.find().groups
-    assert "until is" in site.post(f"/dead/{group.key}/retry", 400, until="soon")
+    answer = site.post(f"/dead/{group.key}/retry", until="soon")
+    assert (answer.status_code, "until is" in answer.text) == (400, True)
     assert lookup.find(group_id).state is State.DEAD
 
 
