@@ -17,11 +17,12 @@ from dashboard_site import SAME, Site, make_app, run_due
 from flask import Flask
 
 from spoolkit import chain, current_job, registry, spool, thread
-from spoolkit.admin import lookup, stack
+from spoolkit.admin import lookup, stack, surroundings
 from spoolkit.dashboard import ALL_RIGHTS
 from spoolkit.dashboard import job as page_of_job
-from spoolkit.job import Attempt, Progress, State
+from spoolkit.job import Attempt, Progress, State, Status
 from spoolkit.spooldir import dead
+from spoolkit.system import clock
 
 HOSTILE = "<script>alert(1)</script>\x1b[31mred\x1b]0;title\x07\u202e" + "x" * 10_000
 
@@ -268,3 +269,14 @@ def test_a_job_that_runs_has_its_live_log_and_the_actions_for_it(site: Site, mon
         assert button in text
     for other in ("Retry</button>", "Run now</button>", "Delete</button>"):
         assert other not in text
+
+
+def test_why_a_job_waits_tells_the_key_of_its_limit_to_those_who_may_see_arguments(site: Site) -> None:
+    task = f"{__name__}.returns"
+    status = Status("0" * 32, task, State.QUEUED, parked_for=f'{task} ["anna"]', slot_at=clock.now() + 60)
+    assert "anna" in surroundings.reasons_to_wait(status)[0] or "hidden" in surroundings.reasons_to_wait(status)[0]
+    reasons = surroundings.reasons_to_wait(status, with_keys=False)
+    assert reasons[0] == "it waits for room under the limit of its task"
+    assert reasons[1].startswith("it waits for its slot under the rate of its task, in ")
+    expired = replace(status, parked_for=None, slot_at=None, expires_at=1.0, paused=True)
+    assert [reason[:15] for reason in surroundings.reasons_to_wait(expired)] == ["it has expired,", "its task is pau"]

@@ -33,8 +33,13 @@ class Chain:
     after: str | None = None
 
 
-def reasons_to_wait(status: Status) -> list[str]:
-    """Return why a job does not run now, the strongest reason first; nothing unless it waits."""
+def reasons_to_wait(status: Status, *, with_keys: bool = True) -> list[str]:
+    """Return why a job does not run now, the strongest reason first; nothing unless it waits.
+
+    Args:
+        status: The job.
+        with_keys: Whether the key of its limit is told, which is made of arguments.
+    """
     if status.state not in (State.QUEUED, State.RETRYING):
         return []
     now, found = clock.now(), []
@@ -50,7 +55,8 @@ def reasons_to_wait(status: Status) -> list[str]:
     if (closed := gate.state(spool_dir)) is not None:
         found.append("its queue is paused" if closed == "paused" else "its queue is drained until the next start")
     if status.parked_for is not None:
-        found.append(f"it waits for room under the limit of {limits.shown_key(status.parked_for)}")
+        key = limits.shown_key(status.parked_for) if with_keys else "its task"
+        found.append(f"it waits for room under the limit of {key}")
     if status.slot_at is not None and status.slot_at > now:
         found.append(f"it waits for its slot under the rate of its task, {words.ago(status.slot_at)}")
     elif status.run_at is not None and status.run_at > now:

@@ -62,7 +62,7 @@ def job(access: Access, id: str) -> ResponseReturnValue:
         result=_cut(status.result.decode("utf-8", "replace")) if may_see and status.result is not None else None,
         checkpoint=_cut(surroundings.checkpoint(status)) if may_see else None,
         options={name: value for name in CALL_OPTIONS if (value := getattr(status, name)) is not None},
-        reasons=surroundings.reasons_to_wait(status),
+        reasons=surroundings.reasons_to_wait(status, with_keys=may_see),
         batch=surroundings.batch(status),
         chain=surroundings.chain(status.id),
         entries=timeline.entries(shown),
