@@ -24,6 +24,7 @@ from flask.testing import FlaskClient
 from flask_wtf import CSRFProtect
 from hypothesis import given
 from hypothesis import strategies as st
+from jinja2 import StrictUndefined
 from uwsgi_server import wait_until
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.middleware.proxy_fix import ProxyFix
@@ -32,7 +33,17 @@ from werkzeug.test import Client
 import spoolkit
 from spoolkit import ConfigurationError, SpoolKit, application, current_job, spool
 from spoolkit.admin import actions, changes
-from spoolkit.dashboard import ALL_RIGHTS, READ_ONLY, Access, access, basic_auth, chart, dashboard_blueprint, routes
+from spoolkit.dashboard import (
+    ALL_RIGHTS,
+    READ_ONLY,
+    Access,
+    access,
+    basic_auth,
+    blueprint,
+    chart,
+    dashboard_blueprint,
+    routes,
+)
 from spoolkit.spooling.standalone import Spooler
 from spoolkit.store import locations
 from spoolkit.system import clock
@@ -198,6 +209,23 @@ def test_each_link_of_a_page_leads_somewhere_and_nothing_is_inline(client: Flask
     assert len(links) > 4
     assert {link: client.get(link).status_code for link in links if client.get(link).status_code != 200} == {}
     assert re.findall(r"<script(?! src=)|<style|\sstyle=|\son\w+=|hx-on|javascript:", text) == []
+
+
+def test_a_site_whose_templates_are_strict_has_the_page_as_well(app: Flask, client: FlaskClient) -> None:
+    app.jinja_env.undefined = StrictUndefined
+    dead, waiting = greet("").id, greet.using(delay=60)("later").id
+    run_all()
+    pages = [page.rule for page in (route for one in blueprint.PAGES for route in one) if page.is_live]
+    paths = [path for path in pages if "<" not in path]
+    assert len(paths) > 5
+    for path in [*paths, f"/jobs/{dead}", f"/jobs/{waiting}", "/jobs?q=state:dead"]:
+        assert client.get(f"/spool{path}").status_code == 200, path
+    for path, status in (("/jobs?q=oops", 400), ("/jobs/18af", 404)):
+        assert client.get(f"/spool{path}").status_code == status
+    for form in ({"id": dead, "what": "selected"}, {"what": "all", "until": "f" * 32}):
+        for more in ({}, {"confirmed": "yes"}):
+            answer = client.post("/spool/jobs/retry", headers={"Origin": "http://localhost"}, data={**form, **more})
+            assert answer.status_code in (200, 400)
 
 
 def test_the_headers_of_an_answer(client: FlaskClient) -> None:

@@ -92,6 +92,7 @@ def jobs(access: Access) -> ResponseReturnValue:
     return render(
         "jobs.html",
         text=text,
+        problem=None,
         wanted=wanted,
         page=page,
         before=before,
