@@ -41,6 +41,12 @@ def export(user: str) -> str:
     return "a secret result"
 
 
+@spool(retries=0)
+def names_a_file() -> None:
+    current_job().progress(1, 2, os.fsdecode(b"caf\xe9.txt"))
+    raise OSError
+
+
 @pytest.fixture
 def app(tmp_path: Path) -> Iterator[Flask]:
     app = made(tmp_path, SECRET_KEY="a secret of this test")
@@ -169,6 +175,13 @@ def test_the_page_shows_how_far_a_running_job_is(app: Flask, client: FlaskClient
 def bodies(client: FlaskClient, *urls: str) -> set[tuple[int, str]]:
     answers = [client.get(url) for url in urls]
     return {(answer.status_code, answer.text) for answer in answers}
+
+
+def test_a_note_that_is_not_utf8_is_shown(app: Flask, client: FlaskClient) -> None:
+    job = names_a_file()
+    run_all()
+    assert client.get(state_url(job, app)).get_json()["progress"]["note"] == "caf\udce9.txt"
+    assert "caf\\udce9.txt" in client.get(page_url(job, app)).text
 
 
 def test_a_link_that_is_not_valid_does_not_tell_whether_there_is_such_a_job(app: Flask, client: FlaskClient) -> None:

@@ -77,7 +77,8 @@ def progress_blueprint() -> Blueprint:
             progress=seen.progress,
             result_url=seen.result_url,
         )
-        response = _answer(make_response(html))
+        # A note, such as the name of a file, may contain what is not UTF-8.
+        response = _answer(Response(html.encode("utf-8", "backslashreplace"), mimetype="text/html"))
         if seen.status.state not in FINISHED:
             age = clock.now() - seen.signed_at
             response.headers["Refresh"] = f"{min(MAX_REFRESH, max(MIN_REFRESH, age / 10)):.0f}"
