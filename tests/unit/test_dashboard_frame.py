@@ -124,6 +124,11 @@ def closed(app: Flask, caplog: pytest.LogCaptureFixture, **options: Any) -> str 
         (True, "127.0.0.1", "localhost", {"Forwarded": "for=192.0.2.7"}, "passed a proxy"),
         (True, "127.0.0.1", "localhost", {"X-Real-IP": "192.0.2.7"}, "passed a proxy"),
         (True, "127.0.0.1", "localhost", {"Via": "1.1 cache"}, "passed a proxy"),
+        (True, "127.0.0.1", "localhost", {"X-Forwarded-Server": "shop.example"}, "passed a proxy"),
+        (True, "127.0.0.1", "localhost", {"X-Original-Forwarded-For": "192.0.2.7"}, "passed a proxy"),
+        (True, "127.0.0.1", "localhost", {"CF-Connecting-IP": "192.0.2.7"}, "passed a proxy"),
+        (True, "127.0.0.1", "localhost", {"True-Client-IP": "192.0.2.7"}, "passed a proxy"),
+        (True, "127.0.0.1", "localhost", {"Tailscale-User-Login": "anna"}, "passed a proxy"),
     ],
 )
 def test_without_access_the_page_is_open_to_a_developer_on_the_machine_alone(

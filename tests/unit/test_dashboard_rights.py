@@ -84,6 +84,11 @@ def test_a_stranger_learns_nothing(site: Site) -> None:
             assert dict(answer.headers) == dict(unknown.headers), (route.rule, method)
 
 
+def test_a_stranger_is_not_led_to_the_page(site: Site) -> None:
+    for path in ("/spool", "/spool//jobs", "//spool/jobs", "/spool/jobs//x", "/spool/jobs/"):
+        assert site.client.get(path).status_code == 404, path
+
+
 def test_a_response_of_the_site_is_what_a_visitor_gets(site: Site) -> None:
     site.access = redirect("/login")
     for route in CLOSED:

@@ -29,8 +29,11 @@ READ_ONLY: frozenset[str] = frozenset({"view"})
 MAX_USER = 80
 """Characters of a user's name that are recorded."""
 
-FORWARDED = ("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP", "Via")
-"""Headers that a proxy adds: with one of them, the request comes from elsewhere, whatever its address says."""
+FORWARDED = (
+    *("forwarded", "x-forwarded", "x-original-", "via", "cdn-loop", "x-real-ip", "x-client-ip", "x-cluster-client-ip"),
+    *("true-client-ip", "cf-", "fastly-client", "fly-", "x-amzn-", "x-azure-", "x-envoy-", "ngrok-", "tailscale-"),
+)
+"""How the names of headers begin that a proxy adds: the request comes from elsewhere, whatever its address says."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +141,7 @@ def _distance(request: Request) -> str | None:
     if not _is_loopback(_name_of(request.host)):
         # The name of a page in the developer's browser, which somebody has made to mean this machine.
         return f"the request is for the host {request.host[:80]}"
-    if found := next((name for name in FORWARDED if name in request.headers), None):
+    if found := next((name for name, _ in request.headers if name.lower().startswith(FORWARDED)), None):
         return f"the request has passed a proxy: it has the header {found}"
     return None
 

@@ -158,7 +158,9 @@ class Routes(list[Route]):
                 view_func=_view_of(route, access),
                 methods=METHODS,
                 provide_automatic_options=False,
-                strict_slashes=False,  # a redirect would tell that there is a page
+                # Redirects would tell that there is a page.
+                strict_slashes=False,
+                merge_slashes=False,
             )
 
 
