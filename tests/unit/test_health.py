@@ -46,6 +46,11 @@ def served(directory: str) -> Iterator[str]:
     signal.signal(signal.SIGUSR1, before)
 
 
+@pytest.fixture(autouse=True)
+def seen_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "BELIEVED", 0.0)
+
+
 def checks() -> list[str]:
     return [reason.check for reason in health.reasons()]
 
@@ -224,6 +229,14 @@ def test_everybody_gets_an_answer_and_reasons_need_access(served: str, prefix: s
     assert get(f"{prefix}/health/ready", auth=("any", "secret")) == (503, {"ready": False, "reasons": reasons})
     assert app().test_client().post(f"{prefix}/health/ready").status_code == 405
     assert app().test_client().head(f"{prefix}/health/ready").status_code == 503
+
+
+def test_strangers_who_ask_often_get_the_answer_of_a_moment_ago(served: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    app().register_blueprint(health_blueprint())
+    monkeypatch.setattr(health, "BELIEVED", 60.0)
+    assert get("/health/ready")[0] == 200
+    monkeypatch.setattr(health, "look", None)
+    assert get("/health/ready")[0] == 200
 
 
 def test_reasons_need_the_right_to_view(directory: str) -> None:

@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -17,6 +19,10 @@ from spoolkit.errors import SpoolkitError, StoreUnavailableError
 from spoolkit.spooldir import spoolers
 from spoolkit.store import locations
 from spoolkit.system import disk
+from spoolkit.system.process import PerProcess
+
+BELIEVED = 1.0
+"""Seconds for which an answer is given again: strangers may ask, as often as they like."""
 
 
 @dataclass(frozen=True)
@@ -84,6 +90,22 @@ def reasons(max_due_age: float | None = None) -> list[Reason]:
         max_due_age: How long a job may be due and still wait, in seconds; ``None``: ``SPOOLKIT_MAX_DUE_AGE``.
     """
     return decide(look(), application.settings().max_due_age if max_due_age is None else max_due_age)
+
+
+_lock = PerProcess(threading.Lock)
+_latest = PerProcess[dict[str, tuple[float, list[Reason]]]](dict)
+"""Until when an answer is believed, on the monotonic clock, and the answer, by the path of the store."""
+
+
+def recent_reasons() -> list[Reason]:
+    """Return what :func:`reasons` returned in this process up to :data:`BELIEVED` seconds ago, or does now."""
+    with _lock.get():
+        path, now = locations.store().path, time.monotonic()
+        until, found = _latest.get().get(path, (now, []))
+        if now >= until:
+            found = reasons()
+            _latest.get()[path] = time.monotonic() + BELIEVED, found
+        return found
 
 
 def look() -> Facts:

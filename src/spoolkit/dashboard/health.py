@@ -24,7 +24,7 @@ def live(access: Access | None) -> ResponseReturnValue:
 @routes.open("/health/ready")
 def ready(access: Access | None) -> ResponseReturnValue:
     """Whether jobs that are enqueued now will run; 503 if not, or if that cannot be seen."""
-    reasons = health.reasons()
+    reasons = health.recent_reasons()
     answer: dict[str, object] = {"ready": not reasons}
     if access is not None and access.may("view"):
         answer["reasons"] = [reason._asdict() for reason in reasons]
