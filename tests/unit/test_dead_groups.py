@@ -125,6 +125,7 @@ def test_a_bound_is_told(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_group_is_retried_after_a_question_with_its_number(site: Site) -> None:
     ids = die("key1", "key2", "{")
     group = next(group for group in dead_groups.find().groups if group.error == "KeyError")
+    assert f'action="/spool/dead/{group.key}/retry"' in site.page("/dead")
     page = site.page(f"/dead/{group.key}")
     until = re.search(r'name="until" value="([^"]*)"', page)
     assert until is not None

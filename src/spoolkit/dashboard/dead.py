@@ -26,10 +26,18 @@ PER_PAGE = 100
 @routes.page("/dead")
 def dead(access: Access) -> ResponseReturnValue:
     """The dead jobs, by task, error and the place in the application's code."""
+    until = clock.now()
     found = dead_groups.find()
     shown = found.groups[:MAX_GROUPS]
     messages = {group.key: dead_groups.message(group.newest) for group in shown}
-    return render("dead.html", found=found, groups=shown, messages=messages, examined=dead_groups.MAX_EXAMINED)
+    return render(
+        "dead.html",
+        found=found,
+        groups=shown,
+        messages=messages,
+        until=repr(until),
+        examined=dead_groups.MAX_EXAMINED,
+    )
 
 
 @routes.page("/dead/<key>")
