@@ -126,7 +126,9 @@ def test_pages_are_without_a_gap_and_without_a_double_whatever_comes_meanwhile(
     assert number == 7
 
 
-@pytest.mark.parametrize("q", ["error:x", "arg.word:odd", "queue:default"])
+@pytest.mark.parametrize(
+    "q", ["arg.word:odd", *(pytest.param(q, marks=pytest.mark.matrix) for q in ("error:x", "queue:default"))]
+)
 def test_a_slow_search_goes_on_where_it_has_stopped(
     client: FlaskClient, monkeypatch: pytest.MonkeyPatch, q: str
 ) -> None:
