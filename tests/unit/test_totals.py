@@ -272,4 +272,4 @@ TestFigures.settings = settings(max_examples=12, stateful_step_count=30, deadlin
 
 @pytest.mark.matrix
 class TestManyFigures(Figures.TestCase):  # type: ignore[misc, name-defined]
-    settings = settings(max_examples=300, stateful_step_count=50, deadline=None)
+    settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
