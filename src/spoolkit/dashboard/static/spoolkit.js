@@ -17,9 +17,10 @@
 
   const selected = () => live.querySelectorAll('input[type="checkbox"]:checked');
 
-  // A refresh must not take away what somebody is about to use.
+  // A refresh must not take away what somebody is about to use. What is typed into the filter stays: it is morphed around.
+  const isEditing = () => live.contains(document.activeElement) && document.activeElement.matches("textarea, select");
   const mustWait = () => isPaused || isUnderWay || document.hidden || selected().length > 0
-    || document.querySelector("dialog[open]") || live.contains(document.activeElement) && document.activeElement.matches("input:not([type=checkbox]), textarea, select");
+    || document.querySelector("dialog[open]") !== null || isEditing();
 
   const say = (text) => { if (message.textContent !== text) message.textContent = text; };
 
