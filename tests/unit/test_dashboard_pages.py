@@ -178,6 +178,14 @@ def test_a_queue_is_paused_drained_and_resumed(site: Site) -> None:
     assert "until the site starts again" in " ".join(site.page("/queues").split())
 
 
+def test_the_path_of_a_queue_is_text(tmp_path: Path) -> None:
+    folder = tmp_path / "\x1b[31m<b>\u202e"
+    folder.mkdir()
+    text = Site(folder).client.get("/spool/queues").text
+    assert "/&lt;b&gt;\\u202e/spool" in text
+    assert not {"\x1b", "\u202e"} & set(text)
+
+
 @pytest.mark.parametrize("queue", ["", "unknown", "/etc", "../spool", HOSTILE])
 def test_what_is_no_queue_is_a_404(site: Site, queue: str) -> None:
     works()
