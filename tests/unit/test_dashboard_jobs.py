@@ -228,6 +228,17 @@ def test_selected_jobs_are_counted_before_something_is_done_to_them(client: Flas
     assert [(one.kind, one.by) for one in lookup.details(dead[0]).events] == [("retried", "anna")]
 
 
+def test_only_jobs_that_there_are_are_looked_for(client: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = [works("waits").id, breaks("dies").id, works("ends").id]
+    looked_for, find = [], lookup.find
+    monkeypatch.setattr(lookup, "find", lambda id, **options: looked_for.append(id) or find(id, **options))
+    unknown = [f"{number:032x}" for number in range(2000)]
+    data = {"what": "selected", "id": [*ids, "../x", "", *unknown]}
+    answer = client.post("/spool/jobs/cancel", headers=SAME, data=data)
+    assert "Cancel: 3 jobs?" in answer.text
+    assert sorted(looked_for) == sorted(ids)
+
+
 @pytest.mark.parametrize(("verb", "q", "says", "after"), [
     ("retry", "error:milk", "2 jobs retried", {State.QUEUED: 5, State.DEAD: 1, State.DONE: 1}),
     ("cancel", "", "3 jobs cancelled or asked to stop", {State.CANCELLED: 3, State.DEAD: 3, State.DONE: 1}),

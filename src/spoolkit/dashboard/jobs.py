@@ -17,6 +17,7 @@ from spoolkit.dashboard.access import Access, Right
 from spoolkit.dashboard.routes import Routes, confirm, record, render
 from spoolkit.errors import ArgumentError, UnknownJobError, counted
 from spoolkit.job import FINISHED, State, new_id
+from spoolkit.store import locations
 
 routes = Routes()
 
@@ -178,8 +179,11 @@ def _as_words(wanted: JobFilter) -> str:
 
 def _selected(ids: Sequence[str]) -> Listing:
     """The jobs with these ids, newest first: those that there are."""
-    found = Listing()
-    for id in sorted(set(ids[:MAX_AT_ONCE]), reverse=True):
+    found, wanted = Listing(), set(ids[:MAX_AT_ONCE])
+    files = lookup.list_files()
+    recorded = lookup.from_store(lambda: locations.store().states([*wanted])) or {}
+    # Only those that there are: where many jobs wait, each of the others would be looked for among their files.
+    for id in sorted(wanted & {*recorded, *files.waiting, *files.dead}, reverse=True):
         try:
             found.append(lookup.find(id))
         except UnknownJobError:
