@@ -38,6 +38,16 @@ assert os.environ["MPLCONFIGDIR"] == "/tmp/of-a-library"
 """)
 
 
+def test_a_time_limit_leaves_nothing_to_restore() -> None:
+    """To restore takes three times as long as all else that a job needs."""
+    run("""
+from spoolkit.attempt import process_state, timeouts
+with timeouts.soft(60):
+    pass
+assert process_state._process.get()._is_as_before()
+""")
+
+
 def test_restore_removes_added_variables_that_configure_spoolkit() -> None:
     run("""
 os.environ["SPOOLKIT_SPOOL"] = "/elsewhere"

@@ -29,6 +29,7 @@ from operator import eq
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from spoolkit.attempt import timeouts
 from spoolkit.system import log, process
 from spoolkit.system.process import PerProcess
 
@@ -268,6 +269,7 @@ class _Process:
     """How this process was before its first job. What jobs may add to it becomes a part of that."""
 
     def __init__(self) -> None:
+        timeouts.watch_reports()  # otherwise each job with a time limit would leave something to be restored
         self._before = _look()
         self._actions = _Actions()
         self._streams = {fd: (process.file_of(fd), _duplicate(fd)) for fd in (1, 2)}

@@ -125,7 +125,7 @@ def _unless_lost(ring_again: Callable[[], None]) -> Iterator[None]:
     That is so in finalizers, and in the callbacks of the garbage collector, which some libraries add. A long collection
     makes it likely: whatever strikes meanwhile is raised in the first Python code after it, which is such a callback.
     """
-    _watch_reports()
+    watch_reports()
     thread = threading.get_ident()
     outer = _if_lost.get(thread)
     _if_lost[thread] = ring_again
@@ -139,10 +139,11 @@ def _unless_lost(ring_again: Callable[[], None]) -> Iterator[None]:
 
 
 _report: Callable[[sys.UnraisableHookArgs], object] | None = None
-"""What :func:`_watch_reports` has last put in the place of ``sys.unraisablehook``."""
+"""What :func:`watch_reports` has last put in the place of ``sys.unraisablehook``."""
 
 
-def _watch_reports() -> None:
+def watch_reports() -> None:
+    """Hear of soft limits that are lost. It stays in place, and so belongs to what a process is before its jobs."""
     global _report
     if (report_others := sys.unraisablehook) is _report:
         return
