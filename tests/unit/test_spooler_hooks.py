@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -198,6 +199,19 @@ def test_the_thread_that_watches_ends_by_itself(monkeypatch: pytest.MonkeyPatch)
         with watch.watching("a call"):
             pass
     wait_until(lambda: not any(thread.name == "spoolkit-watch" for thread in threading.enumerate()))
+
+
+def test_a_stop_does_not_reach_the_thread_that_watches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "_watcher", PerProcess(watch._Watcher))
+    with watch.watching("a call"):
+        thread = watch._watcher.get()._thread
+        assert thread is not None
+
+        def blocked() -> int:
+            status = Path(f"/proc/self/task/{thread.native_id}/status").read_text()
+            return int(status.partition("SigBlk:")[2].split()[0], 16)
+
+        wait_until(lambda: bool(blocked() & 1 << signal.SIGTERM - 1))
 
 
 def test_a_hook_of_the_end_that_fails_does_not_keep_the_others_from_running(

@@ -11,7 +11,7 @@ import os
 import threading
 import time
 
-from spoolkit.system import log
+from spoolkit.system import log, task_signals
 from spoolkit.system.process import PerProcess
 
 LIMIT = 30.0
@@ -67,6 +67,8 @@ class _Watcher:
             self._running.discard(call)
 
     def _look(self) -> None:
+        # Otherwise a stop could reach this thread while the main thread blocks it, just to change its handler.
+        task_signals.block_in_thread()
         while True:
             time.sleep(PAUSE)
             with self._lock:
