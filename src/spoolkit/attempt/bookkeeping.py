@@ -169,7 +169,9 @@ def _record(job: JobSpec, result: AttemptResult, store: Store, file: str | None)
     outcome = result.outcome
     if result.recordable and result.attempt:
         return store.finish(
-            *(job, result.attempt, outcome),
+            job,
+            result.attempt,
+            outcome,
             result=result.result,
             progress=result.progress,
             log=result.log,

@@ -92,7 +92,8 @@ class _ProcessFile:
         self._file = process.file_of(self.fd)
         self._facts = b""
         self._stack = stacks.answer(spool_dir, os.path.basename(self.path))
-        self._thread: threading.Thread | None = None
+        #: The thread that the file names, as the kernel numbers it.
+        self.thread = 0
         self.tell_facts()
         self.empty_log()
 
@@ -104,14 +105,6 @@ class _ProcessFile:
         if facts != self._facts and len(facts) <= _FACTS.stop - _FACTS.start:
             self.head[_FACTS] = facts.ljust(_FACTS.stop - _FACTS.start)
             self._facts = facts
-
-    def tell_thread(self) -> None:
-        """Write which thread runs the job: in a spooler it is always the same."""
-        # By the object, which is kept: the number of a thread that has ended may be that of a later one.
-        if (thread := threading.current_thread()) is not self._thread:
-            self._thread = thread
-            # Not of the object, where that of the parent stands after a fork.
-            self.head[_THREAD] = b"%16d" % threading.get_native_id()
 
     @property
     def is_lost(self) -> bool:
@@ -188,7 +181,9 @@ class AttemptFile:
         if file.has_log:
             with contextlib.suppress(OSError):
                 file.empty_log()
-        file.tell_thread()
+        if (thread := threading.get_native_id()) != file.thread:  # in a spooler it is always the same
+            file.head[_THREAD] = b"%16d" % thread
+            file.thread = thread
         file.head[_JOB] = self._id  # last: from here on, what is before it is that of this job
 
     def hold(self) -> None:
