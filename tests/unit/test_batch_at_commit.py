@@ -53,7 +53,7 @@ from spoolkit.spooldir import batches, dead, held, spoolfile
 from spoolkit.spooling import batch_jobs, execute, leftovers
 from spoolkit.spooling.standalone import Spooler
 from spoolkit.store import locations
-from spoolkit.system import clock
+from spoolkit.system import clock, log
 
 history = ""
 """The file to which each run is appended."""
@@ -86,6 +86,11 @@ site = functools.partial(spool_site.site, globals())
 
 WHOLE = ["report 42 done=2", "step 1", "step 2"]
 """What a batch of the members 1 and 2 does."""
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_logged_yet() -> None:
+    log._complaints.discard()  # the same line comes once a minute at most
 
 
 @pytest.fixture
@@ -402,6 +407,24 @@ def test_a_batch_is_accepted_at_the_commit_also_on_a_full_disk(
     assert (ran(), batch.complete) == (WHOLE, True)
 
 
+def test_a_batch_waits_for_a_spool_directory_that_is_missing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with site(tmp_path, SPOOLKIT_QUEUES={"mail": {}}) as spool_dir, Session(database(tmp_path)) as session:
+        mail_dir = locations.queue_dir("mail")
+        with Batch("import", then=report.call(42), after_commit=session) as batch:
+            batch.add(step, 1)
+            batch.add(step.using(queue="mail").call(2))
+        os.rename(mail_dir, f"{mail_dir}-gone")
+        session.commit()
+        run(spool_dir)
+        assert f"a spooler tries again: [Errno 2] No such file or directory: '{mail_dir}'" in caplog.text
+        assert (ran(), waiting(spool_dir), batches.staged(spool_dir)) == ([], [batch.id], [])
+        os.rename(f"{mail_dir}-gone", mail_dir)
+        run(spool_dir)
+        run(mail_dir)
+        run(spool_dir)
+        assert (ran(), batch.complete) == (WHOLE, True)
+
+
 def test_a_file_that_cannot_be_moved_at_the_commit_is_accepted_by_a_sweep(
     spool_dir: str, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -644,6 +667,8 @@ def test_people_see_the_file_as_a_job_and_may_cancel_it(spool_dir: str, session:
     for words, seen in ((["batch", batch.id], "import"), (["show", batch.id], codec.TASK), (["ls"], codec.TASK)):
         result = current_app.test_cli_runner().invoke(commands, words)
         assert (result.exit_code, seen in result.output) == (0, True), result.output
+    with pytest.raises(JobStateError, match="a spooler enqueues its members"):
+        actions.run_now(batch.id)
     assert actions.cancel(batch.id) is State.CANCELLED
     run(spool_dir)
     assert (ran(), is_unknown(batch.id)) == ([], True)

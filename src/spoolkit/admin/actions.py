@@ -13,7 +13,7 @@ from spoolkit import application, signals
 from spoolkit.admin import keys
 from spoolkit.admin.lookup import Listing, check_id, directories, find, from_store, jobs, locate, recorded
 from spoolkit.coordination import batches, limits
-from spoolkit.encoding import packet
+from spoolkit.encoding import batch, packet
 from spoolkit.errors import DecodeError, JobStateError
 from spoolkit.job import FINAL, FINISHED, Failure, JobSpec, State, Status, of_status
 from spoolkit.spooldir import chunks, dead, held, later, parked, priorities, running, spoolers, spoolfile, waiting
@@ -252,6 +252,10 @@ def run_now(id: str, *, by: str | None = None) -> State:
             raise JobStateError(f"job {id} is {status.state}, not waiting", job=id, state=str(status.state))
         if not status.has_file:
             message = f"job {id} waits inside its process: only jobs with a file can be run now"
+            raise JobStateError(message, job=id, state=str(status.state))
+        if status.task == batch.TASK:
+            # Its file must keep its name, by which retention knows that its record is still needed.
+            message = f"{id} is a batch whose transaction is committed, and due: a spooler enqueues its members next"
             raise JobStateError(message, job=id, state=str(status.state))
         with _claimed(status) as path:
             if path is not None:

@@ -18,7 +18,14 @@ from spoolkit.coordination import batches as coordination
 from spoolkit.coordination import successors
 from spoolkit.encoding import batch as codec
 from spoolkit.encoding import packet
-from spoolkit.errors import JobTimeout, SpoolkitError, StoreUnavailableError, unavailable
+from spoolkit.errors import (
+    JobTimeout,
+    NewerStoreError,
+    SpoolkitError,
+    SpoolUnavailableError,
+    StoreUnavailableError,
+    unavailable,
+)
 from spoolkit.job import BatchStatus, JobSpec, replaced
 from spoolkit.settings import Settings
 from spoolkit.spooldir import batches, held, priorities, spoolfile
@@ -99,15 +106,15 @@ def accept_held(path: str, *, folder: str, spool_dir: str, config: Settings) -> 
         except JobTimeout:
             raise
         except (SpoolkitError, OSError) as error:
-            text = "the batch %s is accepted, but its members cannot be enqueued yet: a spooler tries again: %s"
-            log.complain(text, content.batch.id, error)
+            _complain(content.batch, error)
     return True
 
 
 def expand(path: str, content: packet.Packet, config: Settings) -> None:
     """Enqueue the members of an accepted batch, and remove its file. After a kill at any point it can be called again.
 
-    The caller has locked the file. It is not opened here.
+    The caller has locked the file. It is not opened here. If a spool directory or the store takes nothing, it is left
+    for another try.
 
     Args:
         path: The file.
@@ -117,11 +124,23 @@ def expand(path: str, content: packet.Packet, config: Settings) -> None:
     Raises:
         NewerJobError: The file has a field that this version must not ignore.
         DecodeError: It is no batch.
-        SpoolUnavailableError: A spool directory is full, read-only or missing. The file is left for another try.
-        StoreUnavailableError: The batch cannot be recorded.
+        NewerStoreError: A newer version of spoolkit has written the store.
         OSError: What is written cannot be brought to the disk.
     """
-    _expand(path, codec.unpack(content), config)
+    whole = codec.unpack(content)
+    try:
+        _expand(path, whole, config)
+    except NewerStoreError:
+        raise
+    except SpoolkitError as error:
+        _complain(whole.batch, error)
+
+
+def _complain(batch: BatchStatus, error: Exception) -> None:
+    # The error itself would say that nothing was accepted.
+    reason = error.__cause__ if isinstance(error, SpoolUnavailableError) else error
+    text = "the batch %s is accepted, but its members cannot be enqueued yet: a spooler tries again: %s"
+    log.complain(text, batch.id, reason)
 
 
 def _expand(path: str, content: codec.Content, config: Settings) -> None:
@@ -154,6 +173,9 @@ def _record(
             batches.remove(spool_dir, batch.id)
 
     try:
+        # Before any file is written: a batch that waits for a missing directory is tried again and again.
+        for spool_dir in found:
+            os.stat(spool_dir)
         for spool_dir, of_directory in found.items():
             placed = ((replaced(member.job, priority=member.priority), member.data) for member in of_directory)
             batches.stage(spool_dir, batch.id, placed, fsync=config.fsync)
