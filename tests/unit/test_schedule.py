@@ -192,6 +192,19 @@ def test_due_times_increase_and_are_the_same_wherever_one_begins(one: Schedule, 
         assert one.next_after(after - 1) == after
 
 
+@given(schedules, times, st.integers(1, 12))
+def test_the_times_before_are_those_that_were_due(one: Schedule, end: int, number: int) -> None:
+    found = one.before(end, number)
+    assert len(found) == number
+    assert [*reversed(found)] == [*one.between(found[-1] - 1, end)][-number:]
+    assert (one.next_after(found[0]) or end + 1) > end
+
+
+@pytest.mark.parametrize(("cron", "number"), [("0 0 29 2 *", 2), ("0 0 1 1 *", 5)])
+def test_the_times_before_may_be_years_ago(cron: str, number: int) -> None:
+    assert len(made(every=None, cron=cron).before(at(2027, 5, 5), number)) == number
+
+
 @given(of_each_day, st.sampled_from(ZONES), st.data())
 def test_around_a_change_none_is_lost_in_the_gap_and_none_comes_twice_in_the_fold(
     cron: str, zone: str, draw: st.DataObject

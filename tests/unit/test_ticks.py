@@ -681,7 +681,7 @@ def command(site: Site, *words: str) -> Any:
     return result if result.exit_code else json.loads(result.output) if "--json" in words else result.output
 
 
-def test_the_list_has_what_ran_and_what_comes(site: Site) -> None:
+def test_the_list_has_what_ran_and_what_comes(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     periodic(every=60, name="a", max_late=30)(task)
     (new,) = command(site, "--json")
     assert (new["declared"], new["added"], new["last"]) == (True, False, [])
@@ -698,6 +698,13 @@ def test_the_list_has_what_ran_and_what_comes(site: Site) -> None:
     assert [run["time"] for run in shown["next"]] == [MINUTE + 60 * minute for minute in range(7, 12)]
     registry.this_process.schedules.clear()
     assert command(site, "--json")[0]["declared"] is False
+    # Its runs are its runs, also at times that are not due any more.
+    site.as_if(monkeypatch, older=True)
+    site.declare(cron="30 * * * *", name="a")
+    site.work()
+    (shown,) = command(site, "--json")
+    assert shown["cron"] == "30 * * * *"
+    assert [job["run_at"] for job in shown["last"]] == [MINUTE + 60 * minute for minute in (6, 5, 4, 3, 2)]
 
 
 def test_nothing_runs_while_it_is_paused(site: Site) -> None:

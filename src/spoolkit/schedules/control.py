@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import zoneinfo
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -17,15 +17,15 @@ from spoolkit.schedules import declared, ticks
 from spoolkit.schedules.schedule import SECOND, Schedule, is_zone
 from spoolkit.settings import Settings
 from spoolkit.spooldir import schedules
-from spoolkit.spooldir.schedules import is_tick_of
+from spoolkit.spooldir.schedules import is_tick_of, may_be_tick, tick_id
 from spoolkit.store import locations
 from spoolkit.system import clock, files, log
 
 RUNS = 5
 """How many of the last and of the next runs are shown."""
 
-MAX_EXAMINED = 1000
-"""Records of a task's finished jobs among which its last runs are looked for: those of calls are among them."""
+MAX_EXAMINED = 5000
+"""Records of the newest jobs among which runs are looked for at times that are not due any more."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,9 @@ def known() -> list[Known]:
     own, spool_dir = declared.here(), ticks.own_spool_dir(application.settings())
     with _using(spool_dir):
         states = {state.name: state for state in schedules.read_all(spool_dir) if state.definition is not None}
-    return [_known(name, own.get(name), states.get(name)) for name in sorted(own.keys() | states.keys())]
+    found = [_known(name, own.get(name), states.get(name)) for name in sorted(own.keys() | states.keys())]
+    last = _last([one.schedule for one in found if one.schedule is not None])
+    return [replace(one, last=last.get(one.name, ())) for one in found]
 
 
 def _known(name: str, own: Schedule | None, state: schedules.State | None) -> Known:
@@ -93,16 +95,36 @@ def _known(name: str, own: Schedule | None, state: schedules.State | None) -> Kn
     runs = islice(schedule.after(start), RUNS) if not paused and is_zone(schedule.tz) else ()
     next = tuple(Run(due / SECOND, schedule.is_moved(due)) for due in runs)
     is_added = state is not None
-    return Known(name, schedule, schedule.explain(), own is not None, is_added, paused, _last(schedule), next)
+    return Known(name, schedule, schedule.explain(), own is not None, is_added, paused, (), next)
 
 
-def _last(schedule: Schedule) -> tuple[Status, ...]:
+def _last(known: Iterable[Schedule]) -> dict[str, tuple[Status, ...]]:
+    """The last runs of schedules that are over, by name, latest first.
+
+    Their ids follow from the times that were due, so that no search among all jobs is needed.
+    """
+    now, store = _now(), locations.store()
+    ids, last = dict[str, list[str]](), dict[str, tuple[Status, ...]]()
     try:
-        found = locations.store().statuses(states=FINISHED, tasks=[schedule.task], limit=MAX_EXAMINED)
+        for one in known:
+            due = one.before(now, 2 * RUNS) if is_zone(one.tz) else []
+            ids[one.name] = [tick_id(one.name, time) for time in due]
+            last[one.name] = _over(store.statuses_of(ids[one.name]))
+        # Of these, other times were due earlier: the code was changed, or they were paused for long.
+        lacking = {name: list[str]() for name, runs in last.items() if len(runs) < RUNS}
+        for id in filter(may_be_tick, store.ids("", MAX_EXAMINED) if lacking else ()):
+            for name, earlier in lacking.items():
+                if len(earlier) < 2 * RUNS and is_tick_of(name, id):
+                    earlier.append(id)
+        for name, earlier in lacking.items():
+            last[name] = _over(store.statuses_of([*ids[name], *earlier]))
     except StoreUnavailableError as error:
         log.unrecorded(error)
-        return ()
-    return tuple(islice((status for status in found if is_tick_of(schedule.name, status.id)), RUNS))
+    return last
+
+
+def _over(found: Iterable[Status]) -> tuple[Status, ...]:
+    return tuple(islice((status for status in found if status.state in FINISHED), RUNS))
 
 
 def pause(name: str) -> None:

@@ -37,6 +37,11 @@ LATE = 60 * SECOND
 MAX_EVERY = 366 * 86400 * SECOND
 """The longest interval; a longer one is a mistake, such as one in milliseconds."""
 
+HOUR = 3600 * SECOND
+
+MAX_BEFORE = 20 * 366 * 86400 * SECOND
+"""For how long back due times are looked for: a 29 February may be eight years ago."""
+
 MAX_CALL = 16 * 1024
 """Bytes that the encoded arguments may take: they lie in a small file."""
 
@@ -143,6 +148,17 @@ class Schedule:
             if due > end:
                 return
             yield due
+
+    def before(self, time: int, number: int) -> list[int]:
+        """Return the last ``number`` due times up to ``time``, latest first; fewer if there are not so many."""
+        if self.every is not None:
+            latest = time - time % self.every
+            return [latest - n * self.every for n in range(number)]
+        # Forwards, as they were found when they were due: backwards, cronsim knows others where the clocks change.
+        found, span = list[int](), HOUR
+        while len(found) < number and span < MAX_BEFORE:
+            found, span = list(self.between(time - span, time)), 2 * span
+        return found[: -number - 1 : -1]
 
     def is_moved(self, due: int) -> bool:
         """Whether the clocks skip the time of day that was asked for, so that it runs at the first one after that."""

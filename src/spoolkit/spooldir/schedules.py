@@ -132,11 +132,16 @@ def is_tick_of(name: str, id: str) -> bool:
     return tick_id(name, due_of(id)) == id
 
 
+def may_be_tick(id: str) -> bool:
+    """Return whether a job may be one of a schedule: almost no call is."""
+    # Due times are whole milliseconds, as the time in the id of a call nearly never is.
+    return _ID.fullmatch(id) is not None and due_of(id) % 10**6 == 0
+
+
 def name_of(spool_dir: str, id: str) -> str | None:
     """Return the name of the schedule whose run a job is; ``None`` if it is none. Raises ``OSError``."""
-    # Due times are whole milliseconds, as the time in the id of a call nearly never is: then nothing is read.
-    if not _ID.fullmatch(id) or due_of(id) % 10**6:
-        return None
+    if not may_be_tick(id):
+        return None  # and nothing is read
     return next((state.name for state in read_all(spool_dir) if is_tick_of(state.name, id)), None)
 
 

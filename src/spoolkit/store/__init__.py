@@ -34,6 +34,7 @@ class Store(Database):
     # Questions
     status = queries.status
     statuses = queries.statuses
+    statuses_of = queries.statuses_of
     states = queries.states
     ids = queries.ids
     arguments = queries.arguments

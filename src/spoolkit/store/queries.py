@@ -119,6 +119,13 @@ def statuses(
     return [_status_of(row) for row in store.read(sql, (*values, -1 if limit is None else limit))]
 
 
+def statuses_of(store: Database, ids: Sequence[str]) -> list[Status]:
+    """Return what is recorded of the jobs ``ids`` (a thousand at most), newest first, without their results."""
+    where = f"id IN ({_placeholders(list(ids))})"
+    found = store.read(f"SELECT {_WITHOUT_BLOBS} FROM jobs WHERE {where} ORDER BY id DESC", tuple(ids))  # noqa: S608 - placeholders only
+    return [_status_of(row) for row in found]
+
+
 def deaths(store: Database, until: float, limit: int) -> list[tuple[Status, str | None]]:
     """Return the jobs that died last, each with the traceback of its last attempt; ``None``: there is none.
 
