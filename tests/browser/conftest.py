@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, Playwright, expect, sync_playwright
@@ -148,7 +149,7 @@ class Shop:
 
     def call(self, task: str, word: object, *, delay: float | None = None) -> str:
         """Enqueue a job; return its id."""
-        query = f"word={word}" + (f"&delay={delay}" if delay is not None else "")
+        query = f"word={quote(str(word))}" + (f"&delay={delay}" if delay is not None else "")
         answer = self.server.post(f"/call/{task}?{query}")
         assert answer.status == 200, answer.text
         return str(answer.json["id"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
@@ -36,14 +37,20 @@ app.register_blueprint(jobs_blueprint())
 @spool(name="shop.charge", retries=0)
 def charge(order: int, password: str = "hunter2") -> None:
     print(f"charging order {order}")
-    print("\x1b[31mred\x1b[0m <script>alert(1)</script>")
-    raise ValueError(f"card of order {order} was refused <b>markup</b>")
+    print("\x1b[31mred\x1b[0m <script>alert(1)</script> <b>bold</b>")
+    raise ValueError(f"card of order {order} was refused")
 
 
 @spool(name="shop.mail")
 def mail(address: str) -> str:
     print(f"to {address}")
     return f"sent to {address}"
+
+
+@spool(name="shop.load", retries=0)
+def load(text: str) -> None:
+    """Fails within a library."""
+    json.loads(text)
 
 
 @spool(name="shop.report")
@@ -81,7 +88,7 @@ def access(request: Request) -> Access | None:
 
 app.register_blueprint(dashboard_blueprint(access=access), url_prefix="/spool")
 
-TASKS = {"charge": charge, "mail": mail, "report": report, "later": later}
+TASKS = {"charge": charge, "load": load, "mail": mail, "report": report, "later": later}
 
 
 def call(task: str) -> Job:

@@ -75,7 +75,8 @@
     if (!all.length) return;
     const at = all.indexOf(rowOf(document.activeElement));
     const next = all[at < 0 ? (step > 0 ? 0 : all.length - 1) : Math.min(all.length - 1, Math.max(0, at + step))];
-    const target = next.querySelector("a, button, input") || next;
+    // The link first: in a box, Enter would send the form around it.
+    const target = next.querySelector("a[href]") || next.querySelector("button, input") || next;
     if (target === next) next.tabIndex = -1;
     target.focus();
     next.scrollIntoView({ block: "nearest" });
