@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -165,13 +166,15 @@ def test_a_batch_is_accepted_at_the_commit_and_calls_back(spool_dir: str, sessio
 
 @pytest.mark.parametrize("end", [Session.rollback, Session.close])
 def test_a_transaction_that_ends_without_a_commit_leaves_no_batch(
-    spool_dir: str, session: Session, end: Callable[[Session], None]
+    spool_dir: str, session: Session, end: Callable[[Session], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     jobs: list[Job[Any]] = []
     with Batch("import", then=report.call(42), after_commit=session) as batch:
         jobs.append(batch.add(step, 1))
     assert jobs[0].held
-    end(session)
+    with caplog.at_level(logging.INFO):
+        end(session)
+    assert f"the batch {batch.id} of 1 job was not accepted" in caplog.text
     assert (batch.held, jobs[0].held, is_unknown(batch.id)) == (False, False, True)
     assert (held.names(spool_dir), waiting(spool_dir)) == (set(), [])
     run(spool_dir)
@@ -426,7 +429,7 @@ def test_a_batch_waits_for_a_spool_directory_that_is_missing(tmp_path: Path, cap
 
 
 def test_a_file_that_cannot_be_moved_at_the_commit_is_accepted_by_a_sweep(
-    spool_dir: str, session: Session, monkeypatch: pytest.MonkeyPatch
+    spool_dir: str, session: Session, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     batch, empty = a_batch(session, 1, 2), a_batch(session)
     with monkeypatch.context() as patch:
@@ -441,6 +444,7 @@ def test_a_file_that_cannot_be_moved_at_the_commit_is_accepted_by_a_sweep(
     with signals.job_accepted.connected_to(note_job):
         leftovers.sweep(spool_dir)
     assert told == [*[step.name] * 2, report.name] or told == [report.name, *[step.name] * 2]
+    assert f"the batch {batch.id} of 2 jobs is accepted by a sweep" in caplog.text
     run(spool_dir)
     assert (batch.complete, empty.complete, ran()) == (True, True, sorted([*WHOLE, "report 42"]))
 

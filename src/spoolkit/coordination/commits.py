@@ -18,7 +18,8 @@ from weakref import WeakKeyDictionary
 from flask import Flask, current_app, has_app_context
 
 from spoolkit import application
-from spoolkit.errors import ArgumentTypeError, ConfigurationError, JobTimeout, shown
+from spoolkit.encoding import batch
+from spoolkit.errors import ArgumentTypeError, ConfigurationError, JobTimeout, counted, shown
 from spoolkit.job import JobSpec
 from spoolkit.system import log
 
@@ -51,6 +52,14 @@ class Held(Protocol):
     def doubt(self) -> None:
         """Leave it to their rows in the outbox what becomes of the jobs. It must not raise."""
         ...
+
+
+def described(jobs: Sequence[JobSpec]) -> str:
+    """Return the jobs of a call in words. The first one may stand for a batch, and the others are its members then."""
+    first, *more = jobs
+    if first.task == batch.TASK:
+        return f"the batch {first.id} of {counted(len(more), 'job')}"
+    return f"job {first.id} of {first.task}" + (f" and {len(more)} more" if more else "")
 
 
 class Transaction(Protocol):
@@ -110,11 +119,9 @@ class Bundle:
                 held.doubt()
                 continue
             held.discard()
-            first, *more = held.jobs
             # Who did not ask for it may not have thought of it.
             say = log.warning if is_automatic else log.info
-            text = "job %s of %s%s was not accepted: the transaction of its call ended without a commit"
-            say(text, first.id, first.task, f" and {len(more)} more" if more else "")
+            say("%s was not accepted: the transaction of its call ended without a commit", described(held.jobs))
 
 
 class Publication:

@@ -111,10 +111,8 @@ def accept(path: str, spool_dir: str) -> None:
                 path, folder=folder, spool_dir=spool_dir, run_at=run_at, declared=declared, config=config
             )
         if is_accepted:
-            first, number = (job, len(jobs)) if is_batch else (jobs[0], len(jobs) - 1)
-            more = f" and {number} more" if number else ""
-            text = "job %s of %s%s is accepted by a sweep: its transaction was committed"
-            log.warning(text, first.id, first.task, more)
+            what = commits.described([job, *jobs] if is_batch else jobs)
+            log.warning("%s is accepted by a sweep: its transaction was committed", what)
             signals.accepted(jobs)
     except FileNotFoundError:
         pass
