@@ -127,7 +127,9 @@ def test_a_schedule_is_run_now_paused_and_resumed(site: Site, nightly: str, capl
         site.act(run)
         (job,) = (job for job in lookup.jobs() if job.id not in before)
         assert (job.task, job.state) == (breaks.name, State.QUEUED)
-        assert lookup.details(job.id).arguments == (("a-word",), {"password": "sesame-open"})
+        found = lookup.details(job.id)
+        assert found.arguments == (("a-word",), {"password": "sesame-open"})
+        assert [(event.kind, event.by) for event in found.events] == [("run besides its schedule", "anna")]
         site.act(pause)
         assert control.known()[0].paused
         assert "none while it is paused" in site.page("/periodic")

@@ -14,7 +14,7 @@ from spoolkit.admin import keys
 from spoolkit.admin.lookup import Listing, check_id, directories, find, from_store, jobs, locate, recorded
 from spoolkit.coordination import batches, limits
 from spoolkit.encoding import batch, packet
-from spoolkit.errors import DecodeError, JobStateError
+from spoolkit.errors import DecodeError, JobStateError, UnknownJobError
 from spoolkit.job import FINAL, FINISHED, Failure, JobSpec, State, Status, of_status
 from spoolkit.spooldir import chunks, dead, held, later, parked, priorities, running, spoolers, spoolfile, waiting
 from spoolkit.store import locations, retention
@@ -272,6 +272,21 @@ def run_now(id: str, *, by: str | None = None) -> State:
         time.sleep(0.01)
     spoolers.wake(spool_dir, id)
     return status.state
+
+
+def record_new(id: str, kind: str, *, by: str | None = None, job: str | None = None) -> None:
+    """Add an event to the history of a job that was accepted a moment ago, and may not be recorded yet.
+
+    Args:
+        id: The full id of the job.
+        kind: What was done.
+        by: Who did it; ``None``: not known.
+        job: The id of the other job that it is about.
+    """
+    with contextlib.suppress(UnknownJobError):  # it is over, and its record was deleted
+        made = find(id)
+        waiting = made if made.has_file and made.state is State.QUEUED else None
+        from_store(partial(locations.store().record_event, id, kind, by=by, job=job, waiting=waiting))
 
 
 def _locked(status: Status) -> JobStateError:

@@ -14,11 +14,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from spoolkit import registry
-from spoolkit.admin import lookup
+from spoolkit.admin import actions, lookup
 from spoolkit.admin.lookup import Details
 from spoolkit.encoding import codec, redact
 from spoolkit.errors import ArgumentError, DecodeError, DuplicateJobError, UnknownTaskError, shown
-from spoolkit.job import State
 from spoolkit.registry import Declared
 from spoolkit.store import locations
 
@@ -221,13 +220,6 @@ def run_again(found: Details, arguments: inspect.BoundArguments, *, by: str | No
             state=str(status.state),
             holder=job.id,
         )
-    lookup.from_store(lambda: _record(status.id, job.id, by))
+    lookup.from_store(lambda: locations.store().record_event(status.id, "run again as a new job", by=by, job=job.id))
+    actions.record_new(job.id, "made from an edited job", by=by, job=status.id)
     return str(job.id)
-
-
-def _record(old: str, new: str, by: str | None) -> None:
-    store = locations.store()
-    store.record_event(old, "run again as a new job", by=by, job=new)
-    made = lookup.find(new)
-    waiting = made if made.has_file and made.state is State.QUEUED else None
-    store.record_event(new, "made from an edited job", by=by, job=old, waiting=waiting)

@@ -33,7 +33,7 @@ def retry(ids: tuple[str, ...], all_dead: bool, task: str | None, tag: str | Non
         raise click.UsageError("--tag needs --dead")
 
     def retry_one(id: str) -> State:
-        actions.retry(id, by=_who())
+        actions.retry(id, by=who())
         return State.QUEUED
 
     if not all_dead:
@@ -55,7 +55,7 @@ def cancel(ids: tuple[str, ...], tag: str | None, force: bool, as_json: bool) ->
     """
     if bool(ids) == (tag is not None):
         raise click.UsageError("give the ids of jobs, or --tag for all jobs with a tag")
-    cancel_one = partial(actions.cancel, force=force, by=_who())
+    cancel_one = partial(actions.cancel, force=force, by=who())
     if tag is None:
         _each(ids, cancel_one, as_json)
         return
@@ -67,7 +67,7 @@ def cancel(ids: tuple[str, ...], tag: str | None, force: bool, as_json: bool) ->
 @click.argument("ids", nargs=-1, required=True, metavar="ID...")
 def run_now(ids: tuple[str, ...], as_json: bool) -> None:
     """Run waiting jobs now, before they are due."""
-    _each(ids, partial(actions.run_now, by=_who()), as_json)
+    _each(ids, partial(actions.run_now, by=who()), as_json)
 
 
 @command("purge")
@@ -107,7 +107,7 @@ def _purge_tagged(states: frozenset[State], tag: str, before: float) -> int:
     return result.done
 
 
-def _who() -> str:
+def who() -> str:
     """The user of the machine, as the history of a job names who did something to it."""
     return f"{files.user_name(os.getuid())} (command line)"
 

@@ -10,6 +10,7 @@ from flask.cli import with_appcontext
 
 from spoolkit.admin.as_json import brief
 from spoolkit.admin.words import span
+from spoolkit.cli.actions import who
 from spoolkit.cli.format import line, print_lines, table
 from spoolkit.cli.group import command, print_json
 from spoolkit.schedules import control
@@ -95,7 +96,7 @@ def _seconds(nanoseconds: Any) -> float | None:
 @click.argument("name")
 def run(name: str, as_json: bool) -> None:
     """Enqueue a job of a periodic task now, besides its schedule."""
-    job = scheduled.run_now(name)
+    job = scheduled.run_now(name, by=who())
     print_json({"id": job.id, "state": "queued"}) if as_json else click.echo(f"{job.id} queued")
 
 

@@ -39,7 +39,7 @@ def _call(schedule: Schedule) -> str:
 def run_schedule(access: Access) -> ResponseReturnValue:
     """Enqueue a job of a schedule now, besides its due times."""
     name = request.values.get("name", "")
-    job = scheduled.run_now(name)
+    job = scheduled.run_now(name, by=access.user)
     record(access, f"ran the schedule {name} now, as job {job.id}")
     return back_to("job", id=job.id)
 

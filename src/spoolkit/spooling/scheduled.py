@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from spoolkit import application, registry
+from spoolkit.admin import actions
 from spoolkit.encoding import codec
 from spoolkit.job import JobSpec, new_id
 from spoolkit.schedules import control
@@ -10,11 +11,12 @@ from spoolkit.spooling.engine import SpoolEngine
 from spoolkit.system import clock
 
 
-def run_now(name: str) -> JobSpec:
+def run_now(name: str, *, by: str | None = None) -> JobSpec:
     """Enqueue a job with the task and the arguments of a schedule. Its due times stay as they are.
 
     Args:
         name: The name of the schedule.
+        by: Who does it, for the history of the job; ``None``: not known.
 
     Raises:
         UnknownScheduleError: There is no such schedule.
@@ -36,4 +38,6 @@ def run_now(name: str) -> JobSpec:
         priority=declared.options.priority,
         app=application.current_name(),
     )
-    return SpoolEngine().submit(job, declared)
+    accepted = SpoolEngine().submit(job, declared)
+    actions.record_new(accepted.id, "run besides its schedule", by=by)
+    return accepted
