@@ -55,6 +55,7 @@ from spoolkit.spooling import batch_jobs, execute, leftovers
 from spoolkit.spooling.standalone import Spooler
 from spoolkit.store import locations
 from spoolkit.system import clock, log
+from spoolkit.testing import run_jobs
 
 history = ""
 """The file to which each run is appended."""
@@ -393,6 +394,16 @@ def test_a_batch_is_accepted_at_the_commit_also_if_the_store_is_broken(
     assert (batch.progress.states, batch.name, batch.jobs) == ({State.QUEUED: 2}, "import", [])
     assert shown.details(batch.id).status == batch.status
     run(spool_dir)
+    assert (ran(), batch.complete) == (WHOLE, True)
+
+
+def test_run_jobs_runs_the_members_of_a_batch_that_the_commit_could_not_enqueue(
+    spool_dir: str, session: Session
+) -> None:
+    batch = a_batch(session, 1, 2)
+    with no_store_after(0):
+        session.commit()
+    assert [job.task for job in run_jobs()] == [step.name] * 2 + [report.name]
     assert (ran(), batch.complete) == (WHOLE, True)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from spoolkit import application
 from spoolkit.admin import actions, lookup
 from spoolkit.coordination import pauses
-from spoolkit.encoding import packet
+from spoolkit.encoding import batch, packet
 from spoolkit.errors import (
     ConfigurationError,
     DecodeError,
@@ -20,6 +20,7 @@ from spoolkit.errors import (
 from spoolkit.handle import Job
 from spoolkit.job import FINISHED, Dead, Outcome, RetryAt
 from spoolkit.spooldir import chunks, gate, parked, spoolfile
+from spoolkit.spooling import batch_jobs
 from spoolkit.spooling.execute import SpoolFileRef, execute_job
 from spoolkit.store import locations
 from spoolkit.system import sandbox
@@ -76,6 +77,10 @@ def run_jobs(*, delayed: bool = False, check: bool = True) -> list[Job[Any]]:
             job = _read(path)
             if job is None:
                 continue
+            if job.task == batch.TASK:
+                if _is_expanded(path):
+                    before = -1  # its members wait now
+                continue
             outcome = _run(job, path)
             if outcome is not None:
                 ran.append(job)
@@ -126,6 +131,14 @@ def _read(path: str) -> Job[Any] | None:
         return Job.of(packet.unpack(packet.load(content)))
     except DecodeError:
         return None
+
+
+def _is_expanded(path: str) -> bool:
+    """Enqueue the members of a batch whose commit could not do so. Returns whether that was possible."""
+    with spoolfile.claim_to_run(path) as fd:
+        if fd is not None:
+            batch_jobs.expand(path, packet.load(spoolfile.read(fd)), application.settings())
+    return not os.path.lexists(path)
 
 
 def _run(job: Job[Any], path: str) -> Outcome | None:
