@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -135,6 +136,13 @@ def test_a_job_that_is_done_and_runs_again_was_done_once(store: Store) -> None:
     assert store.totals().attempts == {("tasks.two", "done"): 2}
 
 
+def test_attempts_stay_with_the_name_that_their_task_had(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    outcome = RetryAt(200.0, failed().failure)
+    attempt(store, monkeypatch, a_job(), outcome, start=100.0, end=103.0)
+    attempt(store, monkeypatch, replace(a_job(), task="tasks.renamed"), Done(), start=200.0, end=203.0)
+    assert store.totals().attempts == {("tasks.two", "failed"): 1, ("tasks.two", "done"): 1}
+
+
 def test_a_deletion_that_is_rolled_back_leaves_the_totals_alone(store: Store) -> None:
     claim(store, a_job())
     store.finish(a_job(), 1, Done())
@@ -199,6 +207,11 @@ class Figures(RuleBasedStateMachine):
     @rule(job=JOBS, file=FILES)
     def start(self, job: JobSpec, file: str) -> None:
         claim(self.store, job, file=None if job.engine == "thread" else file)
+
+    @rule(job=JOBS, file=FILES)
+    def start_by_a_later_name(self, job: JobSpec, file: str) -> None:
+        """The task was renamed, and has its earlier name as an alias."""
+        claim(self.store, replace(job, task="tasks.renamed"), file=None if job.engine == "thread" else file)
 
     @rule(job=JOBS, outcome=OUTCOMES, log=st.sampled_from(["", "printed"]))
     def end(self, job: JobSpec, outcome: Outcome, log: str) -> None:

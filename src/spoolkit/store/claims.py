@@ -178,7 +178,9 @@ def claim(
             return waits
         if attempts or row["has_events"]:  # otherwise the row tells it: see rows.derived_events()
             events.append(rows.started(now, attempt, pid, _due(db, row)))
-        columns = {"task": job.task, "run_at": job.run_at, "started_at": now, "file": file, "limit_key": key}
+        # A job that has had an attempt stays with the name that its task had then: see totals.py.
+        task = row["task"] if attempts else job.task
+        columns = {"task": task, "run_at": job.run_at, "started_at": now, "file": file, "limit_key": key}
         columns.update(slot)
         columns.update(_current(job, arguments, kept))
         columns.update(pid=pid, identity=identity, cancel=cancel_asked)

@@ -4,6 +4,7 @@ The rows of jobs and events tell it, so that the end of a job costs nothing more
 to the table ``totals`` in the transaction that deletes them, and a query adds both up: no sum ever falls. The table has
 the columns of the query: a row for each task, ending, and bucket of either duration. Durations are whole microseconds:
 a sum of fractions depends on their order, and a counter that falls by the last bit is taken for one that was reset.
+For the same reason a row keeps the name of its task from the first attempt on, whatever the task is called by then.
 """
 
 from __future__ import annotations
