@@ -304,6 +304,17 @@ def test_keys_of_earlier_days_are_read(app: Flask, client: FlaskClient) -> None:
     assert links.read(newer, app) is not None
 
 
+def test_a_key_that_is_a_number_is_not_taken_for_zeros(tmp_path: Path) -> None:
+    app = made(tmp_path, SECRET_KEY=42)
+    with app.app_context():
+        forged = links._serializer([bytes(42)]).dumps(["0" * 32, 2e9, "Progress", None])
+        assert links.read(str(forged), app) is None
+        link = links.Link("0" * 32, 2e9, "Progress")
+        known = links.read(links.sign(link, app), app)
+    assert known is not None
+    assert known[0] == link
+
+
 def test_a_site_without_a_secret_key_has_one_in_its_spool_directory(tmp_path: Path) -> None:
     first, second = made(tmp_path), made(tmp_path)
     with second.app_context():

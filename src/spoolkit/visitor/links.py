@@ -105,4 +105,5 @@ def _secret_keys(app: Flask) -> list[bytes]:
     if not app.secret_key:
         return []
     own = [*(app.config.get("SECRET_KEY_FALLBACKS") or ()), app.secret_key]
-    return [key.encode() if isinstance(key, str) else bytes(key) for key in own]
+    # Not bytes() of whatever it is: of a number, which app.config.from_prefixed_env() makes of digits, these are zeros.
+    return [key if isinstance(key, bytes) else str(key).encode() for key in own]
