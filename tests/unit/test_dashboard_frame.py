@@ -111,6 +111,7 @@ DEVELOPERS: list[tuple[bool, str, str, dict[str, str], str | None]] = [
     (True, "127.0.0.1", "127.0.0.1", {}, None),
     (True, "127.8.8.8", "LOCALHOST", {}, None),
     (True, "::1", "[::1]:5000", {}, None),
+    (True, "::ffff:127.0.0.1", "localhost", {}, None),
     (False, "127.0.0.1", "localhost", {}, "not in debug mode"),
     (True, "192.0.2.7", "localhost", {}, "comes from 192.0.2.7"),
     (True, "", "localhost", {}, "comes from"),
