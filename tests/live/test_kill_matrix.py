@@ -239,7 +239,8 @@ def test_no_job_is_lost_and_no_file_is_left(matrix: Matrix, spoolers: int) -> No
     # Each with its report.
     assert len(names_in(site.spool / "dead")) == 2 * sum(row.state is DEAD for row in MATRIX)
     folders = ("", "waiting")
-    kept = {"dead", "later", "running", "waiting", "spoolers", "spoolkit.db", "spoolkit.db-shm", "spoolkit.db-wal"}
+    kept = {"dead", "later", "running", "stacks", "waiting", "spoolers"}
+    kept |= {f"spoolkit.db{end}" for end in ("", "-shm", "-wal")}
 
     def left() -> set[str]:
         found = {name for folder in folders for name in names_in(site.spool / folder)} - kept

@@ -59,6 +59,8 @@ class Schedules(RuleBasedStateMachine):
         patch.setattr(application, "settings", lambda code_folder=None: config)
         self.spoolers = [self.world.spooler, Spooler(f"{self.world.spool}-queues/mail")]
         patch.setattr(registry.this_process, "schedules", {})
+        # The task belongs to a queue that no other test has.
+        patch.setattr(registry.this_process, "tasks", dict(registry.this_process.tasks))
         patch.setattr(sweeping, "_sweeps", [])
         # Each definition is that of a process which started later.
         patch.setattr(schedules, "has_older_writer", lambda state: True)

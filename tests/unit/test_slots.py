@@ -359,9 +359,10 @@ def test_two_processes_that_change_a_slot_at_the_same_time_never_miss_each_other
 
 
 SPOOLER = """
-import signal, sys
+import os, signal, sys
 from spoolkit.spooldir.slots import Slot
-signal.signal(signal.SIGUSR1, lambda *_: print("woken", flush=True))
+# Not by print(): the signal may come while the other one writes.
+signal.signal(signal.SIGUSR1, lambda *_: os.write(1, b"woken\\n"))
 me = Slot(sys.argv[1])
 print("up", flush=True)
 for line in sys.stdin:
