@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import json
 import os
 import re
@@ -24,7 +25,7 @@ from spoolkit.dashboard import Access, basic_auth, dashboard_blueprint, metrics_
 from spoolkit.errors import ConfigurationError
 from spoolkit.job import Bill, Done, JobSpec, State, new_id
 from spoolkit.metrics import text
-from spoolkit.spooldir import gate
+from spoolkit.spooldir import gate, held
 from spoolkit.store import locations, totals
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -196,6 +197,16 @@ def test_what_cannot_be_read_fails_the_scrape(directory: str) -> None:
     assert "spoolkit_" not in answer.text
     result = app().test_cli_runner().invoke(commands, ["metrics"])
     assert (result.exit_code, "spoolkit_" in result.output) == (1, False)
+
+
+def test_held_jobs_that_cannot_be_seen_fail_the_scrape(directory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(spool_dir: str) -> set[str]:
+        raise PermissionError(errno.EACCES, "Permission denied", spool_dir)
+
+    monkeypatch.setattr(held, "names", refuse)
+    app().register_blueprint(metrics_blueprint(access=lambda request: Access("ann", {"view"})))
+    answer = app().test_client().get("/metrics")
+    assert (answer.status_code, answer.mimetype) == (503, "text/plain")
 
 
 def test_without_prometheus_client_the_error_says_what_to_install(

@@ -12,7 +12,7 @@ from spoolkit.job import State
 from spoolkit.spooldir import held, spoolers
 from spoolkit.store import locations
 from spoolkit.store.totals import Totals
-from spoolkit.system import clock
+from spoolkit.system import clock, files
 
 UNREAD = "?"
 """Stands for the task of a job that is counted by the name of its file alone."""
@@ -58,8 +58,15 @@ def gather() -> Figures:
         jobs=found.counts,
         totals=totals,
         queues=found.queues,
-        held={queue.queue: len(held.names(queue.directory)) for queue in found.queues},
+        held={queue.queue: _held(queue.directory) for queue in found.queues},
         is_broken={queue.queue: spoolers.load_error(queue.directory) is not None for queue in found.queues},
         paused=found.paused_tasks,
         memory={task: cost.memory for task, cost in costs.items() if cost.memory is not None},
     )
+
+
+def _held(spool_dir: str) -> int:
+    try:
+        return len(held.names(spool_dir))
+    except OSError as error:
+        raise files.unavailable(spool_dir, error) from error
