@@ -109,8 +109,7 @@ def test_the_unit_starts_runs_a_job_and_stops(machine: Path, description: str) -
         )
         try:
             if options["Type"] == "notify":
-                while b"READY=1" not in notified.recv(4096):
-                    pass
+                wait_until(lambda: b"READY=1" in notified.recv(4096), timeout=60)
             code = "import app, tasks; print(tasks.spool_task(0).id)"
             python = str(Path(options["WorkingDirectory"], ".venv", "bin", "python"))
             enqueue = [python, "-c", code]

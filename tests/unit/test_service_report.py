@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -18,7 +19,9 @@ from uwsgi_server import wait_until
 from spoolkit import spool
 from spoolkit.spooldir import room
 from spoolkit.spooldir.spoolers import SpoolerFile
+from spoolkit.spooling import service_report
 from spoolkit.spooling.service_report import EXTENSION, INTERVAL, MAX_DUE, Seen, ServiceReport, assignments, look
+from spoolkit.system import process
 from spoolkit.system.service_manager import ServiceManager
 
 WELL = Seen(3, 12, all_serve=True, all_queues_served=True)
@@ -169,18 +172,29 @@ def test_a_process_that_is_stopped_does_not_serve(directory: str) -> None:
         wait_child(child)
 
 
+def test_without_descriptors_no_process_is_said_to_be_stopped(spooler: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The supervisor, which asks, goes on."""
+
+    def refuse(pid: int) -> list[bytes]:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(process, "_fields", refuse)
+    assert look([spooler], {os.getpid(): spooler}, 1).all_serve
+
+
 def test_reports_are_sent_when_they_are_due_and_at_once_in_a_stop(
-    manager: tuple[str, socket.socket], spooler: str
+    manager: tuple[str, socket.socket], spooler: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(service_report, "INTERVAL", 1000.0)
     address, received = manager
     received.setblocking(False)
-    report = ServiceReport(ServiceManager(address, watchdog=100.0), [spooler])
+    report = ServiceReport(ServiceManager(address, watchdog=10_000.0), [spooler])
     report.send({}, 1, is_stopping=False)
     assert received.recv(4096) == b"STATUS=0 running, 0 due"
     report.hurry()
     report.send({os.getpid(): spooler}, 1, is_stopping=False)
     assert received.recv(4096) == b"READY=1\nSTATUS=0 running, 0 due\nWATCHDOG=1"
-    assert 0 < report.left <= INTERVAL
+    assert 0 < report.left <= 1000
     report.send({os.getpid(): spooler}, 1, is_stopping=True)
     with pytest.raises(BlockingIOError):
         received.recv(4096)

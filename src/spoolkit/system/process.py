@@ -126,7 +126,10 @@ def is_exiting(pid: int) -> bool:
 
 def is_stopped(pid: int) -> bool:
     """Whether the process ``pid`` was stopped, by SIGSTOP or a debugger, and does nothing until it is continued."""
-    fields = _fields(pid)
+    try:
+        fields = _fields(pid)
+    except OSError:
+        return False  # as in is_alive()
     return bool(fields) and fields[0] in b"Tt"
 
 
