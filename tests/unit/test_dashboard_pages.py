@@ -144,6 +144,8 @@ def test_a_schedule_is_run_now_paused_and_resumed(site: Site, nightly: str, capl
 def test_an_unknown_schedule_is_a_404_that_names_those_there_are(site: Site, nightly: str) -> None:
     assert "nightly" in site.act("/periodic/pause", 404, name="nightli")
     site.act("/periodic/run", 404)
+    for action in ("run", "pause", "resume"):
+        site.act(f"/periodic/{action}", 404, name="x" * 10_000)
 
 
 def test_without_schedules_the_page_says_how_to_write_one(site: Site) -> None:

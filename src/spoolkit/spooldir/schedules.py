@@ -28,6 +28,9 @@ SUFFIX = ".json"
 
 LOCK = "lock"
 
+NAME_MAX = 255
+"""Characters that the name of a file may have."""
+
 LOCK_TIMEOUT = 5.0
 """Seconds to wait for the lock, which another process holds for some milliseconds."""
 
@@ -86,7 +89,10 @@ def locked(spool_dir: str) -> Iterator[None]:
 
 def read(spool_dir: str, name: str) -> State | None:
     """Read what is known of a schedule; ``None`` if there is no such file, or it is damaged. Raises ``OSError``."""
-    return _parsed(files.read(path_of(spool_dir, name)), name)
+    path = path_of(spool_dir, name)
+    if len(os.path.basename(path)) > NAME_MAX:
+        return None  # what a form or a command was given: no schedule has such a name
+    return _parsed(files.read(path), name)
 
 
 def read_all(spool_dir: str) -> list[State]:
