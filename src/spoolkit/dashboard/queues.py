@@ -16,8 +16,9 @@ routes = Routes()
 @routes.page("/queues")
 def queues(access: Access) -> ResponseReturnValue:
     """All queues, each with its figures and its spoolers."""
-    figures = stats.gather()
-    running = lookup.jobs(states=(State.RUNNING,))
+    files = lookup.list_files()
+    figures = stats.gather(files=files)
+    running = lookup.jobs(states=(State.RUNNING,), files=files)
     return render("queues.html", figures=figures, spoolers=activity.list_spoolers(running))
 
 
