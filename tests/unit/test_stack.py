@@ -20,6 +20,7 @@ from spoolkit import Job, JobStateError, spool, thread
 from spoolkit.admin.stack import stack
 from spoolkit.spooldir import running, stacks
 from spoolkit.spooling.standalone import Spooler
+from spoolkit.store import locations
 from spoolkit.system import polling
 from spoolkit.uwsgi import master
 
@@ -249,6 +250,18 @@ def test_the_file_is_private_and_removed_after_its_process(directory: str) -> No
     running_job.release()
     running.sweep(directory)
     assert not path.exists()
+
+
+def test_a_process_of_the_version_before_cannot_answer(directory: str) -> None:
+    """Its file is named after the job, and the log begins where the thread is now."""
+    job = in_a_system_call()
+    (path,) = Path(directory).glob("uwsgi_spoolfile_on_*")
+    locations.store().claim(job, file=path.name, still_there=lambda: True, max_attempts=1)
+    head = b"".ljust(running._OWNER) + running._own_name().ljust(running._OWNER_END - running._OWNER)
+    Path(directory, running.FOLDER).mkdir()
+    Path(directory, running.FOLDER, job.id).write_bytes(head + b"a line of its log\n" * 300)
+    with pytest.raises(JobStateError, match="its process cannot answer"):
+        stack(job.id)
 
 
 ALL = """\

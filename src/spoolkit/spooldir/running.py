@@ -382,7 +382,7 @@ class Runner(NamedTuple):
     pid: int
     #: Its :func:`spoolkit.system.process.identity`.
     identity: bytes
-    #: The thread in it, as the kernel numbers it.
+    #: The thread in it, as the kernel numbers it; 0: not known.
     thread: int
     #: Where to ask it for its stack; ``None``: it does not answer.
     stack: stacks.Address | None
@@ -399,7 +399,8 @@ def runner(spool_dir: str, id: str, pid: int) -> Runner | None:
         if number == b"%d" % pid and _is_alive(found.owner):
             thread = os.pread(found.fd, _THREAD.stop - _THREAD.start, _THREAD.start).strip(b" \0")
             shown = _facts(os.pread(found.fd, _FACTS.stop - _FACTS.start, _FACTS.start))
-            return Runner(pid, space + identity, int(thread or 0), shown.stack)
+            # In a file of the version before, the log is there.
+            return Runner(pid, space + identity, int(thread) if thread.isdigit() else 0, shown.stack)
     return None
 
 
