@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Page, Response, expect
+from playwright.sync_api import Page, Request, Response, Route, expect
 
 from .conftest import WITHIN, Shop, Window
 
@@ -26,15 +26,16 @@ def window(shop: Shop) -> Iterator[Window]:
         yield made
 
 
-def is_refresh(answer: Response) -> bool:
-    return "hx-request" in answer.request.headers
+def is_refresh(asked: Request | Route) -> bool:
+    request = asked.request if isinstance(asked, Route) else asked
+    return "hx-request" in request.headers
 
 
 def next_refresh(page: Page, status: int | None = None) -> None:
     """Wait for the answer to the next refresh, with this status."""
 
     def fits(answer: Response) -> bool:
-        return is_refresh(answer) and status in (None, answer.status)
+        return is_refresh(answer.request) and status in (None, answer.status)
 
     with page.expect_response(fits, timeout=WITHIN):
         pass
@@ -113,6 +114,24 @@ def test_a_refresh_waits_for_a_selection(shop: Shop, window: Window) -> None:
     expect(box).to_be_checked()
     box.uncheck()
     expect(page.get_by_role("row").filter(has_text=id)).to_be_visible()
+
+
+def test_an_answer_that_comes_after_a_selection_keeps_it(shop: Shop, window: Window) -> None:
+    chosen = shop.call_and_wait("mail", "first@example.com", "done")
+    page = window.open("/spool/jobs?q=task:shop.mail")
+    page.evaluate("document.addEventListener('htmx:finally:request', () => { window.isAnswered = true; })")
+    held: list[Route] = []
+    page.route("**/*", lambda route: held.append(route) if is_refresh(route) else route.continue_())
+    with page.expect_request(is_refresh, timeout=WITHIN):
+        page.clock.run_for(3000)
+    box = page.get_by_role("checkbox", name=f"Select job {chosen}")
+    box.check()
+    shop.call_and_wait("mail", "second@example.com", "done")
+    page.evaluate("window.isAnswered = false")
+    held[0].continue_()
+    page.wait_for_function("window.isAnswered", timeout=WITHIN)
+    expect(box).to_be_checked()
+    page.unroute_all()
 
 
 def test_a_refresh_keeps_what_is_typed(shop: Shop, window: Window) -> None:
