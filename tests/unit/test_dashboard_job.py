@@ -14,11 +14,11 @@ from urllib.parse import quote
 
 import pytest
 from dashboard_site import SAME, Site, make_app, run_due
-from flask import Flask
+from flask import Flask, render_template_string
 
-from spoolkit import chain, current_job, registry, spool, thread
+from spoolkit import SpoolKit, chain, current_job, registry, spool, thread
 from spoolkit.admin import lookup, stack, surroundings
-from spoolkit.dashboard import ALL_RIGHTS
+from spoolkit.dashboard import ALL_RIGHTS, Access, dashboard_blueprint
 from spoolkit.dashboard import job as page_of_job
 from spoolkit.job import Attempt, Progress, State, Status
 from spoolkit.spooldir import dead
@@ -280,3 +280,23 @@ def test_why_a_job_waits_tells_the_key_of_its_limit_to_those_who_may_see_argumen
     assert reasons[1].startswith("it waits for its slot under the rate of its task, in ")
     expired = replace(status, parked_for=None, slot_at=None, expires_at=1.0, paused=True)
     assert [reason[:15] for reason in surroundings.reasons_to_wait(expired)] == ["it has expired,", "its task is pau"]
+
+
+def test_what_a_job_contains_is_text_where_the_site_has_switched_escaping_off(tmp_path: Path) -> None:
+    class Unescaped(Flask):
+        jinja_options = {"autoescape": False}  # noqa: RUF012 - as Flask declares it
+
+    app = Unescaped("the_application")
+    app.config.update(SPOOLKIT_SPOOL=tmp_path / "spool", SECRET_KEY="k" * 16)
+    SpoolKit(app)
+    app.register_blueprint(dashboard_blueprint(lambda request: Access("<anna>", ALL_RIGHTS)), url_prefix="/spool")
+    with app.app_context():
+        job = breaks("<script>alert(1)</script>")
+        run_due()
+    for path in (f"/jobs/{job.id}", "/jobs", "/dead", "/"):
+        text = app.test_client().get(f"/spool{path}").text
+        assert "<script>alert" not in text, path
+        assert "<anna>" not in text, path
+    with app.test_request_context():
+        bar = render_template_string("{{ job_progress(job, label='<script>alert(1)</script>') }}", job=job)
+    assert "<script>alert" not in bar

@@ -37,7 +37,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import wraps
 
-from flask import Blueprint, Response, current_app, g, redirect, render_template, request, url_for
+from flask import Blueprint, Response, current_app, g, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import MethodNotAllowed, NotFound
 
@@ -50,6 +50,7 @@ from spoolkit.errors import SpoolkitError
 from spoolkit.job import State
 from spoolkit.store import database, locations
 from spoolkit.system import clock, log
+from spoolkit.system.templates import render_escaped
 
 View = Callable[..., ResponseReturnValue]
 """A page or an action: a function of an :class:`Access` and of the variables in its URL."""
@@ -222,7 +223,7 @@ def render(template: str, *, live: bool = True, status: int = 200, **values: obj
     is_live = live and "spoolkit_version" in g
     prefix = f"{request.blueprint}."
     endpoints = {name.removeprefix(prefix) for name in current_app.view_functions if name.startswith(prefix)}
-    text = render_template(
+    text = render_escaped(
         f"spoolkit/{template}",
         access=g.spoolkit_access,
         words=words,

@@ -6,12 +6,13 @@ import hashlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flask import Blueprint, Response, current_app, jsonify, make_response, render_template
+from flask import Blueprint, Response, current_app, jsonify, make_response
 
 from spoolkit.admin import lookup
 from spoolkit.errors import SpoolUnavailableError, StoreUnavailableError, UnknownJobError
 from spoolkit.job import FINISHED, State, Status
 from spoolkit.system import clock
+from spoolkit.system.templates import render_escaped
 from spoolkit.visitor import links
 from spoolkit.visitor.links import Link
 
@@ -69,8 +70,8 @@ def progress_blueprint() -> Blueprint:
     def page(token: str) -> Response:
         seen = _look(token)
         if isinstance(seen, int):
-            return _answer(make_response(render_template("spoolkit/progress_page.html", state=None)), seen)
-        html = render_template(
+            return _answer(make_response(render_escaped("spoolkit/progress_page.html", state=None)), seen)
+        html = render_escaped(
             "spoolkit/progress_page.html",
             label=seen.link.label,
             state=str(seen.status.state),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from flask import Flask, current_app, render_template, url_for
+from flask import Flask, current_app, url_for
 from jinja2 import Environment
 from jinja2.ext import Extension
 from markupsafe import Markup
@@ -13,6 +13,7 @@ from spoolkit import times
 from spoolkit.admin import lookup
 from spoolkit.job import JobSpec
 from spoolkit.system import clock
+from spoolkit.system.templates import render_escaped
 from spoolkit.visitor import blueprint, links
 from spoolkit.visitor.links import Link
 
@@ -67,7 +68,7 @@ def job_progress(
         links.check_url(result_url),
     )
     token = links.sign(link, current_app)
-    html = render_template(
+    html = render_escaped(
         "spoolkit/progress.html",
         label=link.label,
         state_url=url_for(f"{blueprint.NAME}.state", token=token),
