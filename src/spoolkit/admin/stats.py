@@ -108,6 +108,7 @@ def gather(
     max_examined: int = MAX_EXAMINED,
     files: Files | None = None,
     known_done: Mapping[str, int] | None = None,
+    run_times: bool = True,
 ) -> Statistics:
     """Count the jobs now.
 
@@ -115,6 +116,7 @@ def gather(
         max_examined: How many waiting jobs, and how many dead ones, are read; the rest is counted by name alone.
         files: The result of :func:`lookup.list_files`; ``None``: all files are listed now.
         known_done: How many jobs are done, by task; ``None``: they are counted now.
+        run_times: Whether anybody asks for the percentiles, for which 10,000 records are read; if not, there are none.
 
     Returns:
         The figures.
@@ -141,7 +143,7 @@ def gather(
         counts["?", State.QUEUED] += max(0, len(files.waiting) - counted + sum(without_file.values()))
     running = {status.id for status in others if status.state is State.RUNNING}
     done = lookup.from_store(lambda: locations.store().done_since(now - HOUR)) or 0
-    took = lookup.from_store(lambda: locations.store().durations(now - HOUR, MAX_DURATIONS)) or []
+    took = run_times and lookup.from_store(lambda: locations.store().durations(now - HOUR, MAX_DURATIONS)) or []
     queues = _queues(now, files, running, max_examined)
     return Statistics(
         dict(sorted(counts.items())),

@@ -17,7 +17,7 @@ routes = Routes()
 def queues(access: Access) -> ResponseReturnValue:
     """All queues, each with its figures and its spoolers."""
     files = lookup.list_files()
-    figures = stats.gather(files=files)
+    figures = stats.gather(files=files, run_times=False)
     running = lookup.jobs(states=(State.RUNNING,), files=files)
     return render("queues.html", figures=figures, spoolers=activity.list_spoolers(running))
 

@@ -15,7 +15,7 @@ routes = Routes()
 @routes.page("/tasks")
 def tasks(access: Access) -> ResponseReturnValue:
     """All tasks, each with the figures of the last hour."""
-    figures = stats.gather()
+    figures = stats.gather(run_times=False)
     found = task_figures.of_tasks(figures)
     return render(
         "tasks.html",

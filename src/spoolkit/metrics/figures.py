@@ -50,8 +50,7 @@ def gather() -> Figures:
     store = locations.store()
     store.check_usable()
     totals = store.totals()
-    found = stats.gather(known_done=totals.done)
-    costs = store.costs_by_task(clock.now() - stats.HOUR, stats.MAX_DURATIONS)
+    found = stats.gather(known_done=totals.done, run_times=False)
     recorded = {task for task, _ in (*found.counts, *totals.attempts)} - {UNREAD}
     return Figures(
         tasks=sorted({*registry.this_process.tasks, *recorded}),
@@ -61,7 +60,7 @@ def gather() -> Figures:
         held={queue.queue: _held(queue.directory) for queue in found.queues},
         is_broken={queue.queue: spoolers.load_error(queue.directory) is not None for queue in found.queues},
         paused=found.paused_tasks,
-        memory={task: cost.memory for task, cost in costs.items() if cost.memory is not None},
+        memory=store.memory_by_task(clock.now() - stats.HOUR, stats.MAX_DURATIONS),
     )
 
 

@@ -47,6 +47,7 @@ class Store(Database):
     ends_by_minute = queries.ends_by_minute
     ends_by_task = queries.ends_by_task
     costs_by_task = queries.costs_by_task
+    memory_by_task = queries.memory_by_task
     window = search.window
     count_states = search.count_states
     with_arguments = search.with_arguments

@@ -245,6 +245,23 @@ def costs_by_task(store: Database, since: float, limit: int) -> dict[str, Costs]
     return found
 
 
+def memory_by_task(store: Database, since: float, limit: int) -> dict[str, int]:
+    """Return the most bytes of memory that one of these jobs took, by task, where it is known.
+
+    Args:
+        store: Where they are recorded.
+        since: Only jobs that were done after then, in unix seconds (UTC).
+        limit: Only so many, the latest ones.
+    """
+    found = store.read(
+        "SELECT task, max(memory) AS memory FROM (SELECT task, memory FROM jobs"
+        " WHERE state = 'done' AND finished_at > ? ORDER BY finished_at DESC LIMIT ?)"
+        " WHERE memory IS NOT NULL GROUP BY task",
+        (since, limit),
+    )
+    return {row["task"]: row["memory"] for row in found}
+
+
 def durations(store: Database, since: float, limit: int) -> list[float]:
     """Return how many seconds the ``limit`` latest jobs took that were done after ``since`` (unix seconds), sorted."""
     found = store.read(
