@@ -143,7 +143,9 @@ def gather(
         counts["?", State.QUEUED] += max(0, len(files.waiting) - counted + sum(without_file.values()))
     running = {status.id for status in others if status.state is State.RUNNING}
     done = lookup.from_store(lambda: locations.store().done_since(now - HOUR)) or 0
-    took = run_times and lookup.from_store(lambda: locations.store().durations(now - HOUR, MAX_DURATIONS)) or []
+    took = list[float]()
+    if run_times:
+        took = lookup.from_store(lambda: locations.store().durations(now - HOUR, MAX_DURATIONS)) or []
     queues = _queues(now, files, running, max_examined)
     return Statistics(
         dict(sorted(counts.items())),
