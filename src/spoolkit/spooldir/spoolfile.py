@@ -346,7 +346,16 @@ def _guess(spool_dir: str, id: str, known: str | None) -> str | None:
             for new_attempts in range(new_names + 1):
                 if files.is_regular(path := _join(stem, earlier_names + new_names, attempts + new_attempts)):
                     return path
-    return next(filter(None, (find(folder, id, known) for folder in likely_folders(spool_dir))), None)
+    folders = filter(_is_there, likely_folders(spool_dir))  # few of a hundred: each has three names to look for
+    return next(filter(None, (find(folder, id, known) for folder in folders)), None)
+
+
+def _is_there(path: str) -> bool:
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def likely_folders(spool_dir: str) -> list[str]:
