@@ -707,8 +707,7 @@ def test_dead_jobs_are_found(site: Site) -> None:
     finding = site.only()
     assert (finding.check, finding.severity) == ("dead-job", "warning")
     assert counts(finding, site) == [1]
-    printed = subprocess.run(["bash", "-c", finding.remedy], capture_output=True, text=True, timeout=100)
-    assert "no such page" in printed.stdout
+    assert finding.remedy.startswith("flask spool dead"), "the files have the secrets of the arguments in them"
 
 
 @pytest.mark.parametrize(("folder", "ending"), [("", ".7"), ("", "-2"), ("", ".bak"), ("7", "")])

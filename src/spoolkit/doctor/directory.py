@@ -273,9 +273,9 @@ def _held_job(site: Site) -> Iterator[Finding]:
 
 def _dead_job(site: Site) -> Iterator[Finding]:
     if paths := dead.paths(site.spool_dir):
-        reasons = f"{quoted(os.path.dirname(paths[0]))}/*.json"
         problem = f"dead jobs that nobody has retried or purged: {len(paths)}"
-        yield Finding("dead-job", problem, f"cat {reasons}", "warning")
+        remedy = "flask spool dead  # then flask spool show ID, and flask spool retry ID"
+        yield Finding("dead-job", problem, remedy, "warning")
 
 
 CHECKS: tuple[Check, ...] = (
