@@ -22,7 +22,7 @@ def test_the_bar_moves_to_done(shop: Shop) -> None:
             page = window.open("/visitor/report?word=bar")
             expect(page.get_by_role("status")).to_have_text("Report: running")
             expect(page.get_by_role("progressbar")).to_have_attribute("value", "5")
-            expect(page.get_by_text("rows")).to_be_visible()
+            expect(page.get_by_text("5 of 10 rows")).to_be_visible()
             assert window.is_too_wide() <= 0
             assert window.axe() == []
             shop.let_go("bar")

@@ -4,6 +4,7 @@
   if (customElements.get("spoolkit-progress")) return; // the script is on the page once for each bar
 
   const SHORTEST = 500, LONGEST = 10000, SHARE = 20, TIMEOUT = 15000, MOST_REFUSED = 5;
+  const short = (number) => String(Number(number.toPrecision(6)));
   const UNFINISHED = ["queued", "running", "retrying"];
 
   customElements.define("spoolkit-progress", class extends HTMLElement {
@@ -53,7 +54,9 @@
       else if (progress?.total > 0) [bar.max, bar.value] = [progress.total, progress.done];
       else bar.removeAttribute("value");
       bar.hidden = false;
-      this.say(this.querySelector("[data-note]"), progress?.note ?? "");
+      // Without the number a note such as "rows" says nothing.
+      const number = progress?.total > 0 && state !== "done" ? `${short(progress.done)} of ${short(progress.total)}` : "";
+      this.say(this.querySelector("[data-note]"), `${number} ${progress?.note ?? ""}`.trim());
       if (result && result_url) {
         result.href = result_url;
         result.hidden = false;
