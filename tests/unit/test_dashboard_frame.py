@@ -457,7 +457,7 @@ def test_the_overview_tells_what_is_due_what_has_ended_and_what_is_paused(client
     text = client.get("/spool/").text
     assert re.search(r"<dt>Due now</dt><dd>1 job", text)
     assert re.search(r"<dt>Done in the last hour</dt><dd>2 \(50 % within", text)
-    assert re.search(r"<dt>Dead in the last hour</dt><dd>1</dd>", text)
+    assert '<dt>Dead in the last hour</dt><dd><a href="/spool/dead">1</a></dd>' in text
     assert {kind: text.count(f'<rect class="{kind}"') for kind in ("good", "bad")} == {"good": 1, "bad": 1}
     assert 'aria-label="Jobs that ended in each minute of the last hour: 2 done, 1 dead.' in text
     assert "No job runs." in text

@@ -217,11 +217,12 @@ def test_selected_jobs_are_counted_before_something_is_done_to_them(client: Flas
     dead = [breaks("no").id for _ in range(3)]
     done = works("x").id
     run_all()
-    form = {"what": "selected", "id": [*dead[:2], done, "f" * 32]}
+    form = {"what": "selected", "id": [*dead[:2], done, "f" * 32], "q": "state:dead"}
     page = client.post("/spool/jobs/retry", headers=SAME, data=form).text
     assert "<h1>Retry: 2 jobs?</h1>" in page
     assert "In these states: 2 dead." in page
     assert "2 other selected jobs cannot" in page
+    assert '<a href="/spool/jobs?q=state:dead">Back</a>' in page, "the filter is not lost"
     assert all(lookup.find(id).state is State.DEAD for id in dead), "nothing is done before it is confirmed"
     assert "<h1>2 jobs retried</h1>" in confirmed(client, "/spool/jobs/retry", page)
     assert [lookup.find(id).state for id in dead] == [State.QUEUED, State.QUEUED, State.DEAD]

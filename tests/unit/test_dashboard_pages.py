@@ -103,6 +103,8 @@ def test_a_schedule_is_shown_with_its_zone_its_call_and_its_next_runs(site: Site
     assert "sesame-open" not in text
     assert len(re.findall(r"\d{4}-\d\d-\d\d 03:00:00 CES?T", text)) == control.RUNS
     assert "none that is recorded" in text
+    written = site.client.get("/spool/periodic").text
+    assert f'<a href="/spool/jobs?q=task:{breaks.name}">' in written, "the runs by hand are there"
 
 
 def test_a_run_that_is_over_is_a_link_to_its_job(site: Site, nightly: str) -> None:
@@ -175,7 +177,9 @@ def test_a_queue_is_paused_drained_and_resumed(site: Site) -> None:
     assert "paused" in site.page("/queues")
     site.act("/queues/resume", queue="mail")
     assert gate.state(spool_dir) is None
-    assert "Drain the queue mail?" in site.act("/queues/drain", 200, queue="mail")
+    question = site.act("/queues/drain", 200, queue="mail")
+    assert "Drain the queue mail?" in question
+    assert '<a href="/spool/queues">Back</a>' in question
     assert gate.state(spool_dir) is None, "it was not confirmed"
     site.act("/queues/drain", queue="mail", confirmed="yes")
     assert gate.state(spool_dir) == "drained"

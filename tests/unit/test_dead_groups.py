@@ -133,6 +133,7 @@ def test_a_group_is_retried_after_a_question_with_its_number(site: Site) -> None
     late = die("key3")
     question = site.post(f"/dead/{group.key}/retry", until=until[1]).text
     assert "Retry 2 jobs" in question
+    assert '<a href="/spool/dead">Back</a>' in question
     assert lookup.find(ids[0]).state is State.DEAD
     done = site.post(f"/dead/{group.key}/retry", until=until[1], confirmed="yes").text
     assert "2 jobs retried" in done

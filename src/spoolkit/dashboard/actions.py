@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flask import request
+from flask import request, url_for
 from flask.typing import ResponseReturnValue
 
 from spoolkit.admin import actions, lookup, stack
@@ -33,7 +33,8 @@ def cancel_job(access: Access, id: str) -> ResponseReturnValue:
         question, button = f"Cancel job {status.id}?", "Cancel it"
         asked = "It runs: it is asked to stop, and continues until its task checks for that."
         details = [asked if status.state is State.RUNNING else "It will not run."]
-    if (page := confirm(question, button, details=details, force="yes" if force else "")) is not None:
+    page = confirm(question, button, back=url_for(".job", id=id), details=details, force="yes" if force else "")
+    if page is not None:
         return page
     state = actions.cancel(id, force=force, by=access.user)
     record(access, f"asked job {id} to stop" if state is State.RUNNING else f"cancelled job {id}")
@@ -53,7 +54,8 @@ def purge_job(access: Access, id: str) -> ResponseReturnValue:
     """Delete the record of a finished job, and its file if it is dead."""
     status = lookup.find(id)
     text = "Nothing of it is left then" + (": it can never run again." if status.state is State.DEAD else ".")
-    if (page := confirm(f"Delete job {status.id}?", "Delete it", details=[text])) is not None:
+    back = url_for(".job", id=id)
+    if (page := confirm(f"Delete job {status.id}?", "Delete it", back=back, details=[text])) is not None:
         return page
     actions.purge_job(id)
     record(access, f"deleted job {id}, which was {status.state}")

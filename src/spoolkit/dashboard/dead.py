@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flask import request
+from flask import request, url_for
 from flask.typing import ResponseReturnValue
 
 from spoolkit.admin import dead_groups
@@ -91,13 +91,14 @@ def _do(access: Access, key: str, deed: Deed) -> ResponseReturnValue:
             f"Only the newest {dead_groups.MAX_EXAMINED:,} dead jobs are grouped: there may be more of them."
         )
     details.append(deed.warning)
-    page = confirm(f"{deed.label}: {number}?", f"{deed.label} {number}", details=details, until=repr(until))
+    question, button, back = f"{deed.label}: {number}?", f"{deed.label} {number}", url_for(".dead")
+    page = confirm(question, button, back=back, details=details, until=repr(until))
     if page is not None:
         return page
     result = deed.act(Listing(group.jobs), Manner(access.user, ACTION_TIME))
     record(access, f"{counted(result.done, 'job')} {deed.done}: those of {group.task or '?'} dead by {group.error}")
     refused = [(id, str(error)) for id, error in list(result.refused.items())[:MAX_REFUSED]]
-    return render("done.html", live=False, deed=deed, result=result, refused=refused, text="state:dead")
+    return render("done.html", live=False, deed=deed, result=result, refused=refused, text="", back=back)
 
 
 def _time(text: str | None) -> float:

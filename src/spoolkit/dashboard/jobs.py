@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from flask import request
+from flask import request, url_for
 from flask.typing import ResponseReturnValue
 
 from spoolkit.admin import bulk, filters, lookup, pages
@@ -159,7 +159,20 @@ def _do(access: Access, deed: Deed) -> ResponseReturnValue:
     record(
         access, f"{result.done} jobs {deed.done}: {text or 'all' if request.form.get('what') == 'all' else 'selected'}"
     )
-    return render("done.html", live=False, deed=deed, result=result, refused=_first(result), text=text, until=until)
+    return render(
+        "done.html",
+        live=False,
+        deed=deed,
+        result=result,
+        refused=_first(result),
+        text=text,
+        until=until,
+        back=_list_of(text),
+    )
+
+
+def _list_of(text: str) -> str:
+    return url_for(".jobs", q=text or None)
 
 
 def _ask(deed: Deed, number: str, counts: Counts, more: Sequence[str], **fields: object) -> ResponseReturnValue | None:
@@ -170,7 +183,8 @@ def _ask(deed: Deed, number: str, counts: Counts, more: Sequence[str], **fields:
     jobs = "job" if counts.total == 1 else "jobs"
     bound = f"{MAX_AT_ONCE:,} at most are done at once; then you are asked again."
     details = [f"In these states: {states}.", *more, deed.warning, bound if counts.total > MAX_AT_ONCE else ""]
-    return confirm(f"{deed.label}: {number} {jobs}?", f"{deed.label} {number} {jobs}", details=details, **fields)
+    question, button = f"{deed.label}: {number} {jobs}?", f"{deed.label} {number} {jobs}"
+    return confirm(question, button, back=_list_of(request.form.get("q", "")), details=details, **fields)
 
 
 def _as_words(wanted: JobFilter) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import request
 from flask.typing import ResponseReturnValue
 
-from spoolkit.admin import redaction
+from spoolkit.admin import filters, redaction
 from spoolkit.dashboard.access import Access
 from spoolkit.dashboard.routes import Routes, back_to, record, render
 from spoolkit.encoding import codec
@@ -24,7 +24,8 @@ def periodic(access: Access) -> ResponseReturnValue:
     calls = (
         {one.name: _call(one.schedule) for one in found if one.schedule is not None} if access.may("arguments") else {}
     )
-    return render("periodic.html", schedules=found, calls=calls)
+    queries = {one.name: str(filters.JobFilter(task=one.schedule.task)) for one in found if one.schedule is not None}
+    return render("periodic.html", schedules=found, calls=calls, queries=queries)
 
 
 def _call(schedule: Schedule) -> str:

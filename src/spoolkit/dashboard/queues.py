@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flask import request
+from flask import request, url_for
 from flask.typing import ResponseReturnValue
 
 from spoolkit.admin import activity, lookup, pausing, stats
@@ -37,7 +37,7 @@ def drain_queue(access: Access) -> ResponseReturnValue:
     queue, spool_dir = _queue()
     question = f"Drain the queue {queue}?"
     text = "Running jobs finish, and no other job starts until the site starts again, or somebody resumes the queue."
-    if (page := confirm(question, "Drain it", details=[text], queue=queue)) is not None:
+    if (page := confirm(question, "Drain it", back=url_for(".queues"), details=[text], queue=queue)) is not None:
         return page
     pausing.drain_queues([spool_dir])
     record(access, f"drained the queue {queue}")

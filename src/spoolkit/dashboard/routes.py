@@ -260,19 +260,24 @@ def record(access: Access, what: str) -> None:
     log.info("%s, on the dashboard: %s", access.user, what)
 
 
-def confirm(question: str, button: str, *, details: Iterable[str] = (), **fields: object) -> ResponseReturnValue | None:
+def confirm(
+    question: str, button: str, *, back: str, details: Iterable[str] = (), **fields: object
+) -> ResponseReturnValue | None:
     """Return the page that asks whether an action is meant, to be answered first; ``None``: it was confirmed.
 
     Args:
         question: What is about to happen, with the numbers.
         button: What the button says that does it.
+        back: The URL of the page for those who think better of it.
         details: What else there is to know, a paragraph each.
         **fields: What the form sends again, besides the variables of the URL: a text, or several.
     """
     if request.form.get("confirmed") == "yes":
         return None
     lists = {name: value if isinstance(value, (list, tuple)) else [value] for name, value in fields.items()}
-    return render("confirm.html", live=False, question=question, button=button, details=details, fields=lists)
+    return render(
+        "confirm.html", live=False, question=question, button=button, back=back, details=details, fields=lists
+    )
 
 
 def show_error(error: SpoolkitError) -> ResponseReturnValue:
