@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, jsonify, request
 
-from spoolkit.admin import as_json, lookup
+from spoolkit.admin import as_json, lookup, redaction
 from spoolkit.errors import ArgumentError, SpoolkitError, SpoolUnavailableError, StoreUnavailableError, UnknownJobError
 from spoolkit.job import State
 
@@ -40,7 +40,9 @@ def jobs_blueprint(*, details: bool = False, listing: bool = False, url_prefix: 
 
     @blueprint.get("/<id>")
     def show(id: str) -> Response:
-        return jsonify(as_json.detailed(lookup.details(id)) if details else as_json.public(lookup.find(id)))
+        return jsonify(
+            as_json.detailed(lookup.details(id)) if details else as_json.public(*redaction.listed([lookup.find(id)]))
+        )
 
     @blueprint.get("")
     def ls() -> Response | tuple[Response, int]:
@@ -50,7 +52,7 @@ def jobs_blueprint(*, details: bool = False, listing: bool = False, url_prefix: 
         limit, task, tag = _limit(), request.args.get("task") or None, request.args.get("tag") or None
         states, files = _states(), lookup.list_files(MAX_NAMES)
         found = lookup.jobs(states=states, task=task, tag=tag, limit=limit, max_examined=MAX_EXAMINED, files=files)
-        return jsonify(jobs=[as_json.brief(status) for status in found], complete=found.complete)
+        return jsonify(jobs=[as_json.brief(status) for status in redaction.listed(found)], complete=found.complete)
 
     @blueprint.errorhandler(ArgumentError)
     def bad_request(error: ArgumentError) -> tuple[Response, int]:

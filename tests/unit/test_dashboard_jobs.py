@@ -367,3 +367,12 @@ def test_the_filter_of_a_page_is_in_each_of_its_links(client: FlaskClient, monke
     assert older
     assert len(listed(client.get(older[1]).text)) == 1
     assert str(filters.parse(q).with_states({State.DEAD})) == 'state:dead arg.word:"a b"'
+
+
+def test_who_may_not_see_arguments_searches_in_no_error(app: Flask, client: FlaskClient) -> None:
+    breaks("no milk")
+    run_all()
+    app.config["RIGHTS"] = {"view", "retry"}
+    assert client.get("/spool/jobs?q=error:milk").status_code == 403
+    assert client.post("/spool/jobs/retry", headers=SAME, data={"what": "all", "q": "error:milk"}).status_code == 403
+    assert "arg.user_id" not in client.get("/spool/jobs").text

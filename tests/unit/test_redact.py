@@ -26,6 +26,7 @@ from spoolkit import (
     Limit,
     SpoolKit,
     application,
+    current_job,
     register,
     registry,
     restore_spooler_args,
@@ -434,3 +435,20 @@ def test_a_header_in_the_log_is_redacted_by_its_name() -> None:
     job = JobSpec("0" * 32, "t", headers={"authorization": "Bearer abcdef", "request_id": "4f1c"})
     config = Settings.load({"SPOOLKIT_LOG_HEADERS": "authorization,request_id"}, ".")
     assert job_log.about(job, config)._job[2] == f"authorization={REDACTED} request_id=4f1c"
+
+
+@spool(retries=0, name="shop.refused")
+def refused(user: str, password: str) -> None:
+    current_job().progress(1, 2, f"as {password}")
+    raise ValueError(f"401 for {user}:{password}")
+
+
+def test_lists_show_no_secret_that_an_error_quotes(app: Flask, flask_spool: Flasks) -> None:
+    job = refused("eve", "sesame-open")
+    run_all()
+    client = app.test_client()
+    paths = ("/jobs", f"/jobs/{job.id}", "/spool/jobs", "/spool/dead", "/spool/", f"/spool/jobs/{job.id}")
+    texts = [client.get(path).text for path in paths]
+    texts += [flask_spool(*words).output for words in (["ls"], ["ls", "--json"], ["watch", "--times", "1"], ["dead"])]
+    assert [text for text in texts if "sesame" in text] == []
+    assert sum("401 for eve:[redacted]" in text for text in texts) >= 6

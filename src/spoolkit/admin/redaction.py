@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from spoolkit import registry
+from spoolkit.admin import lookup
 from spoolkit.admin.lookup import Details
 from spoolkit.coordination import limits
 from spoolkit.encoding import codec, redact
 from spoolkit.job import Attempt, Status
+from spoolkit.store import locations
 
 Call = tuple[list[Any], dict[str, Any]]
 """The tagged JSON of each argument by position, and of each by name."""
@@ -32,6 +34,40 @@ def status(found: Status) -> Status:
     if found.result is not None:
         changed["result"] = _result(found.result)
     return replace(found, **changed) if changed else found
+
+
+def listed(found: Iterable[Status]) -> list[Status]:
+    """Return jobs as they may be shown in a list: :func:`status`, without secret texts in their errors and notes.
+
+    Raises:
+        SpoolUnavailableError: This process cannot read a spool directory.
+    """
+    found = [status(one) for one in found]
+    told = [one for one in found if one.error_message or (one.progress is not None and one.progress.note)]
+    scrubbed: dict[str, Status] = {}
+    for start in range(0, len(told), lookup.BATCH_SIZE):
+        batch = told[start : start + lookup.BATCH_SIZE]
+        ids = [one.id for one in batch]
+        known = lookup.from_store(lambda ids=ids: locations.store().arguments_of(ids)) or {}  # type: ignore[misc]
+        for one in batch:
+            data = known.get(one.id) or (lookup.arguments_in_file(one) if one.has_file else None)
+            if data is not None and (secrets := _secrets_of(one.task, data)):
+                scrubbed[one.id] = _scrubbed(one, secrets)
+    return [scrubbed.get(one.id, one) for one in found]
+
+
+def _secrets_of(task: str | None, data: bytes) -> set[str]:
+    try:
+        args, kwargs = json.loads(data)
+        return redact.secret_texts([args, kwargs], list(redact.call(args, kwargs, _signature(task))))
+    except (ValueError, TypeError, RecursionError):  # damaged: a job with these arguments never ran
+        return set()
+
+
+def _scrubbed(found: Status, secrets: set[str]) -> Status:
+    message = found.error_message and redact.scrub(found.error_message, secrets)
+    progress = found.progress and replace(found.progress, note=redact.scrub(found.progress.note, secrets))
+    return replace(found, error_message=message, progress=progress)
 
 
 def _result(data: bytes) -> bytes:
@@ -60,8 +96,7 @@ def details(found: Details) -> Details:
 
     shown = status(found.status)
     if secrets:
-        progress = shown.progress and replace(shown.progress, note=scrub(shown.progress.note))
-        shown = replace(shown, error_message=scrub(shown.error_message), progress=progress)
+        shown = _scrubbed(shown, secrets)
     events = [replace(one, message=scrub(one.message)) for one in found.events]
     return replace(found, status=shown, arguments=None, attempts=[*map(attempt, found.attempts)], events=events)
 

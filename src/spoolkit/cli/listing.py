@@ -59,7 +59,7 @@ def ls(
         limit=limit + 1 if limit else None,
         max_examined=max_examined,
     )
-    shown = found[:limit] if limit else found
+    shown = redaction.listed(found[:limit] if limit else found)
     if as_json:
         print_json([brief(status) for status in shown])
     elif shown:

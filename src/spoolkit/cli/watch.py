@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from spoolkit.admin import lookup
+from spoolkit.admin import lookup, redaction
 from spoolkit.admin import stats as statistics
 from spoolkit.admin.as_json import brief
 from spoolkit.admin.stats import Statistics
@@ -67,7 +67,8 @@ def _refresh() -> tuple[Statistics, list[Status], list[Status]]:
     files = lookup.list_files(MAX_NAMES)
     running = lookup.jobs(states=(State.RUNNING,), max_examined=MAX_EXAMINED, files=files)
     finished = lookup.jobs(states=FINISHED, limit=MAX_RECENT, max_examined=MAX_EXAMINED, files=files)
-    return statistics.gather(max_examined=MAX_EXAMINED, files=files), running, finished
+    figures = statistics.gather(max_examined=MAX_EXAMINED, files=files)
+    return figures, redaction.listed(running), redaction.listed(finished)
 
 
 def _as_json(figures: Statistics, running: list[Status], finished: list[Status]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from flask import request, url_for
 from flask.typing import ResponseReturnValue
 
-from spoolkit.admin import bulk, filters, lookup, pages
+from spoolkit.admin import bulk, filters, lookup, pages, redaction
 from spoolkit.admin.bulk import WAITING, BulkResult, Manner
 from spoolkit.admin.filters import JobFilter
 from spoolkit.admin.lookup import UNFINISHED, Listing
@@ -96,6 +96,7 @@ def jobs(access: Access) -> ResponseReturnValue:
         problem=None,
         wanted=wanted,
         page=page,
+        shown=redaction.listed(page.jobs),
         before=before,
         counts=counts,
         chosen=chosen,
@@ -108,8 +109,9 @@ def jobs(access: Access) -> ResponseReturnValue:
 
 def _filter(access: Access, text: str) -> JobFilter:
     wanted = filters.parse(text)
-    if wanted.arguments:
-        access.require("arguments")  # whoever may not see them must not find them out one by one
+    if wanted.arguments or wanted.error:
+        # Whoever may not see arguments must not find them out one by one, nor those that an error quotes.
+        access.require("arguments")
     return wanted
 
 

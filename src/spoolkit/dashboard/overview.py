@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask.typing import ResponseReturnValue
 
-from spoolkit.admin import activity, lookup, stats
+from spoolkit.admin import activity, lookup, redaction, stats
 from spoolkit.dashboard import chart
 from spoolkit.dashboard.access import Access
 from spoolkit.dashboard.routes import Routes, render
@@ -25,7 +25,7 @@ def overview(access: Access) -> ResponseReturnValue:
     return render(
         "overview.html",
         figures=stats.gather(files=files),
-        running=running[:MAX_RUNNING],
+        running=redaction.listed(running[:MAX_RUNNING]),
         more_running=max(0, len(running) - MAX_RUNNING),
         hour=hour,
         bars=chart.bars([(minute.done, minute.dead) for minute in hour]),
