@@ -4,15 +4,25 @@ from __future__ import annotations
 
 import gc
 import os
+from pathlib import Path
 
-from spoolkit.store import write_behind
 
+def descriptors(below: Path | None = None) -> list[str]:
+    """The numbers of the open descriptors, without those of earlier tests.
 
-def descriptors() -> list[str]:
-    """The numbers of the open descriptors, without those of earlier tests' garbage, which is collected at any time."""
+    Their garbage is collected before. A thread that one of them has left behind may open the store of that test at any
+    time, so the files of stores do not count.
+
+    Args:
+        below: A folder. The files of stores in it count.
+    """
     gc.collect()
-    # Rows of earlier tests' jobs may still be written, for which a thread opens their store.
-    writer = write_behind.writer()
-    writer.flush()
-    with writer._writing:
-        return os.listdir("/proc/self/fd")
+    return [fd for fd in os.listdir("/proc/self/fd") if not _is_store_of_another(fd, below)]
+
+
+def _is_store_of_another(fd: str, below: Path | None) -> bool:
+    try:
+        path = Path(os.readlink(f"/proc/self/fd/{fd}").removesuffix(" (deleted)"))
+    except OSError:  # the one of the listing
+        return False
+    return path.name.startswith("spoolkit.db") and (below is None or below not in path.parents)

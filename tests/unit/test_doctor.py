@@ -186,9 +186,9 @@ def test_examine_follows_a_link_to_the_spool_directory(site: Site) -> None:
 def test_examine_changes_no_file_and_leaks_no_descriptor(site: Site) -> None:
     path = site.job(due=1000, data=b"\x11\xff\xff\x00broken")
     site.job(due=1000)
-    before, opened = {path: path.lstat() for path in site.root.rglob("*")}, descriptors()
+    before, opened = {path: path.lstat() for path in site.root.rglob("*")}, descriptors(site.root)
     assert site.examine()
-    assert len(descriptors()) == len(opened)
+    assert len(descriptors(site.root)) == len(opened)
     assert path.read_bytes() == b"\x11\xff\xff\x00broken"
     after = {path: path.lstat() for path in site.root.rglob("*")}
     assert after.keys() - before.keys() == {site.ini_path}

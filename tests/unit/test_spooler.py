@@ -41,11 +41,11 @@ def test_a_process_without_a_free_descriptor_ends_and_is_replaced(tmp_path: Path
 
 def test_who_only_runs_what_is_due_keeps_no_descriptor(tmp_path: Path) -> None:
     """As many tests do, here and in sites. From 1,024 descriptors on, ``select()`` fails."""
-    before = descriptors()
+    before = descriptors(tmp_path)
     spoolers = [Spooler(str(tmp_path)) for _ in range(5)]
     for spooler in spoolers:
         spooler.run_due()
-    assert descriptors() == before
+    assert descriptors(tmp_path) == before
 
 
 def test_a_paused_spooler_does_not_list_the_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
