@@ -31,6 +31,7 @@ for _signum in (signal.SIGQUIT, signal.SIGHUP):
     signal.signal(_signum, signal.SIG_DFL)
 
 MADE = pytest.StashKey[Counter[str]]()
+HAS_CRASHED = pytest.StashKey[bool]()
 
 LONG = 500
 """Seconds that a test may take that is marked ``matrix``. Others: ``timeout`` in ``pyproject.toml``."""
@@ -117,6 +118,12 @@ def pytest_testnodedown(node: object) -> None:
     node.config.stash[MADE].update(made)  # type: ignore[attr-defined]
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_handlecrashitem(sched: Any) -> None:
+    """Note that a process of ``pytest -n`` has ended in the middle of a test: others were not run then."""
+    sched.config.stash[HAS_CRASHED] = True
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Fail the run where a shared fixture was created twice: the tests of one file ran in several processes.
@@ -126,7 +133,12 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     output = getattr(session.config, "workeroutput", None)
     if output is not None:
         output["made"] = dict(session.config.stash[MADE])
-    elif _twice(session.config) and session.exitstatus == pytest.ExitCode.OK:
+        return
+    # For tests/failed_few.py.
+    is_whole = session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+    is_whole = is_whole and not session.config.stash.get(HAS_CRASHED, False)
+    session.config.cache.set("spoolkit/is_whole", is_whole)
+    if _twice(session.config) and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
