@@ -137,7 +137,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     # For tests/failed_few.py.
     is_whole = session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
     is_whole = is_whole and not session.config.stash.get(HAS_CRASHED, False)
-    session.config.cache.set("spoolkit/is_whole", is_whole)
+    if (cache := getattr(session.config, "cache", None)) is not None:
+        cache.set("spoolkit/is_whole", is_whole)
     if _twice(session.config) and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 

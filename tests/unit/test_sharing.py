@@ -27,7 +27,7 @@ def test_number(server, number):
 
 def run(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     shutil.copy(TESTS / "conftest.py", folder / "conftest.py")
-    (folder / "pytest.ini").write_text("[pytest]\nmarkers = matrix\naddopts = -p no:cacheprovider\n")
+    (folder / "pytest.ini").write_text("[pytest]\nmarkers = matrix\n")
     (folder / "test_shared.py").write_text(SHARED)
     command = [sys.executable, "-m", "pytest", "-q", "--rootdir", folder, *options]
     env = {**os.environ, "PYTHONPATH": str(TESTS)}
@@ -75,3 +75,17 @@ def test_the_samples_together_are_the_whole_matrix() -> None:
     parts = [[test for test in tests if in_sample(test, f"{part}/8")] for part in range(1, 9)]
     assert sorted(test for part in parts for test in part) == sorted(tests)
     assert min(map(len, parts)) > 20
+
+
+def test_a_run_with_a_failed_test_is_whole_and_one_that_ended_early_is_not(tmp_path: Path) -> None:
+    """``tests/failed_few.py`` lets ``.ci/run`` run a few failed tests once more, and no others in their place."""
+    program = [sys.executable, str(TESTS / "failed_few.py"), str(tmp_path / ".pytest_cache")]
+    fails = "def test_fails() -> None:\n    raise ValueError\n\n\n"
+    (tmp_path / "test_failing.py").write_text(fails)
+    run(tmp_path, "-n", "1", "test_failing.py")
+    done = subprocess.run(program, capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stdout) == (0, "test_failing.py::test_fails\n"), done.stderr
+    (tmp_path / "test_failing.py").write_text(fails + HANGS)
+    run(tmp_path, "-n", "1", "--max-worker-restart", "0", "--timeout", "1", "test_failing.py")
+    done = subprocess.run(program, capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stderr) == (1, "not all tests were run\n")
