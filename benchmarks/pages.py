@@ -29,7 +29,7 @@ from benchmarks.figures import markdown, number, percentile
 from spoolkit import SpoolKit, periodic, spool
 from spoolkit.admin import changes
 from spoolkit.dashboard import ALL_RIGHTS, Access, dashboard_blueprint
-from spoolkit.encoding import packet
+from spoolkit.encoding import codec, packet
 from spoolkit.job import JobSpec, State
 from spoolkit.spooldir import dead, spoolfile
 from spoolkit.store import locations, rows
@@ -128,6 +128,7 @@ def _dead(db: sqlite3.Connection, spool_dir: str, job: JobSpec, at: float, n: in
         "error_type": "Refused",
         "error_message": message,
         "ending": "failed",
+        "arguments": codec.encode_call(job.args, dict(job.kwargs)),  # as the claim of a job keeps them
     }
     detail = {"type": "Refused", "message": message, "traceback": TRACEBACK.format(line=n % 20, order=n)}
     events = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask.typing import ResponseReturnValue
 
-from spoolkit.admin import activity, lookup, redaction, stats
+from spoolkit.admin import activity, lookup, pages, redaction, stats
 from spoolkit.dashboard import chart
 from spoolkit.dashboard.access import Access
 from spoolkit.dashboard.routes import Routes, render
@@ -24,7 +24,7 @@ def overview(access: Access) -> ResponseReturnValue:
     hour = activity.last_hour()
     return render(
         "overview.html",
-        figures=stats.gather(files=files),
+        figures=stats.gather(files=files, max_examined=pages.MAX_EXAMINED),
         running=redaction.listed(running[:MAX_RUNNING]),
         more_running=max(0, len(running) - MAX_RUNNING),
         hour=hour,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import request, url_for
 from flask.typing import ResponseReturnValue
 
-from spoolkit.admin import activity, lookup, pausing, stats
+from spoolkit.admin import activity, lookup, pages, pausing, stats
 from spoolkit.dashboard.access import Access
 from spoolkit.dashboard.routes import Routes, back_to, confirm, record, render
 from spoolkit.job import State
@@ -17,7 +17,7 @@ routes = Routes()
 def queues(access: Access) -> ResponseReturnValue:
     """All queues, each with its figures and its spoolers."""
     files = lookup.list_files()
-    figures = stats.gather(files=files, run_times=False)
+    figures = stats.gather(files=files, max_examined=pages.MAX_EXAMINED, run_times=False)
     running = lookup.jobs(states=(State.RUNNING,), files=files)
     return render("queues.html", figures=figures, spoolers=activity.list_spoolers(running))
 

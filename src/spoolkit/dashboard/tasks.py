@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import request
 from flask.typing import ResponseReturnValue
 
-from spoolkit.admin import filters, pausing, stats, task_figures
+from spoolkit.admin import filters, pages, pausing, stats, task_figures
 from spoolkit.dashboard.access import Access
 from spoolkit.dashboard.routes import Routes, back_to, record, render
 
@@ -15,7 +15,7 @@ routes = Routes()
 @routes.page("/tasks")
 def tasks(access: Access) -> ResponseReturnValue:
     """All tasks, each with the figures of the last hour."""
-    figures = stats.gather(run_times=False)
+    figures = stats.gather(max_examined=pages.MAX_EXAMINED, run_times=False)
     found = task_figures.of_tasks(figures)
     return render(
         "tasks.html",
