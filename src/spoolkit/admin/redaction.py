@@ -59,7 +59,7 @@ def listed(found: Iterable[Status]) -> list[Status]:
 def _secrets_of(task: str | None, data: bytes) -> set[str]:
     try:
         args, kwargs = json.loads(data)
-        return redact.secret_texts([args, kwargs], list(redact.call(args, kwargs, _signature(task))))
+        return _secrets(task, (args, kwargs))
     except (ValueError, TypeError, RecursionError):  # damaged: a job with these arguments never ran
         return set()
 
@@ -160,7 +160,10 @@ def _signature(task: str | None) -> inspect.Signature | None:
 
 
 def _secret_texts(found: Details) -> set[str]:
-    original, redacted = _call(found), arguments(found)
-    if original is None or redacted is None:
-        return set()
-    return redact.secret_texts(list(original), list(redacted))
+    call = _call(found)
+    return set() if call is None else _secrets(found.status.task, call)
+
+
+def _secrets(task: str | None, call: Call) -> set[str]:
+    """The texts of a call that must not be shown."""
+    return redact.secret_texts(list(call), list(redact.call(*call, _signature(task))))

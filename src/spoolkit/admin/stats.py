@@ -241,11 +241,6 @@ def _paused_tasks() -> dict[str, int]:
     return dict(found)
 
 
-def paused_directories() -> dict[str, int]:
-    """Return in how many spool directories each paused task is paused."""
-    return dict(Counter(task for path in locations.spool_dirs() for task in gate.paused_tasks(path).values()))
-
-
 def _broken() -> dict[str, str]:
     reasons = {spool_dir: spoolers.load_error(spool_dir) for spool_dir in locations.spool_dirs()}
     return {spool_dir: reason for spool_dir, reason in reasons.items() if reason is not None}

@@ -7,13 +7,10 @@ from dataclasses import dataclass
 
 from spoolkit import registry
 from spoolkit.admin import stats
-from spoolkit.admin.stats import HOUR, Statistics
+from spoolkit.admin.stats import HOUR, MAX_DURATIONS, Statistics
 from spoolkit.job import State
 from spoolkit.store import locations
 from spoolkit.system import clock
-
-MAX_DURATIONS = 10_000
-"""How many of the jobs that were done in the last hour are read for their run times, at most."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +21,8 @@ class TaskFigures:
     task: str
     #: The engine that carries its jobs; ``None``: this process does not declare it.
     engine: str | None
-    #: In how many spool directories it is paused.
-    paused: int
+    #: Whether it is paused, in any spool directory.
+    paused: bool
     #: How many jobs there are, by state.
     jobs: Mapping[State, int]
     #: How many jobs were done in the last hour.
@@ -58,9 +55,8 @@ def of_tasks(figures: Statistics) -> list[TaskFigures]:
     since, store = clock.now() - HOUR, locations.store()
     ended = store.ends_by_task(since, (State.DONE, State.DEAD))
     costs = store.costs_by_task(since, MAX_DURATIONS)
-    paused = stats.paused_directories()
     declared = registry.this_process.tasks
-    names = {*declared, *(task for task, _ in figures.counts), *paused}
+    names = {*declared, *(task for task, _ in figures.counts), *figures.paused_tasks}
     found = []
     for name in sorted(names):
         cost = costs.get(name)
@@ -68,7 +64,7 @@ def of_tasks(figures: Statistics) -> list[TaskFigures]:
             TaskFigures(
                 name,
                 declared[name].engine if name in declared else None,
-                paused.get(name, 0),
+                name in figures.paused_tasks,
                 {state: figures.counts[name, state] for state in State if (name, state) in figures.counts},
                 ended.get((name, State.DONE), 0),
                 ended.get((name, State.DEAD), 0),
