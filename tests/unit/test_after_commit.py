@@ -23,6 +23,7 @@ from sqlalchemy import Engine, create_engine, delete, event, text, update
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
 from sqlalchemy.orm.attributes import flag_modified
+from sqlite_savepoints import begin_each_transaction
 
 from spoolkit import (
     ArgumentTypeError,
@@ -68,16 +69,7 @@ def nothing_ran() -> None:
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[Engine]:
     engine = create_engine(f"sqlite:///{tmp_path}/data.db")
-
-    # As SQLAlchemy's manual says: otherwise the driver begins no transaction before a SAVEPOINT.
-    @event.listens_for(engine, "connect")
-    def connected(connection: Any, record: object) -> None:
-        connection.isolation_level = None
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Any) -> None:
-        connection.exec_driver_sql("BEGIN")
-
+    begin_each_transaction(engine)
     with engine.begin() as connection:
         connection.execute(text("CREATE TABLE notes (id INTEGER PRIMARY KEY)"))
     yield engine

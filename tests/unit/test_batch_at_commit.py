@@ -17,9 +17,10 @@ from flask import current_app
 from flask_sqlalchemy import SQLAlchemy
 from life_faults import CRASHED, die_at, no_store_after
 from life_process import in_child
-from sqlalchemy import Engine, create_engine, event, select, text
+from sqlalchemy import Engine, create_engine, select, text
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
+from sqlite_savepoints import begin_each_transaction
 
 from spoolkit import (
     ArgumentError,
@@ -104,15 +105,7 @@ def spool_dir(tmp_path: Path) -> Iterator[str]:
 def database(folder: Path) -> Engine:
     """A database in a file. Without a pool: the children of a test must not inherit a connection."""
     engine = create_engine(f"sqlite:///{folder}/data.db", poolclass=NullPool)
-
-    @event.listens_for(engine, "connect")
-    def connected(connection: Any, record: object) -> None:
-        connection.isolation_level = None
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Any) -> None:
-        connection.exec_driver_sql("BEGIN")
-
+    begin_each_transaction(engine)
     with engine.begin() as connection:
         connection.execute(text("CREATE TABLE notes (id VARCHAR(32) PRIMARY KEY)"))
     return engine

@@ -19,11 +19,12 @@ import pytest
 from flask import current_app
 from life_faults import CRASHED, Steps, die_at
 from life_process import in_child, read_pipe, start_child, wait_child
-from sqlalchemy import Connection, Engine, create_engine, event, select, text
+from sqlalchemy import Engine, create_engine, event, select, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import Session
 from sqlalchemy.pool import NullPool
+from sqlite_savepoints import begin_each_transaction
 
 from spoolkit import ConfigurationError, spool
 from spoolkit.coordination import outbox as outbox_module
@@ -74,15 +75,11 @@ def engine(request: pytest.FixtureRequest, directory: str, tmp_path: Path) -> It
     # Without a pool: the children of a test must not inherit a connection.
     engine = create_engine(url, poolclass=NullPool)
     if request.param == "sqlite":
+        begin_each_transaction(engine)
 
         @event.listens_for(engine, "connect")
         def connected(connection: Any, record: object) -> None:
-            connection.isolation_level = None
             connection.execute("PRAGMA busy_timeout = 100")
-
-        @event.listens_for(engine, "begin")
-        def begin(connection: Connection) -> None:
-            connection.exec_driver_sql("BEGIN")
 
     deadline = time.monotonic() + 60
     while True:
