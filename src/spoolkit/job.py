@@ -117,7 +117,7 @@ class JobSpec:
     args: tuple[object, ...] = field(default=(), repr=False)  # nor others made of values, which may be secret
     #: The arguments by name, as the task gets them.
     kwargs: Mapping[str, object] = field(default_factory=dict, repr=False)
-    #: The name of the engine that carries the job: ``spool``, ``thread`` or ``inline``.
+    #: The name of the engine that carries the job: ``spool``, ``celery``, ``thread`` or ``inline``.
     engine: str = "spool"
     #: When it was enqueued, unix time in seconds (UTC).
     enqueued_at: float = 0.0
@@ -200,6 +200,11 @@ class JobSpec:
     def has_file(self) -> bool:
         """Whether a file in a spool directory carries the job; otherwise it exists in one process only."""
         return _has_file(self.engine)
+
+    @property
+    def runs_elsewhere(self) -> bool:
+        """Whether its attempts run in workers, perhaps on other machines, and its file waits here for their end."""
+        return self.engine == "celery"
 
 
 AnyJob = TypeVar("AnyJob", bound=JobSpec)
@@ -544,6 +549,11 @@ class Status:
         """Whether a file in a spool directory carries the job; otherwise it exists in one process only."""
         return _has_file(self.engine)
 
+    @property
+    def runs_elsewhere(self) -> bool:
+        """Whether its attempts run in workers, perhaps on other machines, and its file waits here for their end."""
+        return self.engine == "celery"
+
 
 def of_status(kind: type[AnyJob], found: Status) -> AnyJob:
     """Return the job of which this is known, without its arguments."""
@@ -591,4 +601,4 @@ class BatchStatus:
 
 
 def _has_file(engine: str) -> bool:
-    return engine == "spool"
+    return engine in ("spool", "celery")

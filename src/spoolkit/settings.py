@@ -101,6 +101,10 @@ class Settings:
     after_commit: bool = False
     #: What a job with a limit or a rate does while the store cannot be written: ``wait``, or ``run`` without the limit.
     limits_without_store: str = "wait"
+    #: What carries the jobs of ``@spool`` to where they run: ``spool``, or ``celery``.
+    engine: str = "spool"
+    #: Seconds of silence after which an attempt in a worker of Celery counts as lost.
+    celery_lost: float = 20.0
 
     @classmethod
     def load(cls, config: Mapping[str, object], root: str) -> Settings:
@@ -308,6 +312,12 @@ def _wait_or_run(name: str, value: object) -> str:
     return str(value)
 
 
+def _engine(name: str, value: object) -> str:
+    if value not in ("spool", "celery"):
+        raise ConfigurationError(f"{name} is {shown(value)}: give spool or celery", setting=name)
+    return str(value)
+
+
 _READERS: dict[str, Callable[[str, object], object]] = {
     "SPOOLKIT_SPOOL": _path,
     "SPOOLKIT_FSYNC": _flag,
@@ -332,4 +342,6 @@ _READERS: dict[str, Callable[[str, object], object]] = {
     "SPOOLKIT_LOG_HEADERS": _names,
     "SPOOLKIT_AFTER_COMMIT": _auto,
     "SPOOLKIT_LIMITS_WITHOUT_STORE": _wait_or_run,
+    "SPOOLKIT_ENGINE": _engine,
+    "SPOOLKIT_CELERY_LOST": _number,
 }

@@ -279,6 +279,8 @@ def _waiting(path: str, status: Status | None) -> Status | None:
     if status is None:
         return _from_file(path, State.QUEUED)
     status = _with_reason(status, status.limit_key, path)
+    if status.runs_elsewhere and status.state is State.RUNNING:
+        return status
     if status.state is State.DEAD:
         return replace(status, state=State.QUEUED, run_at=due, finished_at=None)
     if status.state is State.RUNNING and (status.pid is None or os.path.basename(path) != status.file):
@@ -346,6 +348,7 @@ def _of_job(job: JobSpec, state: State) -> Status:
         id=job.id,
         task=job.task,
         state=state,
+        engine=job.engine,
         queue=job.queue,
         enqueued_at=job.enqueued_at,
         run_at=job.run_at,
@@ -361,7 +364,7 @@ def _of_job(job: JobSpec, state: State) -> Status:
 
 def _with_progress(status: Status) -> Status:
     """The status with the progress of the running attempt, which only its file in ``running/`` holds."""
-    if status.state is not State.RUNNING:
+    if status.state is not State.RUNNING or status.runs_elsewhere:
         return status
     progress, _ = running.read(locations.spool_dir_of(status.queue), status.id, status.pid)
     return replace(status, progress=progress)
@@ -543,7 +546,11 @@ def _by_name(row: Status) -> Status:
                     return found
             if path := dead.locate(spool_dir, row.id, row.file, max_entries=0):
                 return _dead(path, row)
-    return replace(row, state=State.RETRYING) if row.state is State.RUNNING and row.pid is None else row
+    return (
+        replace(row, state=State.RETRYING)
+        if row.state is State.RUNNING and row.pid is None and not row.runs_elsewhere
+        else row
+    )
 
 
 def _gone(status: Status) -> Status:

@@ -109,7 +109,7 @@ def dump_job(job: JobSpec, call: bytes) -> bytes:
 def _dump_optional(job: JobSpec) -> bytes:
     written, must = [], []
     for key, field in FIELDS.items():
-        if (value := getattr(job, field.attribute)) is not None:
+        if (value := getattr(job, field.attribute)) != field.default:
             written.append(_any_field(_key(key), field.write(value)))
             if field.must:
                 must.append(key)
@@ -337,7 +337,7 @@ def _read_places(text: bytes) -> tuple[int | str, ...]:
 class Field(NamedTuple):
     """An optional field of a job."""
 
-    #: The attribute of :class:`JobSpec`. Where that is ``None``, the packet does not have the field.
+    #: The attribute of :class:`JobSpec`. Where that is :attr:`default`, the packet does not have the field.
     attribute: str
     #: Returns the bytes of a value. A value over the limit makes the job too large.
     write: Callable[[Any], bytes]
@@ -346,6 +346,8 @@ class Field(NamedTuple):
     #: Whether a version that does not know the field must leave the job alone: it decides whether the job may run, or
     #: when.
     must: bool = False
+    #: The value of a job that does not have the field.
+    default: object = None
 
 
 FIELDS: dict[bytes, Field] = {
@@ -353,6 +355,7 @@ FIELDS: dict[bytes, Field] = {
     b"queue": Field("queue", _write_path, _read_path),
     b"priority": Field("priority", _write_number, _read_number),
     b"app": Field("app", str.encode, bytes.decode),
+    b"engine": Field("engine", str.encode, bytes.decode, must=True, default="spool"),
     b"expires": Field("expires_at", write_time, read_time, must=True),
     b"retries": Field("retries", _write_number, _read_number, must=True),
     b"backoff": Field("backoff", write_time, read_time, must=True),
@@ -369,10 +372,10 @@ FIELDS: dict[bytes, Field] = {
 }
 """The optional fields of a job, by their keys, in the order in which they are written."""
 
-_early: Callable[[JobSpec], tuple[Any, ...]] = attrgetter("run_at", "queue", "priority", "app")
+_early: Callable[[JobSpec], tuple[Any, ...]] = attrgetter("run_at", "queue", "priority", "app", "engine")
 """Returns those of these fields that a plain job has as well."""
 
-_NONE = (None, None, None, None)
+_NONE = (None, None, None, None, "spool")
 """What :func:`_early` returns for a job without them: it costs one comparison."""
 
 

@@ -31,6 +31,7 @@ PLACES = (
     Place("parked", spool_files=True, waits=True, has_folders=True),
     Place("running"),
     Place("schedules"),
+    Place("sent", spool_files=True, waits=True, has_folders=True),
     Place("signing"),
     Place("spoolers"),
     Place("stacks"),

@@ -46,7 +46,7 @@ from spoolkit.registry import Declared
 from spoolkit.schedules import ticks
 from spoolkit.settings import Settings
 from spoolkit.spooldir import chunks, dead, later, running, spoolers, spoolfile
-from spoolkit.spooling import batch_jobs, other_libraries, recycling
+from spoolkit.spooling import batch_jobs, other_libraries, recycling, sending
 from spoolkit.store import Store, locations, retention
 from spoolkit.store.claims import Full, Granted
 from spoolkit.store.holders import Room
@@ -180,6 +180,11 @@ def execute_job(
     """
     files_dir = locations.spool_dir_of(job.queue, config)
     found: Ready | Granted | Instead = _prepare(job, file, files_dir, store, config, working_directory, instead)
+    if isinstance(found, Ready) and _is_to_be_sent(found):
+        assert found.declared is not None
+        found = sending.send(
+            found.job, found.declared, packet.arguments(content), file.path, file.spool_dir, store, config
+        )
     if isinstance(found, Ready):
         ready, job = found, found.job
         with shown or running.AttemptFile(files_dir, job.id) as attempt_file:
@@ -198,6 +203,11 @@ def execute_job(
     if isinstance(found, Parked):
         _park(found, file, store, config)
     return None
+
+
+def _is_to_be_sent(ready: Ready) -> bool:
+    job = ready.job
+    return job.runs_elsewhere and ready.instead is None and admission.instead_of_attempt(job) is None
 
 
 def _prepare(

@@ -23,7 +23,7 @@ STOP_LOCK_TIMEOUT = 2.0
 ReadLeftovers = Callable[[str, str | None], tuple[Progress | None, str]]
 """Returns the progress and the log that a job left behind, given its id and its queue."""
 
-_IN_A_PROCESS = "engine <> 'spool' AND finished_at IS NULL"
+_IN_A_PROCESS = "engine <> 'spool' AND finished_at IS NULL AND engine <> 'celery'"
 """Unfinished jobs without a file. Spelled as in the index ``jobs_of_processes``: SQLite uses it only then."""
 
 

@@ -1,0 +1,59 @@
+"""On which queues do messages and reports travel, and how is one published?
+
+Jobs go where Celery's own settings route a task of that name. Reports go to a queue of the machine that has accepted
+the job, on the same broker: durable, so that what happened while that machine was away is there when it is back.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Celery
+from kombu import Connection, Producer, Queue
+
+from spoolkit.attempt import remote
+from spoolkit.attempt.remote import Document, Report
+from spoolkit.celery.configuration import SOCKET_TIME
+
+NO_RETRY: dict[str, Any] = {"retry": False}
+
+
+def reports_queue(origin: str) -> Queue:
+    """The queue with the reports for the machine whose spool directory is called ``origin``."""
+    return Queue(f"spoolkit.{origin}", durable=True, auto_delete=False)
+
+
+def publish_report(producer: Producer, origin: str, report: Report) -> None:
+    """Return once the broker has the report. Raises what kombu raises."""
+    queue = reports_queue(origin)
+    producer.publish(
+        remote.dump_report(report),
+        serializer="json",
+        exchange="",
+        routing_key=queue.name,
+        delivery_mode="persistent",
+        declare=[queue],
+        confirm_timeout=SOCKET_TIME,
+        retry=False,
+    )
+
+
+def publish_message(producer: Producer, celery: Celery, task: str, id: str, document: Document) -> None:
+    """Return once the broker has the message of a task. Raises what kombu raises."""
+    celery.send_task(
+        task,
+        args=(document,),
+        task_id=id,
+        producer=producer,
+        ignore_result=True,
+        argsrepr="(…)",  # monitors show it, and arguments may be secret
+        confirm_timeout=SOCKET_TIME,
+        **NO_RETRY,
+    )
+
+
+def connect(celery: Celery) -> Connection:
+    """Return a new connection to the broker, of the caller's own. Raises what kombu raises."""
+    connection = celery.connection_for_write(heartbeat=0)
+    connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0, timeout=SOCKET_TIME)
+    return connection

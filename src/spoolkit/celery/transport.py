@@ -1,0 +1,113 @@
+"""How does the machine that has accepted a job publish it, and hear of it? The side of the broker that is not a worker."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+
+from celery import Celery
+from kombu import Connection, Consumer, Message, Producer
+
+from spoolkit import application
+from spoolkit.attempt import remote
+from spoolkit.attempt.remote import PublishError, Report
+from spoolkit.celery import channel
+from spoolkit.celery.configuration import celery_app
+from spoolkit.errors import ConfigurationError, DecodeError
+from spoolkit.system import log
+from spoolkit.system.process import PerProcess
+
+AT_ONCE = 100
+"""Reports that are heard before the next look at anything else."""
+
+
+class CeleryTransport:
+    """Publishes jobs as tasks of Celery, and hears what its workers report. One connection for each of the two."""
+
+    def __init__(self, celery: Celery) -> None:
+        self._celery = celery
+        self._out: tuple[Connection, Producer] | None = None
+        self._in: Connection | None = None
+        self._consumer: Consumer | None = None
+        self._handle: Callable[[Report], bool] = lambda report: False
+        self._received = 0
+
+    def publish(self, message: remote.Message) -> None:
+        """As :meth:`spoolkit.attempt.remote.Transport.publish`."""
+        try:
+            if self._out is None:
+                connection = channel.connect(self._celery)
+                self._out = connection, Producer(connection)
+            document = remote.dump_message(message)
+            channel.publish_message(self._out[1], self._celery, message.job.task, message.job.id, document)
+        except Exception as error:  # of kombu, of the broker's client, of the socket
+            self._close_out()
+            raise PublishError(f"{type(error).__name__}: {error}") from error
+
+    def receive(self, origin: str, handle: Callable[[Report], bool], seconds: float) -> bool:
+        """As :meth:`spoolkit.attempt.remote.Transport.receive`."""
+        self._handle, before = handle, self._received
+        try:
+            if self._in is None:
+                self._in = channel.connect(self._celery)
+                self._consumer = Consumer(
+                    self._in, [channel.reports_queue(origin)], accept=["json"], on_message=self._on_message
+                )
+                self._consumer.qos(prefetch_count=AT_ONCE)
+                self._consumer.consume()
+            for _ in range(AT_ONCE):
+                self._in.drain_events(timeout=seconds)
+                seconds = 0.001
+        except TimeoutError:
+            return self._received == before
+        except Exception as error:
+            log.complain("the reports of workers cannot be heard, and are tried again: %s", error)
+            self.close()
+        return False
+
+    def _on_message(self, message: Message) -> None:
+        self._received += 1
+        try:
+            report = remote.load_report(message.decode())
+        except DecodeError as error:
+            log.complain("a report that cannot be read is dropped: %s", error)
+            message.ack()
+            return
+        if self._handle(report):
+            message.ack()
+        else:
+            message.requeue()
+
+    def close(self) -> None:
+        """As :meth:`spoolkit.attempt.remote.Transport.close`."""
+        connection, self._in, self._consumer = self._in, None, None
+        if connection is not None:
+            _close(connection)
+
+    def _close_out(self) -> None:
+        out, self._out = self._out, None
+        if out is not None:
+            _close(out[0])
+
+
+def _close(connection: Connection) -> None:
+    with contextlib.suppress(Exception):
+        connection.collect(socket_timeout=1.0)
+    with contextlib.suppress(Exception):
+        connection.release()
+
+
+_own: PerProcess[CeleryTransport] = PerProcess()
+"""Of this process: a forked one must not share the connection."""
+
+
+def make() -> CeleryTransport:
+    """The transport of the application in force, of this process.
+
+    Raises:
+        ConfigurationError: There is no application, or it does not configure Celery.
+    """
+    app = application.current()
+    if app is None:
+        raise ConfigurationError("there is no application whose configuration names a broker", setting="CELERY")
+    return _own.get(lambda: CeleryTransport(celery_app(app)))

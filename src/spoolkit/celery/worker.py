@@ -1,0 +1,195 @@
+"""What does a worker of Celery do with a job? It runs one attempt as a spooler does, and reports it to the origin.
+
+Each task that the application declares is a task of Celery with the same name. Its one argument is a
+:class:`~spoolkit.attempt.remote.Message`. The attempt is reported before it starts, once a second while it runs, and at
+its end; only then is the message acknowledged. A message that is delivered a second time is reported and not run: the
+origin, which counts the attempts, decides what follows.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import shutil
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from celery import Celery
+from celery.app.task import Task
+from celery.exceptions import Reject
+from flask import Flask
+from flask.cli import ScriptInfo
+from kombu import Connection, Producer
+
+from spoolkit import application, registry
+from spoolkit.attempt import admission, job_log, remote, runner
+from spoolkit.attempt.remote import Document, Kind, Message, Report
+from spoolkit.attempt.runner import AttemptResult
+from spoolkit.celery import channel
+from spoolkit.celery.configuration import celery_app
+from spoolkit.errors import ConfigurationError, SignatureError, UnknownTaskError
+from spoolkit.job import Dead, Failure
+from spoolkit.spooldir import running
+from spoolkit.store.claims import Granted
+from spoolkit.system import log
+from spoolkit.system.process import PerProcess
+
+BEAT = 1.0
+"""Seconds between two reports of an attempt that runs."""
+
+PATIENCE = 86400.0
+"""Seconds for which a worker tries to report the end of an attempt: meanwhile the broker is away."""
+
+PAUSE = 1.0
+"""Seconds between two of these tries."""
+
+
+def load() -> Celery:
+    """Load the application that ``FLASK_APP`` names, and return its Celery application with a task for each of its tasks.
+
+    Raises:
+        ConfigurationError: The application does not use spoolkit, or does not configure Celery.
+    """
+    app = ScriptInfo().load_app()
+    if "spoolkit" not in app.extensions:
+        raise ConfigurationError(
+            f"the application {app.name!r} has no spoolkit: call SpoolKit(app)", setting="FLASK_APP"
+        )
+    return with_tasks(app)
+
+
+def with_tasks(app: Flask) -> Celery:
+    """The Celery application of ``app``, with a task for each task that is declared."""
+    celery = celery_app(app)
+    for declared in registry.this_process.tasks.values():
+        if declared.engine == "spool":
+            for name in declared.names:
+                if name not in celery.tasks:
+                    celery.task(_run, name=name, bind=True, max_retries=None, ignore_result=True, typing=False)
+    return celery
+
+
+def _run(task: Task[Any, Any], document: Document) -> None:
+    message = remote.load_message(document)
+    app = task.app
+    with _Reporter(app, message) as reporter:
+        if (task.request.delivery_info or {}).get("redelivered"):
+            reporter.report("returned")
+            return
+        try:
+            reporter.report("started")
+        except Exception as error:
+            # Nothing has run: the message comes back, to this worker or to another one, and is reported then.
+            raise Reject(f"the start of job {message.job.id} cannot be reported: {error}", requeue=True) from error
+        result = _attempt(message, reporter)
+        reporter.report_end(result)
+
+
+class _Reporter:
+    """Reports on one attempt, over a connection of its own."""
+
+    def __init__(self, celery: Celery, message: Message) -> None:
+        self._celery = celery
+        self._message = message
+        self._connection: Connection | None = None
+        self._producer: Producer | None = None
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> _Reporter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def report(self, kind: Kind, **fields: Any) -> None:
+        """Return once the broker has the report. Raises what kombu raises."""
+        one = self._message
+        report = Report(kind, one.job.id, one.attempt, one.attempt_since_reset, _name(), **fields)
+        with self._lock:
+            try:
+                if self._producer is None:
+                    self._connection = channel.connect(self._celery)
+                    self._producer = Producer(self._connection)
+                channel.publish_report(self._producer, one.origin, report)
+            except BaseException:
+                self._close()
+                raise
+
+    def report_end(self, result: AttemptResult) -> None:
+        """Report how the attempt has ended, as soon as the broker is there."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                self.report("ended", result=result)
+                return
+            except Exception as error:
+                if time.monotonic() > deadline:
+                    raise
+                log.complain("the end of job %s cannot be reported yet: %s", self._message.job.id, error)
+            time.sleep(PAUSE)
+
+    def _close(self) -> None:
+        connection, self._connection, self._producer = self._connection, None, None
+        if connection is not None:
+            with contextlib.suppress(Exception):
+                connection.release()
+
+
+def _name() -> str:
+    return f"process {os.getpid()} on {socket.gethostname()}"
+
+
+def _attempt(message: Message, reporter: _Reporter) -> AttemptResult:
+    job, config = message.job, application.settings()
+    if (instead := admission.instead_of_attempt(job)) is not None:
+        job_log.ended(job, instead)
+        return AttemptResult(instead, message.attempt)
+    try:
+        declared = registry.find(job.task).for_job(job)
+        declared.check(job.args, job.kwargs)
+    except (UnknownTaskError, SignatureError) as error:
+        return AttemptResult(Dead(Failure(str(error), type(error).__name__)), message.attempt)
+    scratch = _scratch.get()
+    start = Granted(message.attempt, message.attempt_since_reset)
+    with (
+        job_log.about(job, config),
+        running.AttemptFile(scratch, job.id) as attempt_file,
+        _beats(reporter, attempt_file),
+    ):
+        return runner.run(job, declared, start, config, attempt_file=attempt_file)
+
+
+@contextlib.contextmanager
+def _beats(reporter: _Reporter, attempt_file: running.AttemptFile) -> Iterator[None]:
+    """Report once a second that the attempt is alive, and how far it is."""
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(BEAT):
+            try:
+                reporter.report("running", progress=attempt_file.last_progress)
+            except Exception as error:
+                log.debug("an attempt cannot be reported as running: %s", error)
+
+    thread = threading.Thread(target=beat, name="spoolkit-beat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(channel.SOCKET_TIME)
+
+
+def _make_scratch() -> str:
+    folder = tempfile.mkdtemp(prefix="spoolkit-worker-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+_scratch: PerProcess[str] = PerProcess(_make_scratch)
+"""A private folder in which an attempt shows its progress and its log, as it does in a spool directory."""

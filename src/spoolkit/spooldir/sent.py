@@ -1,0 +1,72 @@
+"""Which jobs are with a broker or in a worker? Their files wait in ``sent/`` until the end of the job is known here.
+
+The folder mirrors the spool directory: the same names, the same folders of priorities. One rename moves a job out of
+the spool directory once its broker has the message, and one moves it back to be published again.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from spoolkit.spooldir import later, spoolfile
+from spoolkit.system import files
+
+FOLDER = "sent"
+
+
+def place(path: str, spool_dir: str) -> str:
+    """Move the file of a job here, whose message a broker has by now. By path alone: a spooler has it locked.
+
+    Args:
+        path: The file, in the spool directory or in the folder of a priority in it.
+        spool_dir: The spool directory.
+
+    Returns:
+        The new path.
+
+    Raises:
+        OSError: The file is gone, or cannot be moved.
+    """
+    above = os.path.dirname(path)
+    priority = "" if above == spool_dir else os.path.basename(above)
+    new = os.path.join(spool_dir, FOLDER, priority, os.path.basename(path))
+    try:
+        os.rename(path, new)
+    except FileNotFoundError:
+        for folder in dict.fromkeys((os.path.join(spool_dir, FOLDER), os.path.dirname(new))):
+            files.make_folder(folder)
+        os.rename(path, new)
+    return new
+
+
+def holds(path: str, spool_dir: str) -> bool:
+    """Return whether ``path`` is the file of a job that is sent."""
+    return path.startswith(os.path.join(spool_dir, FOLDER, ""))
+
+
+def find(spool_dir: str, id: str, known: str | None = None) -> str | None:
+    """Find the file of a sent job by its likely names; ``known``: one that it has had. Raises ``OSError``."""
+    folder = os.path.join(spool_dir, FOLDER)
+    for one in (folder, *spoolfile.priority_folders(folder)) if os.path.isdir(folder) else ():
+        if path := spoolfile.find(one, id, known):
+            return path
+    return None
+
+
+def paths(spool_dir: str) -> list[str]:
+    """List the files of all sent jobs. Raises ``OSError``."""
+    folder = os.path.join(spool_dir, FOLDER)
+    return spoolfile.in_place(folder, sys.maxsize) if os.path.isdir(folder) else []
+
+
+def publish_again(path: str, spool_dir: str) -> str:
+    """Move a sent job back to where a spooler takes it now, under another name. The caller has claimed the file.
+
+    Returns:
+        The new path.
+
+    Raises:
+        OSError: The file is gone, or cannot be moved.
+    """
+    return later.bring_forward(path, spool_dir)

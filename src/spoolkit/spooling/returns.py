@@ -1,0 +1,247 @@
+"""How does the end of a job come back that runs in a worker, perhaps on another machine?
+
+Its file waits in ``sent/`` since a spooler has published it (``spooling/sending.py``). One process per spool directory
+hears what the workers report, and does to record and file what a spooler does at the end of a job that ran here. It
+also tells which attempts are lost: those of which nothing is heard any more.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+
+from spoolkit import application, registry
+from spoolkit.attempt import job_log, retry
+from spoolkit.attempt.remote import Report, Transport, transports
+from spoolkit.attempt.runner import AttemptResult
+from spoolkit.encoding import packet
+from spoolkit.errors import DecodeError, NewerJobError, StoreUnavailableError
+from spoolkit.job import FINISHED, Dead, Failure, JobSpec, RetryAt, TaskOptions
+from spoolkit.settings import Settings
+from spoolkit.spooldir import held, sent, spoolers, spoolfile
+from spoolkit.spooling.execute import SpoolFileRef, record_and_settle
+from spoolkit.store import Store, locations, remote
+from spoolkit.store.claims import AlreadySettled
+from spoolkit.system import clock, files, log
+
+WAIT = 0.5
+"""Seconds for which one step waits for reports."""
+
+ELECTION = 0.5
+"""Seconds after which a process that is not the elected one asks again."""
+
+LOCK = "lock"
+"""The file in ``sent/`` that the elected process has locked."""
+
+QUIET_STEPS = 3
+"""How often in a row the broker has to say that there is nothing more to hear, before silence counts."""
+
+
+class _Heard:
+    """When something was last heard of an attempt."""
+
+    def __init__(self, attempt: int) -> None:
+        self.attempt = attempt
+        self.at = time.monotonic()
+
+
+class Returns:
+    """Hears what workers report of the jobs of one spool directory, as long as no other process does so.
+
+    Call :meth:`step` again and again, from one thread of a process that is no spooler: it opens spool files.
+
+    Args:
+        spool_dir: The spool directory.
+        engine: The name of the engine.
+    """
+
+    def __init__(self, spool_dir: str, engine: str = "celery") -> None:
+        self._spool_dir = spool_dir
+        self._engine = engine
+        self._lock: int | None = None
+        self._transport: Transport | None = None
+        self._heard: dict[str, _Heard] = {}
+        """The attempts that run in workers, by the ids of their jobs."""
+        self._quiet_steps = 0
+        self._is_tidy = False
+        """Whether each file in ``sent/`` is that of a job that is not over, as far as is recorded."""
+
+    def step(self) -> float:
+        """Hear for a moment what workers report, and record it; then look for attempts that are lost.
+
+        Returns:
+            The seconds after which to call it again. Never raises ``OSError``, nor because the store is unavailable.
+        """
+        try:
+            if not self._is_elected():
+                return ELECTION
+            if not self._is_tidy:
+                self._tidy()
+            assert self._transport is not None
+            origin = held.identity(self._spool_dir)
+            if self._transport.receive(origin, self._handle, WAIT):
+                self._quiet_steps += 1
+            else:
+                self._hear_anew()
+            if self._quiet_steps >= QUIET_STEPS:
+                self._find_lost()
+        except (OSError, StoreUnavailableError) as error:
+            self._hear_anew()
+            self._is_tidy = False
+            log.complain("what workers report of the jobs of %s cannot be recorded: %s", self._spool_dir, error)
+            return ELECTION
+        return 0.0
+
+    def close(self) -> None:
+        """Let another process be elected."""
+        if self._transport is not None:
+            self._transport.close()
+        if self._lock is not None:
+            os.close(self._lock)
+        self._lock = self._transport = None
+
+    def _is_elected(self) -> bool:
+        if self._lock is not None:
+            return True
+        if not os.path.isdir(self._spool_dir):
+            return False
+        files.check_user(self._spool_dir)
+        files.make_folder(os.path.join(self._spool_dir, sent.FOLDER))
+        fd = files.open_or_create(os.path.join(self._spool_dir, sent.FOLDER, LOCK))
+        if not files.try_lock(fd):
+            os.close(fd)
+            return False
+        self._lock = fd
+        try:
+            self._transport = transports[self._engine]()
+            self._heard = {id: _Heard(attempt) for id, attempt in remote.running(locations.store()).items()}
+        except BaseException:
+            self.close()
+            raise
+        return True
+
+    def _hear_anew(self) -> None:
+        """Count silence from now on: before, a report could not arrive."""
+        self._quiet_steps = 0
+        for heard in self._heard.values():
+            heard.at = time.monotonic()
+
+    def _tidy(self) -> None:
+        """Do to files what is recorded of their jobs: a process was killed between the two."""
+        store, config = locations.store(), application.settings()
+        for path in sent.paths(self._spool_dir):
+            with spoolfile.claim(path) as fd:
+                if fd is None:
+                    continue
+                job = packet.head(packet.load(spoolfile.read(fd, packet.HEAD_SIZE)))
+                found = remote.next_attempt(store, job, _options_of(job).attempts, os.path.basename(path))
+                if isinstance(found, AlreadySettled) and not isinstance(found.outcome, Dead):
+                    result = AttemptResult(found.outcome, was_recorded=True)
+                    record_and_settle(job, result, SpoolFileRef(path, self._spool_dir), store, config, self._spool_dir)
+        self._is_tidy = True
+
+    # Reports
+
+    def _handle(self, report: Report) -> bool:
+        store, config = locations.store(), application.settings()
+        path = self._find(report.id, store)
+        if path is None:
+            return True  # it is over, and this is said once more; or it was purged
+        with spoolfile.claim(path) as fd:
+            if fd is None:
+                return False  # a spooler has published it this moment, and moves it
+            try:
+                content = packet.load(spoolfile.read(fd))
+                job = packet.unpack(content)
+            except (DecodeError, NewerJobError) as error:
+                log.complain("a report of the job %s cannot be used: %s", report.id, error)
+                return True
+            self._record(report, job, packet.arguments(content), path, store, config)
+        return True
+
+    def _find(self, id: str, store: Store) -> str | None:
+        status = store.status(id)
+        if status is not None and status.state in FINISHED:
+            return None
+        known = None if status is None else status.file
+        return sent.find(self._spool_dir, id, known) or spoolfile.locate(self._spool_dir, id, known)
+
+    def _record(
+        self, report: Report, job: JobSpec, arguments: bytes, path: str, store: Store, config: Settings
+    ) -> None:
+        is_due_here = not sent.holds(path, self._spool_dir)
+        if report.kind == "returned":
+            # What was started is alive, or will be silent. What was not may never be: its message is used up.
+            if not is_due_here and not self._has_started(report, store):
+                self._send_again(path)
+            return
+        runs = remote.start(
+            store,
+            job,
+            report.attempt,
+            attempt_since_reset=report.attempt_since_reset,
+            max_attempts=_options_of(job).attempts,
+            worker=report.worker,
+            file=os.path.basename(path),
+            arguments=arguments,
+        )
+        if not runs:
+            return  # it was taken for lost, or another attempt has been published since
+        if report.result is None:
+            self._heard[job.id] = _Heard(report.attempt)
+            if report.progress is not None:
+                remote.show_progress(store, job.id, report.attempt, report.progress)
+        else:
+            self._end(job, report.result, path, store, config)
+
+    def _has_started(self, report: Report, store: Store) -> bool:
+        status = store.status(report.id)
+        return status is not None and status.attempt >= report.attempt
+
+    def _send_again(self, path: str) -> None:
+        sent.publish_again(path, self._spool_dir)
+        spoolers.wake(self._spool_dir)
+
+    def _end(self, job: JobSpec, result: AttemptResult, path: str, store: Store, config: Settings) -> None:
+        self._heard.pop(job.id, None)
+        job_log.ended(job, result.outcome)
+        result = result._replace(logged=True)
+        record_and_settle(job, result, SpoolFileRef(path, self._spool_dir), store, config, self._spool_dir)
+        if isinstance(result.outcome, RetryAt):
+            spoolers.wake(self._spool_dir)
+
+    # Lost attempts
+
+    def _find_lost(self) -> None:
+        store, config = locations.store(), application.settings()
+        now = time.monotonic()
+        for id, heard in list(self._heard.items()):
+            if now - heard.at < config.celery_lost:
+                continue
+            path = self._find(id, store)
+            if path is None:
+                del self._heard[id]
+                continue
+            with spoolfile.claim(path) as fd:
+                if fd is None:
+                    continue
+                job = packet.unpack(packet.load(spoolfile.read(fd)))
+                self._end(job, _lost(job, heard.attempt, config, store), path, store, config)
+
+
+def _lost(job: JobSpec, attempt: int, config: Settings, store: Store) -> AttemptResult:
+    """What follows from the loss of an attempt."""
+    text = f"nothing was heard of attempt {attempt} for {config.celery_lost:g} s: its worker is dead, or cut off"
+    failure, options = Failure(text, ending="crashed"), _options_of(job)
+    status, since_reset = store.status(job.id), attempt
+    if status is not None and status.max_attempts is not None:
+        since_reset = attempt - (status.max_attempts - options.attempts)
+    jitter = random.random()  # noqa: S311 - spreads retries, guards nothing
+    outcome = retry.after_failure(options, since_reset, failure, now=clock.now(), jitter=jitter)
+    return AttemptResult(outcome, attempt)
+
+
+def _options_of(job: JobSpec) -> TaskOptions:
+    declared = registry.this_process.get(job.task)
+    return TaskOptions() if declared is None else declared.for_job(job).options

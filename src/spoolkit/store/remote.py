@@ -1,0 +1,135 @@
+"""What is recorded of jobs whose attempts run in workers, perhaps on other machines?
+
+No process of this machine runs them: such a row has no pid, and nothing here asks whether one is alive. A worker says
+that it has started an attempt, and this is recorded when that is heard.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from spoolkit.job import Cancelled, Dead, Done, Failure, JobSpec, Progress, RetryAt, State
+from spoolkit.store import rows
+from spoolkit.store.claims import ARGUMENTS_LIMIT, AlreadySettled
+from spoolkit.store.database import Database
+from spoolkit.system import clock
+
+
+@dataclass(frozen=True)
+class Next:
+    """The attempt that is to be published."""
+
+    #: Its number, from 1.
+    attempt: int
+    #: The same since the count was last reset.
+    attempt_since_reset: int
+
+
+@dataclass(frozen=True)
+class Started:
+    """A worker has started an attempt already: its message was published before this process was killed."""
+
+
+def next_attempt(store: Database, job: JobSpec, max_attempts: int, file: str) -> Next | Started | AlreadySettled:
+    """Say which attempt of ``job`` is published next, or why none may be. Nothing is recorded.
+
+    Args:
+        store: Where the job is recorded.
+        job: The job.
+        max_attempts: How many attempts the job may have since the count was last reset.
+        file: The name of its file.
+
+    Raises:
+        StoreUnavailableError: The store cannot be read.
+    """
+    found = store.read("SELECT * FROM jobs WHERE id = ?", (job.id,))
+    if not found:
+        return Next(1, 1)
+    row = found[0]
+    state, base = State(row["state"]), row["base"]
+    failure = Failure(row["error_message"] or "", row["error_type"])
+    match state:
+        case State.RUNNING:
+            return Started()
+        case State.DONE:
+            return AlreadySettled(Done())
+        case State.CANCELLED:
+            return AlreadySettled(Cancelled(failure))
+        case State.RETRYING if row["file"] == file:
+            return AlreadySettled(RetryAt(row["run_at"], failure))
+        case State.DEAD | State.QUEUED:
+            base = row["attempt"]  # the file was moved back to be run again: the count is reset
+    attempt = row["attempt"] + 1
+    if attempt - base > max_attempts:
+        return AlreadySettled(Dead(Failure("no attempt is left")))
+    return Next(attempt, attempt - base)
+
+
+def start(
+    store: Database,
+    job: JobSpec,
+    attempt: int,
+    *,
+    attempt_since_reset: int,
+    max_attempts: int,
+    worker: str,
+    file: str,
+    arguments: bytes,
+) -> bool:
+    """Record that a worker has started an attempt.
+
+    Args:
+        store: Where it is recorded.
+        job: The job.
+        attempt: The number of the attempt, from 1.
+        attempt_since_reset: The same since the count was last reset.
+        max_attempts: How many attempts the job may have since then.
+        worker: The worker, for people.
+        file: The name of the job's file.
+        arguments: The job's arguments in the codec's bytes, kept if they are small.
+
+    Returns:
+        Whether the attempt runs, as far as is recorded; not if it, or a later one, has ended before.
+
+    Raises:
+        StoreUnavailableError: It cannot be recorded.
+    """
+    now, base = clock.now(), attempt - attempt_since_reset
+    event = rows.event(now, "started", attempt, detail={"worker": worker})
+    columns: dict[str, Any] = {"task": job.task, "started_at": now, "file": file, "run_at": job.run_at}
+    columns.update(attempt=attempt, base=base, max_attempts=base + max_attempts, pid=None, identity=None)
+    with store.transaction() as db:
+        row = rows.find(db, job.id)
+        if row is None:
+            columns.update(engine=job.engine, queue=job.queue, enqueued_at=job.enqueued_at)
+            columns.update(expires_at=job.expires_at, options=rows.options_of(job))
+            columns.update(arguments=arguments if len(arguments) <= ARGUMENTS_LIMIT else None)
+            rows.insert(db, job.id, State.RUNNING, now, columns, event)
+            rows.add_tags(db, job)
+            return True
+        if row["attempt"] >= attempt:
+            return bool(row["attempt"] == attempt and row["state"] == State.RUNNING)
+        if row["state"] == State.RUNNING or not rows.may_move(row, State.RUNNING):
+            return False
+        columns.update(error_type=None, error_message=None, ending=None, progress=None)
+        rows.move(db, row, State.RUNNING, now, columns, event)
+    return True
+
+
+def show_progress(store: Database, id: str, attempt: int, progress: Progress) -> None:
+    """Record how far a running attempt is. Raises :class:`StoreUnavailableError`."""
+    with store.transaction() as db:
+        row = rows.find(db, id)
+        if row is not None and row["state"] == State.RUNNING and row["attempt"] == attempt:
+            rows.update(db, row, {"progress": rows.encodable(rows.progress_text(progress))})
+
+
+def running(store: Database) -> dict[str, int]:
+    """Return the attempts that run in workers, as far as is recorded: their numbers by the ids of the jobs.
+
+    Raises:
+        StoreUnavailableError: The store cannot be read.
+    """
+    found = store.read("SELECT id, attempt FROM jobs WHERE state = 'running' AND engine = 'celery'")
+    return {row["id"]: row["attempt"] for row in found}
