@@ -63,6 +63,7 @@ def spool(
     limit: Limit | None = ...,
     priority: int | None = ...,
     rate: Rate | None = ...,
+    engine: str | None = ...,
     name: str | None = ...,
     aliases: Sequence[str] = ...,
 ) -> _SpoolDecorator: ...
@@ -83,6 +84,7 @@ def spool(
     limit: Limit | None = None,
     priority: int | None = None,
     rate: Rate | None = None,
+    engine: str | None = None,
     name: str | None = None,
     aliases: Sequence[str] = (),
 ) -> Any:
@@ -116,6 +118,8 @@ def spool(
             normal. uWSGI needs ``spooler-ordered``.
         rate: How often jobs start, of the task or for each value of a key, such as ``Rate(10, per=60)``. ``None``: at
             any time.
+        engine: ``"spool"``: its jobs run in spoolers of this machine. ``"celery"``: in workers of Celery. ``None``: as
+            ``SPOOLKIT_ENGINE`` says when a job is called.
         name: The task's name in jobs and records. ``None``: ``module.function``.
         aliases: Names that the task had in earlier versions of the code, whose jobs may still be waiting.
 
@@ -133,6 +137,7 @@ def spool(
         limit=_bound(Limit, limit),
         rate=_bound(Rate, rate),
         priority=_priority(priority),
+        engine=_engine(engine),
     )
     _check_names(name, aliases)
 
@@ -295,6 +300,12 @@ def periodic(
         return task
 
     return declare
+
+
+def _engine(engine: object) -> str | None:
+    if engine not in (None, "spool", "celery"):
+        raise ConfigurationError(f'engine is {shown(engine)}: give "spool" or "celery"', setting="engine")
+    return engine  # type: ignore[return-value]
 
 
 def _task_options(

@@ -20,7 +20,7 @@ from spoolkit.errors import ConfigurationError, QueueFull, SpoolkitError, shown
 from spoolkit.handle import Job
 from spoolkit.lifecycle import flask_run, hooks, sweeping
 from spoolkit.selection import Jobs, States
-from spoolkit.spooling import engine, leftovers
+from spoolkit.spooling import engine, leftovers, returns
 from spoolkit.store import locations
 from spoolkit.system import log
 from spoolkit.task import Task
@@ -87,6 +87,9 @@ class SpoolKit:
         if config.after_commit:
             commits.listen_for_writes()
         sweeping.add(leftovers.sweep)
+        if returns.are_expected(config):
+            task.check_celery(app)
+            returns.start_in_http_processes()
         if directories and config.spool not in directories:
             log.warning(
                 "uWSGI serves the spool directory %s, but SPOOLKIT_SPOOL is %s: jobs that processes outside uWSGI "

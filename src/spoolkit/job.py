@@ -341,6 +341,8 @@ class TaskOptions:
     priority: int | None = None
     #: How often its jobs start. ``None``: at any time.
     rate: Rate | None = None
+    #: The engine that carries its jobs, ``spool`` or ``celery``. ``None``: ``SPOOLKIT_ENGINE``, as it is at the call.
+    engine: str | None = None
 
     @property
     def attempts(self) -> int:

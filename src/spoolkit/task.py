@@ -10,8 +10,10 @@ from datetime import datetime, timedelta
 from functools import update_wrapper
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar
 
+from flask import Flask
+
 from spoolkit import application, callables, callbacks, registry, times
-from spoolkit.attempt import calling, current_job
+from spoolkit.attempt import calling, current_job, remote
 from spoolkit.attempt import options as attempt_options
 from spoolkit.coordination import limits, unique
 from spoolkit.encoding import headers as job_headers
@@ -20,6 +22,7 @@ from spoolkit.encoding import uwsgi_args
 from spoolkit.errors import (
     ArgumentError,
     ArgumentTypeError,
+    ConfigurationError,
     DecodeError,
     JobTimeout,
     QueueFull,
@@ -734,3 +737,28 @@ def _named_in(problem: str) -> str | None:
     """The argument that a message of :mod:`inspect` names in quotes."""
     parts = problem.split("'")
     return parts[1] if len(parts) >= 3 else None
+
+
+def check_celery(app: Flask) -> None:
+    """Check that the configuration of an application has what the engine ``celery`` needs.
+
+    Raises:
+        ConfigurationError: It has not, or Celery is not installed.
+    """
+    try:
+        from spoolkit.celery.configuration import celery_app  # only where it is used: it may not be installed
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"the engine celery needs Celery, and {error.name} is not installed: pip install 'spoolkit[celery]'",
+            setting="SPOOLKIT_ENGINE",
+        ) from error
+    celery_app(app)
+
+
+def _celery() -> remote.Transport:
+    from spoolkit.celery import transport
+
+    return transport.make()
+
+
+remote.transports.setdefault("celery", _celery)

@@ -16,7 +16,7 @@ from spoolkit.coordination import batches, limits
 from spoolkit.encoding import batch, packet
 from spoolkit.errors import DecodeError, JobStateError, UnknownJobError
 from spoolkit.job import FINAL, FINISHED, Failure, JobSpec, State, Status, of_status
-from spoolkit.spooldir import chunks, dead, held, later, parked, priorities, running, spoolers, spoolfile, waiting
+from spoolkit.spooldir import chunks, dead, held, later, parked, priorities, running, sent, spoolers, spoolfile, waiting
 from spoolkit.store import locations, retention
 from spoolkit.system import clock, files, process
 
@@ -152,6 +152,8 @@ def _cancel(id: str, *, force: bool, by: str | None) -> State:
         if held.find(id) is not None:
             message = f"job {id} is not accepted yet: roll its transaction back, and it never is"
             raise JobStateError(message, job=id, state=str(status.state))
+        if status.runs_elsewhere and (status.state is State.RUNNING or _is_sent(status)):
+            raise _is_elsewhere(status, "cancelled")
         if status.state is not State.RUNNING:
             if _cancel_waiting(status, by) if status.has_file else _cancel_in_process(status, by):
                 return State.CANCELLED
@@ -257,6 +259,8 @@ def run_now(id: str, *, by: str | None = None) -> State:
             # Its file must keep its name, by which retention knows that its record is still needed.
             message = f"{id} is a batch whose transaction is committed, and due: a spooler enqueues its members next"
             raise JobStateError(message, job=id, state=str(status.state))
+        if status.runs_elsewhere and _is_sent(status):
+            raise _is_elsewhere(status, "run now")
         with _claimed(status) as path:
             if path is not None:
                 spool_dir = next(one for one in directories(status) if path.startswith(one + os.sep))
@@ -287,6 +291,16 @@ def record_new(id: str, kind: str, *, by: str | None = None, job: str | None = N
         made = find(id)
         waiting = made if made.has_file and made.state is State.QUEUED else None
         from_store(partial(locations.store().record_event, id, kind, by=by, job=job, waiting=waiting))
+
+
+def _is_sent(status: Status) -> bool:
+    return any(sent.find(spool_dir, status.id, status.file) for spool_dir in directories(status))
+
+
+def _is_elsewhere(status: Status, wanted: str) -> JobStateError:
+    """A worker may start the job at any moment, and cannot be reached for certain."""
+    message = f"job {status.id} cannot be {wanted}: Celery has it, and a worker runs it, or may start it at any moment"
+    return JobStateError(message, job=status.id, state=str(status.state))
 
 
 def _locked(status: Status) -> JobStateError:

@@ -19,9 +19,10 @@ from spoolkit.system import clock
 Document = dict[str, Any]
 """What JSON can hold."""
 
-Kind = Literal["started", "running", "ended", "returned"]
+Kind = Literal["started", "running", "ended", "returned", "unusable", "echo"]
 """What a report says of an attempt. ``started``: it starts now. ``running``: it is alive. ``ended``: it has a result.
-``returned``: the broker has delivered its message once more, and it was not run."""
+``returned``: the broker has delivered its message once more, and it was not run. ``unusable``: this version of the
+worker's code cannot run it. ``echo``: it is no worker's, but shows that reports arrive."""
 
 
 class Message(NamedTuple):
@@ -37,6 +38,8 @@ class Message(NamedTuple):
     attempt_since_reset: int
     #: Where reports go to: the name of the machine's spool directory.
     origin: str
+    #: Seconds after which the process that runs it is killed. ``None``: never.
+    hard_limit: float | None = None
 
 
 class Report(NamedTuple):
@@ -55,6 +58,8 @@ class Report(NamedTuple):
     progress: Progress | None = None
     #: How it has ended.
     result: AttemptResult | None = None
+    #: Why it cannot be run.
+    problem: str = ""
 
 
 class PublishError(Exception):
@@ -77,7 +82,15 @@ class Transport(Protocol):
             seconds: How long to wait for the first one.
 
         Returns:
-            Whether all reports that the broker has were handed over. If not, silence means nothing.
+            Whether there was a connection all the time. If not, silence means nothing.
+        """
+        ...
+
+    def echo(self, origin: str, number: int) -> None:
+        """Send a report to ``origin`` itself, of the kind ``echo``, with ``number`` as its attempt.
+
+        Raises:
+            PublishError: The broker has not confirmed that it has the report.
         """
         ...
 
@@ -144,6 +157,7 @@ def load_report(document: object) -> Report:
             worker=str(found["worker"]),
             progress=found["progress"] and Progress(*found["progress"]),
             result=found["result"] and _load_result(int(found["attempt"]), found["result"]),
+            problem=str(found["problem"]),
         )
     except (TypeError, KeyError, AttributeError, ValueError) as error:
         raise DecodeError(f"this is no report of an attempt: {type(error).__name__}: {error}") from error

@@ -6,16 +6,12 @@ the job, on the same broker: durable, so that what happened while that machine w
 
 from __future__ import annotations
 
-from typing import Any
-
 from celery import Celery
 from kombu import Connection, Producer, Queue
 
 from spoolkit.attempt import remote
-from spoolkit.attempt.remote import Document, Report
+from spoolkit.attempt.remote import Message, Report
 from spoolkit.celery.configuration import SOCKET_TIME
-
-NO_RETRY: dict[str, Any] = {"retry": False}
 
 
 def reports_queue(origin: str) -> Queue:
@@ -38,17 +34,18 @@ def publish_report(producer: Producer, origin: str, report: Report) -> None:
     )
 
 
-def publish_message(producer: Producer, celery: Celery, task: str, id: str, document: Document) -> None:
-    """Return once the broker has the message of a task. Raises what kombu raises."""
+def publish_message(producer: Producer, celery: Celery, message: Message) -> None:
+    """Return once the broker has the message. Raises what kombu raises."""
     celery.send_task(
-        task,
-        args=(document,),
-        task_id=id,
+        message.job.task,
+        args=(remote.dump_message(message),),
+        task_id=message.job.id,
+        time_limit=message.hard_limit,
         producer=producer,
         ignore_result=True,
         argsrepr="(…)",  # monitors show it, and arguments may be secret
         confirm_timeout=SOCKET_TIME,
-        **NO_RETRY,
+        retry=False,
     )
 
 

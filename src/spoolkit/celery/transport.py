@@ -1,4 +1,4 @@
-"""How does the machine that has accepted a job publish it, and hear of it? The side of the broker that is not a worker."""
+"""How does the machine that has accepted a job publish it, and hear of it?"""
 
 from __future__ import annotations
 
@@ -30,23 +30,24 @@ class CeleryTransport:
         self._in: Connection | None = None
         self._consumer: Consumer | None = None
         self._handle: Callable[[Report], bool] = lambda report: False
-        self._received = 0
 
     def publish(self, message: remote.Message) -> None:
         """As :meth:`spoolkit.attempt.remote.Transport.publish`."""
+        self._send(lambda producer: channel.publish_message(producer, self._celery, message))
+
+    def _send(self, publish: Callable[[Producer], object]) -> None:
         try:
             if self._out is None:
                 connection = channel.connect(self._celery)
                 self._out = connection, Producer(connection)
-            document = remote.dump_message(message)
-            channel.publish_message(self._out[1], self._celery, message.job.task, message.job.id, document)
+            publish(self._out[1])
         except Exception as error:  # of kombu, of the broker's client, of the socket
             self._close_out()
             raise PublishError(f"{type(error).__name__}: {error}") from error
 
     def receive(self, origin: str, handle: Callable[[Report], bool], seconds: float) -> bool:
         """As :meth:`spoolkit.attempt.remote.Transport.receive`."""
-        self._handle, before = handle, self._received
+        self._handle = handle
         try:
             if self._in is None:
                 self._in = channel.connect(self._celery)
@@ -59,14 +60,18 @@ class CeleryTransport:
                 self._in.drain_events(timeout=seconds)
                 seconds = 0.001
         except TimeoutError:
-            return self._received == before
+            pass
         except Exception as error:
             log.complain("the reports of workers cannot be heard, and are tried again: %s", error)
             self.close()
-        return False
+            return False
+        return True
+
+    def echo(self, origin: str, number: int) -> None:
+        """As :meth:`spoolkit.attempt.remote.Transport.echo`."""
+        self._send(lambda producer: channel.publish_report(producer, origin, Report("echo", "", number, number)))
 
     def _on_message(self, message: Message) -> None:
-        self._received += 1
         try:
             report = remote.load_report(message.decode())
         except DecodeError as error:

@@ -19,9 +19,10 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from celery import Celery
+from celery import Celery, signals
 from celery.app.task import Task
 from celery.exceptions import Reject
+from celery.worker.consumer import Consumer
 from flask import Flask
 from flask.cli import ScriptInfo
 from kombu import Connection, Producer
@@ -31,9 +32,9 @@ from spoolkit.attempt import admission, job_log, remote, runner
 from spoolkit.attempt.remote import Document, Kind, Message, Report
 from spoolkit.attempt.runner import AttemptResult
 from spoolkit.celery import channel
-from spoolkit.celery.configuration import celery_app
-from spoolkit.errors import ConfigurationError, SignatureError, UnknownTaskError
-from spoolkit.job import Dead, Failure
+from spoolkit.celery.configuration import SOCKET_TIME, celery_app
+from spoolkit.errors import ConfigurationError, NewerJobError, SignatureError, UnknownTaskError
+from spoolkit.registry import Declared
 from spoolkit.spooldir import running
 from spoolkit.store.claims import Granted
 from spoolkit.system import log
@@ -50,7 +51,7 @@ PAUSE = 1.0
 
 
 def load() -> Celery:
-    """Load the application that ``FLASK_APP`` names, and return its Celery application with a task for each of its tasks.
+    """Load the application that ``FLASK_APP`` names, and return its Celery application, which has its tasks.
 
     Raises:
         ConfigurationError: The application does not use spoolkit, or does not configure Celery.
@@ -66,6 +67,7 @@ def load() -> Celery:
 def with_tasks(app: Flask) -> Celery:
     """The Celery application of ``app``, with a task for each task that is declared."""
     celery = celery_app(app)
+    signals.task_unknown.connect(_on_unknown_task)
     for declared in registry.this_process.tasks.values():
         if declared.engine == "spool":
             for name in declared.names:
@@ -75,19 +77,45 @@ def with_tasks(app: Flask) -> Celery:
 
 
 def _run(task: Task[Any, Any], document: Document) -> None:
-    message = remote.load_message(document)
     app = task.app
+    try:
+        message = remote.load_message(document)
+    except NewerJobError as error:
+        time.sleep(PAUSE)
+        raise Reject(f"a worker with a newer version of spoolkit has to run it: {error}", requeue=True) from error
     with _Reporter(app, message) as reporter:
         if (task.request.delivery_info or {}).get("redelivered"):
             reporter.report("returned")
+            return
+        declared = _declared(message, reporter)
+        if declared is None:
             return
         try:
             reporter.report("started")
         except Exception as error:
             # Nothing has run: the message comes back, to this worker or to another one, and is reported then.
             raise Reject(f"the start of job {message.job.id} cannot be reported: {error}", requeue=True) from error
-        result = _attempt(message, reporter)
-        reporter.report_end(result)
+        reporter.report_end(_attempt(message, declared, reporter))
+
+
+def _declared(message: Message, reporter: _Reporter) -> Declared | None:
+    """The task of a message; ``None`` if this version of the code cannot run it, which is reported."""
+    job = message.job
+    try:
+        declared = registry.find(job.task).for_job(job)
+        declared.check(job.args, job.kwargs)
+    except (UnknownTaskError, SignatureError) as error:
+        reporter.report("unusable", problem=str(error))
+        return None
+    return declared
+
+
+def _on_unknown_task(sender: Consumer, message: Any, **_: object) -> None:
+    """Report a job of a task that this worker does not know: Celery would drop it without a word to the origin."""
+    (document, *_rest), *_more = message.decode()
+    one = remote.load_message(document)
+    with _Reporter(sender.app, one) as reporter:
+        reporter.report("unusable", problem=f"the task {one.job.task} is not declared in the worker {_name()}")
 
 
 class _Reporter:
@@ -144,16 +172,11 @@ def _name() -> str:
     return f"process {os.getpid()} on {socket.gethostname()}"
 
 
-def _attempt(message: Message, reporter: _Reporter) -> AttemptResult:
+def _attempt(message: Message, declared: Declared, reporter: _Reporter) -> AttemptResult:
     job, config = message.job, application.settings()
     if (instead := admission.instead_of_attempt(job)) is not None:
         job_log.ended(job, instead)
         return AttemptResult(instead, message.attempt)
-    try:
-        declared = registry.find(job.task).for_job(job)
-        declared.check(job.args, job.kwargs)
-    except (UnknownTaskError, SignatureError) as error:
-        return AttemptResult(Dead(Failure(str(error), type(error).__name__)), message.attempt)
     scratch = _scratch.get()
     start = Granted(message.attempt, message.attempt_since_reset)
     with (
@@ -182,7 +205,7 @@ def _beats(reporter: _Reporter, attempt_file: running.AttemptFile) -> Iterator[N
         yield
     finally:
         over.set()
-        thread.join(channel.SOCKET_TIME)
+        thread.join(SOCKET_TIME)
 
 
 def _make_scratch() -> str:

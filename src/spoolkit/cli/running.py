@@ -18,6 +18,7 @@ from spoolkit.doctor.examine import examine_application
 from spoolkit.doctor.findings import Finding
 from spoolkit.settings import MAX_PROCESSES, Settings
 from spoolkit.spooldir import spoolfile
+from spoolkit.spooling import returns
 from spoolkit.spooling.standalone import GUARDED
 from spoolkit.spooling.supervisor import supervise
 from spoolkit.store import locations
@@ -62,7 +63,9 @@ def run(processes: int | None, queues: tuple[str, ...], until_eof: bool, as_json
         click.echo(f"spoolkit: running the jobs of {paths} for {current_app.name}, pid {os.getpid()}", err=True)
     # The runner beside flask run, which has --until-eof, is not the service.
     manager = None if until_eof else ServiceManager.take()
-    status = supervise(served, until_eof=sys.stdin.fileno() if until_eof else None, manager=manager)
+    beside = [returns.run] if returns.are_expected(config) else []
+    until = sys.stdin.fileno() if until_eof else None
+    status = supervise(served, until_eof=until, beside=beside, manager=manager)
     # At exit Python restores the default handlers: a signal that comes then would decide the exit status.
     signal.pthread_sigmask(signal.SIG_BLOCK, GUARDED)
     sys.exit(status)

@@ -28,7 +28,7 @@ from spoolkit.registry import Declared
 from spoolkit.settings import DEFAULT_QUEUE, Settings
 from spoolkit.spooldir import chunks, held, later, priorities, room, spoolers, spoolfile
 from spoolkit.spooldir import unique as keys
-from spoolkit.spooling import batch_jobs, publication, unique_jobs
+from spoolkit.spooling import batch_jobs, capabilities, publication, unique_jobs
 from spoolkit.spooling.unique_jobs import BeforeWrite, Call
 from spoolkit.store import locations
 from spoolkit.system import clock, files, log, sandbox
@@ -58,6 +58,7 @@ class SpoolEngine:
         """
         config = application.settings(declared.code_folder)
         call = _encoded(job, declared, config)
+        job = _with_engine(job, declared, config)
         served = bridge.directories()
         spool_dir = _spool_dir_of(job, config, served)
         if job.queue is not None:
@@ -94,7 +95,10 @@ class SpoolEngine:
             ArgumentError: An argument is not of the supported types, or is too large.
             DuplicateTaskError: Another function has been declared under the task's name since.
         """
-        call = _encoded(job, declared, application.settings(declared.code_folder))
+        config = application.settings(declared.code_folder)
+        call = _encoded(job, declared, config)
+        if (engine := _engine_of(declared, config)) != job.engine:
+            capabilities.refuse_together(declared, engine)
         if declared.has_keys and job.result_at is None:
             job = replaced(job, **limits.keys_of(declared, job.args, job.kwargs))
         return packet.dump_job(job, call)
@@ -168,6 +172,7 @@ class SpoolEngine:
         """
         registry.check_not_replaced(declared)
         config = application.settings(declared.code_folder)
+        first = _with_engine(first, declared, config)
         served = bridge.directories()
         spool_dir = _spool_dir_of(first, config, served)
         if first.queue is not None:
@@ -209,6 +214,22 @@ class SpoolEngine:
         spoolers.wake(spool_dir)
         signals.accepted(jobs)
         return jobs
+
+
+def _engine_of(declared: Declared, config: Settings) -> str:
+    return declared.options.engine or config.engine
+
+
+def _with_engine(job: AnyJob, declared: Declared, config: Settings) -> AnyJob:
+    """The job with the engine of its task, or else that of the site, as they are at the call.
+
+    Raises:
+        ArgumentError: That engine cannot carry the job.
+    """
+    if (engine := _engine_of(declared, config)) == job.engine:
+        return job
+    capabilities.check(job, declared, engine)
+    return replaced(job, engine=engine)
 
 
 def _with_places(

@@ -246,7 +246,7 @@ def _task_of(job: JobSpec, store: Store, config: Settings, working_directory: st
         declared.check(job.args, job.kwargs)
     except (UnknownTaskError, SignatureError) as error:
         in_spooler = working_directory is not None
-        return AttemptResult(_wait_for_other_code(job, error, store, config) if in_spooler else _dead(error))
+        return AttemptResult(wait_for_other_code(job, error, store, config) if in_spooler else _dead(error))
     if working_directory is not None:
         try:
             # uWSGI is in the spool directory at first, and an earlier task may have gone elsewhere.
@@ -419,8 +419,8 @@ def end_expired(content: packet.Packet, file: SpoolFileRef, declared: Declared, 
 # A job that this version of the code cannot run
 
 
-def _wait_for_other_code(job: JobSpec, error: SpoolkitError, store: Store, config: Settings) -> RetryAt | Dead:
-    """Try the job again for a while, with no attempt counted; then it is dead."""
+def wait_for_other_code(job: JobSpec, error: SpoolkitError, store: Store, config: Settings) -> RetryAt | Dead:
+    """What follows if no version of the code that is here can run a job: it is tried again for a while, then dead."""
     now = clock.now()
     waited = now - _first_due(job, store)
     if (left := config.unknown_grace - waited) <= 0:

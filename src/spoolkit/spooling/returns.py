@@ -9,21 +9,28 @@ from __future__ import annotations
 
 import os
 import random
+import signal
+import threading
 import time
+from collections.abc import Sequence
 
 from spoolkit import application, registry
 from spoolkit.attempt import job_log, retry
-from spoolkit.attempt.remote import Report, Transport, transports
+from spoolkit.attempt.remote import PublishError, Report, Transport, transports
 from spoolkit.attempt.runner import AttemptResult
 from spoolkit.encoding import packet
-from spoolkit.errors import DecodeError, NewerJobError, StoreUnavailableError
+from spoolkit.errors import DecodeError, NewerJobError, StoreUnavailableError, UnknownTaskError
 from spoolkit.job import FINISHED, Dead, Failure, JobSpec, RetryAt, TaskOptions
+from spoolkit.lifecycle import hooks
 from spoolkit.settings import Settings
 from spoolkit.spooldir import held, sent, spoolers, spoolfile
-from spoolkit.spooling.execute import SpoolFileRef, record_and_settle
+from spoolkit.spooling.execute import SpoolFileRef, record_and_settle, wait_for_other_code
 from spoolkit.store import Store, locations, remote
 from spoolkit.store.claims import AlreadySettled
-from spoolkit.system import clock, files, log
+from spoolkit.spooling.standalone import GUARDED
+from spoolkit.system import clock, files, log, polling, task_signals
+from spoolkit.system.process import PerProcess
+from spoolkit.uwsgi import bridge
 
 WAIT = 0.5
 """Seconds for which one step waits for reports."""
@@ -31,11 +38,21 @@ WAIT = 0.5
 ELECTION = 0.5
 """Seconds after which a process that is not the elected one asks again."""
 
+STOP_TIME = 2.0
+"""Seconds that an exiting process waits for its thread."""
+
 LOCK = "lock"
 """The file in ``sent/`` that the elected process has locked."""
 
-QUIET_STEPS = 3
-"""How often in a row the broker has to say that there is nothing more to hear, before silence counts."""
+ECHO = 2.0
+"""Seconds between two reports of this process to itself. What one of them overtakes on its way does not exist: reports
+are heard in the order in which the broker got them."""
+
+ECHO_LOST = 10.0
+"""Seconds after which an echo that has not come back means that the connection is dead."""
+
+LOCKED_PAUSE = 0.01
+"""Seconds before a report is heard again whose file is locked: a spooler has published it this moment."""
 
 
 class _Heard:
@@ -63,7 +80,11 @@ class Returns:
         self._transport: Transport | None = None
         self._heard: dict[str, _Heard] = {}
         """The attempts that run in workers, by the ids of their jobs."""
-        self._quiet_steps = 0
+        self._echo = 0
+        """The number of the latest echo."""
+        self._echo_at: float | None = None
+        """When it was sent, on the monotonic clock; ``None``: it has come back."""
+        self._next_echo = 0.0
         self._is_tidy = False
         """Whether each file in ``sent/`` is that of a job that is not over, as far as is recorded."""
 
@@ -80,12 +101,10 @@ class Returns:
                 self._tidy()
             assert self._transport is not None
             origin = held.identity(self._spool_dir)
-            if self._transport.receive(origin, self._handle, WAIT):
-                self._quiet_steps += 1
-            else:
+            if not self._transport.receive(origin, self._handle, WAIT):
                 self._hear_anew()
-            if self._quiet_steps >= QUIET_STEPS:
-                self._find_lost()
+                return ELECTION
+            self._send_echo(self._transport, origin)
         except (OSError, StoreUnavailableError) as error:
             self._hear_anew()
             self._is_tidy = False
@@ -123,9 +142,25 @@ class Returns:
 
     def _hear_anew(self) -> None:
         """Count silence from now on: before, a report could not arrive."""
-        self._quiet_steps = 0
+        self._echo_at, self._next_echo = None, 0.0
         for heard in self._heard.values():
             heard.at = time.monotonic()
+
+    def _send_echo(self, transport: Transport, origin: str) -> None:
+        now = time.monotonic()
+        if self._echo_at is not None:
+            if now - self._echo_at > ECHO_LOST:
+                transport.close()
+                self._hear_anew()
+        elif now >= self._next_echo:
+            try:
+                transport.echo(origin, self._echo + 1)
+            except PublishError as error:
+                log.complain("it cannot be seen whether reports of workers arrive: %s", error)
+                self._hear_anew()
+                self._next_echo = now + ECHO
+                return
+            self._echo, self._echo_at, self._next_echo = self._echo + 1, now, now + ECHO
 
     def _tidy(self) -> None:
         """Do to files what is recorded of their jobs: a process was killed between the two."""
@@ -144,13 +179,19 @@ class Returns:
     # Reports
 
     def _handle(self, report: Report) -> bool:
+        if report.kind == "echo":
+            if report.attempt == self._echo and self._echo_at is not None:
+                at, self._echo_at = self._echo_at, None
+                self._find_lost(at)
+            return True
         store, config = locations.store(), application.settings()
         path = self._find(report.id, store)
         if path is None:
             return True  # it is over, and this is said once more; or it was purged
         with spoolfile.claim(path) as fd:
             if fd is None:
-                return False  # a spooler has published it this moment, and moves it
+                time.sleep(LOCKED_PAUSE)  # a spooler has published it this moment, and moves it
+                return False
             try:
                 content = packet.load(spoolfile.read(fd))
                 job = packet.unpack(content)
@@ -171,6 +212,11 @@ class Returns:
         self, report: Report, job: JobSpec, arguments: bytes, path: str, store: Store, config: Settings
     ) -> None:
         is_due_here = not sent.holds(path, self._spool_dir)
+        if report.kind == "unusable":
+            if not is_due_here and not self._has_started(report, store):
+                outcome = wait_for_other_code(job, UnknownTaskError(report.problem, task=job.task), store, config)
+                self._end(job, AttemptResult(outcome), path, store, config)
+            return
         if report.kind == "returned":
             # What was started is alive, or will be silent. What was not may never be: its message is used up.
             if not is_due_here and not self._has_started(report, store):
@@ -205,7 +251,8 @@ class Returns:
 
     def _end(self, job: JobSpec, result: AttemptResult, path: str, store: Store, config: Settings) -> None:
         self._heard.pop(job.id, None)
-        job_log.ended(job, result.outcome)
+        if result.attempt:
+            job_log.ended(job, result.outcome)
         result = result._replace(logged=True)
         record_and_settle(job, result, SpoolFileRef(path, self._spool_dir), store, config, self._spool_dir)
         if isinstance(result.outcome, RetryAt):
@@ -213,11 +260,11 @@ class Returns:
 
     # Lost attempts
 
-    def _find_lost(self) -> None:
+    def _find_lost(self, heard_until: float) -> None:
+        """Record the attempts as lost of which nothing was heard for long; all until ``heard_until`` was heard."""
         store, config = locations.store(), application.settings()
-        now = time.monotonic()
         for id, heard in list(self._heard.items()):
-            if now - heard.at < config.celery_lost:
+            if heard_until - heard.at < config.celery_lost:
                 continue
             path = self._find(id, store)
             if path is None:
@@ -245,3 +292,73 @@ def _lost(job: JobSpec, attempt: int, config: Settings, store: Store) -> Attempt
 def _options_of(job: JobSpec) -> TaskOptions:
     declared = registry.this_process.get(job.task)
     return TaskOptions() if declared is None else declared.for_job(job).options
+
+
+# Which process hears what workers report?
+
+
+def are_expected(config: Settings) -> bool:
+    """Return whether jobs of this application run in workers, as its settings and its tasks say now."""
+    engines = {declared.options.engine for declared in registry.this_process.tasks.values()}
+    return config.engine == "celery" or "celery" in engines
+
+
+def run(spool_dir: str, leash: int) -> None:
+    """Hear what workers report as long as another process holds the write end of the pipe ``leash``.
+
+    For a process of its own beside the spoolers of ``flask spool run``.
+    """
+    task_signals.ignore_harmless()
+    for signum in (*task_signals.STOP_SIGNALS, signal.SIGUSR1):
+        signal.signal(signum, signal.SIG_IGN)  # the supervisor asks by the pipe
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, GUARDED)
+    returns, left = Returns(os.path.realpath(spool_dir)), 0.0
+    while not polling.readable([leash], left):
+        left = returns.step()
+    returns.close()
+
+
+class _Thread:
+    """Hears what workers report in a thread of an HTTP process of uWSGI."""
+
+    def __init__(self, spool_dirs: Sequence[str]) -> None:
+        self._is_stopped = threading.Event()
+        self._all = [Returns(spool_dir) for spool_dir in spool_dirs]
+        self._thread = threading.Thread(target=self._run, name="spoolkit-returns", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        left = 0.0
+        while not self._is_stopped.wait(left):
+            try:
+                left = min(one.step() for one in self._all)
+            except Exception as error:
+                log.complain("what workers report cannot be heard, and is tried again", error=error)
+                left = ELECTION
+        for one in self._all:
+            one.close()
+
+    def stop(self, deadline: clock.Deadline) -> None:
+        """Let another process be elected."""
+        self._is_stopped.set()
+        self._thread.join(STOP_TIME)
+
+
+_thread: PerProcess[_Thread] = PerProcess()
+
+
+def start_in_http_processes() -> None:
+    """Have the HTTP processes of this uWSGI hear what workers report. Nothing happens elsewhere."""
+    if bridge.is_uwsgi() and bridge.has_threads():
+        bridge.at_start(_start_thread)
+
+
+def _start_thread() -> None:
+    if (dirs := bridge.directories()) and _thread.peek() is None:
+        _thread.set(_Thread(dirs))
+        hooks.at_end(_stop_thread)
+
+
+def _stop_thread(deadline: clock.Deadline) -> None:
+    if (thread := _thread.peek()) is not None:
+        thread.stop(deadline)

@@ -71,7 +71,9 @@ def send(
     if isinstance(found, AlreadySettled):
         return AttemptResult(found.outcome, was_recorded=not isinstance(found.outcome, Dead))
     if isinstance(found, Next):
-        message = Message(job, arguments, found.attempt, found.attempt_since_reset, held.identity(spool_dir))
+        timeout = declared.options.timeout
+        limit = None if timeout is None else timeout + config.timeout_grace
+        message = Message(job, arguments, found.attempt, found.attempt_since_reset, held.identity(spool_dir), limit)
         try:
             make().publish(message)
         except PublishError as error:

@@ -9,7 +9,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
 
 from spoolkit import application
@@ -25,6 +25,9 @@ from spoolkit.system import log, polling, task_signals
 from spoolkit.system.service_manager import ServiceManager
 from spoolkit.system.task_signals import STOP_SIGNALS
 
+Run = Callable[[str, int], None]
+"""What a process does: it gets a spool directory and the read end of a pipe that the supervisor holds open."""
+
 RESPAWN_PAUSE = 1.0
 """Seconds before a process that died is started again, so that a job that kills it is not run in a tight loop."""
 
@@ -33,7 +36,8 @@ def supervise(
     processes: Mapping[str, int],
     *,
     until_eof: int | None = None,
-    run: Callable[[str, int], None] = run_spooler,
+    run: Run = run_spooler,
+    beside: Sequence[Run] = (),
     manager: ServiceManager | None = None,
 ) -> int:
     """Keep spooler processes running until a signal asks to stop, and replace those that die.
@@ -46,13 +50,14 @@ def supervise(
     Args:
         processes: How many processes there are, by spool directory.
         until_eof: A file descriptor whose end has the effect of a signal.
-        run: What each process does: it gets the directory and the read end of a pipe that this process holds open.
+        run: What each process does.
+        beside: What one more process does for each spool directory.
         manager: The service manager that is to know how the processes are; ``None``: there is none.
 
     Returns:
         The exit status: 1 if jobs were interrupted, else 0.
     """
-    return _Supervisor(list(processes), run, until_eof, manager).keep(processes)
+    return _Supervisor(list(processes), until_eof, manager).keep(processes, run, beside)
 
 
 class _Supervisor:
@@ -61,19 +66,19 @@ class _Supervisor:
     def __init__(
         self,
         spool_dirs: list[str],
-        run: Callable[[str, int], None],
         until_eof: int | None,
         manager: ServiceManager | None,
     ) -> None:
         self._spool_dirs = spool_dirs
-        self._run = run
         self._until_eof = until_eof
         self._report = ServiceReport(manager, spool_dirs)
         self._movers = [mover.Mover(os.path.realpath(spool_dir)) for spool_dir in spool_dirs]
         self._children: dict[int, str] = {}
         """The spool directory of each process, by its pid."""
-        self._missing: list[tuple[float, str]] = []
-        """When the missing processes are started, on the monotonic clock, and for which spool directory."""
+        self._runs: dict[int, Run] = {}
+        """What each process does, by its pid."""
+        self._missing: list[tuple[float, str, Run]] = []
+        """When the missing processes are started, on the monotonic clock, for which spool directory, and what to do."""
         self._stopping = False
         self._stop_request = StopRequest()
         self._announced = False
@@ -87,7 +92,7 @@ class _Supervisor:
         os.set_blocking(self._wakeup, False)
         os.set_blocking(self._wakeup_write, False)
 
-    def keep(self, processes: Mapping[str, int]) -> int:
+    def keep(self, processes: Mapping[str, int], run: Run, beside: Sequence[Run]) -> int:
         signal.set_wakeup_fd(self._wakeup_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda signum, frame: None)
         ignores_hangup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
@@ -98,7 +103,8 @@ class _Supervisor:
         for spool_dir in self._spool_dirs:
             gate.on_start(spool_dir)
         now = time.monotonic()
-        self._missing = [(now, spool_dir) for spool_dir in Counter(processes).elements()]
+        self._missing = [(now, spool_dir, run) for spool_dir in Counter(processes).elements()]
+        self._missing += [(now, spool_dir, one) for spool_dir in self._spool_dirs for one in beside]
         while True:
             if not self._stopping:
                 self._start_missing()
@@ -114,7 +120,7 @@ class _Supervisor:
 
     def _wait(self) -> None:
         ends = [self._wakeup] if self._until_eof is None else [self._wakeup, self._until_eof]
-        soonest = self._deadline if self._stopping else min((at for at, _ in self._missing), default=None)
+        soonest = self._deadline if self._stopping else min((at for at, _, _ in self._missing), default=None)
         left = min([*(one.step() for one in self._movers), self._report.left])
         if soonest is not None:
             left = min(left, max(0.0, soonest - time.monotonic()))
@@ -136,15 +142,15 @@ class _Supervisor:
                 found, status = pid, 0
             if not found:
                 continue
-            spool_dir, exit_code = self._children.pop(pid), os.waitstatus_to_exitcode(status)
+            spool_dir, run, exit_code = self._children.pop(pid), self._runs.pop(pid), os.waitstatus_to_exitcode(status)
             if exit_code in (0, recycling.EXIT_STATUS):
                 self._interrupted.discard(pid)  # it had finished before it was killed
             if not self._stopping and exit_code == recycling.EXIT_STATUS:
-                self._missing.append((time.monotonic(), spool_dir))
+                self._missing.append((time.monotonic(), spool_dir, run))
             elif not self._stopping:
                 reason = f"by signal {-exit_code}" if exit_code < 0 else f"with status {exit_code}"
                 log.error("spooler process %d ended %s and is started again", pid, reason)
-                self._missing.append((time.monotonic() + RESPAWN_PAUSE, spool_dir))
+                self._missing.append((time.monotonic() + RESPAWN_PAUSE, spool_dir, run))
 
     def _on_stop_signal(self, signum: int, frame: FrameType | None) -> None:
         if self._stop_request.again():
@@ -185,23 +191,24 @@ class _Supervisor:
 
     def _start_missing(self) -> None:
         now = time.monotonic()
-        due = [spool_dir for at, spool_dir in self._missing if at <= now]
-        self._missing = [(at, spool_dir) for at, spool_dir in self._missing if at > now]
-        for spool_dir in due:
+        due = [(spool_dir, run) for at, spool_dir, run in self._missing if at <= now]
+        self._missing = [one for one in self._missing if one[0] > now]
+        for spool_dir, run in due:
             # A signal between the fork and the next statement would miss this child, or be handled by it.
             signal.pthread_sigmask(signal.SIG_BLOCK, GUARDED)
             try:
                 if not self._stopping:
-                    self._children[self._spawn(spool_dir)] = spool_dir
+                    pid = self._spawn(spool_dir, run)
+                    self._children[pid], self._runs[pid] = spool_dir, run
             except OSError as error:
                 log.error(
                     "a spooler process could not be started, and is tried again in %g s: %s", RESPAWN_PAUSE, error
                 )
-                self._missing.append((now + RESPAWN_PAUSE, spool_dir))
+                self._missing.append((now + RESPAWN_PAUSE, spool_dir, run))
             finally:
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, GUARDED)
 
-    def _spawn(self, spool_dir: str) -> int:
+    def _spawn(self, spool_dir: str, run: Run) -> int:
         _flush()  # or the child would write the buffered text a second time
         pid = os.fork()
         if pid:
@@ -209,7 +216,7 @@ class _Supervisor:
         status = 1
         try:
             self._become_child()
-            self._run(spool_dir, self._leash)
+            run(spool_dir, self._leash)
             status = recycling.EXIT_STATUS if spooler_signals.is_exit_requested() else 0
         except BaseException:
             log.exception("spooler process %d exits because of an error", os.getpid())

@@ -1,0 +1,76 @@
+"""What cannot a job have whose attempts run in workers, perhaps on other machines? Each is refused by name, in the call.
+
+What needs to know all jobs that run, of all machines, at one moment is exact on one machine and could only be guessed
+between several; and some things are not made yet. ``docs/celery.md`` has the same table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from spoolkit.errors import ArgumentError
+from spoolkit.job import JobSpec, TaskOptions
+from spoolkit.registry import Declared
+
+
+class Refusal(NamedTuple):
+    """An option that a job in a worker cannot have."""
+
+    #: Its name, as the application writes it.
+    option: str
+    #: What would be needed, for people.
+    missing: str
+    #: Whether a task is declared with it.
+    is_declared: Callable[[TaskOptions], bool]
+
+
+REFUSED = (
+    Refusal(
+        "unique",
+        "a key is held by a job whose process or file is seen to be alive, and a worker on another machine is not seen",
+        lambda options: options.unique is not None,
+    ),
+    Refusal(
+        "limit",
+        "running jobs are counted by their living processes, and those of other machines are not seen",
+        lambda options: options.limit is not None,
+    ),
+    Refusal(
+        "rate",
+        "a slot is for the start of a job, and a job in a broker starts when a worker is free",
+        lambda options: options.rate is not None,
+    ),
+    Refusal(
+        "memory",
+        "a worker's process does more than to run the task, and cannot be limited for it",
+        lambda options: options.memory is not None,
+    ),
+)
+"""Options of a task."""
+
+
+def check(job: JobSpec, declared: Declared, engine: str) -> None:
+    """Refuse a job that ``engine`` cannot carry as it promises.
+
+    Raises:
+        ArgumentError: It has an option that only works on one machine.
+    """
+    for refusal in REFUSED:
+        if refusal.is_declared(declared.options):
+            raise ArgumentError(
+                f"{declared.name} is declared with {refusal.option}=, which the engine {engine} cannot keep: "
+                f"{refusal.missing}. Leave it out, or keep the task on this machine: @spool(engine=\"spool\")",
+                argument=refusal.option,
+            )
+    if job.schedule is not None:
+        raise ArgumentError(f"{declared.name} is periodic, which the engine {engine} cannot keep", argument="schedule")
+
+
+def refuse_together(declared: Declared, engine: str) -> None:
+    """Refuse a call of a batch or of a chain. Raises :class:`ArgumentError`."""
+    raise ArgumentError(
+        f"a batch or a chain cannot hold a call of {declared.name}, which the engine {engine} carries: what follows from "
+        "the end of a job for others is not done for jobs that run elsewhere yet. Keep the task on this machine: "
+        '@spool(engine="spool")'
+    )
