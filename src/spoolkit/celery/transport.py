@@ -102,8 +102,8 @@ def _close(connection: Connection) -> None:
         connection.release()
 
 
-_own: PerProcess[CeleryTransport] = PerProcess()
-"""Of this process: a forked one must not share the connection."""
+_own: PerProcess[dict[int, CeleryTransport]] = PerProcess(dict)
+"""Of this process, by the Celery application: a forked process must not share the connections."""
 
 
 def make() -> CeleryTransport:
@@ -115,4 +115,6 @@ def make() -> CeleryTransport:
     app = application.current()
     if app is None:
         raise ConfigurationError("there is no application whose configuration names a broker", setting="CELERY")
-    return _own.get(lambda: CeleryTransport(celery_app(app)))
+    celery = celery_app(app)
+    # It refers to its application, whose number is not used again as long as it is here.
+    return _own.get().setdefault(id(celery), CeleryTransport(celery))

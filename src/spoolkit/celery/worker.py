@@ -177,14 +177,19 @@ def _attempt(message: Message, declared: Declared, reporter: _Reporter) -> Attem
     if (instead := admission.instead_of_attempt(job)) is not None:
         job_log.ended(job, instead)
         return AttemptResult(instead, message.attempt)
-    scratch = _scratch.get()
-    start = Granted(message.attempt, message.attempt_since_reset)
-    with (
-        job_log.about(job, config),
-        running.AttemptFile(scratch, job.id) as attempt_file,
-        _beats(reporter, attempt_file),
-    ):
-        return runner.run(job, declared, start, config, attempt_file=attempt_file)
+    start, result = Granted(message.attempt, message.attempt_since_reset), None
+    try:
+        with (
+            job_log.about(job, config),
+            running.AttemptFile(_scratch.get(), job.id) as attempt_file,
+            _beats(reporter, attempt_file),
+        ):
+            result = runner.run(job, declared, start, config, attempt_file=attempt_file)
+    except Exception as error:
+        if result is None:
+            raise
+        log.complain("what job %s has shown could not be removed; its outcome stands", job.id, error=error)
+    return result
 
 
 @contextlib.contextmanager

@@ -71,10 +71,12 @@ class Returns:
     Args:
         spool_dir: The spool directory.
         engine: The name of the engine.
+        wait: Seconds for which one step waits for reports.
     """
 
-    def __init__(self, spool_dir: str, engine: str = "celery") -> None:
+    def __init__(self, spool_dir: str, engine: str = "celery", *, wait: float = WAIT) -> None:
         self._spool_dir = spool_dir
+        self._wait = wait
         self._engine = engine
         self._lock: int | None = None
         self._transport: Transport | None = None
@@ -101,7 +103,7 @@ class Returns:
                 self._tidy()
             assert self._transport is not None
             origin = held.identity(self._spool_dir)
-            if not self._transport.receive(origin, self._handle, WAIT):
+            if not self._transport.receive(origin, self._handle, self._wait):
                 self._hear_anew()
                 return ELECTION
             self._send_echo(self._transport, origin)

@@ -1,0 +1,77 @@
+"""A spool directory, a broker in memory and a worker, all in this process and one step at a time."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from celery import Celery
+from flask import Flask
+
+from spoolkit.attempt import remote
+from spoolkit.celery import worker
+from spoolkit.spooling.returns import Returns
+from spoolkit.spooling.standalone import Spooler
+
+
+def settings(**more: object) -> dict[str, object]:
+    """Celery's settings with a broker that no other test has."""
+    queue = f"jobs-{uuid.uuid4().hex}"
+    return {"broker_url": "memory://", "task_default_queue": queue, "broker_transport_options": {"polling_interval": 0.001}, **more}
+
+
+class CelerySite:
+    """What ``flask spool run`` and a worker do, when they are told to."""
+
+    def __init__(self, app: Flask | None, spool_dir: str) -> None:
+        assert app is not None
+        self.celery: Celery = worker.with_tasks(app)
+        self.returns = Returns(spool_dir, wait=0.01)
+        self._spooler = Spooler(spool_dir)
+
+    def run_due(self) -> None:
+        """Let all that is due run: publish it, run it, hear of it."""
+        self.publish()
+        self.work()
+        self.hear()
+
+    def publish(self) -> None:
+        """What a spooler does."""
+        self._spooler.run_due()
+
+    def take(self) -> list[Any]:
+        """The messages that wait for a worker; none waits afterwards."""
+        found = []
+        with self.celery.connection_for_read() as connection:
+            queue = connection.SimpleQueue(self.celery.conf.task_default_queue)
+            while queue.qsize():
+                message = queue.get(timeout=1)
+                message.ack()
+                found.append(message)
+            queue.close()
+        return found
+
+    def work(self) -> None:
+        """What a worker does with all messages."""
+        for message in self.take():
+            self.run(message)
+
+    def run(self, message: Any, *, redelivered: bool = False) -> None:
+        """What a worker does with a message."""
+        task = self.celery.tasks[message.headers["task"]]
+        task.push_request(id=message.headers["id"], delivery_info={"redelivered": redelivered})
+        try:
+            task.run(*message.decode()[0])
+        finally:
+            task.pop_request()
+
+    def hear(self) -> None:
+        """What the process does that hears the reports."""
+        assert self.returns.step() == 0.0
+
+
+def message_of(message: Any) -> remote.Message:
+    """The message of spoolkit in one of the broker."""
+    return remote.load_message(message.decode()[0][0])
+
+
