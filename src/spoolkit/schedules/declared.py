@@ -39,6 +39,12 @@ def add(
             "process, and a plain function is no task",
             setting="task",
         )
+    if declared.options.engine not in (None, "spool"):
+        raise ConfigurationError(
+            f"{declared.name} is declared with engine={declared.options.engine!r}, and runs of a schedule run in spoolers "
+            "of this machine: leave the engine out, or let the periodic task call another one",
+            setting="engine",
+        )
     if os.path.isabs(declared.options.queue or ""):
         raise ConfigurationError(
             f"{declared.name} is declared for the queue {declared.options.queue!r}, but the runs of a schedule need a "

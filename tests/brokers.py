@@ -1,0 +1,154 @@
+"""Real brokers for tests: Redis and RabbitMQ from the distribution, each started on free ports as a child process."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from uwsgi_server import free_port, wait_until
+
+STOP = 20.0
+
+
+class Process:
+    """A process that a test has started, in a session of its own, with its output in a file."""
+
+    def __init__(self, command: Sequence[object], log: Path, *, cwd: Path, env: dict[str, str]) -> None:
+        self._command = list(map(str, command))
+        self._log, self._cwd, self._env = log, cwd, env
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command, cwd=self._cwd, env=self._env, stdout=log, stderr=log, start_new_session=True
+            )
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
+    def exited(self) -> bool:
+        return self._process is None or self._process.poll() is not None
+
+    def log(self) -> str:
+        return self._log.read_text(errors="replace") if self._log.exists() else ""
+
+    def signal(self, signum: int) -> None:
+        """Send a signal to the process and all of its children."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signum)
+
+    def kill(self) -> None:
+        """Kill it with all of its children."""
+        if self._process is not None:
+            self.signal(signal.SIGKILL)
+            self._process.wait(STOP)
+
+    def stop(self) -> None:
+        """Ask it to exit, and kill it if it does not."""
+        if self._process is None:
+            return
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(STOP)
+        self.kill()
+
+
+class Broker(Process):
+    """A broker."""
+
+    #: Its URL for Celery.
+    url: str
+
+    def __init__(self, folder: Path, command: Sequence[object], port: int, env: dict[str, str]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        super().__init__(command, folder / "broker.log", cwd=folder, env={**os.environ, **env})
+        self.port = port
+
+    def is_ready(self) -> bool:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=5) as connection:
+            return self._answers(connection)
+        return False
+
+    def _answers(self, connection: socket.socket) -> bool:
+        raise NotImplementedError
+
+    def __enter__(self) -> Broker:
+        self.start()
+        try:
+            wait_until(self.is_ready, timeout=90, message=lambda: self.log()[-4000:])
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+
+class Redis(Broker):
+    """Redis, which keeps what it has confirmed."""
+
+    def __init__(self, folder: Path) -> None:
+        port = free_port()
+        command = ["redis-server", "--port", port, "--bind", "127.0.0.1", "--dir", folder, "--save", "", "--appendonly"]
+        super().__init__(folder, [*command, "yes", "--appendfsync", "always"], port, {})
+        self.url = f"redis://127.0.0.1:{port}/0"
+
+    def _answers(self, connection: socket.socket) -> bool:
+        connection.sendall(b"PING\r\n")
+        return connection.recv(100).startswith(b"+PONG")  # while it loads its data, it says -LOADING
+
+
+class RabbitMQ(Broker):
+    """RabbitMQ, with an Erlang node and a port mapper of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        port = free_port()
+        env = {
+            "HOME": str(folder),
+            "RABBITMQ_NODENAME": f"t{port}@localhost",
+            "RABBITMQ_NODE_IP_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODE_PORT": str(port),
+            "RABBITMQ_DIST_PORT": str(free_port()),
+            "ERL_EPMD_PORT": str(free_port()),
+            "RABBITMQ_MNESIA_BASE": str(folder / "data"),
+            "RABBITMQ_LOG_BASE": str(folder / "log"),
+            "RABBITMQ_PID_FILE": str(folder / "pid"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(folder / "plugins"),
+            "RABBITMQ_CONFIG_FILE": str(folder / "rabbitmq"),
+            "RABBITMQ_LOGS": "-",
+        }
+        super().__init__(folder, ["/usr/lib/rabbitmq/bin/rabbitmq-server"], port, env)
+        (folder / "rabbitmq.conf").write_text("vm_memory_high_watermark.relative = 0.9\ndisk_free_limit.absolute = 1MB\n")
+        self.url = f"amqp://guest:guest@127.0.0.1:{port}//"
+
+    def _answers(self, connection: socket.socket) -> bool:
+        connection.sendall(b"AMQP\x00\x00\x09\x01")
+        return connection.recv(1) == b"\x01"  # the first method of the protocol
+
+
+BROKERS = {"redis": Redis, "rabbitmq": RabbitMQ}
+
+
+def is_installed(name: str) -> bool:
+    """Whether the machine has this broker: ``apt-get install redis-server rabbitmq-server``."""
+    return shutil.which("redis-server" if name == "redis" else "/usr/lib/rabbitmq/bin/rabbitmq-server") is not None
+
+
+def restart(broker: Broker, pause: float = 0.0) -> None:
+    """Kill the broker, and start it again with what it has on its disk."""
+    broker.kill()
+    time.sleep(pause)
+    broker.__enter__()
