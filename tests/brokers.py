@@ -131,7 +131,9 @@ class RabbitMQ(Broker):
             "RABBITMQ_LOGS": "-",
         }
         super().__init__(folder, ["/usr/lib/rabbitmq/bin/rabbitmq-server"], port, env)
-        (folder / "rabbitmq.conf").write_text("vm_memory_high_watermark.relative = 0.9\ndisk_free_limit.absolute = 1MB\n")
+        (folder / "rabbitmq.conf").write_text(
+            "vm_memory_high_watermark.relative = 0.9\ndisk_free_limit.absolute = 1MB\n"
+        )
         self.url = f"amqp://guest:guest@127.0.0.1:{port}//"
 
     def _answers(self, connection: socket.socket) -> bool:

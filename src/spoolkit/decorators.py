@@ -305,7 +305,7 @@ def periodic(
 def _engine(engine: object) -> str | None:
     if engine not in (None, "spool", "celery"):
         raise ConfigurationError(f'engine is {shown(engine)}: give "spool" or "celery"', setting="engine")
-    return engine  # type: ignore[return-value]
+    return engine
 
 
 def _task_options(

@@ -17,7 +17,7 @@ from uwsgi_server import wait_until
 
 pytestmark = pytest.mark.matrix
 
-SITE = '''
+SITE = """
 import os, time
 from flask import Flask
 from spoolkit import SpoolKit, current_job, spool
@@ -59,7 +59,7 @@ def call():
     import sys
     for how in sys.stdin.read().split():
         print(work(how).id)
-'''
+"""
 
 
 class Site:

@@ -17,7 +17,12 @@ from spoolkit.spooling.standalone import Spooler
 def settings(**more: object) -> dict[str, object]:
     """Celery's settings with a broker that no other test has."""
     queue = f"jobs-{uuid.uuid4().hex}"
-    return {"broker_url": "memory://", "task_default_queue": queue, "broker_transport_options": {"polling_interval": 0.001}, **more}
+    return {
+        "broker_url": "memory://",
+        "task_default_queue": queue,
+        "broker_transport_options": {"polling_interval": 0.001},
+        **more,
+    }
 
 
 class CelerySite:
@@ -73,5 +78,3 @@ class CelerySite:
 def message_of(message: Any) -> remote.Message:
     """The message of spoolkit in one of the broker."""
     return remote.load_message(message.decode()[0][0])
-
-

@@ -36,7 +36,6 @@ _DEFAULTS: Mapping[str, Any] = {
     "worker_prefetch_multiplier": 1,
     "broker_connection_retry_on_startup": True,
     "broker_connection_timeout": CONNECT_TIME,
-    "worker_hijack_root_logger": False,
 }
 
 _made: WeakKeyDictionary[Flask, Celery] = WeakKeyDictionary()

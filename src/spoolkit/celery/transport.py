@@ -15,7 +15,6 @@ from spoolkit.celery import channel
 from spoolkit.celery.configuration import celery_app
 from spoolkit.errors import ConfigurationError, DecodeError
 from spoolkit.system import log
-from spoolkit.system.process import PerProcess
 
 AT_ONCE = 100
 """Reports that are heard before the next look at anything else."""
@@ -102,12 +101,8 @@ def _close(connection: Connection) -> None:
         connection.release()
 
 
-_own: PerProcess[dict[int, CeleryTransport]] = PerProcess(dict)
-"""Of this process, by the Celery application: a forked process must not share the connections."""
-
-
 def make() -> CeleryTransport:
-    """The transport of the application in force, of this process.
+    """A transport for the application in force.
 
     Raises:
         ConfigurationError: There is no application, or it does not configure Celery.
@@ -115,6 +110,4 @@ def make() -> CeleryTransport:
     app = application.current()
     if app is None:
         raise ConfigurationError("there is no application whose configuration names a broker", setting="CELERY")
-    celery = celery_app(app)
-    # It refers to its application, whose number is not used again as long as it is here.
-    return _own.get().setdefault(id(celery), CeleryTransport(celery))
+    return CeleryTransport(celery_app(app))

@@ -17,6 +17,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from contextvars import copy_context
 from typing import Any
 
 from celery import Celery, signals
@@ -184,7 +185,8 @@ def _attempt(message: Message, declared: Declared, reporter: _Reporter) -> Attem
             running.AttemptFile(_scratch.get(), job.id) as attempt_file,
             _beats(reporter, attempt_file),
         ):
-            result = runner.run(job, declared, start, config, attempt_file=attempt_file)
+            # In a copy: a context variable that a task sets is not for the next job of this process.
+            result = copy_context().run(runner.run, job, declared, start, config, attempt_file=attempt_file)
     except Exception as error:
         if result is None:
             raise

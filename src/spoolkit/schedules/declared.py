@@ -41,8 +41,8 @@ def add(
         )
     if declared.options.engine not in (None, "spool"):
         raise ConfigurationError(
-            f"{declared.name} is declared with engine={declared.options.engine!r}, and runs of a schedule run in spoolers "
-            "of this machine: leave the engine out, or let the periodic task call another one",
+            f"{declared.name} is declared with engine={declared.options.engine!r}, and runs of a schedule run in "
+            "spoolers of this machine: leave the engine out, or let the periodic task call another one",
             setting="engine",
         )
     if os.path.isabs(declared.options.queue or ""):

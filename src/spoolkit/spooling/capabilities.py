@@ -1,4 +1,4 @@
-"""What cannot a job have whose attempts run in workers, perhaps on other machines? Each is refused by name, in the call.
+"""What cannot a job have whose attempts run in workers? Each is refused by name, in the call.
 
 What needs to know all jobs that run, of all machines, at one moment is exact on one machine and could only be guessed
 between several; and some things are not made yet. ``docs/celery.md`` has the same table.
@@ -60,7 +60,7 @@ def check(job: JobSpec, declared: Declared, engine: str) -> None:
         if refusal.is_declared(declared.options):
             raise ArgumentError(
                 f"{declared.name} is declared with {refusal.option}=, which the engine {engine} cannot keep: "
-                f"{refusal.missing}. Leave it out, or keep the task on this machine: @spool(engine=\"spool\")",
+                f'{refusal.missing}. Leave it out, or keep the task on this machine: @spool(engine="spool")',
                 argument=refusal.option,
             )
     if job.schedule is not None:
@@ -70,7 +70,7 @@ def check(job: JobSpec, declared: Declared, engine: str) -> None:
 def refuse_together(declared: Declared, engine: str) -> None:
     """Refuse a call of a batch or of a chain. Raises :class:`ArgumentError`."""
     raise ArgumentError(
-        f"a batch or a chain cannot hold a call of {declared.name}, which the engine {engine} carries: what follows from "
-        "the end of a job for others is not done for jobs that run elsewhere yet. Keep the task on this machine: "
+        f"a batch or a chain cannot hold a call of {declared.name}, which the engine {engine} carries: what follows "
+        "from the end of a job for others is not done for jobs that run elsewhere yet. Keep the task on this machine: "
         '@spool(engine="spool")'
     )

@@ -25,9 +25,9 @@ from spoolkit.lifecycle import hooks
 from spoolkit.settings import Settings
 from spoolkit.spooldir import held, sent, spoolers, spoolfile
 from spoolkit.spooling.execute import SpoolFileRef, record_and_settle, wait_for_other_code
+from spoolkit.spooling.standalone import GUARDED
 from spoolkit.store import Store, locations, remote
 from spoolkit.store.claims import AlreadySettled
-from spoolkit.spooling.standalone import GUARDED
 from spoolkit.system import clock, files, log, polling, task_signals
 from spoolkit.system.process import PerProcess
 from spoolkit.uwsgi import bridge
@@ -105,6 +105,7 @@ class Returns:
             origin = held.identity(self._spool_dir)
             if not self._transport.receive(origin, self._handle, self._wait):
                 self._hear_anew()
+                self._is_tidy = False
                 return ELECTION
             self._send_echo(self._transport, origin)
         except (OSError, StoreUnavailableError) as error:

@@ -6,8 +6,13 @@ What comes back, and what becomes of the file then, is in ``spooling/returns.py`
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from weakref import WeakKeyDictionary
 
-from spoolkit.attempt.remote import Message, PublishError, transports
+from flask import Flask
+
+from spoolkit import application
+from spoolkit.attempt.remote import Message, PublishError, Transport, transports
 from spoolkit.attempt.runner import AttemptResult
 from spoolkit.errors import StoreUnavailableError
 from spoolkit.job import Dead, Failure, JobSpec, Outcome, RetryAt
@@ -35,6 +40,9 @@ class _Away:
 
 _away: PerProcess[dict[str, _Away]] = PerProcess(dict)
 """By the name of the engine."""
+
+_open: PerProcess[WeakKeyDictionary[Flask, Transport]] = PerProcess(WeakKeyDictionary)
+"""The transport of each application: a forked process must not share the connection."""
 
 
 def send(
@@ -75,7 +83,7 @@ def send(
         limit = None if timeout is None else timeout + config.timeout_grace
         message = Message(job, arguments, found.attempt, found.attempt_since_reset, held.identity(spool_dir), limit)
         try:
-            make().publish(message)
+            _transport(make).publish(message)
         except PublishError as error:
             away.until, pause = time.monotonic() + away.pause, away.pause
             away.pause = min(2 * pause, LONGEST_PAUSE)
@@ -84,6 +92,15 @@ def send(
         away.until, away.pause = 0.0, FIRST_PAUSE
     sent.place(path, spool_dir)
     return None
+
+
+def _transport(make: Callable[[], Transport]) -> Transport:
+    app, known = application.current(), _open.get()
+    if app is None:
+        return make()
+    if (found := known.get(app)) is None:
+        found = known[app] = make()
+    return found
 
 
 def _later(seconds: float, reason: str) -> AttemptResult:
