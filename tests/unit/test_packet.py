@@ -170,15 +170,18 @@ def test_unpack_ignores_fields_of_a_newer_version() -> None:
     assert packet.unpack(Packet({**packed.fields, b"deadline": b"\xff"}, b"")) == packet.unpack(packed)
 
 
-def test_each_optional_field_is_an_attribute_of_a_job_that_is_none_by_default() -> None:
+def test_each_optional_field_is_an_attribute_of_a_job_with_the_same_default() -> None:
     defaults = {field.name: field.default for field in fields(JobSpec)}
-    attributes = [field.attribute for field in packet.FIELDS.values()]
-    assert [defaults[name] for name in attributes] == [None] * len(set(attributes))
+    written = [(field.attribute, field.default) for field in packet.FIELDS.values()]
+    assert [(name, defaults[name]) for name, _ in written] == written
+    assert len({name for name, _ in written}) == len(written)
 
 
 @given(jobs)
 def test_a_packet_names_the_fields_that_its_reader_must_understand_in_the_order_of_the_table(job: JobSpec) -> None:
-    wanted = [key for key, field in packet.FIELDS.items() if field.must and getattr(job, field.attribute) is not None]
+    wanted = [
+        key for key, field in packet.FIELDS.items() if field.must and getattr(job, field.attribute) != field.default
+    ]
     named = packet.load(packet.dump_job(job, b"[[],{}]")).fields.get(packet.MUST)
     assert named == (b",".join(wanted) if wanted else None)
 

@@ -57,7 +57,7 @@ def load() -> Celery:
     Raises:
         ConfigurationError: The application does not use spoolkit, or does not configure Celery.
     """
-    app = ScriptInfo().load_app()
+    app = ScriptInfo(os.environ.get("FLASK_APP") or None).load_app()
     if "spoolkit" not in app.extensions:
         raise ConfigurationError(
             f"the application {app.name!r} has no spoolkit: call SpoolKit(app)", setting="FLASK_APP"
