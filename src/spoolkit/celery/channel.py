@@ -6,6 +6,8 @@ the job, on the same broker: durable, so that what happened while that machine w
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from celery import Celery
 from kombu import Connection, Producer, Queue
 
@@ -49,8 +51,13 @@ def publish_message(producer: Producer, celery: Celery, message: Message) -> Non
     )
 
 
-def connect(celery: Celery) -> Connection:
-    """Return a new connection to the broker, of the caller's own. Raises what kombu raises."""
-    connection = celery.connection_for_write(heartbeat=0)
+def connect(celery: Celery, options: Mapping[str, object] | None = None) -> Connection:
+    """Return a new connection to the broker, of the caller's own.
+
+    Args:
+        celery: The Celery application.
+        options: More options of its transport.
+    """
+    connection = celery.connection_for_write(heartbeat=0, transport_options=dict(options or {}))
     connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0, timeout=SOCKET_TIME)
     return connection

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from typing import Any
 
 from celery import Celery
 from kombu import Connection, Consumer, Message, Producer
@@ -49,12 +50,7 @@ class CeleryTransport:
         self._handle = handle
         try:
             if self._in is None:
-                self._in = channel.connect(self._celery)
-                self._consumer = Consumer(
-                    self._in, [channel.reports_queue(origin)], accept=["json"], on_message=self._on_message
-                )
-                self._consumer.qos(prefetch_count=AT_ONCE)
-                self._consumer.consume()
+                self._in = self._listen(origin)
             for _ in range(AT_ONCE):
                 self._in.drain_events(timeout=seconds)
                 seconds = 0.001
@@ -65,6 +61,23 @@ class CeleryTransport:
             self.close()
             return False
         return True
+
+    def _listen(self, origin: str) -> Connection:
+        queue = channel.reports_queue(origin)
+        # Redis itself does not know which consumer has a message: kombu keeps those that are not acknowledged under
+        # these keys. Nobody else hears this queue, so those of a process that was killed can be taken back at once.
+        own = {f"unacked{part}_key": f"{queue.name}.unacked{part}" for part in ("", "_index", "_mutex")}
+        connection = channel.connect(self._celery, own if self._celery.conf.broker_url.startswith("redis") else {})
+        try:
+            self._consumer = Consumer(connection, [queue], accept=["json"], on_message=self._on_message)
+            self._consumer.qos(prefetch_count=AT_ONCE)
+            if hasattr(self._consumer.channel, "unacked_index_key"):
+                _take_back(self._consumer.channel)
+            self._consumer.consume()
+        except BaseException:
+            _close(connection)
+            raise
+        return connection
 
     def echo(self, origin: str, number: int) -> None:
         """As :meth:`spoolkit.attempt.remote.Transport.echo`."""
@@ -77,10 +90,11 @@ class CeleryTransport:
             log.complain("a report that cannot be read is dropped: %s", error)
             message.ack()
             return
-        if self._handle(report):
-            message.ack()
-        else:
-            message.requeue()
+        is_done = False
+        try:
+            is_done = self._handle(report)
+        finally:
+            message.ack() if is_done else message.requeue()
 
     def close(self) -> None:
         """As :meth:`spoolkit.attempt.remote.Transport.close`."""
@@ -92,6 +106,13 @@ class CeleryTransport:
         out, self._out = self._out, None
         if out is not None:
             _close(out[0])
+
+
+def _take_back(redis: Any) -> None:
+    """Put what was not acknowledged back to where it was in its queue: the oldest is heard first."""
+    with redis.conn_or_acquire() as client:
+        for tag in client.zrange(redis.unacked_index_key, 0, -1, desc=True):
+            redis.qos.restore_by_tag(tag, client)
 
 
 def _close(connection: Connection) -> None:

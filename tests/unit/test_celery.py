@@ -1,0 +1,500 @@
+"""Jobs in workers of Celery, one step at a time, with a broker in memory: a kill between any two steps; refusals."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from celery_site import CelerySite, message_of, settings
+from flask import Flask
+from hypothesis import given
+from hypothesis import strategies as st
+
+from spoolkit import (
+    Abort,
+    ArgumentError,
+    Batch,
+    ConfigurationError,
+    Job,
+    Limit,
+    Rate,
+    SpoolKit,
+    State,
+    chain,
+    current_job,
+    periodic,
+    registry,
+    spool,
+)
+from spoolkit.admin import actions
+from spoolkit.attempt import remote
+from spoolkit.attempt.remote import Message, PublishError, Report
+from spoolkit.attempt.runner import AttemptResult
+from spoolkit.celery import configuration, transport, worker
+from spoolkit.errors import JobStateError
+from spoolkit.job import Bill, Cancelled, Dead, Done, Failure, JobSpec, Progress, RetryAt
+from spoolkit.spooldir import sent, spoolfile
+from spoolkit.spooling import capabilities, execute, returns, sending
+from spoolkit.store.transitions import Result
+from spoolkit.system import clock
+from spoolkit.system.process import PerProcess
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+ran: list[int] = []
+
+
+@spool(retries=2, backoff=0)
+def work(how: str = "") -> dict[str, Any]:
+    job = current_job()
+    ran.append(job.attempt)
+    job.progress(1, 2, "half")
+    print("worked")
+    if how == "fails":
+        raise ValueError("trouble")
+    if how == "gives up":
+        raise Abort("no")
+    if how == "checkpoints":
+        job.checkpoint(1)
+    return {"how": how, "headers": dict(job.headers)}
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Iterator[Flask]:
+    ran.clear()
+    app = Flask("site_of_celery", root_path=str(tmp_path))
+    (tmp_path / "spool").mkdir(mode=0o700)
+    app.config.update(SPOOLKIT_SPOOL=tmp_path / "spool", SPOOLKIT_ENGINE="celery", CELERY=settings())
+    SpoolKit(app)
+    with app.app_context():
+        yield app
+
+
+@pytest.fixture
+def spool_dir(app: Flask, tmp_path: Path) -> str:
+    return str(tmp_path / "spool")
+
+
+@pytest.fixture
+def site(app: Flask, spool_dir: str) -> Iterator[CelerySite]:
+    site = CelerySite(app, spool_dir)
+    yield site
+    site.returns.close()
+
+
+def anew(site: CelerySite, spool_dir: str) -> None:
+    """Let another process hear the reports."""
+    site.returns.close()
+    site.returns = returns.Returns(spool_dir, wait=0.01)
+
+
+def finished(job: Job, site: CelerySite) -> Job:
+    for _ in range(10):
+        if job.state in (State.DONE, State.DEAD, State.CANCELLED):
+            return job
+        site.run_due()
+    raise AssertionError(job.state)
+
+
+def test_a_job_waits_as_sent_until_its_end_is_known(site: CelerySite, spool_dir: str) -> None:
+    job = work.using(headers={"request_id": "7"}, tags=["a"])()
+    assert (job.engine, job.state) == ("celery", State.QUEUED)
+    site.publish()
+    assert (job.state, len(sent.paths(spool_dir)), ran) == (State.QUEUED, 1, [])
+    site.work()
+    assert ran == [1]
+    site.hear()
+    assert job.result == {"how": "", "headers": {"request_id": "7"}}
+    (attempt,) = job.attempts
+    assert (attempt.outcome, attempt.log.strip(), job.status.progress) == ("done", "worked", Progress(1, 2, "half"))
+    assert sent.paths(spool_dir) == []
+
+
+def test_a_message_has_the_name_of_the_task_the_id_of_the_job_and_one_argument(site: CelerySite) -> None:
+    job = work("x")
+    site.publish()
+    (message,) = site.take()
+    (arguments, named, _) = message.decode()
+    assert (message.headers["task"], message.headers["id"], named) == (work.name, job.id, {})
+    assert (len(arguments), arguments[0]["call"]) == (1, '[["x"],{}]')
+    assert message.content_type == "application/json"
+    assert "x" not in message.headers["argsrepr"]
+
+
+@pytest.mark.parametrize("how", ["fails", "gives up"])
+def test_a_job_without_attempts_left_is_dead_and_can_be_retried(site: CelerySite, how: str) -> None:
+    job = finished(work(how), site)
+    assert (job.state, job.attempt) == (State.DEAD, 3 if how == "fails" else 1)
+    before = job.attempt
+    actions.retry(job.id)
+    finished(job, site)
+    assert (job.state, job.attempt) == (State.DEAD, 2 * before)
+
+
+def test_a_publication_that_fails_is_no_attempt(
+    site: CelerySite, monkeypatch: pytest.MonkeyPatch, spool_dir: str
+) -> None:
+    def refuse(self: object, message: Message) -> None:
+        raise PublishError("away")
+
+    monkeypatch.setattr(sending, "_away", PerProcess(dict))
+    job = work()
+    with monkeypatch.context() as away:
+        away.setattr(transport.CeleryTransport, "publish", refuse)
+        site.publish()
+    assert (job.state, job.attempt, sent.paths(spool_dir)) == (State.QUEUED, 0, [])
+    sending._away.get().clear()  # this process does not remember it
+    actions.run_now(job.id)
+    assert finished(job, site).attempt == 1
+
+
+# A kill between two steps
+
+
+def test_a_kill_between_the_message_and_the_move_of_its_file_publishes_the_attempt_again(
+    site: CelerySite, monkeypatch: pytest.MonkeyPatch, spool_dir: str
+) -> None:
+    def killed(*args: object) -> str:
+        raise OSError("killed")
+
+    job = work()
+    with monkeypatch.context() as kill:
+        kill.setattr(sent, "place", killed)
+        site.publish()
+    site.publish()
+    first, second = site.take()
+    assert message_of(first).attempt == message_of(second).attempt == 1
+    site.run(first)
+    site.hear()
+    assert (job.state, job.attempt) == (State.DONE, 1)
+    site.run(second)
+    site.hear()
+    assert (job.state, len(job.attempts), sent.paths(spool_dir)) == (State.DONE, 1, [])
+
+
+def test_reports_that_come_before_the_file_has_moved_are_recorded(
+    site: CelerySite, monkeypatch: pytest.MonkeyPatch, spool_dir: str
+) -> None:
+    def killed(*args: object) -> str:
+        raise OSError("killed")
+
+    job = work()
+    with monkeypatch.context() as kill:
+        kill.setattr(sent, "place", killed)
+        site.publish()
+    site.work()
+    site.hear()
+    assert (job.state, spoolfile.pending(spool_dir)) == (State.DONE, [])
+
+
+def test_a_message_that_was_not_started_comes_back_and_costs_no_attempt(site: CelerySite) -> None:
+    job = work()
+    site.publish()
+    (message,) = site.take()
+    site.run(message, redelivered=True)
+    site.hear()
+    assert (ran, job.state) == ([], State.QUEUED)
+    finished(job, site)
+    assert (ran, job.attempt) == ([1], 1)
+
+
+def started(site: CelerySite, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The message of an attempt whose worker is killed after it has reported the start."""
+
+    class KilledError(BaseException):
+        pass
+
+    def kill(*args: object, **options: object) -> None:
+        raise KilledError
+
+    site.publish()
+    (message,) = site.take()
+    with monkeypatch.context() as killed:
+        killed.setattr(worker, "_attempt", kill)
+        with pytest.raises(KilledError):
+            site.run(message)
+    site.hear()
+    return message
+
+
+def test_an_attempt_whose_worker_is_killed_counts_and_is_not_run_from_its_message(
+    site: CelerySite, monkeypatch: pytest.MonkeyPatch, app: Flask
+) -> None:
+    job = work()
+    for attempt in (1, 2, 3):
+        message = started(site, monkeypatch)
+        assert (job.state, job.attempt) == (State.RUNNING, attempt)
+        site.run(message, redelivered=True)
+        site.hear()
+        assert (job.state, job.attempt) == (State.RUNNING, attempt)
+        be_silent(site, monkeypatch)
+    assert (job.state, ran) == (State.DEAD, [])
+    assert [one.outcome for one in job.attempts] == ["crashed"] * 3
+
+
+def be_silent(site: CelerySite, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the time pass after which an attempt is lost, with a connection to the broker all the time."""
+    with monkeypatch.context() as patch:
+        patch.setattr(returns, "ECHO", 0.0)
+        site.returns._next_echo = 0.0
+        site.hear()
+        for heard in site.returns._heard.values():
+            heard.at -= 100
+        for _ in range(3):
+            site.hear()
+
+
+def test_silence_does_not_count_while_reports_do_not_arrive(site: CelerySite, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = work()
+    started(site, monkeypatch)
+    for heard in site.returns._heard.values():
+        heard.at -= 100
+    with monkeypatch.context() as away:
+        away.setattr(transport.CeleryTransport, "receive", lambda *args: False)
+        assert site.returns.step() > 0
+    be_patient = [site.returns.step() for _ in range(3)]
+    assert (be_patient, job.state) == ([0.0] * 3, State.RUNNING)
+
+
+def test_another_process_that_hears_the_reports_takes_over_what_runs(
+    site: CelerySite, monkeypatch: pytest.MonkeyPatch, spool_dir: str
+) -> None:
+    job = work()
+    started(site, monkeypatch)
+    anew(site, spool_dir)
+    site.hear()
+    assert job.state is State.RUNNING
+    be_silent(site, monkeypatch)
+    assert finished(job, site).attempt == 2
+
+
+def test_a_worker_that_cannot_report_the_start_does_not_start(
+    site: CelerySite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object) -> None:
+        raise ConnectionError("away")
+
+    job = work()
+    site.publish()
+    (message,) = site.take()
+    with monkeypatch.context() as away:
+        away.setattr(worker.channel, "publish_report", refuse)
+        with pytest.raises(worker.Reject) as rejected:
+            site.run(message)
+    assert (rejected.value.requeue, ran) == (True, [])
+    site.run(message, redelivered=True)
+    site.hear()
+    assert finished(job, site).attempt == 1
+
+
+@pytest.mark.parametrize("how", ["", "fails", "gives up"])
+def test_a_kill_between_the_record_of_an_end_and_the_file_is_made_up_for(
+    site: CelerySite, monkeypatch: pytest.MonkeyPatch, spool_dir: str, how: str
+) -> None:
+    def killed(*args: object, **options: object) -> None:
+        raise OSError("killed")
+
+    job = work(how)
+    site.publish()
+    site.work()
+    with monkeypatch.context() as kill:
+        kill.setattr(execute, "settle_file", killed)
+        site.returns.step()
+    anew(site, spool_dir)
+    site.hear()
+    finished(job, site)
+    assert job.state is (State.DONE if not how else State.DEAD)
+    assert ran == ([1, 2, 3] if how == "fails" else [1])
+    assert spoolfile.pending(spool_dir) == []
+
+
+def test_a_report_that_is_heard_twice_changes_nothing(site: CelerySite) -> None:
+    job = work()
+    site.publish()
+    (message,) = site.take()
+    site.run(message)
+    site.hear()
+    site.run(message)
+    site.hear()
+    assert (job.state, job.attempt, len(job.attempts)) == (State.DONE, 1, 1)
+
+
+def test_a_job_that_the_workers_code_does_not_know_waits_for_another_version(
+    site: CelerySite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = work()
+    site.publish()
+    (message,) = site.take()
+    consumer = type("Consumer", (), {"app": site.celery})()
+    worker._on_unknown_task(consumer, message)
+    site.hear()
+    assert (job.state, job.attempt) == (State.QUEUED, 0)
+    actions.run_now(job.id)
+    assert finished(job, site).attempt == 1
+
+
+# What is refused
+
+
+def test_a_job_that_celery_has_is_not_cancelled_nor_run_now(site: CelerySite, monkeypatch: pytest.MonkeyPatch) -> None:
+    job, waiting = work(), work.using(delay=1000)()
+    waiting.cancel()
+    assert waiting.state is State.CANCELLED
+    site.publish()
+    for act in (actions.cancel, actions.run_now):
+        with pytest.raises(JobStateError, match="Celery has it"):
+            act(job.id)
+    (message,) = site.take()
+    site.run(message)
+    site.hear()
+    assert job.state is State.DONE
+
+
+def test_a_checkpoint_is_refused_in_the_task(site: CelerySite) -> None:
+    job = finished(work("checkpoints"), site)
+    assert (job.state, job.status.error_type) == (State.DEAD, "UnsupportedError")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"unique": True}, {"limit": Limit(1)}, {"rate": Rate(1, per=1)}, {"memory": 1 << 30}],
+    ids=lambda options: next(iter(options)),
+)
+def test_an_option_that_works_on_one_machine_only_is_refused_by_name_in_the_call(
+    app: Flask, spool_dir: str, options: dict[str, Any]
+) -> None:
+    def function() -> None: ...
+
+    (option,) = options
+    task = spool(name=f"refused {option}", **options)(function)
+    with pytest.raises(ArgumentError, match=re.escape(f"{option}=")) as refused:
+        task()
+    assert refused.value.argument == option
+    with pytest.raises(ArgumentError):
+        task.map([()])
+    assert spoolfile.pending(spool_dir) == []
+    at_home = spool(name=f"at home {option}", engine="spool", **options)(function)
+    assert at_home().engine == "spool"
+
+
+def test_batches_and_chains_are_refused(app: Flask) -> None:
+    with pytest.raises(ArgumentError, match="a batch or a chain"), Batch("b") as batch:
+        batch.add(work.call())
+    with pytest.raises(ArgumentError, match="a batch or a chain"):
+        chain(work.call(), work.call())()
+
+
+def test_a_periodic_task_for_celery_is_refused_at_its_declaration(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Other applications of this process need no broker for it.
+    monkeypatch.setattr(registry.this_process, "tasks", dict(registry.this_process.tasks))
+
+    def function() -> None: ...
+
+    with pytest.raises(ConfigurationError, match="engine"):
+        periodic(every=60)(spool(engine="celery", name="periodic for celery")(function))
+
+
+def test_the_page_names_each_option_that_is_refused() -> None:
+    page = (DOCS / "celery.md").read_text()
+    for refusal in capabilities.REFUSED:
+        assert re.search(rf"^\| `{refusal.option}=` \| refused", page, re.MULTILINE), refusal.option
+
+
+@pytest.mark.parametrize(
+    ("given_settings", "wrong"),
+    [
+        (None, "broker_url"),
+        ({}, "broker_url"),
+        ({"broker_url": "memory://", "accept_content": ["json", "pickle"]}, "accept_content"),
+        ({"broker_url": "memory://", "task_serializer": "pickle"}, "task_serializer"),
+        ({"broker_url": "memory://", "task_acks_late": False}, "task_acks_late"),
+    ],
+)
+def test_settings_of_celery_that_contradict_the_promises_are_refused(given_settings: object, wrong: str) -> None:
+    with pytest.raises(ConfigurationError, match=wrong):
+        configuration.settings(given_settings)
+
+
+def test_rabbitmq_confirms_and_redis_does_not_hang() -> None:
+    amqp, redis = (configuration.settings({"broker_url": f"{name}://x"}) for name in ("amqp", "redis"))
+    assert amqp["broker_transport_options"] == {"confirm_publish": True}
+    assert redis["broker_transport_options"].keys() == {"socket_connect_timeout", "socket_timeout"}
+
+
+def test_the_engine_is_looked_up_at_the_call(app: Flask, site: CelerySite) -> None:
+    app.config["SPOOLKIT_ENGINE"] = "spool"
+    before = work()
+    app.config["SPOOLKIT_ENGINE"] = "celery"
+    after = work()
+    assert (before.engine, after.engine) == ("spool", "celery")
+    site.publish()
+    assert (before.state, after.state) == (State.DONE, State.QUEUED)
+    assert finished(after, site).state is State.DONE
+
+
+# Documents
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+numbers = st.integers(0, 10**6)
+failures = st.builds(Failure, texts, st.none() | texts, st.none() | texts, st.sampled_from(["failed", "crashed"]))
+outcomes = st.one_of(st.just(Done()), st.builds(Dead, failures), st.builds(Cancelled, failures))
+progress = st.none() | st.builds(Progress, numbers, st.none() | numbers, texts)
+results = st.builds(
+    lambda outcome, **fields: AttemptResult(outcome, **fields),
+    outcomes,
+    result=st.none() | st.just(Result(b"1")) | st.builds(Result, st.none(), texts),
+    progress=progress,
+    log=texts,
+    bill=st.builds(Bill, st.none() | st.floats(0, 1e6), st.none() | numbers),
+)
+
+
+@given(
+    st.builds(
+        Report,
+        st.sampled_from(["started", "running", "ended", "returned"]),
+        texts,
+        numbers,
+        numbers,
+        texts,
+        progress,
+        st.none() | results,
+        texts,
+    )
+)
+def test_a_report_arrives_as_it_was_sent(report: Report) -> None:
+    found = remote.load_report(remote.dump_report(report))
+    if report.result is not None:
+        report = report._replace(result=report.result._replace(attempt=report.attempt))
+    assert found == report
+
+
+def test_a_delay_travels_as_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = AttemptResult(RetryAt(clock.now() + 50, Failure("x")), 1)
+    document = remote.dump_report(Report("ended", "id", 1, 1, result=result))
+    now = clock.now() - 30  # of another machine
+    monkeypatch.setattr(clock, "now", lambda: now)
+    found = remote.load_report(document).result
+    assert found is not None
+    assert isinstance(found.outcome, RetryAt)
+    assert found.outcome.time == pytest.approx(now + 50, abs=1)
+
+
+def test_what_only_the_origin_needs_does_not_travel() -> None:
+    job = JobSpec("0" * 32, "t", engine="celery", enqueued_at=1.0, queue="mail", priority=3, tags=("a",))
+    found = remote.load_message(remote.dump_message(Message(job, b"[[],{}]", 2, 1, "origin")))
+    assert found == Message(dataclasses.replace(job, queue=None, priority=None), b"[[],{}]", 2, 1, "origin")
+
+
+def test_the_files_are_private(site: CelerySite, spool_dir: str) -> None:
+    work()
+    site.publish()
+    site.hear()
+    (path,) = sent.paths(spool_dir)
+    assert os.stat(path).st_mode & 0o777 == 0o600
+    assert os.stat(os.path.dirname(path)).st_mode & 0o777 == 0o700
