@@ -7,6 +7,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -22,13 +23,13 @@ class Process:
 
     def __init__(self, command: Sequence[object], log: Path, *, cwd: Path, env: dict[str, str]) -> None:
         self._command = list(map(str, command))
-        self._log, self._cwd, self._env = log, cwd, env
+        self._log, self._cwd, self.env = log, cwd, env
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                self._command, cwd=self._cwd, env=self._env, stdout=log, stderr=log, start_new_session=True
+                self._command, cwd=self._cwd, env=self.env, stdout=log, stderr=log, start_new_session=True
             )
 
     @property
@@ -154,3 +155,56 @@ def restart(broker: Broker, pause: float = 0.0) -> None:
     broker.kill()
     time.sleep(pause)
     broker.__enter__()
+
+
+class Wire:
+    """A TCP connection to a broker that a test can cut, as a network does: nothing is refused, nothing arrives."""
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self._is_whole = threading.Event()
+        self._is_whole.set()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._is_closed = False
+
+    def __enter__(self) -> Wire:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_closed = True
+        self._is_whole.set()
+        self._listener.close()
+
+    def cut(self) -> None:
+        self._is_whole.clear()
+
+    def mend(self) -> None:
+        self._is_whole.set()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while not self._is_closed:
+                here, _ = self._listener.accept()
+                threading.Thread(target=self._connect, args=(here,), daemon=True).start()
+
+    def _connect(self, here: socket.socket) -> None:
+        self._is_whole.wait(300)
+        try:
+            there = socket.create_connection(("127.0.0.1", self._target))
+        except OSError:
+            here.close()
+            return
+        for source, target in ((here, there), (there, here)):
+            threading.Thread(target=self._carry, args=(source, target), daemon=True).start()
+
+    def _carry(self, source: socket.socket, target: socket.socket) -> None:
+        with suppress(OSError):
+            while data := source.recv(1 << 16):
+                self._is_whole.wait(300)
+                target.sendall(data)
+        for one in (source, target):
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()

@@ -7,13 +7,14 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from brokers import BROKERS, Broker, Process, is_installed, restart
-from uwsgi_server import wait_until
+from brokers import BROKERS, Broker, Process, Wire, is_installed, restart
+from uwsgi_server import UwsgiServer, wait_until
 
 pytestmark = pytest.mark.matrix
 
@@ -52,6 +53,11 @@ def work(how="quick"):
     print("worked")
     note("end")
     return {"how": how}
+
+
+@app.post("/call/<how>")
+def call_by_http(how):
+    return work(how).id
 
 
 @app.cli.command("call")
@@ -158,6 +164,20 @@ def test_jobs_run_in_a_worker_and_their_ends_are_known_at_the_origin(site: Site)
     assert not list((site.folder / "spool" / "sent").glob("uwsgi*"))
 
 
+def test_under_uwsgi_an_http_process_hears_of_the_end(site: Site, tmp_path: Path) -> None:
+    site.origin.stop()
+    spool = site.folder / "spool"
+    options = ["master = true", "processes = 2", "enable-threads = true", "module = site_with_celery:app"]
+    options += [f"spooler = {spool}", "spooler-processes = 2", "spooler-frequency = 1"]
+    with UwsgiServer(tmp_path, options=options, env=site.env, spool=spool, cwd=site.folder) as server:
+        ids = [server.post(f"/call/{how}").text for how in ("quick", "fails")]
+        assert [site.until(id, "done", "dead")["attempt"] for id in ids] == [1, 3], server.log()
+        for pid in server.worker_pids()[:1]:
+            os.kill(pid, signal.SIGKILL)  # perhaps the one that hears: the other one, or its successor, does it then
+        id = server.post("/call/quick").text
+        assert site.until(id, "done")["attempt"] == 1
+
+
 def test_a_task_that_kills_its_process_is_dead_after_its_attempts(site: Site) -> None:
     (kills,) = site.call("kills")
     found = site.until(kills, "dead")
@@ -205,3 +225,54 @@ def test_an_attempt_in_a_worker_that_stands_still_for_long_is_lost(site: Site) -
     site.worker.start()
     found = site.until(id, "done", "dead")
     assert (found["state"], found["attempt"]) == ("done", 2)
+
+
+@pytest.fixture
+def wired(broker: Broker, tmp_path: Path) -> Iterator[tuple[Site, Wire, Wire]]:
+    """A site whose origin and whose worker have a wire each to the broker, which can be cut."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    site = Site(folder, broker)
+    with Wire(broker.port) as of_origin, Wire(broker.port) as of_worker:
+        for process, wire in ((site.origin, of_origin), (site.worker, of_worker)):
+            process.env = {**site.env, "BROKER": broker.url.replace(str(broker.port), str(wire.port))}
+            process.start()
+        try:
+            yield site, of_origin, of_worker
+        finally:
+            site.go()
+            site.worker.kill()
+            site.origin.stop()
+
+
+def test_while_the_origin_is_cut_off_no_attempt_counts_as_lost(wired: tuple[Site, Wire, Wire]) -> None:
+    site, of_origin, _ = wired
+    (id,) = site.call("waits")
+    wait_until(lambda: site.notes("start"), timeout=90, message=site.logs)
+    site.until(id, "running")
+    of_origin.cut()
+    time.sleep(8)  # for longer than SPOOLKIT_CELERY_LOST; the test passes as well if that is not enough
+    (later,) = site.call("quick")
+    assert site.show(id)["state"] == "running"
+    of_origin.mend()
+    site.go()
+    found = site.until(id, "done", "dead")
+    assert (found["state"], found["attempt"], site.notes("start").count((id, 1))) == ("done", 1, 1), site.logs()
+    assert site.until(later, "done", "dead")["state"] == "done"
+
+
+def test_a_worker_that_is_cut_off_counts_as_dead_and_its_late_end_changes_nothing(
+    wired: tuple[Site, Wire, Wire],
+) -> None:
+    site, _, of_worker = wired
+    (id,) = site.call("waits")
+    wait_until(lambda: site.notes("start"), timeout=90, message=site.logs)
+    site.until(id, "running")
+    of_worker.cut()
+    site.until(id, "retrying", "queued")
+    site.go()
+    wait_until(lambda: site.notes("end"), timeout=90, message=site.logs)
+    of_worker.mend()
+    found = site.until(id, "done", "dead")
+    assert (found["state"], found["attempt"]) == ("done", 2), site.logs()
+    assert sorted(site.notes("start")) == [(id, 1), (id, 2)]
