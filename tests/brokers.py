@@ -99,12 +99,13 @@ class Broker(Process):
 
 
 class Redis(Broker):
-    """Redis, which keeps what it has confirmed."""
+    """Redis, which keeps what it has confirmed if it is ``durable``."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, durable: bool = True) -> None:
         port = free_port()
-        command = ["redis-server", "--port", port, "--bind", "127.0.0.1", "--dir", folder, "--save", "", "--appendonly"]
-        super().__init__(folder, [*command, "yes", "--appendfsync", "always"], port, {})
+        command = ["redis-server", "--port", port, "--bind", "127.0.0.1", "--dir", folder, "--save", ""]
+        disk = ["--appendonly", "yes", "--appendfsync", "always"] if durable else ["--appendonly", "no"]
+        super().__init__(folder, [*command, *disk], port, {})
         self.url = f"redis://127.0.0.1:{port}/0"
 
     def _answers(self, connection: socket.socket) -> bool:

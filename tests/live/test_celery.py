@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from brokers import BROKERS, Broker, Process, Wire, is_installed, restart
+from brokers import BROKERS, Broker, Process, Redis, Wire, is_installed, restart
 from uwsgi_server import UwsgiServer, wait_until
 
 pytestmark = pytest.mark.matrix
@@ -276,3 +276,23 @@ def test_a_worker_that_is_cut_off_counts_as_dead_and_its_late_end_changes_nothin
     found = site.until(id, "done", "dead")
     assert (found["state"], found["attempt"]) == ("done", 2), site.logs()
     assert sorted(site.notes("start")) == [(id, 1), (id, 2)]
+
+
+def test_jobs_are_published_again_that_a_broker_without_a_disk_has_forgotten(tmp_path: Path) -> None:
+    if not is_installed("redis"):
+        pytest.skip("redis is not installed")
+    with Redis(tmp_path / "broker", durable=False) as broker:
+        folder = tmp_path / "site"
+        folder.mkdir()
+        site = Site(folder, broker)
+        site.origin.start()
+        try:
+            ids = site.call(*["quick"] * 5)
+            wait_until(lambda: len(list((folder / "spool" / "sent").glob("uwsgi*"))) == 5, message=site.logs)
+            wait_until(lambda: (folder / "spool" / "sent" / "lock").read_bytes(), message=site.logs)  # a mark is left
+            restart(broker)
+            site.worker.start()
+            assert [site.until(id, "done", "dead")["state"] for id in ids] == ["done"] * 5
+        finally:
+            site.worker.kill()
+            site.origin.stop()

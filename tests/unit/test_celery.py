@@ -338,6 +338,42 @@ def test_a_job_that_the_workers_code_does_not_know_waits_for_another_version(
     assert finished(job, site).attempt == 1
 
 
+def compare(site: CelerySite) -> None:
+    """Let the process that hears the reports look at the mark in the broker, and leave a new one."""
+    site.returns._hear_anew()
+    site.returns._compare_at = 0.0
+    for _ in range(3):
+        site.hear()
+
+
+def forget(site: CelerySite) -> None:
+    """Let the broker forget everything."""
+    with site.celery.connection_for_write() as connection:
+        for queue in list(connection.default_channel.queues):
+            connection.default_channel._purge(queue)
+
+
+def test_what_the_broker_has_forgotten_is_published_again(site: CelerySite) -> None:
+    job = work()
+    site.publish()
+    compare(site)
+    assert len(site.take()) == 1  # it is not in the broker any more, and no worker has started it
+    forget(site)
+    compare(site)
+    assert finished(job, site).attempt == 1
+    assert ran == [1]
+
+
+def test_what_the_broker_remembers_is_not_published_again(site: CelerySite, spool_dir: str) -> None:
+    work()
+    site.publish()
+    compare(site)
+    anew(site, spool_dir)
+    compare(site)
+    site.publish()
+    assert len(site.take()) == 1
+
+
 # What is refused
 
 

@@ -62,6 +62,15 @@ class Report(NamedTuple):
     problem: str = ""
 
 
+class Mark(NamedTuple):
+    """A message that stays in the broker, and so tells how far its memory goes."""
+
+    #: The number of the mark: a later one has a greater number.
+    number: int
+    #: All that was published before this time was published before the mark. Unix time in seconds (UTC).
+    time: float
+
+
 class PublishError(Exception):
     """The broker has not confirmed that it has a message; it may have it all the same."""
 
@@ -92,6 +101,14 @@ class Transport(Protocol):
         Raises:
             PublishError: The broker has not confirmed that it has the report.
         """
+        ...
+
+    def leave_mark(self, origin: str, mark: Mark) -> None:
+        """Leave a mark of ``origin`` in the broker, in place of its earlier one. Raises :class:`PublishError`."""
+        ...
+
+    def latest_mark(self, origin: str) -> Mark | None:
+        """Return the mark of ``origin`` that the broker has; ``None``: none. Raises :class:`PublishError`."""
         ...
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ from celery import Celery
 from kombu import Connection, Producer, Queue
 
 from spoolkit.attempt import remote
-from spoolkit.attempt.remote import Message, Report
+from spoolkit.attempt.remote import Mark, Message, Report
 from spoolkit.celery.configuration import SOCKET_TIME
 
 
@@ -61,3 +61,40 @@ def connect(celery: Celery, options: Mapping[str, object] | None = None) -> Conn
     connection = celery.connection_for_write(heartbeat=0, transport_options=dict(options or {}))
     connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0, timeout=SOCKET_TIME)
     return connection
+
+
+def leave_mark(producer: Producer, origin: str, mark: Mark) -> None:
+    """Publish a mark, and then remove the earlier ones. Raises what kombu raises."""
+    queue = _marks_queue(origin)
+    producer.publish(
+        mark._asdict(),
+        serializer="json",
+        exchange="",
+        routing_key=queue.name,
+        delivery_mode="persistent",
+        declare=[queue],
+        confirm_timeout=SOCKET_TIME,
+        retry=False,
+    )
+    latest_mark(producer, origin)
+
+
+def latest_mark(producer: Producer, origin: str) -> Mark | None:
+    """Return the latest mark, and leave it alone in the broker; ``None``: there is none. Raises what kombu raises."""
+    queue = _marks_queue(origin)(producer.channel)
+    queue.declare()
+    found = []
+    while (message := queue.get(accept=["json"])) is not None:
+        found.append((Mark(**message.decode()), message))
+    if not found:
+        return None
+    latest, kept = max(found, key=lambda one: one[0])
+    kept.requeue()
+    for _, message in found:
+        if message is not kept:
+            message.ack()
+    return latest
+
+
+def _marks_queue(origin: str) -> Queue:
+    return Queue(f"spoolkit.{origin}.mark", durable=True, auto_delete=False)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from celery import Celery
 from kombu import Connection, Consumer, Message, Producer
 
 from spoolkit import application
 from spoolkit.attempt import remote
-from spoolkit.attempt.remote import PublishError, Report
+from spoolkit.attempt.remote import Mark, PublishError, Report
 from spoolkit.celery import channel
 from spoolkit.celery.configuration import celery_app
 from spoolkit.errors import ConfigurationError, DecodeError
 from spoolkit.system import log
+
+T = TypeVar("T")
 
 AT_ONCE = 100
 """Reports that are heard before the next look at anything else."""
@@ -35,12 +37,12 @@ class CeleryTransport:
         """As :meth:`spoolkit.attempt.remote.Transport.publish`."""
         self._send(lambda producer: channel.publish_message(producer, self._celery, message))
 
-    def _send(self, publish: Callable[[Producer], object]) -> None:
+    def _send(self, publish: Callable[[Producer], T]) -> T:
         try:
             if self._out is None:
                 connection = channel.connect(self._celery)
                 self._out = connection, Producer(connection)
-            publish(self._out[1])
+            return publish(self._out[1])
         except Exception as error:  # of kombu, of the broker's client, of the socket
             self._close_out()
             raise PublishError(f"{type(error).__name__}: {error}") from error
@@ -82,6 +84,14 @@ class CeleryTransport:
     def echo(self, origin: str, number: int) -> None:
         """As :meth:`spoolkit.attempt.remote.Transport.echo`."""
         self._send(lambda producer: channel.publish_report(producer, origin, Report("echo", "", number, number)))
+
+    def leave_mark(self, origin: str, mark: Mark) -> None:
+        """As :meth:`spoolkit.attempt.remote.Transport.leave_mark`."""
+        self._send(lambda producer: channel.leave_mark(producer, origin, mark))
+
+    def latest_mark(self, origin: str) -> Mark | None:
+        """As :meth:`spoolkit.attempt.remote.Transport.latest_mark`."""
+        return self._send(lambda producer: channel.latest_mark(producer, origin))
 
     def _on_message(self, message: Message) -> None:
         try:

@@ -9,10 +9,13 @@ from __future__ import annotations
 import os
 import sys
 
-from spoolkit.spooldir import later, spoolfile
+from spoolkit.spooldir import changes, later, spoolfile
 from spoolkit.system import files
 
 FOLDER = "sent"
+
+LOCK = "lock"
+"""The file in it that the process has locked which hears of these jobs."""
 
 
 def place(path: str, spool_dir: str) -> str:
@@ -58,6 +61,17 @@ def paths(spool_dir: str) -> list[str]:
     """List the files of all sent jobs. Raises ``OSError``."""
     folder = os.path.join(spool_dir, FOLDER)
     return spoolfile.in_place(folder, sys.maxsize) if os.path.isdir(folder) else []
+
+
+def since(path: str) -> float:
+    """When the file was moved here, unix time in seconds (UTC), to some hundredths. Raises ``OSError``."""
+    return os.lstat(path).st_ctime
+
+
+def state(spool_dir: str) -> tuple[changes.Mark, ...]:
+    """Another value after each job that was moved here or away. Raises ``OSError``."""
+    folder = os.path.join(spool_dir, FOLDER)
+    return tuple(map(changes.mark, (folder, *spoolfile.priority_folders(folder))))
 
 
 def publish_again(path: str, spool_dir: str) -> str:

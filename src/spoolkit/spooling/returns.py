@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from spoolkit import application, registry
 from spoolkit.attempt import job_log, retry
-from spoolkit.attempt.remote import PublishError, Report, Transport, transports
+from spoolkit.attempt.remote import Mark, PublishError, Report, Transport, transports
 from spoolkit.attempt.runner import AttemptResult
 from spoolkit.encoding import packet
 from spoolkit.errors import DecodeError, NewerJobError, StoreUnavailableError, UnknownTaskError
@@ -41,15 +41,18 @@ ELECTION = 0.5
 STOP_TIME = 2.0
 """Seconds that an exiting process waits for its thread."""
 
-LOCK = "lock"
-"""The file in ``sent/`` that the elected process has locked."""
-
 ECHO = 2.0
 """Seconds between two reports of this process to itself. What one of them overtakes on its way does not exist: reports
 are heard in the order in which the broker got them."""
 
 ECHO_LOST = 10.0
 """Seconds after which an echo that has not come back means that the connection is dead."""
+
+SETTLE = 3.0
+"""Seconds with a connection before it is asked what the broker has forgotten: what runs has been heard of by then."""
+
+TICK = 0.1
+"""Seconds by which the times of files may be behind the clock."""
 
 LOCKED_PAUSE = 0.01
 """Seconds before a report is heard again whose file is locked: a spooler has published it this moment."""
@@ -87,6 +90,12 @@ class Returns:
         self._echo_at: float | None = None
         """When it was sent, on the monotonic clock; ``None``: it has come back."""
         self._next_echo = 0.0
+        self._connecting_at = clock.now()
+        """When there was no connection last: what was published after that is not forgotten."""
+        self._compare_at: float | None = time.monotonic() + SETTLE
+        """When to compare the broker's mark with ours, on the monotonic clock; ``None``: that is done."""
+        self._marked: object = None
+        """The state of ``sent/`` at the latest mark."""
         self._is_tidy = False
         """Whether each file in ``sent/`` is that of a job that is not over, as far as is recorded."""
 
@@ -108,6 +117,7 @@ class Returns:
                 self._is_tidy = False
                 return ELECTION
             self._send_echo(self._transport, origin)
+            self._keep_mark(self._transport, origin)
         except (OSError, StoreUnavailableError) as error:
             self._hear_anew()
             self._is_tidy = False
@@ -130,7 +140,7 @@ class Returns:
             return False
         files.check_user(self._spool_dir)
         files.make_folder(os.path.join(self._spool_dir, sent.FOLDER))
-        fd = files.open_or_create(os.path.join(self._spool_dir, sent.FOLDER, LOCK))
+        fd = files.open_or_create(os.path.join(self._spool_dir, sent.FOLDER, sent.LOCK))
         if not files.try_lock(fd):
             os.close(fd)
             return False
@@ -146,6 +156,7 @@ class Returns:
     def _hear_anew(self) -> None:
         """Count silence from now on: before, a report could not arrive."""
         self._echo_at, self._next_echo = None, 0.0
+        self._connecting_at, self._compare_at = clock.now(), time.monotonic() + SETTLE
         for heard in self._heard.values():
             heard.at = time.monotonic()
 
@@ -164,6 +175,52 @@ class Returns:
                 self._next_echo = now + ECHO
                 return
             self._echo, self._echo_at, self._next_echo = self._echo + 1, now, now + ECHO
+
+    # The broker's memory
+
+    def _keep_mark(self, transport: Transport, origin: str) -> None:
+        """Publish again what the broker has forgotten since it last confirmed a mark, and leave new marks in it."""
+        if self._echo_at is not None or (self._compare_at is not None and time.monotonic() < self._compare_at):
+            return
+        try:
+            if self._compare_at is not None:
+                self._compare(transport.latest_mark(origin))
+                self._compare_at, self._marked = None, None
+            if (state := sent.state(self._spool_dir)) != self._marked:
+                mark = Mark(self._read_mark() + 1, clock.now() - TICK)
+                transport.leave_mark(origin, mark)
+                self._write_mark(mark.number)
+                self._marked = state
+        except PublishError as error:
+            log.complain("it cannot be seen how far the memory of the broker goes: %s", error)
+            self._hear_anew()
+
+    # Within the locked file: a file of its own would change the folder, and so ask for the next mark.
+
+    def _read_mark(self) -> int:
+        """The number of the latest mark that the broker has confirmed; 0: none."""
+        assert self._lock is not None
+        text = os.pread(self._lock, 20, 0)
+        return int(text) if text.isdigit() else 0
+
+    def _write_mark(self, number: int) -> None:
+        assert self._lock is not None
+        os.pwrite(self._lock, b"%020d" % number, 0)
+
+    def _compare(self, found: Mark | None) -> None:
+        known = self._read_mark()
+        if known == 0 or (found is not None and found.number >= known):
+            return
+        since = 0.0 if found is None else found.time
+        forgotten = [
+            path for path in sent.paths(self._spool_dir) if since < sent.since(path) <= self._connecting_at + TICK
+        ]
+        log.error("the broker has forgotten what it had confirmed: jobs are published again, %d at most", len(forgotten))
+        for path in forgotten:
+            with spoolfile.claim(path) as fd:
+                id = spoolfile.id_of(os.path.basename(path))
+                if fd is not None and id not in self._heard:
+                    self._send_again(path)
 
     def _tidy(self) -> None:
         """Do to files what is recorded of their jobs: a process was killed between the two."""
