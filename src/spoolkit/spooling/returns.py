@@ -215,7 +215,9 @@ class Returns:
         forgotten = [
             path for path in sent.paths(self._spool_dir) if since < sent.since(path) <= self._connecting_at + TICK
         ]
-        log.error("the broker has forgotten what it had confirmed: jobs are published again, %d at most", len(forgotten))
+        log.error(
+            "the broker has forgotten what it had confirmed: jobs are published again, %d at most", len(forgotten)
+        )
         for path in forgotten:
             with spoolfile.claim(path) as fd:
                 id = spoolfile.id_of(os.path.basename(path))
