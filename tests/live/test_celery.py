@@ -293,6 +293,7 @@ def test_jobs_are_published_again_that_a_broker_without_a_disk_has_forgotten(tmp
             restart(broker)
             site.worker.start()
             assert [site.until(id, "done", "dead")["state"] for id in ids] == ["done"] * 5
+            assert "the broker has forgotten what it had confirmed" in site.origin.log()
         finally:
             site.worker.kill()
             site.origin.stop()
