@@ -90,7 +90,7 @@ class Broker(Process):
         try:
             wait_until(self.is_ready, timeout=90, message=lambda: self.log()[-4000:])
         except BaseException:
-            self.kill()
+            self.__exit__()
             raise
         return self
 
@@ -133,10 +133,30 @@ class RabbitMQ(Broker):
             "RABBITMQ_LOGS": "-",
         }
         super().__init__(folder, ["/usr/lib/rabbitmq/bin/rabbitmq-server"], port, env)
+        # Otherwise the node starts one as a daemon, which nobody would end.
+        mapper = ["epmd", "-address", "127.0.0.1", "-port", env["ERL_EPMD_PORT"]]
+        self._mapper = Process(mapper, folder / "epmd.log", cwd=folder, env=self.env)
         (folder / "rabbitmq.conf").write_text(
             "vm_memory_high_watermark.relative = 0.9\ndisk_free_limit.absolute = 1MB\n"
         )
         self.url = f"amqp://guest:guest@127.0.0.1:{port}//"
+
+    def start(self) -> None:
+        if self._mapper.exited:
+            self._mapper.start()
+            wait_until(self._is_mapped, timeout=60, message=self._mapper.log)
+        super().start()
+
+    def _is_mapped(self) -> bool:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", int(self.env["ERL_EPMD_PORT"])), timeout=5):
+            return True
+        return False
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            super().__exit__()
+        finally:
+            self._mapper.kill()
 
     def _answers(self, connection: socket.socket) -> bool:
         connection.sendall(b"AMQP\x00\x00\x09\x01")
