@@ -110,7 +110,10 @@ class Batch:
                 argument="then",
                 type_name=type(then).__qualname__,
             )
-        return then.dump(_member(then.job_for_later("the callback"), self.id))
+        job = _member(then.job_for_later("the callback"), self.id)
+        if then.task.declared.options.engine is None:
+            job = replaced(job, engine="spool")  # it reads the batch, which is recorded on this machine alone
+        return then.dump(job)
 
     @classmethod
     def get(cls: type[B], id: str) -> B:

@@ -517,11 +517,12 @@ class PlannedCall(Generic[R]):
         """The job of this call, if it is made now.
 
         Raises:
+            ArgumentError: Its engine cannot carry it.
             QueueOptionError: Its queue or its priority cannot be used.
             SpoolUnavailableError: The spool directory is missing, or is another user's.
         """
         job = self.task._job(self.args, self.kwargs, self.task._engine.name, self.options)
-        return SpoolEngine().addressed(_with_headers(job))
+        return SpoolEngine().addressed(_with_headers(job), self.task.declared)
 
     def job_for_later(self, what: str) -> Job[R]:
         """The job of this call, if it is made at a time that is not known yet.

@@ -18,14 +18,12 @@ from hypothesis import strategies as st
 from spoolkit import (
     Abort,
     ArgumentError,
-    Batch,
     ConfigurationError,
     Job,
     Limit,
     Rate,
     SpoolKit,
     State,
-    chain,
     current_job,
     periodic,
     registry,
@@ -416,13 +414,6 @@ def test_an_option_that_works_on_one_machine_only_is_refused_by_name_in_the_call
     assert spoolfile.pending(spool_dir) == []
     at_home = spool(name=f"at home {option}", engine="spool", **options)(function)
     assert at_home().engine == "spool"
-
-
-def test_batches_and_chains_are_refused(app: Flask) -> None:
-    with pytest.raises(ArgumentError, match="a batch or a chain"), Batch("b") as batch:
-        batch.add(work.call())
-    with pytest.raises(ArgumentError, match="a batch or a chain"):
-        chain(work.call(), work.call())()
 
 
 def test_a_periodic_task_for_celery_is_refused_at_its_declaration(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,7 +122,7 @@ transports: dict[str, Callable[[], Transport]] = {}
 
 # As documents
 
-_OF_ORIGIN = {"queue": None, "priority": None, "batch": None, "chain": None, "limit_key": None, "rate_key": None}
+_OF_ORIGIN = {"queue": None, "priority": None, "chain": None, "limit_key": None, "rate_key": None}
 """Fields that matter only where the job was accepted: the worker's machine has other directories and another store."""
 
 

@@ -65,12 +65,3 @@ def check(job: JobSpec, declared: Declared, engine: str) -> None:
             )
     if job.schedule is not None:
         raise ArgumentError(f"{declared.name} is periodic, which the engine {engine} cannot keep", argument="schedule")
-
-
-def refuse_together(declared: Declared, engine: str) -> None:
-    """Refuse a call of a batch or of a chain. Raises :class:`ArgumentError`."""
-    raise ArgumentError(
-        f"a batch or a chain cannot hold a call of {declared.name}, which the engine {engine} carries: what follows "
-        "from the end of a job for others is not done for jobs that run elsewhere yet. Keep the task on this machine: "
-        '@spool(engine="spool")'
-    )

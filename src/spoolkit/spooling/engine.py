@@ -97,20 +97,20 @@ class SpoolEngine:
         """
         config = application.settings(declared.code_folder)
         call = _encoded(job, declared, config)
-        if (engine := _engine_of(declared, config)) != job.engine:
-            capabilities.refuse_together(declared, engine)
         if declared.has_keys and job.result_at is None:
             job = replaced(job, **limits.keys_of(declared, job.args, job.kwargs))
         return packet.dump_job(job, call)
 
-    def addressed(self, job: AnyJob) -> AnyJob:
-        """Check that a job can be written where its options say, and return it with the name of its queue.
+    def addressed(self, job: AnyJob, declared: Declared) -> AnyJob:
+        """Check that a job can be written where its options say, and return it with its engine and its queue's name.
 
         Raises:
+            ArgumentError: Its engine cannot carry it.
             QueueOptionError: Its queue or its priority cannot be used.
             SpoolUnavailableError: The spool directory is missing, or is another user's.
         """
         config, served = _settings(), bridge.directories()
+        job = _with_engine(job, declared, application.settings(declared.code_folder))
         spool_dir = _spool_dir_of(job, config, served)
         try:
             folder_of(job, spool_dir, config, served)

@@ -289,13 +289,17 @@ def _claim(
 def _run(
     ready: Ready, start: Granted, config: Settings, attempt_file: running.AttemptFile, *, owns_process: bool
 ) -> AttemptResult:
-    """Run the attempt; but a job whose chain cannot go on with the result is dead."""
     job, declared = ready.job, ready.declared
     assert declared is not None  # otherwise there was something else than an attempt to record
     # In a copy: a context variable that a task sets is not for the next job of this process.
     result = copy_context().run(
         runner.run, job, declared, start, config, attempt_file=attempt_file, owns_process=owns_process
     )
+    return dead_if_chain_stops(job, result, config)
+
+
+def dead_if_chain_stops(job: JobSpec, result: AttemptResult, config: Settings) -> AttemptResult:
+    """Return the result of an attempt; but a job is dead whose chain cannot go on with what its task returned."""
     if job.chain is None or not isinstance(result.outcome, Done):
         return result
     problem = chains.problem(job, result.result, config)

@@ -24,7 +24,7 @@ from spoolkit.job import FINISHED, Dead, Failure, JobSpec, RetryAt, TaskOptions
 from spoolkit.lifecycle import hooks
 from spoolkit.settings import Settings
 from spoolkit.spooldir import held, sent, spoolers, spoolfile
-from spoolkit.spooling.execute import SpoolFileRef, record_and_settle, wait_for_other_code
+from spoolkit.spooling.execute import SpoolFileRef, dead_if_chain_stops, record_and_settle, wait_for_other_code
 from spoolkit.spooling.standalone import GUARDED
 from spoolkit.store import Store, locations, remote
 from spoolkit.store.claims import AlreadySettled
@@ -313,6 +313,7 @@ class Returns:
 
     def _end(self, job: JobSpec, result: AttemptResult, path: str, store: Store, config: Settings) -> None:
         self._heard.pop(job.id, None)
+        result = dead_if_chain_stops(job, result, config)
         if result.attempt:
             job_log.ended(job, result.outcome)
         result = result._replace(logged=True)

@@ -132,10 +132,15 @@ _UNRECORDED = "the job is done, but the store could not be written"
 
 
 def asked_to_stop(store: Database, id: str) -> list[tuple[str, str | None, int]]:
-    """Return the members of the batch ``id`` that run and were asked to stop: their ids, queues and processes."""
+    """Return the members of the batch ``id`` that were asked to stop and run in a process of this machine.
+
+    Returns:
+        Their ids, queues and processes.
+    """
     found = store.read(
         "SELECT jobs.id, jobs.queue, jobs.pid FROM members JOIN jobs ON jobs.id = members.job"
-        " WHERE members.batch = ? AND members.ended IS NULL AND jobs.state = 'running' AND jobs.cancel",
+        " WHERE members.batch = ? AND members.ended IS NULL AND jobs.state = 'running' AND jobs.cancel"
+        " AND jobs.pid IS NOT NULL",
         (id,),
     )
     return [(row["id"], row["queue"], row["pid"]) for row in found]

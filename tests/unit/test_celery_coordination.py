@@ -1,0 +1,242 @@
+"""Batches, chains, unique jobs and schedules of jobs in workers of Celery: decided at the origin, as for jobs at home.
+
+The broker is in the memory of this process. A child that is forked from it has a copy: what it had taken from the
+broker before it was killed is still there for its parent, as with a broker that gets no acknowledgement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from celery_site import CelerySite, settings
+from flask import Flask
+from life_faults import CRASHED, at_every, die_at
+from life_process import in_child
+
+from spoolkit import RESULT, Batch, SpoolKit, State, chain, current_job, registry, spool
+from spoolkit.admin import actions
+from spoolkit.celery import worker
+from spoolkit.coordination import batches as coordination
+from spoolkit.spooldir import spoolfile
+from spoolkit.spooling.returns import Returns
+
+ran: list[str] = []
+
+
+def note(*words: object) -> None:
+    ran.append(" ".join(map(str, words)))
+
+
+@spool(retries=0)
+def double(number: int) -> int:
+    note("double", number)
+    return 2 * number
+
+
+@spool(engine="spool")
+def at_home(number: int) -> int:
+    note("at home", number)
+    return number + 1
+
+
+@spool(retries=0)
+def fails() -> None:
+    raise ValueError("no")
+
+
+@spool(retries=0)
+def fails_once() -> int:
+    if current_job().attempt == 1:
+        raise ValueError("not yet")
+    return current_job().attempt
+
+
+@spool(retries=0)
+def report() -> object:
+    batch = Batch.get(current_job().batch or "")
+    note("report", batch.results, current_job().engine)
+    return batch.results
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Iterator[Flask]:
+    ran.clear()
+    app = Flask("coordinated_site", root_path=str(tmp_path))
+    (tmp_path / "spool").mkdir(mode=0o700)
+    app.config.update(SPOOLKIT_SPOOL=tmp_path / "spool", SPOOLKIT_ENGINE="celery", CELERY=settings())
+    SpoolKit(app)
+    with app.app_context():
+        yield app
+
+
+@pytest.fixture
+def spool_dir(app: Flask, tmp_path: Path) -> str:
+    return str(tmp_path / "spool")
+
+
+@pytest.fixture
+def site(app: Flask, spool_dir: str) -> Iterator[CelerySite]:
+    site = CelerySite(app, spool_dir)
+    yield site
+    site.returns.close()
+
+
+def run(site: CelerySite, spool_dir: str) -> None:
+    """Let everything run until nothing is left."""
+    for _ in range(30):
+        if not spoolfile.pending(spool_dir):
+            return
+        site.run_due()
+    raise AssertionError(spoolfile.pending(spool_dir))
+
+
+def after_kills(site: CelerySite, spool_dir: str, stride: int, prepare: Callable[[], Callable[[int], None]]) -> None:
+    """Kill the origin at steps of what it does when it hears reports, each time with new jobs.
+
+    Args:
+        site: The site.
+        spool_dir: Its spool directory.
+        stride: How many steps there are from one kill to the next.
+        prepare: Makes jobs. Returns what is to be asserted of them, with the number of the step, once all is over.
+    """
+    for step in range(0, 2000, stride):
+        check = prepare()
+        site.publish()
+        site.work()
+        site.returns.close()  # its lock is inherited otherwise
+
+        def origin(step: int = step) -> None:
+            returns = Returns(spool_dir, wait=0.01)
+            die_at(step)
+            returns.step()
+
+        status = in_child(origin)
+        assert status in (0, CRASHED)
+        site.returns = Returns(spool_dir, wait=0.01)
+        site.hear()
+        coordination.sweep(spool_dir)
+        run(site, spool_dir)
+        check(step)
+        if status == 0:
+            return
+    pytest.fail("it never came to its end")
+
+
+# Batches
+
+
+def test_a_batch_of_jobs_in_workers_calls_back_at_home(site: CelerySite, spool_dir: str) -> None:
+    with Batch("numbers", then=report.call()) as batch:
+        jobs = [batch.add(double, number) for number in range(3)]
+        batch.add(at_home, 6)
+    assert [job.engine for job in (*jobs, *batch.jobs)] == ["celery"] * 6 + ["spool"]
+    run(site, spool_dir)
+    assert (batch.complete, batch.results) == (True, [0, 2, 4, 7])
+    assert ran[-1] == "report [0, 2, 4, 7] spool"
+    assert batch.callback is not None
+    assert batch.callback.state is State.DONE
+
+
+def test_a_callback_that_is_declared_for_workers_runs_there_and_knows_its_batch(
+    site: CelerySite, app: Flask, spool_dir: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Other applications of this process need no broker for it.
+    monkeypatch.setattr(registry.this_process, "tasks", dict(registry.this_process.tasks))
+
+    @spool(engine="celery", name="report elsewhere")
+    def report_elsewhere() -> str | None:
+        return current_job().batch
+
+    worker.with_tasks(app)
+    with Batch("elsewhere", then=report_elsewhere.call()) as batch:
+        batch.add(double, 1)
+    run(site, spool_dir)
+    assert batch.callback is not None
+    assert (batch.callback.engine, batch.callback.result) == ("celery", batch.id)
+
+
+def test_a_dead_member_that_is_retried_opens_its_batch_again(site: CelerySite, spool_dir: str) -> None:
+    with Batch("opened again", then=report.call()) as batch:
+        member = batch.add(fails)
+    run(site, spool_dir)
+    assert (batch.complete, member.state, batch.status.generation) == (True, State.DEAD, 1)
+    actions.retry(member.id)
+    run(site, spool_dir)
+    assert (batch.complete, batch.status.generation, member.attempt) == (True, 2, 2)
+
+
+def test_members_that_wait_are_cancelled_after_a_death(site: CelerySite, spool_dir: str) -> None:
+    with Batch("all or nothing", then=report.call(), on_death="cancel") as batch:
+        batch.add(fails)
+        waiting = batch.add(double.using(delay=1000).call(1))
+    site.run_due()
+    assert waiting.state is State.CANCELLED
+    assert batch.complete
+    site.run_due()
+    assert ran == ["report [] spool"]
+
+
+@at_every(11)
+def test_a_kill_of_the_origin_that_hears_of_the_last_end_loses_no_callback(
+    site: CelerySite, spool_dir: str, stride: int
+) -> None:
+    def prepare() -> Callable[[int], None]:
+        ran.clear()
+        with Batch("killed", then=report.call()) as batch:
+            batch.add(double, 1)
+            batch.add(fails)
+
+        def check(step: int) -> None:
+            assert (batch.complete, batch.status.generation, batch.results) == (True, 1, [2]), step
+            assert sorted(job.state for job in batch.jobs) == [State.DEAD, State.DONE], step
+            assert batch.callback is not None
+            assert [line for line in ran if line.startswith("report")] == ["report [2] spool"], step
+
+        return check
+
+    after_kills(site, spool_dir, stride, prepare)
+
+
+# Chains
+
+
+def test_a_chain_goes_on_from_workers_to_home_and_back(site: CelerySite, spool_dir: str) -> None:
+    jobs = chain(double.call(1), at_home.call(RESULT), double.call(RESULT))
+    run(site, spool_dir)
+    assert ([job.engine for job in jobs.jobs], jobs.result) == (["celery", "spool", "celery"], 6)
+    assert ran == ["double 1", "at home 2", "double 3"]
+
+
+def test_a_chain_stops_after_a_job_that_is_dead_and_goes_on_after_its_retry(site: CelerySite, spool_dir: str) -> None:
+    jobs = chain(fails_once.call(), double.call(RESULT))
+    run(site, spool_dir)
+    assert (jobs.finished, jobs.jobs[0].state, ran) == (True, State.DEAD, [])
+    actions.retry(jobs.jobs[0].id)
+    run(site, spool_dir)
+    assert (jobs.result, ran) == (4, ["double 2"])
+
+
+def test_a_job_whose_result_does_not_fit_the_next_call_is_dead(site: CelerySite, app: Flask, spool_dir: str) -> None:
+    app.config["SPOOLKIT_MAX_RESULT"] = 1
+    jobs = chain(double.call(1000), double.call(RESULT))
+    run(site, spool_dir)
+    assert jobs.jobs[0].state is State.DEAD
+    assert "the next job of its chain cannot be made" in (jobs.jobs[0].status.error_message or "")
+
+
+@at_every(11)
+def test_a_kill_of_the_origin_that_hears_of_an_end_goes_on_with_the_chain_once(
+    site: CelerySite, spool_dir: str, stride: int
+) -> None:
+    def prepare() -> Callable[[int], None]:
+        ran.clear()
+        jobs = chain(double.call(1), double.call(RESULT))
+
+        def check(step: int) -> None:
+            assert (jobs.result, ran) == (4, ["double 1", "double 2"]), step
+
+        return check
+
+    after_kills(site, spool_dir, stride, prepare)
