@@ -105,6 +105,8 @@ class Settings:
     engine: str = "spool"
     #: Seconds of silence after which an attempt in a worker of Celery counts as lost.
     celery_lost: float = 20.0
+    #: How many attempts may follow the first one of a job that was declared with a name of ``spoolkit.compat``.
+    compat_retries: int = 5
 
     @classmethod
     def load(cls, config: Mapping[str, object], root: str) -> Settings:
@@ -344,4 +346,5 @@ _READERS: dict[str, Callable[[str, object], object]] = {
     "SPOOLKIT_LIMITS_WITHOUT_STORE": _wait_or_run,
     "SPOOLKIT_ENGINE": _engine,
     "SPOOLKIT_CELERY_LOST": _number,
+    "SPOOLKIT_COMPAT_RETRIES": _whole,
 }

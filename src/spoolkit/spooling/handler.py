@@ -211,7 +211,7 @@ def read_locked(fd: int, path: str, spool_dir: str) -> bridge.Env | None:
     except DecodeError as error:
         settle_file(SpoolFileRef(path, spool_dir), AttemptResult(Dead(Failure(str(error)))))
         return None
-    if packet.MARKER not in content.fields:
+    if packet.MARKER not in content.fields and not other_libraries.is_adopted(content.fields):
         return None
     return {**content.fields, "spooler_task_name": os.fsencode(path.rpartition("/")[2]), "body": content.body}
 

@@ -16,6 +16,23 @@ from spoolkit.uwsgi import bridge
 ANSWERS = "where uWSGI expects SPOOL_OK, SPOOL_RETRY or SPOOL_IGNORE: return one of them"
 """The end of messages about a function that returned something else."""
 
+adopters: dict[str, Callable[[bridge.Env], None]] = {}
+"""What makes a job of spoolkit of a file of uwsgidecorators, by the name of the function; ``spoolkit.compat`` adds it.
+
+Each raises :class:`DecodeError` where it cannot.
+"""
+
+
+def is_adopted(env: bridge.Env) -> bool:
+    """Whether a file of uwsgidecorators is for a function that this process declares without that library."""
+    return b"ud_spool_func" in env and task_name(env) in adopters and not _is_known(env)
+
+
+def _is_known(env: bridge.Env) -> bool:
+    """Whether uwsgidecorators itself has the function of this file."""
+    library = sys.modules.get("uwsgidecorators")
+    return library is not None and task_name(env) in library.spooler_functions
+
 
 def run(env: bridge.Env, *, retry_at: float) -> Outcome | int:
     """Have the library that wrote the file run its job.
@@ -31,6 +48,9 @@ def run(env: bridge.Env, *, retry_at: float) -> Outcome | int:
         UnknownTaskError: The library has no such function in this process.
         DecodeError: No handler can read the file.
     """
+    if is_adopted(env):
+        adopters[task_name(env) or ""](env)
+        return Done()
     if b"ud_spool_func" in env:
         return _uwsgidecorators(env, retry_at)
     if b"function_name" in env and b"setup" in env:
