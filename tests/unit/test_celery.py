@@ -396,7 +396,7 @@ def test_a_checkpoint_is_refused_in_the_task(site: CelerySite) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"unique": True}, {"limit": Limit(1)}, {"rate": Rate(1, per=1)}, {"memory": 1 << 30}],
+    [{"limit": Limit(1)}, {"rate": Rate(1, per=1)}, {"memory": 1 << 30}],
     ids=lambda options: next(iter(options)),
 )
 def test_an_option_that_works_on_one_machine_only_is_refused_by_name_in_the_call(

@@ -6,6 +6,7 @@ broker before it was killed is still there for its parent, as with a broker that
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,13 +14,14 @@ import pytest
 from celery_site import CelerySite, settings
 from flask import Flask
 from life_faults import CRASHED, at_every, die_at
-from life_process import in_child
+from life_process import in_child, read_pipe, start_child, wait_child
 
 from spoolkit import RESULT, Batch, SpoolKit, State, chain, current_job, registry, spool
 from spoolkit.admin import actions
 from spoolkit.celery import worker
 from spoolkit.coordination import batches as coordination
-from spoolkit.spooldir import spoolfile
+from spoolkit.spooldir import sent, spoolfile
+from spoolkit.spooling import unique_jobs
 from spoolkit.spooling.returns import Returns
 
 ran: list[str] = []
@@ -58,6 +60,19 @@ def report() -> object:
     batch = Batch.get(current_job().batch or "")
     note("report", batch.results, current_job().engine)
     return batch.results
+
+
+@spool(unique=("user",), retries=1, backoff=0)
+def export(user: int, word: str = "") -> str:
+    note("export", user, word)
+    if word == "fails":
+        raise ValueError(word)
+    return word
+
+
+@spool(unique=("user",), until="start", on_duplicate="replace")
+def index(user: int, word: str = "") -> None:
+    note("index", user, word)
 
 
 @pytest.fixture
@@ -236,6 +251,99 @@ def test_a_kill_of_the_origin_that_hears_of_an_end_goes_on_with_the_chain_once(
 
         def check(step: int) -> None:
             assert (jobs.result, ran) == (4, ["double 1", "double 2"]), step
+
+        return check
+
+    after_kills(site, spool_dir, stride, prepare)
+
+
+# Unique jobs
+
+
+@pytest.mark.parametrize("word", ["", "fails"])
+def test_a_key_is_held_until_the_end_is_known_at_the_origin(site: CelerySite, spool_dir: str, word: str) -> None:
+    job = export(5, word)
+    site.publish()
+    assert (export(5) == job, export(6) == job) == (True, False)
+    (message, *_) = site.take()
+    site.run(message)
+    if not word:
+        first, _ = export.map([(5,), (7,)])  # its worker is done, and the origin has not heard of that yet
+        assert first == job
+    run(site, spool_dir)
+    assert job.state is (State.DEAD if word else State.DONE)
+    assert export(5) != job
+
+
+def test_a_job_that_waits_for_another_attempt_holds_its_key(site: CelerySite, spool_dir: str) -> None:
+    job = export(5, "fails")
+    site.run_due()
+    assert (job.state, export(5).duplicate) == (State.RETRYING, True)
+    site.publish()
+    assert export(5) == job
+    run(site, spool_dir)
+    assert (job.state, export(5).duplicate) == (State.DEAD, False)
+
+
+def test_a_job_is_replaced_until_it_is_sent_and_then_it_is_as_one_that_runs(site: CelerySite, spool_dir: str) -> None:
+    job = index.using(delay=1000)(5, "a")
+    assert index(5, "b") == job
+    site.publish()
+    assert len(sent.paths(spool_dir)) == 1
+    again = index(5, "c")
+    assert (again, again.duplicate, job.state) == (job, True, State.QUEUED)
+    run(site, spool_dir)
+    assert ran == ["index 5 b"]
+    assert index(5, "d") != job
+
+
+def test_a_job_that_is_replaced_stays_where_it_was_accepted_for(site: CelerySite, app: Flask, spool_dir: str) -> None:
+    job = index.using(delay=1000)(5, "a")
+    app.config["SPOOLKIT_ENGINE"] = "spool"
+    assert (index(5, "b"), index(6, "c").engine) == (job, "spool")
+    run(site, spool_dir)
+    assert (job.engine, job.status.engine, sorted(ran)) == ("celery", "celery", ["index 5 b", "index 6 c"])
+
+
+def test_a_key_is_not_free_because_the_file_is_locked_while_a_broker_hangs(
+    site: CelerySite, spool_dir: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unique_jobs, "CLAIM_TIME", 0.0)
+    job = index(5, "a")
+    (path,) = spoolfile.pending(spool_dir)
+    ready, done = os.pipe(), os.pipe()
+
+    def publish() -> None:
+        with spoolfile.claim(path) as fd:
+            assert fd is not None
+            os.write(ready[1], b"x")
+            read_pipe(done[0])
+
+    child = start_child(publish)
+    try:
+        read_pipe(ready[0])
+        again = index(5, "b")
+    finally:
+        os.write(done[1], b"x")
+        status = wait_child(child)
+        for fd in (*ready, *done):
+            os.close(fd)
+    assert (status, again, again.duplicate) == (0, job, True)
+    run(site, spool_dir)
+    assert ran == ["index 5 a"]
+
+
+@at_every(11)
+def test_a_kill_of_the_origin_that_hears_of_an_end_frees_the_key_with_the_end(
+    site: CelerySite, spool_dir: str, stride: int
+) -> None:
+    def prepare() -> Callable[[int], None]:
+        ran.clear()
+        job = export(5, "x")
+        assert not job.duplicate
+
+        def check(step: int) -> None:
+            assert (job.state, ran) == (State.DONE, ["export 5 x"]), step
 
         return check
 

@@ -22,7 +22,7 @@ from spoolkit.errors import (
 from spoolkit.job import FINAL, FINISHED, State, Status
 from spoolkit.registry import Declared
 from spoolkit.settings import Settings
-from spoolkit.spooldir import chunks, running, spoolfile
+from spoolkit.spooldir import chunks, running, sent, spoolfile
 from spoolkit.spooldir import unique as keys
 from spoolkit.spooldir.unique import Holder
 from spoolkit.store import Store, locations
@@ -91,11 +91,14 @@ def locked_file(holder: Holder, status: Status, config: Settings) -> Iterator[tu
 
 
 def _never_starts(holder: Holder, status: Status) -> bool:
-    """Whether a job has expired and no spooler is at its file: each one that looks at it from now on ends it."""
+    """Whether a job has expired and no spooler is at its file: each one that looks at it from now on ends it.
+
+    A worker may start one that is sent: it looks at a clock of its own.
+    """
     if not has_expired(status):
         return False
     with locked_file(holder, status, application.settings()) as found:
-        return found is not None
+        return found is not None and not sent.holds(found[1], found[2])
 
 
 def _runs_unrecorded(status: Status) -> bool:

@@ -27,11 +27,6 @@ class Refusal(NamedTuple):
 
 REFUSED = (
     Refusal(
-        "unique",
-        "a key is held by a job whose process or file is seen to be alive, and a worker on another machine is not seen",
-        lambda options: options.unique is not None,
-    ),
-    Refusal(
         "limit",
         "running jobs are counted by their living processes, and those of other machines are not seen",
         lambda options: options.limit is not None,

@@ -30,7 +30,7 @@ from spoolkit.errors import (
 from spoolkit.job import AnyJob, JobSpec, State, Status, Unique, new_id, of_status, replaced
 from spoolkit.registry import Declared
 from spoolkit.settings import Settings
-from spoolkit.spooldir import later, parked, spoolers, spoolfile
+from spoolkit.spooldir import later, parked, sent, spoolers, spoolfile
 from spoolkit.spooldir import unique as keys
 from spoolkit.spooldir.unique import Holder
 from spoolkit.spooling import execute
@@ -241,14 +241,15 @@ def _held(
     ):
         return _Held(holder, status, has_expired=True)
     state = None if status is None else status.state
-    if state is State.QUEUED and _is_busy_for_long(key, busy):
-        state = State.RUNNING  # about to run, or it runs and the store is unavailable
+    is_busy = state is State.QUEUED and _is_busy_for_long(key, busy)
+    if is_busy and status is not None and not status.runs_elsewhere:
+        state = State.RUNNING  # about to run, or it runs and the store is unavailable; elsewhere, it is being published
     action = unique.decide(state, rule)
     if status is None or action is Action.ACCEPT:
         return None
     if action is Action.RAISE:
         raise _duplicate(task, row, f"job {status.id}", job=status.id, state=str(state))
-    return _Held(holder, status, action is Action.REPLACE)
+    return _Held(holder, status, action is Action.REPLACE and not is_busy)
 
 
 def _before_next_look(found: Mapping[str, _Held | None], declared: Declared, config: Settings, busy: Busy) -> None:
@@ -275,6 +276,8 @@ def _end_expired(held: _Held, declared: Declared, key: str, config: Settings, bu
             if found is None:
                 return _look_again(key, busy)
             fd, path, spool_dir = found
+            if sent.holds(path, spool_dir):
+                return False  # a worker may start it at this moment
             content = packet.load(spoolfile.read(fd))
             return execute.end_expired(content, SpoolFileRef(path, spool_dir), declared, config)
     except (NewerJobError, DecodeError, StoreUnavailableError):
@@ -299,6 +302,8 @@ def _replaced(job: AnyJob, call: bytes, held: _Held, place: str, key: str, confi
             _look_again(key, busy)
             raise _BusyError
         fd, path, spool_dir = found
+        if sent.holds(path, spool_dir):
+            return _handle(job, status)  # the arguments are on their way to a worker
         content = packet.load(spoolfile.read(fd, packet.HEAD_SIZE))
         packet.check_understood(content)
         earlier = packet.head(content)
@@ -307,6 +312,7 @@ def _replaced(job: AnyJob, call: bytes, held: _Held, place: str, key: str, confi
             new,
             id=earlier.id,
             task=earlier.task,
+            engine=earlier.engine,
             enqueued_at=earlier.enqueued_at,
             queue=earlier.queue,
             priority=earlier.priority,
