@@ -34,10 +34,11 @@ from spoolkit.attempt import remote
 from spoolkit.attempt.remote import Message, PublishError, Report
 from spoolkit.attempt.runner import AttemptResult
 from spoolkit.celery import configuration, transport, worker
+from spoolkit.coordination import capabilities
 from spoolkit.errors import JobStateError
 from spoolkit.job import Bill, Cancelled, Dead, Done, Failure, JobSpec, Progress, RetryAt
 from spoolkit.spooldir import sent, spoolfile
-from spoolkit.spooling import capabilities, execute, returns, sending
+from spoolkit.spooling import execute, returns, sending
 from spoolkit.store.transitions import Result
 from spoolkit.system import clock
 from spoolkit.system.process import PerProcess
@@ -416,14 +417,16 @@ def test_an_option_that_works_on_one_machine_only_is_refused_by_name_in_the_call
     assert at_home().engine == "spool"
 
 
-def test_a_periodic_task_for_celery_is_refused_at_its_declaration(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_periodic_task_for_celery_that_has_what_is_refused_is_refused_at_its_declaration(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     # Other applications of this process need no broker for it.
     monkeypatch.setattr(registry.this_process, "tasks", dict(registry.this_process.tasks))
 
     def function() -> None: ...
 
-    with pytest.raises(ConfigurationError, match="engine"):
-        periodic(every=60)(spool(engine="celery", name="periodic for celery")(function))
+    with pytest.raises(ConfigurationError, match="limit="):
+        periodic(every=60)(spool(engine="celery", name="periodic for celery", limit=Limit(1))(function))
 
 
 def test_the_page_names_each_option_that_is_refused() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from celery_site import CelerySite, settings
@@ -16,13 +17,21 @@ from flask import Flask
 from life_faults import CRASHED, at_every, die_at
 from life_process import in_child, read_pipe, start_child, wait_child
 
-from spoolkit import RESULT, Batch, SpoolKit, State, chain, current_job, registry, spool
+from spoolkit import RESULT, Batch, Job, Limit, SpoolKit, State, chain, current_job, periodic, registry, spool
 from spoolkit.admin import actions
 from spoolkit.celery import worker
 from spoolkit.coordination import batches as coordination
-from spoolkit.spooldir import sent, spoolfile
+from spoolkit.lifecycle import sweeping
+from spoolkit.schedules import ticks
+from spoolkit.schedules.schedule import SECOND
+from spoolkit.spooldir import schedules, sent, spoolfile
+from spoolkit.spooldir.schedules import tick_id
 from spoolkit.spooling import unique_jobs
 from spoolkit.spooling.returns import Returns
+from spoolkit.system import clock
+
+MINUTE = 2_500_000_080.0
+"""After the machine's own time, which files get."""
 
 ran: list[str] = []
 
@@ -73,6 +82,19 @@ def export(user: int, word: str = "") -> str:
 @spool(unique=("user",), until="start", on_duplicate="replace")
 def index(user: int, word: str = "") -> None:
     note("index", user, word)
+
+
+@spool(retries=1, backoff=10)
+def nightly(how: str = "") -> None:
+    job = current_job()
+    note("nightly", int((job.run_at or 0) - MINUTE), job.engine, job.schedule, job.is_late)
+    if how == "fails" and job.attempt == 1:
+        raise ValueError(how)
+
+
+@spool(limit=Limit(1))
+def limited() -> None:
+    note("limited", current_job().engine)
 
 
 @pytest.fixture
@@ -348,3 +370,107 @@ def test_a_kill_of_the_origin_that_hears_of_an_end_frees_the_key_with_the_end(
         return check
 
     after_kills(site, spool_dir, stride, prepare)
+
+
+# Periodic tasks
+
+
+@pytest.fixture
+def now(monkeypatch: pytest.MonkeyPatch, spool_dir: str) -> list[float]:
+    """The time, with no schedule declared yet."""
+    monkeypatch.setattr(registry.this_process, "schedules", {})
+    monkeypatch.setattr(sweeping, "_sweeps", [])
+    time = [MINUTE - 30]
+    monkeypatch.setattr(clock, "now", lambda: time[0])
+    return time
+
+
+def declare(spool_dir: str, task: Any = nightly, **options: Any) -> None:
+    periodic(**{"every": 60, "name": "night", **options})(task)
+    ticks.reconcile(spool_dir)
+
+
+def tick(time: float) -> Job[Any]:
+    return Job.get(tick_id("night", int(time * SECOND)))
+
+
+def test_a_periodic_task_is_published_when_it_is_due(site: CelerySite, now: list[float], spool_dir: str) -> None:
+    declare(spool_dir)
+    site.run_due()
+    assert (ran, sent.paths(spool_dir)) == ([], [])
+    for minute in range(3):
+        now[0] = MINUTE + 60 * minute
+        site.run_due()
+    assert ran == [f"nightly {60 * minute} celery night False" for minute in range(3)]
+    assert tick(MINUTE + 60).state is State.DONE
+    assert len(spoolfile.pending(spool_dir)) == 1
+
+
+def test_runs_do_not_overlap_from_the_publication_until_the_end_is_known(
+    site: CelerySite, now: list[float], spool_dir: str
+) -> None:
+    declare(spool_dir)
+    now[0] = MINUTE
+    site.publish()
+    now[0] = MINUTE + 60
+    site.publish()  # no worker was free until then
+    assert tick(MINUTE + 60).state is State.CANCELLED
+    assert f"the run before it, job {tick(MINUTE).id}, still runs" in (tick(MINUTE + 60).status.error_message or "")
+    site.work()
+    now[0] = MINUTE + 120
+    site.publish()  # its end is not known yet
+    assert tick(MINUTE + 120).state is State.CANCELLED
+    site.hear()
+    now[0] = MINUTE + 180
+    site.run_due()
+    assert (tick(MINUTE + 180).state, len(ran)) == (State.DONE, 2)
+
+
+def test_with_all_a_run_waits_until_the_end_of_the_one_before_is_known(
+    site: CelerySite, now: list[float], spool_dir: str
+) -> None:
+    declare(spool_dir, missed="all")
+    now[0] = MINUTE + 61  # two are due, and the second one is not made before the end of the first
+    site.publish()
+    assert len(spoolfile.pending(spool_dir)) == 1
+    site.work()
+    site.hear()
+    site.run_due()
+    assert [line.split()[1] for line in ran] == ["0", "60"]
+
+
+def test_runs_may_overlap_where_that_is_allowed(site: CelerySite, now: list[float], spool_dir: str) -> None:
+    declare(spool_dir, overlap="allow")
+    now[0] = MINUTE
+    site.publish()
+    now[0] = MINUTE + 60
+    site.publish()
+    assert len(sent.paths(spool_dir)) == 2
+    site.work()
+    site.hear()
+    assert len(ran) == 2
+
+
+def test_a_run_knows_that_it_is_late_and_is_tried_again(site: CelerySite, now: list[float], spool_dir: str) -> None:
+    declare(spool_dir, args=("fails",), every=3600)
+    due = tick_due(spool_dir)
+    now[0] = due + 1000
+    site.run_due()
+    now[0] += 11
+    site.run_due()
+    assert ran == [f"nightly {due - MINUTE:.0f} celery night True"] * 2
+    assert tick(due).state is State.DONE
+
+
+def tick_due(spool_dir: str) -> float:
+    state = schedules.read(spool_dir, "night")
+    assert state is not None
+    assert state.next is not None
+    return state.next / SECOND
+
+
+def test_a_run_that_workers_cannot_have_stays_at_home(site: CelerySite, now: list[float], spool_dir: str) -> None:
+    declare(spool_dir, limited)
+    now[0] = MINUTE
+    site.publish()
+    assert ran == ["limited spool"]

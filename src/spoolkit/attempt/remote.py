@@ -136,6 +136,7 @@ def dump_message(message: Message) -> Document:
         "attempt": message.attempt,
         "attempt_since_reset": message.attempt_since_reset,
         "origin": message.origin,
+        "is_late": message.job.is_late,
     }
 
 
@@ -153,7 +154,10 @@ def load_message(document: object) -> Message:
         attempt, since_reset, origin = int(found["attempt"]), int(found["attempt_since_reset"]), str(found["origin"])
     except (TypeError, KeyError, AttributeError, ValueError) as error:
         raise DecodeError(f"this is no message of a job: {type(error).__name__}: {error}") from error
-    return Message(packet.unpack(packet.Packet(fields, call)), call, attempt, since_reset, origin)
+    job = packet.unpack(packet.Packet(fields, call))
+    if found.get("is_late"):  # no file says so: it is decided for each attempt
+        job = replaced(job, is_late=True)
+    return Message(job, call, attempt, since_reset, origin)
 
 
 def dump_report(report: Report) -> Document:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from spoolkit import registry
+from spoolkit.coordination import capabilities
 from spoolkit.encoding import codec
 from spoolkit.errors import ArgumentError, ConfigurationError, shown
 from spoolkit.registry import Declared
@@ -39,12 +40,11 @@ def add(
             "process, and a plain function is no task",
             setting="task",
         )
-    if declared.options.engine not in (None, "spool"):
-        raise ConfigurationError(
-            f"{declared.name} is declared with engine={declared.options.engine!r}, and runs of a schedule run in "
-            "spoolers of this machine: leave the engine out, or let the periodic task call another one",
-            setting="engine",
-        )
+    if declared.options.engine == "celery":
+        try:
+            capabilities.check(declared, "celery")
+        except ArgumentError as error:  # no call would get it
+            raise ConfigurationError(str(error), setting=error.argument) from None
     if os.path.isabs(declared.options.queue or ""):
         raise ConfigurationError(
             f"{declared.name} is declared for the queue {declared.options.queue!r}, but the runs of a schedule need a "

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from spoolkit import application, registry
-from spoolkit.coordination import limits
+from spoolkit.coordination import capabilities, limits
 from spoolkit.encoding import codec, packet
 from spoolkit.errors import NewerScheduleError, NewerStoreError, StoreUnavailableError
 from spoolkit.job import NORMAL_PRIORITY, Cancelled, Failure, JobSpec, RetryAt, State, Status, replaced
@@ -20,7 +20,7 @@ from spoolkit.registry import Declared
 from spoolkit.schedules import declared
 from spoolkit.schedules.schedule import SECOND, Schedule
 from spoolkit.settings import Settings
-from spoolkit.spooldir import later, priorities, running, schedules, spoolers, spoolfile
+from spoolkit.spooldir import later, priorities, running, schedules, sent, spoolers, spoolfile
 from spoolkit.spooldir.schedules import due_of, is_tick_of, tick_id
 from spoolkit.store import Store, existence, locations
 from spoolkit.system import clock, files, log
@@ -217,8 +217,11 @@ def _wait_for_other_code(due: int, now: int, name: str, config: Settings) -> Can
 
 def _running(job: JobSpec, name: str, config: Settings) -> list[str]:
     """The other ticks of the schedule that run, or are about to. The caller holds the lock."""
-    # In each directory: the queue of the task may have been another one.
-    shown = (id for spool_dir in locations.spool_dirs(config) for id in running.held(spool_dir))
+    # In each directory: the queue of the task may have been another one. In this order: a spooler that publishes a job
+    # holds it until its file is moved there, where it stays until the end is known.
+    spool_dirs = locations.spool_dirs(config)
+    shown = [id for spool_dir in spool_dirs for id in running.held(spool_dir)]
+    shown += [id for spool_dir in spool_dirs for id in sent.ids(spool_dir)]
     return [id for id in shown if id != job.id and spoolfile.is_id(id) and is_tick_of(name, id)]
 
 
@@ -265,6 +268,7 @@ def _make(schedule: Schedule, due: int, now: int, spool_dir: str, config: Settin
         schedule.task,
         args,
         kwargs,
+        _engine(task, config),
         enqueued_at=now / SECOND,
         run_at=due / SECOND,
         queue=queue,
@@ -283,6 +287,13 @@ def _make(schedule: Schedule, due: int, now: int, spool_dir: str, config: Settin
             spoolers.wake(spool_dir, id)
     except FileExistsError:
         pass  # made by a process that was killed then
+
+
+def _engine(task: Declared | None, config: Settings) -> str:
+    """Where a run is to run, which nobody calls: at home rather than not as its task is declared."""
+    if task is None or capabilities.refusal(task) is not None:
+        return "spool"
+    return capabilities.engine_of(task, config)
 
 
 def _keys(schedule: Schedule, call: bytes) -> dict[str, str]:

@@ -63,6 +63,11 @@ def paths(spool_dir: str) -> list[str]:
     return spoolfile.in_place(folder, sys.maxsize) if os.path.isdir(folder) else []
 
 
+def ids(spool_dir: str) -> list[str]:
+    """List the ids of all sent jobs. Raises ``OSError``."""
+    return [id for path in paths(spool_dir) if (id := spoolfile.id_of(os.path.basename(path)))]
+
+
 def since(path: str) -> float:
     """When the file was moved here, unix time in seconds (UTC), to some hundredths. Raises ``OSError``."""
     return os.lstat(path).st_ctime

@@ -10,7 +10,7 @@ from flask import Flask
 
 from spoolkit import application, registry, signals
 from spoolkit.admin import keys as holders
-from spoolkit.coordination import commits, limits, unique
+from spoolkit.coordination import capabilities, commits, limits, unique
 from spoolkit.encoding import batch as codec
 from spoolkit.encoding import chunk, packet
 from spoolkit.errors import (
@@ -28,7 +28,7 @@ from spoolkit.registry import Declared
 from spoolkit.settings import DEFAULT_QUEUE, Settings
 from spoolkit.spooldir import chunks, held, later, priorities, room, spoolers, spoolfile
 from spoolkit.spooldir import unique as keys
-from spoolkit.spooling import batch_jobs, capabilities, publication, unique_jobs
+from spoolkit.spooling import batch_jobs, publication, unique_jobs
 from spoolkit.spooling.unique_jobs import BeforeWrite, Call
 from spoolkit.store import locations
 from spoolkit.system import clock, files, log, sandbox
@@ -216,19 +216,15 @@ class SpoolEngine:
         return jobs
 
 
-def _engine_of(declared: Declared, config: Settings) -> str:
-    return declared.options.engine or config.engine
-
-
 def _with_engine(job: AnyJob, declared: Declared, config: Settings) -> AnyJob:
     """The job with the engine of its task, or else that of the site, as they are at the call.
 
     Raises:
         ArgumentError: That engine cannot carry the job.
     """
-    if (engine := _engine_of(declared, config)) == job.engine:
+    if (engine := capabilities.engine_of(declared, config)) == job.engine:
         return job
-    capabilities.check(job, declared, engine)
+    capabilities.check(declared, engine)
     return replaced(job, engine=engine)
 
 

@@ -118,6 +118,8 @@ def _execute_periodic(
     with running.AttemptFile(locations.spool_dir_of(job.queue, config), job.id) as shown:
         job, instead = ticks.before_attempt(job, file.path, file.spool_dir, store, config, shown)
         result = execute_job(job, content, file, store, config, working_directory, instead, shown)
+    if result is None and job.runs_elsewhere:
+        return None  # it is with a worker, and what hears of its end goes on
     ticks.after_attempt(job, file.spool_dir, store, config)
     return result
 

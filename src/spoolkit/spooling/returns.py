@@ -22,6 +22,7 @@ from spoolkit.encoding import packet
 from spoolkit.errors import DecodeError, NewerJobError, StoreUnavailableError, UnknownTaskError
 from spoolkit.job import FINISHED, Dead, Failure, JobSpec, RetryAt, TaskOptions
 from spoolkit.lifecycle import hooks
+from spoolkit.schedules import ticks
 from spoolkit.settings import Settings
 from spoolkit.spooldir import held, sent, spoolers, spoolfile
 from spoolkit.spooling.execute import SpoolFileRef, dead_if_chain_stops, record_and_settle, wait_for_other_code
@@ -318,6 +319,8 @@ class Returns:
             job_log.ended(job, result.outcome)
         result = result._replace(logged=True)
         record_and_settle(job, result, SpoolFileRef(path, self._spool_dir), store, config, self._spool_dir)
+        if job.schedule is not None:
+            ticks.after_attempt(job, self._spool_dir, store, config)
         if isinstance(result.outcome, RetryAt):
             spoolers.wake(self._spool_dir)
 

@@ -1,4 +1,4 @@
-"""What cannot a job have whose attempts run in workers? Each is refused by name, in the call.
+"""Which engine carries a call, and what cannot a job have whose attempts run in workers? Each is refused by name.
 
 What needs to know all jobs that run, of all machines, at one moment is exact on one machine and could only be guessed
 between several; and some things are not made yet. ``docs/celery.md`` has the same table.
@@ -10,8 +10,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from spoolkit.errors import ArgumentError
-from spoolkit.job import JobSpec, TaskOptions
+from spoolkit.job import TaskOptions
 from spoolkit.registry import Declared
+from spoolkit.settings import Settings
 
 
 class Refusal(NamedTuple):
@@ -45,18 +46,25 @@ REFUSED = (
 """Options of a task."""
 
 
-def check(job: JobSpec, declared: Declared, engine: str) -> None:
-    """Refuse a job that ``engine`` cannot carry as it promises.
+def engine_of(declared: Declared, config: Settings) -> str:
+    """Return the engine of a job of ``@spool`` that is made now: the declaration comes before the setting."""
+    return declared.options.engine or config.engine
+
+
+def refusal(declared: Declared) -> Refusal | None:
+    """Return the option for which no job of a task may run in a worker; ``None``: it has none."""
+    return next((one for one in REFUSED if one.is_declared(declared.options)), None)
+
+
+def check(declared: Declared, engine: str) -> None:
+    """Refuse a task whose jobs ``engine`` cannot carry as it promises.
 
     Raises:
         ArgumentError: It has an option that only works on one machine.
     """
-    for refusal in REFUSED:
-        if refusal.is_declared(declared.options):
-            raise ArgumentError(
-                f"{declared.name} is declared with {refusal.option}=, which the engine {engine} cannot keep: "
-                f'{refusal.missing}. Leave it out, or keep the task on this machine: @spool(engine="spool")',
-                argument=refusal.option,
-            )
-    if job.schedule is not None:
-        raise ArgumentError(f"{declared.name} is periodic, which the engine {engine} cannot keep", argument="schedule")
+    if (refused := refusal(declared)) is not None:
+        raise ArgumentError(
+            f"{declared.name} is declared with {refused.option}=, which the engine {engine} cannot keep: "
+            f'{refused.missing}. Leave it out, or keep the task on this machine: @spool(engine="spool")',
+            argument=refused.option,
+        )
