@@ -101,6 +101,7 @@ class SpoolKit:
             app.register_error_handler(QueueFull, _answer_full)
         visitor.add_to(app)
         flask_run.install_signal_handlers()
+        hooks.application_made(app)
         if self._threads:
             hooks.at_start(app, self._threads.start)
         if not bridge.is_uwsgi():

@@ -40,6 +40,9 @@ OPTIONS = "at", "priority", "spooler"
 _WRITTEN_AT = re.compile(r"_(\d+)_(\d+)(?:\.\d+)?$")
 """The end of the name that uWSGI gives a spool file: seconds and microseconds."""
 
+functions: dict[str, Callable[..., Any]] = {}
+"""The functions that are declared, by their names; of two with one name, the later one."""
+
 
 class SpooledFunction:
     """What ``@spool``, ``@spoolraw`` and ``@spoolforever`` make of a function: to call it is to enqueue a job.
@@ -69,6 +72,7 @@ class SpooledFunction:
         handler.install()
         #: The task, for what uwsgidecorators does not know.
         self.task: SpoolTask[..., Any] = SpoolTask(self._runner(), SpoolEngine(), TaskOptions(engine="spool"))
+        functions[f.__name__] = f
         other_libraries.adopters[f.__name__] = self._adopt
         f.spool = self.__call__  # type: ignore[attr-defined]
 

@@ -11,7 +11,105 @@ from functools import partial
 from typing import Any, overload
 
 from spoolkit.compat.spooled import SpooledFunction
+from spoolkit.compat.spooled import functions as spooler_functions
+from spoolkit.errors import ConfigurationError
 from spoolkit.job import SPOOL_OK, SPOOL_RETRY, SpoolResult
+from spoolkit.uwsgi import bridge
+
+if bridge.is_uwsgi():
+    try:
+        from uwsgidecorators import (
+            cron,
+            erlang,
+            farm,
+            farm_loop,
+            filemon,
+            get_free_signal,
+            harakiri,
+            lock,
+            manage_spool_request,
+            mule,
+            mule_brain,
+            mule_brainloop,
+            mule_functions,
+            mule_msg_dispatcher,
+            mulefunc,
+            muleloop,
+            mulemsg,
+            mulemsg_loop,
+            postfork,
+            postfork_chain,
+            postfork_chain_hook,
+            rbtimer,
+            rpc,
+            signal,
+            thread,
+            timer,
+        )
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            "this uWSGI has come without its module uwsgidecorators, which has the names that are not about the "
+            "spooler: install it (pip install uwsgi, or Debian's python3-uwsgidecorators)",
+            setting="uwsgidecorators",
+        ) from error
+else:
+    from spoolkit.compat.processes import at_fork as postfork_chain
+    from spoolkit.compat.processes import lock, postfork, thread
+    from spoolkit.compat.refused import refusing
+    from spoolkit.compat.timed import cron, get_free_signal, rbtimer, timer
+
+    mule_functions = dict[str, Callable[..., Any]]()
+    erlang = refusing("erlang")
+    farm = refusing("farm")
+    farm_loop = refusing("farm_loop")
+    filemon = refusing("filemon")
+    harakiri = refusing("harakiri")
+    manage_spool_request = refusing("manage_spool_request")
+    mule = refusing("mule")
+    mule_brain = refusing("mule_brain")
+    mule_brainloop = refusing("mule_brainloop")
+    mule_msg_dispatcher = refusing("mule_msg_dispatcher")
+    mulefunc = refusing("mulefunc")
+    muleloop = refusing("muleloop")
+    mulemsg = refusing("mulemsg")
+    mulemsg_loop = refusing("mulemsg_loop")
+    postfork_chain_hook = refusing("postfork_chain_hook")
+    rpc = refusing("rpc")
+    signal = refusing("signal")
+
+__all__ = [
+    "cron",
+    "erlang",
+    "farm",
+    "farm_loop",
+    "filemon",
+    "get_free_signal",
+    "harakiri",
+    "lock",
+    "manage_spool_request",
+    "mule",
+    "mule_brain",
+    "mule_brainloop",
+    "mule_functions",
+    "mule_msg_dispatcher",
+    "mulefunc",
+    "muleloop",
+    "mulemsg",
+    "mulemsg_loop",
+    "postfork",
+    "postfork_chain",
+    "postfork_chain_hook",
+    "rbtimer",
+    "rpc",
+    "signal",
+    "spool",
+    "spool_decorate",
+    "spooler_functions",
+    "spoolforever",
+    "spoolraw",
+    "thread",
+    "timer",
+]
 
 Decorator = Callable[[Callable[..., Any]], SpooledFunction]
 
@@ -60,3 +158,6 @@ def _declare(
     if f is None:
         return partial(SpooledFunction, pass_arguments=pass_arguments, fixed=fixed)
     return SpooledFunction(f, pass_arguments, fixed)
+
+
+spool_decorate = spoolraw

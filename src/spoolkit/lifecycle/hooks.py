@@ -28,6 +28,9 @@ StartHook = Callable[[], None]
 EndHook = Callable[[clock.Deadline], None]
 """Stops background work of this process by the deadline that it is given."""
 
+_start_hooks: list[StartHook] = []
+"""Those of each application, of :func:`at_each_start`."""
+
 _end_hooks: list[EndHook] = []
 
 
@@ -69,6 +72,25 @@ def at_start(app: Flask, start: StartHook) -> None:
             start()
     elif not app.testing:
         app.before_request(start)
+
+
+def at_each_start(start: StartHook) -> None:
+    """As :func:`at_start`, for each application of this process, also for those that are not made yet."""
+    _start_hooks.append(start)
+    for app, _ in application.all_callbacks():
+        at_start(app, start)
+
+
+def application_made(app: Flask) -> None:
+    """Have the hooks of :func:`at_each_start` called in processes that serve ``app``."""
+    for start in _start_hooks:
+        at_start(app, start)
+
+
+def run_start_hooks() -> None:
+    """Call the hooks of :func:`at_each_start`, in a process that serves jobs."""
+    for start in _start_hooks:
+        start()
 
 
 def at_end(end: EndHook, *, first: bool = False) -> None:

@@ -25,6 +25,7 @@ PLACES = (
     Place("batches", spool_files=True, has_folders=True),
     Place("checkpoints"),
     Place("chunks", spool_files=True, has_folders=True),
+    Place("compat"),
     Place("dead", spool_files=True),
     Place("held", spool_files=True, has_folders=True),
     Place("later", spool_files=True, waits=True, has_folders=True),

@@ -159,5 +159,6 @@ class StopRequest:
 
 def run_spooler(spool_dir: str, leash: int) -> None:
     """Run the jobs of a spool directory as long as another process holds the write end of the pipe ``leash``."""
+    hooks.run_start_hooks()
     Spooler(spool_dir, leash).run()
     hooks.run_end_hooks()  # the supervisor ends this process by os._exit(), without Python's own exit

@@ -64,6 +64,14 @@ def try_lock(fd: int, start: int = 0, length: int = 0) -> bool:
     return True
 
 
+def lock(fd: int) -> None:
+    """Lock all of an open file; wait for as long as another opening of it has it locked. Raises ``OSError``.
+
+    An exception that a signal handler raises ends the wait, as the time limit of a task does.
+    """
+    fcntl.fcntl(fd, fcntl.F_OFD_SETLKW, _flock(fcntl.F_WRLCK, 0, 0))
+
+
 def unlock(fd: int, start: int, length: int) -> None:
     """Release the lock on bytes of an open file, if it has one. Raises ``OSError``."""
     fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _flock(fcntl.F_UNLCK, start, length))
