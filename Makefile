@@ -92,6 +92,8 @@ update: $(VENV)-update/bin/uv # Update the lock files to the newest versions.
 	$(LOCK) --group plots --output-file benchmarks/requirements-plots.txt
 	$(LOCK) pyproject.toml $(APP) $(GROUPS) --output-file requirements-dev.txt
 	$(LOCK) pyproject.toml $(APP) --constraint requirements-dev.txt --output-file requirements.txt
+	$(LOCK) pyproject.toml --extra uwsgi --extra celery --group hosts --constraint requirements-dev.txt \
+		--output-file examples/celery/requirements.txt
 
 $(VENV)-update/bin/uv:
 	$(PYTHON) -m venv $(VENV)-update
