@@ -225,10 +225,6 @@ class NewerScheduleError(SpoolkitError):
         self.schedule = schedule
 
 
-class UnsupportedError(SpoolkitError):
-    """The engine that carries a job cannot do what was asked of it; the message says what is missing."""
-
-
 class NoCurrentJobError(SpoolkitError, RuntimeError):
     """``current_job()`` was called outside a running job."""
 

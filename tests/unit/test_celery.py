@@ -58,8 +58,6 @@ def work(how: str = "") -> dict[str, Any]:
         raise ValueError("trouble")
     if how == "gives up":
         raise Abort("no")
-    if how == "checkpoints":
-        job.checkpoint(1)
     return {"how": how, "headers": dict(job.headers)}
 
 
@@ -390,11 +388,6 @@ def test_a_job_that_celery_has_is_not_cancelled_nor_run_now(site: CelerySite, mo
     assert job.state is State.DONE
 
 
-def test_a_checkpoint_is_refused_in_the_task(site: CelerySite) -> None:
-    job = finished(work("checkpoints"), site)
-    assert (job.state, job.status.error_type) == (State.DEAD, "UnsupportedError")
-
-
 @pytest.mark.parametrize(
     "options",
     [{"limit": Limit(1)}, {"rate": Rate(1, per=1)}, {"memory": 1 << 30}],
@@ -495,6 +488,7 @@ results = st.builds(
         progress,
         st.none() | results,
         texts,
+        st.none() | texts.map(str.encode),
     )
 )
 def test_a_report_arrives_as_it_was_sent(report: Report) -> None:

@@ -24,7 +24,7 @@ from spoolkit.coordination import batches as coordination
 from spoolkit.lifecycle import sweeping
 from spoolkit.schedules import ticks
 from spoolkit.schedules.schedule import SECOND
-from spoolkit.spooldir import schedules, sent, spoolfile
+from spoolkit.spooldir import checkpoints, schedules, sent, spoolfile
 from spoolkit.spooldir.schedules import tick_id
 from spoolkit.spooling import unique_jobs
 from spoolkit.spooling.returns import Returns
@@ -95,6 +95,27 @@ def nightly(how: str = "") -> None:
 @spool(limit=Limit(1))
 def limited() -> None:
     note("limited", current_job().engine)
+
+
+@spool(retries=2, backoff=0)
+def resumes(how: str = "fails") -> list[int]:
+    job = current_job()
+    seen: list[int] = job.resume([])
+    note("attempt", job.attempt, seen)
+    job.checkpoint([*seen, job.attempt])
+    if how == "too large":
+        job.checkpoint("x" * checkpoints.LIMIT)
+    if job.attempt < 3:
+        raise ValueError(how)
+    return seen
+
+
+@spool(retries=1, backoff=0)
+def steps() -> None:
+    for step in current_job().steps("abc"):
+        note(step)
+        if step == "b" and current_job().attempt == 1:
+            raise ValueError(step)
 
 
 @pytest.fixture
@@ -474,3 +495,67 @@ def test_a_run_that_workers_cannot_have_stays_at_home(site: CelerySite, now: lis
     now[0] = MINUTE
     site.publish()
     assert ran == ["limited spool"]
+
+
+# Checkpoints
+
+
+def test_the_next_attempt_resumes_where_the_last_one_was_wherever_it_runs(site: CelerySite, spool_dir: str) -> None:
+    job = resumes()
+    site.run_due()
+    assert checkpoints.read(spool_dir, job.id) == ([1], [])
+    run(site, spool_dir)
+    assert (job.result, ran) == ([1, 2], ["attempt 1 []", "attempt 2 [1]", "attempt 3 [1, 2]"])
+    assert checkpoints.read(spool_dir, job.id) is None
+
+
+def test_steps_that_are_done_are_not_done_again(site: CelerySite, spool_dir: str) -> None:
+    job = steps()
+    run(site, spool_dir)
+    assert (job.state, ran) == (State.DONE, ["a", "b", "b", "c"])
+
+
+def test_a_dead_job_that_is_retried_goes_on_from_its_checkpoint(site: CelerySite, spool_dir: str) -> None:
+    job = resumes.using(retries=0)()
+    run(site, spool_dir)
+    assert (job.state, checkpoints.read(spool_dir, job.id)) == (State.DEAD, ([1], []))
+    actions.retry(job.id)
+    run(site, spool_dir)
+    assert ran[1] == "attempt 2 [1]"
+
+
+def test_a_checkpoint_that_is_too_large_is_refused_in_the_task(site: CelerySite, spool_dir: str) -> None:
+    job = resumes.using(retries=0)("too large")
+    run(site, spool_dir)
+    assert (job.state, job.status.error_type) == (State.DEAD, "TooLargeError")
+    assert checkpoints.read(spool_dir, job.id) == ([1], [])
+
+
+def test_a_task_does_not_go_on_with_a_checkpoint_that_the_broker_does_not_have(
+    site: CelerySite, spool_dir: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise ConnectionError("away")
+
+    job = resumes.using(retries=0)()
+    with monkeypatch.context() as away:
+        away.setattr(worker._AttemptFile, "_send", refuse)
+        site.run_due()
+    assert (job.state, job.status.error_type) == (State.DEAD, "StoreUnavailableError")
+    assert "cannot be sent: away" in (job.status.error_message or "")
+
+
+@at_every(11)
+def test_a_kill_of_the_origin_that_hears_of_an_end_keeps_the_checkpoint_for_the_next_attempt(
+    site: CelerySite, spool_dir: str, stride: int
+) -> None:
+    def prepare() -> Callable[[int], None]:
+        ran.clear()
+        job = resumes()
+
+        def check(step: int) -> None:
+            assert (job.result, ran[-1]) == ([1, 2], "attempt 3 [1, 2]"), step
+
+        return check
+
+    after_kills(site, spool_dir, stride, prepare)

@@ -11,7 +11,7 @@ from itertools import count, islice
 from types import MappingProxyType
 from typing import Any, TypeVar
 
-from spoolkit.errors import ArgumentTypeError, JobCancelled, NoCurrentJobError, UnsupportedError, shown
+from spoolkit.errors import ArgumentTypeError, JobCancelled, NoCurrentJobError, shown
 from spoolkit.job import JobSpec, Progress
 from spoolkit.spooldir.checkpoints import Checkpoint
 from spoolkit.spooldir.running import AttemptFile
@@ -57,12 +57,7 @@ class CurrentJob(JobSpec):
 
     @cached_property
     def _checkpoint(self) -> Checkpoint:
-        if self.runs_elsewhere:
-            raise UnsupportedError(
-                f"job {self.id} runs in a worker, and has no checkpoint: the next attempt may run on another machine. "
-                'Keep the task on the machine of its call: @spool(engine="spool")'
-            )
-        return Checkpoint(None if self._attempt_file is None else self._attempt_file.spool_dir, self.id)
+        return Checkpoint() if self._attempt_file is None else self._attempt_file.checkpoint()
 
     @property
     def _has_used_checkpoint(self) -> bool:

@@ -40,6 +40,8 @@ class Message(NamedTuple):
     origin: str
     #: Seconds after which the process that runs it is killed. ``None``: never.
     hard_limit: float | None = None
+    #: The job's checkpoint, as its file has it. ``None``: it has none.
+    checkpoint: bytes | None = None
 
 
 class Report(NamedTuple):
@@ -60,6 +62,8 @@ class Report(NamedTuple):
     result: AttemptResult | None = None
     #: Why it cannot be run.
     problem: str = ""
+    #: The new content of the job's checkpoint, while it runs. ``None``: it has not changed.
+    checkpoint: bytes | None = None
 
 
 class Mark(NamedTuple):
@@ -137,6 +141,7 @@ def dump_message(message: Message) -> Document:
         "attempt_since_reset": message.attempt_since_reset,
         "origin": message.origin,
         "is_late": message.job.is_late,
+        "checkpoint": _text(message.checkpoint),
     }
 
 
@@ -157,13 +162,14 @@ def load_message(document: object) -> Message:
     job = packet.unpack(packet.Packet(fields, call))
     if found.get("is_late"):  # no file says so: it is decided for each attempt
         job = replaced(job, is_late=True)
-    return Message(job, call, attempt, since_reset, origin)
+    return Message(job, call, attempt, since_reset, origin, checkpoint=_data(found.get("checkpoint")))
 
 
 def dump_report(report: Report) -> Document:
     """Return a report as a document."""
     document = {**report._asdict(), "progress": report.progress and _dump_progress(report.progress)}
-    return {**document, "result": report.result and _dump_result(report.result)}
+    result = report.result and _dump_result(report.result)
+    return {**document, "result": result, "checkpoint": _text(report.checkpoint)}
 
 
 def load_report(document: object) -> Report:
@@ -179,9 +185,18 @@ def load_report(document: object) -> Report:
             progress=found["progress"] and Progress(*found["progress"]),
             result=found["result"] and _load_result(int(found["attempt"]), found["result"]),
             problem=str(found["problem"]),
+            checkpoint=_data(found.get("checkpoint")),
         )
     except (TypeError, KeyError, AttributeError, ValueError) as error:
         raise DecodeError(f"this is no report of an attempt: {type(error).__name__}: {error}") from error
+
+
+def _text(data: bytes | None) -> str | None:
+    return None if data is None else data.decode()
+
+
+def _data(text: object) -> bytes | None:
+    return None if text is None else str(text).encode()
 
 
 def _dump_progress(progress: Progress) -> list[Any]:

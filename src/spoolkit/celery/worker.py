@@ -37,6 +37,7 @@ from spoolkit.celery.configuration import SOCKET_TIME, celery_app
 from spoolkit.errors import ConfigurationError, NewerJobError, SignatureError, UnknownTaskError
 from spoolkit.registry import Declared
 from spoolkit.spooldir import running
+from spoolkit.spooldir.checkpoints import Checkpoint, CheckpointElsewhere
 from spoolkit.store.claims import Granted
 from spoolkit.system import log
 from spoolkit.system.process import PerProcess
@@ -182,7 +183,7 @@ def _attempt(message: Message, declared: Declared, reporter: _Reporter) -> Attem
     try:
         with (
             job_log.about(job, config),
-            running.AttemptFile(_scratch.get(), job.id) as attempt_file,
+            _AttemptFile(message, reporter) as attempt_file,
             _beats(reporter, attempt_file),
         ):
             # In a copy: a context variable that a task sets is not for the next job of this process.
@@ -192,6 +193,21 @@ def _attempt(message: Message, declared: Declared, reporter: _Reporter) -> Attem
             raise
         log.complain("what job %s has shown could not be removed; its outcome stands", job.id, error=error)
     return result
+
+
+class _AttemptFile(running.AttemptFile):
+    """Where an attempt shows its progress and its log; its checkpoint is kept by the origin."""
+
+    def __init__(self, message: Message, reporter: _Reporter) -> None:
+        super().__init__(_scratch.get(), message.job.id)
+        self._stored = message.checkpoint
+        self._reporter = reporter
+
+    def checkpoint(self) -> Checkpoint:
+        return CheckpointElsewhere(self._stored, self._send)
+
+    def _send(self, data: bytes) -> None:
+        self._reporter.report("running", progress=self.last_progress, checkpoint=data)
 
 
 @contextlib.contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from spoolkit.encoding import codec
 from spoolkit.errors import StoreUnavailableError, TooLargeError
@@ -70,13 +70,9 @@ class Checkpoint:
         return self._value, self._steps
 
     def _load(self) -> None:
-        if self._read or self._path is None:
+        if self._read:
             return
-        try:
-            data = files.read(self._path, LIMIT)
-        except OSError as error:
-            raise StoreUnavailableError(f"the checkpoint cannot be read: {error}", path=self._path) from error
-        if data is not None:
+        if (data := self._read_data()) is not None:
             self._value, self._steps = codec.decode(data)  # type: ignore[misc]
         self._read = True
 
@@ -89,16 +85,64 @@ class Checkpoint:
                 limit=LIMIT,
                 argument="data",
             )
+        self._write_data(data)
+
+    def _read_data(self) -> bytes | None:
+        if self._path is None:
+            return None
+        try:
+            return files.read(self._path, LIMIT)
+        except OSError as error:
+            raise StoreUnavailableError(f"the checkpoint cannot be read: {error}", path=self._path) from error
+
+    def _write_data(self, data: bytes) -> None:
         if self._path is None:
             return
         try:
-            try:
-                files.write(self._path, data)
-            except FileNotFoundError:
-                files.make_folder(os.path.dirname(self._path))
-                files.write(self._path, data)
+            _write(self._path, data)
         except OSError as error:
             raise StoreUnavailableError(f"the checkpoint cannot be written: {error}", path=self._path) from error
+
+
+class CheckpointElsewhere(Checkpoint):
+    """The checkpoint of a job that runs in a worker: the machine that has accepted the job keeps it.
+
+    Args:
+        data: What that machine has.
+        send: Returns once the broker has new content for that machine, and may raise anything.
+    """
+
+    def __init__(self, data: bytes | None, send: Callable[[bytes], None]) -> None:
+        super().__init__()
+        self._data = data
+        self._send = send
+
+    def _read_data(self) -> bytes | None:
+        return self._data
+
+    def _write_data(self, data: bytes) -> None:
+        try:
+            self._send(data)
+        except Exception as error:
+            raise StoreUnavailableError(f"the checkpoint cannot be sent: {error}", path="") from error
+
+
+def _write(path: str, data: bytes) -> None:
+    try:
+        files.write(path, data)
+    except FileNotFoundError:
+        files.make_folder(os.path.dirname(path))
+        files.write(path, data)
+
+
+def load(spool_dir: str, id: str) -> bytes | None:
+    """Return the content of the checkpoint of the job ``id``; ``None``: it has none. Raises ``OSError``."""
+    return files.read(os.path.join(spool_dir, FOLDER, id), LIMIT)
+
+
+def save(spool_dir: str, id: str, data: bytes) -> None:
+    """Replace the content of the checkpoint of the job ``id``. Raises ``OSError``."""
+    _write(os.path.join(spool_dir, FOLDER, id), data)
 
 
 def read(spool_dir: str, id: str) -> tuple[object, list[int]] | None:

@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from spoolkit.job import Progress
 from spoolkit.spooldir import stacks
+from spoolkit.spooldir.checkpoints import Checkpoint
 from spoolkit.system import cgroup, files, log, process
 from spoolkit.system.process import PerProcess
 
@@ -210,6 +211,10 @@ class AttemptFile:
     def cancel_asked(self) -> bool:
         """Whether the job was asked to stop."""
         return self._file is not None and self._file.head[_STOP] == self._id
+
+    def checkpoint(self) -> Checkpoint:
+        """The checkpoint of the job."""
+        return Checkpoint(self.spool_dir, self._id.rstrip(b"\0").decode("utf-8", "surrogateescape"))
 
     def progress(self, progress: Progress) -> None:
         """Show the progress of the job. Raises ``ValueError`` or ``TypeError`` if it cannot be written as JSON."""

@@ -24,7 +24,7 @@ from spoolkit.job import FINISHED, Dead, Failure, JobSpec, RetryAt, TaskOptions
 from spoolkit.lifecycle import hooks
 from spoolkit.schedules import ticks
 from spoolkit.settings import Settings
-from spoolkit.spooldir import held, sent, spoolers, spoolfile
+from spoolkit.spooldir import checkpoints, held, sent, spoolers, spoolfile
 from spoolkit.spooling.execute import SpoolFileRef, dead_if_chain_stops, record_and_settle, wait_for_other_code
 from spoolkit.spooling.standalone import GUARDED
 from spoolkit.store import Store, locations, remote
@@ -301,6 +301,8 @@ class Returns:
             self._heard[job.id] = _Heard(report.attempt)
             if report.progress is not None:
                 remote.show_progress(store, job.id, report.attempt, report.progress)
+            if report.checkpoint is not None:
+                checkpoints.save(self._spool_dir, job.id, report.checkpoint)
         else:
             self._end(job, report.result, path, store, config)
 

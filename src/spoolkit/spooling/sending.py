@@ -18,7 +18,7 @@ from spoolkit.errors import StoreUnavailableError
 from spoolkit.job import Dead, Failure, JobSpec, Outcome, RetryAt
 from spoolkit.registry import Declared
 from spoolkit.settings import Settings
-from spoolkit.spooldir import held, sent
+from spoolkit.spooldir import checkpoints, held, sent
 from spoolkit.store import Store, remote
 from spoolkit.store.claims import AlreadySettled
 from spoolkit.store.remote import Next
@@ -81,7 +81,10 @@ def send(
     if isinstance(found, Next):
         timeout = declared.options.timeout
         limit = None if timeout is None else timeout + config.timeout_grace
-        message = Message(job, arguments, found.attempt, found.attempt_since_reset, held.identity(spool_dir), limit)
+        checkpoint = checkpoints.load(spool_dir, job.id) if found.attempt > 1 else None
+        message = Message(
+            job, arguments, found.attempt, found.attempt_since_reset, held.identity(spool_dir), limit, checkpoint
+        )
         try:
             _transport(make).publish(message)
         except PublishError as error:
