@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import uuid
 from typing import Any
+from unittest.mock import patch
 
 from celery import Celery
 from flask import Flask
 
 from spoolkit.attempt import remote
-from spoolkit.celery import worker
+from spoolkit.celery import connection, worker
+from spoolkit.celery.connection import WorkerConnection
+from spoolkit.celery.consumer import Consumer
 from spoolkit.spooling.returns import Returns
 from spoolkit.spooling.standalone import Spooler
 
@@ -44,14 +47,21 @@ class CelerySite:
         """What a spooler does."""
         self._spooler.run_due()
 
-    def take(self) -> list[Any]:
+    def consumer(self) -> Consumer:
+        """What takes the messages from the queue in a worker, without its connection."""
+        consumer = Consumer.__new__(Consumer)
+        consumer.app, consumer.connection_errors = self.celery, ()
+        return consumer
+
+    def take(self, *, acknowledges: bool = True) -> list[Any]:
         """The messages that wait for a worker; none waits afterwards."""
         found = []
         with self.celery.connection_for_read() as connection:
             queue = connection.SimpleQueue(self.celery.conf.task_default_queue)
             while queue.qsize():
                 message = queue.get(timeout=1)
-                message.ack()
+                if acknowledges:
+                    message.ack()
                 found.append(message)
             queue.close()
         return found
@@ -61,12 +71,21 @@ class CelerySite:
         for message in self.take():
             self.run(message)
 
-    def run(self, message: Any, *, redelivered: bool = False) -> None:
-        """What a worker does with a message."""
+    def run(self, message: Any, *, patience: float | None = None) -> None:
+        """What a worker does with a message. The origin answers while it waits; without any patience it is away."""
         task = self.celery.tasks[message.headers["task"]]
-        task.push_request(id=message.headers["id"], delivery_info={"redelivered": redelivered})
+        task.push_request(id=message.headers["id"], called_directly=False)
+        listen = WorkerConnection.listen
+
+        def wait(connection: WorkerConnection, seconds: float) -> None:
+            self.hear()
+            listen(connection, seconds)
+
+        patience = connection.PATIENCE if patience is None else patience
+        short = {"PATIENCE": patience, "LITTLE_PATIENCE": patience}
         try:
-            task.run(*message.decode()[0])
+            with patch.object(WorkerConnection, "listen", wait), patch.multiple(connection, **short):
+                task.run(*message.decode()[0])
         finally:
             task.pop_request()
 

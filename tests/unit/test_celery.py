@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,16 +31,17 @@ from spoolkit import (
     registry,
     spool,
 )
-from spoolkit.admin import actions
+from spoolkit.admin import actions, pausing
 from spoolkit.attempt import remote
 from spoolkit.attempt.remote import Message, PublishError, Report
 from spoolkit.attempt.runner import AttemptResult
-from spoolkit.celery import configuration, transport, worker
+from spoolkit.celery import channel, configuration, connection, transport, worker
 from spoolkit.coordination import capabilities
 from spoolkit.errors import JobStateError
 from spoolkit.job import Bill, Cancelled, Dead, Done, Failure, JobSpec, Progress, RetryAt
 from spoolkit.spooldir import sent, spoolfile
 from spoolkit.spooling import execute, returns, sending
+from spoolkit.store import locations
 from spoolkit.store.transitions import Result
 from spoolkit.system import clock
 from spoolkit.system.process import PerProcess
@@ -46,6 +49,10 @@ from spoolkit.system.process import PerProcess
 DOCS = Path(__file__).parents[2] / "docs"
 
 ran: list[int] = []
+
+
+def meanwhile() -> None:
+    """What others do while the task runs."""
 
 
 @spool(retries=2, backoff=0)
@@ -58,6 +65,13 @@ def work(how: str = "") -> dict[str, Any]:
         raise ValueError("trouble")
     if how == "gives up":
         raise Abort("no")
+    if how in ("waits", "is asked to stop"):
+        meanwhile()
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline and not (how == "is asked to stop" and job.cancelled):
+            if how == "waits":
+                job.progress(1, 2)
+            time.sleep(0.01)
     return {"how": how, "headers": dict(job.headers)}
 
 
@@ -88,6 +102,11 @@ def anew(site: CelerySite, spool_dir: str) -> None:
     """Let another process hear the reports."""
     site.returns.close()
     site.returns = returns.Returns(spool_dir, wait=0.01)
+
+
+def killed(*args: object, **options: object) -> Any:
+    """What a process does in the place of its next step when it is killed."""
+    raise OSError("killed")
 
 
 def finished(job: Job, site: CelerySite) -> Job:
@@ -156,9 +175,6 @@ def test_a_publication_that_fails_is_no_attempt(
 def test_a_kill_between_the_message_and_the_move_of_its_file_publishes_the_attempt_again(
     site: CelerySite, monkeypatch: pytest.MonkeyPatch, spool_dir: str
 ) -> None:
-    def killed(*args: object) -> str:
-        raise OSError("killed")
-
     job = work()
     with monkeypatch.context() as kill:
         kill.setattr(sent, "place", killed)
@@ -177,9 +193,6 @@ def test_a_kill_between_the_message_and_the_move_of_its_file_publishes_the_attem
 def test_reports_that_come_before_the_file_has_moved_are_recorded(
     site: CelerySite, monkeypatch: pytest.MonkeyPatch, spool_dir: str
 ) -> None:
-    def killed(*args: object) -> str:
-        raise OSError("killed")
-
     job = work()
     with monkeypatch.context() as kill:
         kill.setattr(sent, "place", killed)
@@ -189,15 +202,175 @@ def test_reports_that_come_before_the_file_has_moved_are_recorded(
     assert (job.state, spoolfile.pending(spool_dir)) == (State.DONE, [])
 
 
-def test_a_message_that_was_not_started_comes_back_and_costs_no_attempt(site: CelerySite) -> None:
+def test_of_any_number_of_copies_one_is_started(site: CelerySite, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = work("fails")
+    copies: list[Any] = []
+    for attempt in (1, 2, 3):
+        with monkeypatch.context() as kill:
+            kill.setattr(sent, "place", killed)
+            site.publish()
+        site.publish()
+        copies += site.take()
+        assert len(copies) == 2 * attempt
+        for message in copies:
+            site.run(message)
+        site.hear()
+        assert (job.attempt, ran) == (attempt, list(range(1, attempt + 1)))
+    assert job.state is State.DEAD
+
+
+def test_a_copy_is_refused_while_the_attempt_runs(site: CelerySite, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = work()
+    message = started(site, monkeypatch)
+    site.run(message)
+    assert (job.state, job.attempt, ran) == (State.RUNNING, 1, [])
+
+
+# The question and its answer
+
+
+def test_a_job_whose_origin_does_not_answer_is_published_again_and_costs_no_attempt(site: CelerySite) -> None:
+    job = work()
+    for _ in range(5):
+        site.publish()
+        (message,) = site.take()
+        site.run(message, patience=0.0)
+        assert site.take() == []
+        site.hear()
+        assert (ran, job.attempt) == ([], 0)
+    finished(job, site)
+    assert (job.state, job.attempt, ran) == (State.DONE, 1, [1])
+    assert [event.kind for event in locations.store().history(job.id)[1]].count("returned") == 5
+
+
+def test_a_lost_answer_costs_no_attempt(
+    site: CelerySite, monkeypatch: pytest.MonkeyPatch, spool_dir: str, app: Flask
+) -> None:
+    job = work("fails")
+    for attempt in (1, 2, 3):
+        with monkeypatch.context() as lost:
+            lost.setattr(transport.CeleryTransport, "answer", lambda *args: None)
+            site.publish()
+            (message,) = site.take()
+            site.run(message, patience=0.05)
+        site.hear()
+        assert (job.attempt, len(ran), sent.paths(spool_dir)) == (attempt - 1, attempt - 1, [])
+        site.run_due()
+    assert (job.state, ran) == (State.DEAD, [1, 2, 3])
+
+
+def test_a_question_that_is_asked_twice_has_the_same_answer(site: CelerySite) -> None:
     job = work()
     site.publish()
     (message,) = site.take()
-    site.run(message, redelivered=True)
+    one = message_of(message)
+    line = connection.WorkerConnection(site.celery)
+    asked, other = (
+        Report("asks", job.id, one.attempt, one.attempt_since_reset, run) for run in (line.new_run(), line.new_run())
+    )
+    said = []
+    for report in (asked, other, asked):
+        line.report(one.origin, report)
+        site.hear()
+        line.listen(1)
+        said.append(line.take_answer(report.run))
+    assert said == ["start", "no", "start"]
+    line.close()
+
+
+# Cancelling
+
+
+def test_a_job_with_the_broker_is_cancelled_at_once_and_not_started(site: CelerySite, spool_dir: str) -> None:
+    job = work()
+    site.publish()
+    job.cancel()
+    assert (job.state, sent.paths(spool_dir)) == (State.CANCELLED, [])
+    site.work()
     site.hear()
-    assert (ran, job.state) == ([], State.QUEUED)
+    assert (job.state, ran) == (State.CANCELLED, [])
+
+
+@pytest.mark.parametrize("returns_late", [False, True], ids=["progress", "cancelled"])
+def test_a_running_job_is_told_to_stop(
+    site: CelerySite, monkeypatch: pytest.MonkeyPatch, spool_dir: str, returns_late: bool
+) -> None:
+    monkeypatch.setattr(worker, "BEAT", 0.0)
+    job = work("is asked to stop" if returns_late else "waits")
+    monkeypatch.setattr(sys.modules[__name__], "meanwhile", lambda: actions.cancel(job.id))
     finished(job, site)
-    assert (ran, job.attempt) == ([1], 1)
+    assert (job.state, job.attempt, sent.paths(spool_dir)) == (State.CANCELLED, 1, [])
+    assert "cancel asked" in [event.kind for event in locations.store().history(job.id)[1]]
+
+
+def test_a_job_that_fails_after_it_was_cancelled_is_not_tried_again(
+    site: CelerySite, monkeypatch: pytest.MonkeyPatch, spool_dir: str
+) -> None:
+    job = work()
+    started(site, monkeypatch)
+    assert actions.cancel(job.id) is State.RUNNING
+    be_silent(site, monkeypatch)
+    site.publish()
+    assert (job.state, spoolfile.pending(spool_dir), sent.paths(spool_dir)) == (State.CANCELLED, [], [])
+
+
+def test_a_running_job_is_not_killed_from_here(site: CelerySite, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = work()
+    started(site, monkeypatch)
+    with pytest.raises(JobStateError, match="cannot be killed"):
+        actions.cancel(job.id, force=True)
+
+
+def test_an_attempt_that_counts_as_lost_is_told_to_stop(site: CelerySite, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = work()
+    one = message_of(started(site, monkeypatch))
+    be_silent(site, monkeypatch)
+    line = connection.WorkerConnection(site.celery)
+    run = line.new_run()
+    line.report(one.origin, Report("running", job.id, 1, 1, run))
+    site.hear()
+    line.listen(1)
+    assert line.take_answer(run) == "stop"
+    line.close()
+
+
+def test_an_origin_that_is_silent_is_waited_for_less(site: CelerySite, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "PATIENCE", 0.02)
+    monkeypatch.setattr(connection, "LITTLE_PATIENCE", 0.0)
+    line, waits = connection.WorkerConnection(site.celery), list[float]()
+    monkeypatch.setattr(line, "listen", waits.append)
+    one = Report("asks", "0" * 32, 1, 1, line.new_run())
+    assert line.ask("away", one) is None
+    assert waits
+    waits.clear()
+    assert line.ask("away", one) is None
+    assert waits == []
+    assert line.ask("also away", one) is None
+    assert waits
+    line.close()
+
+
+def test_a_job_of_a_task_that_was_paused_meanwhile_is_not_started(site: CelerySite, spool_dir: str) -> None:
+    job = work()
+    site.publish()
+    pausing.pause(work.name)
+    site.work()
+    site.publish()
+    assert (ran, job.state, sent.paths(spool_dir)) == ([], State.QUEUED, [])
+    pausing.resume(work.name)
+    assert finished(job, site).attempt == 1
+
+
+def test_a_job_that_expires_while_the_broker_has_it_is_not_started(
+    site: CelerySite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = work.using(expires=100)()
+    site.publish()
+    later = clock.now() + 200
+    monkeypatch.setattr(clock, "now", lambda: later)
+    site.work()
+    site.hear()
+    assert (job.state, ran) == (State.CANCELLED, [])
 
 
 def started(site: CelerySite, monkeypatch: pytest.MonkeyPatch) -> Any:
@@ -226,7 +399,7 @@ def test_an_attempt_whose_worker_is_killed_counts_and_is_not_run_from_its_messag
     for attempt in (1, 2, 3):
         message = started(site, monkeypatch)
         assert (job.state, job.attempt) == (State.RUNNING, attempt)
-        site.run(message, redelivered=True)
+        site.run(message)
         site.hear()
         assert (job.state, job.attempt) == (State.RUNNING, attempt)
         be_silent(site, monkeypatch)
@@ -270,22 +443,26 @@ def test_another_process_that_hears_the_reports_takes_over_what_runs(
     assert finished(job, site).attempt == 2
 
 
-def test_a_worker_that_cannot_report_the_start_does_not_start(
+def test_a_worker_that_cannot_ask_gives_the_job_back_when_the_broker_is_there(
     site: CelerySite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*args: object) -> None:
-        raise ConnectionError("away")
+    publish, left = channel.publish_report, [2]
+
+    def refuse(*args: Any) -> None:
+        left[0] -= 1
+        if left[0] >= 0:
+            raise ConnectionError("away")
+        publish(*args)
 
     job = work()
     site.publish()
     (message,) = site.take()
+    monkeypatch.setattr(worker, "PAUSE", 0.0)
     with monkeypatch.context() as away:
-        away.setattr(worker.channel, "publish_report", refuse)
-        with pytest.raises(worker.Reject) as rejected:
-            site.run(message)
-    assert (rejected.value.requeue, ran) == (True, [])
-    site.run(message, redelivered=True)
+        away.setattr(channel, "publish_report", refuse)
+        site.run(message, patience=0.0)
     site.hear()
+    assert (ran, job.attempt) == ([], 0)
     assert finished(job, site).attempt == 1
 
 
@@ -293,9 +470,6 @@ def test_a_worker_that_cannot_report_the_start_does_not_start(
 def test_a_kill_between_the_record_of_an_end_and_the_file_is_made_up_for(
     site: CelerySite, monkeypatch: pytest.MonkeyPatch, spool_dir: str, how: str
 ) -> None:
-    def killed(*args: object, **options: object) -> None:
-        raise OSError("killed")
-
     job = work(how)
     site.publish()
     site.work()
@@ -326,9 +500,10 @@ def test_a_job_that_the_workers_code_does_not_know_waits_for_another_version(
 ) -> None:
     job = work()
     site.publish()
-    (message,) = site.take()
-    consumer = type("Consumer", (), {"app": site.celery})()
-    worker._on_unknown_task(consumer, message)
+    (message,) = site.take(acknowledges=False)
+    consumer = site.consumer()
+    consumer.on_unknown_task(None, message, KeyError(work.name))
+    assert message.acknowledged
     site.hear()
     assert (job.state, job.attempt) == (State.QUEUED, 0)
     actions.run_now(job.id)
@@ -361,10 +536,14 @@ def test_what_the_broker_has_forgotten_is_published_again(site: CelerySite) -> N
     assert ran == [1]
 
 
-def test_what_the_broker_remembers_is_not_published_again(site: CelerySite, spool_dir: str) -> None:
+def test_what_the_broker_remembers_is_not_published_again(
+    site: CelerySite, monkeypatch: pytest.MonkeyPatch, spool_dir: str
+) -> None:
+    monkeypatch.setattr(returns, "TICK", 0.0)
+    compare(site)
     work()
     site.publish()
-    compare(site)
+    site.hear()
     anew(site, spool_dir)
     compare(site)
     site.publish()
@@ -374,18 +553,12 @@ def test_what_the_broker_remembers_is_not_published_again(site: CelerySite, spoo
 # What is refused
 
 
-def test_a_job_that_celery_has_is_not_cancelled_nor_run_now(site: CelerySite, monkeypatch: pytest.MonkeyPatch) -> None:
-    job, waiting = work(), work.using(delay=1000)()
-    waiting.cancel()
-    assert waiting.state is State.CANCELLED
+def test_a_job_that_celery_has_is_not_run_now(site: CelerySite) -> None:
+    job = work()
     site.publish()
-    for act in (actions.cancel, actions.run_now):
-        with pytest.raises(JobStateError, match="Celery has it"):
-            act(job.id)
-    (message,) = site.take()
-    site.run(message)
-    site.hear()
-    assert job.state is State.DONE
+    with pytest.raises(JobStateError, match="Celery has it"):
+        actions.run_now(job.id)
+    assert finished(job, site).attempt == 1
 
 
 @pytest.mark.parametrize(
@@ -446,7 +619,13 @@ def test_settings_of_celery_that_contradict_the_promises_are_refused(given_setti
 def test_rabbitmq_confirms_and_redis_does_not_hang() -> None:
     amqp, redis = (configuration.settings({"broker_url": f"{name}://x"}) for name in ("amqp", "redis"))
     assert amqp["broker_transport_options"] == {"confirm_publish": True}
-    assert redis["broker_transport_options"].keys() == {"socket_connect_timeout", "socket_timeout"}
+    assert redis["broker_transport_options"].keys() == {
+        "socket_connect_timeout",
+        "socket_timeout",
+        "visibility_timeout",
+    }
+    own = {"broker_url": "redis://x", "broker_transport_options": {"visibility_timeout": 7}}
+    assert configuration.settings(own)["broker_transport_options"]["visibility_timeout"] == 7
 
 
 def test_the_engine_is_looked_up_at_the_call(app: Flask, site: CelerySite) -> None:
@@ -480,10 +659,11 @@ results = st.builds(
 @given(
     st.builds(
         Report,
-        st.sampled_from(["started", "running", "ended", "returned"]),
+        st.sampled_from(["asks", "running", "ended", "returned"]),
         texts,
         numbers,
         numbers,
+        texts,
         texts,
         progress,
         st.none() | results,

@@ -152,13 +152,14 @@ def _cancel(id: str, *, force: bool, by: str | None) -> State:
         if held.find(id) is not None:
             message = f"job {id} is not accepted yet: roll its transaction back, and it never is"
             raise JobStateError(message, job=id, state=str(status.state))
-        if status.runs_elsewhere and (status.state is State.RUNNING or _is_sent(status)):
-            raise _is_elsewhere(status, "cancelled")
         if status.state is not State.RUNNING:
             if _cancel_waiting(status, by) if status.has_file else _cancel_in_process(status, by):
                 return State.CANCELLED
         elif not force:
             return _ask_to_stop(status, by)
+        elif status.runs_elsewhere:
+            message = f"job {id} cannot be killed: it runs in a worker, which may be on another machine"
+            raise JobStateError(message, job=id, state="running")
         elif not status.has_file or status.pid == os.getpid():
             message = f"job {id} cannot be killed: its process does other work too"
             raise JobStateError(message, job=id, state="running")
@@ -210,7 +211,8 @@ def _cancel_in_process(status: Status, by: str | None) -> bool:
 
 def _ask_to_stop(status: Status, by: str | None) -> State:
     spool_dir = locations.spool_dir_of(status.queue)
-    if locations.store().ask_to_stop(status.id, by=by):
+    # A worker elsewhere is told in answer to its next report.
+    if locations.store().ask_to_stop(status.id, by=by) and not status.runs_elsewhere:
         # Looked up anew: another process may have begun a further attempt meanwhile. From here on, none begins.
         running.ask_to_stop(spool_dir, status.id, find(status.id).pid)
     after = find(status.id).state
@@ -260,7 +262,8 @@ def run_now(id: str, *, by: str | None = None) -> State:
             message = f"{id} is a batch whose transaction is committed, and due: a spooler enqueues its members next"
             raise JobStateError(message, job=id, state=str(status.state))
         if status.runs_elsewhere and _is_sent(status):
-            raise _is_elsewhere(status, "run now")
+            message = f"job {id} cannot be run now: Celery has it, and it runs as soon as a worker is free"
+            raise JobStateError(message, job=id, state=str(status.state))
         with _claimed(status) as path:
             if path is not None:
                 spool_dir = next(one for one in directories(status) if path.startswith(one + os.sep))
@@ -295,12 +298,6 @@ def record_new(id: str, kind: str, *, by: str | None = None, job: str | None = N
 
 def _is_sent(status: Status) -> bool:
     return any(sent.find(spool_dir, status.id, status.file) for spool_dir in directories(status))
-
-
-def _is_elsewhere(status: Status, wanted: str) -> JobStateError:
-    """A worker may start the job at any moment, and cannot be reached for certain."""
-    message = f"job {status.id} cannot be {wanted}: Celery has it, and a worker runs it, or may start it at any moment"
-    return JobStateError(message, job=status.id, state=str(status.state))
 
 
 def _locked(status: Status) -> JobStateError:

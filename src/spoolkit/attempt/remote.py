@@ -1,7 +1,8 @@
 """What passes between the machine that has accepted a job and the worker that runs it? Values, as JSON documents.
 
-A :class:`Message` goes to the worker, and is one attempt of a job: whoever gets it a second time does not run it.
-:class:`Report` objects come back. The transport that carries both is known by the name of the engine.
+A :class:`Message` goes to the worker, and stands for one attempt of a job; there may be any number of copies of it.
+:class:`Report` objects come back. The first of them asks whether the attempt may start, and the origin allows each
+attempt once: an :class:`Answer` says so. The transport that carries all three is known by the name of the engine.
 """
 
 from __future__ import annotations
@@ -19,10 +20,14 @@ from spoolkit.system import clock
 Document = dict[str, Any]
 """What JSON can hold."""
 
-Kind = Literal["started", "running", "ended", "returned", "unusable", "echo"]
-"""What a report says of an attempt. ``started``: it starts now. ``running``: it is alive. ``ended``: it has a result.
-``returned``: the broker has delivered its message once more, and it was not run. ``unusable``: this version of the
-worker's code cannot run it. ``echo``: it is no worker's, but shows that reports arrive."""
+Kind = Literal["asks", "running", "ended", "returned", "unusable", "echo"]
+"""What a report says of an attempt. ``asks``: may it start? ``running``: it is alive. ``ended``: it has a result.
+``returned``: its worker has had no answer, and will not start it. ``unusable``: this version of the worker's code
+cannot run it. ``echo``: it is no worker's, but shows that reports arrive."""
+
+Says = Literal["start", "no", "stop"]
+"""An answer to a worker. ``start``: the attempt is its own now. ``no``: it must not start, and nothing is left to do.
+``stop``: the attempt that runs was asked to stop, or counts as lost."""
 
 
 class Message(NamedTuple):
@@ -54,6 +59,8 @@ class Report(NamedTuple):
     attempt: int
     #: The same since the count was last reset.
     attempt_since_reset: int
+    #: Which of all that have asked for this attempt reports: see :func:`reply_name`.
+    run: str = ""
     #: The worker, for people: its machine and its process.
     worker: str = ""
     #: How far the attempt is, while it runs.
@@ -66,13 +73,18 @@ class Report(NamedTuple):
     checkpoint: bytes | None = None
 
 
-class Mark(NamedTuple):
-    """A message that stays in the broker, and so tells how far its memory goes."""
+class Answer(NamedTuple):
+    """What the origin says to a worker."""
 
-    #: The number of the mark: a later one has a greater number.
-    number: int
-    #: All that was published before this time was published before the mark. Unix time in seconds (UTC).
-    time: float
+    #: To which run: see :attr:`Report.run`.
+    run: str
+    #: What.
+    says: Says
+
+
+def reply_name(run: str) -> str:
+    """Return for whom the answer to a run is: the name of its worker process, with which the name of the run begins."""
+    return run.partition(".")[0]
 
 
 class PublishError(Exception):
@@ -107,12 +119,24 @@ class Transport(Protocol):
         """
         ...
 
-    def leave_mark(self, origin: str, mark: Mark) -> None:
-        """Leave a mark of ``origin`` in the broker, in place of its earlier one. Raises :class:`PublishError`."""
+    def answer(self, answer: Answer) -> None:
+        """Send an answer to the worker that has asked; it may be gone. Raises :class:`PublishError`."""
         ...
 
-    def latest_mark(self, origin: str) -> Mark | None:
-        """Return the mark of ``origin`` that the broker has; ``None``: none. Raises :class:`PublishError`."""
+    def leave_mark(self, origin: str, time: float) -> None:
+        """Leave a message in the broker, in place of the earlier one, that tells how far its memory goes.
+
+        Args:
+            origin: Whose messages it is about.
+            time: All that ``origin`` published before this time is in the broker. Unix time in seconds (UTC).
+
+        Raises:
+            PublishError: The broker has not confirmed that it has the mark.
+        """
+        ...
+
+    def latest_mark(self, origin: str) -> float | None:
+        """Return the time of the mark that the broker has; ``None``: it has none. Raises :class:`PublishError`."""
         ...
 
     def close(self) -> None:
@@ -181,6 +205,7 @@ def load_report(document: object) -> Report:
             id=str(found["id"]),
             attempt=int(found["attempt"]),
             attempt_since_reset=int(found["attempt_since_reset"]),
+            run=str(found["run"]),
             worker=str(found["worker"]),
             progress=found["progress"] and Progress(*found["progress"]),
             result=found["result"] and _load_result(int(found["attempt"]), found["result"]),
@@ -197,6 +222,15 @@ def _text(data: bytes | None) -> str | None:
 
 def _data(text: object) -> bytes | None:
     return None if text is None else str(text).encode()
+
+
+def load_answer(document: object) -> Answer:
+    """Read an answer, which travels as an object with its fields. Raises :class:`DecodeError`."""
+    try:
+        found = cast(Document, document)
+        return Answer(str(found["run"]), found["says"])
+    except (TypeError, KeyError) as error:
+        raise DecodeError(f"this is no answer to a worker: {type(error).__name__}: {error}") from error
 
 
 def _dump_progress(progress: Progress) -> list[Any]:

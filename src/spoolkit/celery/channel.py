@@ -2,6 +2,7 @@
 
 Jobs go where Celery's own settings route a task of that name. Reports go to a queue of the machine that has accepted
 the job, on the same broker: durable, so that what happened while that machine was away is there when it is back.
+Answers go to a queue of the worker process that has asked.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ from celery import Celery
 from kombu import Connection, Producer, Queue
 
 from spoolkit.attempt import remote
-from spoolkit.attempt.remote import Mark, Message, Report
+from spoolkit.attempt.remote import Answer, Message, Report
 from spoolkit.celery.configuration import SOCKET_TIME
+
+UNUSED = 3600.0
+"""Seconds after which the broker deletes the queue of a worker process that is gone."""
 
 
 def reports_queue(origin: str) -> Queue:
@@ -21,11 +25,24 @@ def reports_queue(origin: str) -> Queue:
     return Queue(f"spoolkit.{origin}", durable=True, auto_delete=False)
 
 
+def replies_queue(name: str) -> Queue:
+    """The queue with the answers for the worker process ``name``."""
+    return Queue(f"spoolkit.worker.{name}", durable=True, auto_delete=False, expires=UNUSED)
+
+
 def publish_report(producer: Producer, origin: str, report: Report) -> None:
     """Return once the broker has the report. Raises what kombu raises."""
-    queue = reports_queue(origin)
+    _publish(producer, reports_queue(origin), remote.dump_report(report))
+
+
+def publish_answer(producer: Producer, answer: Answer) -> None:
+    """Return once the broker has the answer. Raises what kombu raises."""
+    _publish(producer, replies_queue(remote.reply_name(answer.run)), answer._asdict())
+
+
+def _publish(producer: Producer, queue: Queue, document: remote.Document) -> None:
     producer.publish(
-        remote.dump_report(report),
+        document,
         serializer="json",
         exchange="",
         routing_key=queue.name,
@@ -63,29 +80,19 @@ def connect(celery: Celery, options: Mapping[str, object] | None = None) -> Conn
     return connection
 
 
-def leave_mark(producer: Producer, origin: str, mark: Mark) -> None:
+def leave_mark(producer: Producer, origin: str, time: float) -> None:
     """Publish a mark, and then remove the earlier ones. Raises what kombu raises."""
-    queue = _marks_queue(origin)
-    producer.publish(
-        mark._asdict(),
-        serializer="json",
-        exchange="",
-        routing_key=queue.name,
-        delivery_mode="persistent",
-        declare=[queue],
-        confirm_timeout=SOCKET_TIME,
-        retry=False,
-    )
+    _publish(producer, _marks_queue(origin), {"time": time})
     latest_mark(producer, origin)
 
 
-def latest_mark(producer: Producer, origin: str) -> Mark | None:
+def latest_mark(producer: Producer, origin: str) -> float | None:
     """Return the latest mark, and leave it alone in the broker; ``None``: there is none. Raises what kombu raises."""
     queue = _marks_queue(origin)(producer.channel)
     queue.declare()
     found = []
     while (message := queue.get(accept=["json"])) is not None:
-        found.append((Mark(**message.decode()), message))
+        found.append((float(message.decode()["time"]), message))
     if not found:
         return None
     latest, kept = max(found, key=lambda one: one[0])

@@ -18,13 +18,18 @@ SETTING = "CELERY"
 CONNECT_TIME, SOCKET_TIME = 4.0, 10.0
 """Seconds in which a broker has to accept a connection, and to answer: one that is silent must not hold a spooler."""
 
+VISIBLE = 60
+"""Seconds after which Redis delivers a message again that nobody has acknowledged: a worker that was killed had it. Of
+a job that runs for longer, the copy asks and is told no."""
+
 _FIXED: Mapping[str, Any] = {
     # Nothing is unpickled: who can write to the broker could run code otherwise.
     "accept_content": ["json"],
     "task_serializer": "json",
     "event_serializer": "json",
     "task_protocol": 2,
-    # A message is acknowledged once its end is reported; what is lost before that comes back, and is reported as well.
+    "worker_consumer": "spoolkit.celery.consumer:Consumer",
+    # A message is acknowledged once its end is reported. What comes back before that asks, and is not run twice.
     "task_acks_late": True,
     "task_reject_on_worker_lost": True,
     "task_acks_on_failure_or_timeout": True,
@@ -79,6 +84,7 @@ def settings(given: object) -> dict[str, Any]:
         # Only then does publish() return once the broker has the message.
         options["confirm_publish"] = True
     elif url.startswith(("redis", "valkey")):
+        options.setdefault("visibility_timeout", VISIBLE)
         options.setdefault("socket_connect_timeout", CONNECT_TIME)
         options.setdefault("socket_timeout", SOCKET_TIME)
     return {**found, "broker_transport_options": options}

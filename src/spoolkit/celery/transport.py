@@ -11,7 +11,7 @@ from kombu import Connection, Consumer, Message, Producer
 
 from spoolkit import application
 from spoolkit.attempt import remote
-from spoolkit.attempt.remote import Mark, PublishError, Report
+from spoolkit.attempt.remote import Answer, PublishError, Report
 from spoolkit.celery import channel
 from spoolkit.celery.configuration import celery_app
 from spoolkit.errors import ConfigurationError, DecodeError
@@ -85,11 +85,15 @@ class CeleryTransport:
         """As :meth:`spoolkit.attempt.remote.Transport.echo`."""
         self._send(lambda producer: channel.publish_report(producer, origin, Report("echo", "", number, number)))
 
-    def leave_mark(self, origin: str, mark: Mark) -> None:
-        """As :meth:`spoolkit.attempt.remote.Transport.leave_mark`."""
-        self._send(lambda producer: channel.leave_mark(producer, origin, mark))
+    def answer(self, answer: Answer) -> None:
+        """As :meth:`spoolkit.attempt.remote.Transport.answer`."""
+        self._send(lambda producer: channel.publish_answer(producer, answer))
 
-    def latest_mark(self, origin: str) -> Mark | None:
+    def leave_mark(self, origin: str, time: float) -> None:
+        """As :meth:`spoolkit.attempt.remote.Transport.leave_mark`."""
+        self._send(lambda producer: channel.leave_mark(producer, origin, time))
+
+    def latest_mark(self, origin: str) -> float | None:
         """As :meth:`spoolkit.attempt.remote.Transport.latest_mark`."""
         return self._send(lambda producer: channel.latest_mark(producer, origin))
 

@@ -1,9 +1,9 @@
-"""What does a worker of Celery do with a job? It runs one attempt as a spooler does, and reports it to the origin.
+"""What does a worker of Celery do with a job? It runs one attempt as a spooler does, if the origin lets it.
 
 Each task that the application declares is a task of Celery with the same name. Its one argument is a
-:class:`~spoolkit.attempt.remote.Message`. The attempt is reported before it starts, once a second while it runs, and at
-its end; only then is the message acknowledged. A message that is delivered a second time is reported and not run: the
-origin, which counts the attempts, decides what follows.
+:class:`~spoolkit.attempt.remote.Message`. The worker asks the origin, which counts the attempts, whether this one may
+start, reports once a second that it is alive, and reports its end; only then is the message acknowledged. Without an
+answer the message is given back to the origin, which publishes it again.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from collections.abc import Iterator
 from contextvars import copy_context
 from typing import Any
 
-from celery import Celery, signals
+from celery import Celery
 from celery.app.task import Task
 from celery.exceptions import Reject
-from celery.worker.consumer import Consumer
 from flask import Flask
 from flask.cli import ScriptInfo
-from kombu import Connection, Producer
 
 from spoolkit import application, registry
-from spoolkit.attempt import admission, job_log, remote, runner
-from spoolkit.attempt.remote import Document, Kind, Message, Report
+from spoolkit.attempt import job_log, remote, runner
+from spoolkit.attempt.remote import Document, Kind, Message, Report, Says
 from spoolkit.attempt.runner import AttemptResult
-from spoolkit.celery import channel
+from spoolkit.celery import connection
 from spoolkit.celery.configuration import SOCKET_TIME, celery_app
+from spoolkit.celery.connection import WorkerConnection
 from spoolkit.errors import ConfigurationError, NewerJobError, SignatureError, UnknownTaskError
+from spoolkit.job import Progress
 from spoolkit.registry import Declared
 from spoolkit.spooldir import running
 from spoolkit.spooldir.checkpoints import Checkpoint, CheckpointElsewhere
@@ -45,8 +45,11 @@ from spoolkit.system.process import PerProcess
 BEAT = 1.0
 """Seconds between two reports of an attempt that runs."""
 
+HEAR = 0.05
+"""Seconds for which an answer to such a report is awaited. A later one is heard after the next report."""
+
 PATIENCE = 86400.0
-"""Seconds for which a worker tries to report the end of an attempt: meanwhile the broker is away."""
+"""Seconds for which a worker tries to report what the origin must hear: meanwhile the broker is away."""
 
 PAUSE = 1.0
 """Seconds between two of these tries."""
@@ -69,7 +72,6 @@ def load() -> Celery:
 def with_tasks(app: Flask) -> Celery:
     """The Celery application of ``app``, with a task for each task that is declared."""
     celery = celery_app(app)
-    signals.task_unknown.connect(_on_unknown_task)
     for declared in registry.this_process.tasks.values():
         if declared.engine == "spool":
             for name in declared.names:
@@ -79,106 +81,75 @@ def with_tasks(app: Flask) -> Celery:
 
 
 def _run(task: Task[Any, Any], document: Document) -> None:
-    app = task.app
     try:
         message = remote.load_message(document)
     except NewerJobError as error:
         time.sleep(PAUSE)
         raise Reject(f"a worker with a newer version of spoolkit has to run it: {error}", requeue=True) from error
-    with _Reporter(app, message) as reporter:
-        if (task.request.delivery_info or {}).get("redelivered"):
-            reporter.report("returned")
-            return
-        declared = _declared(message, reporter)
-        if declared is None:
-            return
-        try:
-            reporter.report("started")
-        except Exception as error:
-            # Nothing has run: the message comes back, to this worker or to another one, and is reported then.
-            raise Reject(f"the start of job {message.job.id} cannot be reported: {error}", requeue=True) from error
-        reporter.report_end(_attempt(message, declared, reporter))
-
-
-def _declared(message: Message, reporter: _Reporter) -> Declared | None:
-    """The task of a message; ``None`` if this version of the code cannot run it, which is reported."""
-    job = message.job
+    reporter = Reporter(connection.of(task.app), message)
     try:
-        declared = registry.find(job.task).for_job(job)
-        declared.check(job.args, job.kwargs)
+        declared = registry.find(message.job.task).for_job(message.job)
+        declared.check(message.job.args, message.job.kwargs)
     except (UnknownTaskError, SignatureError) as error:
-        reporter.report("unusable", problem=str(error))
-        return None
-    return declared
+        reporter.report_surely("unusable", problem=str(error))
+        return
+    says = reporter.ask()
+    if says is None:
+        reporter.report_surely("returned")
+    elif says == "start":
+        reporter.report_surely("ended", result=_attempt(message, declared, reporter))
 
 
-def _on_unknown_task(sender: Consumer, message: Any, **_: object) -> None:
-    """Report a job of a task that this worker does not know: Celery would drop it without a word to the origin."""
-    (document, *_rest), *_more = message.decode()
-    one = remote.load_message(document)
-    with _Reporter(sender.app, one) as reporter:
-        reporter.report("unusable", problem=f"the task {one.job.task} is not declared in the worker {_name()}")
+class Reporter:
+    """Speaks with the origin about one attempt."""
 
-
-class _Reporter:
-    """Reports on one attempt, over a connection of its own."""
-
-    def __init__(self, celery: Celery, message: Message) -> None:
-        self._celery = celery
+    def __init__(self, connection: WorkerConnection, message: Message) -> None:
+        self._connection = connection
         self._message = message
-        self._connection: Connection | None = None
-        self._producer: Producer | None = None
-        self._lock = threading.Lock()
+        self._run = connection.new_run()
 
-    def __enter__(self) -> _Reporter:
-        return self
+    def ask(self) -> Says | None:
+        """Return whether the attempt may start; ``None``: there is no answer."""
+        try:
+            return self._connection.ask(self._message.origin, self._report("asks"))
+        except Exception as error:
+            log.complain("it cannot be asked whether job %s may start: %s", self._message.job.id, error)
+            return None
 
-    def __exit__(self, *_: object) -> None:
-        self._close()
+    def report_running(self, progress: Progress | None) -> bool:
+        """Report that the attempt is alive. Returns whether it was asked to stop. Raises what kombu raises."""
+        self.report("running", progress=progress)
+        self._connection.listen(HEAR)
+        return self._connection.take_answer(self._run) == "stop"
 
     def report(self, kind: Kind, **fields: Any) -> None:
         """Return once the broker has the report. Raises what kombu raises."""
-        one = self._message
-        report = Report(kind, one.job.id, one.attempt, one.attempt_since_reset, _name(), **fields)
-        with self._lock:
-            try:
-                if self._producer is None:
-                    self._connection = channel.connect(self._celery)
-                    self._producer = Producer(self._connection)
-                channel.publish_report(self._producer, one.origin, report)
-            except BaseException:
-                self._close()
-                raise
+        self._connection.report(self._message.origin, self._report(kind, **fields))
 
-    def report_end(self, result: AttemptResult) -> None:
-        """Report how the attempt has ended, as soon as the broker is there."""
+    def report_surely(self, kind: Kind, **fields: Any) -> None:
+        """Report what the origin must hear before the message is acknowledged, as soon as the broker is there."""
         deadline = time.monotonic() + PATIENCE
         while True:
             try:
-                self.report("ended", result=result)
+                self.report(kind, **fields)
                 return
             except Exception as error:
                 if time.monotonic() > deadline:
                     raise
-                log.complain("the end of job %s cannot be reported yet: %s", self._message.job.id, error)
+                log.complain("what became of job %s cannot be reported yet: %s", self._message.job.id, error)
             time.sleep(PAUSE)
 
-    def _close(self) -> None:
-        connection, self._connection, self._producer = self._connection, None, None
-        if connection is not None:
-            with contextlib.suppress(Exception):
-                connection.release()
+    def _report(self, kind: Kind, **fields: Any) -> Report:
+        one = self._message
+        return Report(kind, one.job.id, one.attempt, one.attempt_since_reset, self._run, _name(), **fields)
 
 
 def _name() -> str:
     return f"process {os.getpid()} on {socket.gethostname()}"
 
 
-def _attempt(message: Message, declared: Declared, reporter: _Reporter) -> AttemptResult:
+def _attempt(message: Message, declared: Declared, reporter: Reporter) -> AttemptResult:
     job, config = message.job, application.settings()
-    if (instead := admission.instead_of_attempt(job)) is not None:
-        job_log.ended(job, instead)
-        return AttemptResult(instead, message.attempt)
     start, result = Granted(message.attempt, message.attempt_since_reset), None
     try:
         with (
@@ -198,7 +169,7 @@ def _attempt(message: Message, declared: Declared, reporter: _Reporter) -> Attem
 class _AttemptFile(running.AttemptFile):
     """Where an attempt shows its progress and its log; its checkpoint is kept by the origin."""
 
-    def __init__(self, message: Message, reporter: _Reporter) -> None:
+    def __init__(self, message: Message, reporter: Reporter) -> None:
         super().__init__(_scratch.get(), message.job.id)
         self._stored = message.checkpoint
         self._reporter = reporter
@@ -211,14 +182,15 @@ class _AttemptFile(running.AttemptFile):
 
 
 @contextlib.contextmanager
-def _beats(reporter: _Reporter, attempt_file: running.AttemptFile) -> Iterator[None]:
-    """Report once a second that the attempt is alive, and how far it is."""
+def _beats(reporter: Reporter, attempt_file: running.AttemptFile) -> Iterator[None]:
+    """Report once a second that the attempt is alive, and how far it is; and hear whether it is to stop."""
     over = threading.Event()
 
     def beat() -> None:
         while not over.wait(BEAT):
             try:
-                reporter.report("running", progress=attempt_file.last_progress)
+                if reporter.report_running(attempt_file.last_progress):
+                    attempt_file.ask_to_stop()
             except Exception as error:
                 log.debug("an attempt cannot be reported as running: %s", error)
 

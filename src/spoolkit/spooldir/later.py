@@ -137,8 +137,13 @@ def _move_out(path: str, new: str, spool_dir: str, run_at: float) -> None:
     _announce(spool_dir, new, run_at)
 
 
-def bring_forward(path: str, spool_dir: str) -> str:
+def bring_forward(path: str, spool_dir: str, *, was_due: bool = False) -> str:
     """Make a job due now, under another name, in the spool directory. The caller has claimed the file.
+
+    Args:
+        path: The file.
+        spool_dir: The spool directory.
+        was_due: Whether it has been due before, and keeps that time.
 
     Returns:
         The new path.
@@ -147,7 +152,8 @@ def bring_forward(path: str, spool_dir: str) -> str:
         OSError: The file is gone, or cannot be renamed.
     """
     new = os.path.join(_target_folder(spool_dir, path), os.path.basename(spoolfile.next_name(path)))
-    os.utime(path, ns=spoolfile.ns_of(spoolfile.due_now()))
+    if not was_due:
+        os.utime(path, ns=spoolfile.ns_of(spoolfile.due_now()))
     os.rename(path, new)
     return new
 

@@ -216,6 +216,11 @@ class AttemptFile:
         """The checkpoint of the job."""
         return Checkpoint(self.spool_dir, self._id.rstrip(b"\0").decode("utf-8", "surrogateescape"))
 
+    def ask_to_stop(self) -> None:
+        """Ask the job to stop, from this very process: see :func:`ask_to_stop`."""
+        if (file := self._shown()) is not None:
+            file.head[_STOP] = self._id
+
     def progress(self, progress: Progress) -> None:
         """Show the progress of the job. Raises ``ValueError`` or ``TypeError`` if it cannot be written as JSON."""
         line = _line(progress)  # first: progress that cannot be written here cannot be recorded either

@@ -88,4 +88,21 @@ def publish_again(path: str, spool_dir: str) -> str:
     Raises:
         OSError: The file is gone, or cannot be moved.
     """
-    return later.bring_forward(path, spool_dir)
+    return later.bring_forward(path, spool_dir, was_due=True)
+
+
+def is_overdue(path: str, now: float, shortest: float) -> bool:
+    """Return whether a sent job may be forgotten: it has been here for longer than it had waited until then.
+
+    So each wait is twice as long as the one before, and no file says how often the job was published.
+
+    Args:
+        path: The file.
+        now: The time, unix time in seconds (UTC).
+        shortest: The shortest wait, in seconds.
+
+    Raises:
+        OSError: The file is gone.
+    """
+    about = os.lstat(path)
+    return now - about.st_ctime > max(shortest, about.st_ctime - about.st_mtime)

@@ -182,7 +182,7 @@ def execute_job(
     """
     files_dir = locations.spool_dir_of(job.queue, config)
     found: Ready | Granted | Instead = _prepare(job, file, files_dir, store, config, working_directory, instead)
-    if isinstance(found, Ready) and _is_to_be_sent(found):
+    if isinstance(found, Ready) and _is_to_be_sent(found, store):
         assert found.declared is not None
         found = sending.send(
             found.job, found.declared, packet.arguments(content), file.path, file.spool_dir, store, config
@@ -207,9 +207,15 @@ def execute_job(
     return None
 
 
-def _is_to_be_sent(ready: Ready) -> bool:
+def _is_to_be_sent(ready: Ready, store: Store) -> bool:
     job = ready.job
-    return job.runs_elsewhere and ready.instead is None and admission.instead_of_attempt(job) is None
+    if not job.runs_elsewhere or ready.instead is not None:
+        return False
+    if admission.instead_of_attempt(job) is None:
+        return True
+    # A worker may have started it before that, from another message. The claim here must not take it for crashed.
+    status = store.status(job.id)
+    return status is not None and status.state is State.RUNNING
 
 
 def _prepare(

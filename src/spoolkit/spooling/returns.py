@@ -1,12 +1,14 @@
 """How does the end of a job come back that runs in a worker, perhaps on another machine?
 
 Its file waits in ``sent/`` since a spooler has published it (``spooling/sending.py``). One process per spool directory
-hears what the workers report, and does to record and file what a spooler does at the end of a job that ran here. It
-also tells which attempts are lost: those of which nothing is heard any more.
+hears what the workers report. It says whether an attempt may start, and does to record and file what a spooler does at
+the end of a job that ran here. It also tells which attempts are lost, those of which nothing is heard any more, and has
+those jobs published again that the broker may have forgotten.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -16,19 +18,27 @@ from collections.abc import Sequence
 
 from spoolkit import application, registry
 from spoolkit.attempt import job_log, retry
-from spoolkit.attempt.remote import Mark, PublishError, Report, Transport, transports
+from spoolkit.attempt.remote import Answer, PublishError, Report, Says, Transport, transports
 from spoolkit.attempt.runner import AttemptResult
+from spoolkit.coordination import pauses
 from spoolkit.encoding import packet
 from spoolkit.errors import DecodeError, NewerJobError, StoreUnavailableError, UnknownTaskError
 from spoolkit.job import FINISHED, Dead, Failure, JobSpec, RetryAt, TaskOptions
 from spoolkit.lifecycle import hooks
 from spoolkit.schedules import ticks
 from spoolkit.settings import Settings
-from spoolkit.spooldir import checkpoints, held, sent, spoolers, spoolfile
-from spoolkit.spooling.execute import SpoolFileRef, dead_if_chain_stops, record_and_settle, wait_for_other_code
+from spoolkit.spooldir import checkpoints, held, later, sent, spoolers, spoolfile
+from spoolkit.spooling.execute import (
+    SpoolFileRef,
+    dead_if_chain_stops,
+    end_expired,
+    record_and_settle,
+    wait_for_other_code,
+)
 from spoolkit.spooling.standalone import GUARDED
 from spoolkit.store import Store, locations, remote
 from spoolkit.store.claims import AlreadySettled
+from spoolkit.store.remote import Next
 from spoolkit.system import clock, files, log, polling, task_signals
 from spoolkit.system.process import PerProcess
 from spoolkit.uwsgi import bridge
@@ -55,8 +65,20 @@ SETTLE = 3.0
 TICK = 0.1
 """Seconds by which the times of files may be behind the clock."""
 
-LOCKED_PAUSE = 0.01
-"""Seconds before a report is heard again whose file is locked: a spooler has published it this moment."""
+LOCKED_PAUSE, LOCKED_TIME = 0.01, 1.0
+"""Seconds before the next try, and until the last one, to lock the file that a report is about: a spooler has published
+it this moment, and moves it. After that, the report is heard again later, behind others."""
+
+OVERDUE = 600.0
+"""Seconds after which a sent job is published again of which nothing was heard: the broker, or the network, may have
+lost it. The next time it is twice as long."""
+
+LOOK = 60.0
+"""Seconds between two looks for such jobs."""
+
+EARLY = 1.0
+"""Seconds by which a retry may start before it is due by the clock of this machine: the report of the failure was on
+its way for as long."""
 
 
 class _Heard:
@@ -95,6 +117,8 @@ class Returns:
         """When there was no connection last: what was published after that is not forgotten."""
         self._compare_at: float | None = time.monotonic() + SETTLE
         """When to compare the broker's mark with ours, on the monotonic clock; ``None``: that is done."""
+        self._next_look = time.monotonic() + LOOK
+        """When to look for overdue jobs, on the monotonic clock."""
         self._marked: object = None
         """The state of ``sent/`` at the latest mark."""
         self._is_tidy = False
@@ -119,6 +143,7 @@ class Returns:
                 return ELECTION
             self._send_echo(self._transport, origin)
             self._keep_mark(self._transport, origin)
+            self._publish_overdue()
         except (OSError, StoreUnavailableError) as error:
             self._hear_anew()
             self._is_tidy = False
@@ -177,67 +202,54 @@ class Returns:
                 return
             self._echo, self._echo_at, self._next_echo = self._echo + 1, now, now + ECHO
 
-    # The broker's memory
+    # What the broker may have forgotten
 
     def _keep_mark(self, transport: Transport, origin: str) -> None:
-        """Publish again what the broker has forgotten since it last confirmed a mark, and leave new marks in it."""
+        """Publish again what was published since the latest mark, after a lost connection; and leave new marks."""
         if self._echo_at is not None or (self._compare_at is not None and time.monotonic() < self._compare_at):
             return
         try:
             if self._compare_at is not None:
-                self._compare(transport.latest_mark(origin))
+                self._publish_since(transport.latest_mark(origin) or 0.0)
                 self._compare_at, self._marked = None, None
             if (state := sent.state(self._spool_dir)) != self._marked:
-                mark = Mark(self._read_mark() + 1, clock.now() - TICK)
-                transport.leave_mark(origin, mark)
-                self._write_mark(mark.number)
+                transport.leave_mark(origin, clock.now() - TICK)
                 self._marked = state
         except PublishError as error:
             log.complain("it cannot be seen how far the memory of the broker goes: %s", error)
             self._hear_anew()
 
-    # Within the locked file: a file of its own would change the folder, and so ask for the next mark.
-
-    def _read_mark(self) -> int:
-        """The number of the latest mark that the broker has confirmed; 0: none."""
-        assert self._lock is not None
-        text = os.pread(self._lock, 20, 0)
-        return int(text) if text.isdigit() else 0
-
-    def _write_mark(self, number: int) -> None:
-        assert self._lock is not None
-        os.pwrite(self._lock, b"%020d" % number, 0)
-
-    def _compare(self, found: Mark | None) -> None:
-        known = self._read_mark()
-        if known == 0 or (found is not None and found.number >= known):
-            return
-        since = 0.0 if found is None else found.time
-        forgotten = [
-            path for path in sent.paths(self._spool_dir) if since < sent.since(path) <= self._connecting_at + TICK
+    def _publish_since(self, mark: float) -> None:
+        doubtful = [
+            path for path in sent.paths(self._spool_dir) if mark < sent.since(path) <= self._connecting_at + TICK
         ]
-        log.error(
-            "the broker has forgotten what it had confirmed: jobs are published again, %d at most", len(forgotten)
-        )
-        for path in forgotten:
-            with spoolfile.claim(path) as fd:
-                id = spoolfile.id_of(os.path.basename(path))
-                if fd is not None and id not in self._heard:
-                    self._send_again(path)
+        if doubtful:
+            log.warning("the broker may have forgotten jobs, which are published again: %d at most", len(doubtful))
+        self._publish_again(doubtful)
 
-    def _tidy(self) -> None:
-        """Do to files what is recorded of their jobs: a process was killed between the two."""
-        store, config = locations.store(), application.settings()
+    def _publish_overdue(self) -> None:
+        if time.monotonic() < self._next_look or self._compare_at is not None:
+            return
+        self._next_look, now = time.monotonic() + LOOK, clock.now()
+        overdue = []
         for path in sent.paths(self._spool_dir):
-            with spoolfile.claim(path) as fd:
-                if fd is None:
-                    continue
-                job = packet.head(packet.load(spoolfile.read(fd, packet.HEAD_SIZE)))
-                found = remote.next_attempt(store, job, _options_of(job).attempts, os.path.basename(path))
-                if isinstance(found, AlreadySettled) and not isinstance(found.outcome, Dead):
-                    result = AttemptResult(found.outcome, was_recorded=True)
-                    record_and_settle(job, result, SpoolFileRef(path, self._spool_dir), store, config, self._spool_dir)
-        self._is_tidy = True
+            with contextlib.suppress(FileNotFoundError):
+                if sent.is_overdue(path, now, OVERDUE):
+                    overdue.append(path)
+        self._publish_again(overdue)
+
+    def _publish_again(self, paths: Sequence[str]) -> None:
+        """Publish jobs once more, unless a worker runs them: of any number of messages, one is allowed to start."""
+        for path in paths:
+            if spoolfile.id_of(os.path.basename(path)) not in self._heard:
+                with spoolfile.claim(path) as fd:
+                    if fd is not None:
+                        self._send_again(path)
+
+    def _send_again(self, path: str) -> None:
+        if sent.holds(path, self._spool_dir):
+            sent.publish_again(path, self._spool_dir)
+            spoolers.wake(self._spool_dir)
 
     # Reports
 
@@ -247,86 +259,140 @@ class Returns:
                 at, self._echo_at = self._echo_at, None
                 self._find_lost(at)
             return True
-        store, config = locations.store(), application.settings()
-        path = self._find(report.id, store)
-        if path is None:
-            return True  # it is over, and this is said once more; or it was purged
-        with spoolfile.claim(path) as fd:
-            if fd is None:
-                time.sleep(LOCKED_PAUSE)  # a spooler has published it this moment, and moves it
+        store = locations.store()
+        if report.kind == "running":
+            goes_on = remote.heard(store, report.id, report.attempt, report.run, report.progress)
+            if goes_on or self._heard.get(report.id, _Heard(0)).attempt == report.attempt:
+                self._heard[report.id] = _Heard(report.attempt)
+                if report.checkpoint is not None:
+                    checkpoints.save(self._spool_dir, report.id, report.checkpoint)
+            if not goes_on:
+                self._answer(report, "stop")
+            return True
+        deadline = time.monotonic() + LOCKED_TIME
+        while (path := self._find(report.id, store)) is not None:
+            with spoolfile.claim(path) as fd:
+                if fd is not None:
+                    self._record(report, path, fd, store)
+                    return True
+            if time.monotonic() > deadline:
                 return False
-            try:
-                content = packet.load(spoolfile.read(fd))
-                job = packet.unpack(content)
-            except (DecodeError, NewerJobError) as error:
-                log.complain("a report of the job %s cannot be used: %s", report.id, error)
-                return True
-            self._record(report, job, packet.arguments(content), path, store, config)
+            time.sleep(LOCKED_PAUSE)
+        if report.kind == "asks":
+            self._answer(report, "no")  # it is over
         return True
 
     def _find(self, id: str, store: Store) -> str | None:
+        """The file of a job that is not over, or is over but for its file."""
         status = store.status(id)
-        if status is not None and status.state in FINISHED:
-            return None
         known = None if status is None else status.file
-        return sent.find(self._spool_dir, id, known) or spoolfile.locate(self._spool_dir, id, known)
+        if (path := sent.find(self._spool_dir, id, known)) is not None:
+            return path
+        is_over = status is not None and status.state in FINISHED
+        return None if is_over else spoolfile.locate(self._spool_dir, id, known)
 
-    def _record(
-        self, report: Report, job: JobSpec, arguments: bytes, path: str, store: Store, config: Settings
-    ) -> None:
-        is_due_here = not sent.holds(path, self._spool_dir)
-        if report.kind == "unusable":
-            if not is_due_here and not self._has_started(report, store):
+    def _answer(self, report: Report, says: Says) -> None:
+        assert self._transport is not None
+        try:
+            self._transport.answer(Answer(report.run, says))
+        except PublishError as error:
+            log.complain("a worker has no answer about the job %s: %s", report.id, error)
+
+    def _record(self, report: Report, path: str, fd: int, store: Store) -> None:
+        """Do what follows from a report. The caller has locked the file of its job."""
+        try:
+            content = packet.load(spoolfile.read(fd))
+            job = packet.unpack(content)
+        except (DecodeError, NewerJobError) as error:
+            log.complain("a report of the job %s cannot be used: %s", report.id, error)
+            return
+        config, file = application.settings(), SpoolFileRef(path, self._spool_dir)
+        match report.kind:
+            case "asks":
+                may_start = self._may_start(report, job, content, file, store, config)
+                self._answer(report, "start" if may_start else "no")
+            case "ended" if report.result is not None:
+                # As a start: a store that is a new one has not heard of it.
+                if self._start(report, job, content, file, store):
+                    self._end(job, report.result, file, store, config)
+            case "returned":
+                if remote.take_back(store, job.id, report.attempt, report.run):
+                    self._heard.pop(job.id, None)
+                if not self._has_started(report, store):
+                    self._send_again(path)
+            case "unusable" if sent.holds(path, self._spool_dir) and not self._has_started(report, store):
                 outcome = wait_for_other_code(job, UnknownTaskError(report.problem, task=job.task), store, config)
-                self._end(job, AttemptResult(outcome), path, store, config)
-            return
-        if report.kind == "returned":
-            # What was started is alive, or will be silent. What was not may never be: its message is used up.
-            if not is_due_here and not self._has_started(report, store):
-                self._send_again(path)
-            return
+                self._end(job, AttemptResult(outcome), file, store, config)
+
+    def _may_start(
+        self, report: Report, job: JobSpec, content: packet.Packet, file: SpoolFileRef, store: Store, config: Settings
+    ) -> bool:
+        if self._settle(job, file, store, config):
+            return False
+        found = remote.next_attempt(store, job, _options_of(job).attempts, os.path.basename(file.path))
+        declared = registry.this_process.get(job.task)
+        if isinstance(found, Next) and declared is not None:
+            if found.due is not None and found.due > clock.now() + EARLY:
+                later.put_off(file.path, self._spool_dir, found.due)  # the clock of the worker is another one
+                return False
+            if pauses.paused_name(self._spool_dir, declared) is not None:
+                self._send_again(file.path)  # where it is parked
+                return False
+            if end_expired(content, file, declared, config):
+                return False
+        return self._start(report, job, content, file, store)
+
+    def _start(self, report: Report, job: JobSpec, content: packet.Packet, file: SpoolFileRef, store: Store) -> bool:
         runs = remote.start(
             store,
             job,
             report.attempt,
             attempt_since_reset=report.attempt_since_reset,
             max_attempts=_options_of(job).attempts,
+            run=report.run,
             worker=report.worker,
-            file=os.path.basename(path),
-            arguments=arguments,
+            file=os.path.basename(file.path),
+            arguments=packet.arguments(content),
         )
-        if not runs:
-            return  # it was taken for lost, or another attempt has been published since
-        if report.result is None:
+        if runs:
             self._heard[job.id] = _Heard(report.attempt)
-            if report.progress is not None:
-                remote.show_progress(store, job.id, report.attempt, report.progress)
-            if report.checkpoint is not None:
-                checkpoints.save(self._spool_dir, job.id, report.checkpoint)
-        else:
-            self._end(job, report.result, path, store, config)
+        return runs
 
     def _has_started(self, report: Report, store: Store) -> bool:
         status = store.status(report.id)
         return status is not None and status.attempt >= report.attempt
 
-    def _send_again(self, path: str) -> None:
-        sent.publish_again(path, self._spool_dir)
-        spoolers.wake(self._spool_dir)
+    # Ends
 
-    def _end(self, job: JobSpec, result: AttemptResult, path: str, store: Store, config: Settings) -> None:
+    def _tidy(self) -> None:
+        """Do to files what is recorded of their jobs: a process was killed between the two."""
+        store, config = locations.store(), application.settings()
+        for path in sent.paths(self._spool_dir):
+            with spoolfile.claim(path) as fd:
+                if fd is not None:
+                    job = packet.head(packet.load(spoolfile.read(fd, packet.HEAD_SIZE)))
+                    self._settle(job, SpoolFileRef(path, self._spool_dir), store, config)
+        self._is_tidy = True
+
+    def _settle(self, job: JobSpec, file: SpoolFileRef, store: Store, config: Settings) -> bool:
+        """Do to the file what is recorded of its job. Returns whether that was left to do."""
+        found = remote.next_attempt(store, job, _options_of(job).attempts, os.path.basename(file.path))
+        if not isinstance(found, AlreadySettled) or isinstance(found.outcome, Dead):
+            return False
+        result = AttemptResult(found.outcome, was_recorded=True)
+        record_and_settle(job, result, file, store, config, self._spool_dir)
+        return True
+
+    def _end(self, job: JobSpec, result: AttemptResult, file: SpoolFileRef, store: Store, config: Settings) -> None:
         self._heard.pop(job.id, None)
         result = dead_if_chain_stops(job, result, config)
         if result.attempt:
             job_log.ended(job, result.outcome)
-        result = result._replace(logged=True)
-        record_and_settle(job, result, SpoolFileRef(path, self._spool_dir), store, config, self._spool_dir)
+        record_and_settle(job, result._replace(logged=True), file, store, config, self._spool_dir)
         if job.schedule is not None:
             ticks.after_attempt(job, self._spool_dir, store, config)
         if isinstance(result.outcome, RetryAt):
             spoolers.wake(self._spool_dir)
-
-    # Lost attempts
 
     def _find_lost(self, heard_until: float) -> None:
         """Record the attempts as lost of which nothing was heard for long; all until ``heard_until`` was heard."""
@@ -342,7 +408,8 @@ class Returns:
                 if fd is None:
                     continue
                 job = packet.unpack(packet.load(spoolfile.read(fd)))
-                self._end(job, _lost(job, heard.attempt, config, store), path, store, config)
+                file = SpoolFileRef(path, self._spool_dir)
+                self._end(job, _lost(job, heard.attempt, config, store), file, store, config)
 
 
 def _lost(job: JobSpec, attempt: int, config: Settings, store: Store) -> AttemptResult:

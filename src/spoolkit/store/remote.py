@@ -1,11 +1,12 @@
 """What is recorded of jobs whose attempts run in workers, perhaps on other machines?
 
-No process of this machine runs them: such a row has no pid, and nothing here asks whether one is alive. A worker says
-that it has started an attempt, and this is recorded when that is heard.
+No process of this machine runs them: such a row has no pid, and nothing here asks whether one is alive. A worker asks
+before it starts an attempt, and the one that is allowed to is recorded, in the column ``identity``.
 """
 
 from __future__ import annotations
 
+import sqlite3
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,11 +25,13 @@ class Next:
     attempt: int
     #: The same since the count was last reset.
     attempt_since_reset: int
+    #: When a retry is due, unix time in seconds (UTC); ``None``: it is no retry.
+    due: float | None = None
 
 
 @dataclass(frozen=True)
 class Started:
-    """A worker has started an attempt already: its message was published before this process was killed."""
+    """A worker has been allowed to start an attempt already."""
 
 
 def next_attempt(store: Database, job: JobSpec, max_attempts: int, file: str) -> Next | Started | AlreadySettled:
@@ -63,7 +66,7 @@ def next_attempt(store: Database, job: JobSpec, max_attempts: int, file: str) ->
     attempt = row["attempt"] + 1
     if attempt - base > max_attempts:
         return AlreadySettled(Dead(Failure("no attempt is left")))
-    return Next(attempt, attempt - base)
+    return Next(attempt, attempt - base, row["run_at"] if state is State.RETRYING else None)
 
 
 def start(
@@ -73,11 +76,12 @@ def start(
     *,
     attempt_since_reset: int,
     max_attempts: int,
+    run: str,
     worker: str,
     file: str,
     arguments: bytes,
 ) -> bool:
-    """Record that a worker has started an attempt.
+    """Allow a worker to start an attempt, and record it, unless another one has been allowed to.
 
     Args:
         store: Where it is recorded.
@@ -85,12 +89,13 @@ def start(
         attempt: The number of the attempt, from 1.
         attempt_since_reset: The same since the count was last reset.
         max_attempts: How many attempts the job may have since then.
+        run: Who asks. The same one is allowed again what it was allowed before: it may not have heard the answer.
         worker: The worker, for people.
         file: The name of the job's file.
         arguments: The job's arguments in the codec's bytes, kept if they are small.
 
     Returns:
-        Whether the attempt runs, as far as is recorded; not if it, or a later one, has ended before.
+        Whether ``run`` may start the attempt, or go on with it.
 
     Raises:
         StoreUnavailableError: It cannot be recorded.
@@ -98,7 +103,7 @@ def start(
     now, base = clock.now(), attempt - attempt_since_reset
     event = rows.event(now, "started", attempt, detail={"worker": worker})
     columns: dict[str, Any] = {"task": job.task, "started_at": now, "file": file, "run_at": job.run_at}
-    columns.update(attempt=attempt, base=base, max_attempts=base + max_attempts, pid=None, identity=None)
+    columns.update(attempt=attempt, base=base, max_attempts=base + max_attempts, pid=None, identity=run.encode())
     with store.transaction() as db:
         row = rows.find(db, job.id)
         if row is None:
@@ -109,7 +114,7 @@ def start(
             rows.add_tags(db, job)
             return True
         if row["attempt"] >= attempt:
-            return bool(row["attempt"] == attempt and row["state"] == State.RUNNING)
+            return _is_of(row, attempt, run)
         if row["state"] == State.RUNNING or not rows.may_move(row, State.RUNNING):
             return False
         columns.update(error_type=None, error_message=None, ending=None, progress=None)
@@ -117,12 +122,50 @@ def start(
     return True
 
 
-def show_progress(store: Database, id: str, attempt: int, progress: Progress) -> None:
-    """Record how far a running attempt is. Raises :class:`StoreUnavailableError`."""
+def take_back(store: Database, id: str, attempt: int, run: str) -> bool:
+    """Record that ``run`` does not start the attempt that it was allowed to: it has had no answer.
+
+    The next one that asks for the same attempt may start it.
+
+    Returns:
+        Whether it was allowed to start it, and nobody else was.
+
+    Raises:
+        StoreUnavailableError: It cannot be recorded.
+    """
+    now = clock.now()
     with store.transaction() as db:
         row = rows.find(db, id)
-        if row is not None and row["state"] == State.RUNNING and row["attempt"] == attempt:
-            rows.update(db, row, {"progress": rows.encodable(rows.progress_text(progress))})
+        if row is None or not _is_of(row, attempt, run):
+            return False
+        columns: dict[str, Any] = {"attempt": attempt - 1, "identity": None, "run_at": now}
+        event = rows.event(now, "returned", detail={"message": "its worker had no answer in time"})
+        rows.move(db, row, State.CANCELLED if row["cancel"] else State.RETRYING, now, columns, event)
+    return True
+
+
+def heard(store: Database, id: str, attempt: int, run: str, progress: Progress | None) -> bool:
+    """Record how far a running attempt is.
+
+    Returns:
+        Whether it is to go on: not if it was asked to stop, or if it counts as lost.
+
+    Raises:
+        StoreUnavailableError: It cannot be read or recorded.
+    """
+    text = None if progress is None else rows.encodable(rows.progress_text(progress))
+    with store.transaction() as db:
+        if (row := rows.find(db, id)) is None:
+            return True  # the store is a new one
+        if not _is_of(row, attempt, run):
+            return False
+        if text is not None and text != row["progress"]:
+            rows.update(db, row, {"progress": text})
+    return not row["cancel"]
+
+
+def _is_of(row: sqlite3.Row, attempt: int, run: str) -> bool:
+    return bool(row["state"] == State.RUNNING and row["attempt"] == attempt and row["identity"] == run.encode())
 
 
 def running(store: Database) -> dict[str, int]:

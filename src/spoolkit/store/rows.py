@@ -272,8 +272,10 @@ def _add_events(db: sqlite3.Connection, id: str, events: Sequence[EventRow]) -> 
 
 
 def is_running(row: sqlite3.Row) -> bool:
-    """Return whether the process that runs the job of ``row`` is alive."""
-    return row["state"] == State.RUNNING and process.is_alive(row["pid"], row["identity"])
+    """Return whether the process that runs the job of ``row`` is alive. A worker is, until it is heard to be lost."""
+    if row["state"] != State.RUNNING:
+        return False
+    return bool(row["engine"] == "celery" or process.is_alive(row["pid"], row["identity"]))
 
 
 def progress_text(progress: Progress) -> str:
