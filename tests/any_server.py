@@ -1,4 +1,4 @@
-"""Every server that spoolkit knows (uWSGI, gunicorn, flask run), each started on the same site, with one interface."""
+"""Every server that spoolkit knows, each started on the same site, with one interface."""
 
 from __future__ import annotations
 
@@ -22,9 +22,16 @@ GUNICORN = {
     "gunicorn-gthread": ["--workers", "2", "--threads", "4"],
     "gunicorn-preload": ["--workers", "2", "--preload"],
 }
+GRANIAN = {
+    "granian": ["--workers", "2", "--blocking-threads", "1"],
+    "granian-threads": ["--workers", "2", "--blocking-threads", "4"],
+}
+WAITRESS = {"waitress": ["--threads=4"]}
 FLASK = {"flask": [], "flask-reloader": ["--debug"]}
 
-ALL = [*UWSGI, *GUNICORN, *FLASK]
+ALL = [*UWSGI, *GUNICORN, *GRANIAN, *WAITRESS, *FLASK]
+ONE_PROCESS = [*WAITRESS, *FLASK]
+"""Servers with one process, whatever number is asked for."""
 
 
 class CommandServer(UwsgiServer):
@@ -53,8 +60,8 @@ class CommandServer(UwsgiServer):
             return False
 
     def worker_pids(self) -> list[int]:
-        gunicorns = self._pids(r"Booting worker with pid: (\d+)")
-        return gunicorns or super().worker_pids() or [int(self.get("/pid").text)]
+        others = self._pids(r"(?:Booting worker with pid|Spawning worker-\d+ with PID): (\d+)")
+        return others or super().worker_pids() or [int(self.get("/pid").text)]
 
 
 def start(
@@ -91,6 +98,14 @@ def start(
         words += ["--workers", processes] * (processes is not None)
         # No test needs its control socket.
         return CommandServer(directory, [*words, f"{module}:app"], env=env, cwd=site)
+    if kind in GRANIAN:
+        words = ["granian", "--interface", "wsgi", "--port", "{port}", "--respawn-failed-workers"]
+        words += ["--respawn-interval", "0.5", *GRANIAN[kind], *options]
+        words += ["--workers", processes] * (processes is not None)
+        return CommandServer(directory, [*words, f"{module}:app"], env=env, cwd=site)
+    if kind in WAITRESS:
+        words = ["waitress-serve", "--listen=127.0.0.1:{port}", *WAITRESS[kind], *options, f"{module}:app"]
+        return CommandServer(directory, words, env=env, cwd=site)
     command = ["flask", "--app", module, "run", "--port", "{port}", *FLASK[kind], *options]
     return CommandServer(directory, command, env={**env, "SPOOLKIT_DEV_RUNNER": "false"}, cwd=site)
 
@@ -102,7 +117,7 @@ def wait_until_complete(kind: str, server: UwsgiServer, processes: int | None = 
         pids = server.worker_pids()
         return len(pids) == (processes or 2) and all(_serves(kind, pid) for pid in pids)
 
-    if (kind in UWSGI or kind in GUNICORN) and not server.exited:
+    if kind not in ONE_PROCESS and not server.exited:
         wait_until(complete, message=server.log)
 
 

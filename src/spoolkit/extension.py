@@ -18,7 +18,7 @@ from spoolkit.encoding import redact
 from spoolkit.encoding.redact import Named
 from spoolkit.errors import ConfigurationError, QueueFull, SpoolkitError, shown
 from spoolkit.handle import Job
-from spoolkit.lifecycle import flask_run, hooks, sweeping
+from spoolkit.lifecycle import flask_run, hooks, sweeping, waitress
 from spoolkit.selection import Jobs, States
 from spoolkit.spooling import engine, leftovers, returns
 from spoolkit.store import locations
@@ -102,6 +102,7 @@ class SpoolKit:
         visitor.add_to(app)
         flask_run.install_signal_handlers()
         hooks.application_made(app)
+        waitress.install_signal_handlers()
         if self._threads:
             hooks.at_start(app, self._threads.start)
         if not bridge.is_uwsgi():

@@ -348,3 +348,6 @@ _READERS: dict[str, Callable[[str, object], object]] = {
     "SPOOLKIT_CELERY_LOST": _number,
     "SPOOLKIT_COMPAT_RETRIES": _whole,
 }
+
+NAMES = tuple(_READERS)
+"""The names of all settings, in an application's configuration and in the environment."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import any_server
 import pytest
-from any_server import ALL, FLASK, CommandServer, ask_to_reload, ask_to_stop, wait_for_exit
+from any_server import ALL, FLASK, ONE_PROCESS, CommandServer, ask_to_reload, ask_to_stop, wait_for_exit
 from sampling import sampled
 from uwsgi_server import wait_until
 
@@ -30,7 +30,7 @@ def test_background_threads_start_once_in_each_serving_process_and_stop_with_it(
     kind: str, start: Start, history: History
 ) -> None:
     server = start(kind)
-    count = 1 if kind in FLASK else 2
+    count = 1 if kind in ONE_PROCESS else 2
     started = history.wait_for("each", "startup", count=count)
     wait_until(lambda: sorted(event.pid for event in started) == sorted(server.worker_pids()))
     assert {event.words[2] for event in started} == {"background_app"}
@@ -49,14 +49,16 @@ def test_background_threads_start_once_in_each_serving_process_and_stop_with_it(
     assert len(history.events("one", "startup")) == len(history.events("one", "shutdown"))
 
 
-@pytest.mark.parametrize("kind", sampled([kind for kind in ALL if kind != "flask"], "uwsgi-lazy", "flask-reloader"))
+@pytest.mark.parametrize(
+    "kind", sampled([kind for kind in ALL if kind not in ("flask", "waitress")], "uwsgi-lazy", "flask-reloader")
+)
 def test_a_reload_stops_background_threads_and_starts_new_ones(
     kind: str, start: Start, history: History, tmp_path: Path
 ) -> None:
     watched = tmp_path / "watched.py"
     watched.write_text("")
     server = start(kind, *(["--extra-files", str(watched)] if kind in FLASK else []))
-    count = 1 if kind in FLASK else 2
+    count = 1 if kind in ONE_PROCESS else 2
     pids = [event.pid for event in history.wait_for("each", "startup", count=count)]
     server.post("/words", json=[str(number) for number in range(10)])
     ask_to_reload(kind, server, watched)
@@ -68,7 +70,7 @@ def test_a_reload_stops_background_threads_and_starts_new_ones(
     wait_until(lambda: history.events("one", "startup")[-1].pid not in pids)
 
 
-@pytest.mark.parametrize("kind", sampled(["uwsgi", "gunicorn-gthread"], "uwsgi"))
+@pytest.mark.parametrize("kind", sampled(["uwsgi", "gunicorn-gthread", "granian"], "uwsgi"))
 def test_another_process_takes_over_the_thread_of_one_process_that_was_killed(
     kind: str, start: Start, history: History
 ) -> None:
@@ -83,7 +85,11 @@ def test_another_process_takes_over_the_thread_of_one_process_that_was_killed(
 
 @pytest.mark.parametrize(
     "kind",
-    sampled(["uwsgi-threads", "gunicorn-sync", "flask", "flask-reloader"], "uwsgi-threads", "gunicorn-sync"),
+    sampled(
+        ["uwsgi-threads", "gunicorn-sync", "granian", "waitress", "flask", "flask-reloader"],
+        "uwsgi-threads",
+        "gunicorn-sync",
+    ),
 )
 def test_a_stuck_background_thread_delays_a_stop_by_the_grace_period_only(
     kind: str, start: Start, history: History
@@ -97,7 +103,9 @@ def test_a_stuck_background_thread_delays_a_stop_by_the_grace_period_only(
     assert "Words: items of its queue lost with the process: 3, of which 1 in handle()" in server.log()
 
 
-@pytest.mark.parametrize("kind", sampled(["uwsgi", "gunicorn-preload", "gunicorn-sync", "flask"], "uwsgi", "flask"))
+@pytest.mark.parametrize(
+    "kind", sampled(["uwsgi", "gunicorn-preload", "gunicorn-sync", "granian", "waitress", "flask"], "uwsgi", "flask")
+)
 def test_a_process_that_a_request_forks_has_no_background_threads(kind: str, start: Start, history: History) -> None:
     server = start(kind)
     history.wait_for("each", "startup")

@@ -14,12 +14,15 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from urllib.error import URLError
 from urllib.request import urlopen
 
 import pytest
 from uwsgi_server import UwsgiServer, free_port, wait_until
+
+from spoolkit.lifecycle import units
 
 from .conftest import PROJECT
 
@@ -80,54 +83,152 @@ def test_systemd_accepts_the_unit_files(machine: Path, description: str) -> None
     assert done.returncode == 0, done.stderr
 
 
+class Service:
+    """A unit that is run as systemd would run it, but on this machine and with a port of its own."""
+
+    def __init__(self, machine: Path, options: Mapping[str, str], *, confined: bool = False) -> None:
+        self.machine = machine
+        self.options = options
+        self.user = pwd.getpwnam("nobody") if can_be_another_user() else pwd.getpwuid(os.geteuid())
+        self.port = free_port()
+        given = dict(word.split("=", 1) for word in shlex.split(options["Environment"]))
+        given |= {"PORT": str(self.port)} if "PORT" in given else {}
+        self.environment = {"PATH": "/usr/bin:/bin", "NOTIFY_SOCKET": str(machine / "notify"), **given}
+        self._confined = confined
+
+    @contextlib.contextmanager
+    def started(self) -> Iterator[subprocess.Popen[bytes]]:
+        """The process, once systemd would call it active. It is killed at the end if it still lives."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified, (self.machine / "log").open("wb") as log:
+            notified.bind(str(self.machine / "notify"))
+            (self.machine / "notify").chmod(0o666)
+            notified.settimeout(60)
+            command = shlex.split(self.options["ExecStart"])
+            identity = {"user": self.user.pw_uid, "group": self.user.pw_gid, "extra_groups": []}
+            if self._confined:
+                command = [
+                    "unshare",
+                    "--mount",
+                    "sh",
+                    "-c",
+                    CONFINE,
+                    *(str(self.user.pw_uid), str(self.user.pw_gid)),
+                    *command,
+                ]
+                identity = {}
+            process = subprocess.Popen(
+                command,
+                cwd=self.options["WorkingDirectory"],
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                **identity,  # type: ignore[call-overload]
+            )
+            try:
+                if self.options["Type"] == "notify":
+                    wait_until(lambda: b"READY=1" in notified.recv(4096), timeout=60, message=self.log)
+                yield process
+            finally:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+                    process.wait(60)
+
+    def log(self) -> str:
+        return (self.machine / "log").read_text()
+
+    def python(self, *arguments: str) -> str:
+        """What the site's Python prints with these arguments, as this user."""
+        folder = self.options["WorkingDirectory"]
+        done = subprocess.run(
+            [str(Path(folder, ".venv", "bin", "python")), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            cwd=folder,
+            env=self.environment,
+            user=self.user.pw_uid,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def run_a_job(self) -> None:
+        """Enqueue a job, as a process outside the unit, and wait until it is done."""
+        job = self.python("-c", "import app, tasks; print(tasks.spool_task(0).id)").strip()
+        show = ["-m", "flask", "--app", "app", "spool", "show", job, "--json"]
+        wait_until(lambda: '"done"' in self.python(*show), timeout=60, message=self.log)
+
+    def stop(self, process: subprocess.Popen[bytes]) -> None:
+        process.send_signal(getattr(signal, self.options["KillSignal"]))
+        assert process.wait(int(self.options["TimeoutStopSec"])) == 0, self.log()
+
+
+CONFINE = """
+set -e
+for folder in /usr /etc /boot /proc/sys; do
+    if [ -d $folder ]; then mount --bind $folder $folder; mount -o remount,bind,ro $folder; fi
+done
+user=$0 group=$1; shift
+exec setpriv --no-new-privs --reuid "$user" --regid "$group" --clear-groups "$@"
+"""
+"""What ProtectSystem=full, ProtectKernelTunables and NoNewPrivileges mean for a process, in a name space of its own."""
+
+
+def can_confine() -> bool:
+    """Whether this machine lets a test have mounts of its own."""
+    try:
+        done = subprocess.run(
+            ["unshare", "--mount", "sh", "-c", CONFINE, "0", "0", "true"], capture_output=True, timeout=60
+        )
+    except OSError:
+        return False
+    return done.returncode == 0 and can_be_another_user()
+
+
 @pytest.mark.parametrize("description", NAMES)
 def test_the_unit_starts_runs_a_job_and_stops(machine: Path, description: str) -> None:
-    options = service(placed(unit(description), machine))
-    state = machine / "var" / "lib" / options["StateDirectory"]
-    state.mkdir(mode=int(options["StateDirectoryMode"], 8))
+    unit_file = Service(machine, service(placed(unit(description), machine)))
+    state = machine / "var" / "lib" / unit_file.options["StateDirectory"]
+    state.mkdir(mode=int(unit_file.options["StateDirectoryMode"], 8))
+    os.chown(state, unit_file.user.pw_uid, unit_file.user.pw_gid)
+    with unit_file.started() as process:
+        unit_file.run_a_job()
+        unit_file.stop(process)
+    assert state.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("server", ["", *(pytest.param(name, marks=pytest.mark.matrix) for name in units.SERVERS)])
+def test_a_printed_unit_starts_works_and_stops(machine: Path, server: str) -> None:
+    """The site answers, or runs a job, as a user without further rights, in folders that it cannot change."""
+    site, state = machine / "srv" / "site", machine / "var" / "lib" / "site"
+    state.mkdir(mode=0o700)
     user = pwd.getpwnam("nobody") if can_be_another_user() else pwd.getpwuid(os.geteuid())
     os.chown(state, user.pw_uid, user.pw_gid)
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified, (machine / "log").open("wb") as log:
-        notified.bind(str(machine / "notify"))
-        (machine / "notify").chmod(0o666)
-        notified.settimeout(60)
-        given = dict(word.split("=", 1) for word in shlex.split(options["Environment"]))
-        environment = {"PATH": "/usr/bin:/bin", "NOTIFY_SOCKET": str(machine / "notify"), **given}
-        if "PORT" in given:
-            environment["PORT"] = str(free_port())
-        process = subprocess.Popen(
-            shlex.split(options["ExecStart"]),
-            cwd=options["WorkingDirectory"],
-            env=environment,
-            user=user.pw_uid,
-            group=user.pw_gid,
-            extra_groups=[],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
+    port = free_port()
+    command = [str(site / ".venv" / "bin" / "python"), "-m", "flask", "--app", "app", "spool", "unit"]
+    command += ["--user", user.pw_name, "--address", f"127.0.0.1:{port}", *(["--server", server] if server else [])]
+    environment = {"PATH": "/usr/bin:/bin", "SPOOLKIT_SPOOL": str(state)}
+    printed = subprocess.run(
+        command, cwd=site, env=environment, check=True, capture_output=True, text=True, timeout=60
+    ).stdout
+    unit_file = Service(machine, service(printed), confined=can_confine())
+    assert unit_file.options["User"] == user.pw_name
+
+    def answers() -> bool:
         try:
-            if options["Type"] == "notify":
-                wait_until(lambda: b"READY=1" in notified.recv(4096), timeout=60)
-            code = "import app, tasks; print(tasks.spool_task(0).id)"
-            python = str(Path(options["WorkingDirectory"], ".venv", "bin", "python"))
-            enqueue = [python, "-c", code]
-            more = {"env": environment, "cwd": options["WorkingDirectory"], "user": user.pw_uid, "text": True}
-            job = subprocess.run(enqueue, capture_output=True, check=True, timeout=60, **more).stdout.strip()  # type: ignore[call-overload]
-            show = [python, "-m", "flask", "--app", "app", "spool", "show", job, "--json"]
+            with urlopen(f"http://127.0.0.1:{port}/uwsgi_spool/0", timeout=60) as answer:
+                return "job" in json.loads(answer.read())
+        except URLError:
+            return False
 
-            def is_done() -> bool:
-                return '"done"' in str(subprocess.run(show, capture_output=True, timeout=60, **more).stdout)  # type: ignore[call-overload]
-
-            wait_until(is_done, timeout=60, message=lambda: (machine / "log").read_text())
-            process.send_signal(getattr(signal, options["KillSignal"]))
-            assert process.wait(int(options["TimeoutStopSec"])) == 0
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait(60)
-    assert state.stat().st_mode & 0o777 == 0o700
+    with unit_file.started() as process:
+        if server:
+            wait_until(lambda: process.poll() is not None or answers(), timeout=60, message=unit_file.log)
+            assert process.poll() is None, unit_file.log()
+        else:
+            unit_file.run_a_job()
+        unit_file.stop(process)
 
 
 @pytest.mark.parametrize("description", NAMES)

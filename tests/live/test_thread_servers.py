@@ -16,7 +16,7 @@ from typing import Any
 
 import any_server
 import pytest
-from any_server import ALL, FLASK, GUNICORN, UWSGI, CommandServer, ask_to_reload, ask_to_stop, wait_for_exit
+from any_server import ALL, FLASK, GRANIAN, GUNICORN, UWSGI, CommandServer, ask_to_reload, ask_to_stop, wait_for_exit
 from sampling import sampled
 from uwsgi_server import UwsgiServer, wait_until
 
@@ -83,7 +83,7 @@ def test_the_pool_starts_with_the_first_call_in_its_process_and_grows_to_its_bou
     assert len(pool()) == 1
     server.post("/quick/200")
     assert pool() == ["spoolkit-1", "spoolkit-2"]
-    if kind in UWSGI or kind in GUNICORN:
+    if kind in UWSGI or kind in GUNICORN or kind in GRANIAN:
         # The master must have no thread of ours: one that runs at a fork could hang the forked process.
         names = {Path(f"/proc/{server.master_pid}/task/{task}/comm").read_text() for task in _tasks(server.master_pid)}
         assert not [name for name in names if name.startswith("spoolkit")]
@@ -129,7 +129,7 @@ def test_thread_jobs_unfinished_after_the_grace_period_of_a_stop_are_lost_and_lo
 
 @pytest.mark.parametrize(
     "kind",
-    sampled([kind for kind in ALL if kind != "flask"], "uwsgi-threads", "flask-reloader"),
+    sampled([kind for kind in ALL if kind not in ("flask", "waitress")], "uwsgi-threads", "flask-reloader"),
 )
 def test_a_reload_lets_waiting_thread_jobs_finish(
     kind: str, start: Start, history: History, statuses: Callable[..., list[Status | None]], tmp_path: Path
@@ -181,7 +181,7 @@ def test_thread_jobs_of_a_killed_server_process_are_lost_at_the_next_look(
     assert states(statuses(answer["jobs"])) == [State.LOST] * 5
 
 
-@pytest.mark.parametrize("kind", sampled(["uwsgi", "gunicorn-sync"], "uwsgi"))
+@pytest.mark.parametrize("kind", sampled(["uwsgi", "gunicorn-sync", "granian"], "uwsgi"))
 def test_the_next_process_marks_the_thread_jobs_of_a_killed_one_as_lost(
     kind: str, start: Start, history: History
 ) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from spoolkit.cli import actions, deploying, listing, monitoring, periodic, running, watch
+from spoolkit.cli import actions, deploying, leaving, listing, monitoring, periodic, running, watch
 from spoolkit.cli.group import SpoolGroup
 
 __all__ = ["commands"]
@@ -15,5 +15,6 @@ for command in (
     periodic.periodic,
     *(monitoring.metrics, monitoring.check),
     *(running.run, running.doctor, deploying.ini),
+    leaving.unit,
 ):
     commands.add_command(command)

@@ -17,7 +17,7 @@ from flask import Flask
 
 from spoolkit import application
 from spoolkit.errors import ConfigurationError
-from spoolkit.lifecycle import flask_run, gunicorn
+from spoolkit.lifecycle import flask_run, granian, gunicorn, waitress
 from spoolkit.settings import Settings
 from spoolkit.system import clock, log, task_signals
 from spoolkit.uwsgi import bridge
@@ -67,6 +67,8 @@ def at_start(app: Flask, start: StartHook) -> None:
         bridge.at_start(start)
     elif gunicorn.is_loaded():
         gunicorn.at_worker_start(start)
+    elif granian.is_worker() or waitress.is_serving():
+        start()
     elif (context := click.get_current_context(silent=True)) is not None:
         if flask_run.is_serving(context):
             start()
@@ -96,8 +98,8 @@ def run_start_hooks() -> None:
 def at_end(end: EndHook, *, first: bool = False) -> None:
     """Call ``end(deadline)`` when this process, or one that it forks, exits gracefully.
 
-    uWSGI, gunicorn and the development server all exit through Python's own shutdown. A process that is killed, by
-    harakiri or by a signal that it does not handle, calls nothing.
+    uWSGI, gunicorn, waitress and the development server exit through Python's own shutdown, workers of Granian through
+    that of multiprocessing. A process that is killed, by harakiri or by a signal without a handler, calls nothing.
 
     Args:
         end: The hook; registered once, however often this is called with it.
@@ -105,11 +107,13 @@ def at_end(end: EndHook, *, first: bool = False) -> None:
     """
     if end not in _end_hooks:
         _end_hooks.insert(0 if first else len(_end_hooks), end)
-    _run_at_exit()
+    _run_at_exit(granian.is_worker())
 
 
 @functools.cache  # registered once; a forked process inherits the registration
-def _run_at_exit() -> None:
+def _run_at_exit(is_granian_worker: bool) -> None:
+    if is_granian_worker:  # which has lost what was registered before the fork
+        granian.at_worker_end(run_end_hooks)
     atexit.register(run_end_hooks)
     if bridge.is_uwsgi():
         # uWSGI's own hook comes before Python's: threads can still be started there, and skip-atexit-teardown does not
@@ -160,6 +164,9 @@ def _interruptions_handled_by(hurry: Callable[[], None]) -> Iterator[None]:
             before[signal.Signals(signum)](signum, frame)
         except (KeyboardInterrupt, SystemExit):
             hurry()
+        else:
+            if granian.is_worker():  # its handler only sets a flag
+                hurry()
 
     try:
         for signum in before:

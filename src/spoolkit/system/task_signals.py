@@ -20,7 +20,7 @@ HARMLESS = (signal.SIGHUP, signal.SIGUSR2, signal.SIGALRM)
 PENDING_TIME = 1.0
 """Seconds for which a thread waits until the main thread handles a pending signal."""
 
-_SERVERS = frozenset({"spoolkit", "gunicorn"})
+_SERVERS = frozenset({"spoolkit", "granian", "gunicorn"})
 """Packages whose signal handlers belong to the server process, never to a task."""
 
 _IGNORED_BY_SERVER = frozenset(
