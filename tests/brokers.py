@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from uwsgi_server import free_port, wait_until
+from uwsgi_server import free_port, members_of_session, wait_until
 
 STOP = 20.0
 
@@ -50,10 +50,21 @@ class Process:
             os.killpg(self.pid, signum)
 
     def kill(self) -> None:
-        """Kill it with all of its children."""
-        if self._process is not None:
-            self.signal(signal.SIGKILL)
-            self._process.wait(STOP)
+        """Kill it and all processes of its session, as a power cut does: also those in groups of their own."""
+        if self._process is None:
+            return
+        self.signal(signal.SIGKILL)
+        self._process.wait(STOP)
+
+        def is_over() -> bool:
+            members = members_of_session(self.pid)
+            for pid in members:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            return not members
+
+        wait_until(is_over, message="processes of a killed session live on")
+        self._process = None
 
     def stop(self) -> None:
         """Ask it to exit, and kill it if it does not."""

@@ -43,6 +43,25 @@ def is_gone(pid: int) -> bool:
         return True
 
 
+def members_of_session(leader: int) -> list[int]:
+    """The living processes of the session that the process ``leader`` has begun."""
+    members = []
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            fields = _stat(int(name))
+            if fields and int(fields[3]) == leader and fields[0] != "Z":
+                members.append(int(name))
+    return sorted(members)
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/<pid>/stat behind the name: state, parent, group, session, ..."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
 @dataclass(frozen=True)
 class Response:
     """An HTTP answer."""
@@ -193,22 +212,7 @@ class UwsgiServer:
 
     def _members(self) -> list[int]:
         """The living processes of this server's session, including those that jobs started."""
-        assert self._process is not None
-        members = []
-        for name in os.listdir("/proc"):
-            if name.isdigit():
-                fields = self._stat(int(name))
-                if fields and int(fields[3]) == self._process.pid and fields[0] != "Z":
-                    members.append(int(name))
-        return sorted(members)
-
-    @staticmethod
-    def _stat(pid: int) -> list[str]:
-        """The fields of /proc/<pid>/stat behind the name: state, parent, group, session, ..."""
-        try:
-            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            return []
+        return members_of_session(self.master_pid)
 
     def _pids(self, announced: str) -> list[int]:
         # By the log, not by their names: pyuwsgi cannot set those.
