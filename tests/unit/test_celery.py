@@ -75,6 +75,17 @@ def work(how: str = "") -> dict[str, Any]:
     return {"how": how, "headers": dict(job.headers)}
 
 
+@spool(unique=("key",), on_duplicate="replace")
+def replaced_work(key: str, value: str) -> str:
+    return value
+
+
+@spool(retries=1, backoff=1000)
+def slow_to_retry() -> None:
+    if current_job().attempt == 1:
+        raise ValueError("trouble")
+
+
 @pytest.fixture
 def app(tmp_path: Path) -> Iterator[Flask]:
     ran.clear()
@@ -266,7 +277,8 @@ def test_a_question_that_is_asked_twice_has_the_same_answer(site: CelerySite) ->
     one = message_of(message)
     line = connection.WorkerConnection(site.celery)
     asked, other = (
-        Report("asks", job.id, one.attempt, one.attempt_since_reset, run) for run in (line.new_run(), line.new_run())
+        Report("asks", job.id, 1, 1, run, arguments=remote.digest(one.arguments))
+        for run in (line.new_run(), line.new_run())
     )
     said = []
     for report in (asked, other, asked):
@@ -332,6 +344,26 @@ def test_an_attempt_that_counts_as_lost_is_told_to_stop(site: CelerySite, monkey
     line.listen(1)
     assert line.take_answer(run) == "stop"
     line.close()
+
+
+def test_a_message_with_other_arguments_than_the_job_has_by_now_is_not_started(
+    site: CelerySite, monkeypatch: pytest.MonkeyPatch, spool_dir: str
+) -> None:
+    with monkeypatch.context() as kill:
+        kill.setattr(sent, "place", killed)
+        job = replaced_work("k", "old")
+        site.publish()
+        assert replaced_work("k", "new").id == job.id
+    site.work()
+    assert finished(job, site).result == "new"
+
+
+def test_a_retry_that_somebody_has_run_now_is_not_early(site: CelerySite) -> None:
+    job = slow_to_retry()
+    site.run_due()
+    assert job.state is State.RETRYING
+    actions.run_now(job.id)
+    assert finished(job, site).attempt == 2
 
 
 def test_an_origin_that_is_silent_is_waited_for_less(site: CelerySite, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -667,6 +699,7 @@ results = st.builds(
         texts,
         progress,
         st.none() | results,
+        texts,
         texts,
         st.none() | texts.map(str.encode),
     )

@@ -7,6 +7,7 @@ attempt once: an :class:`Answer` says so. The transport that carries all three i
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple, Protocol, cast
 
@@ -69,6 +70,8 @@ class Report(NamedTuple):
     result: AttemptResult | None = None
     #: Why it cannot be run.
     problem: str = ""
+    #: Which arguments its message has: see :func:`digest`. Only of one that asks.
+    arguments: str = ""
     #: The new content of the job's checkpoint, while it runs. ``None``: it has not changed.
     checkpoint: bytes | None = None
 
@@ -85,6 +88,14 @@ class Answer(NamedTuple):
 def reply_name(run: str) -> str:
     """Return for whom the answer to a run is: the name of its worker process, with which the name of the run begins."""
     return run.partition(".")[0]
+
+
+def digest(arguments: bytes) -> str:
+    """Return a short text that tells the arguments of a job from others.
+
+    A unique job may be replaced, with other arguments, while a message with the old ones is on its way.
+    """
+    return hashlib.blake2b(arguments, digest_size=16).hexdigest()
 
 
 class PublishError(Exception):
@@ -210,6 +221,7 @@ def load_report(document: object) -> Report:
             progress=found["progress"] and Progress(*found["progress"]),
             result=found["result"] and _load_result(int(found["attempt"]), found["result"]),
             problem=str(found["problem"]),
+            arguments=str(found["arguments"]),
             checkpoint=_data(found.get("checkpoint")),
         )
     except (TypeError, KeyError, AttributeError, ValueError) as error:

@@ -111,7 +111,8 @@ class Reporter:
     def ask(self) -> Says | None:
         """Return whether the attempt may start; ``None``: there is no answer."""
         try:
-            return self._connection.ask(self._message.origin, self._report("asks"))
+            report = self._report("asks", arguments=remote.digest(self._message.arguments))
+            return self._connection.ask(self._message.origin, report)
         except Exception as error:
             log.complain("it cannot be asked whether job %s may start: %s", self._message.job.id, error)
             return None

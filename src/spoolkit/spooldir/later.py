@@ -137,6 +137,11 @@ def _move_out(path: str, new: str, spool_dir: str, run_at: float) -> None:
     _announce(spool_dir, new, run_at)
 
 
+def holds(path: str, spool_dir: str) -> bool:
+    """Return whether ``path`` is the file of a delayed job."""
+    return path.startswith(os.path.join(spool_dir, FOLDER, ""))
+
+
 def bring_forward(path: str, spool_dir: str, *, was_due: bool = False) -> str:
     """Make a job due now, under another name, in the spool directory. The caller has claimed the file.
 

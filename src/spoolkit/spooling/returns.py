@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 from spoolkit import application, registry
 from spoolkit.attempt import job_log, retry
-from spoolkit.attempt.remote import Answer, PublishError, Report, Says, Transport, transports
+from spoolkit.attempt.remote import Answer, PublishError, Report, Says, Transport, digest, transports
 from spoolkit.attempt.runner import AttemptResult
 from spoolkit.coordination import pauses
 from spoolkit.encoding import packet
@@ -327,12 +327,12 @@ class Returns:
     def _may_start(
         self, report: Report, job: JobSpec, content: packet.Packet, file: SpoolFileRef, store: Store, config: Settings
     ) -> bool:
-        if self._settle(job, file, store, config):
-            return False
+        if report.arguments != digest(packet.arguments(content)) or self._settle(job, file, store, config):
+            return False  # a unique job was replaced since, and is published anew
         found = remote.next_attempt(store, job, _options_of(job).attempts, os.path.basename(file.path))
         declared = registry.this_process.get(job.task)
         if isinstance(found, Next) and declared is not None:
-            if found.due is not None and found.due > clock.now() + EARLY:
+            if later.holds(file.path, self._spool_dir) and found.due is not None and found.due > clock.now() + EARLY:
                 later.put_off(file.path, self._spool_dir, found.due)  # the clock of the worker is another one
                 return False
             if pauses.paused_name(self._spool_dir, declared) is not None:
