@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -367,19 +368,28 @@ def test_a_retry_that_somebody_has_run_now_is_not_early(site: CelerySite) -> Non
 
 
 def test_an_origin_that_is_silent_is_waited_for_less(site: CelerySite, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "PATIENCE", 0.02)
-    monkeypatch.setattr(connection, "LITTLE_PATIENCE", 0.0)
-    line, waits = connection.WorkerConnection(site.celery), list[float]()
-    monkeypatch.setattr(line, "listen", waits.append)
-    one = Report("asks", "0" * 32, 1, 1, line.new_run())
-    assert line.ask("away", one) is None
-    assert waits
-    waits.clear()
-    assert line.ask("away", one) is None
-    assert waits == []
-    assert line.ask("also away", one) is None
-    assert waits
-    line.close()
+    now = 1000.0
+    line = connection.WorkerConnection(site.celery)
+    asked = list[Report]()
+
+    def listen(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    def waited(origin: str) -> float:
+        before = now
+        assert line.ask(origin, Report("asks", "0" * 32, 1, 1, line.new_run())) is None
+        return now - before
+
+    monkeypatch.setattr(connection, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(line, "listen", listen)
+    monkeypatch.setattr(line, "report", lambda origin, report: asked.append(report))
+    assert waited("away") == pytest.approx(connection.PATIENCE)
+    assert len(asked) == connection.PATIENCE / connection.AGAIN
+    assert waited("away") == pytest.approx(connection.LITTLE_PATIENCE)
+    assert waited("also away") == pytest.approx(connection.PATIENCE)
+    now += connection.SILENT
+    assert waited("away") == pytest.approx(connection.PATIENCE)
 
 
 def test_a_job_of_a_task_that_was_paused_meanwhile_is_not_started(site: CelerySite, spool_dir: str) -> None:
