@@ -23,7 +23,7 @@ def numbers(name: str) -> st.SearchStrategy[int]:
     return st.one_of(st.just(-1), st.integers(-last - 2, last + 2))
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(st.tuples(*map(numbers, RANGES)), st.datetimes(datetime(2023, 12, 1), datetime(2028, 3, 1)))
 def test_the_due_times_of_the_crontab_that_match_are_the_minutes_that_match(
     given: tuple[int, ...], start: datetime

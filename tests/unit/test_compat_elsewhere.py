@@ -8,20 +8,33 @@ import multiprocessing
 import os
 import re
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from flask import Flask
-from life_process import in_child, read_pipe
+from life_process import in_child, read_pipe, start_child, wait_child
 
 from spoolkit import ConfigurationError, SpoolKit, SpoolUnavailableError, State, TaskFunctionError, registry
-from spoolkit.compat import processes, refused, uwsgidecorators
-from spoolkit.compat.uwsgidecorators import cron, get_free_signal, lock, postfork, rbtimer, thread, timer
+from spoolkit.compat import mules, processes, refused, uwsgidecorators
+from spoolkit.compat.uwsgidecorators import (
+    cron,
+    get_free_signal,
+    lock,
+    mule,
+    mulefunc,
+    muleloop,
+    postfork,
+    rbtimer,
+    thread,
+    timer,
+)
 from spoolkit.lifecycle import hooks
 from spoolkit.schedules import declared, ticks
 from spoolkit.spooldir import dead
+from spoolkit.spooling import supervisor
 from spoolkit.store import locations
 from spoolkit.system.process import PerProcess
 
@@ -175,6 +188,67 @@ def test_what_a_timer_cannot_be_is_refused_at_its_declaration() -> None:
 
 
 def print_nothing(signum: int) -> None: ...
+
+
+# Mules
+
+
+def test_a_call_for_a_mule_is_a_job_that_is_not_repeated(directory: str, work: Work) -> None:
+    seen: list[Any] = []
+
+    @mulefunc
+    def by_any(*args: object, **kwargs: object) -> None:
+        seen.append((args, kwargs))
+
+    @mulefunc(2)
+    def by_one(word: str) -> None:
+        seen.append(word)
+        raise ValueError("of the application's own")
+
+    jobs = [by_any(1, {2}, three=3), by_one("word")]
+    work()
+    assert seen == [((1, {2}), {"three": 3}), "word"]
+    assert [job.state for job in jobs] == [State.DONE, State.DEAD]
+    assert {"by_any", "by_one"} <= uwsgidecorators.mule_functions.keys()
+
+
+def test_a_mule_runs_its_functions_in_order_and_ends_with_its_leash(
+    directory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mules, "_mules", {})
+    monkeypatch.setattr(supervisor, "once", [])
+    ends, shown = os.pipe(), os.pipe()
+
+    @mule(1)
+    def first() -> None:
+        os.write(shown[1], b"f")
+
+    @muleloop(1)
+    def loop() -> None:
+        os.write(shown[1], b"l")
+        time.sleep(0.01)
+
+    @mule(2)
+    def other() -> None: ...
+
+    assert len(supervisor.once) == 2
+
+    def child() -> None:
+        os.close(ends[1])
+        supervisor.once[0](directory, ends[0])
+
+    pid = start_child(child)
+    os.close(ends[0])
+    assert read_pipe(shown[0], 1) + read_pipe(shown[0], 1) + read_pipe(shown[0], 1) == b"fll"
+    os.close(ends[1])
+    assert wait_child(pid) == 0
+
+
+@pytest.mark.parametrize("number", [0, -1, "1", None])
+def test_a_mule_without_a_number_is_refused(number: Any) -> None:
+    for decorator in (mule, muleloop):
+        with pytest.raises(ConfigurationError, match="number of a mule"):
+            decorator(number)(print_nothing)
 
 
 # Threads, processes, the lock

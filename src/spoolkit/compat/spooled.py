@@ -127,25 +127,13 @@ class SpooledFunction:
                 returned = self.f(variables)
             if reason := callables.unfinished(returned):
                 raise Abort(reason)
-            answer = self._answer(variables.get("ud_spool_ret", returned))
+            answer = result_of(self.task.name, variables.get("ud_spool_ret", returned))
             if answer is SPOOL_RETRY and self._runs_forever:
                 _run_again()
                 return SPOOL_OK
             return answer
 
         return run
-
-    def _answer(self, returned: object) -> SpoolResult:
-        try:
-            number = int(returned)  # type: ignore[call-overload]
-        except (TypeError, ValueError):
-            text = f"{self.task.name} ran to its end and returned {shown(returned)}, {other_libraries.ANSWERS}"
-            raise Abort(text) from None
-        try:
-            return SpoolResult(number)
-        except ValueError:
-            log.warning("%s returned %d, which uWSGI treats as SPOOL_RETRY", self.task.name, number)
-            return SPOOL_RETRY
 
     def _adopt(self, env: bridge.Env) -> None:
         """Enqueue the job of a file that uwsgidecorators has written.
@@ -177,6 +165,27 @@ class SpooledFunction:
             retries=_retries().get("retries"),
         )
         _write_once(job, codec.encode_call((texts,), {}), is_new=False)
+
+
+def result_of(name: str, returned: object) -> SpoolResult:
+    """Return what uWSGI makes of what a function has returned.
+
+    Args:
+        name: The function.
+        returned: What it has returned, a number of uWSGI.
+
+    Raises:
+        Abort: It is none: the function has run to its end and has not said what follows.
+    """
+    try:
+        number = int(returned)  # type: ignore[call-overload]
+    except (TypeError, ValueError):
+        raise Abort(f"{name} ran to its end and returned {shown(returned)}, {other_libraries.ANSWERS}") from None
+    try:
+        return SpoolResult(number)
+    except ValueError:
+        log.warning("%s returned %d, which uWSGI treats as SPOOL_RETRY", name, number)
+        return SPOOL_RETRY
 
 
 def _text(name: str, value: object) -> str | bytes:

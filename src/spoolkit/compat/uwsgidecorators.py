@@ -53,24 +53,22 @@ if bridge.is_uwsgi():
             setting="uwsgidecorators",
         ) from error
 else:
+    from spoolkit.compat.mules import functions as mule_functions
+    from spoolkit.compat.mules import mule, mulefunc, muleloop
     from spoolkit.compat.processes import at_fork as postfork_chain
     from spoolkit.compat.processes import lock, postfork, thread
     from spoolkit.compat.refused import refusing
     from spoolkit.compat.timed import cron, get_free_signal, rbtimer, timer
 
-    mule_functions = dict[str, Callable[..., Any]]()
     erlang = refusing("erlang")
     farm = refusing("farm")
     farm_loop = refusing("farm_loop")
     filemon = refusing("filemon")
     harakiri = refusing("harakiri")
     manage_spool_request = refusing("manage_spool_request")
-    mule = refusing("mule")
     mule_brain = refusing("mule_brain")
     mule_brainloop = refusing("mule_brainloop")
     mule_msg_dispatcher = refusing("mule_msg_dispatcher")
-    mulefunc = refusing("mulefunc")
-    muleloop = refusing("muleloop")
     mulemsg = refusing("mulemsg")
     mulemsg_loop = refusing("mulemsg_loop")
     postfork_chain_hook = refusing("postfork_chain_hook")

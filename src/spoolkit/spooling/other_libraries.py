@@ -17,21 +17,23 @@ ANSWERS = "where uWSGI expects SPOOL_OK, SPOOL_RETRY or SPOOL_IGNORE: return one
 """The end of messages about a function that returned something else."""
 
 adopters: dict[str, Callable[[bridge.Env], None]] = {}
-"""What makes a job of spoolkit of a file of uwsgidecorators, by the name of the function; ``spoolkit.compat`` adds it.
+"""What makes a job of spoolkit of a file of another library, by the name of the function; ``spoolkit.compat`` adds it.
 
 Each raises :class:`DecodeError` where it cannot.
 """
 
 
 def is_adopted(env: bridge.Env) -> bool:
-    """Whether a file of uwsgidecorators is for a function that this process declares without that library."""
-    return b"ud_spool_func" in env and task_name(env) in adopters and not _is_known(env)
+    """Whether a file of another library is for a function that this process declares without that library."""
+    return task_name(env) in adopters and not _is_known(env)
 
 
 def _is_known(env: bridge.Env) -> bool:
-    """Whether uwsgidecorators itself has the function of this file."""
-    library = sys.modules.get("uwsgidecorators")
-    return library is not None and task_name(env) in library.spooler_functions
+    """Whether the library that has written this file can run it here."""
+    if b"ud_spool_func" in env:
+        library = sys.modules.get("uwsgidecorators")
+        return library is not None and task_name(env) in library.spooler_functions
+    return "uwsgi_tasks.tasks" in sys.modules
 
 
 def run(env: bridge.Env, *, retry_at: float) -> Outcome | int:

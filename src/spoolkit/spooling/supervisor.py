@@ -28,6 +28,9 @@ from spoolkit.system.task_signals import STOP_SIGNALS
 Run = Callable[[str, int], None]
 """What a process does: it gets a spool directory and the read end of a pipe that the supervisor holds open."""
 
+once: list[Run] = []
+"""What further processes do that a site has, each of them once, whatever the number of its spool directories."""
+
 RESPAWN_PAUSE = 1.0
 """Seconds before a process that died is started again, so that a job that kills it is not run in a tight loop."""
 
@@ -105,6 +108,7 @@ class _Supervisor:
         now = time.monotonic()
         self._missing = [(now, spool_dir, run) for spool_dir in Counter(processes).elements()]
         self._missing += [(now, spool_dir, one) for spool_dir in self._spool_dirs for one in beside]
+        self._missing += [(now, self._spool_dirs[0], one) for one in once]
         while True:
             if not self._stopping:
                 self._start_missing()
