@@ -15,6 +15,6 @@ for command in (
     periodic.periodic,
     *(monitoring.metrics, monitoring.check),
     *(running.run, running.doctor, deploying.ini),
-    leaving.unit,
+    *(leaving.unit, leaving.moveout),
 ):
     commands.add_command(command)

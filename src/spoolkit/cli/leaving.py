@@ -1,4 +1,4 @@
-"""``unit``: a command for a site that another server than uWSGI serves."""
+"""``unit``, ``moveout``: commands for a site that another server than uWSGI serves."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import pwd
 import re
 import sys
+from dataclasses import asdict
 
 import click
 from flask import current_app
@@ -15,6 +16,8 @@ from spoolkit.cli import entry_point
 from spoolkit.cli.group import command, print_json
 from spoolkit.lifecycle import units
 from spoolkit.store import locations
+from spoolkit.system import log
+from spoolkit.uwsgi import moveout as moving
 
 
 @command("unit", needs_spool_dir=False)
@@ -99,3 +102,35 @@ def _owner() -> str:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         return str(uid)
+
+
+@command("moveout", needs_spool_dir=False)
+@click.argument("ini")
+def moveout(ini: str, as_json: bool) -> None:
+    """Print what stands in the place of each line of a uwsgi.ini under another server.
+
+    INI is the file, or FILE:SECTION. Included files are read, conditions and placeholders are resolved as uWSGI would
+    do in this environment. Lines for which nothing stands, and unknown ones, are named as such.
+    """
+    try:
+        found = moving.answers(ini)
+    except OSError as error:
+        raise click.ClickException(f"{error.filename or ini} cannot be read: {error.strerror}") from error
+    if as_json:
+        print_json([asdict(answer) for answer in found])
+        return
+    for answer in found:
+        click.echo(log.one_line(f"{answer.option} = {answer.value}"))
+        for kind, text in answer.places.items():
+            click.echo(log.one_line(f"    {kind}: {text}"))
+        if answer.verdict is not moving.Verdict.REPLACED:
+            click.echo(log.one_line(f"    {_VERDICTS[answer.verdict]}: {answer.note}"))
+        elif answer.note:
+            click.echo(log.one_line(f"    note: {answer.note}"))
+
+
+_VERDICTS = {
+    moving.Verdict.NEEDLESS: "not needed",
+    moving.Verdict.NOTHING: "no option",
+    moving.Verdict.UNKNOWN: "unknown",
+}

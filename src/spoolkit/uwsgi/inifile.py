@@ -133,7 +133,8 @@ class _Reader:
                 key, _, text = value.partition("=")
                 self.options.append((key, text))
         elif value.startswith("exec://"):
-            pass  # what a command prints is not known without running it; that of `flask spool ini` prints nothing
+            # What a command prints is not known without running it; that of `flask spool ini` prints nothing.
+            self.options.append((name, value))
         elif name != "ini" and not value.endswith(".ini") and ".ini:" not in value:
             raise ConfigurationError(f"it includes {value}, which is not an ini file")
         elif name == "inherit":
