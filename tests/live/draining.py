@@ -118,12 +118,13 @@ def deployed(
     processes: int = 2,
     options: list[str] | None = None,
     frequency: int = 1,
+    module: str = "drain_site:app",
 ) -> Iterator[Deployed]:
-    """The site of ``drain_site`` in ``folder``, with a copy of its code that a test may change."""
+    """The site of ``module`` in ``folder``, with a copy of its code that a test may change."""
     code = folder / "code"
     if not code.exists():
         code.mkdir(parents=True)
-        for name in ("drain_site.py", "kill_tasks.py", "history.py"):
+        for name in ("drain_site.py", "kill_tasks.py", "soak_site.py", "history.py"):
             shutil.copy(SITE / name, code / name)
     spool, history = folder / "spool", History(folder / "history")
     env = {
@@ -142,7 +143,7 @@ def deployed(
         f"processes = {processes}",
         f"pythonpath = {code}",
         f"chdir = {code}",
-        "module = drain_site:app",
+        f"module = {module}",
         *STOP_HOOKS,
         *MODES[mode],
         *(options or []),
