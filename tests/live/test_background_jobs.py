@@ -97,10 +97,20 @@ def start_jobs(server: UwsgiServer, delay: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("step", "kind"), sampled([(0, "uwsgi"), (1, "uwsgi"), (1, "gunicorn"), (2, "gunicorn")], (2, "gunicorn"))
+    ("step", "kind"),
+    sampled(
+        [(0, "uwsgi"), (1, "uwsgi"), (2, "uwsgi"), (3, "uwsgi"), (3, "gunicorn"), (4, "gunicorn")], (4, "gunicorn")
+    ),
 )
 def test_the_site_does_the_same_after_each_step(step: int, kind: str, tmp_path: Path) -> None:
     site = port.ported(step, tmp_path / "site")
+    asked = check_what_it_does(site, kind)
+    # uWSGI's own function writes the file before it sets the time, and a spooler may look in between.
+    assert step == 0 or dict(map(reversed, done(site)))["spool 0"] >= asked + 1 - 0.001
+
+
+def check_what_it_does(site: Path, kind: str) -> float:
+    """Check that each job is done, once. Returns when the first one was started."""
     with served(site, kind) as server:
         asked = time.time()
         start_jobs(server, delay=1)
@@ -109,12 +119,14 @@ def test_the_site_does_the_same_after_each_step(step: int, kind: str, tmp_path: 
         wait_for(site, "thread 0", "spool 0", "spool 1", "deliver 17 sent", "announce 17 sent")
     whats = [what for _, what in done(site) if "postponed" not in what]
     assert sorted(whats) == ["announce 17 sent", "deliver 17 sent", "spool 0", "spool 1", "thread 0"]
-    # uWSGI's own function writes the file before it sets the time, and a spooler may look in between.
-    assert step == 0 or dict(map(reversed, done(site)))["spool 0"] >= asked + 1 - 0.001
+    return asked
 
 
 @pytest.mark.matrix
-@pytest.mark.parametrize(("step", "old", "new"), [(2, "uwsgi", "gunicorn"), (2, "gunicorn", "gunicorn")])
+@pytest.mark.parametrize(
+    ("step", "old", "new"),
+    [(1, "uwsgi", "uwsgi"), (2, "uwsgi", "uwsgi"), (3, "uwsgi", "uwsgi"), (4, "uwsgi", "gunicorn")],
+)
 def test_jobs_that_are_accepted_before_a_step_are_done_after_it(step: int, old: str, new: str, tmp_path: Path) -> None:
     site = port.ported(step - 1, tmp_path / "site")
     with served(site, old) as server:

@@ -11,23 +11,23 @@ SpoolKit(app)
 
 @app.get("/uwsgi_thread/<int:seconds>")
 def uwsgi_thread(seconds):
-    tasks.uwsgi_thread(seconds)
+    tasks.count_in_thread(seconds)
     return jsonify(started=True)
 
 
 @app.get("/uwsgi_spool/<int:seconds>")
 def uwsgi_spool(seconds):
-    tasks.uwsgi_spool.using(delay=request.args.get("delay", 0, type=int))(seconds)
+    tasks.count_in_spooler.using(delay=request.args.get("delay", 0, type=int))(seconds)
     return jsonify(started=True)
 
 
 @app.get("/deliver/<order>")
 def deliver(order):
-    tasks.deliver(order)
+    tasks.deliver_order(order)
     return jsonify(started=True)
 
 
 @app.get("/uwsgi_tasks/<order>")
 def uwsgi_tasks(order):
-    tasks.announce(order)
+    tasks.announce_order(order)
     return jsonify(started=True)
