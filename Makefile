@@ -11,7 +11,7 @@ PYTEST = python -m pytest -rs -n $(JOBS) --dist loadfile --no-loadscope-reorder 
 INSTALL = pip install --quiet --disable-pip-version-check --no-build-isolation
 LOCKED = $(INSTALL) --require-hashes --requirement
 
-.PHONY: help run test matrix screenshots soak bench bench-readme check format clean update test-latest test-lowest
+.PHONY: help run test matrix celery screenshots soak bench bench-readme check format clean update test-latest test-lowest
 
 help: # Show this list.
 	@grep -E '^[a-z-]+:.* # ' Makefile | sed -E 's/:[^#]*# /\t/' | expand -t 14
@@ -25,6 +25,9 @@ test: $(VENV)/.dev # All tests on real uWSGI servers, except the long ones.
 # Every test, including the long ones, which are marked "matrix".
 matrix: $(VENV)/.dev # All tests; SAMPLE=3/8: only the third eighth of the long ones.
 	$(BIN)/$(PYTEST) $(if $(SAMPLE),-m matrix --sample $(SAMPLE),-m '')
+
+celery: $(VENV)/.dev # A few jobs in workers of Celery, over Redis and RabbitMQ: half a minute.
+	$(BIN)/$(PYTEST) -m '' tests/live/test_celery.py -k jobs_run_in_a_worker
 
 screenshots: $(VENV)/.dev # The pictures of docs/dashboard.md, with chromium.
 	SCREENSHOTS=docs/images $(BIN)/python -m pytest tests/browser/test_screenshots.py -m ''

@@ -105,7 +105,11 @@ class Site:
 
     def call(self, *how: str, **using: Any) -> list[str]:
         """Enqueue jobs; ``using`` as in ``Task.using()``. Returns their ids."""
-        return self.command("call", text=json.dumps([(one, using) for one in how])).split()
+        return self.call_each(*((one, using) for one in how))
+
+    def call_each(self, *jobs: tuple[str, dict[str, Any]]) -> list[str]:
+        """The same for jobs that are called in several ways."""
+        return self.command("call", text=json.dumps(jobs)).split()
 
     def show(self, id: str) -> dict[str, Any]:
         """What the command line says of a job."""
