@@ -81,6 +81,11 @@ def replaced_work(key: str, value: str) -> str:
     return value
 
 
+@spool(retries=1, backoff=4)
+def retried_soon() -> None:
+    raise ValueError("trouble")
+
+
 @spool(retries=1, backoff=1000)
 def slow_to_retry() -> None:
     if current_job().attempt == 1:
@@ -215,6 +220,7 @@ def test_reports_that_come_before_the_file_has_moved_are_recorded(
 
 
 def test_of_any_number_of_copies_one_is_started(site: CelerySite, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "SHORT_RETRY", -1.0)
     job = work("fails")
     copies: list[Any] = []
     for attempt in (1, 2, 3):
@@ -289,6 +295,72 @@ def test_a_question_that_is_asked_twice_has_the_same_answer(site: CelerySite) ->
         said.append(line.take_answer(report.run))
     assert said == ["start", "no", "start"]
     line.close()
+
+
+# A retry after a short time
+
+
+def test_a_short_retry_is_delivered_by_celery(site: CelerySite, spool_dir: str) -> None:
+    job = work("fails")
+    site.publish()
+    site.work()
+    site.hear()
+    assert (job.state, job.attempt, ran, sent.paths(spool_dir)) == (State.RETRYING, 1, [1], [])
+    assert job.status.run_at == pytest.approx(clock.now(), abs=60)
+    site.publish()  # nothing: the file is put off
+    (message,) = site.take()
+    assert (message_of(message).attempt, message.headers["id"], message.headers["retries"]) == (2, job.id, 1)
+    assert "fails" not in message.headers["argsrepr"]
+    site.run(message)
+    site.hear()
+    assert (job.attempt, ran) == (2, [1, 2])
+    site.work()
+    site.hear()
+    assert (job.state, ran) == (State.DEAD, [1, 2, 3])
+
+
+def test_a_short_retry_whose_message_is_lost_is_published_by_the_origin(
+    site: CelerySite, monkeypatch: pytest.MonkeyPatch, spool_dir: str
+) -> None:
+    job = work("fails")
+    site.publish()
+    site.work()
+    site.hear()
+    (lost,) = site.take()
+    later = clock.now() + 100
+    monkeypatch.setattr(clock, "now", lambda: later)
+    site.publish()
+    (message,) = site.take()
+    for one in (lost, message, lost):
+        site.run(one)
+    site.hear()
+    assert (job.attempt, ran) == (2, [1, 2])
+
+
+def test_a_short_retry_is_not_early_where_the_clock_of_the_worker_is_fast(site: CelerySite, spool_dir: str) -> None:
+    job = retried_soon()
+    site.publish()
+    site.work()
+    site.hear()
+    (message,) = site.take()
+    site.run(message)
+    assert (job.state, job.attempt, len(site.take())) == (State.RETRYING, 1, 0)
+    (path,) = spoolfile.pending(spool_dir)
+    assert os.path.getmtime(path) == pytest.approx(job.status.run_at, abs=0.01)
+
+
+def test_a_job_that_waits_for_a_short_retry_can_be_cancelled_and_run_now(site: CelerySite, spool_dir: str) -> None:
+    cancelled, hurried = retried_soon(), retried_soon()
+    site.publish()
+    site.work()
+    site.hear()
+    cancelled.cancel()
+    actions.run_now(hurried.id)
+    site.publish()
+    site.work()
+    site.hear()
+    assert (cancelled.state, cancelled.attempt) == (State.CANCELLED, 1)
+    assert (hurried.state, hurried.attempt) == (State.DEAD, 2)
 
 
 # Cancelling
@@ -709,6 +781,7 @@ results = st.builds(
         texts,
         progress,
         st.none() | results,
+        st.booleans(),
         texts,
         texts,
         st.none() | texts.map(str.encode),

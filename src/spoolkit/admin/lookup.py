@@ -286,7 +286,9 @@ def _waiting(path: str, status: Status | None) -> Status | None:
     if status.state is State.RUNNING and (status.pid is None or os.path.basename(path) != status.file):
         # Its process died, or the store could not be written when the attempt ended. The next spooler finds out.
         return replace(status, state=State.RETRYING, run_at=due)
-    return replace(status, run_at=due) if status.state is not State.RUNNING else status
+    if status.state is State.RUNNING or (status.runs_elsewhere and status.state is State.RETRYING):
+        return status  # the file of such a retry may be put off, because Celery delivers it
+    return replace(status, run_at=due)
 
 
 def _dead(path: str, status: Status | None) -> Status:

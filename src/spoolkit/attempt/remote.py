@@ -68,6 +68,8 @@ class Report(NamedTuple):
     progress: Progress | None = None
     #: How it has ended.
     result: AttemptResult | None = None
+    #: Whether its worker has Celery deliver the next attempt, which is due soon.
+    goes_on: bool = False
     #: Why it cannot be run.
     problem: str = ""
     #: Which arguments its message has: see :func:`digest`. Only of one that asks.
@@ -220,6 +222,7 @@ def load_report(document: object) -> Report:
             worker=str(found["worker"]),
             progress=found["progress"] and Progress(*found["progress"]),
             result=found["result"] and _load_result(int(found["attempt"]), found["result"]),
+            goes_on=bool(found["goes_on"]),
             problem=str(found["problem"]),
             arguments=str(found["arguments"]),
             checkpoint=_data(found.get("checkpoint")),

@@ -16,6 +16,9 @@ from spoolkit.attempt import remote
 from spoolkit.attempt.remote import Answer, Message, Report
 from spoolkit.celery.configuration import SOCKET_TIME
 
+HIDDEN = "(…)"
+"""What monitors show in place of the arguments, which may be secret."""
+
 UNUSED = 3600.0
 """Seconds after which the broker deletes the queue of a worker process that is gone."""
 
@@ -62,7 +65,7 @@ def publish_message(producer: Producer, celery: Celery, message: Message) -> Non
         time_limit=message.hard_limit,
         producer=producer,
         ignore_result=True,
-        argsrepr="(…)",  # monitors show it, and arguments may be secret
+        argsrepr=HIDDEN,
         confirm_timeout=SOCKET_TIME,
         retry=False,
     )

@@ -30,16 +30,16 @@ from spoolkit import application, registry
 from spoolkit.attempt import job_log, remote, runner
 from spoolkit.attempt.remote import Document, Kind, Message, Report, Says
 from spoolkit.attempt.runner import AttemptResult
-from spoolkit.celery import connection
+from spoolkit.celery import channel, connection
 from spoolkit.celery.configuration import SOCKET_TIME, celery_app
 from spoolkit.celery.connection import WorkerConnection
 from spoolkit.errors import ConfigurationError, NewerJobError, SignatureError, UnknownTaskError
-from spoolkit.job import Progress
+from spoolkit.job import JobSpec, Outcome, Progress, RetryAt
 from spoolkit.registry import Declared
 from spoolkit.spooldir import running
 from spoolkit.spooldir.checkpoints import Checkpoint, CheckpointElsewhere
 from spoolkit.store.claims import Granted
-from spoolkit.system import log
+from spoolkit.system import clock, log
 from spoolkit.system.process import PerProcess
 
 BEAT = 1.0
@@ -50,6 +50,9 @@ HEAR = 0.05
 
 PATIENCE = 86400.0
 """Seconds for which a worker tries to report what the origin must hear: meanwhile the broker is away."""
+
+SHORT_RETRY = 5.0
+"""Seconds to the next attempt, at most, for which Celery keeps its message in the memory of a worker."""
 
 PAUSE = 1.0
 """Seconds between two of these tries."""
@@ -97,7 +100,30 @@ def _run(task: Task[Any, Any], document: Document) -> None:
     if says is None:
         reporter.report_surely("returned")
     elif says == "start":
-        reporter.report_surely("ended", result=_attempt(message, declared, reporter))
+        result, checkpoint = _attempt(message, declared, reporter)
+        delay = _short_delay(message.job, result.outcome)
+        # First: the question of the next attempt comes to the origin after this report.
+        reporter.report_surely("ended", result=result, goes_on=delay is not None)
+        if delay is not None:
+            _retry(task, message, checkpoint, delay)
+
+
+def _short_delay(job: JobSpec, outcome: Outcome) -> float | None:
+    """Return the seconds to the next attempt if Celery may deliver it; ``None``: it goes by the disk of the origin."""
+    # Whether a run of a schedule is late is found out when the origin publishes it.
+    if job.schedule is not None or not isinstance(outcome, RetryAt):
+        return None
+    delay = max(0.0, outcome.time - clock.now())
+    return delay if delay <= SHORT_RETRY else None
+
+
+def _retry(task: Task[Any, Any], message: Message, checkpoint: bytes | None, delay: float) -> None:
+    """Have Celery deliver the next attempt after ``delay`` seconds. It asks, as each does. Raises what Celery takes."""
+    following = message._replace(
+        attempt=message.attempt + 1, attempt_since_reset=message.attempt_since_reset + 1, checkpoint=checkpoint
+    )
+    # If this is lost, as it is if the broker is away now, the origin publishes the attempt: see ``returns.py``.
+    raise task.retry(args=(remote.dump_message(following),), countdown=delay, argsrepr=channel.HIDDEN, throw=False)
 
 
 class Reporter:
@@ -149,13 +175,15 @@ def _name() -> str:
     return f"process {os.getpid()} on {socket.gethostname()}"
 
 
-def _attempt(message: Message, declared: Declared, reporter: Reporter) -> AttemptResult:
+def _attempt(message: Message, declared: Declared, reporter: Reporter) -> tuple[AttemptResult, bytes | None]:
+    """Run the attempt. Returns how it has ended, and the checkpoint of the job."""
     job, config = message.job, application.settings()
     start, result = Granted(message.attempt, message.attempt_since_reset), None
+    attempt_file = _AttemptFile(message, reporter)
     try:
         with (
             job_log.about(job, config),
-            _AttemptFile(message, reporter) as attempt_file,
+            attempt_file,
             _beats(reporter, attempt_file),
         ):
             # In a copy: a context variable that a task sets is not for the next job of this process.
@@ -164,7 +192,7 @@ def _attempt(message: Message, declared: Declared, reporter: Reporter) -> Attemp
         if result is None:
             raise
         log.complain("what job %s has shown could not be removed; its outcome stands", job.id, error=error)
-    return result
+    return result, attempt_file.stored
 
 
 class _AttemptFile(running.AttemptFile):
@@ -172,14 +200,16 @@ class _AttemptFile(running.AttemptFile):
 
     def __init__(self, message: Message, reporter: Reporter) -> None:
         super().__init__(_scratch.get(), message.job.id)
-        self._stored = message.checkpoint
+        #: The checkpoint that the origin has, or will have when it has heard of it.
+        self.stored = message.checkpoint
         self._reporter = reporter
 
     def checkpoint(self) -> Checkpoint:
-        return CheckpointElsewhere(self._stored, self._send)
+        return CheckpointElsewhere(self.stored, self._send)
 
     def _send(self, data: bytes) -> None:
         self._reporter.report("running", progress=self.last_progress, checkpoint=data)
+        self.stored = data
 
 
 @contextlib.contextmanager

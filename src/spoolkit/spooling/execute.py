@@ -323,7 +323,14 @@ def _park(parked: Parked, file: SpoolFileRef, store: Store, config: Settings) ->
 
 
 def record_and_settle(
-    job: JobSpec, result: AttemptResult, file: SpoolFileRef, store: Store, config: Settings, files_dir: str
+    job: JobSpec,
+    result: AttemptResult,
+    file: SpoolFileRef,
+    store: Store,
+    config: Settings,
+    files_dir: str,
+    *,
+    put_off: float = 0.0,
 ) -> None:
     """Record the result, and do to the file what it says, in an order that survives a kill between the two.
 
@@ -338,6 +345,7 @@ def record_and_settle(
         store: Where it is recorded.
         config: The settings in force.
         files_dir: The spool directory with what the job has beside its file.
+        put_off: Seconds for which the file of a retry waits after it is due: others see to it until then.
 
     Raises:
         StoreUnavailableError: The result for the next job of a chain cannot be read, and the file is left for another
@@ -352,7 +360,7 @@ def record_and_settle(
         if not is_plain(job):
             _tell_others(job, result, state, store, config)
         if not is_dead:
-            settle_file(file, result, task=job.task)
+            settle_file(file, result, task=job.task, put_off=put_off)
     finally:
         signals.ended(job, result.attempt, result.outcome, state)
 
@@ -367,7 +375,7 @@ def _tell_others(job: JobSpec, result: AttemptResult, state: State | None, store
         chains.go_on(job, result.result, store, config, again=result.attempt != 1 or not result.recordable)
 
 
-def settle_file(file: SpoolFileRef, result: AttemptResult, *, task: str | None = None) -> None:
+def settle_file(file: SpoolFileRef, result: AttemptResult, *, task: str | None = None, put_off: float = 0.0) -> None:
     """Remove the file, reschedule it, or move it to the dead letters.
 
     By path alone: to open the file would drop uWSGI's lock. Where it is gone, another process was here, with the lock
@@ -377,6 +385,7 @@ def settle_file(file: SpoolFileRef, result: AttemptResult, *, task: str | None =
         file: The file.
         result: What became of its job.
         task: The name of the task, for the report beside a dead letter.
+        put_off: As for :func:`record_and_settle`.
     """
     outcome = result.outcome
     if isinstance(outcome, Dead):
@@ -390,7 +399,7 @@ def settle_file(file: SpoolFileRef, result: AttemptResult, *, task: str | None =
                 log.error(text, moved_to, failure, details=failure.traceback or "")
     elif isinstance(outcome, RetryAt):
         with contextlib.suppress(FileNotFoundError):
-            later.put_off(file.path, file.spool_dir, outcome.time)
+            later.put_off(file.path, file.spool_dir, outcome.time + put_off)
     else:  # done or cancelled
         spoolfile.finish(file.path)
 

@@ -23,7 +23,7 @@ from spoolkit.attempt.runner import AttemptResult
 from spoolkit.coordination import pauses
 from spoolkit.encoding import packet
 from spoolkit.errors import DecodeError, NewerJobError, StoreUnavailableError, UnknownTaskError
-from spoolkit.job import FINISHED, Dead, Failure, JobSpec, RetryAt, TaskOptions
+from spoolkit.job import FINISHED, Dead, Failure, JobSpec, RetryAt, State, TaskOptions
 from spoolkit.lifecycle import hooks
 from spoolkit.schedules import ticks
 from spoolkit.settings import Settings
@@ -251,6 +251,13 @@ class Returns:
             sent.publish_again(path, self._spool_dir)
             spoolers.wake(self._spool_dir)
 
+    def _hurry(self, path: str, job: JobSpec, store: Store) -> None:
+        """Give the file of a retry that Celery was to deliver its due time: it does not any more."""
+        if later.holds(path, self._spool_dir):
+            status = store.status(job.id)
+            if status is not None and status.state is State.RETRYING and status.run_at is not None:
+                later.put_off(path, self._spool_dir, status.run_at)
+
     # Reports
 
     def _handle(self, report: Report) -> bool:
@@ -314,12 +321,15 @@ class Returns:
             case "ended" if report.result is not None:
                 # As a start: a store that is a new one has not heard of it.
                 if self._start(report, job, content, file, store):
-                    self._end(job, report.result, file, store, config)
+                    # Meanwhile Celery delivers the next attempt. If that is lost, this file is there.
+                    put_off = config.celery_lost if report.goes_on else 0.0
+                    self._end(job, report.result, file, store, config, put_off)
             case "returned":
                 if remote.take_back(store, job.id, report.attempt, report.run):
                     self._heard.pop(job.id, None)
                 if not self._has_started(report, store):
                     self._send_again(path)
+                    self._hurry(path, job, store)
             case "unusable" if sent.holds(path, self._spool_dir) and not self._has_started(report, store):
                 outcome = wait_for_other_code(job, UnknownTaskError(report.problem, task=job.task), store, config)
                 self._end(job, AttemptResult(outcome), file, store, config)
@@ -383,12 +393,20 @@ class Returns:
         record_and_settle(job, result, file, store, config, self._spool_dir)
         return True
 
-    def _end(self, job: JobSpec, result: AttemptResult, file: SpoolFileRef, store: Store, config: Settings) -> None:
+    def _end(
+        self,
+        job: JobSpec,
+        result: AttemptResult,
+        file: SpoolFileRef,
+        store: Store,
+        config: Settings,
+        put_off: float = 0.0,
+    ) -> None:
         self._heard.pop(job.id, None)
         result = dead_if_chain_stops(job, result, config)
         if result.attempt:
             job_log.ended(job, result.outcome)
-        record_and_settle(job, result._replace(logged=True), file, store, config, self._spool_dir)
+        record_and_settle(job, result._replace(logged=True), file, store, config, self._spool_dir, put_off=put_off)
         if job.schedule is not None:
             ticks.after_attempt(job, self._spool_dir, store, config)
         if isinstance(result.outcome, RetryAt):
