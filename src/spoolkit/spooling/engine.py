@@ -58,7 +58,8 @@ class SpoolEngine:
         """
         config = application.settings(declared.code_folder)
         call = _encoded(job, declared, config)
-        job = _with_engine(job, declared, config)
+        if (declared.options.engine or config.engine) != job.engine:  # as engine_of() has it
+            job = _with_engine(job, declared, config)
         served = bridge.directories()
         spool_dir = _spool_dir_of(job, config, served)
         if job.queue is not None:
