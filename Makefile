@@ -44,6 +44,7 @@ BENCH_OUTPUT = build/bench$(if $(BENCH_PENDING),-pending)
 bench: $(VENV)/.dev $(BENCH_ENVS) # Benchmarks, into build/bench; RIVALS=all: also against Celery, RQ, Huey and others.
 	$(BIN)/python -m benchmarks $(FIGURES) $(if $(RIVALS),--rivals $(VENV)-bench-rivals) --output $(BENCH_OUTPUT)
 	$(if $(PLOTS),$(VENV)-bench-plots/bin/python -m benchmarks.plots $(BENCH_OUTPUT))
+	$(if $(FIGURES)$(BENCH_PENDING),,$(BIN)/python -m benchmarks.over_celery --away 20)
 
 bench-readme: # All benchmarks on a quiet machine, into build/ and README.md: half an hour.
 	$(MAKE) bench RIVALS=all

@@ -187,7 +187,7 @@ def uwsgi(site: str, *options: str, **variables: str) -> Callable[[Path], Abstra
 
 
 def program(
-    site: str, python: Path, *consumers: str, redis: bool = True, ready: str = ""
+    site: str, python: Path, *consumers: str, redis: bool = True, ready: str = "", **variables: str
 ) -> Callable[[Path], AbstractContextManager[Running]]:
     """A library that has programs of its own as consumers.
 
@@ -197,6 +197,7 @@ def program(
         consumers: The commands that run jobs, each a program or a module of that environment.
         redis: Whether they need Redis; else they have a SQLite file.
         ready: What a consumer prints before jobs may be enqueued; empty: they may be enqueued at once.
+        variables: More of the environment.
     """
 
     @contextmanager
@@ -205,9 +206,9 @@ def program(
         with ExitStack() as stack:
 
             def launch(*command: str | Path, **pipes: Any) -> subprocess.Popen[str]:
-                return stack.enter_context(_process(command, directory, log, env, **pipes))
+                return stack.enter_context(started(command, directory, log, env, **pipes))
 
-            env = environment(directory, BENCH_SQLITE=str(directory / "jobs.db"))
+            env = environment(directory, BENCH_SQLITE=str(directory / "jobs.db"), **variables)
             broker = []
             if redis:
                 port = free_port()
@@ -257,7 +258,7 @@ def _command(python: Path, text: str) -> list[str | Path]:
 
 
 @contextmanager
-def _process(
+def started(
     command: Sequence[str | Path], directory: Path, log: Path, env: dict[str, str], **pipes: Any
 ) -> Iterator[subprocess.Popen[str]]:
     """A process with a session of its own, which is killed in the end."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from benchmarks.records import ran
 from benchmarks.sites import web
 from spoolkit import SpoolKit, spool
@@ -20,4 +22,6 @@ def enqueue(number: int, stamp: float, due: float | None) -> None:
 
 
 app = web.site(enqueue)
+if broker := os.environ.get("BENCH_BROKER"):
+    app.config.update(SPOOLKIT_ENGINE="celery", CELERY={"broker_url": broker})
 SpoolKit(app)

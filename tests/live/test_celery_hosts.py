@@ -143,8 +143,8 @@ def test_each_job_of_a_host_that_is_cut_off_runs_on_the_other_one(hosts: Hosts) 
 
     ids = hosts.ask("POST", "/wait/first/4")
     for name in ("worker1", "worker2"):
-        # Two at once, so none has fetched a job that it has not started: Redis gives that one to another worker after
-        # its visibility timeout only.
+        # Two at once, so none has fetched a job that it has not started: that one would be published again after ten
+        # minutes of silence.
         wait_until(lambda name=name: len(hosts.started(name, "first")) >= 2, timeout=PATIENCE, message=hosts.logs)
     hosts.cut("worker1")
     hosts.go("worker2", "first")
