@@ -6,14 +6,20 @@ broker before it was killed is still there for its parent, as with a broker that
 
 from __future__ import annotations
 
+import contextlib
 import os
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from celery_site import CelerySite, settings
 from flask import Flask
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from life_faults import CRASHED, at_every, die_at
 from life_process import in_child, read_pipe, start_child, wait_child
 
@@ -29,6 +35,9 @@ from spoolkit.spooldir.schedules import tick_id
 from spoolkit.spooling import unique_jobs
 from spoolkit.spooling.returns import Returns
 from spoolkit.system import clock
+
+during: list[Callable[[], None]] = []
+"""What the next attempt of that task does first."""
 
 MINUTE = 2_500_000_080.0
 """After the machine's own time, which files get."""
@@ -118,9 +127,19 @@ def steps() -> None:
             raise ValueError(step)
 
 
+@spool(retries=0)
+def asks_whether_to_stop() -> None:
+    during.pop()()
+    for _ in range(600):
+        if current_job().cancelled:
+            return
+        time.sleep(0.1)
+
+
 @pytest.fixture
 def app(tmp_path: Path) -> Iterator[Flask]:
     ran.clear()
+    during.clear()
     app = Flask("coordinated_site", root_path=str(tmp_path))
     (tmp_path / "spool").mkdir(mode=0o700)
     app.config.update(SPOOLKIT_SPOOL=tmp_path / "spool", SPOOLKIT_ENGINE="celery", CELERY=settings())
@@ -236,6 +255,22 @@ def test_members_that_wait_are_cancelled_after_a_death(site: CelerySite, spool_d
     assert ran == ["report [] spool"]
 
 
+def test_members_with_the_broker_and_in_workers_stop_after_a_death(site: CelerySite, spool_dir: str) -> None:
+    with Batch("all or nothing", then=report.call(), on_death="cancel") as batch:
+        dies = batch.add(fails)
+        stops = batch.add(asks_whether_to_stop)
+        is_sent = batch.add(double, 1)
+    site.publish()
+    messages = {message.headers["id"]: message for message in site.take()}
+    during.append(lambda: site.run(messages[dies.id]))
+    site.run(messages[stops.id])
+    site.hear()
+    assert (stops.state, is_sent.state) == (State.CANCELLED, State.CANCELLED)
+    site.run(messages[is_sent.id])
+    run(site, spool_dir)
+    assert (batch.complete, ran) == (True, ["report [] spool"])
+
+
 @at_every(11)
 def test_a_kill_of_the_origin_that_hears_of_the_last_end_loses_no_callback(
     site: CelerySite, spool_dir: str, stride: int
@@ -338,6 +373,41 @@ def test_a_job_is_replaced_until_it_is_sent_and_then_it_is_as_one_that_runs(site
     run(site, spool_dir)
     assert ran == ["index 5 b"]
     assert index(5, "d") != job
+
+
+@pytest.mark.parametrize("doubt", ["killed", "published again"])
+def test_a_message_with_arguments_that_were_replaced_since_is_not_run(
+    site: CelerySite, spool_dir: str, monkeypatch: pytest.MonkeyPatch, doubt: str
+) -> None:
+    job = index(5, "a")
+    with monkeypatch.context() as kill:
+        if doubt == "killed":
+            kill.setattr(sent, "place", raise_killed)
+        site.publish()
+    (before,) = site.take()
+    if doubt != "killed":
+        sent.publish_again(*sent.paths(spool_dir), spool_dir)
+    assert index(5, "b") == job
+    site.run(before)
+    assert (ran, job.state) == ([], State.QUEUED)
+    run(site, spool_dir)
+    site.run(before)
+    site.hear()
+    assert (ran, job.state) == (["index 5 b"], State.DONE)
+
+
+def test_a_job_that_was_put_off_since_is_not_started_early(site: CelerySite, spool_dir: str) -> None:
+    job = index(5, "a")
+    site.publish()
+    (before,) = site.take()
+    sent.publish_again(*sent.paths(spool_dir), spool_dir)
+    assert index.using(delay=1000)(5, "a") == job
+    site.run(before)
+    assert (ran, job.state) == ([], State.QUEUED)
+
+
+def raise_killed(*_: object) -> str:
+    raise OSError("killed")
 
 
 def test_a_job_that_is_replaced_stays_where_it_was_accepted_for(site: CelerySite, app: Flask, spool_dir: str) -> None:
@@ -490,6 +560,35 @@ def tick_due(spool_dir: str) -> float:
     return state.next / SECOND
 
 
+def test_a_run_that_no_worker_was_free_for_in_time_is_skipped(
+    site: CelerySite, now: list[float], spool_dir: str
+) -> None:
+    declare(spool_dir, every=3600, max_late=90)
+    now[0] = due = tick_due(spool_dir)
+    site.publish()
+    now[0] = due + 100
+    site.work()
+    assert (ran, tick(due).state, tick(due).status.ending) == ([], State.CANCELLED, "skipped")
+    assert tick(due).status.error_message == "it was 100 s late, and max_late is 90 s"
+
+
+def test_a_run_that_is_back_in_the_spool_directory_starts_only_when_that_is_decided_anew(
+    site: CelerySite, now: list[float], spool_dir: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declare(spool_dir)
+    now[0] = MINUTE
+    with monkeypatch.context() as kill:
+        kill.setattr(sent, "place", raise_killed)
+        site.publish()
+    (first,) = site.take()
+    site.run(first)
+    assert (ran, tick(MINUTE).state) == ([], State.QUEUED)
+    site.run_due()
+    site.run(first)
+    site.hear()
+    assert (len(ran), tick(MINUTE).state) == (1, State.DONE)
+
+
 def test_a_run_that_workers_cannot_have_stays_at_home(site: CelerySite, now: list[float], spool_dir: str) -> None:
     declare(spool_dir, limited)
     now[0] = MINUTE
@@ -559,3 +658,87 @@ def test_a_kill_of_the_origin_that_hears_of_an_end_keeps_the_checkpoint_for_the_
         return check
 
     after_kills(site, spool_dir, stride, prepare)
+
+
+# In any order
+
+
+class UniqueJobs(RuleBasedStateMachine):
+    """Calls of unique tasks, while spoolers, workers and the origin do their parts in any order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        ran.clear()
+        self._stack = contextlib.ExitStack()
+        folder = self._stack.enter_context(tempfile.TemporaryDirectory())
+        self.spool_dir = os.path.join(folder, "spool")
+        os.mkdir(self.spool_dir, 0o700)
+        app = Flask("unique_jobs", root_path=folder)
+        app.config.update(SPOOLKIT_SPOOL=self.spool_dir, SPOOLKIT_ENGINE="celery", CELERY=settings())
+        SpoolKit(app)
+        self._stack.enter_context(app.app_context())
+        self.site = CelerySite(app, self.spool_dir)
+        self._stack.callback(self.site.returns.close)
+        self.messages: list[Any] = []
+        #: By task, the accepted jobs.
+        self.jobs: dict[str, list[Job[Any]]] = {"export": [], "index": []}
+        #: The arguments that the job of a call has by now, as its caller was told.
+        self.words: dict[str, str] = {}
+
+    def _waiting(self, task: str) -> list[Job[Any]]:
+        over = {State.QUEUED} if task == "index" else {State.QUEUED, State.RUNNING, State.RETRYING}
+        return [job for job in self.jobs[task] if job.state in over]
+
+    @rule(task=st.sampled_from(["export", "index"]), word=st.sampled_from(["a", "b", "fails"]))
+    def call(self, task: str, word: str) -> None:
+        before = self._waiting(task)
+        job = (export if task == "export" else index)(1, word)
+        if job.duplicate:
+            assert [job] == before
+        else:
+            assert before == []
+            self.jobs[task].append(job)
+        if job.args:
+            self.words[job.id] = word
+
+    @rule()
+    def publish(self) -> None:
+        self.site.publish()
+        self.messages += self.site.take()
+
+    @rule()
+    def publish_and_be_killed(self) -> None:
+        with pytest.MonkeyPatch.context() as kill:
+            kill.setattr(sent, "place", raise_killed)
+            self.site.publish()
+        self.messages += self.site.take()
+
+    @rule()
+    def doubt(self) -> None:
+        """The origin publishes again what no worker has started, as far as it knows."""
+        self.site.returns._publish_again(sent.paths(self.spool_dir))
+
+    @precondition(lambda self: self.messages)
+    @rule(data=st.data())
+    def work(self, data: st.DataObject) -> None:
+        message = data.draw(st.sampled_from(self.messages))  # it stays: the broker may deliver it again
+        before = len(ran)
+        self.site.run(message)
+        for line in ran[before:]:
+            assert line.split()[2] == self.words[message.headers["id"]]
+
+    @rule()
+    def hear(self) -> None:
+        self.site.hear()
+
+    @invariant()
+    def each_key_is_held_by_one_job_at_most(self) -> None:
+        for task in self.jobs:
+            assert len(self._waiting(task)) <= 1, task
+
+    def teardown(self) -> None:
+        self._stack.close()
+
+
+TestUniqueJobs = pytest.mark.matrix(UniqueJobs.TestCase)
+TestUniqueJobs.settings = hypothesis.settings(max_examples=15, stateful_step_count=30)

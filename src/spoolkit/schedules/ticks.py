@@ -120,6 +120,29 @@ def _instead(
     return _put_off(due, now, reason)
 
 
+def missed(job: JobSpec, spool_dir: str, config: Settings) -> Cancelled | None:
+    """Return what becomes of a job with a worker that would start for the first time now, and is too late for that.
+
+    Args:
+        job: The job.
+        spool_dir: As for :func:`before_attempt`.
+        config: The settings in force.
+
+    Returns:
+        ``None`` if it may start, or is no run of a schedule. Never raises ``OSError``.
+    """
+    if job.schedule is None:
+        return None
+    try:
+        state = schedules.read(_home(job, spool_dir, config), job.schedule)
+        if state is None or state.definition is None:
+            return None
+        reason = Schedule.from_json(state.definition).why_not(due_of(job.id), _now())
+    except (OSError, NewerScheduleError):
+        return None
+    return None if reason is None else _skipped(reason)
+
+
 def after_attempt(job: JobSpec, spool_dir: str, store: Store, config: Settings) -> None:
     """Make the next tick, if its due time had come before that of this one was over. Never raises ``OSError``.
 

@@ -404,7 +404,13 @@ def settle_file(file: SpoolFileRef, result: AttemptResult, *, task: str | None =
         spoolfile.finish(file.path)
 
 
-def end_expired(content: packet.Packet, file: SpoolFileRef, declared: Declared, config: Settings) -> bool:
+def end_expired(
+    content: packet.Packet,
+    file: SpoolFileRef,
+    declared: Declared,
+    config: Settings,
+    instead: Cancelled | RetryAt | None = None,
+) -> bool:
     """End a job that waits and has expired, as a spooler does that looks at it. The caller has locked its file.
 
     Args:
@@ -412,6 +418,7 @@ def end_expired(content: packet.Packet, file: SpoolFileRef, declared: Declared, 
         file: The file.
         declared: The task of the job.
         config: The settings in force.
+        instead: What becomes of it in any case; ``None``: what is known is only whether it has expired.
 
     Returns:
         Whether anything has changed: not if it has not expired, or the store is unavailable, or the job runs.
@@ -421,7 +428,7 @@ def end_expired(content: packet.Packet, file: SpoolFileRef, declared: Declared, 
         DecodeError: The file does not hold a job.
     """
     job, store = packet.unpack(content), locations.store(config)
-    if (instead := admission.instead_of_attempt(job)) is None:
+    if (instead := instead or admission.instead_of_attempt(job)) is None:
         return False
     arguments = packet.arguments(content)
     try:

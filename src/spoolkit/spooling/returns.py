@@ -271,8 +271,8 @@ class Returns:
             goes_on = remote.heard(store, report.id, report.attempt, report.run, report.progress)
             if goes_on or self._heard.get(report.id, _Heard(0)).attempt == report.attempt:
                 self._heard[report.id] = _Heard(report.attempt)
-                if report.checkpoint is not None:
-                    checkpoints.save(self._spool_dir, report.id, report.checkpoint)
+            if goes_on and report.checkpoint is not None and spoolfile.is_id(report.id):
+                checkpoints.save(self._spool_dir, report.id, report.checkpoint)
             if not goes_on:
                 self._answer(report, "stop")
             return True
@@ -341,6 +341,10 @@ class Returns:
             return False  # a unique job was replaced since, and is published anew
         found = remote.next_attempt(store, job, _options_of(job).attempts, os.path.basename(file.path))
         declared = registry.this_process.get(job.task)
+        if isinstance(found, Next) and job.schedule is not None and not sent.holds(file.path, self._spool_dir):
+            return False  # a spooler decides anew whether it may start
+        if isinstance(found, Next) and found.due is None and later.holds(file.path, self._spool_dir):
+            return False  # a call of a unique task has put it off since, or it is published again in a moment
         if isinstance(found, Next) and declared is not None:
             if later.holds(file.path, self._spool_dir) and found.due is not None and found.due > clock.now() + EARLY:
                 later.put_off(file.path, self._spool_dir, found.due)  # the clock of the worker is another one
@@ -348,7 +352,8 @@ class Returns:
             if pauses.paused_name(self._spool_dir, declared) is not None:
                 self._send_again(file.path)  # where it is parked
                 return False
-            if end_expired(content, file, declared, config):
+            missed = ticks.missed(job, self._spool_dir, config) if found.attempt == 1 else None
+            if end_expired(content, file, declared, config, missed):
                 return False
         return self._start(report, job, content, file, store)
 
