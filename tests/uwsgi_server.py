@@ -153,10 +153,12 @@ class UwsgiServer:
     def spooler_pids(self) -> list[int]:
         return self._pids(r"spawned the uWSGI spooler on dir \S+ with pid (\d+)")
 
-    def wait_for_spoolers(self) -> UwsgiServer:
+    def wait_for_spoolers(self, timeout: float = START) -> UwsgiServer:
         """Wait until each spooler has loaded the application: with lazy-apps that is after uWSGI listens."""
         folder = self.spool / "spoolers"
-        wait_until(lambda: all((folder / str(pid)).exists() for pid in self.spooler_pids()), message=self.log)
+        wait_until(
+            lambda: all((folder / str(pid)).exists() for pid in self.spooler_pids()), timeout=timeout, message=self.log
+        )
         return self
 
     def worker_pids(self) -> list[int]:

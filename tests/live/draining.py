@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from uwsgi_server import UwsgiServer, wait_until
+from uwsgi_server import START, UwsgiServer, wait_until
 
 from spoolkit.job import FINISHED
 from spoolkit.store import Store
@@ -94,12 +94,11 @@ class Deployed:
         finally:
             store.close()
 
-    def wait_until_up(self) -> None:
+    def wait_until_up(self, timeout: float = START) -> None:
         """Wait until every process has loaded the application."""
-        self.jobs.wait_for_spoolers()
-        wait_until(
-            lambda: self.jobs.log().count('unix_signal:3 worker_wakeup" (accepting)') >= 2, message=self.jobs.log
-        )
+        self.jobs.wait_for_spoolers(timeout)
+        accepting = 'unix_signal:3 worker_wakeup" (accepting)'
+        wait_until(lambda: self.jobs.log().count(accepting) >= 2, timeout=timeout, message=self.jobs.log)
 
     def unfinished(self) -> list[str]:
         return [id for id in self.ids if not self.site.history.events("end", id)]

@@ -219,7 +219,7 @@ class Served:
 @contextlib.contextmanager
 def on_uwsgi(folder: Path) -> Iterator[Served]:
     with deployed(folder, "threads", spoolers=SPOOLERS, module="soak_site:create_app()") as site:
-        site.wait_until_up()
+        site.wait_until_up(120)  # six processes import SQLAlchemy at once
         reload = partial(site.signal, signal.SIGHUP)
         yield Served(site.web, site.site.history, reload, site.jobs.spooler_pids, site.jobs.log)
 
@@ -302,12 +302,12 @@ def test_all_promises_hold_at_once_while_the_site_reloads_and_spoolers_are_kille
         over = time.time()
         wait_until(
             lambda: ends(site.history) >= {*soak.ids, *batches},
-            timeout=60,
+            timeout=120,
             message=lambda: f"not ended: {({*soak.ids, *batches}) - ends(site.history)}; {site.log()[-4000:]}",
         )
-        wait_until(lambda: not site.files() & {*soak.ids}, timeout=30, message=lambda: f"left: {site.files()}")
+        wait_until(lambda: not site.files() & {*soak.ids}, timeout=120, message=lambda: f"left: {site.files()}")
         dues = partial(due_times, site.history)
-        wait_until(lambda: dues()[-1] > over and is_complete(dues()), message=lambda: f"missing: {dues()}")
+        wait_until(lambda: dues()[-1] > over and is_complete(dues()), timeout=120, message=lambda: f"missing: {dues()}")
         assert not list((site.web.spool / "dead").glob("uwsgi_spoolfile_on_*"))
         events = site.history.events()
         with closing(Store(str(site.web.spool / "spoolkit.db"))) as store:
