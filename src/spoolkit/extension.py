@@ -87,7 +87,7 @@ class SpoolKit:
         if config.after_commit:
             commits.listen_for_writes()
         sweeping.add(leftovers.sweep)
-        if returns.are_expected(config):
+        if returns.are_expected(app, config):
             task.check_celery(app)
             returns.start_in_http_processes()
         if directories and config.spool not in directories:

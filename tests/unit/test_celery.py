@@ -27,6 +27,7 @@ from spoolkit import (
     Rate,
     SpoolKit,
     State,
+    application,
     current_job,
     periodic,
     registry,
@@ -751,6 +752,18 @@ def test_the_engine_is_looked_up_at_the_call(app: Flask, site: CelerySite) -> No
     site.publish()
     assert (before.state, after.state) == (State.DONE, State.QUEUED)
     assert finished(after, site).state is State.DONE
+
+
+def test_a_site_that_has_moved_back_hears_of_what_it_had_sent(
+    app: Flask, site: CelerySite, spool_dir: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry.this_process, "tasks", {})
+    app.config["SPOOLKIT_ENGINE"] = "spool"
+    assert not returns.are_expected(app, application.settings())
+    Path(spool_dir, sent.FOLDER).mkdir(mode=0o700)
+    assert returns.are_expected(app, application.settings())
+    del app.config["CELERY"]
+    assert not returns.are_expected(app, application.settings())
 
 
 # Documents

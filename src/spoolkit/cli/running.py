@@ -63,7 +63,7 @@ def run(processes: int | None, queues: tuple[str, ...], until_eof: bool, as_json
         click.echo(f"spoolkit: running the jobs of {paths} for {current_app.name}, pid {os.getpid()}", err=True)
     # The runner beside flask run, which has --until-eof, is not the service.
     manager = None if until_eof else ServiceManager.take()
-    beside = [returns.run] if returns.are_expected(config) else []
+    beside = [returns.run] if returns.are_expected(current_app, config) else []
     until = sys.stdin.fileno() if until_eof else None
     status = supervise(served, until_eof=until, beside=beside, manager=manager)
     # At exit Python restores the default handlers: a signal that comes then would decide the exit status.

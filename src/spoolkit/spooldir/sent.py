@@ -43,6 +43,11 @@ def place(path: str, spool_dir: str) -> str:
     return new
 
 
+def was_used(spool_dir: str) -> bool:
+    """Return whether jobs of this spool directory have ever been sent, or were to be."""
+    return os.path.isdir(os.path.join(spool_dir, FOLDER))
+
+
 def holds(path: str, spool_dir: str) -> bool:
     """Return whether ``path`` is the file of a job that is sent."""
     return path.startswith(os.path.join(spool_dir, FOLDER, ""))

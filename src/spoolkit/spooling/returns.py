@@ -16,6 +16,8 @@ import threading
 import time
 from collections.abc import Sequence
 
+from flask import Flask
+
 from spoolkit import application, registry
 from spoolkit.attempt import job_log, retry
 from spoolkit.attempt.remote import Answer, PublishError, Report, Says, Transport, digest, transports
@@ -455,10 +457,13 @@ def _options_of(job: JobSpec) -> TaskOptions:
 # Which process hears what workers report?
 
 
-def are_expected(config: Settings) -> bool:
-    """Return whether jobs of this application run in workers, as its settings and its tasks say now."""
+def are_expected(app: Flask, config: Settings) -> bool:
+    """Return whether jobs of this application run in workers: as its settings and its tasks say now, or once said."""
     engines = {declared.options.engine for declared in registry.this_process.tasks.values()}
-    return config.engine == "celery" or "celery" in engines
+    if config.engine == "celery" or "celery" in engines:
+        return True
+    # A site that has moved back: jobs which it had accepted for Celery are with the broker, or delayed.
+    return bool(app.config.get("CELERY")) and any(map(sent.was_used, locations.queue_dirs(config).values()))
 
 
 def run(spool_dir: str, leash: int) -> None:
