@@ -6,6 +6,7 @@ import dataclasses
 import os
 import re
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from celery.concurrency import solo
 from celery_site import CelerySite, message_of, settings
 from flask import Flask
 from hypothesis import given
@@ -38,6 +40,7 @@ from spoolkit.attempt import remote
 from spoolkit.attempt.remote import Message, PublishError, Report
 from spoolkit.attempt.runner import AttemptResult
 from spoolkit.celery import channel, configuration, connection, transport, worker
+from spoolkit.celery.consumer import Consumer
 from spoolkit.coordination import capabilities
 from spoolkit.errors import JobStateError
 from spoolkit.job import Bill, Cancelled, Dead, Done, Failure, JobSpec, Progress, RetryAt
@@ -663,6 +666,42 @@ def test_what_the_broker_remembers_is_not_published_again(
     compare(site)
     site.publish()
     assert len(site.take()) == 1
+
+
+def test_a_job_of_which_nothing_was_heard_for_long_is_published_again(
+    site: CelerySite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compare(site)
+    job = work()
+    site.publish()
+    (lost,) = site.take()
+    for late, published in ((500, 0), (700, 1)):
+        now = clock.now() + late
+        with monkeypatch.context() as later:
+            later.setattr(clock, "now", lambda now=now: now)
+            later.setattr(site.returns, "_next_look", 0.0)
+            site.hear()
+        site.publish()
+        assert len(site.take()) == published, late
+    site.run(lost)
+    site.hear()
+    assert (job.state, job.attempt) == (State.DONE, 1)
+
+
+@given(st.floats(0, 1e5), st.floats(0, 1e5))
+def test_each_wait_is_at_least_as_long_as_the_job_has_waited_before(before: float, since: float) -> None:
+    with tempfile.NamedTemporaryFile() as file:
+        moved = os.stat(file.name).st_ctime
+        os.utime(file.name, (moved, moved - before))
+        moved = os.stat(file.name).st_ctime
+        assert sent.is_overdue(file.name, moved + since, 600.0) == (since > max(600.0, before)) or (
+            abs(since - max(600.0, before)) < 1
+        )
+
+
+def test_a_worker_with_another_pool_than_processes_is_refused(site: CelerySite) -> None:
+    with pytest.raises(ConfigurationError, match="'solo'"):
+        Consumer(lambda request: None, pool=solo.TaskPool(), app=site.celery)
 
 
 # What is refused
