@@ -271,7 +271,7 @@ def test_members_with_the_broker_and_in_workers_stop_after_a_death(site: CeleryS
     assert (batch.complete, ran) == (True, ["report [] spool"])
 
 
-@at_every(11)
+@at_every(23)
 def test_a_kill_of_the_origin_that_hears_of_the_last_end_loses_no_callback(
     site: CelerySite, spool_dir: str, stride: int
 ) -> None:
@@ -319,7 +319,7 @@ def test_a_job_whose_result_does_not_fit_the_next_call_is_dead(site: CelerySite,
     assert "the next job of its chain cannot be made" in (jobs.jobs[0].status.error_message or "")
 
 
-@at_every(11)
+@at_every(23)
 def test_a_kill_of_the_origin_that_hears_of_an_end_goes_on_with_the_chain_once(
     site: CelerySite, spool_dir: str, stride: int
 ) -> None:
@@ -446,7 +446,7 @@ def test_a_key_is_not_free_because_the_file_is_locked_while_a_broker_hangs(
     assert ran == ["index 5 a"]
 
 
-@at_every(11)
+@at_every(23)
 def test_a_kill_of_the_origin_that_hears_of_an_end_frees_the_key_with_the_end(
     site: CelerySite, spool_dir: str, stride: int
 ) -> None:
@@ -644,7 +644,7 @@ def test_a_task_does_not_go_on_with_a_checkpoint_that_the_broker_does_not_have(
     assert "cannot be sent: away" in (job.status.error_message or "")
 
 
-@at_every(11)
+@at_every(23)
 def test_a_kill_of_the_origin_that_hears_of_an_end_keeps_the_checkpoint_for_the_next_attempt(
     site: CelerySite, spool_dir: str, stride: int
 ) -> None:
