@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
@@ -42,6 +43,7 @@ from spoolkit.attempt.runner import AttemptResult
 from spoolkit.celery import channel, configuration, connection, transport, worker
 from spoolkit.celery.consumer import Consumer
 from spoolkit.coordination import capabilities
+from spoolkit.encoding import packet
 from spoolkit.errors import JobStateError
 from spoolkit.job import Bill, Cancelled, Dead, Done, Failure, JobSpec, Progress, RetryAt
 from spoolkit.spooldir import sent, spoolfile
@@ -301,6 +303,27 @@ def test_a_question_that_is_asked_twice_has_the_same_answer(site: CelerySite) ->
     line.close()
 
 
+def test_a_question_is_not_heard_after_its_worker_has_returned_the_message(
+    site: CelerySite, spool_dir: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = work()
+    site.publish()
+    (message,) = site.take()
+    one = message_of(message)
+    line = connection.WorkerConnection(site.celery)
+    run = line.new_run()
+    monkeypatch.setattr(returns, "LOCKED_TIME", 0.0)
+    with monkeypatch.context() as spooler:
+        spooler.setattr(spoolfile, "claim", lambda path: contextlib.nullcontext())
+        line.report(one.origin, Report("asks", job.id, 1, 1, run, arguments=remote.digest(one.arguments)))
+        site.hear()
+    line.report(one.origin, Report("returned", job.id, 1, 1, run))
+    line.close()
+    for _ in range(2):
+        site.hear()
+    assert (job.state, job.attempt, sent.paths(spool_dir)) == (State.QUEUED, 0, [])
+
+
 # A retry after a short time
 
 
@@ -341,8 +364,12 @@ def test_a_short_retry_whose_message_is_lost_is_published_by_the_origin(
     assert (job.attempt, ran) == (2, [1, 2])
 
 
-def test_a_short_retry_is_not_early_where_the_clock_of_the_worker_is_fast(site: CelerySite, spool_dir: str) -> None:
+def test_a_short_retry_is_not_early_where_the_clock_of_the_worker_is_fast(
+    site: CelerySite, spool_dir: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     job = retried_soon()
+    now = clock.now() + 1
+    monkeypatch.setattr(clock, "now", lambda: now)
     site.publish()
     site.work()
     site.hear()
@@ -702,6 +729,34 @@ def test_each_wait_is_at_least_as_long_as_the_job_has_waited_before(before: floa
 def test_a_worker_with_another_pool_than_processes_is_refused(site: CelerySite) -> None:
     with pytest.raises(ConfigurationError, match="'solo'"):
         Consumer(lambda request: None, pool=solo.TaskPool(), app=site.celery)
+
+
+def test_a_damaged_file_holds_up_no_other_job(site: CelerySite, spool_dir: str) -> None:
+    job, damaged = work(), work()
+    site.publish()
+    (path,) = (path for path in sent.paths(spool_dir) if damaged.id in path)
+    os.truncate(path, 0)
+    anew(site, spool_dir)
+    assert finished(job, site).state is State.DONE
+    assert (damaged.state, sent.paths(spool_dir)) == (State.DEAD, [])
+
+
+def test_a_lost_attempt_of_a_newer_version_holds_up_no_report(
+    site: CelerySite, spool_dir: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newer, other = work(), work()
+    site.publish()
+    messages = {message.headers["id"]: message for message in site.take()}
+    monkeypatch.setattr(site, "take", lambda: [messages[newer.id]])
+    started(site, monkeypatch)
+    (path,) = (path for path in sent.paths(spool_dir) if newer.id in path)
+    content = packet.load(Path(path).read_bytes())
+    Path(path).write_bytes(packet.dump(content._replace(fields={**content.fields, packet.MUST: b"unknown"})))
+    be_silent(site, monkeypatch)
+    assert newer.state is State.RUNNING
+    site.run(messages[other.id])
+    site.hear()
+    assert other.state is State.DONE
 
 
 # What is refused

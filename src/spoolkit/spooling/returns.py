@@ -35,6 +35,7 @@ from spoolkit.spooling.execute import (
     dead_if_chain_stops,
     end_expired,
     record_and_settle,
+    settle_file,
     wait_for_other_code,
 )
 from spoolkit.spooling.standalone import GUARDED
@@ -69,7 +70,8 @@ TICK = 0.1
 
 LOCKED_PAUSE, LOCKED_TIME = 0.01, 1.0
 """Seconds before the next try, and until the last one, to lock the file that a report is about: a spooler has published
-it this moment, and moves it. After that, the report is heard again later, behind others."""
+it this moment, and moves it. After that, the report is heard again later, behind others; but a question is not: its
+worker asks again, or returns the message."""
 
 OVERDUE = 600.0
 """Seconds after which a sent job is published again of which nothing was heard: the broker, or the network, may have
@@ -285,7 +287,8 @@ class Returns:
                     self._record(report, path, fd, store)
                     return True
             if time.monotonic() > deadline:
-                return False
+                # A question that is heard after its worker has returned the message would start what nobody runs.
+                return report.kind == "asks"
             time.sleep(LOCKED_PAUSE)
         if report.kind == "asks":
             self._answer(report, "no")  # it is over
@@ -387,8 +390,13 @@ class Returns:
         for path in sent.paths(self._spool_dir):
             with spoolfile.claim(path) as fd:
                 if fd is not None:
-                    job = packet.head(packet.load(spoolfile.read(fd, packet.HEAD_SIZE)))
-                    self._settle(job, SpoolFileRef(path, self._spool_dir), store, config)
+                    file = SpoolFileRef(path, self._spool_dir)
+                    try:
+                        job = packet.head(packet.load(spoolfile.read(fd, packet.HEAD_SIZE)))
+                    except DecodeError as error:  # after a power cut: it must not hold up the others
+                        settle_file(file, AttemptResult(Dead(Failure(str(error)))))
+                    else:
+                        self._settle(job, file, store, config)
         self._is_tidy = True
 
     def _settle(self, job: JobSpec, file: SpoolFileRef, store: Store, config: Settings) -> bool:
@@ -432,7 +440,11 @@ class Returns:
             with spoolfile.claim(path) as fd:
                 if fd is None:
                     continue
-                job = packet.unpack(packet.load(spoolfile.read(fd)))
+                try:
+                    job = packet.unpack(packet.load(spoolfile.read(fd)))
+                except (DecodeError, NewerJobError) as error:
+                    log.complain("it is not recorded that an attempt of the job %s is lost: %s", id, error)
+                    continue
                 file = SpoolFileRef(path, self._spool_dir)
                 self._end(job, _lost(job, heard.attempt, config, store), file, store, config)
 
