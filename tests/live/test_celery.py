@@ -165,10 +165,9 @@ def test_jobs_are_published_again_that_a_broker_without_a_disk_has_forgotten(tmp
         try:
             ids = site.call(*["quick"] * 5)
             wait_until(lambda: len(site.sent()) == 5, message=site.logs)
-            wait_until(lambda: (site.spool / "sent" / "lock").read_bytes(), message=site.logs)  # a mark is left
             restart(broker)
             site.worker.start()
             assert [site.until(id, "done", "dead")["state"] for id in ids] == ["done"] * 5
-            assert "the broker has forgotten what it had confirmed" in site.origin.log()
+            assert "the broker may have forgotten jobs" in site.origin.log()
         finally:
             site.kill()
