@@ -21,7 +21,7 @@ from spoolkit.schedules import declared, ticks
 from spoolkit.schedules.schedule import Missed
 from spoolkit.schedules.schedule import Overlap as OverlapOfRuns
 from spoolkit.settings import DEFAULT_QUEUE, is_queue_name
-from spoolkit.spooling import handler
+from spoolkit.spooling import handler, returns
 from spoolkit.spooling.engine import SpoolEngine, check_queue
 from spoolkit.task import Delay, P, R, SpoolTask, ThreadTask
 from spoolkit.threads.engine import Overflow, ThreadEngine, ThreadOptions
@@ -145,6 +145,8 @@ def spool(
         handler.install()
         if limit is not None:
             sweeping.add(limits.sweep)
+        if options.engine == "celery":
+            returns.start_in_http_processes()  # an application that was made before does not know of this task
         task = SpoolTask(function, SpoolEngine(), options, name, aliases)
         if options.queue is not None and (app := application.current()) is not None:
             check_queue(task.declared, app)

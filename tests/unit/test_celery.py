@@ -9,7 +9,7 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -52,6 +52,7 @@ from spoolkit.store import locations
 from spoolkit.store.transitions import Result
 from spoolkit.system import clock
 from spoolkit.system.process import PerProcess
+from spoolkit.uwsgi import bridge
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -835,6 +836,20 @@ def test_rabbitmq_confirms_and_redis_does_not_hang() -> None:
     }
     own = {"broker_url": "redis://x", "broker_transport_options": {"visibility_timeout": 7}}
     assert configuration.settings(own)["broker_transport_options"]["visibility_timeout"] == 7
+
+
+def test_reports_are_heard_also_for_a_task_that_is_declared_after_its_application(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(registry.this_process, "tasks", {})
+    starts: list[Callable[[], None]] = []
+    monkeypatch.setattr(bridge, "is_uwsgi", lambda: True)
+    monkeypatch.setattr(bridge, "has_threads", lambda: True)
+    monkeypatch.setattr(bridge, "at_start", starts.append)
+    spool(name="declared late", engine="spool")(meanwhile)
+    assert starts == []
+    spool(name="declared late for workers", engine="celery")(meanwhile)
+    assert len(starts) == 1
 
 
 def test_the_engine_is_looked_up_at_the_call(app: Flask, site: CelerySite) -> None:

@@ -166,8 +166,8 @@ class Returns:
     def _is_elected(self) -> bool:
         if self._lock is not None:
             return True
-        if not os.path.isdir(self._spool_dir):
-            return False
+        if application.current() is None or not os.path.isdir(self._spool_dir):
+            return False  # its tasks may be declared before it is made
         files.check_user(self._spool_dir)
         files.make_folder(os.path.join(self._spool_dir, sent.FOLDER))
         fd = files.open_or_create(os.path.join(self._spool_dir, sent.FOLDER, sent.LOCK))
