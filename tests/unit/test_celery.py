@@ -492,6 +492,10 @@ def test_an_origin_that_is_silent_is_waited_for_less(site: CelerySite, monkeypat
     assert len(asked) == connection.PATIENCE / connection.AGAIN
     assert waited("away") == pytest.approx(connection.LITTLE_PATIENCE)
     assert waited("also away") == pytest.approx(connection.PATIENCE)
+    late: Any = SimpleNamespace(decode=lambda: {"run": asked[-1].run, "says": "start"})
+    line._on_message(late)
+    assert waited("away") == pytest.approx(connection.LITTLE_PATIENCE)
+    assert waited("also away") == pytest.approx(connection.PATIENCE), "it is slow, as a late answer has shown"
     now += connection.SILENT
     assert waited("away") == pytest.approx(connection.PATIENCE)
 
@@ -834,6 +838,12 @@ def test_rabbitmq_confirms_and_redis_does_not_hang() -> None:
         "socket_timeout",
         "visibility_timeout",
     }
+    several = configuration.settings({"broker_url": ["amqp://x", "amqp://y"]})
+    assert (several["broker_url"], several["broker_transport_options"]) == (
+        "amqp://x;amqp://y",
+        {"confirm_publish": True},
+    )
+    assert "visibility_timeout" in configuration.settings({"broker_url": "sentinel://x"})["broker_transport_options"]
     own = {"broker_url": "redis://x", "broker_transport_options": {"visibility_timeout": 7}}
     assert configuration.settings(own)["broker_transport_options"]["visibility_timeout"] == 7
 

@@ -78,16 +78,22 @@ def settings(given: object) -> dict[str, Any]:
                 setting=SETTING,
             )
     found = {**_DEFAULTS, **given, **_FIXED}
-    url = str(found["broker_url"])
+    if not isinstance(url := found["broker_url"], str):
+        url = ";".join(url)  # the same for Celery, which then tries one after the other
     options = dict(found.get("broker_transport_options") or {})
     if url.startswith(("amqp", "pyamqp")):
         # Only then does publish() return once the broker has the message.
         options["confirm_publish"] = True
-    elif url.startswith(("redis", "valkey")):
+    elif is_redis(url):
         options.setdefault("visibility_timeout", VISIBLE)
         options.setdefault("socket_connect_timeout", CONNECT_TIME)
         options.setdefault("socket_timeout", SOCKET_TIME)
-    return {**found, "broker_transport_options": options}
+    return {**found, "broker_url": url, "broker_transport_options": options}
+
+
+def is_redis(url: str) -> bool:
+    """Return whether a broker is Redis, or something like it: then the client keeps what is not acknowledged."""
+    return url.startswith(("redis", "sentinel", "valkey"))
 
 
 def _listed(value: object) -> list[Any]:

@@ -31,6 +31,9 @@ LITTLE_PATIENCE = 0.5
 SILENT = 30.0
 """Seconds for which such an origin is remembered."""
 
+REMEMBERED = 1000
+"""Questions without an answer that are remembered at most."""
+
 AGAIN = 1.0
 """Seconds after which a question is asked once more."""
 
@@ -49,6 +52,8 @@ class WorkerConnection:
         """What was answered, by the run."""
         self._silent_until: dict[str, float] = {}
         """Until when an origin counts as silent, on the monotonic clock."""
+        self._unanswered: dict[str, str] = {}
+        """The origins of the runs for which no answer came in time. One that comes late shows that it is only slow."""
 
     def new_run(self) -> str:
         """Return a name for the next attempt that this process asks for: see :attr:`Report.run`."""
@@ -100,6 +105,9 @@ class WorkerConnection:
                     return says
             if time.monotonic() >= deadline:
                 self._silent_until[origin] = time.monotonic() + SILENT
+                self._unanswered[report.run] = origin
+                if len(self._unanswered) > REMEMBERED:
+                    del self._unanswered[next(iter(self._unanswered))]
                 return None
 
     def listen(self, seconds: float) -> None:
@@ -126,6 +134,9 @@ class WorkerConnection:
             log.complain("an answer that cannot be read is dropped: %s", error)
         else:
             self._answers[answer.run] = answer.says
+            if (origin := self._unanswered.pop(answer.run, None)) is not None:
+                # With little patience for it, hardly any job would start, and the questions alone would keep it slow.
+                self._silent_until.pop(origin, None)
 
     def close(self) -> None:
         """Close the connection. The next report opens another one."""

@@ -13,7 +13,7 @@ from spoolkit import application
 from spoolkit.attempt import remote
 from spoolkit.attempt.remote import Answer, PublishError, Report
 from spoolkit.celery import channel
-from spoolkit.celery.configuration import celery_app
+from spoolkit.celery.configuration import celery_app, is_redis
 from spoolkit.errors import ConfigurationError, DecodeError
 from spoolkit.system import log
 
@@ -69,7 +69,7 @@ class CeleryTransport:
         # Redis itself does not know which consumer has a message: kombu keeps those that are not acknowledged under
         # these keys. Nobody else hears this queue, so those of a process that was killed can be taken back at once.
         own = {f"unacked{part}_key": f"{queue.name}.unacked{part}" for part in ("", "_index", "_mutex")}
-        connection = channel.connect(self._celery, own if self._celery.conf.broker_url.startswith("redis") else {})
+        connection = channel.connect(self._celery, own if is_redis(self._celery.conf.broker_url) else {})
         try:
             self._consumer = Consumer(connection, [queue], accept=["json"], on_message=self._on_message)
             self._consumer.qos(prefetch_count=AT_ONCE)
