@@ -71,9 +71,13 @@ class Site:
         folder.mkdir(exist_ok=True)
         self.folder = folder
         self.spool = folder / "spool"
+        #: Where its processes have temporary files.
+        self.temporary = folder / "tmp"
+        self.temporary.mkdir(exist_ok=True)
         self.env = {
             **{name: value for name, value in os.environ.items() if not name.startswith("PYTEST")},
             "SITE": str(folder),
+            "TMPDIR": str(self.temporary),
             "BROKER": broker.url,
             "FLASK_APP": application,
             "PYTHONPATH": os.pathsep.join([str(CODE), os.environ.get("PYTHONPATH", "")]),

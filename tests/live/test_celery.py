@@ -44,6 +44,9 @@ def test_jobs_run_in_a_worker_and_their_ends_are_known_at_the_origin(site: Site)
     assert found["attempt"] == 3
     assert site.starts(fails) == [1, 2, 3]
     wait_until(lambda: not site.sent(), message=site.logs)  # the record comes first
+    assert list(site.temporary.glob("spoolkit-worker-*/*")) != []
+    site.worker.stop()
+    assert list(site.temporary.glob("spoolkit-worker-*")) == []
 
 
 def test_under_uwsgi_an_http_process_hears_of_the_end(site: Site, tmp_path: Path) -> None:

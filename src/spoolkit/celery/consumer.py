@@ -14,6 +14,7 @@ from celery.worker import consumer
 from kombu import Message
 
 from spoolkit.attempt import remote
+from spoolkit.celery import worker
 from spoolkit.celery.connection import WorkerConnection
 from spoolkit.celery.worker import Reporter
 from spoolkit.errors import ConfigurationError, SpoolkitError
@@ -31,6 +32,7 @@ class Consumer(consumer.Consumer):  # type: ignore[misc]
                 "which can be killed after its time, and dies alone. Leave out --pool, or say --pool prefork",
                 setting="CELERY",
             )
+        worker.folder()  # before its processes are forked, so that nothing is left of one that is killed
         super().__init__(*args, pool=pool, **options)
 
     def on_unknown_task(self, body: object, message: Message, exc: Exception) -> None:

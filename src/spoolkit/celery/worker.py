@@ -10,19 +10,21 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import os
 import shutil
 import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import copy_context
 from typing import Any
 
 from celery import Celery
 from celery.app.task import Task
 from celery.exceptions import Reject
+from celery.signals import worker_process_shutdown
 from flask import Flask
 from flask.cli import ScriptInfo
 
@@ -234,10 +236,32 @@ def _beats(reporter: Reporter, attempt_file: running.AttemptFile) -> Iterator[No
         thread.join(SOCKET_TIME)
 
 
+@functools.cache
+def folder() -> str:
+    """A private folder, which has those of the processes of a worker. It is removed when its maker exits."""
+    made = tempfile.mkdtemp(prefix="spoolkit-worker-")
+    atexit.register(_remover(made))
+    return made
+
+
 def _make_scratch() -> str:
-    folder = tempfile.mkdtemp(prefix="spoolkit-worker-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
+    try:
+        made = tempfile.mkdtemp(dir=folder())
+    except FileNotFoundError:  # after some days, a system removes what seems to be unused
+        made = tempfile.mkdtemp(prefix="spoolkit-worker-")
+    worker_process_shutdown.connect(_remover(made), weak=False)  # such a process has no exit of Python's own
+    return made
+
+
+def _remover(path: str) -> Callable[..., None]:
+    """What removes a folder in this process, and not in one that is forked from it."""
+    maker = os.getpid()
+
+    def remove(**_: object) -> None:
+        if os.getpid() == maker:
+            shutil.rmtree(path, ignore_errors=True)
+
+    return remove
 
 
 _scratch: PerProcess[str] = PerProcess(_make_scratch)
