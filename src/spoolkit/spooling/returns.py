@@ -498,7 +498,8 @@ class _Thread:
 
     def __init__(self, spool_dirs: Sequence[str]) -> None:
         self._is_stopped = threading.Event()
-        self._all = [Returns(spool_dir) for spool_dir in spool_dirs]
+        # Each in turn: a report of the last one waits for all others, and a worker for the answer.
+        self._all = [Returns(spool_dir, wait=WAIT / len(spool_dirs)) for spool_dir in spool_dirs]
         self._thread = threading.Thread(target=self._run, name="spoolkit-returns", daemon=True)
         self._thread.start()
 
