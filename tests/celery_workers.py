@@ -85,9 +85,8 @@ class Site:
             **env,
         }
         self.origin = self.process("origin", "flask", "spool", "run")
-        self.worker = self.process(
-            "worker", "celery", "-A", "spoolkit.celery", "worker", "--concurrency", "2", "--loglevel", "INFO"
-        )
+        self.worker_command = ["celery", "-A", "spoolkit.celery", "worker", "--concurrency", "2", "--loglevel", "INFO"]
+        self.worker = self.process("worker", *self.worker_command)
 
     def process(self, name: str, *command: str) -> Process:
         """A process of the site with its output in ``name``.log, not started yet."""

@@ -10,10 +10,20 @@ from pathlib import Path
 
 import pytest
 from brokers import BROKERS, Broker, Redis, Wire, is_installed, restart
-from celery_workers import Site
+from celery_workers import FOREVER, Site
 from uwsgi_server import UwsgiServer, wait_until
 
 pytestmark = pytest.mark.matrix
+
+OLDER = """
+import os
+from flask import Flask
+from spoolkit import SpoolKit
+
+app = Flask("older")
+app.config.update(SPOOLKIT_DEV_RUNNER=False, CELERY={"broker_url": os.environ["BROKER"]})
+SpoolKit(app)
+"""
 
 
 @pytest.fixture(params=list(BROKERS))
@@ -174,3 +184,52 @@ def test_jobs_are_published_again_that_a_broker_without_a_disk_has_forgotten(tmp
             assert "the broker may have forgotten jobs" in site.origin.log()
         finally:
             site.kill()
+
+
+def test_a_job_is_cancelled_with_the_broker_and_in_a_worker(broker: Broker, tmp_path: Path) -> None:
+    site = Site(tmp_path / "site", broker)
+    site.origin.start()
+    try:
+        (waiting,) = site.call("quick")
+        wait_until(lambda: site.is_sent(waiting), timeout=FOREVER, message=site.logs)
+        site.command("spool", "cancel", waiting)
+        site.worker.start()
+        (running,) = site.call("until cancelled")
+        site.until_noted("start", [running])
+        site.command("spool", "cancel", running)
+        assert site.until(running, "done", "dead", "cancelled")["state"] == "cancelled"
+        assert (site.show(waiting)["state"], site.starts(waiting)) == ("cancelled", [])
+        wait_until(lambda: not site.sent(), timeout=FOREVER, message=site.logs)  # after the record
+    finally:
+        site.kill()
+
+
+def test_a_job_of_a_task_that_a_worker_does_not_know_waits_for_one_that_does(broker: Broker, tmp_path: Path) -> None:
+    site = Site(tmp_path / "site", broker)
+    (site.folder / "older.py").write_text(OLDER)
+    older = site.process("older", *site.worker_command)
+    older.env = {**site.env, "FLASK_APP": "older", "SPOOLKIT_SPOOL": str(site.folder / "none")}
+    older.env["PYTHONPATH"] = os.pathsep.join([str(site.folder), site.env["PYTHONPATH"]])
+    site.origin.start()
+    older.start()
+    try:
+        (id,) = site.call("quick")
+        wait_until(lambda: "left for another version" in site.origin.log(), timeout=FOREVER, message=site.logs)
+        assert site.starts(id) == []
+        older.stop()  # not killed: with Redis, what it has fetched would come back after a minute
+        site.worker.start()
+        assert site.until(id, "done", "dead")["state"] == "done"
+    finally:
+        older.kill()
+        site.kill()
+
+
+def test_a_worker_with_threads_instead_of_processes_is_refused(broker: Broker, tmp_path: Path) -> None:
+    site = Site(tmp_path / "site", broker)
+    worker = site.process("threads", *site.worker_command, "--pool", "threads")
+    worker.start()
+    try:
+        wait_until(lambda: worker.exited, timeout=FOREVER, message=site.logs)
+        assert "Leave out --pool" in worker.log()
+    finally:
+        worker.kill()

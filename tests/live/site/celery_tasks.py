@@ -57,6 +57,9 @@ def work(how: str = "quick") -> dict[str, Any]:
         while not os.path.exists(f"{FOLDER}/go"):
             # time.sleep() fails under libfaketime 0.9.10, if it leaves the monotonic clock alone.
             threading.Event().wait(0.05)
+    elif how == "until cancelled":
+        while not current_job().cancelled:
+            threading.Event().wait(0.05)
     elif how == "kills":
         os.kill(os.getpid(), 9)
     elif (how == "fails" and attempt < 3) or (how == "fails once" and attempt == 1):
