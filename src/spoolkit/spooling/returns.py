@@ -137,14 +137,14 @@ class Returns:
         try:
             if not self._is_elected():
                 return ELECTION
-            if not self._is_tidy:
-                self._tidy()
             assert self._transport is not None
             origin = held.identity(self._spool_dir)
             if not self._transport.receive(origin, self._handle, self._wait):
                 self._hear_anew()
                 self._is_tidy = False
                 return ELECTION
+            if not self._is_tidy:  # not while the broker is away: it reads each file
+                self._tidy()
             self._send_echo(self._transport, origin)
             self._keep_mark(self._transport, origin)
             self._publish_overdue()
