@@ -25,7 +25,7 @@ from spoolkit.attempt.runner import AttemptResult
 from spoolkit.coordination import pauses
 from spoolkit.encoding import packet
 from spoolkit.errors import DecodeError, NewerJobError, StoreUnavailableError, UnknownTaskError
-from spoolkit.job import FINISHED, Dead, Failure, JobSpec, RetryAt, State, TaskOptions
+from spoolkit.job import FINAL, Dead, Failure, JobSpec, RetryAt, State, TaskOptions
 from spoolkit.lifecycle import hooks
 from spoolkit.schedules import ticks
 from spoolkit.settings import Settings
@@ -300,7 +300,7 @@ class Returns:
         known = None if status is None else status.file
         if (path := sent.find(self._spool_dir, id, known)) is not None:
             return path
-        is_over = status is not None and status.state in FINISHED
+        is_over = status is not None and status.state in FINAL
         return None if is_over else spoolfile.locate(self._spool_dir, id, known)
 
     def _answer(self, report: Report, says: Says) -> None:
