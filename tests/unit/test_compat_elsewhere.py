@@ -48,7 +48,7 @@ Pass = Callable[[float], None]
 def own_declarations(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "this_process", registry.Registry())
     monkeypatch.setattr(processes, "at_fork", [])
-    monkeypatch.setattr(processes, "_called", PerProcess(list))
+    monkeypatch.setattr(processes, "_called", PerProcess(processes._Called))
     monkeypatch.setattr(hooks, "_start_hooks", [])
 
 
@@ -306,6 +306,62 @@ def test_a_function_with_postfork_is_called_once_in_each_process_that_serves(tmp
         assert calls[3:] == ["first", "second", "third", "of the child"]
 
     assert in_child(child) == 0
+
+
+@pytest.mark.parametrize("server", ["granian", "waitress", "gunicorn"])
+def test_postfork_waits_until_the_application_is_loaded(
+    tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a process that serves as soon as it has loaded the application, whose code is still running."""
+    serves = {"granian": "is_worker", "waitress": "is_serving", "gunicorn": "is_worker"}[server]
+    monkeypatch.setattr(getattr(hooks, server), serves, lambda: True)
+    monkeypatch.setattr(hooks.gunicorn, "is_loaded", lambda: server == "gunicorn")
+    calls: list[str] = []
+    app = Flask("the_application")
+    app.config["SPOOLKIT_SPOOL"] = tmp_path / "spool"
+
+    @app.before_request
+    def needs_it() -> None:
+        calls.append("request")
+
+    SpoolKit(app)
+
+    @postfork
+    def first() -> None:
+        calls.append(further_down())
+
+    def further_down() -> str:
+        return "first"
+
+    postfork(lambda: calls.append("second"))
+    assert calls == []
+    app.test_client().get("/")
+    assert calls == ["first", "second", "request"]
+
+
+def test_no_request_goes_on_before_the_functions_with_postfork_are_over(tmp_path: Path) -> None:
+    called, release = threading.Event(), threading.Event()
+    order: list[str] = []
+
+    @postfork
+    def slow() -> None:
+        called.set()
+        release.wait(60)
+        order.append("postfork")
+
+    app = Flask("the_application")
+    app.config["SPOOLKIT_SPOOL"] = tmp_path / "spool"
+    SpoolKit(app)
+    app.before_request(lambda: order.append("request"))
+    clients = [threading.Thread(target=app.test_client().get, args=["/"]) for _ in range(2)]
+    clients[0].start()
+    assert called.wait(60)
+    clients[1].start()
+    clients[1].join(0.2)
+    release.set()
+    for client in clients:
+        client.join(60)
+    assert order == ["postfork", "request", "request"]
 
 
 def test_a_worker_without_a_number_is_refused() -> None:

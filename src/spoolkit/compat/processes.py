@@ -41,12 +41,21 @@ class thread(Generic[P]):  # noqa: N801 - the name of uwsgidecorators
 at_fork: list[Callable[[], Any]] = []
 """The functions that are declared with :func:`postfork`."""
 
-_called = PerProcess[list[Callable[[], Any]]](list)
-"""Those that this process has called."""
+
+class _Called:
+    """Those that a process has called."""
+
+    def __init__(self) -> None:
+        self.functions: list[Callable[[], Any]] = []
+        #: Held during the calls, so that no other request goes on before they are over.
+        self.lock = threading.RLock()
+
+
+_called = PerProcess(_Called)
 
 
 def postfork(f: F) -> F:
-    """Have ``f()`` called once in each process that serves requests, and in each one that runs jobs.
+    """Have ``f()`` called once in each process that serves requests, before the first, and in each one that runs jobs.
 
     Raises:
         ConfigurationError: ``f`` is the number of a worker: without uWSGI, processes have none.
@@ -59,7 +68,7 @@ def postfork(f: F) -> F:
         )
     at_fork.append(f)
     if len(at_fork) == 1:
-        hooks.at_each_start(_call_all)
+        hooks.before_requests(_call_all)
     elif _called.peek() is not None:
         _call_all()  # this process serves already
     return f
@@ -67,15 +76,16 @@ def postfork(f: F) -> F:
 
 def _call_all() -> None:
     called = _called.get()
-    for f in at_fork:
-        if f not in called:
-            called.append(f)
-            try:
-                f()
-            except Exception:
-                log.exception(
-                    "%s, which is declared with @postfork, failed in process %d", callables.name(f), os.getpid()
-                )
+    with called.lock:
+        for f in at_fork:
+            if f not in called.functions:
+                called.functions.append(f)
+                try:
+                    f()
+                except Exception:
+                    log.exception(
+                        "%s, which is declared with @postfork, failed in process %d", callables.name(f), os.getpid()
+                    )
 
 
 # One call at a time

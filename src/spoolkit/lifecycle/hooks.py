@@ -29,7 +29,7 @@ EndHook = Callable[[clock.Deadline], None]
 """Stops background work of this process by the deadline that it is given."""
 
 _start_hooks: list[StartHook] = []
-"""Those of each application, of :func:`at_each_start`."""
+"""Those of each application, of :func:`before_requests`."""
 
 _end_hooks: list[EndHook] = []
 
@@ -76,21 +76,33 @@ def at_start(app: Flask, start: StartHook) -> None:
         app.before_request(start)
 
 
-def at_each_start(start: StartHook) -> None:
-    """As :func:`at_start`, for each application of this process, also for those that are not made yet."""
+def before_requests(start: StartHook) -> None:
+    """Call ``start()`` before each request of each application of this process, also of those that are not made yet.
+
+    Not as soon as the process serves, as :func:`at_start` does: the code of the application would still be loading, and
+    what ``start()`` needs may stand further down in it. After the fork of ``gunicorn --preload`` it is called at once.
+    """
     _start_hooks.append(start)
     for app, _ in application.all_callbacks():
-        at_start(app, start)
+        _add_before_requests(app, start)
 
 
 def application_made(app: Flask) -> None:
-    """Have the hooks of :func:`at_each_start` called in processes that serve ``app``."""
+    """Have the hooks of :func:`before_requests` called in processes that serve ``app``."""
     for start in _start_hooks:
-        at_start(app, start)
+        _add_before_requests(app, start)
+
+
+def _add_before_requests(app: Flask, start: StartHook) -> None:
+    if gunicorn.is_loaded() and gunicorn.is_arbiter():
+        gunicorn.at_worker_start(start)
+    if not app.testing:
+        # First, because the application's own functions may need it; and also where it has answered requests already.
+        app.before_request_funcs[None].insert(0, start)
 
 
 def run_start_hooks() -> None:
-    """Call the hooks of :func:`at_each_start`, in a process that serves jobs."""
+    """Call the hooks of :func:`before_requests`, in a process that serves jobs."""
     for start in _start_hooks:
         start()
 
