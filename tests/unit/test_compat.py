@@ -260,6 +260,21 @@ def test_a_file_of_stock_becomes_a_job_once(directory: str, work: Work) -> None:
     assert spoolfile.pending(directory) == []
 
 
+def test_the_function_of_a_file_is_told_by_the_keys_of_its_library(directory: str, work: Work) -> None:
+    seen: list[Any] = []
+
+    @spool
+    def noted(arguments: dict[str, Any]) -> None:
+        seen.append(arguments["task"])
+
+    stock_file(directory, "1", {b"ud_spool_func": b"noted", b"task": b"an argument"})
+    own = stock_file(directory, "2", {b"task": b"noted"})
+    work()
+    work()
+    assert seen == ["an argument"]
+    assert os.path.exists(own), "the file of a handler of the application's own"
+
+
 def test_a_pickle_of_stock_is_a_dead_letter_whose_reason_says_so(directory: str, work: Work) -> None:
     @spool(pass_arguments=True)
     def noted(*args: Any) -> None: ...

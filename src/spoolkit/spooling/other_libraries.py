@@ -25,15 +25,13 @@ Each raises :class:`DecodeError` where it cannot.
 
 def is_adopted(env: bridge.Env) -> bool:
     """Whether a file of another library is for a function that this process declares without that library."""
-    return task_name(env) in adopters and not _is_known(env)
-
-
-def _is_known(env: bridge.Env) -> bool:
-    """Whether the library that has written this file can run it here."""
+    if (name := task_name(env)) not in adopters:
+        return False
     if b"ud_spool_func" in env:
         library = sys.modules.get("uwsgidecorators")
-        return library is not None and task_name(env) in library.spooler_functions
-    return "uwsgi_tasks.tasks" in sys.modules
+        return library is None or name not in library.spooler_functions
+    # Without these keys the application's own handler has written it.
+    return b"function_name" in env and b"setup" in env and "uwsgi_tasks.tasks" not in sys.modules
 
 
 def run(env: bridge.Env, *, retry_at: float) -> Outcome | int:
@@ -173,7 +171,8 @@ def is_in_use() -> bool:
 
 def task_name(env: bridge.Env) -> str | None:
     """Return the name of the task in a packet of any library; ``None`` if there is none."""
-    for key in (b"task", b"ud_spool_func", b"function_name"):
+    # In this order: a job of uwsgidecorators may have an argument that is called task.
+    for key in (b"ud_spool_func", b"function_name", b"task"):
         if key in env:
             return env[key].decode("utf-8", "backslashreplace")
     return None
