@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from brokers import BROKERS, Broker, is_installed
 from uwsgi_server import Response, UwsgiServer, wait_until
 
 PROJECT = Path(__file__).parents[2]
@@ -159,3 +160,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 __all__ = ["Response"]
+
+
+@pytest.fixture(params=list(BROKERS))
+def broker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Broker]:
+    """Each of the real brokers."""
+    if not is_installed(request.param):
+        pytest.skip(f"{request.param} is not installed")
+    with BROKERS[request.param](tmp_path / "broker") as broker:
+        yield broker

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from brokers import BROKERS, Broker, Redis, Wire, is_installed, restart
+from brokers import Broker, Redis, Wire, is_installed, restart
 from celery_workers import FOREVER, Site
 from uwsgi_server import UwsgiServer, wait_until
 
@@ -24,14 +24,6 @@ app = Flask("older")
 app.config.update(SPOOLKIT_DEV_RUNNER=False, CELERY={"broker_url": os.environ["BROKER"]})
 SpoolKit(app)
 """
-
-
-@pytest.fixture(params=list(BROKERS))
-def broker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Broker]:
-    if not is_installed(request.param):
-        pytest.skip(f"{request.param} is not installed")
-    with BROKERS[request.param](tmp_path / "broker") as broker:
-        yield broker
 
 
 @pytest.fixture

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
-from brokers import BROKERS, Broker, Wire, is_installed
+from brokers import Broker, Wire
 from celery_workers import FOREVER, Site, fake_clock
 from uwsgi_server import wait_until
 
@@ -112,14 +112,6 @@ FAULTS: dict[str, tuple[Fault, float]] = {
     "worker's clock behind": (nothing, -30.0),
 }
 """What happens, and by how many seconds the worker's clock is ahead."""
-
-
-@pytest.fixture(params=list(BROKERS))
-def broker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Broker]:
-    if not is_installed(request.param):
-        pytest.skip(f"{request.param} is not installed")
-    with BROKERS[request.param](tmp_path / "broker") as broker:
-        yield broker
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from any_server import CommandServer
-from brokers import BROKERS, Broker, Redis, is_installed
+from brokers import Broker, Redis, is_installed
 from celery_workers import CODE, FOREVER, Site
 from uwsgi_server import UwsgiServer, wait_until
 
@@ -59,14 +58,6 @@ def test_by_one_setting_the_next_calls_go_elsewhere_and_no_job_is_left_behind(
         engines = {row["id"]: row["engine"] for row in rows}
         assert engines == dict.fromkeys((dead, retrying, waiting, delayed), before) | {next_one: after}
         assert site.sent() == []
-
-
-@pytest.fixture(params=list(BROKERS))
-def broker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Broker]:
-    if not is_installed(request.param):
-        pytest.skip(f"{request.param} is not installed")
-    with BROKERS[request.param](tmp_path / "broker") as broker:
-        yield broker
 
 
 def served(kind: str, site: Site, folder: Path) -> UwsgiServer:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from brokers import BROKERS, Process, is_installed
+from brokers import Process
 from uwsgi_server import wait_until
 
 pytestmark = pytest.mark.matrix
@@ -158,14 +158,6 @@ class Site:
 
     def logs(self) -> str:
         return "\n".join(f"== {name}\n{one.log()[-3000:]}" for name, one in (("o", self.origin), ("w", self.worker)))
-
-
-@pytest.fixture(params=list(BROKERS))
-def broker(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
-    if not is_installed(request.param):
-        pytest.skip(f"{request.param} is not installed")
-    with BROKERS[request.param](tmp_path / "broker") as broker:
-        yield broker
 
 
 @pytest.fixture
