@@ -862,6 +862,16 @@ def test_reports_are_heard_also_for_a_task_that_is_declared_after_its_applicatio
     assert len(starts) == 1
 
 
+def test_a_uwsgi_without_threads_says_that_no_worker_gets_an_answer(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(bridge, "is_uwsgi", lambda: True)
+    monkeypatch.setattr(bridge, "has_threads", lambda: False)
+    monkeypatch.setattr(bridge, "directories", lambda: ["/spool"])
+    returns.start_in_http_processes()
+    assert "enable-threads = true" in caplog.text
+
+
 def test_the_engine_is_looked_up_at_the_call(app: Flask, site: CelerySite) -> None:
     app.config["SPOOLKIT_ENGINE"] = "spool"
     before = work()

@@ -527,6 +527,8 @@ def start_in_http_processes() -> None:
     """Have the HTTP processes of this uWSGI hear what workers report. Nothing happens elsewhere."""
     if bridge.is_uwsgi() and bridge.has_threads():
         bridge.at_start(_start_thread)
+    elif bridge.directories():
+        log.complain("no job starts in a worker: a thread has to answer it. Set enable-threads = true in uwsgi.ini")
 
 
 def _start_thread() -> None:
