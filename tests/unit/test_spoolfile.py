@@ -36,6 +36,7 @@ from spoolkit.spooldir import (
     places,
     running,
     schedules,
+    sent,
     signing,
     spoolers,
     spoolfile,
@@ -391,10 +392,10 @@ def test_each_place_of_a_spool_directory_has_a_module_or_a_package_of_its_name()
     modules = {module.name for module in pkgutil.iter_modules(spooldir.__path__)}
     assert modules | wings >= places.NAMES
     modules_of_places = {
-        *(batches, checkpoints, chunks, dead, held, later, parked, running, schedules, signing, spoolers, stacks),
+        *(batches, checkpoints, chunks, dead, held, later, parked, running, schedules, sent, signing, spoolers, stacks),
         *(unique, waiting),
     }
-    assert {module.FOLDER for module in modules_of_places} | {"threads"} == places.NAMES
+    assert {module.FOLDER for module in modules_of_places} | {"compat", "threads"} == places.NAMES
 
 
 def test_no_place_has_a_name_that_uwsgi_takes_for_a_priority() -> None:
@@ -416,13 +417,13 @@ def fill_places(spool: str) -> dict[str, str]:
 
 def waits(path: str, spool: str) -> bool:
     """Whether a file in this folder is that of a job that waits."""
-    return os.path.relpath(path, spool).split(os.sep)[0] in {"7", "later", "parked", os.path.basename(path)}
+    return os.path.relpath(path, spool).split(os.sep)[0] in {"7", "later", "parked", "sent", os.path.basename(path)}
 
 
 def test_the_jobs_that_wait_are_those_in_the_places_that_say_so(spool: str) -> None:
     paths = fill_places(spool)
     waiting_paths = sorted(path for path in paths.values() if waits(path, spool))
-    assert len(waiting_paths) == 6
+    assert len(waiting_paths) == 7
     assert sorted(spoolfile.pending(spool)) == waiting_paths
     assert sorted(map(os.path.dirname, waiting_paths)) == sorted(spoolfile.folders_of_jobs(spool))
     for id, path in paths.items():
