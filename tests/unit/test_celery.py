@@ -764,6 +764,27 @@ def test_a_lost_attempt_of_a_newer_version_holds_up_no_report(
     assert other.state is State.DONE
 
 
+def test_a_report_that_cannot_be_recorded_holds_up_no_other_one(
+    site: CelerySite, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    first, other = work(), work()
+    site.publish()
+    record = returns.record_and_settle
+
+    def fail_for_first(job: JobSpec, *rest: Any, **options: Any) -> Any:
+        if job.id == first.id:
+            raise ValueError("of a fault in the code")
+        return record(job, *rest, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(returns, "record_and_settle", fail_for_first)
+        assert finished(other, site).state is State.DONE
+    assert "of a fault in the code" in caplog.text
+    be_silent(site, monkeypatch)
+    assert finished(first, site).state is State.DONE
+    assert first.attempt == 2
+
+
 # What is refused
 
 

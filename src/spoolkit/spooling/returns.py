@@ -139,7 +139,7 @@ class Returns:
                 return ELECTION
             assert self._transport is not None
             origin = held.identity(self._spool_dir)
-            if not self._transport.receive(origin, self._handle, self._wait):
+            if not self._transport.receive(origin, self._hear, self._wait):
                 self._hear_anew()
                 self._is_tidy = False
                 return ELECTION
@@ -263,6 +263,18 @@ class Returns:
                 later.put_off(path, self._spool_dir, status.run_at)
 
     # Reports
+
+    def _hear(self, report: Report) -> bool:
+        try:
+            return self._handle(report)
+        except (OSError, StoreUnavailableError):
+            raise  # it is heard again
+        except Exception as error:
+            # Heard again and again, it would hold up all reports behind it. What still runs by now will count as lost.
+            log.complain("a report of the job %s cannot be used", report.id, error=error)
+            for id, attempt in remote.running(locations.store()).items():
+                self._heard.setdefault(id, _Heard(attempt))
+            return True
 
     def _handle(self, report: Report) -> bool:
         if report.kind == "echo":
