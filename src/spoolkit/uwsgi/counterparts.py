@@ -144,7 +144,12 @@ SECTIONS: Mapping[str, tuple[Counterpart, ...]] = {
             "pythonpath", "python-path", "pp", gunicorn="--pythonpath {value}", systemd="Environment=PYTHONPATH={value}"
         ),
         _same("virtualenv", "venv", "home", "pyhome", systemd="ExecStart={value}/bin/python -m gunicorn"),
-        _same("env", gunicorn="--env {value}", systemd="Environment={value}"),
+        _same(
+            "env",
+            gunicorn="--env {value}",
+            systemd="Environment={value}",
+            note="with spaces in quotation marks, the name as well",
+        ),
         _needless("plugin", "plugins", "plugin-dir", "plugins-dir", note="the servers are written for Python"),
         _nothing(
             *("import", "shared-import", "pyimport", "python-import"),
@@ -169,7 +174,10 @@ SECTIONS: Mapping[str, tuple[Counterpart, ...]] = {
             note="flask spool run is woken by each call, and follows priorities",
         ),
         _needless("spooler-import", "spooler-python-import", note="flask spool run loads the application"),
-        _nothing("mule", "mules", "farm", note='a @spool task, or a BackgroundThread with where="one process"'),
+        _nothing(
+            *("mule", "mules", "farm"),
+            note='@mule of spoolkit.compat, a @spool task, or a BackgroundThread with where="one process"',
+        ),
         _nothing(
             *("cron", "cron2", "unique-cron"),
             note="@periodic for a function; a timer of systemd, OnCalendar=, for a command",
