@@ -155,6 +155,16 @@ def test_a_job_waits_as_sent_until_its_end_is_known(site: CelerySite, spool_dir:
     assert sent.paths(spool_dir) == []
 
 
+def test_a_sent_job_is_found_without_reading_the_names_of_all_others(
+    spool_dir: str, site: CelerySite, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, urgent = work(), work.using(priority=3)()
+    site.publish()
+    assert sent.find(spool_dir, urgent.id) == os.path.join(spool_dir, "sent", "3", f"uwsgi_spoolfile_on_{urgent.id}")
+    monkeypatch.setattr(spoolfile, "priority_folders", None)
+    assert sent.find(spool_dir, plain.id) == os.path.join(spool_dir, "sent", f"uwsgi_spoolfile_on_{plain.id}")
+
+
 def test_a_message_has_the_name_of_the_task_the_id_of_the_job_and_one_argument(site: CelerySite) -> None:
     job = work("x")
     site.publish()

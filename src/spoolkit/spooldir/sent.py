@@ -56,7 +56,10 @@ def holds(path: str, spool_dir: str) -> bool:
 def find(spool_dir: str, id: str, known: str | None = None) -> str | None:
     """Find the file of a sent job by its likely names; ``known``: one that it has had. Raises ``OSError``."""
     folder = os.path.join(spool_dir, FOLDER)
-    for one in (folder, *spoolfile.priority_folders(folder)) if os.path.isdir(folder) else ():
+    # To list the folders of priorities is to read the names of all sent jobs: only for a job that has a priority.
+    if path := spoolfile.find(folder, id, known):
+        return path
+    for one in spoolfile.priority_folders(folder) if os.path.isdir(folder) else ():
         if path := spoolfile.find(one, id, known):
             return path
     return None
