@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import socket
 import sys
 import tempfile
@@ -102,7 +103,10 @@ def visit(port: int, seconds: float) -> list[float]:
 
 
 def with_broker_away(broker: Broker, files: Path, seconds: float) -> dict[str, float]:
-    """The time of a request while the broker is there, and while it is killed; then all jobs run."""
+    """The time of a request while the broker is there, and while it is killed; then all jobs run.
+
+    The workers stand still meanwhile: while they run jobs, no processor goes idle, which alone makes requests faster.
+    """
     with (
         tempfile.TemporaryDirectory(prefix="bench-", dir=files) as name,
         in_workers(broker)(Path(name)) as running,
@@ -111,6 +115,9 @@ def with_broker_away(broker: Broker, files: Path, seconds: float) -> dict[str, f
         running.warm_up()
         running.order({"numbers_from": running.enqueued})
         values = {}
+        workers = set(running.find()) - set(running.server.spooler_pids())
+        for pid in workers:
+            os.kill(pid, signal.SIGSTOP)
         for where in ("there", "away"):
             if where == "away":
                 broker.kill()
@@ -118,6 +125,8 @@ def with_broker_away(broker: Broker, files: Path, seconds: float) -> dict[str, f
             running.enqueued += len(took)
             values |= {f"{where}_p{percent}": percentile(took, percent) * 1000 for percent in (50, 99)}
         restart(broker)
+        for pid in workers:
+            os.kill(pid, signal.SIGCONT)
         running.wait()  # none is lost
         return values
 
