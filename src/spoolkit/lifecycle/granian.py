@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import sys
 from collections.abc import Callable
 
 
 def is_worker() -> bool:
     """Whether this process, or the one that forked it, is a worker of Granian. Its main process only starts workers."""
-    return "granian.server.mp" in sys.modules and multiprocessing.current_process().name == "granian-worker"
+    if "granian.server.mp" not in sys.modules:
+        return False
+    from multiprocessing import current_process  # 17 modules, which other sites need not load
+
+    return current_process().name == "granian-worker"
 
 
 def at_worker_end(end: Callable[[], None]) -> None:
