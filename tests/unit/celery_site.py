@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -12,6 +14,7 @@ from celery import Celery
 from celery.exceptions import Retry
 from flask import Flask
 
+from spoolkit import SpoolKit
 from spoolkit.attempt import remote
 from spoolkit.celery import connection, worker
 from spoolkit.celery.connection import WorkerConnection
@@ -29,6 +32,17 @@ def settings(**more: object) -> dict[str, object]:
         "broker_transport_options": {"polling_interval": 0.001},
         **more,
     }
+
+
+@contextmanager
+def app_in(folder: Path, name: str) -> Iterator[Flask]:
+    """An application whose jobs run in workers, with its spool directory in this folder; it is in force meanwhile."""
+    (folder / "spool").mkdir(mode=0o700)
+    app = Flask(name, root_path=str(folder))
+    app.config.update(SPOOLKIT_SPOOL=folder / "spool", SPOOLKIT_ENGINE="celery", CELERY=settings())
+    SpoolKit(app)
+    with app.app_context():
+        yield app
 
 
 class CelerySite:

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from celery.concurrency import solo
-from celery_site import CelerySite, message_of, settings
+from celery_site import CelerySite, app_in, message_of
 from flask import Flask
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,7 +28,6 @@ from spoolkit import (
     Job,
     Limit,
     Rate,
-    SpoolKit,
     State,
     application,
     current_job,
@@ -102,11 +101,7 @@ def slow_to_retry() -> None:
 @pytest.fixture
 def app(tmp_path: Path) -> Iterator[Flask]:
     ran.clear()
-    app = Flask("site_of_celery", root_path=str(tmp_path))
-    (tmp_path / "spool").mkdir(mode=0o700)
-    app.config.update(SPOOLKIT_SPOOL=tmp_path / "spool", SPOOLKIT_ENGINE="celery", CELERY=settings())
-    SpoolKit(app)
-    with app.app_context():
+    with app_in(tmp_path, "site_of_celery") as app:
         yield app
 
 
@@ -206,13 +201,18 @@ def test_a_publication_that_fails_is_no_attempt(
 # A kill between two steps
 
 
+def publish_and_be_killed(site: CelerySite, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a spooler does that is killed between the message and the move of its file."""
+    with monkeypatch.context() as kill:
+        kill.setattr(sent, "place", killed)
+        site.publish()
+
+
 def test_a_kill_between_the_message_and_the_move_of_its_file_publishes_the_attempt_again(
     site: CelerySite, monkeypatch: pytest.MonkeyPatch, spool_dir: str
 ) -> None:
     job = work()
-    with monkeypatch.context() as kill:
-        kill.setattr(sent, "place", killed)
-        site.publish()
+    publish_and_be_killed(site, monkeypatch)
     site.publish()
     first, second = site.take()
     assert message_of(first).attempt == message_of(second).attempt == 1
@@ -228,9 +228,7 @@ def test_reports_that_come_before_the_file_has_moved_are_recorded(
     site: CelerySite, monkeypatch: pytest.MonkeyPatch, spool_dir: str
 ) -> None:
     job = work()
-    with monkeypatch.context() as kill:
-        kill.setattr(sent, "place", killed)
-        site.publish()
+    publish_and_be_killed(site, monkeypatch)
     site.work()
     site.hear()
     assert (job.state, spoolfile.pending(spool_dir)) == (State.DONE, [])
@@ -241,9 +239,7 @@ def test_of_any_number_of_copies_one_is_started(site: CelerySite, monkeypatch: p
     job = work("fails")
     copies: list[Any] = []
     for attempt in (1, 2, 3):
-        with monkeypatch.context() as kill:
-            kill.setattr(sent, "place", killed)
-            site.publish()
+        publish_and_be_killed(site, monkeypatch)
         site.publish()
         copies += site.take()
         assert len(copies) == 2 * attempt

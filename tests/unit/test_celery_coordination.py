@@ -16,7 +16,7 @@ from typing import Any
 
 import hypothesis
 import pytest
-from celery_site import CelerySite, settings
+from celery_site import CelerySite, app_in, settings
 from flask import Flask
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -140,11 +140,7 @@ def asks_whether_to_stop() -> None:
 def app(tmp_path: Path) -> Iterator[Flask]:
     ran.clear()
     during.clear()
-    app = Flask("coordinated_site", root_path=str(tmp_path))
-    (tmp_path / "spool").mkdir(mode=0o700)
-    app.config.update(SPOOLKIT_SPOOL=tmp_path / "spool", SPOOLKIT_ENGINE="celery", CELERY=settings())
-    SpoolKit(app)
-    with app.app_context():
+    with app_in(tmp_path, "coordinated_site") as app:
         yield app
 
 
